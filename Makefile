@@ -1,0 +1,58 @@
+# make demo   set-up, then the whole path on synthetic logs: raw log to a score over gRPC
+# make test   set-up, then linters, types and every test
+# make soak   the long tests
+# make help   all targets
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+EXTRAS := train,beam,serving,horovod,dev
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint unit parallel integration soak protos clean
+
+help: ## say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## venv, pinned packages, Horovod built for this TensorFlow (cached)
+
+NATIVE := scripts/build_native.py $(wildcard afm_ctr/native/*.cc afm_ctr/native/*.h)
+
+$(READY): setup.py requirements/constraints.txt scripts/build_horovod.py $(NATIVE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "make: needs Python 3.11; name it: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip<27" wheel "setuptools<81"
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable ".[$(EXTRAS)]"
+	$(BIN)/python scripts/build_horovod.py
+	$(BIN)/python scripts/build_native.py || true
+	@touch $(READY)
+
+demo: $(READY) ## the whole path on synthetic logs, ending with a table
+	$(BIN)/python scripts/demo.py
+
+test: lint unit integration parallel ## everything that CI runs
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(READY) ## seconds: one room at a time
+	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile -q
+
+integration: $(READY) ## whole paths through files, processes and sockets
+	$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile -q --durations 15
+
+parallel: $(READY) ## two and three ranks under horovodrun
+	$(BIN)/python -m pytest tests/parallel -q --durations 15
+
+soak: $(READY) ## long runs: more kills, more swaps, more requests
+	$(BIN)/python -m pytest tests -m soak -q --durations 15
+
+protos: $(READY) ## the client's messages, again from their definition
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. serving/protos/*.proto
+
+clean: ## remove the venv and what the tools left
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-out

@@ -1,0 +1,134 @@
+"""Build the ops in C++ (``afm_ctr/native``) for the TensorFlow of this interpreter, cache and install the library.
+
+    .venv/bin/python scripts/build_native.py              # a minute, once; then found in the cache
+    .venv/bin/python scripts/build_native.py --rebuild
+
+It needs g++ alone. The kernels are compiled for AVX-512, for AVX2 and for any machine, and the library chooses at run
+time: so one build serves different hosts. Training works without it, with the same results, only slower.
+The cache is ``$AFM_CTR_CACHE``, else ``$XDG_CACHE_HOME/afm-ctr``, else ``~/.cache/afm-ctr``.
+Exit code: 0 built or found and installed, 1 the build failed, 2 something that it needs is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from building import Missing, alone, cache, run, tool
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from afm_ctr.native import library
+
+INSTEAD = "training uses the TensorFlow form: the same results, slower"
+
+# Comparisons do not trap and libm does not set errno: nothing here asks. All else is IEEE arithmetic.
+KERNEL = ["-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-psabi"]
+OPTIONS = {
+    "kernel_avx512.cc": [
+        *("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"),
+        "-mprefer-vector-width=512",
+    ],
+    "kernel_avx2.cc": ["-mavx2", "-mfma"],
+    "kernel_baseline.cc": [],
+}
+INTEL = platform.machine() in ("x86_64", "AMD64")
+
+FLAGS = "import tensorflow as tf; print(*tf.sysconfig.get_compile_flags(), *tf.sysconfig.get_link_flags(), sep='\\n')"
+
+CHECK = """
+import tensorflow as tf
+from afm_ctr import native
+names = native.instruction_sets()
+u = tf.constant([[[2.0], [3.0]]])
+with tf.GradientTape() as tape:
+    tape.watch(u)
+    pooled = native.fused_pooling(u, tf.ones([1, 2], tf.bool), tf.ones([1, 1]), tf.zeros([1]), tf.ones([1]), [(0, 1)])
+assert pooled.numpy().tolist() == [[6.0]] and tape.gradient(pooled, u).numpy().tolist() == [[[3.0], [2.0]]]
+print(", ".join(names))
+"""
+
+
+def python(code: str) -> str:
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(library.FOLDER.parents[1])}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    if result.returncode:
+        lines = result.stderr.strip().splitlines()
+        raise RuntimeError(lines[-1] if lines else f"python ended with {result.returncode}")
+    return result.stdout.strip()
+
+
+def build(target: Path, log: Path) -> None:
+    """Compile all sources and move the library to its place in the cache."""
+    tool("g++", "install a C++ compiler")
+    flags = python(FLAGS).splitlines()
+    compile_flags = ["-isystem" + flag[2:] if flag.startswith("-I") else flag for flag in flags if flag[:2] != "-L"]
+    compile_flags = [flag for flag in compile_flags if not flag.startswith("-l")]
+    link_flags = [flag for flag in flags if flag.startswith(("-L", "-l"))]
+    with tempfile.TemporaryDirectory(prefix="afm-native-", dir=target.parent) as scratch:
+        objects = []
+        for source in library.sources():
+            if source.suffix != ".cc" or (OPTIONS.get(source.name) and not INTEL):
+                continue
+            options = [*KERNEL, *OPTIONS[source.name]] if source.name in OPTIONS else ["-O2", "-fPIC", *compile_flags]
+            objects.append(f"{scratch}/{source.stem}.o")
+            run(["g++", *options, "-c", str(source), "-o", objects[-1]], log)
+        made = f"{scratch}/library.so"
+        run(["g++", "-shared", *objects, *link_flags, "-o", made], log)
+        os.replace(made, target)
+
+
+def install(built: Path) -> None:
+    """Copy the library aside and rename it into the package; drop those of other sources."""
+    place = library.library_path()
+    aside = place.with_suffix(f".{os.getpid()}")
+    shutil.copy2(built, aside)
+    os.replace(aside, place)
+    for other in library.FOLDER.glob(f"{place.name.rsplit('-', 1)[0]}-*.so"):
+        if other != place:
+            other.unlink(missing_ok=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rebuild", action="store_true", help="build even when the cache has the library")
+    arguments = parser.parse_args()
+    if library.tensorflow_version() is None:
+        print("build_native: TensorFlow is not installed here: pip install -e '.[train]' first", file=sys.stderr)
+        return 2
+    built = cache() / "native" / f"{library.key()}-{platform.machine()}.so"
+    log = built.with_suffix(".log")
+    start = time.monotonic()
+    try:
+        with alone(built):
+            if arguments.rebuild or not built.exists():
+                print("building the ops for TensorFlow", library.tensorflow_version(), end=" ", flush=True)
+                log.unlink(missing_ok=True)
+                build(built, log)
+                print(f" {time.monotonic() - start:.0f} s")
+            install(built)
+        try:
+            print("fused attentional pooling works:", python(CHECK))
+        except RuntimeError:
+            library.library_path().unlink(missing_ok=True)  # a library that fails must not be found in training
+            raise
+    except Missing as error:
+        print(f"\nbuild_native: {error}; {INSTEAD}", file=sys.stderr)
+        return 2
+    except (RuntimeError, OSError) as error:
+        place = f" ({log})" if log.exists() else ""
+        print(f"\nbuild_native: {str(error).splitlines()[0]}{place}; {INSTEAD}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""What the build scripts share: the cache, running a compiler, one build at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class Missing(Exception):
+    """Something that the build needs is not on this machine."""
+
+
+def cache() -> Path:
+    """``$AFM_CTR_CACHE``, else ``$XDG_CACHE_HOME/afm-ctr``, else ``~/.cache/afm-ctr``."""
+    named = os.environ.get("AFM_CTR_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afm-ctr"
+
+
+def python_tag() -> str:
+    """Such as cp311."""
+    return f"cp{sys.version_info.major}{sys.version_info.minor}"
+
+
+def tool(name: str, why: str) -> None:
+    """Raise :class:`Missing` unless the program is on the PATH."""
+    if shutil.which(name) is None:
+        raise Missing(f"'{name}' is not on the PATH: {why}")
+
+
+def run(command: list[str], log: Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    """Run a command, append its output to the log, print a dot every ten seconds."""
+    with log.open("ab") as sink:
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=sink, stderr=subprocess.STDOUT)
+        while True:
+            try:
+                code = process.wait(timeout=10)
+                break
+            except subprocess.TimeoutExpired:
+                print(".", end="", flush=True)
+    if code:
+        tail = log.read_text(errors="replace").splitlines()[-25:]
+        raise RuntimeError(f"{' '.join(command[:6])} … ended with {code}\n" + "\n".join(tail))
+
+
+@contextlib.contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Hold the lock of a place in the cache: two set-ups side by side build once."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with (place.parent / f"{place.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,57 @@
+"""The one definition of the package; Beam ships it to its workers with ``--setup_file ./setup.py``."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TENSORFLOW = ["tensorflow>=2.21,<2.22", "keras>=3.15,<3.16", "google-crc32c>=1.5"]
+SERVING = ["tensorflow-serving-api>=2.21,<2.22", "grpcio-health-checking>=1.60"]
+BEAM = ["apache-beam>=2.77,<2.78"]
+# What Horovod imports; the wheel itself comes from scripts/build_horovod.py, made for the TensorFlow that is here.
+HOROVOD = ["cloudpickle", "packaging", "psutil"]
+DEV = [
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+    "hypothesis",
+    "ruff",
+    "mypy",
+    "types-PyYAML",
+    "scikit-learn",
+    "grpcio-tools",
+]
+
+setup(
+    name="afm-ctr",
+    version="0.1.0",
+    description="Attentional factorization machines for click-through rate: raw logs to a scored request",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_packages(include=["afm_ctr", "afm_ctr.*", "beam_jobs", "beam_jobs.*", "serving", "serving.*"]),
+    package_data={"serving": ["protos/*.proto"], "afm_ctr": ["py.typed"], "afm_ctr.native": ["*.cc", "*.h"]},
+    install_requires=[
+        "numpy>=1.26",
+        "pydantic>=2.7",
+        "PyYAML>=6",
+        "typer>=0.29",
+        "rich>=13",
+        "protobuf>=6.31",
+        "grpcio>=1.60",
+    ],
+    extras_require={
+        "train": [*TENSORFLOW, "matplotlib>=3.8", "tensorboard>=2.20"],
+        "beam": [*TENSORFLOW, *BEAM],
+        "serving": SERVING,
+        "horovod": HOROVOD,
+        "dev": DEV,
+    },
+    entry_points={
+        "console_scripts": ["afm-ctr = afm_ctr.cli:main"],
+        "afm_ctr.models": [
+            "afm = afm_ctr.models.afm:AFM",
+            "fm = afm_ctr.models.fm:FM",
+            "lr = afm_ctr.models.lr:LR",
+        ],
+    },
+)
