@@ -1,0 +1,153 @@
+"""The analysis pass: what a schema must know of the train split before it can be resolved.
+
+An :class:`Analyzer` reads one chunk and gives a small part; :meth:`Analysis.merge` puts the parts together, in any
+order. Cells are read by the functions that the transform reads them with.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from afm_ctr.schema import (
+    CategoricalField,
+    DeclaredIds,
+    FeatureSchema,
+    NumericField,
+    ValueEncoding,
+    VocabularySpace,
+    column_of,
+    needs_statistics,
+)
+from afm_ctr.schema.facts import SAMPLE_LIMIT, Analysis, ChunkAnalysis, NumberFacts, NumberPart
+
+__all__ = ["SAMPLE_LIMIT", "Analysis", "Analyzer", "ChunkAnalysis", "NumberFacts", "spec_needs_analysis"]
+
+
+def spec_needs_analysis(spec: FeatureSchema) -> bool:
+    """Whether a schema must see data: it has vocabularies, standardised numbers or quantile buckets."""
+    return bool(spec.vocabulary_spaces) or any(needs_statistics(field) for field in spec.fields)
+
+
+class Analyzer:
+    """Reads the train rows of one chunk.
+
+    Rows with a cell that cannot be read are left out whole, since they become rejects. (A number that only
+    overflows float32 after standardising cannot be told here and counts.)
+
+    Args:
+        spec: the schema.
+        chunk: the chunk's number, which together with row numbers says where a row stands.
+    """
+
+    def __init__(self, spec: FeatureSchema, chunk: int) -> None:
+        self._spec = spec
+        self._chunk = chunk
+        self._counts: dict[str, Counter[bytes]] = {name: Counter() for name in spec.vocabulary_spaces}
+        self._fitted = [f for f in spec.fields if isinstance(f, NumericField) and needs_statistics(f)]
+        self._numbers: dict[str, list[np.ndarray]] = {f.name: [] for f in self._fitted}
+        self._rows: dict[str, list[np.ndarray]] = {f.name: [] for f in self._fitted}
+
+    def add(self, columns: Mapping[str, np.ndarray], first_row: int) -> None:
+        """Take rows into account.
+
+        Args:
+            columns: bytes [n] for every raw column.
+            first_row: number of the first of these rows; the others follow it. No two rows of the chunk may have
+                the same number. Numbers decide which rows are sampled when there are too many for exact quantiles.
+        """
+        import tensorflow as tf
+
+        texts = {name: tf.constant(columns[name], tf.string) for name in self._spec.raw_columns}
+        numbers, good = self._parse_numbers(texts)
+        good &= self._good_ids(texts)
+        for field in self._spec.fields:
+            name, space = self._spec.space_of(field)
+            if isinstance(field, CategoricalField) and isinstance(space, VocabularySpace):
+                self._counts[name].update(_values(field, texts[column_of(field)].numpy()[good]))
+        rows = first_row + np.arange(len(good), dtype=np.int64)
+        for field in self._fitted:
+            values, ok = numbers[column_of(field)]
+            self._numbers[field.name].append(values[good & ok])
+            self._rows[field.name].append(rows[good & ok])
+
+    def partial(self) -> ChunkAnalysis:
+        """The chunk's facts. The same for the same rows, however they were divided among calls of :meth:`add`."""
+        counts = {
+            space: {v: n for v, n in values.items() if v and b"\n" not in v and b"\r" not in v}
+            for space, values in self._counts.items()
+        }
+        return ChunkAnalysis(counts, {field.name: self._part(field) for field in self._fitted})
+
+    def _part(self, field: NumericField) -> NumberPart:
+        nothing = [np.zeros(0)]
+        raw = np.concatenate(self._numbers[field.name] or nothing)
+        keys = _hashed(self._chunk, np.concatenate(self._rows[field.name] or nothing).astype(np.uint64))
+        fits_values = isinstance(field.encoding, ValueEncoding)
+        moments: tuple[tuple[int, int, float, float], ...] = ()
+        if len(raw):
+            log = isinstance(field.encoding, ValueEncoding) and field.encoding.log
+            with np.errstate(over="ignore", invalid="ignore"):
+                encoded = np.sign(raw) * np.log1p(np.abs(raw)) if log else raw
+                mean = float(np.mean(encoded))
+                moments = ((self._chunk, len(raw), mean, float(np.sum((encoded - mean) ** 2))),)
+        if fits_values:  # mean and deviation need no sample
+            keys, raw = keys[:0], raw[:0]
+        return NumberPart.join([NumberPart(moments, keys, raw)])
+
+    def _parse_numbers(self, texts: Mapping[str, Any]) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
+        """Values and validity of every numeric column; and which rows have no bad number."""
+        import tensorflow as tf
+
+        from afm_ctr.features.cells import parse_numbers
+
+        rows = next(iter(texts.values())).shape[0]
+        names = list(dict.fromkeys(column_of(f) for f in self._spec.fields if isinstance(f, NumericField)))
+        if not names:
+            return {}, np.ones(rows, bool)
+        parsed = parse_numbers(tf.stack([texts[name] for name in names]))
+        found = dict(zip(names, zip(parsed.values.numpy(), parsed.ok.numpy(), strict=True), strict=True))
+        return found, ~parsed.bad.numpy().any(axis=0)
+
+    def _good_ids(self, texts: Mapping[str, Any]) -> np.ndarray:
+        """Which rows have no bad declared id."""
+        from afm_ctr.features.cells import parse_whole, split_pieces
+
+        good = np.ones(next(iter(texts.values())).shape[0], bool)
+        for field in self._spec.fields:
+            space = self._spec.space_of(field).space
+            if not isinstance(field, CategoricalField) or not isinstance(space, DeclaredIds):
+                continue
+            column = texts[column_of(field)]
+            if field.separator is None:
+                rows, cells = np.arange(len(good)), column
+            else:
+                pieces = split_pieces(column, field.separator, field.max_values, strip=True)
+                rows, cells = pieces.value_rowids().numpy(), pieces.flat_values
+            parsed = parse_whole(cells)
+            bad = parsed.bad.numpy() | (parsed.ok.numpy() & (parsed.values.numpy() >= space.size))
+            good[rows[bad]] = False
+        return good
+
+
+def _values(field: CategoricalField, cells: np.ndarray) -> list[bytes]:
+    if field.separator is None:
+        return list(cells)
+    from afm_ctr.features.cells import split_pieces
+
+    return list(split_pieces(cells, field.separator, field.max_values).flat_values.numpy())
+
+
+def _hashed(chunk: int, rows: np.ndarray) -> np.ndarray:
+    """A row's place as 64 well-mixed bits: SplitMix64's finaliser, one to one. uint64 [n] to uint64 [n].
+
+    Source: Steele, Lea, Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
+    """
+    with np.errstate(over="ignore"):
+        z = rows + np.uint64((chunk << 40) % 2**64) + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))

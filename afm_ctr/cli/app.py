@@ -1,0 +1,49 @@
+"""The command line's frame: the application that sub-commands register with, and how they report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from afm_ctr import __version__
+
+app = typer.Typer(
+    name="afm-ctr",
+    help="Attentional factorization machines for click-through rate: raw logs to a scored request.",
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object last on stdout.")]
+
+# Of several ranks only the first reports: the others would say the same.
+is_reporting = os.environ.get("HOROVOD_RANK", "0") == "0"
+console = Console(quiet=not is_reporting, highlight=False)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(f"afm-ctr {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit
+
+
+def report(as_json: bool, result: dict[str, Any], show: Callable[[], None]) -> None:
+    """Show a command's result to a person; with ``--json`` print it as one JSON object, last on stdout."""
+    if not is_reporting:
+        return
+    show()
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False, allow_nan=False, default=str), flush=True)

@@ -1,0 +1,5 @@
+"""All sub-commands, by importing the modules that register them."""
+
+from afm_ctr.cli import data, load, model, score
+
+__all__ = ["data", "load", "model", "score"]

@@ -1,0 +1,126 @@
+"""``make-logs``, ``prepare``, ``doctor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from afm_ctr.cli.app import JsonFlag, app, console, report
+from afm_ctr.cli.progress import row_progress
+from afm_ctr.cli.quiet import load_tensorflow
+from afm_ctr.errors import UserError
+
+
+@app.command("make-logs", epilog="Example: afm-ctr make-logs --rows 200000 --output logs.tsv.gz --malformed 0.001")
+def make_logs(
+    rows: Annotated[int, typer.Option(min=1, help="Number of lines.")],
+    output: Annotated[Path, typer.Option(help="File to write; .gz is compressed.")],
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    malformed: Annotated[float, typer.Option(min=0, max=1, help="Share of malformed lines.")] = 0.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a Criteo-shaped log with planted field pairs that matter, to try everything on."""
+    from afm_ctr import synthetic
+
+    with console.status(f"writing {rows:,} rows to {output}"):
+        summary = synthetic.make_logs(output, rows, seed=seed, malformed=malformed)
+    report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))
+
+
+@app.command(
+    "prepare",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Example: afm-ctr prepare --schema examples/criteo/schema.yaml --input 'logs/*.tsv.gz' --output data "
+    "--split tail:0.1/0.1 --direct_num_workers=2 --direct_running_mode=multi_processing",
+)
+def prepare(
+    context: typer.Context,
+    schema: Annotated[Path, typer.Option(help="The feature schema, YAML.")],
+    output: Annotated[str, typer.Option(help="Folder of the prepared data set.")],
+    input: Annotated[
+        list[str] | None,
+        typer.Option(help="Raw logs: a path or a glob; may be given several times. Left out with --split files:…"),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="hash:COLUMN:80/10/10 | tail:0.1/0.1 | column:NAME | "
+            "files:train=GLOB,valid=GLOB,test=GLOB | index:FILE"
+        ),
+    ] = None,
+    no_label: Annotated[bool, typer.Option("--no-label", help="The logs carry no label.")] = False,
+    parent: Annotated[
+        Path | None, typer.Option(help="Resolved schema of an earlier data set: its ids stay, new ones are appended.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set in OUTPUT.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the order of rows in a shard.")] = 0,
+    compression: Annotated[
+        Literal["none", "gzip"], typer.Option(help="Of the shards; gzip ones cannot be entered half-way.")
+    ] = "none",
+    chunk_bytes: Annotated[int, typer.Option(min=1, help="Bytes of a plain file in one shard.")] = 8 << 20,
+    chunk_lines: Annotated[int, typer.Option(min=1, help="Lines of a gzip file in one shard.")] = 32_768,
+    as_json: JsonFlag = False,
+) -> None:
+    """Turn raw logs into sharded TFRecords with Apache Beam. Every further option is Beam's own."""
+    load_tensorflow("apache_beam")
+    from beam_jobs.prepare import PrepareOptions
+    from beam_jobs.prepare import prepare as run
+
+    with row_progress("prepare") as progress:
+        summary = run(
+            PrepareOptions(
+                schema=str(schema),
+                inputs=input or [],
+                output=output,
+                split=split,
+                labelled=not no_label,
+                parent_schema=None if parent is None else str(parent),
+                overwrite=overwrite,
+                seed=seed,
+                compression=compression,
+                chunk_bytes=chunk_bytes,
+                chunk_lines=chunk_lines,
+                beam_args=list(context.args),
+                progress=progress,
+            )
+        )
+
+    result = summary.to_json()
+
+    def show() -> None:
+        table = Table(
+            title=f"{output}: {result['rows_in']:,} rows in, {result['rows_out']:,} out", title_justify="left"
+        )
+        for heading in ("split", "rows", "positives"):
+            table.add_column(heading, justify="left" if heading == "split" else "right")
+        for name, counts in result["splits"].items():
+            table.add_row(name, f"{counts['rows']:,}", f"{counts['positives']:,}")
+        for reason, count in result["rejects"].items():
+            table.add_row(f"rejected: {reason}", f"{count:,}", "", style="yellow")
+        console.print(table)
+        console.print(f"schema {result['schema_id']}, {result['feature_size']:,} ids, {result['seconds']:.1f} s")
+
+    report(as_json, result, show)
+
+
+@app.command("doctor", epilog="Example: afm-ctr doctor --json")
+def doctor(as_json: JsonFlag = False) -> None:
+    """Say what is installed, what is missing and how to mend it; does Horovod fit TensorFlow?"""
+    from afm_ctr import doctor as examination
+
+    with console.status("loading TensorFlow and Horovod"):
+        findings = examination.examine()
+    table = Table(box=None)
+    for heading in ("", "what", "state", "mend it with"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]" if finding.optional else "[red]no[/]"
+        table.add_row(mark, finding.what, finding.state, finding.mend)
+    result = examination.as_json(findings)
+    report(as_json, result, lambda: console.print(table))
+    if not result["ok"]:
+        broken = next(f for f in findings if not (f.ok or f.optional))
+        raise UserError(f"{broken.what}: {broken.state}; mend it with: {broken.mend}")

@@ -1,0 +1,75 @@
+"""The command's entry: its exit codes, and how errors look.
+
+Exit 0: done. Exit 2: the user's mistake, told in one line. Exit 1: ours, told with a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
+from afm_ctr.cli.app import app
+from afm_ctr.errors import RunError, UserError, find_lost_rank, find_user_error
+
+_EXTRA_OF = {
+    "tensorflow": "train",
+    "keras": "train",
+    "matplotlib": "train",
+    "google_crc32c": "train",
+    "apache_beam": "beam",
+    "tensorflow_serving": "serving",
+    "grpc_health": "serving",
+}
+
+
+def _missing_package(error: ModuleNotFoundError) -> UserError | None:
+    extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
+    if extra is None:
+        return None
+    return UserError(f"{error.name} is not installed here: pip install 'afm-ctr[{extra}]'")
+
+
+def _fail(error: Exception, code: int = 2) -> int:
+    rank = os.environ.get("HOROVOD_RANK")
+    where = f" (rank {rank})" if rank else ""
+    print(f"afm-ctr{where}: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # oneDNN chooses kernels by machine and batch size, and the rounding with them.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    try:
+        code = app(standalone_mode=False) or 0
+    except (typer.Abort, KeyboardInterrupt):
+        print("afm-ctr: stopped", file=sys.stderr)
+        code = 130
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "afm-ctr"
+        code = _fail(UserError(f"{error.format_message()} (see {command} --help)"))
+    except ModuleNotFoundError as error:
+        missing = _missing_package(error)
+        if missing is None:
+            raise
+        code = _fail(missing)
+    except RunError as error:
+        code = _fail(error, 1)
+    except Exception as error:
+        mistake = find_user_error(error)
+        lost = find_lost_rank(error)
+        if mistake is not None:
+            code = _fail(mistake)
+        elif lost is not None:
+            code = _fail(lost, 1)
+        else:
+            raise
+    sys.stdout.flush()
+    sys.exit(code)

@@ -1,0 +1,193 @@
+"""``train``, ``evaluate``, ``predict``, ``export``, ``explain``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from afm_ctr.cli.app import JsonFlag, app, console, report
+from afm_ctr.cli.quiet import load_tensorflow
+from afm_ctr.errors import UserError
+
+ModelDir = Annotated[Path, typer.Option(help="Folder of the run: config, checkpoints, history.")]
+Data = Annotated[Path, typer.Option(help="Prepared data set: the output of afm-ctr prepare.")]
+
+Checkpoint = Annotated[Literal["best", "latest"], typer.Option(help="Which checkpoint of the run.")]
+
+
+@app.command(
+    "train",
+    epilog="Example: horovodrun -np 2 afm-ctr train --data data --model-dir runs/afm "
+    "--config examples/criteo/train.yaml --set epochs=2 --set model.factors=8",
+)
+def train(
+    data: Data,
+    model_dir: ModelDir,
+    config: Annotated[Path, typer.Option(help="Training config, YAML.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value, over the config.")] = None,
+    resume: Annotated[
+        Literal["auto", "never"],
+        typer.Option(help="auto: go on where the folder stopped; never: refuse a used one."),
+    ] = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a model; under horovodrun on all ranks. The same command, run again, goes on where it stopped."""
+    load_tensorflow()
+    from afm_ctr import distributed, training
+
+    settings = training.TrainConfig.load(config, set_ or [])
+    world = distributed.init()
+    try:
+        summary = training.train(data, model_dir, settings, world, resume=resume, command=sys.argv[1:])
+    finally:
+        world.shutdown()
+    report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))
+
+
+@app.command("evaluate", epilog="Example: afm-ctr evaluate --data data --split test --model-dir runs/afm --json")
+def evaluate(
+    data: Data,
+    model_dir: ModelDir,
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    checkpoint: Checkpoint = "best",
+    as_json: JsonFlag = False,
+) -> None:
+    """Exact AUC, group AUC, log loss, RMSE and calibration of a split, over all ranks."""
+    load_tensorflow()
+    from afm_ctr import distributed, training
+
+    world = distributed.init()
+    try:
+        metrics = training.evaluate(data, split, model_dir, world, which=checkpoint)
+    finally:
+        world.shutdown()
+
+    def show() -> None:
+        table = Table(title=f"{model_dir} on {split}", title_justify="left", show_header=False)
+        for name, value in metrics.items():
+            if isinstance(value, (int, float, str)) or value is None:
+                table.add_row(name, _number(value))
+        console.print(table)
+
+    report(as_json, metrics, show)
+
+
+@app.command(
+    "predict", epilog="Example: afm-ctr predict --model-dir runs/afm --input 'new/*.tsv' --output scores.jsonl"
+)
+def predict(
+    model_dir: ModelDir,
+    output: Annotated[Path, typer.Option(help="JSON Lines file to write: one object a row, in order.")],
+    data: Annotated[Path | None, typer.Option(help="Prepared data set ...")] = None,
+    split: Annotated[str, typer.Option(help="... and its split.")] = "test",
+    input: Annotated[list[str] | None, typer.Option(help="Or raw logs: a path or a glob.")] = None,
+    checkpoint: Checkpoint = "best",
+    as_json: JsonFlag = False,
+) -> None:
+    """Score prepared records or raw logs without a server; keys are carried through."""
+    if (data is None) == (not input):
+        raise UserError("predict: give either --data DIR (with --split) or --input GLOB")
+    load_tensorflow()
+    from afm_ctr import predict as prediction
+
+    with console.status(f"scoring into {output}"):
+        if data is not None:
+            summary = prediction.predict_records(model_dir, data, split, output, which=checkpoint)
+        else:
+            summary = prediction.predict_logs(model_dir, input or [], output, which=checkpoint)
+    report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))
+
+
+@app.command("export", epilog="Example: afm-ctr export --model-dir runs/afm --export-base serving-models/afm")
+def export(
+    model_dir: ModelDir,
+    export_base: Annotated[Path, typer.Option(help="Base folder of the versions, as TF Serving wants it.")],
+    version: Annotated[int | None, typer.Option(min=1, help="Version number; default: the next free one.")] = None,
+    checkpoint: Checkpoint = "best",
+    float16_tables: Annotated[
+        bool, typer.Option("--float16-tables", help="Store the vectors in half precision: half the memory.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="With --float16-tables: measure what it changes on this data set ...")
+    ] = None,
+    split: Annotated[str, typer.Option(help="... and this split of it.")] = "test",
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a SavedModel with the signatures serving_default, examples, raw and explain."""
+    if data is not None and not float16_tables:
+        raise UserError("export: --data goes with --float16-tables: it measures what that changes")
+    load_tensorflow()
+    from afm_ctr import export as exporting
+
+    with console.status("exporting"):
+        summary = exporting.export_model(
+            model_dir,
+            export_base,
+            version=version,
+            which=checkpoint,
+            float16_tables=float16_tables,
+            data_dir=data,
+            split=split,
+        )
+    report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))
+
+
+@app.command(
+    "validate-export",
+    epilog="Example: afm-ctr validate-export --export-dir serving-models/afm/1 --model-dir runs/afm",
+)
+def validate_export(
+    export_dir: Annotated[Path, typer.Option(help="One version: a folder that afm-ctr export wrote.")],
+    model_dir: Annotated[
+        Path | None, typer.Option(help="The run that it is from: compare scores with the checkpoint's.")
+    ] = None,
+    checkpoint: Checkpoint = "best",
+    as_json: JsonFlag = False,
+) -> None:
+    """Load an export in a fresh process and check all that is promised of it; exit 2 names the first that fails."""
+    load_tensorflow()
+    from afm_ctr import export as exporting
+
+    with console.status("validating"):
+        found = exporting.validate_export(export_dir, model_dir, checkpoint)
+
+    def show() -> None:
+        words = {True: "[green]ok[/green]", False: "[red]FAILED[/red]", None: "-"}
+        table = Table("check", "", "found", title=found.folder, title_justify="left")
+        for check in found.checks:
+            table.add_row(check.name, words[check.passed], escape(check.detail))
+        console.print(table)
+
+    report(as_json, found.to_json(), show)
+    if found.failed is not None:
+        raise UserError(f"validate-export: {found.folder}: {found.failed.name}: {found.failed.detail}")
+
+
+@app.command("explain", epilog="Example: afm-ctr explain --model-dir runs/afm --data data --output explain/ --row 7")
+def explain(
+    model_dir: ModelDir,
+    data: Data,
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    row: Annotated[int | None, typer.Option(min=0, help="Explain this row of the split alone.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the tables and pictures.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many pairs to print.")] = 10,
+    as_json: JsonFlag = False,
+) -> None:
+    """Which field pairs matter: attention share, and what the logit loses without the pair."""
+    load_tensorflow()
+    from afm_ctr import explain as explaining
+
+    with console.status("explaining"):
+        explanation = explaining.explain(model_dir, data, split=split, row=row, output=output)
+    report(as_json, explanation.to_json(top), lambda: console.print(explanation.table(top)))
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,71 @@
+"""``serve`` and ``score``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from afm_ctr.cli.app import JsonFlag, app, console, report
+from afm_ctr.cli.connection import CaFile, CertFile, KeyFile, ModelVersion, VersionLabel, connection
+from afm_ctr.cli.quiet import load_tensorflow
+
+
+@app.command(
+    "serve",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Example: afm-ctr serve --model_name afm --model_base_path $PWD/serving-models/afm "
+    "--port 8500 --rest_api_port 8501",
+)
+def serve(context: typer.Context) -> None:
+    """Serve a SavedModel over gRPC and REST: TF Serving's API and flags, for a laptop, tests and CI.
+
+    Takes the flags of tensorflow_model_server by their own names: --port, --rest_api_port, --model_name,
+    --model_base_path, --file_system_poll_wait_seconds and more; refuses by name those that it does not have.
+    """
+    from serving.server import flags
+
+    chosen = flags.parse(context.args)
+    load_tensorflow()
+    from serving.server import app as server
+
+    server.run(chosen)
+
+
+@app.command(
+    "score",
+    epilog="Example: afm-ctr score --target localhost:8500 --model-name afm --schema data/schema.yaml "
+    "--input new.tsv --output scores.jsonl",
+)
+def score(
+    target: Annotated[str, typer.Option(help="HOST:PORT of the gRPC server.")],
+    schema: Annotated[Path, typer.Option(help="The feature schema of the raw rows.")],
+    input: Annotated[str, typer.Option(help="Raw log file.")],
+    output: Annotated[Path, typer.Option(help="JSON Lines file to write: one object an input line, in order.")],
+    model_name: Annotated[str, typer.Option(help="Name of the served model.")] = "afm",
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 512,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Deadline of each request, seconds.")] = 10.0,
+    model_version: ModelVersion = None,
+    label: VersionLabel = None,
+    ca: CaFile = None,
+    cert: CertFile = None,
+    key: KeyFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score raw rows through TF Serving's gRPC API."""
+    server = connection(model_version, label, ca, cert, key)
+    from serving.score import score_file
+
+    with console.status(f"scoring {input} by {target}"):
+        summary = score_file(
+            target=target,
+            model_name=model_name,
+            schema_path=schema,
+            input_path=input,
+            output_path=output,
+            batch_size=batch_size,
+            timeout=timeout,
+            **server,
+        )
+    report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))

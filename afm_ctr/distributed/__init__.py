@@ -1,0 +1,73 @@
+"""Horovod for Keras 3: any Keras model on several processes, with a single-process twin.
+
+::
+
+    world = distributed.init()
+    model.compile(distributed.wrap_optimizer(keras.optimizers.Adam(1e-3), world), loss="mse", jit_compile=False)
+    model.fit(my_part_of_the_data, callbacks=[distributed.BroadcastVariables(world)])
+
+``horovodrun -np 4 python train.py`` runs it on four ranks, ``python train.py`` on one, and there Horovod need not
+even be installed.
+"""
+
+from __future__ import annotations
+
+import os
+
+from afm_ctr.distributed.callbacks import BroadcastVariables, DriftCheck, LearningRateWarmup
+from afm_ctr.distributed.gpu import pin_gpu
+from afm_ctr.distributed.optimizer import world_of, wrap_optimizer
+from afm_ctr.distributed.single import SingleWorld
+from afm_ctr.distributed.state import DistributedError, agreed_state, checksum, training_state
+from afm_ctr.distributed.watchdog import Watchdog
+from afm_ctr.distributed.world import World, is_replicated
+
+__all__ = [
+    "BroadcastVariables",
+    "DistributedError",
+    "DriftCheck",
+    "LearningRateWarmup",
+    "SingleWorld",
+    "Watchdog",
+    "World",
+    "agreed_state",
+    "checksum",
+    "init",
+    "is_replicated",
+    "launched",
+    "pin_gpu",
+    "training_state",
+    "world_of",
+    "wrap_optimizer",
+]
+
+_world: World | None = None
+
+
+def launched() -> bool:
+    """Whether ``horovodrun`` started this process."""
+    return "HOROVOD_RANK" in os.environ and "HOROVOD_SIZE" in os.environ
+
+
+def init(require_horovod: bool = False) -> World:
+    """The world of this process, the same object at every call. Call it before anything touches a GPU.
+
+    Under ``horovodrun`` it is Horovod's; otherwise a single process. Each rank is pinned to the GPU of its local
+    rank, with memory growth.
+
+    Args:
+        require_horovod: use Horovod without a launcher too (a world of size 1).
+
+    Raises:
+        UserError: started by ``horovodrun`` (or required) and Horovod does not load, or more ranks than GPUs here.
+    """
+    global _world
+    if _world is None:
+        world: World = SingleWorld()
+        if launched() or require_horovod:
+            from afm_ctr.distributed.horovod import HorovodWorld
+
+            world = HorovodWorld()
+        pin_gpu(world.local_rank, world.local_size)
+        _world = world
+    return _world

@@ -1,0 +1,180 @@
+"""Keras callbacks of a job with several ranks. All work in the single process too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from afm_ctr.distributed.optimizer import world_of
+from afm_ctr.distributed.state import DistributedError, agreed_state, checksum, training_state
+from afm_ctr.distributed.world import World
+from afm_ctr.errors import UserError
+
+
+class BroadcastVariables(keras.callbacks.Callback):
+    """Before the first step: build the optimizer, then give every rank the chief's variables.
+
+    Weights, optimizer slots and counters, and the states of seed generators; sharded variables stay as they are.
+
+    Raises (as training begins, with more than one rank):
+        UserError: the model is not built, its optimizer is not wrapped, or it was compiled with ``jit_compile``.
+        DistributedError: the ranks' variables differ in number, shape or dtype.
+    """
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        model = self.model
+        if self.world.size > 1:
+            if not model.built:
+                raise UserError("the model is not built: call it on a batch, or give its input's shape, before fit")
+            if world_of(model.optimizer) is None:
+                raise UserError(
+                    "the optimizer is not wrapped, so no gradient would be exchanged: compile with "
+                    "distributed.wrap_optimizer(optimizer, world)"
+                )
+            if model.jit_compile:
+                raise UserError("Horovod's operations do not compile under XLA: compile with jit_compile=False")
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        if self.world.size > 1:
+            self._broadcast(training_state(model))
+
+    def _broadcast(self, state: dict[str, Any]) -> None:
+        kinds = [(name, tuple(v.shape), str(v.dtype)) for name, v in state.items()]
+        everyone = self.world.allgather_object(kinds)
+        for rank, theirs in enumerate(everyone):
+            if len(theirs) != len(everyone[0]):
+                raise DistributedError(
+                    f"rank 0 has {len(everyone[0])} variables and rank {rank} has {len(theirs)}: the ranks built "
+                    "different models"
+                )
+            for first, other in zip(everyone[0], theirs, strict=True):
+                if first[1:] != other[1:]:  # names may differ where Keras numbered layers
+                    raise DistributedError(
+                        f"variable {first[0]} is {first[2]}{list(first[1])} on rank 0 and {other[2]}{list(other[1])} "
+                        f"on rank {rank}: the ranks built different models"
+                    )
+        self.world.broadcast_variables(list(state.values()))
+
+
+class LearningRateWarmup(keras.callbacks.Callback):
+    """Raise the learning rate linearly: step t of the first ``steps`` takes start + (target - start) t / steps.
+
+    Nothing is ever scaled by the number of ranks unless ``start="one_rank"`` or the ``target`` given here says so.
+    From step ``steps`` on the rate is ``target`` and the callback leaves it alone, so that others may lower it.
+
+    Args:
+        world: for its size, and so that the chief alone speaks.
+        steps: number of warm-up steps; 0 = none.
+        target: the rate to reach.
+        start: ``zero``, or ``one_rank`` = target / number of ranks (Goyal et al., "Accurate, Large Minibatch SGD",
+            2017, section 2.2), or a number.
+        verbose: whether the chief prints one line about it as training begins.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        steps: int,
+        target: float,
+        start: float | Literal["zero", "one_rank"] = "zero",
+        verbose: bool = True,
+    ) -> None:
+        super().__init__()
+        if steps < 0:
+            raise UserError(f"warm-up steps: {steps} is negative")
+        self.steps = steps
+        self.target = float(target)
+        self.start = {"zero": 0.0, "one_rank": self.target / world.size}[start] if isinstance(start, str) else start
+        self.step = 0
+        self._begun = 0
+        self._speaks = verbose and world.is_chief
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the number of steps taken."""
+        return {"step": self.step}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`get_state` left off."""
+        self.step = int(state["step"])
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the step with this number, counted from 1."""
+        return self.start + (self.target - self.start) * min(1.0, step / self.steps) if self.steps else self.target
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if not self.steps or self.step >= self.steps:
+            return
+        if not isinstance(self.model.optimizer._learning_rate, keras.Variable):
+            raise UserError("warm-up sets the learning rate itself: give the optimizer a number, not a schedule")
+        if self._speaks:
+            print(
+                f"learning rate: warm-up from {self.start:g} to {self.target:g} over {self.steps} steps"
+                + (f", {self.step} of them done" if self.step else ""),
+                flush=True,
+            )
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._begun = batch
+        if self.step < self.steps:
+            self.model.optimizer.learning_rate = self.rate(self.step + 1)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.step += batch - self._begun + 1  # more than one with steps_per_execution
+
+
+class DriftCheck(keras.callbacks.Callback):
+    """Compare checksums of the replicated variables over the ranks every so many steps and as training ends.
+
+    It reads every variable once: about a second a gigabyte. Bit-identical ranks are expected on CPUs.
+
+    Args:
+        world: the ranks to compare.
+        every: steps between two checks.
+
+    Raises (on every rank alike, in one line):
+        DistributedError: naming the first variable that drifted and the ranks that hold something else.
+    """
+
+    def __init__(self, world: World, every: int = 500) -> None:
+        super().__init__()
+        if every < 1:
+            raise UserError(f"drift check: every {every} steps is less than 1")
+        self.world = world
+        self.every = every
+        self._step = 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._step += 1
+        if self._step % self.every == 0:
+            self.check()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Compare now; all ranks must call it."""
+        if self.world.size == 1:
+            return
+        state = agreed_state(self.model)
+        everyone = self.world.allgather_numpy(np.array([checksum(v) for v in state.values()], np.int64))
+        for number, name in enumerate(state):
+            sums = [int(theirs[number]) for theirs in everyone]
+            if len(set(sums)) > 1:
+                common, votes = Counter(sums).most_common(1)[0]
+                if 2 * votes > len(sums):
+                    apart = ", ".join(str(rank) for rank, value in enumerate(sums) if value != common)
+                    where = f"rank {apart} holds other values than the rest"
+                else:
+                    groups = sorted([rank for rank, value in enumerate(sums) if value == kind] for kind in set(sums))
+                    where = "rank " + " and rank ".join(", ".join(map(str, group)) for group in groups) + " disagree"
+                raise DistributedError(
+                    f"variable {name} has drifted apart after {self._step} steps: {where}; something changes it "
+                    "outside the exchange (another callback, an unwrapped optimizer, a random operation)"
+                )

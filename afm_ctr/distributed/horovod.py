@@ -1,0 +1,84 @@
+"""The ranks that ``horovodrun`` started."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from afm_ctr.distributed.world import Op, World, is_replicated, raw_variable
+from afm_ctr.errors import UserError
+
+# What Horovod's broadcast takes; anything else travels as bytes.
+_DTYPES = (tf.uint8, tf.int8, tf.uint16, tf.int16, tf.int32, tf.int64, tf.float16, tf.float32, tf.float64, tf.bool)
+
+
+def _load() -> Any:
+    try:
+        import horovod.tensorflow as hvd
+    except (ImportError, OSError, tf.errors.OpError) as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"this process was started by horovodrun, but Horovod does not load in {sys.executable} ({first_line}): "
+            "build it for this TensorFlow by `python scripts/build_horovod.py` (or `make setup`), or start without "
+            "horovodrun"
+        ) from error
+    return hvd
+
+
+class HorovodWorld(World):
+    """The world of a job under Horovod (0.28.1, Gloo or NCCL).
+
+    Only Horovod's TensorFlow operations are used: its Keras module silently reduces nothing under Keras 3.
+
+    Raises:
+        UserError: Horovod is not installed for this Python and TensorFlow.
+    """
+
+    def __init__(self) -> None:
+        self._hvd = _load()
+        self._hvd.init()
+        self.rank = self._hvd.rank()
+        self.size = self._hvd.size()
+        self.local_rank = self._hvd.local_rank()
+        self.local_size = self._hvd.local_size()
+        self._ops = {"sum": self._hvd.Sum, "min": self._hvd.Min, "max": self._hvd.Max, "mean": self._hvd.Average}
+
+    def allreduce(self, tensor: Any, op: Op = "sum", name: str | None = None) -> tf.Tensor:
+        return self._hvd.allreduce(
+            tf.identity(tensor), op=self._ops[op], name=name, ignore_name_scope=name is not None
+        )
+
+    def grouped_sum(self, tensors: Sequence[tf.Tensor], name: str | None = None) -> list[tf.Tensor]:
+        reduced: list[tf.Tensor] = list(tensors)
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # one group holds one dtype
+            places = [place for place, tensor in enumerate(tensors) if tensor.dtype == dtype]
+            sums = self._hvd.grouped_allreduce(
+                [tf.identity(tensors[place]) for place in places],
+                op=self._hvd.Sum,
+                name=None if name is None else f"{name}_{dtype.name}",
+                ignore_name_scope=name is not None,
+            )
+            for place, total in zip(places, sums, strict=True):
+                reduced[place] = total
+        return reduced
+
+    def allgather(self, tensor: Any, name: str | None = None) -> tf.Tensor:
+        return self._hvd.allgather(tf.identity(tensor), name=name, ignore_name_scope=name is not None)
+
+    def broadcast(self, tensor: Any, name: str | None = None) -> tf.Tensor:
+        return self._hvd.broadcast(tf.identity(tensor), 0, name=name, ignore_name_scope=name is not None)
+
+    def broadcast_variables(self, variables: Sequence[Any]) -> None:
+        for variable in filter(is_replicated, variables):
+            raw = raw_variable(variable)
+            if raw.dtype in _DTYPES:
+                # In place: a table of a gigabyte is never held twice.
+                self._hvd.broadcast_([raw], root_rank=0)
+            else:
+                raw.assign(tf.bitcast(self.broadcast(tf.bitcast(raw.read_value(), tf.uint8)), raw.dtype))
+
+    def shutdown(self) -> None:
+        self._hvd.shutdown()

@@ -1,0 +1,126 @@
+"""Any Keras 3 optimizer, made to step on the gradients of all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from afm_ctr.distributed.exchange import Gradient, GradientExchange, scaled
+from afm_ctr.distributed.world import World, raw_variable
+
+Penalty = Callable[[Sequence[Gradient], Sequence[Any]], Sequence[Gradient]]
+
+_MARK = "_afm_ctr_world"
+
+
+def world_of(optimizer: keras.optimizers.Optimizer) -> World | None:
+    """The world that :func:`wrap_optimizer` gave this optimizer; None if it was not wrapped."""
+    return getattr(type(optimizer), _MARK, None)
+
+
+def wrap_optimizer(optimizer: keras.optimizers.Optimizer, world: World) -> keras.optimizers.Optimizer:
+    """A copy of the optimizer whose ``apply`` first sums the gradients over the ranks.
+
+    It works under ``model.fit`` (compile with ``jit_compile=False``) and in a loop of one's own, for any Keras model:
+    Keras hands every gradient to ``apply``. Class name, configuration and variables are the plain optimizer's, so
+    ``.keras`` files and checkpoints load without this package. Nothing else is scaled: not the learning rate, not
+    the loss.
+
+    The copy's ``apply(grads, trainable_variables=None, *, weight=None, penalty=None)`` takes
+
+    * ``weight``: scalar; ``grads`` are of the rank's *sum* of weighted losses and ``weight`` is its sum of weights.
+      The step is taken on sum(grads) / sum(weight) over all ranks, whatever each rank's share; where sum(weight) is
+      0, nothing changes: no variable, no slot, no iteration. Without ``weight`` the step is taken on the mean over
+      ranks, which is right when all have equally many rows.
+    * ``penalty``: called as ``penalty(grads, variables) -> grads`` on the gradients so reduced, hence once, not once
+      a rank. Its ``tf.IndexedSlices`` hold each row once.
+
+    Sparse gradients arrive at the optimizer merged (each row once), in the single process too.
+
+    Args:
+        optimizer: built or not; its variables' values are copied. The original is left alone.
+        world: from :func:`afm_ctr.distributed.init`.
+
+    Raises:
+        ValueError: the optimizer is wrapped already.
+    """
+    if world_of(optimizer) is not None:
+        raise ValueError(f"{optimizer.name} is wrapped already")
+    wrapped = _subclass(type(optimizer), world).from_config(optimizer.get_config())
+    if optimizer.built:
+        wrapped.build(optimizer._trainable_variables)
+        for to, source in zip(wrapped.variables, optimizer.variables, strict=True):
+            to.assign(source)
+    return wrapped
+
+
+def _subclass(plain: Any, world: World) -> Any:
+    exchange = GradientExchange(world)
+
+    def apply(
+        self: Any,
+        grads: Sequence[Gradient],
+        trainable_variables: Sequence[Any] | None = None,
+        *,
+        weight: Any = None,
+        penalty: Penalty | None = None,
+    ) -> None:
+        if penalty is not None and (self.loss_scale_factor or isinstance(self, keras.optimizers.LossScaleOptimizer)):
+            raise ValueError("a penalty does not go with loss scaling: it would be added to scaled gradients")
+        if trainable_variables is None:
+            variables = list(self._trainable_variables)
+        else:
+            variables = list(trainable_variables)
+            if not self.built:  # not within the conditional below, where variables cannot be made
+                with tf.init_scope():
+                    self.build(variables)
+        reduced, total = exchange(grads, variables, None if weight is None else _as_weight(weight))
+        share = tf.constant(1.0 / world.size, tf.float64) if total is None else 1.0 / tf.cast(total, tf.float64)
+
+        def step() -> tf.Tensor:
+            mean = reduced if total is None and world.size == 1 else [scaled(gradient, share) for gradient in reduced]
+            if penalty is not None:
+                mean = list(penalty(mean, variables))
+            plain.apply(self, [_like(g, v) for g, v in zip(mean, variables, strict=True)], variables)
+            return tf.constant(True)
+
+        if total is None:
+            step()
+        else:
+            tf.cond(tf.not_equal(total, 0), step, lambda: tf.constant(False))
+
+    members = {
+        "apply": tf.autograph.experimental.do_not_convert(apply),
+        _MARK: world,
+        "__module__": plain.__module__,
+        "__qualname__": plain.__qualname__,
+        "__doc__": plain.__doc__,
+    }
+    subclass = type(plain.__name__, (plain,), members)
+    registered = keras.saving.get_registered_name(plain)
+    if registered != plain.__name__:
+        # Saved files must name the plain class. Registering both leaves the plain one in the register.
+        package, name = registered.split(">", 1)
+        keras.saving.register_keras_serializable(package, name)(subclass)
+        keras.saving.register_keras_serializable(package, name)(plain)
+    return subclass
+
+
+def _as_weight(weight: Any) -> tf.Tensor:
+    weight = tf.convert_to_tensor(weight)
+    if not weight.dtype.is_floating:
+        weight = tf.cast(weight, tf.float32)
+    return tf.reshape(weight, [])
+
+
+def _like(gradient: Gradient, variable: Any) -> Gradient:
+    """The gradient in its variable's dtype: half floats were widened for the exchange."""
+    dtype = raw_variable(variable).dtype
+    if gradient is None:
+        return None
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(tf.cast(gradient.values, dtype), gradient.indices, gradient.dense_shape)
+    return tf.cast(gradient, dtype)

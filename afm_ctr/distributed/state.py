@@ -1,0 +1,66 @@
+"""Which variables make up a training run, and their checksums."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from afm_ctr.distributed.world import is_replicated, raw_variable
+from afm_ctr.errors import RunError
+
+_CHUNK_BYTES = 1 << 26
+
+
+class DistributedError(RunError):
+    """The ranks of a job no longer fit together. The text is one line and the same on every rank."""
+
+
+def training_state(model: keras.Model) -> dict[str, Any]:
+    """All replicated variables of a model and its optimizer by name: weights, statistics, seeds, slots, counters.
+
+    The variables of metrics are no part of it: every rank counts its own rows.
+    """
+    return _by_name(list(model.variables), model.optimizer)
+
+
+def agreed_state(model: keras.Model) -> dict[str, Any]:
+    """Those of :func:`training_state` that must stay bit-identical on all ranks.
+
+    That leaves out what a layer gathers from its own rank's rows, such as the moving averages of BatchNormalization.
+    """
+    variables = [v for v in model.variables if v.trainable or v.name.endswith("seed_generator_state")]
+    return _by_name(variables, model.optimizer)
+
+
+def _by_name(variables: list[Any], optimizer: Any) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for variable in variables + (list(optimizer.variables) if optimizer is not None else []):
+        if is_replicated(variable):
+            name = base = getattr(variable, "path", variable.name)
+            number = 1
+            while name in named:
+                number += 1
+                name = f"{base} ({number})"
+            named[name] = variable
+    return named
+
+
+def checksum(variable: Any) -> int:
+    """CRC-32 of a variable's bytes in row-major order, read in chunks of at most 64 MB (or one row)."""
+    raw = raw_variable(variable)
+    if raw.shape.rank == 0:
+        return zlib.crc32(_bytes(raw.numpy()))
+    rows = int(raw.shape[0])
+    row_bytes = max(1, raw.dtype.size * int(np.prod(raw.shape[1:])))
+    step = max(1, _CHUNK_BYTES // row_bytes)
+    value = 0
+    for start in range(0, rows, step):
+        value = zlib.crc32(_bytes(raw[start : start + step].numpy()), value)
+    return value
+
+
+def _bytes(array: Any) -> Any:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

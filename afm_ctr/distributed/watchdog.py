@@ -1,0 +1,120 @@
+"""End a job that hangs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from afm_ctr.distributed.world import World
+from afm_ctr.errors import UserError
+
+
+class Watchdog(keras.callbacks.Callback):
+    """End this process with code 1, and by that the job, when no step finishes within a time.
+
+    An exchange waits for ever for a rank that is stuck or has gone another way. A thread watches the time since the
+    last :meth:`beat`; when it is up, it prints one line (rank, last step, where the main thread is) and leaves by
+    ``os._exit``, upon which ``horovodrun`` ends the other ranks.
+
+    Under ``fit`` every training, validation and prediction batch is a beat. What takes long otherwise (a checkpoint,
+    an evaluation of one's own) goes into ``with watchdog.paused():`` or calls ``beat()`` now and then.
+
+    Args:
+        world: alone in it, the watchdog does nothing.
+        timeout: seconds that a step may take.
+        first_timeout: seconds until the first step has finished, which includes tracing; at least ``timeout``.
+    """
+
+    def __init__(self, world: World, timeout: float = 300.0, first_timeout: float = 900.0) -> None:
+        super().__init__()
+        if timeout <= 0:
+            raise UserError(f"watchdog: a timeout of {timeout:g} s is not above 0")
+        self.world = world
+        self.timeout = timeout
+        self.first_timeout = max(timeout, first_timeout)
+        self._step = 0
+        self._allowed = self.first_timeout
+        self._last = time.monotonic()
+        self._pauses = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def beat(self, step: int | None = None) -> None:
+        """Something was done: the time starts anew. ``step`` is the last finished one, for the message."""
+        if step is not None:
+            self._step = step
+            self._allowed = self.timeout
+        self._last = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it the time stands still."""
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._last = time.monotonic()
+            self._pauses -= 1
+
+    def start(self) -> None:
+        """Begin to watch; ``fit`` does it by itself."""
+        self._last = time.monotonic()
+        if self.world.size > 1 and self._thread is None:
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._watch, name="afm-ctr-watchdog", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no longer; ``fit`` does it by itself."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _watch(self) -> None:
+        while not self._stop.wait(min(1.0, self.timeout / 4)):
+            idle = time.monotonic() - self._last
+            if not self._pauses and idle > self._allowed:
+                self._end(
+                    f"afm-ctr: rank {self.world.rank} of {self.world.size}: no step finished for {idle:.0f} s (last "
+                    f"finished step: {self._step}; at {_main_thread_place()}): ending the job"
+                )
+                return
+
+    def _end(self, line: str) -> None:
+        sys.stdout.flush()
+        os.write(2, (line + "\n").encode())
+        os._exit(1)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.start()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.beat(self._step + 1)
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.beat()
+
+    def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.beat()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.stop()
+
+
+def _main_thread_place() -> str:
+    """``file:line function`` of the main thread's innermost frame, outside installed packages if there is one."""
+    frame = innermost = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None and ("site-packages" in frame.f_code.co_filename or "<" in frame.f_code.co_filename):
+        frame = frame.f_back
+    shown = frame or innermost
+    if shown is None:
+        return "an unknown place"
+    return f"{os.path.basename(shown.f_code.co_filename)}:{shown.f_lineno} {shown.f_code.co_name}"

@@ -1,0 +1,111 @@
+"""The processes of one job, as each of them sees the others."""
+
+from __future__ import annotations
+
+import abc
+import pickle
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+Op = Literal["sum", "min", "max", "mean"]
+
+
+def is_replicated(variable: Any) -> bool:
+    """Whether every rank holds the whole of this variable.
+
+    False for one that declares ``placement = "sharded"`` (a plain attribute): broadcast, the sum of gradients and
+    the drift check pass it by.
+    """
+    return getattr(variable, "placement", "replicated") != "sharded"
+
+
+def raw_variable(variable: Any) -> tf.Variable:
+    """The ``tf.Variable`` below a Keras variable; a ``tf.Variable`` is returned as it is."""
+    return variable if isinstance(variable, tf.Variable) else variable.value
+
+
+class World(abc.ABC):
+    """The ranks of one job and what they can do together.
+
+    Two forms share this interface: Horovod's, when ``horovodrun`` started the process, and a single process, where
+    every exchange is the identity. All ranks must make the same calls in the same order.
+
+    Attributes:
+        rank: this process, 0 .. size-1.
+        size: how many processes there are.
+        local_rank: this process among those on its machine.
+        local_size: how many processes its machine has.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this is the rank (0) that writes what is not sharded."""
+        return self.rank == 0
+
+    @abc.abstractmethod
+    def allreduce(self, tensor: Any, op: Op = "sum", name: str | None = None) -> tf.Tensor:
+        """Element by element over the ranks. Shape and dtype (floating or integer, not bfloat16) are alike on all.
+
+        ``name`` identifies the exchange among those in flight; in a graph give one whenever the ranks' graphs might
+        differ in anything else. Works eagerly and in a ``tf.function`` without ``jit_compile``.
+        """
+
+    @abc.abstractmethod
+    def grouped_sum(self, tensors: Sequence[tf.Tensor], name: str | None = None) -> list[tf.Tensor]:
+        """Sums of many tensors in one exchange (one for each dtype that occurs)."""
+
+    @abc.abstractmethod
+    def allgather(self, tensor: Any, name: str | None = None) -> tf.Tensor:
+        """All ranks' tensors one after the other along dimension 0, in which alone they may differ (0 is fine)."""
+
+    @abc.abstractmethod
+    def broadcast(self, tensor: Any, name: str | None = None) -> tf.Tensor:
+        """Rank 0's tensor; shape and dtype are alike on all."""
+
+    @abc.abstractmethod
+    def broadcast_variables(self, variables: Sequence[Any]) -> None:
+        """Assign rank 0's values to the other ranks' Keras or TensorFlow variables, in place, one after the other.
+
+        Sharded variables (see :func:`is_replicated`) are passed by. No copy of a variable is made.
+        """
+
+    @abc.abstractmethod
+    def shutdown(self) -> None:
+        """Leave the job; nothing can be exchanged afterwards."""
+
+    def allgather_object(self, obj: Any) -> list[Any]:
+        """Every rank's picklable object, by rank."""
+        data = np.frombuffer(pickle.dumps(obj, protocol=5), np.uint8)
+        sizes = self.allgather(tf.constant([data.size], tf.int64)).numpy()
+        everything = self.allgather(tf.constant(data)).numpy()
+        parts: list[Any] = np.split(everything, np.cumsum(sizes)[:-1])
+        return [pickle.loads(part) for part in parts]
+
+    def broadcast_object(self, obj: Any = None) -> Any:
+        """Rank 0's picklable object; what the others pass does not matter."""
+        data = np.frombuffer(pickle.dumps(obj if self.is_chief else None, protocol=5), np.uint8)
+        size = int(self.broadcast(tf.constant(data.size, tf.int64)).numpy())
+        return pickle.loads(self.broadcast(tf.constant(data if self.is_chief else np.zeros(size, np.uint8))).numpy())
+
+    def allgather_numpy(self, array: Any) -> list[np.ndarray]:
+        """Every rank's array, by rank; shapes and dtypes (strings too) may differ from rank to rank."""
+        return self.allgather_object(np.asarray(array))
+
+    def agree(self, n: int, op: Literal["min", "max", "sum"] = "max") -> int:
+        """One integer from every rank's, such as the number of steps: short ranks fill the rest with padding."""
+        return int(self.allreduce(tf.constant(n, tf.int64), op).numpy())
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.agree(0)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(rank={self.rank}, size={self.size})"

@@ -1,0 +1,193 @@
+"""The table of all ids: one row an id, looked up once a batch, updated by touched rows alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from afm_ctr.errors import in_graph
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_BLOCK = 1 << 15  # elements hashed at a time: what fits a core's second-level cache with room for temporaries
+_SUM_MEAN = 4 * 65535 / 2
+_SUM_STDDEV = float(np.sqrt(4 * (65536.0**2 - 1) / 12))
+
+
+class Lookup(NamedTuple):
+    """What a batch reads of a table.
+
+    Attributes:
+        unique_ids: int64 ``[U]``, every id of the batch once.
+        rows: by column, ``[U, d]``: the rows of these ids.
+        inverse: int32, in the shape of the ids that were asked for: the position of each in ``unique_ids``.
+    """
+
+    unique_ids: tf.Tensor
+    rows: dict[str, tf.Tensor]
+    inverse: tf.Tensor
+
+    def expand(self, column: str) -> tf.Tensor:
+        """The rows laid out as the ids were asked for: ``[..., d]``."""
+        return tf.gather(self.rows[column], self.inverse)
+
+
+@keras.saving.register_keras_serializable(package="afm_ctr")
+class EmbeddingTable(keras.layers.Layer):
+    """One row for every id; a row may have several columns of numbers, each a variable ``[feature_size, width]``.
+
+    Row 0 belongs to the absent slot: it is zero and stays zero, provided that absent slots are masked, since then
+    its gradient is zero and no optimizer of this package moves a row on a zero gradient.
+
+    The initial value of a row is a function of seed, table name, column and row id alone. So it does not depend on
+    the size of the table, on the order in which rows are made, or on who makes them.
+
+    Args:
+        feature_size: number of rows, that is the ids 0 … feature_size − 1.
+        columns: width of each column by name, for example ``{"linear": 1, "vectors": 16}``.
+        seed: of the initial values.
+        stddev: standard deviation of the initial values by column; a column that is not named starts at zero.
+        name: of the table; the initial values depend on it.
+        placement: "replicated": every rank holds the whole table.
+
+    Example:
+        >>> table = EmbeddingTable(1000, {"vectors": 16}, seed=7, stddev={"vectors": 0.01})
+        >>> table.lookup(tf.constant([[3, 5], [5, 0]])).expand("vectors").shape
+        TensorShape([2, 2, 16])
+    """
+
+    def __init__(
+        self,
+        feature_size: int,
+        columns: Mapping[str, int],
+        seed: int,
+        stddev: Mapping[str, float] | None = None,
+        name: str = "ids",
+        placement: str = "replicated",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        if feature_size < 1:
+            raise ValueError(f"feature_size must be at least 1 (row 0 is the absent slot's), got {feature_size}")
+        if placement != "replicated":
+            raise ValueError(f"placement must be 'replicated', got {placement!r}")
+        self.feature_size = int(feature_size)
+        self.widths = {column: int(width) for column, width in columns.items()}
+        self.seed = int(seed)
+        self.stddev = {column: float((stddev or {}).get(column, 0.0)) for column in self.widths}
+        self.placement = placement
+        self.columns: dict[str, keras.Variable] = {}
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Make the variables and write the initial rows into them, block by block."""
+        if self.columns:
+            return
+        for column, width in self.widths.items():
+            variable = self.add_weight(shape=(self.feature_size, width), initializer="zeros", name=column)
+            variable.placement = self.placement  # what broadcast, exchange and drift check go by
+            self.columns[column] = variable
+            if self.stddev[column]:
+                self._fill(variable, column, width)
+        self.built = True
+
+    def _fill(self, variable: keras.Variable, column: str, width: int) -> None:
+        step = max(1, (1 << 22) // width)
+        for start in range(0, self.feature_size, step):
+            stop = min(start + step, self.feature_size)
+            variable.value[start:stop].assign(tf.cast(self.initial_rows(column, start, stop), variable.dtype))
+
+    def initial_rows(self, column: str, start: int, stop: int) -> np.ndarray:
+        """The initial values of rows ``start`` … ``stop − 1``: float32 ``[stop − start, width]``.
+
+        Each number is the sum of four 16-bit uniform numbers, centred and scaled: nearly normal, never beyond 3.47
+        standard deviations, and, being integer arithmetic, the same on every machine.
+        """
+        width, stddev = self.widths[column], self.stddev[column]
+        values = np.zeros((stop - start) * width, np.float32)
+        if stddev:
+            key = hashlib.sha256(f"{self.seed}\0{self.name}\0{column}".encode()).digest()
+            base = np.frombuffer(key[:8], np.uint64)[0]
+            for first in range(0, len(values), _BLOCK):
+                last = min(first + _BLOCK, len(values))
+                values[first:last] = _normal(base, start * width + first, start * width + last, stddev)
+        rows = values.reshape(stop - start, width)
+        if start == 0 and stop > 0:
+            rows[0] = 0.0
+        return rows
+
+    def lookup(self, ids: tf.Tensor) -> Lookup:
+        """The rows of a batch's ids, each read once.
+
+        Args:
+            ids: int64 of any shape.
+
+        Returns:
+            A :class:`Lookup`. The gradient with respect to a column is ``tf.IndexedSlices`` with unique indices.
+
+        Raises:
+            tf.errors.InvalidArgumentError: when the op runs, for an id outside ``[0, feature_size)``.
+        """
+        unique, inverse = tf.unique(tf.reshape(ids, [-1]), out_idx=tf.int32)
+        with tf.control_dependencies(self._check(unique)):
+            unique = tf.identity(unique)
+        # Through `.value`: a gather from the Keras variable itself reads the whole table.
+        rows = {column: tf.gather(variable.value, unique) for column, variable in self.columns.items()}
+        return Lookup(unique, rows, tf.reshape(inverse, tf.shape(ids)))
+
+    def read(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The rows laid out as the ids, without merging first: for scoring, where nothing is trained."""
+        with tf.control_dependencies(self._check(ids)):
+            ids = tf.identity(ids)
+        return {column: tf.gather(variable.value, ids) for column, variable in self.columns.items()}
+
+    def apply(self, unique_ids: tf.Tensor, grad_rows: Mapping[str, tf.Tensor], optimizer: keras.Optimizer) -> None:
+        """Let an optimizer take one step on some rows alone; a training loop takes it with all other variables.
+
+        Args:
+            unique_ids: int64 ``[U]``.
+            grad_rows: ``[U, d]`` for each column that moves: the gradient by the rows of a :class:`Lookup`.
+            optimizer: one of :mod:`afm_ctr.optimizers`, built with at least these columns, or not built yet.
+        """
+        shape = {column: tf.constant([self.feature_size, self.widths[column]], tf.int64) for column in grad_rows}
+        slices = [tf.IndexedSlices(rows, unique_ids, shape[column]) for column, rows in grad_rows.items()]
+        optimizer.apply(slices, [self.columns[column] for column in grad_rows])
+
+    def _check(self, ids: tf.Tensor) -> list[tf.Operation]:
+        message = in_graph(
+            f"a feature id is outside [0, {self.feature_size}): the records were prepared with another schema "
+            "than the model was made for"
+        )
+        inside = tf.logical_and(ids >= 0, ids < self.feature_size)
+        check = tf.debugging.Assert(tf.reduce_all(inside), [message], summarize=1)
+        return [] if check is None else [check]
+
+    def get_config(self) -> dict[str, Any]:
+        own = {
+            "feature_size": self.feature_size,
+            "columns": dict(self.widths),
+            "seed": self.seed,
+            "stddev": dict(self.stddev),
+            "placement": self.placement,
+        }
+        return {**super().get_config(), **own}
+
+
+def _normal(base: np.uint64, first: int, last: int, stddev: float) -> np.ndarray:
+    """Numbers ``first`` … ``last − 1`` of the stream ``base``: splitmix64 of a counter, four 16-bit parts summed.
+
+    Source: Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014 (the finaliser).
+    """
+    with np.errstate(over="ignore"):
+        x = np.arange(first + 1, last + 1, dtype=np.uint64) * _GOLDEN + base
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+        # Two sums at once in the halves of a word.
+        pair = (x & np.uint64(0x0000FFFF0000FFFF)) + ((x >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF))
+        total = (pair & np.uint64(0xFFFFFFFF)) + (pair >> np.uint64(32))
+    return ((total.astype(np.float64) - _SUM_MEAN) * (stddev / _SUM_STDDEV)).astype(np.float32)

@@ -1,0 +1,51 @@
+"""How a user's mistake travels from where it is found to the one line that the command prints."""
+
+from __future__ import annotations
+
+import re
+
+_MARK = "[afm-ctr] "
+# Horovod's words when its background thread has stopped, and Gloo's when a connection has broken.
+_LOST_RANK = ("Horovod has been shut down", "gloo/transport/tcp", "Connection closed by peer")
+
+
+class UserError(Exception):
+    """The user's mistake. The text is one line: what is wrong, where, how to mend it. The command exits with 2."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on for a reason known and told in one line, not the user's mistake. Exits with 1."""
+
+
+def in_graph(message: str) -> str:
+    """Mark a message raised inside a TensorFlow graph, so that :func:`find_user_error` knows it again.
+
+    TensorFlow wraps what a graph raises in an error of its own with many lines around it.
+    """
+    return f"{_MARK}{message}"
+
+
+def find_user_error(error: BaseException) -> UserError | None:
+    """The user's mistake behind an exception: itself, one of its causes, or a marked message in its text."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return seen
+        found = re.search(re.escape(_MARK) + r"(.*)", str(seen))
+        if found:
+            return UserError(found.group(1).strip())
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def find_lost_rank(error: BaseException) -> RunError | None:
+    """What to say of an exchange that failed because another rank has ended; None for any other exception.
+
+    The rank that ended says why; what the others get of Horovod is a page of its own workings.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if any(sign in str(seen) for sign in _LOST_RANK):
+            return RunError("another rank of the job has ended: its own message says why")
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -1,0 +1,45 @@
+"""What a slot of a prepared row holds, in words."""
+
+from __future__ import annotations
+
+import math
+
+from afm_ctr.schema import (
+    BucketEncoding,
+    HashSpace,
+    LibfmField,
+    NumericField,
+    ResolvedSchema,
+    Slot,
+    VocabularySpace,
+    missing_space,
+)
+
+
+def describe_slot(schema: ResolvedSchema, slot: Slot, feature_id: int, value: float) -> str:
+    """The word, the bucket or the number behind an id and a value; a hash is told by its number alone."""
+    if feature_id == 0:
+        return "absent"
+    owner = next(r for r in schema.ranges if r.start <= feature_id < r.start + r.size)
+    if owner.space == missing_space(slot.field):
+        return "missing"
+    field = next(field for field in schema.spec.fields if field.name == slot.field)
+    local = owner.local_start + feature_id - owner.start
+    weight = "" if value == 1.0 else f" (value {value:.6g})"
+    if isinstance(field, NumericField):
+        if not isinstance(field.encoding, BucketEncoding):
+            return f"value {value:.6g}"
+        bounds = schema.statistics[field.name].boundaries
+        low = bounds[local - 1] if local else -math.inf
+        high = bounds[local] if local < len(bounds) else math.inf
+        short = f"[{low:.6g}, {high:.6g})"
+        # Neighbouring floats look alike when they are cut short.
+        return short if f"{low:.6g}" != f"{high:.6g}" else f"[{low!r}, {high!r})"
+    if isinstance(field, LibfmField):
+        return f"id {field.ids[0] + local}{weight}"
+    name, space = schema.spec.space_of(field)
+    if isinstance(space, VocabularySpace):
+        entries = schema.vocabularies[name]
+        known = space.oov <= local < space.oov + len(entries)
+        return (entries[local - space.oov].decode("utf-8", "replace") if known else "unknown word") + weight
+    return f"hash {local}{weight}" if isinstance(space, HashSpace) else f"id {local}{weight}"

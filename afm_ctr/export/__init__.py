@@ -1,0 +1,7 @@
+"""From a trained run to a SavedModel folder that TensorFlow Serving takes as it is."""
+
+from afm_ctr.export.saved_model import ExportSummary, export_model
+from afm_ctr.export.servable import Servable
+from afm_ctr.export.validate import Validation, validate_export
+
+__all__ = ["ExportSummary", "Servable", "Validation", "export_model", "validate_export"]

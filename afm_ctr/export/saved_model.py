@@ -1,0 +1,182 @@
+"""Writes the version folder: SavedModel, names of the pairs, rows for the warm-up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from pydantic import BaseModel, ConfigDict
+
+from afm_ctr.errors import UserError
+from afm_ctr.export.half import HalfChange, halve_and_measure
+from afm_ctr.export.servable import Servable
+from afm_ctr.export.warmup import Warmup, warmup_rows, write_warmup
+from afm_ctr.schema import ResolvedSchema
+from afm_ctr.training import load_model
+from afm_ctr.training.build import Which
+
+EXTRA = "assets.extra"
+
+
+class ExportSummary(BaseModel):
+    """What was written.
+
+    ``warmup_rows`` says where the rows of the warm-up requests come from: ``log`` (raw rows kept at preparation) or
+    ``schema`` (made up from the vocabularies and boundaries, since no raw rows were at hand). ``logit_offset`` is
+    what was built into the logit since only a part of the negatives was trained on; ``half`` what storing the vectors
+    in half precision changed, None where it was not asked for.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    base: str
+    version: int
+    checkpoint: str
+    schema_id: str
+    signatures: dict[str, list[str]]
+    raw_columns: list[str]
+    output: str
+    slots: int
+    pairs: int
+    feature_size: int
+    logit_offset: float
+    half: HalfChange | None = None
+    warmup_rows: str
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return self.model_dump()
+
+    def __str__(self) -> str:
+        asked = ", ".join(self.signatures)
+        origin = "rows of the log" if self.warmup_rows == "log" else "rows made up from the schema"
+        offset, half = "", "" if self.half is None else f"\n{self.half}"
+        if self.logit_offset:
+            rate = math.exp(self.logit_offset)
+            offset = f"; logit corrected by {self.logit_offset:+.4f}: a share of {rate:.4g} of the negatives was kept"
+        return (
+            f"{self.path} ({self.bytes / 1e6:,.1f} MB): signatures {asked} -> {self.output}, logit{offset}\n"
+            f"{self.feature_size:,} ids, {self.slots} slots, {self.pairs:,} pairs; warm-up with {origin}{half}"
+        )
+
+
+def export_model(
+    model_dir: str | Path,
+    export_base: str | os.PathLike[str],
+    version: int | None = None,
+    which: Which = "best",
+    *,
+    float16_tables: bool = False,
+    data_dir: str | Path | None = None,
+    split: str = "test",
+) -> ExportSummary:
+    """Write a trained model as ``<export_base>/<version>``, the layout of TensorFlow Serving's model base path.
+
+    Signatures (all of method Predict; B rows, F slots):
+
+    ===================  ===========================================  =====================================
+    ``serving_default``  feature_ids int64 [B, F], feature_vals       probability (or score) [B], logit [B]
+                         float32 [B, F]
+    ``examples``         examples string [B], serialized tf.Examples  the same
+    ``raw``              every raw column string [B], empty=missing   the same, and bad_cells int32 [B]
+    ``explain``          as ``serving_default``                       attention float32 [B, pairs]
+    ===================  ===========================================  =====================================
+
+    ``explain`` is left out for a model without attention. The folder is written under a name that no server takes
+    for a version and renamed when it is whole; it needs neither the run nor this package.
+
+    Args:
+        model_dir: folder of a training run.
+        export_base: folder of all versions of this served model.
+        version: 1 or more; None is one more than the highest there is.
+        which: ``best`` or ``latest`` checkpoint.
+        float16_tables: store the vectors in half precision; they are cast up after the gather.
+        data_dir: with ``float16_tables``, a prepared data set: AUC and loss of its ``split`` before and after.
+        split: of ``data_dir``.
+
+    Raises:
+        UserError: there is no such checkpoint, the version exists, or the folder cannot be written.
+    """
+    base = Path(export_base)
+    chosen = _version(base, version)
+    model, schema, _ = load_model(model_dir, which)
+    half, change = halve_and_measure(model, schema, data_dir, split) if float16_tables else (None, None)
+    servable = Servable(model, schema, half)
+    aside = base / f".tmp-{chosen}-{uuid.uuid4().hex[:8]}"
+    target = base / str(chosen)
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        signatures = servable.signatures()
+        # Gradients are no part of a served model, and ours could bring functions along that no server needs.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(servable, str(aside), signatures=signatures, options=options)
+        warmup = warmup_rows(schema, Path(model_dir))
+        _write_extra(aside / EXTRA, schema, servable, warmup, base.resolve().name)
+        size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
+        if target.exists():
+            raise UserError(f"export: version {chosen} came into being in {base} meanwhile; run export again")
+        os.rename(aside, target)
+    except OSError as error:
+        raise UserError(f"export: cannot write below {base}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(aside)
+    return ExportSummary(
+        path=str(target),
+        base=str(base),
+        version=chosen,
+        checkpoint=which,
+        schema_id=schema.id,
+        signatures={name: sorted(function.structured_outputs) for name, function in signatures.items()},
+        raw_columns=list(schema.raw_columns),
+        output=servable.score_name,
+        slots=schema.num_slots,
+        pairs=len(schema.pairs),
+        feature_size=schema.feature_size,
+        logit_offset=model.bias_offset,
+        half=change,
+        warmup_rows=warmup.source,
+        bytes=size,
+    )
+
+
+def versions(base: Path) -> list[int]:
+    """The versions below a base folder, ascending: folders whose name is a whole number, as the server sees them."""
+    if not base.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in base.iterdir() if entry.is_dir() and entry.name.isdecimal())
+
+
+def _version(base: Path, asked: int | None) -> int:
+    there = versions(base)
+    if asked is None:
+        return there[-1] + 1 if there else 1
+    if asked < 1:
+        raise UserError(f"export: version is {asked}; it must be 1 or more")
+    if asked in there:
+        raise UserError(
+            f"export: version {asked} exists in {base}; choose another, or none for version {there[-1] + 1}"
+        )
+    return asked
+
+
+def _write_extra(folder: Path, schema: ResolvedSchema, servable: Servable, warmup: Warmup, model_name: str) -> None:
+    folder.mkdir()
+    described = {
+        "schema_id": schema.id,
+        "slots": [slot.name for slot in schema.slots],
+        "pairs": [
+            {"name": name, "slots": [int(i), int(j)]}
+            for name, (i, j) in zip(schema.pair_names, schema.pairs, strict=True)
+        ],
+    }
+    (folder / "pairs.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    write_warmup(folder / "tf_serving_warmup_requests", warmup, model_name, servable.has_attention)

@@ -1,0 +1,138 @@
+"""The model as served: one object with a function for every signature, out of stock TensorFlow ops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from afm_ctr.errors import in_graph
+from afm_ctr.features import FeatureTransform
+from afm_ctr.models import CTRModel
+from afm_ctr.schema import ResolvedSchema
+
+
+class Servable(tf.Module):
+    """A trained model together with the transform of its schema.
+
+    Every function takes tensors whose first dimension is the number of rows B (0 is allowed) and returns a dict of
+    tensors whose first dimension is B. A row that is impossible (an id the table does not have, an Example that does
+    not parse) is an ``InvalidArgumentError`` for the call, never a made-up score.
+
+    Args:
+        model: built, with the weights that are to be served.
+        schema: the one that the model was trained with.
+        half_vectors: of :func:`afm_ctr.export.half.halve_vectors`, where the model scores from those; the vectors
+            in full precision are left out then.
+
+    Attributes:
+        score_name: ``probability``, or ``score`` for a model trained on squared loss.
+    """
+
+    def __init__(self, model: CTRModel, schema: ResolvedSchema, half_vectors: tf.Variable | None = None) -> None:
+        super().__init__(name="afm_ctr_servable")
+        self.score_name = model.output_name
+        self._transform = FeatureTransform(schema)
+        self._slots = schema.num_slots
+        self._rows = schema.feature_size
+        self._columns = tuple(schema.raw_columns)
+        # The model itself is no part of what is saved, only its variables: a Keras object brings its optimizer and
+        # a tree of Python configuration with it.
+        self._call = _Untracked(model)
+        self._weights = [variable.value for variable in model.weights]
+        if half_vectors is not None:
+            full = model.table.columns["vectors"].value
+            self._weights = [*(weight for weight in self._weights if weight is not full), half_vectors]
+
+    def by_ids(self, feature_ids: tf.Tensor, feature_vals: tf.Tensor) -> dict[str, tf.Tensor]:
+        """``feature_ids`` int64 [B, F], ``feature_vals`` float32 [B, F] to score and logit, float32 [B]."""
+        return self._scores(*self._checked(feature_ids, feature_vals))
+
+    def by_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Serialized ``tf.train.Example`` records, string [B], to score and logit, float32 [B]."""
+        parsed = tf.io.parse_example(
+            examples,
+            {
+                "feature_ids": tf.io.FixedLenFeature([self._slots], tf.int64),
+                "feature_vals": tf.io.FixedLenFeature([self._slots], tf.float32),
+            },
+        )
+        return self.by_ids(parsed["feature_ids"], parsed["feature_vals"])
+
+    def by_raw_columns(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Raw columns, string [B] each (empty = missing), to score, logit and ``bad_cells`` int32 [B].
+
+        A cell that cannot be read follows its field's missing policy and is counted in ``bad_cells``.
+        """
+        encoded = self._transform(self._same_length(columns))
+        outputs = self._scores(encoded.feature_ids, encoded.feature_vals)
+        outputs["bad_cells"] = tf.reduce_sum(tf.cast(encoded.bad, tf.int32), axis=1)
+        return outputs
+
+    def attention(self, feature_ids: tf.Tensor, feature_vals: tf.Tensor) -> dict[str, tf.Tensor]:
+        """``attention`` float32 [B, pairs]: shares that sum to 1 over the pairs of present slots."""
+        ids, vals = self._checked(feature_ids, feature_vals)
+        return {"attention": self._call.model.attention({"feature_ids": ids, "feature_vals": vals})}
+
+    def signatures(self) -> dict[str, Any]:
+        """The concrete functions by signature name; ``explain`` only where the model has attention."""
+        ids = tf.TensorSpec([None, self._slots], tf.int64, name="feature_ids")
+        vals = tf.TensorSpec([None, self._slots], tf.float32, name="feature_vals")
+        texts = {name: tf.TensorSpec([None], tf.string, name=name) for name in self._columns}
+        functions = {
+            "serving_default": tf.function(self.by_ids).get_concrete_function(ids, vals),
+            "examples": tf.function(self.by_examples).get_concrete_function(
+                tf.TensorSpec([None], tf.string, name="examples")
+            ),
+            "raw": tf.function(self.by_raw_columns).get_concrete_function(**texts),
+        }
+        if self.has_attention:
+            functions["explain"] = tf.function(self.attention).get_concrete_function(ids, vals)
+        return functions
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the model gives pairs shares of attention."""
+        ids = tf.zeros([1, self._slots], tf.int64)
+        return self._call.model.attention({"feature_ids": ids, "feature_vals": tf.zeros(ids.shape)}) is not None
+
+    def _scores(self, ids: tf.Tensor, vals: tf.Tensor) -> dict[str, tf.Tensor]:
+        model = self._call.model
+        logit = model({"feature_ids": ids, "feature_vals": vals}, training=False, corrected=True)
+        return {self.score_name: model.predictions(logit), "logit": logit}
+
+    def _checked(self, ids: tf.Tensor, vals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # The caller's shapes are not checked against the signature by every server: a batch of one row would be
+        # broadcast over the other input, and surplus columns would be ignored.
+        ids = tf.ensure_shape(ids, [None, self._slots])
+        vals = tf.ensure_shape(vals, [None, self._slots])
+        same = tf.debugging.Assert(
+            tf.equal(tf.shape(ids)[0], tf.shape(vals)[0]),
+            [in_graph("feature_ids and feature_vals must have the same number of rows")],
+        )
+        inside = tf.logical_and(ids >= 0, ids < self._rows)
+        known = tf.debugging.Assert(
+            tf.reduce_all(inside),
+            [in_graph(f"feature_ids must lie in [0, {self._rows}), the ids of the model's schema")],
+        )
+        with tf.control_dependencies([same, known]):
+            return tf.identity(ids), tf.identity(vals)
+
+    def _same_length(self, columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        first, *others = columns.values()
+        rows = tf.shape(first)[0]
+        checks = [
+            tf.debugging.Assert(
+                tf.equal(tf.shape(column)[0], rows), [in_graph("raw columns must all have the same number of rows")]
+            )
+            for column in others
+        ]
+        with tf.control_dependencies(checks):
+            return {name: tf.identity(column) for name, column in columns.items()}
+
+
+class _Untracked:
+    """Keeps an object out of what ``tf.Module`` tracks and saves."""
+
+    def __init__(self, model: CTRModel) -> None:
+        self.model = model

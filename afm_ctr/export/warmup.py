@@ -1,0 +1,117 @@
+"""Warm-up requests: a server that replays them has traced and allocated everything before its first caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from afm_ctr.features import FeatureTransform
+from afm_ctr.records import serialize_examples
+from afm_ctr.samples import load_samples, made_up_rows
+from afm_ctr.schema import ResolvedSchema
+from serving.protos import wire_pb2
+from serving.tensors import to_proto
+
+# Field numbers of tensorflow_serving/apis/prediction_log.proto with wire type 2: PredictionLog.predict_log is 6,
+# PredictLog.request is 1.
+_PREDICT_LOG, _REQUEST = 0x32, 0x0A
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """The same rows in every form; ``source`` is ``log`` or ``schema``."""
+
+    source: str
+    raw: dict[str, np.ndarray]
+    feature_ids: np.ndarray
+    feature_vals: np.ndarray
+    examples: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        return len(self.feature_ids)
+
+
+def warmup_rows(schema: ResolvedSchema, model_dir: Path) -> Warmup:
+    """Raw rows kept with the run, else rows made up from the schema, and what the transform makes of them."""
+    rows, source = load_samples(model_dir, schema.raw_columns), "log"
+    if not rows:
+        rows, source = made_up_rows(schema), "schema"
+    raw = {name: _strings([row[name] for row in rows]) for name in schema.raw_columns}
+    encoded = FeatureTransform(schema)({name: tf.constant(cells) for name, cells in raw.items()})
+    ids, vals = encoded.feature_ids.numpy(), encoded.feature_vals.numpy()
+    keys = [b"warmup#%d" % number for number in range(len(rows))]
+    return Warmup(source, raw, ids, vals, _strings(serialize_examples(ids, vals, None, None, None, keys)))
+
+
+def write_warmup(path: Path, warmup: Warmup, model_name: str, explain: bool) -> None:
+    """A TFRecord file of ``PredictionLog`` messages: for every signature one row, then all rows at once.
+
+    Source: TensorFlow Serving, "SavedModel Warmup".
+    """
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for request in _requests(warmup, model_name, explain):
+            writer.write(_nested(_PREDICT_LOG, _nested(_REQUEST, request.SerializeToString(deterministic=True))))
+
+
+def read_warmup(path: Path) -> list[wire_pb2.PredictRequest]:
+    """The requests of such a file.
+
+    Raises:
+        ValueError: a record that is no ``PredictionLog`` of a Predict request.
+    """
+    requests = []
+    for number, record in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()):
+        try:
+            request = _inside(_REQUEST, _inside(_PREDICT_LOG, record))
+            requests.append(wire_pb2.PredictRequest.FromString(request))
+        except (IndexError, DecodeError) as error:
+            raise ValueError(f"record {number} is no PredictionLog of a Predict request") from error
+    return requests
+
+
+def _inside(tag: int, message: bytes) -> bytes:
+    """The field that a message begins with, which must be ``tag``."""
+    if message[0] != tag:
+        raise IndexError(tag)
+    length = place = 0
+    while True:
+        place += 1
+        length |= (message[place] & 0x7F) << (7 * (place - 1))
+        if not message[place] & 0x80:
+            return message[place + 1 : place + 1 + length]
+
+
+def _requests(warmup: Warmup, model_name: str, explain: bool) -> Iterator[wire_pb2.PredictRequest]:
+    encoded = {"feature_ids": warmup.feature_ids, "feature_vals": warmup.feature_vals}
+    inputs = {"serving_default": encoded, "examples": {"examples": warmup.examples}, "raw": warmup.raw}
+    if explain:
+        inputs["explain"] = encoded
+    for signature, tensors in inputs.items():
+        for rows in sorted({1, warmup.rows}):
+            request = wire_pb2.PredictRequest()
+            request.model_spec.name = model_name
+            request.model_spec.signature_name = signature
+            for name, tensor in tensors.items():
+                to_proto(tensor[:rows], request.inputs[name])
+            yield request
+
+
+def _nested(tag: int, message: bytes) -> bytes:
+    length, head = len(message), bytearray([tag])
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + message
+
+
+def _strings(values: list[bytes]) -> np.ndarray:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array

@@ -1,0 +1,5 @@
+"""Raw columns become ids and values: the one definition for Beam workers, offline prediction and serving."""
+
+from .transform import Encoded, FeatureTransform
+
+__all__ = ["Encoded", "FeatureTransform"]

@@ -1,0 +1,54 @@
+"""Parts that the encoders share: what they hand back, and local ids to table rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from afm_ctr.schema import ResolvedSchema
+
+
+class EncodedSlots(NamedTuple):
+    """What an encoder makes of a batch, slot by slot (rows are slots, so that work on a slot stays together).
+
+    Attributes:
+        ids: int64 [s, B].
+        vals: float32 [s, B].
+        present: bool [s, B]; ids and vals mean nothing elsewhere.
+        bad: bool [fields, B], or ``None``: this encoder has no bad cells.
+    """
+
+    ids: tf.Tensor
+    vals: tf.Tensor
+    present: tf.Tensor
+    bad: tf.Tensor | None
+
+
+class TableRows:
+    """Local ids to table rows for a stack of slots, each with the ranges of its own space.
+
+    A space has one range until its schema grows past its capacity; then each further range shifts the ids behind
+    its start by a constant more.
+    """
+
+    def __init__(self, schema: ResolvedSchema, spaces: list[str]) -> None:
+        owned = [schema.ranges_of(space) for space in spaces]
+        longest = max(len(ranges) for ranges in owned)
+        never = np.iinfo(np.int64).max
+        self._starts = np.full((longest, len(spaces), 1), never, np.int64)
+        self._shifts = np.zeros((longest, len(spaces), 1), np.int64)
+        for slot, ranges in enumerate(owned):
+            before = 0
+            for number, r in enumerate(ranges):
+                self._starts[number, slot] = r.local_start
+                self._shifts[number, slot] = r.start - r.local_start - before
+                before = r.start - r.local_start
+
+    def __call__(self, local: tf.Tensor) -> tf.Tensor:
+        """int64 [s, B] to int64 [s, B]."""
+        ids = local + self._shifts[0]
+        for start, shift in zip(self._starts[1:], self._shifts[1:], strict=True):
+            ids += tf.where(local >= start, shift, np.int64(0))
+        return ids

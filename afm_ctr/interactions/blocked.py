@@ -1,0 +1,235 @@
+"""Attentional pooling for training: a few rows at a time, with a backward pass that computes them again.
+
+The plain form keeps several ``[B, P, ·]`` tensors from the forward pass to the backward pass: at 39 slots and
+k = t = 16 that is 190 MB each for 4,096 rows, and none of it is in the cache when it is needed. Here a loop takes
+blocks of rows that fit the cache, and nothing but inputs and outputs outlives a block.
+
+Inside a block the pairs are laid out by distance: the pairs (i, i + d mod F) for d = 1 … ⌊F/2⌋ are all pairs
+(for even F those of the last distance stand twice, and one of them is masked). So the second factors are shifted
+copies of the first, and there is no gather or scatter of vectors. Sums over pairs that are weighted by a number go
+through the symmetric ``[F, F]`` matrix of these numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from afm_ctr.interactions.dropout import Dropout, stateless_keep
+from afm_ctr.interactions.pooling import count_pairs, masked_softmax
+
+# One tensor of a block: on a CPU it should stay in the caches, on a GPU there should be work for all of it.
+_CPU_BYTES = 3 << 20
+_GPU_BYTES = 256 << 20
+
+
+class _Layout(NamedTuple):
+    """Where the pairs stand in a block; Q = ⌊F/2⌋·F positions, distance by distance.
+
+    Attributes:
+        listed: bool ``[Q]``, whether the pair takes part.
+        number: ``[Q]``, its place in the list of pairs (0 where it does not take part).
+        cell: int32 ``[Q]``, its place in a flattened ``[F, F]`` matrix.
+        position: int32 ``[F²]``, for each cell of that matrix the position of its pair; Q where there is none.
+    """
+
+    listed: np.ndarray
+    number: np.ndarray
+    cell: np.ndarray
+    position: np.ndarray
+
+
+@lru_cache(maxsize=32)
+def _layout(slots: int, pairs: tuple[tuple[int, int], ...]) -> _Layout:
+    numbers = {pair: index for index, pair in enumerate(pairs)}
+    half = slots // 2
+    listed = np.zeros(half * slots, bool)
+    number = np.zeros(half * slots, np.int64)
+    cell = np.zeros(half * slots, np.int32)
+    position = np.full(slots * slots, half * slots, np.int32)
+    for q in range(half * slots):
+        i, j = q % slots, (q % slots + q // slots + 1) % slots
+        cell[q] = i * slots + j
+        index = numbers.pop((min(i, j), max(i, j)), None)
+        if index is not None:
+            listed[q], number[q] = True, index
+            position[i * slots + j] = position[j * slots + i] = q
+    if numbers:
+        raise ValueError(f"pairs must be distinct and be (i, j) with 0 <= i < j < {slots}, got {min(numbers)}")
+    return _Layout(listed, number, cell, position)
+
+
+def block_rows(slots: int, k: int, t: int, block_bytes: int | None = None) -> int:
+    """How many rows are computed at a time, so that a tensor of a block takes no more than so many bytes.
+
+    Args:
+        slots: F.
+        k: width of the vectors.
+        t: width of the attention network.
+        block_bytes: by default 3 MB, or 256 MB where there is a GPU. At 39 slots, k = t = 16, on a CPU, blocks of
+            32 to 128 rows differed by less than a tenth.
+    """
+    budget = block_bytes or (_GPU_BYTES if tf.config.list_physical_devices("GPU") else _CPU_BYTES)
+    row = 4 * max(1, slots // 2) * slots * max(k, t)
+    return int(np.clip(budget // row, 1, budget // 3072))
+
+
+@tf.autograph.experimental.do_not_convert
+def blocked_attentional_pooling(
+    u: tf.Tensor,
+    present: tf.Tensor,
+    W: tf.Tensor,
+    b: tf.Tensor,
+    h: tf.Tensor,
+    pairs: np.ndarray,
+    *,
+    scale_by_pairs: bool = False,
+    dropout: Dropout | None = None,
+    rows_at_once: int | None = None,
+) -> tf.Tensor:
+    """The pooled vectors of :func:`attentional_pooling`, ``[B, k]``, with its arguments, in little memory.
+
+    Differentiable once, by u, W, b and h. Besides inputs and results it holds a few tensors of one block.
+
+    Args:
+        rows_at_once: size of a block; by default that of :func:`block_rows`.
+    """
+    u, present, W, b, h = (tf.convert_to_tensor(x) for x in (u, present, W, b, h))
+    slots = u.shape[1]
+    layout = _layout(slots, tuple((int(i), int(j)) for i, j in pairs))
+    if not len(pairs):
+        return tf.zeros_like(u[:, 0, :])
+    block = rows_at_once or block_rows(slots, W.shape[0], W.shape[1])
+    total = tf.shape(u)[0]
+
+    def keep(start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor | None:
+        if dropout is None or dropout.rate == 0:
+            return None
+        rows = dropout.rows[start:stop]
+        return stateless_keep(rows, layout.number, dropout.rate, dropout.seed, dropout.salt, u.dtype)
+
+    @tf.custom_gradient
+    def pooled(u: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        def forward(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            part = _attend(u[start:stop], present[start:stop], W, b, h, layout, scale_by_pairs, keep(start, stop))
+            return 0.5 * tf.reduce_sum(part.u * part.mixed, axis=1), []
+
+        def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            def step(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+                part = _attend(u[start:stop], present[start:stop], W, b, h, layout, scale_by_pairs, keep(start, stop))
+                return _gradients(part, upstream[start:stop], W, h, layout)
+
+            by_u, sums = _over_blocks(step, total, block, u.shape[1:], [W, b, h], u.dtype)
+            return by_u, *sums
+
+        return _over_blocks(forward, total, block, [W.shape[0]], [], u.dtype)[0], backward
+
+    result = pooled(u, W, b, h)
+    result.set_shape([u.shape[0], W.shape[0]])
+    return result
+
+
+def _over_blocks(
+    step: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]],
+    total: tf.Tensor,
+    block: int,
+    shape: object,
+    like: list[tf.Tensor],
+    dtype: tf.DType,
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Run a step over the blocks of rows: its first results one below the other, its others added up in order."""
+    count = tf.maximum(1, (total + block - 1) // block)  # an array of no blocks cannot be joined
+    kept = tf.TensorArray(dtype, count, infer_shape=False, element_shape=tf.TensorShape([None]).concatenate(shape))
+
+    def body(index: tf.Tensor, kept: tf.TensorArray, *sums: tf.Tensor) -> tuple:
+        start = index * block
+        part, more = step(start, tf.minimum(start + block, total))
+        return index + 1, kept.write(index, part), *(total + new for total, new in zip(sums, more, strict=True))
+
+    _, kept, *sums = tf.while_loop(
+        lambda index, *_: index < count, body, (0, kept, *(tf.zeros_like(x) for x in like)), parallel_iterations=1
+    )
+    return kept.concat(), list(sums)
+
+
+class _Attended(NamedTuple):
+    """A block after the forward pass; c rows, Q positions.
+
+    Attributes:
+        u: ``[c, F, k]``.
+        other: ``[c, ⌊F/2⌋, F, k]``, the second factor of each pair.
+        products: ``[c·Q, k]``.
+        hidden: ``[c·Q, t]``, after the relu.
+        attention: ``[c, Q]``.
+        factor: ``[c, Q]`` or ``[c, 1]``, what dropout and scaling make of the attention.
+        mixed: ``[c, F, k]``, Σ_j a_ij·factor u_j.
+    """
+
+    u: tf.Tensor
+    other: tf.Tensor
+    products: tf.Tensor
+    hidden: tf.Tensor
+    attention: tf.Tensor
+    factor: tf.Tensor
+    mixed: tf.Tensor
+
+
+def _attend(
+    u: tf.Tensor,
+    present: tf.Tensor,
+    W: tf.Tensor,
+    b: tf.Tensor,
+    h: tf.Tensor,
+    layout: _Layout,
+    scale_by_pairs: bool,
+    keep: tf.Tensor | None,
+) -> _Attended:
+    slots, k, places = u.shape[1], u.shape[2], len(layout.listed)
+    other = _shifted(u)
+    products = tf.reshape(u[:, tf.newaxis] * other, [-1, k])
+    hidden = tf.nn.relu(tf.nn.bias_add(tf.matmul(products, W), b))
+    mask = tf.reshape(tf.logical_and(present[:, tf.newaxis], _shifted(present)), [-1, places])
+    mask = tf.logical_and(mask, layout.listed)
+    attention = masked_softmax(tf.reshape(tf.matmul(hidden, h[:, tf.newaxis]), [-1, places]), mask)
+    factor = count_pairs(mask, u.dtype) if scale_by_pairs else tf.ones([1, 1], u.dtype)
+    if keep is not None:
+        factor *= keep
+    # The column of zeros that is appended is where the diagonal and the pairs outside the list point to.
+    matrix = tf.gather(tf.pad(attention * factor, [[0, 0], [0, 1]]), layout.position, axis=1)
+    mixed = tf.matmul(tf.reshape(matrix, [-1, slots, slots]), u)
+    return _Attended(u, other, products, hidden, attention, factor, mixed)
+
+
+def _gradients(
+    part: _Attended, upstream: tf.Tensor, W: tf.Tensor, h: tf.Tensor, layout: _Layout
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """By u, and by W, b and h, from the gradient ``[c, k]`` by the pooled vectors."""
+    u = part.u
+    slots, half = u.shape[1], u.shape[1] // 2
+    through = u * upstream[:, tf.newaxis]
+    # gᵀ(u_i ⊙ u_j) of all pairs is one product of matrices.
+    by_weight = tf.gather(
+        tf.reshape(tf.matmul(through, u, transpose_b=True), [-1, slots * slots]), layout.cell, axis=1
+    )
+    by_attention = by_weight * part.factor
+    mean = tf.reduce_sum(part.attention * by_attention, axis=1, keepdims=True)
+    by_score = tf.reshape(part.attention * (by_attention - mean), [-1, 1])
+    by_h = tf.squeeze(tf.matmul(part.hidden, by_score, transpose_a=True), axis=1)
+    by_hidden = tf.raw_ops.ReluGrad(gradients=by_score * h, features=part.hidden)
+    by_W = tf.matmul(part.products, by_hidden, transpose_a=True)
+    by_product = tf.reshape(tf.matmul(by_hidden, W, transpose_b=True), [-1, half, slots, u.shape[2]])
+    by_other = by_product * u[:, tf.newaxis]
+    back = [tf.roll(by_other[:, d], d + 1, axis=1) for d in range(half)]
+    by_u = tf.reduce_sum(by_product * part.other, axis=1) + tf.add_n(back)
+    return by_u + upstream[:, tf.newaxis] * part.mixed, [by_W, tf.reduce_sum(by_hidden, axis=0), by_h]
+
+
+def _shifted(x: tf.Tensor) -> tf.Tensor:
+    """x of the slot 1, 2, … ⌊F/2⌋ further on, around the end: ``[c, F, …]`` to ``[c, ⌊F/2⌋, F, …]``."""
+    slots = x.shape[1]
+    twice = tf.concat([x, x], axis=1)
+    return tf.stack([twice[:, d : d + slots] for d in range(1, slots // 2 + 1)], axis=1)

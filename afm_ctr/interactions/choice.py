@@ -1,0 +1,85 @@
+"""Which form of attentional pooling a training step takes: the op in C++, or blocks of rows in TensorFlow."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from afm_ctr import native
+from afm_ctr.errors import UserError
+from afm_ctr.interactions.blocked import blocked_attentional_pooling
+from afm_ctr.interactions.dropout import Dropout, drop_key, drop_threshold
+
+POOLING = "AFM_CTR_POOLING"
+
+
+def uses_fused(dtype: tf.DType) -> bool:
+    """Whether a training step is built around the fused op: it is for float32 on CPUs, when its library is there.
+
+    The environment variable ``AFM_CTR_POOLING`` asks for one form: ``fused`` or ``tensorflow``.
+
+    Raises:
+        UserError: the variable asks for what is not there.
+    """
+    wanted = os.environ.get(POOLING, "")
+    if wanted not in ("", "fused", "tensorflow"):
+        raise UserError(f"{POOLING}={wanted}: choose fused or tensorflow, or leave it out")
+    if wanted == "tensorflow" or dtype != tf.float32:
+        return False
+    if wanted == "fused" and not native.available():
+        raise UserError(f"{POOLING}=fused, but: {native.why_not()}; build it by `{native.BUILD}`")
+    return native.available()
+
+
+@tf.autograph.experimental.do_not_convert
+def training_attentional_pooling(
+    u: tf.Tensor,
+    present: tf.Tensor,
+    W: tf.Tensor,
+    b: tf.Tensor,
+    h: tf.Tensor,
+    pairs: np.ndarray,
+    *,
+    scale_by_pairs: bool = False,
+    dropout: Dropout | None = None,
+) -> tf.Tensor:
+    """The pooled vectors of :func:`attentional_pooling`, ``[B, k]``, with its arguments, in the form for training."""
+    if not uses_fused(u.dtype) or not len(pairs):
+        return blocked_attentional_pooling(u, present, W, b, h, pairs, scale_by_pairs=scale_by_pairs, dropout=dropout)
+    return fused_attentional_pooling(u, present, W, b, h, pairs, scale_by_pairs=scale_by_pairs, dropout=dropout)
+
+
+@tf.autograph.experimental.do_not_convert
+def fused_attentional_pooling(
+    u: tf.Tensor,
+    present: tf.Tensor,
+    W: tf.Tensor,
+    b: tf.Tensor,
+    h: tf.Tensor,
+    pairs: np.ndarray,
+    *,
+    scale_by_pairs: bool = False,
+    dropout: Dropout | None = None,
+) -> tf.Tensor:
+    """The pooled vectors of :func:`attentional_pooling`, ``[B, k]``, with its arguments, by the op in C++.
+
+    Raises:
+        ValueError: the pairs are not distinct (i, j) with i < j.
+        RuntimeError: the library cannot be used.
+    """
+    pairs = np.asarray(pairs, np.int32).reshape(-1, 2)
+    i, j = pairs.T.astype(np.int64)
+    slots = u.shape[1]
+    if np.any((i < 0) | (i >= j) | (j >= slots)) or len(np.unique(i * slots + j)) < len(pairs):
+        raise ValueError(f"pairs must be distinct and be (i, j) with 0 <= i < j < {slots}")
+    drop = {}
+    if dropout is not None and dropout.rate > 0:
+        drop = {
+            "rows": dropout.rows,
+            "threshold": drop_threshold(dropout.rate),
+            "keep_scale": 1.0 / (1.0 - dropout.rate),
+            "key": drop_key(dropout.seed, dropout.salt),
+        }
+    return native.fused_pooling(u, present, W, b, h, pairs, scale_by_pairs=scale_by_pairs, **drop)

@@ -1,0 +1,112 @@
+"""Pooling over pairs of features, in the plain form that holds all pairs of a batch at once.
+
+The mathematics of Xiao et al., "Attentional Factorization Machines", IJCAI 2017, equations 2 to 6, restricted to
+the slots that are present.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from afm_ctr.interactions.dropout import Dropout, stateless_keep
+
+
+def pair_presence(present: tf.Tensor, pairs: np.ndarray) -> tf.Tensor:
+    """Which pairs have both slots present: bool ``[B, P]``."""
+    return tf.logical_and(tf.gather(present, pairs[:, 0], axis=1), tf.gather(present, pairs[:, 1], axis=1))
+
+
+def pair_products(u: tf.Tensor, pairs: np.ndarray) -> tf.Tensor:
+    """The elementwise products u_i ⊙ u_j of the listed pairs: ``[B, P, k]`` (equation 2)."""
+    return tf.gather(u, pairs[:, 0], axis=1) * tf.gather(u, pairs[:, 1], axis=1)
+
+
+def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Softmax over the last axis among the true entries of the mask; all zero where there is none."""
+    scores = tf.where(mask, scores, tf.constant(scores.dtype.min, scores.dtype))
+    highest = tf.stop_gradient(tf.reduce_max(scores, axis=-1, keepdims=True))
+    weights = tf.where(mask, tf.exp(scores - highest), tf.zeros_like(scores))
+    return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=-1, keepdims=True))
+
+
+def attention_weights(products: tf.Tensor, mask: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
+    """a_ij = softmax over present pairs of hᵀ relu(Wᵀ(u_i ⊙ u_j) + b) (equation 5): ``[B, P]``.
+
+    Args:
+        products: ``[B, P, k]``.
+        mask: bool ``[B, P]``, the pairs that take part.
+        W: ``[k, t]``.
+        b: ``[t]``.
+        h: ``[t]``.
+    """
+    hidden = tf.nn.relu(tf.tensordot(products, W, axes=1) + b)
+    return masked_softmax(tf.linalg.matvec(hidden, h), mask)
+
+
+def attentional_pooling(
+    u: tf.Tensor,
+    present: tf.Tensor,
+    W: tf.Tensor,
+    b: tf.Tensor,
+    h: tf.Tensor,
+    pairs: np.ndarray,
+    *,
+    scale_by_pairs: bool = False,
+    dropout: Dropout | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Σ a_ij (u_i ⊙ u_j) over the pairs of present slots (equation 4), and the weights a_ij.
+
+    This is the plain form, out of stock ops, which holds tensors of ``[B, P, max(k, t)]``: the reference, and what
+    is exported.
+
+    Args:
+        u: floating ``[B, F, k]``, the vectors x_i v_i.
+        present: bool ``[B, F]``. A row with fewer than two present slots pools to 0 with all weights 0.
+        W: ``[k, t]``, the attention matrix (the paper's W transposed).
+        b: ``[t]``.
+        h: ``[t]``.
+        pairs: int32 ``[P, 2]``, the pairs of slots that take part.
+        scale_by_pairs: multiply by the number of present pairs, so that uniform attention is a factorization
+            machine, and not one divided by the number of pairs.
+        dropout: on the pair weights, after the softmax; the returned weights are without it.
+
+    Returns:
+        pooled ``[B, k]``, attention ``[B, P]``, which sums to 1 over the present pairs.
+    """
+    mask = pair_presence(present, pairs)
+    products = pair_products(u, pairs)
+    attention = attention_weights(products, mask, W, b, h)
+    weights = attention
+    if dropout is not None and dropout.rate > 0:
+        weights *= stateless_keep(dropout.rows, len(pairs), dropout.rate, dropout.seed, dropout.salt, u.dtype)
+    pooled = tf.squeeze(tf.matmul(weights[:, tf.newaxis, :], products), axis=1)
+    if scale_by_pairs:
+        pooled *= count_pairs(mask, u.dtype)
+    return pooled, attention
+
+
+def count_pairs(mask: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Number of true entries a row: ``[B, 1]``."""
+    return tf.reduce_sum(tf.cast(mask, dtype), axis=1, keepdims=True)
+
+
+def fm_pooling(u: tf.Tensor, pairs: np.ndarray) -> tf.Tensor:
+    """Σ u_i ⊙ u_j over the listed pairs: ``[B, k]``, in time linear in the slots when most pairs take part.
+
+    Source: Rendle, "Factorization Machines", ICDM 2010, lemma 3.1: ½ ((Σ u)² − Σ u²); pairs that are left out
+    are subtracted.
+
+    Args:
+        u: floating ``[B, F, k]``; absent slots hold zeros.
+        pairs: int32 ``[P, 2]``.
+    """
+    slots = u.shape[1]
+    listed = {(int(i), int(j)) for i, j in pairs}
+    others = [(i, j) for i in range(slots) for j in range(i + 1, slots) if (i, j) not in listed]
+    if len(others) >= len(listed):
+        return tf.reduce_sum(pair_products(u, pairs), axis=1)
+    pooled = 0.5 * (tf.square(tf.reduce_sum(u, axis=1)) - tf.reduce_sum(tf.square(u), axis=1))
+    if others:
+        pooled -= tf.reduce_sum(pair_products(u, np.asarray(others, np.int32)), axis=1)
+    return pooled

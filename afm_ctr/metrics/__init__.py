@@ -1,0 +1,31 @@
+"""Exact metrics, mergeable over processes: AUC, group AUC, log loss, RMSE, calibration.
+
+All take numpy arrays batch by batch, count in float64, leave rows of weight 0 out, and have
+
+* ``update(labels, predictions, weights=None)``,
+* ``state()``: a dict of numpy arrays, and ``merge(state)``: adds another process's,
+* ``result()``: the figure, NaN where the data does not define it, and ``reason()``: then why.
+"""
+
+from __future__ import annotations
+
+from afm_ctr.metrics._rows import sigmoid, signed
+from afm_ctr.metrics.auc import ExactAUC
+from afm_ctr.metrics.calibration import Calibration, CalibrationBin
+from afm_ctr.metrics.evaluation import Evaluation
+from afm_ctr.metrics.group_auc import GroupAUC
+from afm_ctr.metrics.losses import RMSE, LogLoss
+from afm_ctr.metrics.scores import ScoreTable
+
+__all__ = [
+    "RMSE",
+    "Calibration",
+    "CalibrationBin",
+    "Evaluation",
+    "ExactAUC",
+    "GroupAUC",
+    "LogLoss",
+    "ScoreTable",
+    "sigmoid",
+    "signed",
+]

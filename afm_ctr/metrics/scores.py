@@ -1,0 +1,80 @@
+"""The distinct scores of all rows with the weight of positives and negatives at each."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from afm_ctr.metrics._rows import Floats, column, counted_rows
+
+_PENDING_ROWS = 1 << 17
+
+
+class ScoreTable:
+    """Distinct scores, sorted, each with its weight of positives and of negatives.
+
+    This is all that ranking and calibration metrics need, it merges exactly, and it is never larger than the
+    number of rows: 24 bytes a distinct score. Rows wait in a buffer and are folded in once they are as many as
+    the table, so that adding n rows costs O(n log n) in all.
+
+    ``scores`` float64 ``[u]`` ascending, ``positives`` and ``negatives`` float64 ``[u]`` in units of weight.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._table: tuple[Floats, Floats, Floats] = (np.empty(0), np.empty(0), np.empty(0))
+        self._pending: list[tuple[Floats, Floats, Floats]] = []
+        self._pending_rows = 0
+
+    def update(self, labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> None:
+        """Add rows: labels 0/1 ``[B]``, scores ``[B]``, weights ``[B]`` >= 0 (0 = the row does not count).
+
+        Raises:
+            UserError: a score that is not finite, a label that is neither 0 nor 1, a negative weight.
+        """
+        rows = counted_rows(labels, scores, weights, "scores", binary=True)
+        self.rows += rows.labels.size
+        self._add(rows.predictions, rows.weights * rows.labels, rows.weights * (1.0 - rows.labels))
+
+    def _add(self, scores: Floats, positives: Floats, negatives: Floats) -> None:
+        if not scores.size:
+            return
+        self._pending.append((scores, positives, negatives))
+        self._pending_rows += scores.size
+        if self._pending_rows > max(_PENDING_ROWS, self._table[0].size):
+            self._compact()
+
+    def _compact(self) -> None:
+        if not self._pending:
+            return
+        scores, positives, negatives = (
+            np.concatenate(part) for part in zip(self._table, *self._pending, strict=True)
+        )
+        unique, position = np.unique(scores, return_inverse=True)
+        self._table = (
+            unique,
+            np.bincount(position, positives, unique.size).astype(np.float64),
+            np.bincount(position, negatives, unique.size).astype(np.float64),
+        )
+        self._pending, self._pending_rows = [], 0
+
+    @property
+    def table(self) -> tuple[Floats, Floats, Floats]:
+        """``(scores, positives, negatives)``, float64 ``[u]`` each, scores ascending and distinct."""
+        self._compact()
+        return self._table
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What another process needs to :meth:`merge` this table into its own."""
+        scores, positives, negatives = self.table
+        return {
+            "rows": np.asarray(self.rows, np.int64),
+            "scores": scores,
+            "positives": positives,
+            "negatives": negatives,
+        }
+
+    def merge(self, state: dict[str, np.ndarray]) -> None:
+        """Add another table's :meth:`state`."""
+        self.rows += int(state["rows"])
+        self._add(column(state, "scores"), column(state, "positives"), column(state, "negatives"))

@@ -1,0 +1,106 @@
+"""What an interaction model is to the rest: a Keras layer from slots to a logit, and its options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from afm_ctr.errors import UserError
+
+
+class InteractionInputs(NamedTuple):
+    """A batch as an interaction sees it; absent slots hold zeros.
+
+    Attributes:
+        linear: ``[B, F]``, w_i x_i.
+        vectors: ``[B, F, k]``, x_i v_i; None for a model without factors.
+        present: bool ``[B, F]``.
+    """
+
+    linear: tf.Tensor
+    vectors: tf.Tensor | None
+    present: tf.Tensor
+
+
+class InteractionOptions(BaseModel):
+    """Options of an interaction. A subclass adds its own; an unknown one is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    factors: int = Field(16, ge=0, description="k, the width of the vectors; 0 for none")
+    init_stddev: float = Field(0.01, ge=0, description="standard deviation of the vectors' initial values")
+
+
+class Interaction(keras.layers.Layer):
+    """The contract of a model: a Keras layer that turns :class:`InteractionInputs` into logits without the bias.
+
+    To plug in a model of your own, subclass this, implement :meth:`call`, and name the class in the entry point
+    group ``afm_ctr.models`` of your package. Preparation, training, export and serving stay as they are.
+
+    Args:
+        options: an instance of the class's ``Options``.
+        pairs: int32 ``[P, 2]``, the pairs of slots that take part, i < j, in lexicographic order.
+        seed: for initial values and dropout.
+        **kwargs: of ``keras.layers.Layer``.
+
+    Example:
+        >>> class Sum(Interaction):
+        ...     def call(self, inputs, training=False, rows=None):
+        ...         return tf.reduce_sum(inputs.linear, axis=1)
+    """
+
+    Options: type[InteractionOptions] = InteractionOptions
+
+    def __init__(self, options: Any, pairs: np.ndarray, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.options = options
+        self.pairs = np.asarray(pairs, np.int32).reshape(-1, 2)
+        self.seed = int(seed)
+
+    def call(self, inputs: InteractionInputs, training: bool = False, rows: tf.Tensor | None = None) -> tf.Tensor:
+        """Logits ``[B]`` without the global bias; they include the linear terms if the model has them.
+
+        Args:
+            inputs: the batch.
+            training: whether dropout applies.
+            rows: int64 ``[B]``, a number for each example and step, for dropout that is a function of the example.
+        """
+        raise NotImplementedError
+
+    def penalties(self) -> list[tuple[keras.Variable, float]]:
+        """Variables and λ for which λ‖variable‖² is added to the loss, once a step however many ranks there are."""
+        return []
+
+    def explain(self, inputs: InteractionInputs) -> tf.Tensor | None:
+        """The share of each pair, ``[B, P]``, for a model that has such a thing."""
+        return None
+
+    def contributions(self, inputs: InteractionInputs) -> tf.Tensor | None:
+        """What each pair adds to the logit, ``[B, P]``, for a model in which the pairs add up."""
+        return None
+
+    def ablations(self, inputs: InteractionInputs) -> tf.Tensor | None:
+        """Logit with all pairs less the logit without that pair, ``[B, P]``, for a model that can tell."""
+        return None
+
+
+def parse_options(name: str, model: type[Interaction], options: Mapping[str, Any]) -> Any:
+    """The options of a model, checked.
+
+    Raises:
+        UserError: one line that names the option, its value, and for an unknown one the options that there are.
+    """
+    try:
+        return model.Options(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "options"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(model.Options.model_fields)
+            raise UserError(f"model {name!r} has no option {key!r}; it has: {known}") from error
+        raise UserError(f"model {name!r}, option {key!r}: {first['msg']}, got {first['input']!r}") from error

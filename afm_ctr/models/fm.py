@@ -1,0 +1,39 @@
+"""Factorization machines."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+from pydantic import Field
+
+from afm_ctr.interactions import fm_pooling, pair_products
+from afm_ctr.models.base import Interaction, InteractionInputs, InteractionOptions
+
+
+class FMOptions(InteractionOptions):
+    """Options of :class:`FM`."""
+
+    factors: int = Field(16, ge=1, description="k, the width of the vectors")
+
+
+class FM(Interaction):
+    """y = w0 + Σ w_i x_i + Σ_{i<j} ⟨v_i, v_j⟩ x_i x_j.
+
+    Reference:
+        Rendle: Factorization Machines, ICDM 2010, equation 1.
+    """
+
+    Options = FMOptions
+
+    def call(self, inputs: InteractionInputs, training: bool = False, rows: tf.Tensor | None = None) -> tf.Tensor:
+        assert inputs.vectors is not None
+        linear = tf.reduce_sum(inputs.linear, axis=1)
+        return linear + tf.reduce_sum(fm_pooling(inputs.vectors, self.pairs), axis=1)
+
+    def contributions(self, inputs: InteractionInputs) -> tf.Tensor:
+        """⟨v_i, v_j⟩ x_i x_j: ``[B, P]``."""
+        assert inputs.vectors is not None
+        return tf.reduce_sum(pair_products(inputs.vectors, self.pairs), axis=2)
+
+    def ablations(self, inputs: InteractionInputs) -> tf.Tensor:
+        """The same as :meth:`contributions`: the pairs do not share anything."""
+        return self.contributions(inputs)

@@ -1,0 +1,67 @@
+"""The models there are: ours, and those that other packages plug in by entry points."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+
+from afm_ctr.errors import UserError
+from afm_ctr.models.base import Interaction
+
+GROUP = "afm_ctr.models"
+
+# Ours by name too, so that they are found where the package runs from a folder without being installed.
+_OURS = {"afm": "afm_ctr.models.afm:AFM", "fm": "afm_ctr.models.fm:FM", "lr": "afm_ctr.models.lr:LR"}
+_registered: dict[str, type[Interaction]] = {}
+
+
+def register(name: str, model: type[Interaction]) -> None:
+    """Make a model known in this process alone, for a notebook or a test; a package uses the entry point group.
+
+    Raises:
+        UserError: if there is a model of that name already.
+    """
+    if name in _registered or name in _OURS or name in _entries():
+        raise UserError(f"there is a model {name!r} already; choose another name")
+    _registered[name] = model
+
+
+def names() -> list[str]:
+    """All names that :func:`interaction_class` knows."""
+    return sorted({*_OURS, *_registered, *_entries()})
+
+
+def interaction_class(name: str) -> type[Interaction]:
+    """The class of that name.
+
+    Raises:
+        UserError: if there is none, if two packages claim the name, or if what the entry point names cannot be
+            imported or is not an :class:`Interaction`.
+    """
+    if name in _registered:
+        return _registered[name]
+    if name in _OURS:
+        module, attribute = _OURS[name].split(":")
+        return getattr(importlib.import_module(module), attribute)
+    found = _entries().get(name)
+    if not found:
+        raise UserError(f"there is no model {name!r}; there are: {', '.join(names())}")
+    if len(found) > 1:
+        owners = ", ".join(entry.value for entry in found)
+        raise UserError(f"model {name!r} is claimed by several packages ({owners}); uninstall all but one")
+    try:
+        loaded = found[0].load()
+    except Exception as error:
+        raise UserError(f"model {name!r}: cannot load {found[0].value}: {error}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Interaction)):
+        raise UserError(f"model {name!r}: {found[0].value} is not a subclass of afm_ctr.models.Interaction")
+    return loaded
+
+
+def _entries() -> dict[str, list[EntryPoint]]:
+    """The entry points by name, without our own and without repeats (a package may be on the path twice)."""
+    found: dict[str, dict[str, EntryPoint]] = {}
+    for entry in entry_points(group=GROUP):
+        if entry.name not in _OURS:
+            found.setdefault(entry.name, {})[entry.value] = entry
+    return {name: list(by_value.values()) for name, by_value in found.items()}

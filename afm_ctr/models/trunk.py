@@ -1,0 +1,256 @@
+"""The model around an interaction: table, bias, loss, one step of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from afm_ctr.embedding import EmbeddingTable
+from afm_ctr.errors import UserError
+from afm_ctr.models.base import InteractionInputs, parse_options
+from afm_ctr.models.registry import interaction_class
+
+
+@keras.saving.register_keras_serializable(package="afm_ctr")
+class WeightedMean(keras.metrics.Metric):
+    """Σ w·value / Σ w, with numerator and weight kept apart in float64 so that they can be added across ranks."""
+
+    def __init__(self, name: str = "loss", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.numerator = self.add_variable((), "zeros", dtype="float64", name="numerator")
+        self.weight = self.add_variable((), "zeros", dtype="float64", name="weight")
+
+    def update_state(self, numerator: tf.Tensor, weight: tf.Tensor) -> None:
+        """Add a batch's weighted sum and its weight."""
+        self.numerator.assign_add(tf.cast(numerator, tf.float64))
+        self.weight.assign_add(tf.cast(weight, tf.float64))
+
+    def result(self) -> tf.Tensor:
+        return tf.math.divide_no_nan(self.numerator.value, self.weight.value)
+
+
+@keras.saving.register_keras_serializable(package="afm_ctr")
+class CTRModel(keras.Model):
+    """A table of ids, a bias and an interaction, trained on a weighted sum of losses.
+
+    Args:
+        interaction: name of a registered model.
+        options: its options.
+        feature_size: number of ids, with id 0 for absent.
+        num_slots: F.
+        pairs: int ``[P, 2]``, the pairs of slots that take part.
+        loss: "log" (binary labels) or "squared" (the paper's; binary labels are trained as −1 and 1).
+        label_kind: "binary" or "real".
+        row_l2: λ of λ‖row‖² for each row that a batch touches; one number, or by column ("linear", "vectors").
+        seed: of all initial values and dropouts.
+        bias_offset: added to the logit wherever predictions leave the training loop; ln(rate) undoes training on
+            logs of which only that share of the negatives was kept.
+        name: of the model; the paths of its variables begin with it.
+        **kwargs: of ``keras.Model``.
+
+    Raises:
+        UserError: for an unknown model, option or loss, or log loss on real labels.
+
+    Example:
+        >>> model = CTRModel("fm", {"factors": 8}, feature_size=100, num_slots=3, pairs=[(0, 1), (0, 2), (1, 2)])
+        >>> model({"feature_ids": tf.ones([2, 3], tf.int64), "feature_vals": tf.ones([2, 3])}).shape
+        TensorShape([2])
+    """
+
+    def __init__(
+        self,
+        interaction: str,
+        options: Mapping[str, Any],
+        feature_size: int,
+        num_slots: int,
+        pairs: np.ndarray | Sequence[Sequence[int]],
+        loss: str = "log",
+        label_kind: str = "binary",
+        row_l2: float | Mapping[str, float] = 0.0,
+        seed: int = 0,
+        bias_offset: float = 0.0,
+        name: str = "ctr",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        if loss not in ("log", "squared"):
+            raise UserError(f"loss must be 'log' or 'squared', got {loss!r}")
+        if loss == "log" and label_kind != "binary":
+            raise UserError("log loss needs binary labels; this schema's label is real: choose loss: squared")
+        layer = interaction_class(interaction)
+        self.interaction_name = interaction
+        self.options = parse_options(interaction, layer, options)
+        self.feature_size = int(feature_size)
+        self.num_slots = int(num_slots)
+        self.pairs = np.asarray(pairs, np.int32).reshape(-1, 2)
+        self.loss_kind = loss
+        self.label_kind = label_kind
+        self.seed = int(seed)
+        self.bias_offset = float(bias_offset)
+        columns = {"linear": 1}
+        if self.options.factors:
+            columns["vectors"] = self.options.factors
+        self.row_l2 = _by_column(row_l2, columns)
+        self.table = EmbeddingTable(
+            feature_size, columns, self.seed, {"vectors": self.options.init_stddev}, dtype=self.dtype
+        )
+        self.bias = self.add_weight(shape=(), initializer="zeros", name="bias")
+        self.interaction = layer(self.options, self.pairs, self.seed, name=interaction, dtype=self.dtype)
+        self.loss_tracker = WeightedMean(name="loss")
+        # A layer from outside may make its weights at its first call, and they are needed before training starts.
+        self.interaction(self._inputs_of(self._blank(), training=False))
+        self.built = True
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing is left to build: all variables are made with the model."""
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The one metric of the training loop; the others are computed exactly, elsewhere."""
+        return [self.loss_tracker]
+
+    def _blank(self) -> dict[str, tf.Tensor]:
+        ids = tf.zeros([1, self.num_slots], tf.int64)
+        return {"feature_ids": ids, "feature_vals": tf.zeros(ids.shape)}
+
+    @property
+    def output_name(self) -> str:
+        """What a prediction is called: "probability" for log loss, "score" for squared loss."""
+        return "probability" if self.loss_kind == "log" else "score"
+
+    def inputs_of(self, batch: Mapping[str, tf.Tensor]) -> InteractionInputs:
+        """What the interaction gets for a batch, read for scoring."""
+        return self._inputs_of(batch, training=False)
+
+    def _inputs_of(self, batch: Mapping[str, tf.Tensor], training: bool) -> InteractionInputs:
+        ids = batch["feature_ids"]
+        present = tf.not_equal(ids, 0)
+        # The value of an absent slot is never read: whatever it is, it must not reach a product.
+        values = tf.cast(batch["feature_vals"], self.compute_dtype)
+        values = tf.where(present, values, tf.zeros_like(values))
+        if training:
+            lookup = self.table.lookup(ids)
+            rows = {column: lookup.expand(column) for column in lookup.rows}
+        else:
+            rows = self.table.read(ids)
+        linear = tf.squeeze(rows["linear"], axis=-1) * values
+        vectors = rows["vectors"] * values[..., tf.newaxis] if "vectors" in rows else None
+        return InteractionInputs(linear, vectors, present)
+
+    def call(
+        self, inputs: Mapping[str, tf.Tensor], training: bool | None = False, corrected: bool = False
+    ) -> tf.Tensor:
+        """Logits ``[B]``.
+
+        Args:
+            inputs: ``feature_ids`` int64 ``[B, F]``, ``feature_vals`` floating ``[B, F]``, and in training with
+                dropout ``row`` int64 ``[B]``; more entries are not looked at.
+            training: whether dropout applies and ids are merged for the gradient.
+            corrected: add ``bias_offset``, as everything outside the training step does.
+        """
+        training = bool(training)
+        features = self._inputs_of(inputs, training)
+        rows = inputs.get("row") if training else None
+        logits = self.interaction(features, training=training, rows=rows) + self.bias.value
+        return logits + self.bias_offset if corrected and self.bias_offset else logits
+
+    def example_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """The loss of each example, ``[B]``: log loss from logits, or (y − logit)² with y on ±1 for binary labels."""
+        labels = tf.cast(labels, logits.dtype)
+        if self.loss_kind == "log":
+            return tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
+        return tf.square(self.targets(labels) - logits)
+
+    def targets(self, labels: tf.Tensor) -> tf.Tensor:
+        """The labels on the scale of the predictions: 0/1 become −1/1 under squared loss."""
+        return 2.0 * labels - 1.0 if self.loss_kind == "squared" and self.label_kind == "binary" else labels
+
+    def predictions(self, logits: tf.Tensor) -> tf.Tensor:
+        """Probabilities under log loss; under squared loss the logits themselves."""
+        return tf.sigmoid(logits) if self.loss_kind == "log" else logits
+
+    def attention(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor | None:
+        """The pairs' shares ``[B, P]``, or None if the model has none."""
+        return self.interaction.explain(self.inputs_of(batch))
+
+    def _weighted(self, batch: Mapping[str, tf.Tensor], logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Σ w·loss and Σ w. An example of weight 0 is padding: its label, which may be anything, is not read."""
+        labels = tf.cast(batch["label"], logits.dtype)
+        weight = tf.cast(batch["weight"], logits.dtype) if "weight" in batch else tf.ones_like(logits)
+        counted = weight > 0
+        losses = self.example_loss(tf.where(counted, labels, tf.zeros_like(labels)), logits)
+        return tf.reduce_sum(losses * weight), tf.reduce_sum(weight)
+
+    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One step on a batch of the reader; the optimizer is one of ``distributed.wrap_optimizer``."""
+        with tf.GradientTape() as tape:
+            loss, weight = self._weighted(batch, self(batch, training=True))
+        variables = self.trainable_variables
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        self.optimizer.apply(gradients, variables, weight=weight, penalty=self.penalize)
+        self.loss_tracker.update_state(loss, weight)
+        return {"loss": self.loss_tracker.result()}
+
+    def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The loss of the predictions as they will be served."""
+        self.loss_tracker.update_state(*self._weighted(batch, self(batch, corrected=True)))
+        return {"loss": self.loss_tracker.result()}
+
+    def predict_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """``logit`` and ``probability`` or ``score``, each ``[B]``, as they will be served."""
+        logits = self(batch, corrected=True)
+        return {"logit": logits, self.output_name: self.predictions(logits)}
+
+    def penalize(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+        """Add the penalties to gradients that are those of the whole step, reduced over ranks and merged.
+
+        2λ·row for each distinct row that the step touches, and the interaction's own penalties.
+
+        Args:
+            gradients: of ``variables``, one by one; those of table columns are ``tf.IndexedSlices``, each row once.
+            variables: Keras variables or their ``tf.Variable``.
+        """
+        dense = {id(variable.value): scale for variable, scale in self.interaction.penalties()}
+        rows = {id(variable.value): self.row_l2[column] for column, variable in self.table.columns.items()}
+        result = []
+        for gradient, variable in zip(gradients, variables, strict=True):
+            bare = variable.value if isinstance(variable, keras.Variable) else variable
+            if gradient is not None and dense.get(id(bare)):
+                gradient = gradient + 2.0 * dense[id(bare)] * bare
+            if gradient is not None and rows.get(id(bare)):
+                if not isinstance(gradient, tf.IndexedSlices):
+                    raise TypeError(f"{variable.name}: row L2 needs the gradient's rows, got a dense gradient")
+                shrink = 2.0 * rows[id(bare)] * tf.gather(bare, gradient.indices)
+                gradient = tf.IndexedSlices(gradient.values + shrink, gradient.indices, gradient.dense_shape)
+            result.append(gradient)
+        return result
+
+    def get_config(self) -> dict[str, Any]:
+        own = {
+            "interaction": self.interaction_name,
+            "options": self.options.model_dump(),
+            "feature_size": self.feature_size,
+            "num_slots": self.num_slots,
+            "pairs": self.pairs.tolist(),
+            "loss": self.loss_kind,
+            "label_kind": self.label_kind,
+            "row_l2": dict(self.row_l2),
+            "seed": self.seed,
+            "bias_offset": self.bias_offset,
+        }
+        return {**super().get_config(), **own}
+
+
+def _by_column(row_l2: float | Mapping[str, float], columns: Mapping[str, int]) -> dict[str, float]:
+    """λ of each column."""
+    given = row_l2 if isinstance(row_l2, Mapping) else dict.fromkeys(columns, row_l2)
+    for column, value in given.items():
+        if column not in columns:
+            raise UserError(f"row_l2: the model has no column {column!r}; it has: {', '.join(columns)}")
+        if not 0 <= float(value) < float("inf"):
+            raise UserError(f"row_l2: {column} must be a number of at least 0, got {value!r}")
+    return {column: float(given.get(column, 0.0)) for column in columns}

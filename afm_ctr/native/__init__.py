@@ -1,0 +1,23 @@
+"""Attentional pooling as a TensorFlow op in C++, for training on CPUs.
+
+The library is built at set-up by ``scripts/build_native.py``, and nothing here needs it to be imported:
+:func:`why_not` says what keeps the op from being used, :func:`available` whether nothing does.
+"""
+
+from __future__ import annotations
+
+from afm_ctr.native.library import key, library_path, sources, tensorflow_version
+from afm_ctr.native.op import BUILD, available, describe, fused_pooling, instruction_sets, why_not
+
+__all__ = [
+    "BUILD",
+    "available",
+    "describe",
+    "fused_pooling",
+    "instruction_sets",
+    "key",
+    "library_path",
+    "sources",
+    "tensorflow_version",
+    "why_not",
+]

@@ -1,0 +1,184 @@
+// The workspace of a thread, the pairs of a row, and the scores of a block of them.
+//
+// Included by kernel.h alone, once an instruction set. Matrices of a block are kept in panels: L columns wide, each
+// row of a panel one vector, the rows side by side. So every address inside the loops is a pointer and a constant.
+#ifndef AFM_CTR_NATIVE_BLOCK_H_
+#define AFM_CTR_NATIVE_BLOCK_H_
+
+#include "lanes.h"
+#include "problem.h"
+
+namespace afm_ctr {
+namespace {
+
+constexpr int PAIRS = 128;  // of a block
+
+// Whole tiles of n pairs; whole tiles and whole vectors.
+AFM_INLINE int tiled(int n) { return (n + TILE - 1) / TILE * TILE; }
+AFM_INLINE int filled(int n) { return L > TILE ? (n + L - 1) / L * L : tiled(n); }
+
+struct Space {
+  int64_t kw, tw;          // widths in panels
+  float *W, *WT, *b, *h;   // W in panels [tw][k] and its transpose [kw][t], padded
+  float *dW, *db, *dh;     // padded like W, b and h
+  float *u, *du;           // [slots, kw * L]
+  float *E, *R;            // a block: the products [kw][PAIRS], the hidden layer [tw][PAIRS]
+  float *s, *w, *ge;       // a block: scores, weights, products with the upstream gradient [PAIRS]
+  float *g, *pooled;       // [kw * L]
+  int32_t *i, *j, *number; // a block: its pairs, and their places in the list [PAIRS]
+};
+
+// Lay out the workspace; returns its size in floats.
+size_t lay_out(const Problem& P, float* at, Space* X) {
+  const int64_t kw = panels(P.k), tw = panels(P.t), kp = kw * L, tp = tw * L;
+  const float* const start = at;
+  auto take = [&at](int64_t n) {
+    float* here = at;
+    at += (n + 15) / 16 * 16;
+    return here;
+  };
+  *X = Space{kw, tw, take(P.k * tp), take(P.t * kp), take(tp), take(tp), take(kp * tp), take(tp), take(tp),
+             take(P.slots * kp), take(P.slots * kp), take(kp * PAIRS), take(tp * PAIRS), take(PAIRS), take(PAIRS),
+             take(PAIRS), take(kp), take(kp), nullptr, nullptr, nullptr};
+  X->i = reinterpret_cast<int32_t*>(take(PAIRS));
+  X->j = reinterpret_cast<int32_t*>(take(PAIRS));
+  X->number = reinterpret_cast<int32_t*>(take(PAIRS));
+  return at - start;
+}
+
+size_t workspace(const Problem& P) {
+  Space X;
+  return lay_out(P, nullptr, &X);
+}
+
+Space prepare(const Problem& P, float* memory) {
+  Space X;
+  memset(memory, 0, lay_out(P, memory, &X) * sizeof(float));
+  for (int64_t x = 0; x < P.k; x++)
+    for (int64_t y = 0; y < P.t; y++) {
+      X.W[(y / L * P.k + x) * L + y % L] = P.W[x * P.t + y];
+      X.WT[(x / L * P.t + y) * L + x % L] = P.W[x * P.t + y];
+    }
+  memcpy(X.b, P.b, P.t * sizeof(float));
+  memcpy(X.h, P.h, P.t * sizeof(float));
+  return X;
+}
+
+// One row's vectors, padded to whole panels, and whether all its slots are present.
+struct Row {
+  const float* u;
+  const bool* present;
+  bool full;
+  uint64_t key;
+};
+
+AFM_INLINE Row open_row(const Problem& P, const Space& X, int64_t n) {
+  Row row{P.u + n * P.slots * P.k, P.present + n * P.slots, true, 0};
+  for (int64_t f = 0; f < P.slots; f++) row.full &= row.present[f];
+  if (P.threshold) row.key = mix(static_cast<uint64_t>(P.rows[n]) * GOLDEN + P.base);
+  if (P.k % L || reinterpret_cast<uintptr_t>(row.u) % (L * 4)) {
+    for (int64_t f = 0; f < P.slots; f++) memcpy(X.u + f * X.kw * L, row.u + f * P.k, P.k * sizeof(float));
+    row.u = X.u;
+  }
+  return row;
+}
+
+// The next pairs of present slots, at most PAIRS of them, from place *next of the list on; returns how many.
+AFM_INLINE int next_pairs(const Problem& P, const Space& X, const Row& row, int64_t* next) {
+  int n = 0;
+  int64_t q = *next;
+  if (row.full) {
+    n = static_cast<int>(smaller(PAIRS, P.pairs - q));
+    for (int r = 0; r < n; r++) {
+      X.i[r] = P.pair[2 * (q + r)];
+      X.j[r] = P.pair[2 * (q + r) + 1];
+      X.number[r] = static_cast<int32_t>(q + r);
+    }
+    q += n;
+  } else {
+    for (; q < P.pairs && n < PAIRS; q++) {
+      const int32_t i = P.pair[2 * q], j = P.pair[2 * q + 1];
+      X.i[n] = i;
+      X.j[n] = j;
+      X.number[n] = static_cast<int32_t>(q);
+      n += row.present[i] & row.present[j];
+    }
+  }
+  *next = q;
+  return n;
+}
+
+AFM_INLINE int64_t count_pairs(const Problem& P, const Row& row) {
+  if (row.full) return P.pairs;
+  int64_t n = 0;
+  for (int64_t q = 0; q < P.pairs; q++) n += row.present[P.pair[2 * q]] & row.present[P.pair[2 * q + 1]];
+  return n;
+}
+
+// TILE rows of a product: c[r] += sum over x < depth of A[r][x] * B[x], with A in panels of PAIRS rows.
+AFM_INLINE void product(const float* A, const float* B, int64_t depth, vec (&c)[TILE]) {
+  for (int64_t begin = 0; begin < depth; begin += L, A += PAIRS * L) {
+    const int64_t end = smaller(depth - begin, L);
+#pragma GCC unroll 4
+    for (int64_t x = 0; x < end; x++, B += L) {
+      const vec row = load(B);
+      AFM_UNROLL
+      for (int r = 0; r < TILE; r++) c[r] += A[r * L + x] * row;
+    }
+  }
+}
+
+// E, s (-inf beyond the n pairs), in the backward pass also the hidden layer and ge = g . e.
+template <bool BACKWARD>
+AFM_INLINE void score(const Problem& P, const Space& X, const Row& row, int n) {
+  const int64_t stride = X.kw * L;
+  const int tiles = tiled(n);
+  for (int q = 0; q < n; q++) {
+    const float *ui = row.u + X.i[q] * stride, *uj = row.u + X.j[q] * stride;
+    for (int64_t x = 0; x < X.kw; x++) store(X.E + (x * PAIRS + q) * L, load(ui + x * L) * load(uj + x * L));
+  }
+  for (int q = n; q < tiles; q++)
+    for (int64_t x = 0; x < X.kw; x++) store(X.E + (x * PAIRS + q) * L, vec{});
+  for (int q = 0; q < tiles; q += TILE) {
+    vec dots[TILE];
+    AFM_UNROLL
+    for (int r = 0; r < TILE; r++) dots[r] = vec{};
+    for (int64_t y = 0; y < X.tw; y++) {
+      const vec b = load(X.b + y * L), h = load(X.h + y * L);
+      vec c[TILE];
+      AFM_UNROLL
+      for (int r = 0; r < TILE; r++) c[r] = b;
+      product(X.E + q * L, X.W + y * P.k * L, P.k, c);
+      AFM_UNROLL
+      for (int r = 0; r < TILE; r++) {
+        c[r] = relu(c[r]);
+        if (BACKWARD) store(X.R + (y * PAIRS + q + r) * L, c[r]);
+        dots[r] += c[r] * h;
+      }
+    }
+    sums_of_tile(dots, X.s + q);
+    if (BACKWARD) {
+      AFM_UNROLL
+      for (int r = 0; r < TILE; r++) dots[r] = vec{};
+      for (int64_t x = 0; x < X.kw; x++) {
+        const vec g = load(X.g + x * L);
+        AFM_UNROLL
+        for (int r = 0; r < TILE; r++) dots[r] += load(X.E + (x * PAIRS + q + r) * L) * g;
+      }
+      sums_of_tile(dots, X.ge + q);
+    }
+  }
+  for (int q = n; q < filled(n); q++) X.s[q] = -INFINITY;
+}
+
+AFM_INLINE void drop(const Problem& P, const Space& X, const Row& row, int n) {
+  for (int q = 0; q < n; q++) {
+    const uint64_t bits = mix(row.key + (static_cast<uint64_t>(X.number[q]) + 1) * GOLDEN);
+    X.w[q] = static_cast<int32_t>(bits >> 40) < P.threshold ? 0.0f : X.w[q] * P.keep_scale;
+  }
+}
+
+}  // namespace
+}  // namespace afm_ctr
+
+#endif  // AFM_CTR_NATIVE_BLOCK_H_

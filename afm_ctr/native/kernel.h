@@ -1,0 +1,188 @@
+// Attentional pooling forward and backward, a row at a time and a block of its pairs at a time.
+//
+//   e_q = u_i * u_j,  s_q = h . relu(W^T e_q + b),  a = softmax of s over the row's pairs,  pooled = c sum a_q m_q e_q
+//
+// (m: dropout factors, c: the number of pairs or 1). Nothing of a pair outlives its block of PAIRS pairs: the
+// softmax runs online (running maximum and sum: Milakov and Gimelshein, 2018), and the backward pass computes the
+// scores again and normalises them by the saved logarithm of the softmax's denominator.
+//
+// This file is compiled once an instruction set, everything in a namespace without a name, and uses no template of
+// the standard library: see problem.h. A NaN in an input comes out as NaN, as it does from TensorFlow's ops.
+#include "block.h"
+
+namespace afm_ctr {
+namespace {
+
+void forward(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse) {
+  const Space X = prepare(P, memory);
+  for (int64_t row_number = begin; row_number < end; row_number++) {
+    const Row row = open_row(P, X, row_number);
+    memset(X.pooled, 0, X.kw * sizeof(vec));
+    float highest = -INFINITY, total = 0;
+    int64_t next = 0, count = 0;
+    while (next < P.pairs) {
+      const int n = next_pairs(P, X, row, &next);
+      if (n == 0) break;
+      count += n;
+      score<false>(P, X, row, n);
+      vec tops = load(X.s);
+      for (int q = L; q < n; q += L) {
+        const vec s = load(X.s + q);
+        tops = tops < s ? s : tops;
+      }
+      float top = highest;
+      for (int lane = 0; lane < L; lane++) top = top < tops[lane] ? tops[lane] : top;
+      const float shrink = highest < top ? expf(highest - top) : 1.0f;
+      highest = top;
+      vec part = vec{};
+      for (int q = 0; q < n; q += L) {
+        const vec e = exponential(load(X.s + q) - highest);
+        part += e;
+        store(X.w + q, e);
+      }
+      total = total * shrink + sum(part);
+      if (P.threshold) drop(P, X, row, n);
+      for (int64_t x = 0; x < X.kw; x++) {
+        const float* E = X.E + x * PAIRS * L;
+        vec a = load(X.pooled + x * L) * shrink, b = vec{}, c = vec{}, d = vec{};
+        int q = 0;
+        for (; q + 3 < n; q += 4) {
+          a += X.w[q] * load(E + q * L);
+          b += X.w[q + 1] * load(E + (q + 1) * L);
+          c += X.w[q + 2] * load(E + (q + 2) * L);
+          d += X.w[q + 3] * load(E + (q + 3) * L);
+        }
+        for (; q < n; q++) a += X.w[q] * load(E + q * L);
+        store(X.pooled + x * L, (a + b) + (c + d));
+      }
+    }
+    const float scale = P.scale_by_pairs ? static_cast<float>(count) : 1.0f;
+    const float factor = count ? scale / total : 0.0f;
+    for (int64_t x = 0; x < P.k; x++) pooled[row_number * P.k + x] = X.pooled[x] * factor;
+    lse[row_number] = count ? highest + logf(total) : 0.0f;
+  }
+}
+
+// R becomes the gradient by the hidden layer before the relu; db, dh and dW += for the pairs whose gradients by the
+// score are in s. DEPTH rows of dW from row x0 on, panel y.
+template <int DEPTH, bool FIRST>
+AFM_INLINE void weights(const Space& X, int n, int64_t y, int64_t x0) {
+  const float* E = X.E + x0 / L * PAIRS * L + x0 % L;
+  float* R = X.R + y * PAIRS * L;
+  float* dW = X.dW + (y * X.kw * L + x0) * L;
+  const vec h = load(X.h + y * L);
+  vec by_b = vec{}, by_h = vec{}, acc[DEPTH];
+  AFM_UNROLL
+  for (int x = 0; x < DEPTH; x++) acc[x] = load(dW + x * L);
+  for (int q = 0; q < n; q++) {
+    vec by_hidden = load(R + q * L);
+    if (FIRST) {
+      const vec ds = all(X.s[q]);
+      by_h += by_hidden * ds;
+      by_hidden = by_hidden > 0.0f ? h * ds : vec{};
+      by_b += by_hidden;
+      store(R + q * L, by_hidden);
+    }
+    AFM_UNROLL
+    for (int x = 0; x < DEPTH; x++) acc[x] += E[q * L + x] * by_hidden;
+  }
+  AFM_UNROLL
+  for (int x = 0; x < DEPTH; x++) store(dW + x * L, acc[x]);
+  if (FIRST) {
+    store(X.db + y * L, load(X.db + y * L) + by_b);
+    store(X.dh + y * L, load(X.dh + y * L) + by_h);
+  }
+}
+
+// E becomes the gradient by the products.
+AFM_INLINE void products(const Problem& P, const Space& X, int n) {
+  for (int64_t x = 0; x < X.kw; x++) {
+    const vec g = load(X.g + x * L);
+    for (int q = 0; q < n; q += TILE) {
+      vec c[TILE];
+      AFM_UNROLL
+      for (int r = 0; r < TILE; r++) c[r] = X.w[q + r] * g;
+      product(X.R + q * L, X.WT + x * P.t * L, P.t, c);
+      AFM_UNROLL
+      for (int r = 0; r < TILE; r++) store(X.E + (x * PAIRS + q + r) * L, c[r]);
+    }
+  }
+}
+
+// du_i += u_j * de and du_j += u_i * de for every pair.
+AFM_INLINE void vectors(const Space& X, const Row& row, int n, float* du) {
+  const int64_t stride = X.kw * L;
+  for (int64_t x = 0; x < X.kw; x++) {
+    const float *E = X.E + x * PAIRS * L, *u = row.u + x * L;
+    float* const to = du + x * L;
+    for (int q = 0; q < n;) {  // pairs of the same i stand side by side
+      const int32_t i = X.i[q];
+      const vec ui = load(u + i * stride);
+      vec own = vec{};
+      for (; q < n && X.i[q] == i; q++) {
+        const int64_t j = X.j[q] * stride;
+        const vec de = load(E + q * L);
+        own += load(u + j) * de;
+        store(to + j, load(to + j) + ui * de);
+      }
+      store(to + i * stride, load(to + i * stride) + own);
+    }
+  }
+}
+
+void backward(const Problem& P, float* memory, int64_t begin, int64_t end, const float* pooled, const float* lse,
+              const float* dpooled, float* du, float* sums) {
+  const Space X = prepare(P, memory);
+  for (int64_t row_number = begin; row_number < end; row_number++) {
+    const Row row = open_row(P, X, row_number);
+    const float* upstream = dpooled + row_number * P.k;
+    float* const to = du + row_number * P.slots * P.k;
+    const bool direct = P.k % L == 0 && reinterpret_cast<uintptr_t>(to) % sizeof(vec) == 0;
+    float* const by_u = direct ? to : X.du;
+    memset(by_u, 0, P.slots * X.kw * sizeof(vec));
+    const float scale = P.scale_by_pairs ? static_cast<float>(count_pairs(P, row)) : 1.0f;
+    float along = 0;
+    for (int64_t x = 0; x < P.k; x++) {
+      X.g[x] = upstream[x] * scale;
+      along += upstream[x] * pooled[row_number * P.k + x];
+    }
+    int64_t next = 0;
+    while (next < P.pairs) {
+      const int n = next_pairs(P, X, row, &next);
+      if (n == 0) break;
+      score<true>(P, X, row, n);
+      const int end_of_pairs = filled(n);  // beyond the n pairs the scores are -inf, and all that follows 0
+      for (int q = 0; q < end_of_pairs; q += L) {
+        const vec a = exponential(load(X.s + q) - lse[row_number]);
+        store(X.s + q, a);
+        store(X.w + q, a);
+      }
+      if (P.threshold) drop(P, X, row, n);
+      for (int q = 0; q < end_of_pairs; q += L)
+        store(X.s + q, load(X.w + q) * load(X.ge + q) - load(X.s + q) * along);
+      const int tiles = tiled(n);
+      for (int64_t y = 0; y < X.tw; y++) {
+        weights<L, true>(X, tiles, y, 0);
+        int64_t x = L;
+        for (; x + L / 2 < P.k; x += L) weights<L, false>(X, tiles, y, x);
+        for (; x < P.k; x += L / 2) weights<L / 2, false>(X, tiles, y, x);
+      }
+      products(P, X, tiles);
+      vectors(X, row, n, by_u);
+    }
+    if (!direct)
+      for (int64_t f = 0; f < P.slots; f++) memcpy(to + f * P.k, by_u + f * X.kw * L, P.k * sizeof(float));
+  }
+  for (int64_t x = 0; x < P.k; x++)
+    for (int64_t y = 0; y < P.t; y++) sums[x * P.t + y] = X.dW[(y / L * X.kw * L + x) * L + y % L];
+  memcpy(sums + P.k * P.t, X.db, P.t * sizeof(float));
+  memcpy(sums + P.k * P.t + P.t, X.dh, P.t * sizeof(float));
+}
+
+bool supported() { return AFM_SUPPORTED; }
+
+}  // namespace
+
+const Kernel AFM_KERNEL = {AFM_NAME, supported, workspace, forward, backward};
+
+}  // namespace afm_ctr

@@ -1,0 +1,39 @@
+"""Where the compiled library lies, and for which TensorFlow and sources it was built. No TensorFlow here."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+def sources() -> list[Path]:
+    """The C++ files, headers among them."""
+    return sorted([*FOLDER.glob("*.cc"), *FOLDER.glob("*.h")])
+
+
+def tensorflow_version() -> str | None:
+    """Of the installed distribution, by whichever of its names; None where there is none."""
+    for name in ("tensorflow", "tensorflow-cpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def key() -> str:
+    """TensorFlow, Python and a digest of the sources: a library is used by those that it was built for, alone."""
+    digest = hashlib.sha256()
+    for file in sources():
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    return f"tf{tensorflow_version()}-{python}-{digest.hexdigest()[:12]}"
+
+
+def library_path() -> Path:
+    """Where the library is, or would be."""
+    return FOLDER / f"_afm-{key()}.so"

@@ -1,0 +1,147 @@
+"""Loading the library, and the op with its gradient."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from afm_ctr.errors import UserError
+from afm_ctr.native.library import FOLDER, library_path
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+BUILD = "python scripts/build_native.py"
+INSTRUCTIONS = "AFM_CTR_INSTRUCTIONS"
+
+
+class _Loaded(NamedTuple):
+    """The module of ops and the instruction sets that it can use here; or what is wrong."""
+
+    module: Any = None
+    instructions: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@lru_cache(maxsize=1)
+def _load() -> _Loaded:
+    path = library_path()
+    if not path.exists():
+        others = any(FOLDER.glob("_afm-*.so"))
+        return _Loaded(reason="built for another TensorFlow or from other sources" if others else "not built")
+    import tensorflow as tf
+
+    try:
+        module = tf.load_op_library(str(path))
+    except (tf.errors.OpError, OSError, RuntimeError) as error:
+        return _Loaded(reason=f"{path.name} does not load: {str(error).splitlines()[0]}")
+    tf.RegisterGradient("AfmCtrPooling")(_gradient)
+    with tf.init_scope():  # a training step is being traced, perhaps
+        names = module.afm_ctr_instructions().numpy()
+    return _Loaded(module, tuple(name.decode() for name in names))
+
+
+def why_not() -> str:
+    """What keeps the op from being used here, in a few words; "" if nothing does."""
+    reason = _load().reason
+    if reason:
+        return reason
+    import tensorflow as tf
+
+    return "a GPU is used" if tf.config.get_visible_devices("GPU") else ""
+
+
+def available() -> bool:
+    """Whether the library is built, loads, and the computation is on a CPU."""
+    return not why_not()
+
+
+def instruction_sets() -> list[str]:
+    """Those of this machine that there are kernels for, the best first; none without the library."""
+    return list(_load().instructions)
+
+
+def _instructions() -> str:
+    """The instruction set that ``AFM_CTR_INSTRUCTIONS`` asks for; "" is the best."""
+    wanted = os.environ.get(INSTRUCTIONS, "")
+    if wanted and wanted not in instruction_sets():
+        raise UserError(f"{INSTRUCTIONS}={wanted}: this machine has {', '.join(instruction_sets()) or 'no library'}")
+    return wanted
+
+
+def describe() -> str:
+    """For a report: "fused (avx512)" or "TensorFlow form: " and why."""
+    reason = why_not()
+    return f"TensorFlow form: {reason}" if reason else f"fused ({_instructions() or instruction_sets()[0]})"
+
+
+def fused_pooling(
+    u: tf.Tensor,
+    present: tf.Tensor,
+    W: tf.Tensor,
+    b: tf.Tensor,
+    h: tf.Tensor,
+    pairs: Any,
+    *,
+    scale_by_pairs: bool = False,
+    rows: tf.Tensor | None = None,
+    threshold: int = 0,
+    keep_scale: float = 1.0,
+    key: int = 0,
+) -> tf.Tensor:
+    """Σ c·m_ij·a_ij (u_i ⊙ u_j) over the pairs of present slots: ``[B, k]``; once differentiable by u, W, b and h.
+
+    Memory: inputs, outputs, B floats, and a workspace a thread of (F + 128)·(k + t) floats or so. The result does not
+    depend on the number of threads; between instruction sets it differs by rounding.
+
+    Args:
+        u: float32 ``[B, F, k]``.
+        present: bool ``[B, F]``.
+        W: float32 ``[k, t]``.
+        b: float32 ``[t]``.
+        h: float32 ``[t]``.
+        pairs: int32 ``[P, 2]``.
+        scale_by_pairs: whether c is the number of the row's pairs, and not 1.
+        rows: int64 ``[B]``; needed if there is dropout.
+        threshold: a pair is dropped if the upper 24 bits of its hash are below this; 0 for no dropout.
+        keep_scale: what the weights of the other pairs are multiplied by.
+        key: unsigned 64 bits, added to the multiple of the row's number that is hashed.
+
+    Raises:
+        RuntimeError: the library cannot be used.
+        tf.errors.InvalidArgumentError: shapes do not fit each other.
+    """
+    loaded = _load()
+    if loaded.module is None:
+        raise RuntimeError(f"fused pooling: {loaded.reason}; build it by `{BUILD}`")
+    import tensorflow as tf
+
+    pooled, _ = loaded.module.afm_ctr_pooling(
+        u=u,
+        present=present,
+        attention_matrix=W,
+        bias=b,
+        projection=h,
+        rows=tf.zeros([0], tf.int64) if rows is None else rows,
+        pairs=tf.constant(pairs, tf.int32, shape=(len(pairs), 2)),
+        scale_by_pairs=scale_by_pairs,
+        threshold=threshold,
+        keep_scale=keep_scale,
+        key=key - (1 << 64) if key >= 1 << 63 else key,  # attributes of ops are signed
+        instructions=_instructions(),
+    )
+    return pooled
+
+
+def _gradient(op: Any, by_pooled: tf.Tensor, _: tf.Tensor) -> list[Any]:
+    """By u, W, b and h; nothing flows through the second output, which is there for this function."""
+    names = ("scale_by_pairs", "threshold", "keep_scale", "key")
+    by_u, by_W, by_b, by_h = _load().module.afm_ctr_pooling_grad(
+        *op.inputs,
+        *op.outputs,
+        by_pooled,
+        **{name: op.get_attr(name) for name in names},
+        instructions=op.get_attr("instructions").decode(),
+    )
+    return [by_u, None, by_W, by_b, by_h, None, None]

@@ -1,0 +1,43 @@
+"""Keras 3 optimizers whose step costs what the batch touches, not what the table holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from afm_ctr.errors import UserError
+from afm_ctr.optimizers.adagrad import Adagrad
+from afm_ctr.optimizers.base import RowOptimizer
+from afm_ctr.optimizers.ftrl import FTRL
+from afm_ctr.optimizers.lazy_adam import LazyAdam
+from afm_ctr.optimizers.sgd import SGD
+from afm_ctr.slices import merge_slices
+
+__all__ = ["FTRL", "SGD", "Adagrad", "LazyAdam", "RowOptimizer", "build", "merge_slices", "names"]
+
+_CLASSES: dict[str, type[RowOptimizer]] = {"sgd": SGD, "adagrad": Adagrad, "adam": LazyAdam, "ftrl": FTRL}
+
+
+def names() -> list[str]:
+    """The names that :func:`build` knows."""
+    return sorted(_CLASSES)
+
+
+def build(name: str, **options: Any) -> RowOptimizer:
+    """The optimizer of that name, with the options that its class takes.
+
+    Example:
+        >>> build("adam", learning_rate=1e-3)
+
+    Raises:
+        UserError: for a name or an option that there is not, or a value that the optimizer cannot take.
+    """
+    if name not in _CLASSES:
+        raise UserError(f"there is no optimizer {name!r}; there are: {', '.join(names())}")
+    known = _CLASSES[name].option_names()
+    for option in options:
+        if option not in known:
+            raise UserError(f"optimizer {name!r} has no option {option!r}; it has: {', '.join(sorted(known))}")
+    try:
+        return _CLASSES[name](**options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer {name!r}: {error}") from error

@@ -1,0 +1,52 @@
+"""Adagrad."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from afm_ctr.optimizers.base import RowOptimizer, check
+
+
+@keras.saving.register_keras_serializable(package="afm_ctr")
+class Adagrad(RowOptimizer):
+    """n ← n + g²,  w ← w − η g / √(n + ε): diagonal Adagrad, in the form of ``keras.optimizers.Adagrad``.
+
+    A row without gradient does not move, so the sparse step and the dense one are the same step.
+
+    Args:
+        learning_rate: η.
+        initial_accumulator_value: n before the first step.
+        epsilon: ε.
+
+    Reference:
+        Duchi, Hazan, Singer: Adaptive Subgradient Methods for Online Learning and Stochastic Optimization,
+        JMLR 12 (2011), figure 1 with the diagonal matrix.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.01,
+        initial_accumulator_value: float = 0.1,
+        epsilon: float = 1e-7,
+        name: str = "adagrad",
+        **refused: Any,
+    ) -> None:
+        super().__init__(learning_rate, name, **refused)
+        self.initial_accumulator_value = check("initial_accumulator_value", initial_accumulator_value, 0.0)
+        self.epsilon = check("epsilon", epsilon, 0.0)
+        if self.initial_accumulator_value + self.epsilon == 0:
+            raise ValueError("initial_accumulator_value and epsilon are both 0: a zero gradient would give 0/0")
+        self.slots = {"accumulator": self.initial_accumulator_value}
+
+    def rule(
+        self, weights: tf.Tensor, gradient: tf.Tensor, slots: dict[str, tf.Tensor], rate: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        accumulator = slots["accumulator"] + tf.square(gradient)
+        return weights - rate * gradient / tf.sqrt(accumulator + self.epsilon), {"accumulator": accumulator}
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"initial_accumulator_value": self.initial_accumulator_value, "epsilon": self.epsilon}
+        return {**super().get_config(), **own}

@@ -1,0 +1,136 @@
+"""What the optimizers share: one rule for a block of weights, applied to whole variables or to single rows."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from afm_ctr.slices import merge_slices
+
+# Options of Keras that would touch every row, or that mean something else on slices than on the dense gradient.
+_REFUSED = {
+    "weight_decay": "it would move every row of a table in every step; use the model's row L2",
+    "clipnorm": "it is not defined for sparse rows",
+    "clipvalue": "it is not defined for sparse rows",
+    "global_clipnorm": "it is not defined for sparse rows",
+    "use_ema": "it would read every row of a table in every step",
+    "gradient_accumulation_steps": "it would keep a dense gradient of every table; use a larger batch",
+    "loss_scale_factor": "the models train in float32",
+}
+_HARMLESS = {"ema_momentum", "ema_overwrite_frequency"}
+
+
+class RowOptimizer(keras.optimizers.Optimizer):
+    """A Keras optimizer given by :meth:`rule`, whose sparse step reads and writes the batch's rows alone.
+
+    Keras hands over a sparse gradient with repeated rows and lets each optimizer see to it; here they are added
+    up first, so that the step is that of the dense gradient, restricted to the rows that the batch touched.
+
+    A subclass names its slots in :attr:`slots` (name and initial value) and writes :meth:`rule`.
+
+    Args:
+        learning_rate: a float, a schedule or a callable, as Keras takes it.
+        name: name of the optimizer, which its variables' paths begin with.
+        **refused: options of the Keras base class; all but their neutral values are refused.
+
+    Raises:
+        ValueError: for an option of the base class that does not fit rows.
+    """
+
+    slots: dict[str, float]
+
+    def __init__(self, learning_rate: Any, name: str | None = None, **refused: Any) -> None:
+        for option, value in refused.items():
+            if option in _REFUSED and value not in (None, False):
+                raise ValueError(f"option {option!r} is not supported: {_REFUSED[option]}")
+            if option not in _REFUSED and option not in _HARMLESS:
+                raise ValueError(f"there is no option {option!r}")
+        super().__init__(learning_rate=_rate(learning_rate), name=name)
+        self._slot_variables: dict[str, list[keras.Variable]] = {}
+
+    @classmethod
+    def option_names(cls) -> set[str]:
+        """The options of the constructor that are the optimizer's own."""
+        return set(inspect.signature(cls.__init__).parameters) - {"self", "name", "refused"}
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Make the slots of all variables. A second call is a no-op, as in Keras' own optimizers."""
+        if self.built:
+            return
+        super().build(list(variables))
+        for slot, initial in self.slots.items():
+            self._slot_variables[slot] = self.add_optimizer_variables(
+                variables, slot, initializer=keras.initializers.Constant(initial)
+            )
+
+    def slots_of(self, variable: keras.Variable | tf.Variable) -> dict[str, keras.Variable]:
+        """The slot variables that belong to one variable, by slot name, each of the variable's shape."""
+        index = self._get_variable_index(variable)
+        return {slot: variables[index] for slot, variables in self._slot_variables.items()}
+
+    def rule(
+        self, weights: tf.Tensor, gradient: tf.Tensor, slots: dict[str, tf.Tensor], rate: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """The update, elementwise over a block: new weights and new slots, all of the shape that came in."""
+        raise NotImplementedError
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One step of one variable, which is a Keras variable or, under ``fit``, a bare ``tf.Variable``.
+
+        Args:
+            gradient: a tensor of the variable's shape, or ``tf.IndexedSlices`` of its rows, repeats allowed.
+            variable: what moves.
+            learning_rate: scalar.
+        """
+        slots = {slot: _bare(kept) for slot, kept in self.slots_of(variable).items()}
+        weights = _bare(variable)
+        rate = tf.cast(learning_rate, weights.dtype)
+        if isinstance(gradient, tf.IndexedSlices):
+            self._move_rows(merge_slices(gradient), weights, slots, rate)
+            return
+        moved, kept = self.rule(
+            weights.read_value(),
+            tf.cast(gradient, weights.dtype),
+            {s: v.read_value() for s, v in slots.items()},
+            rate,
+        )
+        weights.assign(moved)
+        for slot, value in kept.items():
+            slots[slot].assign(value)
+
+    def _move_rows(
+        self, slices: tf.IndexedSlices, weights: tf.Variable, slots: dict[str, tf.Variable], rate: tf.Tensor
+    ) -> None:
+        """Gather the rows and their slots, apply the rule, write them back; each row stands once in the slices."""
+        rows = slices.indices
+        before = {slot: tf.gather(value, rows) for slot, value in slots.items()}
+        moved, kept = self.rule(tf.gather(weights, rows), tf.cast(slices.values, weights.dtype), before, rate)
+        weights.scatter_update(tf.IndexedSlices(moved, rows))
+        for slot, value in kept.items():
+            slots[slot].scatter_update(tf.IndexedSlices(value, rows))
+
+
+def _bare(variable: Any) -> tf.Variable:
+    """The ``tf.Variable`` itself: gathering from a Keras variable reads the whole of it."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _rate(value: Any) -> Any:
+    """A learning rate as Keras wants it (an ``int`` is refused there), checked if it is a number."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not value >= 0:
+            raise ValueError(f"learning_rate must not be negative, got {value}")
+        return float(value)
+    return value
+
+
+def check(name: str, value: float, low: float, high: float | None = None) -> float:
+    """An option's value as a float, if ``low <= value`` and, with a bound, ``value < high``."""
+    number = float(value)
+    if not (low <= number and (high is None or number < high)):
+        raise ValueError(f"{name} must be at least {low}" + (f" and below {high}" if high else "") + f", got {value}")
+    return number

@@ -1,0 +1,187 @@
+"""Scores without a server: of prepared records, or of raw logs, as a JSON Lines file."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from afm_ctr.errors import UserError, find_user_error
+from afm_ctr.features import FeatureTransform
+from afm_ctr.rawlog import parse_log
+from afm_ctr.records import Manifest, Reader
+from afm_ctr.training.build import Which, load_model, make_scorer
+from afm_ctr.training.evaluate import check_readable, scoring_batch
+
+BATCH_ROWS = 4096
+LOG_ROWS = 1024  # the last batch of a log is filled up, and many logs are short
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictSummary:
+    """What was written.
+
+    Attributes:
+        output: the file.
+        rows: lines in it: rows scored and errors.
+        errors: lines that hold an ``error`` in place of a score.
+        seconds: how long it took.
+    """
+
+    output: str
+    rows: int
+    errors: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        speed = self.rows / max(self.seconds, 1e-9)
+        return f"{self.output}: {self.rows:,} rows, {self.errors:,} of them errors, {speed:,.0f} rows/s"
+
+
+def predict_records(
+    model_dir: str | Path,
+    data_dir: str | Path,
+    split: str,
+    output: str | Path,
+    *,
+    which: Which = "best",
+    batch_rows: int = BATCH_ROWS,
+) -> PredictSummary:
+    """Score a split of a prepared data set, in its file order.
+
+    Each line: ``key``, ``label`` if the data has labels, ``probability`` (or ``score``, for squared loss), ``logit``.
+
+    Raises:
+        UserError: no such run or split, a foreign schema, a damaged file.
+    """
+    model, schema, _ = load_model(model_dir, which)
+    reader = Reader(
+        data_dir, split, scoring_batch(Manifest.load(data_dir).split_rows(split), batch_rows), shuffle=False
+    )
+    check_readable(schema, reader.schema, data_dir)
+    score, name, labelled = make_scorer(model, reader.local_batch), model.output_name, reader.manifest.labelled
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for step, batch in enumerate(reader.dataset(0)):
+            logits, predictions = (t.numpy() for t in score(batch["feature_ids"], batch["feature_vals"]))
+            keys, labels = batch["key"].numpy(), batch["label"].numpy()
+            for row in range(reader.local_rows(step)):
+                line: dict[str, Any] = {"key": _text(keys[row])}
+                if labelled:
+                    line["label"] = _number(labels[row])
+                yield line | {name: _number(predictions[row]), "logit": _number(logits[row])}
+
+    return _write(output, lines(), reader)
+
+
+def predict_logs(
+    model_dir: str | Path,
+    inputs: Iterable[str],
+    output: str | Path,
+    *,
+    which: Which = "best",
+    batch_rows: int = LOG_ROWS,
+) -> PredictSummary:
+    """Score raw logs, one line out for each data line in, in order; labels are neither needed nor read.
+
+    Each line: ``key``, ``probability`` (or ``score``), ``logit`` and ``bad_cells``, how many cells could not be read
+    and were treated as missing; or ``key`` and ``error`` for a line that is no row.
+
+    Args:
+        model_dir: what ``train`` wrote.
+        inputs: paths and globs of plain or gzip files; the files of a glob in the order of their names.
+        output: the JSON Lines file.
+        which: the ``best`` checkpoint or the ``latest``.
+        batch_rows: lines scored at a time.
+
+    Raises:
+        UserError: no such run or file, or a column that is missing.
+    """
+    paths = _expand(inputs)
+    model, schema, _ = load_model(model_dir, which)
+    transform, score, name = FeatureTransform(schema), make_scorer(model, batch_rows), model.output_name
+    columns = {column: tf.TensorSpec([batch_rows], tf.string) for column in schema.raw_columns}
+
+    @tf.function(input_signature=[columns])
+    def score_columns(cells: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        encoded = transform(cells)
+        bad_cells = tf.reduce_sum(tf.cast(encoded.bad, tf.int32), axis=1)
+        return (*score(encoded.feature_ids, encoded.feature_vals), bad_cells)
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for path in paths:
+            for parsed in parse_log(path, schema.spec, labelled=False, batch_rows=batch_rows):
+                numbered: list[tuple[int, dict[str, Any]]] = []
+                if len(parsed):
+                    padding = np.full(batch_rows - len(parsed), b"", object)
+                    cells = {c: tf.constant(np.r_[parsed.columns[c], padding], tf.string) for c in columns}
+                    logits, predictions, bad = (t.numpy() for t in score_columns(cells))
+                    for row, at in enumerate(parsed.line_numbers.tolist()):
+                        line = {"key": _text(parsed.keys[row]), name: _number(predictions[row])}
+                        numbered.append((at, line | {"logit": _number(logits[row]), "bad_cells": int(bad[row])}))
+                for reject in parsed.rejects:
+                    said = f"{reject.reason}: {reject.detail}" if reject.detail else reject.reason
+                    numbered.append((reject.line, {"key": _text(reject.key), "error": said}))
+                numbered.sort(key=lambda one: one[0])
+                yield from (line for _, line in numbered)
+
+    return _write(output, lines())
+
+
+def _expand(inputs: Iterable[str]) -> list[str]:
+    paths: list[str] = []
+    for pattern in inputs:
+        found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
+        if not found:
+            raise UserError(f"--input {pattern}: no such file")
+        paths += found
+    return paths
+
+
+def _write(output: str | Path, lines: Iterator[dict[str, Any]], reader: Reader | None = None) -> PredictSummary:
+    """Write the lines aside and rename: the file appears when it is whole."""
+    target = Path(output)
+    aside = target.with_name(f".tmp-{target.name}")
+    began = time.monotonic()
+    rows = errors = 0
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(aside, "w", encoding="utf-8") as file:
+            for line in lines:
+                rows += 1
+                errors += "error" in line
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error}") from error
+    except Exception as error:
+        mistake = (reader.error if reader is not None else None) or find_user_error(error)
+        if mistake is None:
+            raise
+        raise mistake from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return PredictSummary(str(target), rows, errors, time.monotonic() - began)
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "replace")
+
+
+def _number(value: np.floating[Any]) -> float | None:
+    """A float as JSON can hold it: what is not finite is null."""
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,52 @@
+"""Labels and weights: from the bytes of a cell to a number. Everything else of a row is the transform's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from afm_ctr.schema import Label
+
+LARGEST = float(np.finfo(np.float32).max)
+_LARGEST_WEIGHT = 1e30  # room for what a downsampled log multiplies it with
+# What a number may look like: no "nan", no "inf", no underscores, which Python's float would take.
+_NUMBER = re.compile(rb"[ \t]*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[ \t]*\Z")
+
+
+def number(cell: bytes) -> float | None:
+    """A decimal number that float32 can hold, or None."""
+    if not _NUMBER.match(cell):
+        return None
+    value = float(cell)
+    return value if abs(value) <= LARGEST else None
+
+
+def numbers(cells: Sequence[bytes], parse: Callable[[bytes], float | None] = number) -> tuple[np.ndarray, list[int]]:
+    """``parse`` over cells: float64 [n] with nan where it gave None, and the indices of those."""
+    # Few distinct labels and weights occur, so each is parsed once.
+    known = {cell: parse(cell) for cell in set(cells)}
+    values = np.array([known[cell] for cell in cells], np.float64)
+    return values, np.flatnonzero(np.isnan(values)).tolist()
+
+
+def label_parser(label: Label) -> Callable[[bytes], float | None]:
+    """What turns the cell of a label into 0/1 (binary) or its number (real); None = a bad label."""
+    if label.kind == "real":
+        return number
+    known = {text.encode(): 1.0 for text in label.positive}
+    if label.negative == "*":
+        return lambda cell: known.get(cell, 0.0)
+    known.update({text.encode(): 0.0 for text in label.negative or ()})
+    return known.get
+
+
+def weight_parser() -> Callable[[bytes], float | None]:
+    """What turns the cell of a weight into a number of 0 or more; None = a bad weight."""
+
+    def parse(cell: bytes) -> float | None:
+        value = number(cell)
+        return value if value is not None and 0 <= value <= _LARGEST_WEIGHT else None
+
+    return parse

@@ -1,0 +1,148 @@
+"""Cutting lines into cells: delimited and libfm text. What is wrong with a line is noted, not raised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from afm_ctr.errors import UserError
+from afm_ctr.rawlog.layout import BadQuoting, column_places, require, split_quoted
+from afm_ctr.schema import LIBFM_COLUMN, DelimitedFormat, FeatureSchema
+
+Reasons = dict[int, tuple[str, str]]  # index of a line in its batch -> (reason code, detail)
+Cells = dict[str, Sequence[bytes]]
+
+LIBFM_LABEL = "label"
+
+
+class DelimitedCutter:
+    """Cuts delimited lines.
+
+    Args:
+        wanted: the columns to hand out.
+        may_lack: a column that files without a header may have left out; the first line says.
+
+    Attributes:
+        places: of every column that the log offers.
+        width: columns of a line.
+    """
+
+    def __init__(
+        self, spec: FeatureSchema, header: bytes | None, wanted: Sequence[str], may_lack: str | None, source: str
+    ) -> None:
+        assert isinstance(spec.format, DelimitedFormat)
+        self._delimiter = spec.format.delimiter.encode()
+        self._quote = spec.format.quote
+        self._wanted = wanted
+        self.places, self.width = column_places(spec, header, source)
+        require(self.places, wanted, source)
+        self._may_lack = may_lack if not spec.format.header and may_lack in self.places else None
+
+    def is_plain(self, joined: bytes) -> bool:
+        """Whether lines, joined, can be cut at every delimiter: no quotes to heed and no stray carriage returns."""
+        return not (self._quote and b'"' in joined) and b"\r" not in joined
+
+    def look_at(self, line: bytes) -> None:
+        """The first line of a file: does it lack the column that may be lacking?"""
+        lacking, self._may_lack = self._may_lack, None
+        if lacking is None:
+            return
+        try:
+            cells = split_quoted(line, self._delimiter.decode()) if self._quote else line.split(self._delimiter)
+        except BadQuoting:
+            return
+        if len(cells) == self.width - 1:
+            place = self.places.pop(lacking)
+            self.places = {name: at - (at > place) for name, at in self.places.items()}
+            self.width -= 1
+
+    def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
+        """The wanted columns; lines that are bad get empty cells."""
+        self._look_at_first(lines)
+        rows = [line.split(self._delimiter) for line in lines]
+        if self._quote and b'"' in joined:
+            for i, line in enumerate(lines):
+                if b'"' in line:
+                    try:
+                        rows[i] = split_quoted(line, self._delimiter.decode())
+                    except BadQuoting as error:
+                        bad.setdefault(i, ("bad_quoting", str(error)))
+        for i, row in enumerate(rows):
+            if len(row) != self.width:
+                bad.setdefault(i, ("column_count", f"{len(row)} columns, {self.width} expected"))
+                rows[i] = [b""] * self.width
+        columns = list(zip(*rows, strict=True)) or [()] * self.width
+        return {name: columns[self.places[name]] for name in self._wanted}
+
+    def cut_few(self, lines: Sequence[bytes], names: Sequence[str], bad: Reasons) -> Cells:
+        """Some columns of plain lines, cut no further than the last of them; the columns are counted all the same."""
+        self._look_at_first(lines)
+        for i, line in enumerate(lines):
+            if (count := line.count(self._delimiter) + 1) != self.width:
+                bad.setdefault(i, ("column_count", f"{count} columns, {self.width} expected"))
+        places = [self.places[name] for name in names]
+        cuts = max(places, default=-1) + 1
+        nothing = [b""] * cuts
+        rows = [nothing if i in bad else line.split(self._delimiter, cuts) for i, line in enumerate(lines)]
+        return {name: [row[place] for row in rows] for name, place in zip(names, places, strict=True)}
+
+    def _look_at_first(self, lines: Sequence[bytes]) -> None:
+        if self._may_lack and lines:
+            self.look_at(next((line for line in lines if line), b""))
+
+
+class LibfmCutter:
+    """Cuts ``label id:value id:value … # comment`` into label and features; unlabelled, the first may be missing."""
+
+    def __init__(self, wanted: Sequence[str], source: str) -> None:
+        self.places = {LIBFM_LABEL: 0, LIBFM_COLUMN: 1}
+        self.width = 2
+        require(self.places, wanted, source)
+
+    def is_plain(self, joined: bytes) -> bool:
+        """Never: there is no delimiter."""
+        return False
+
+    def look_at(self, line: bytes) -> None:
+        """Nothing to learn from a first line."""
+
+    def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
+        """Both columns."""
+        labels, features = [b""] * len(lines), [b""] * len(lines)
+        for i, line in enumerate(lines):
+            text = line.split(b"#", 1)[0].strip()
+            if not text:
+                bad.setdefault(i, ("empty_line", "no label and no features"))
+                continue
+            first, *rest = text.split(None, 1)
+            if b":" in first:
+                features[i] = text
+            else:
+                labels[i] = first
+                features[i] = rest[0] if rest else b""
+        return {LIBFM_LABEL: labels, LIBFM_COLUMN: features}
+
+    def cut_few(self, lines: Sequence[bytes], names: Sequence[str], bad: Reasons) -> Cells:
+        """Never asked for."""
+        raise UserError("a libfm line has no delimiter")
+
+
+def check_text(lines: Sequence[bytes], bad: Reasons) -> bytes:
+    """Note empty lines and lines that are not UTF-8; returns the lines joined."""
+    if b"" in lines:
+        for i, line in enumerate(lines):
+            if not line:
+                bad[i] = ("empty_line", "")
+    joined = b"\n".join(lines)
+    if not joined.isascii() and not _is_utf8(joined):
+        for i, line in enumerate(lines):
+            if not _is_utf8(line):
+                bad[i] = ("bad_utf8", "")
+    return joined
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

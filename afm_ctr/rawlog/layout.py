@@ -1,0 +1,83 @@
+"""Where the columns of a log are: by its header line, or by the order that the schema declares."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable
+
+from afm_ctr.errors import UserError
+from afm_ctr.rawlog.lines import BYTE_ORDER_MARK
+from afm_ctr.schema import FeatureSchema, fits_name
+
+# A cell may be as long as its line: without this the csv module would refuse quoted cells beyond 128 kB.
+csv.field_size_limit(sys.maxsize)
+
+_TWICE = -1
+
+
+class BadQuoting(ValueError):
+    """Quotes of a line that do not close, or that have text after them."""
+
+
+def split_quoted(line: bytes, delimiter: str) -> list[bytes]:
+    """The cells of a line that holds quote characters: RFC 4180, one record a line.
+
+    Raises:
+        BadQuoting: see there.
+    """
+    try:
+        # Latin-1 maps every byte to one character and back: the csv module wants text.
+        rows = list(csv.reader([line.decode("latin-1")], delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise BadQuoting(str(error)) from error
+    return [cell.encode("latin-1") for cell in rows[0]] if rows else [b""]
+
+
+def has_header(spec: FeatureSchema) -> bool:
+    """Whether the first line of every file names its columns."""
+    return spec.format.kind == "delimited" and spec.format.header
+
+
+def column_places(spec: FeatureSchema, header: bytes | None, source: str) -> tuple[dict[str, int], int]:
+    """Place of every column that a delimited log offers, and how many columns a line has.
+
+    A name that stands in the header twice has no place; only :func:`require` minds.
+
+    Args:
+        header: the header line of the file, when the format has one.
+        source: the file, for messages.
+
+    Raises:
+        UserError: no header line, or one that cannot be read.
+    """
+    layout = spec.format
+    assert layout.kind == "delimited"
+    if not layout.header:
+        return {column.name: i for i, column in enumerate(layout.columns)}, len(layout.columns)
+    if header is None or not header.removeprefix(BYTE_ORDER_MARK):
+        raise UserError(f"{source}: no header line, which the schema says is there (format.header)")
+    line = header.removeprefix(BYTE_ORDER_MARK)
+    try:
+        cells = split_quoted(line, layout.delimiter) if layout.quote else line.split(layout.delimiter.encode())
+        texts = [cell.decode("utf-8") for cell in cells]
+    except (BadQuoting, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: cannot read the header line: {error}") from error
+    places: dict[str, int] = {}
+    named = {column.header or column.name: column.name for column in layout.columns}
+    for i, text in enumerate(texts):
+        name = named.get(text, text if fits_name(text) and text not in named.values() else None)
+        if name is None:
+            continue
+        places[name] = _TWICE if name in places else i
+    return places, len(texts)
+
+
+def require(places: dict[str, int], wanted: Iterable[str], source: str) -> None:
+    """Raise UserError naming the first wanted column that is missing or there twice, the file, and what is there."""
+    for name in wanted:
+        if places.get(name) == _TWICE:
+            raise UserError(f"{source or 'the log'}: the header names column {name!r} twice; rename one of them")
+        if name not in places:
+            there = ", ".join(sorted(places, key=places.__getitem__)) or "none"
+            raise UserError(f"{source or 'the log'}: no column {name!r}; columns there: {there}")

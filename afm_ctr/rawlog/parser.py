@@ -1,0 +1,211 @@
+"""Raw lines to the columns that the feature transform reads, with label, weight, group and key of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from afm_ctr.rawlog.cells import LARGEST, label_parser, numbers, weight_parser
+from afm_ctr.rawlog.cutting import Cells, DelimitedCutter, LibfmCutter, Reasons, check_text
+from afm_ctr.rawlog.rejects import Reject
+from afm_ctr.schema import FeatureSchema
+
+_UNREADABLE = {"empty_line", "bad_utf8", "bad_quoting", "column_count"}  # of these not even the key can be told
+
+
+@dataclass
+class ParsedLines:
+    """Rows of a batch of lines; n of them are good, the rest is in ``rejects``.
+
+    Attributes:
+        columns: object arrays [n] of bytes, one for each of the schema's ``raw_columns``; b"" = missing. Empty
+            where they were left out (see :meth:`LineParser.parse`).
+        extra: the same for the further columns asked for.
+        labels: float32 [n]; nan = no label.
+        weights: float32 [n]: the weight column, times 1/rate for negatives of a downsampled log that is corrected by
+            weights; ones where the schema has neither.
+        groups: raw bytes of the group column, None = the row has no group.
+        keys: the key column's cells, else ``<file>#<line>``.
+        line_numbers: int64 [n], from 1.
+        lines: the lines themselves.
+        left_out: whether ``columns`` was left out.
+        rejects: in line order.
+    """
+
+    source: str
+    columns: dict[str, np.ndarray]
+    extra: dict[str, np.ndarray]
+    labels: np.ndarray
+    weights: np.ndarray
+    groups: list[bytes | None]
+    keys: list[bytes]
+    line_numbers: np.ndarray
+    lines: list[bytes]
+    left_out: bool = False
+    rejects: list[Reject] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def reject(self, row: int, reason: str, detail: str) -> Reject:
+        """The reject of a row that turned out bad later."""
+        return Reject(self.keys[row], self.source, int(self.line_numbers[row]), reason, detail, self.lines[row])
+
+
+class LineParser:
+    """Parses the lines of one file.
+
+    Lines are split without Python per value; only lines with a quote character go through the csv module. A cell of
+    whatever content is passed on as it is: numbers and ids are the transform's to judge.
+
+    Args:
+        spec: the schema.
+        header: the file's header line; needed when the format has one.
+        labelled: False: the label column need not be there, and is not read where it is.
+        source: the file's path, for messages.
+        extra: further columns to hand out.
+        first_line: the first data line. Only for an unlabelled log without a header: the file may have the declared
+            columns with or without the label, and its first line says which. None: the first line that is parsed.
+
+    Raises:
+        UserError: a column that the schema needs is missing: names it, the file and the columns there are.
+
+    Example:
+        >>> parser = LineParser(spec, header=b"click,site,hour")
+        >>> rows = parser.parse([b"1,a,14", b"0,b"], "log.csv", first_line=2)
+        >>> rows.labels, [reject.reason for reject in rows.rejects]
+        (array([1.], dtype=float32), ['column_count'])
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSchema,
+        header: bytes | None = None,
+        labelled: bool = True,
+        *,
+        source: str = "",
+        extra: Sequence[str] = (),
+        first_line: bytes | None = None,
+    ) -> None:
+        self.spec = spec
+        self.labelled = labelled and spec.label is not None
+        sampled_by_weight = spec.negative_sampling is not None and spec.negative_sampling.correct == "weights"
+        self.weighted = self.labelled and (spec.weight is not None or sampled_by_weight)
+        self._extra = list(extra)
+        self._label_name = spec.label.column if spec.label is not None else ""
+        self._parse_label = label_parser(spec.label) if spec.label is not None else None
+        self._parse_weight = weight_parser()
+        # Weights and groups serve training and evaluation, which need labels.
+        read = [self._label_name, spec.weight, spec.group] if self.labelled else []
+        self._others = [name for name in dict.fromkeys([*read, spec.key, *self._extra]) if name]
+        wanted = list(dict.fromkeys([*spec.raw_columns, *self._others]))
+        self._cutter: DelimitedCutter | LibfmCutter
+        if spec.format.kind == "libfm":
+            self._cutter = LibfmCutter(wanted, source)
+        else:
+            may_lack = None if self.labelled else self._label_name
+            self._cutter = DelimitedCutter(spec, header, wanted, may_lack, source)
+        if first_line is not None:
+            self._cutter.look_at(first_line)
+
+    @property
+    def width(self) -> int:
+        """Cells of a line."""
+        return self._cutter.width
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Where the schema's ``raw_columns`` are among a line's cells."""
+        return tuple(self._cutter.places[name] for name in self.spec.raw_columns)
+
+    def parse(
+        self, lines: Sequence[bytes], source: str, first_line: int, *, leave_columns: bool = False
+    ) -> ParsedLines:
+        """Parse consecutive lines.
+
+        Args:
+            lines: without their ends.
+            source: the file's path; its base name goes into keys.
+            first_line: number of the first of them in the file, from 1.
+            leave_columns: leave ``columns`` out where every good line can be cut at each delimiter, since something
+                faster than Python will do it: there are no quotes to heed, and the columns have been counted.
+        """
+        bad: Reasons = {}
+        joined = check_text(lines, bad)
+        plain = leave_columns and self._cutter.is_plain(joined)
+        if plain:
+            cells = self._cutter.cut_few(lines, self._others, bad)
+        else:
+            cells = self._cutter.cut(lines, joined, bad)
+        labels, weights = self._labels(cells, len(lines), bad), np.ones(len(lines), np.float32)
+        if self.weighted:
+            weights = self._weights(cells, labels, bad)
+        name = PurePosixPath(source).name.encode()
+        keys = cells[self.spec.key] if self.spec.key else None
+        rejects = []
+        for i in sorted(bad):
+            reason, detail = bad[i]
+            key = keys[i] if keys is not None and reason not in _UNREADABLE else b"%s#%d" % (name, first_line + i)
+            rejects.append(Reject(key, source, first_line + i, reason, detail, lines[i]))
+        kept = [i for i in range(len(lines)) if i not in bad] if bad else None
+
+        def rows(column: Sequence[bytes]) -> Sequence[bytes]:
+            return column if kept is None else [column[i] for i in kept]
+
+        numbered = np.arange(first_line, first_line + len(lines), dtype=np.int64)
+        if kept is not None:
+            labels, weights, numbered = labels[kept], weights[kept], numbered[kept]
+        groups: list[bytes | None] = [None] * len(numbered)
+        if self.labelled and self.spec.group:
+            groups = [cell or None for cell in rows(cells[self.spec.group])]
+        return ParsedLines(
+            source=source,
+            columns={} if plain else {column: _array(rows(cells[column])) for column in self.spec.raw_columns},
+            extra={column: _array(rows(cells[column])) for column in self._extra},
+            labels=labels,
+            weights=weights,
+            groups=groups,
+            keys=list(rows(keys)) if keys is not None else [b"%s#%d" % (name, line) for line in numbered.tolist()],
+            line_numbers=numbered,
+            lines=list(rows(lines)),
+            left_out=plain,
+            rejects=rejects,
+        )
+
+    def _labels(self, cells: Cells, count: int, bad: Reasons) -> np.ndarray:
+        if not self.labelled or self._parse_label is None:
+            return np.full(count, np.nan, np.float32)
+        texts = cells[self._label_name]
+        values, wrong = numbers(texts, self._parse_label)
+        for i in wrong:
+            bad.setdefault(i, ("bad_label", f"label {_shown(texts[i])}"))
+        return values.astype(np.float32)
+
+    def _weights(self, cells: Cells, labels: np.ndarray, bad: Reasons) -> np.ndarray:
+        weights = np.ones(len(labels), np.float64)
+        if self.spec.weight:
+            texts = cells[self.spec.weight]
+            weights, wrong = numbers(texts, self._parse_weight)
+            for i in wrong:
+                bad.setdefault(i, ("bad_weight", f"weight {_shown(texts[i])}"))
+        sampling = self.spec.negative_sampling
+        if sampling is not None and sampling.correct == "weights":
+            weights = np.where(labels == 0, weights / sampling.rate, weights)
+            for i in np.flatnonzero(weights > LARGEST).tolist():
+                bad.setdefault(i, ("bad_weight", f"weight {weights[i]:.3g}, with 1/rate, is beyond float32"))
+                weights[i] = 0
+        return weights.astype(np.float32)
+
+
+def _array(cells: Sequence[bytes]) -> np.ndarray:
+    out = np.empty(len(cells), object)
+    out[:] = cells
+    return out
+
+
+def _shown(cell: bytes) -> str:
+    text = cell.decode("utf-8", "replace")
+    return repr(text if len(text) <= 40 else text[:40] + "…")

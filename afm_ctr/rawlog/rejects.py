@@ -1,0 +1,59 @@
+"""A line of a raw log that is no row, and why."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any, NamedTuple
+
+REASONS = {
+    "empty_line": "the line is empty",
+    "bad_utf8": "the line is not UTF-8",
+    "bad_quoting": "quotes that do not close or have text after them (a line end inside quotes is not supported)",
+    "column_count": "more or fewer columns than there should be",
+    "bad_label": "the label is missing, none of the declared ones, or no number",
+    "bad_weight": "the weight is not a number between 0 and 1e30 (or is beyond float32 after its correction)",
+    "bad_number": "a numeric cell is not a finite number",
+    "bad_id": "an id is not a number or out of its range; of a libfm line: an entry that its fields do not take",
+    "bad_split": "the split column names no split",
+    "truncated_input": "the gzip stream is damaged or ends early; what could be read before is kept",
+}
+
+
+class Reject(NamedTuple):
+    """One rejected line.
+
+    Attributes:
+        key: the declared key column's cell where it could be read, else ``<file>#<line>``.
+        source: path of the file.
+        line: number of the line in its file, from 1, header included.
+        reason: one of :data:`REASONS`.
+        detail: what exactly, with the field or column where there is one.
+        raw: the line as it was, without its end.
+    """
+
+    key: bytes
+    source: str
+    line: int
+    reason: str
+    detail: str
+    raw: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """For a JSON Lines file: ``raw`` holds the line as text, or ``raw_base64`` its bytes when not UTF-8."""
+        result: dict[str, Any] = {
+            "key": self.key.decode("utf-8", "replace"),
+            "source": self.source,
+            "line": self.line,
+            "reason": self.reason,
+            "detail": self.detail,
+        }
+        try:
+            result["raw"] = self.raw.decode("utf-8")
+        except UnicodeDecodeError:
+            result["raw_base64"] = base64.b64encode(self.raw).decode("ascii")
+        return result
+
+    def to_line(self) -> bytes:
+        """:meth:`to_json` as one line."""
+        return json.dumps(self.to_json(), ensure_ascii=False).encode("utf-8") + b"\n"

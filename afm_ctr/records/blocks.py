@@ -1,0 +1,119 @@
+"""The blocks of a split: where each one lies, reading one, and keeping those that the next step needs again."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import OrderedDict
+from concurrent.futures import Future
+from threading import Lock
+
+import numpy as np
+
+from afm_ctr.errors import UserError
+from afm_ctr.records import files
+from afm_ctr.records.framing import Block, DamagedError
+from afm_ctr.records.manifest import AGAIN, Manifest
+
+CACHE_BYTES = 64 << 20
+
+
+class SplitBlocks:
+    """All blocks of a split in file order.
+
+    A gzip shard cannot be entered half-way: all of it is one block here, read from its start and held in memory while
+    steps take from it. Shuffling then mixes inside a shard and permutes whole shards.
+
+    Thread-safe. Blocks read lately are kept, up to ``CACHE_BYTES``: a step often ends in the middle of a block.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str], manifest: Manifest, split: str) -> None:
+        self._shards = manifest.shards_of(split)
+        self._paths = [manifest.path_of(data_dir, shard) for shard in self._shards]
+        shard_of, starts, stops, rows = [], [], [], []
+        for number, shard in enumerate(self._shards):
+            offsets = shard.block_offsets if shard.compression == "none" else [0]
+            sizes = np.full(
+                len(offsets), shard.block_records if shard.compression == "none" else shard.rows, np.int64
+            )
+            sizes[-1] = shard.rows - sizes[:-1].sum()
+            shard_of.append(np.full(len(offsets), number, np.int64))
+            starts.append(np.array(offsets, np.int64))
+            stops.append(np.array([*offsets[1:], shard.bytes], np.int64))
+            rows.append(sizes)
+        self.rows = np.concatenate(rows)
+        """int64 [blocks]: records in each block."""
+        self._shard_of, self._starts, self._stops = (np.concatenate(parts) for parts in (shard_of, starts, stops))
+        self._lock = Lock()
+        self._kept: OrderedDict[int, Future[Block]] = OrderedDict()
+        self._kept_bytes = 0
+
+    def where(self, block: int) -> str:
+        """A block's place in words, for messages."""
+        shard = int(self._shard_of[block])
+        number = block - int(np.searchsorted(self._shard_of, shard))
+        return f"{self._paths[shard]}: block {number} (byte {self._starts[block]})"
+
+    def records(self, block: int, places: np.ndarray) -> list[bytes]:
+        """Records of a block by their places in it.
+
+        Raises:
+            UserError: the file is damaged there, or gone.
+        """
+        try:
+            return self._get(block).records(places.tolist())
+        except DamagedError as error:
+            raise UserError(f"{self.where(block)} is damaged: {error}; {AGAIN}") from None
+        except OSError as error:
+            raise UserError(f"{self.where(block)} cannot be read: {error}; {AGAIN}") from None
+
+    def _get(self, block: int) -> Block:
+        with self._lock:
+            found = self._kept.get(block)
+            if found is None:
+                mine = self._kept[block] = Future()
+            else:
+                self._kept.move_to_end(block)
+        if found is not None:
+            return found.result()
+        # Outside the lock: others read other blocks meanwhile, and who wants this one waits for the future.
+        try:
+            loaded = self._load(block)
+        except BaseException as error:
+            with self._lock:
+                del self._kept[block]
+            mine.set_exception(error)
+            raise
+        with self._lock:
+            self._kept_bytes += loaded.nbytes
+            mine.set_result(loaded)
+            for old in list(self._kept):
+                if self._kept_bytes <= CACHE_BYTES:
+                    break
+                if old != block and self._kept[old].done():
+                    self._kept_bytes -= self._kept.pop(old).result().nbytes
+        return loaded
+
+    def _load(self, block: int) -> Block:
+        shard = int(self._shard_of[block])
+        start, stop = int(self._starts[block]), int(self._stops[block])
+        with files.open_binary(self._paths[shard]) as stream:
+            stream.seek(start)
+            data = stream.read(stop - start)
+        if self._shards[shard].compression == "gzip":
+            data = _gunzip(data)
+        return Block(data, int(self.rows[block]))
+
+
+def _gunzip(data: bytes) -> bytes:
+    """All of one gzip member, its checksum compared and nothing behind it."""
+    machine = zlib.decompressobj(wbits=31)
+    try:
+        plain = machine.decompress(data) + machine.flush()
+    except zlib.error as error:
+        raise DamagedError(str(error)) from None
+    if not machine.eof or machine.unused_data:
+        raise DamagedError(
+            "the compressed data ends early" if not machine.eof else "bytes behind the compressed data"
+        )
+    return plain

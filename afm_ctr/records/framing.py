@@ -1,0 +1,112 @@
+"""TFRecord framing: length (uint64), masked CRC-32C of the length, data, masked CRC-32C of the data; little endian.
+
+Source: tensorflow/core/lib/io/record_writer.h.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from array import array
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+
+import numpy as np
+
+from afm_ctr.errors import UserError
+
+HEADER_BYTES, FOOTER_BYTES = 12, 4
+_MASK_DELTA = 0xA282EAD8
+
+
+@cache
+def _crc32c() -> Callable[[bytes], int]:
+    try:
+        import google_crc32c
+    except ImportError:
+        raise UserError("google-crc32c is not installed: pip install google-crc32c") from None
+    if google_crc32c.implementation != "c":
+        warnings.warn("google-crc32c has no compiled form here: reading and writing records is slow", stacklevel=2)
+    return google_crc32c.value
+
+
+def masked_crcs(records: Sequence[bytes]) -> np.ndarray:
+    """Masked CRC-32C of each byte string: ``<u4`` [n]. Masked, since the CRC of data that holds CRCs is weak."""
+    crc = np.fromiter(map(_crc32c(), records), np.uint32, len(records))
+    return ((crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(_MASK_DELTA)).astype("<u4")
+
+
+@lru_cache(maxsize=65536)
+def header(length: int) -> bytes:
+    """The 12 bytes before a record of ``length`` bytes. Few lengths occur, so they are kept."""
+    packed = struct.pack("<Q", length)
+    return packed + masked_crcs([packed]).tobytes()
+
+
+# Headers that were checked before, and their lengths.
+_LENGTHS: dict[bytes, int] = {}
+
+
+class DamagedError(Exception):
+    """Bytes that are not what the writer wrote. The text says where in the block; callers add the file."""
+
+
+class Block:
+    """The records of one stretch of a shard, each checked when it is taken.
+
+    Args:
+        data: framed records, from the first byte of the first to the last byte of the last.
+        count: how many there must be.
+
+    Raises:
+        DamagedError: the frames do not fill ``data`` with exactly ``count`` records.
+    """
+
+    def __init__(self, data: bytes, count: int) -> None:
+        self._data = data
+        # Arrays, since the block of a compressed shard may hold millions of records.
+        self._starts, self._ends = array("q"), array("q")
+        position, size = 0, len(data)
+        for record in range(count):
+            start = position + HEADER_BYTES
+            head = data[position:start]
+            length = _LENGTHS.get(head)
+            if length is None:
+                # A length is believed only after its own check, else a flipped bit would ask for terabytes.
+                length = int.from_bytes(head[:8], "little")
+                if start > size:
+                    raise DamagedError(f"record {record} of {count}: the data ends early")
+                if head != header(length):
+                    raise DamagedError(f"record {record} of {count}: the checksum of its length does not match")
+                if len(_LENGTHS) < 65536:
+                    _LENGTHS[head] = length
+            end = start + length
+            position = end + FOOTER_BYTES
+            if position > size:
+                raise DamagedError(f"record {record} of {count}: the data ends early")
+            self._starts.append(start)
+            self._ends.append(end)
+        if position != size:
+            raise DamagedError(f"{size - position} bytes behind its {count} records")
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self._data) + 16 * len(self)
+
+    def records(self, indices: Sequence[int]) -> list[bytes]:
+        """Records by their places in the block, each with its checksum compared.
+
+        Raises:
+            DamagedError: a checksum does not match.
+        """
+        data = self._data
+        ends = [self._ends[i] for i in indices]
+        out = [data[self._starts[i] : end] for i, end in zip(indices, ends, strict=True)]
+        stored = np.frombuffer(b"".join([data[end : end + FOOTER_BYTES] for end in ends]), "<u4")
+        wrong = np.flatnonzero(stored != masked_crcs(out))
+        if len(wrong):
+            raise DamagedError(f"record {indices[wrong[0]]} of {len(self)}: its checksum does not match")
+        return out

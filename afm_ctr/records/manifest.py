@@ -1,0 +1,162 @@
+"""The manifest: a prepared data set exists if and only if its ``manifest.json`` does."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import pairwise
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from afm_ctr.errors import UserError
+from afm_ctr.records import files
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION: Final = 1
+AGAIN = "prepare the data set again"
+
+
+class ShardInfo(BaseModel):
+    """One file of records."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: str
+    file: str
+    """Path below the attempt folder: ``train/part-00000.tfrecord``."""
+    rows: int = Field(ge=0)
+    positives: int = Field(ge=0)
+    """Rows whose label is greater than 0."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+    compression: Literal["none", "gzip"] = "none"
+    block_records: int = Field(ge=1)
+    block_offsets: list[int]
+    """First byte of every block of ``block_records`` rows (the last may be short); of the uncompressed stream if
+    the shard is compressed."""
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> ShardInfo:
+        blocks = -(-self.rows // self.block_records)
+        if len(self.block_offsets) != blocks:
+            raise ValueError(
+                f"{self.file}: {len(self.block_offsets)} block_offsets, but {self.rows} rows make {blocks} blocks"
+            )
+        offsets = self.block_offsets
+        if any(a >= b for a, b in pairwise(offsets)) or (offsets and offsets[0] != 0):
+            raise ValueError(f"{self.file}: block_offsets must rise from 0")
+        if self.compression == "none" and offsets and offsets[-1] >= self.bytes:
+            raise ValueError(f"{self.file}: a block starts behind its {self.bytes} bytes")
+        if self.positives > self.rows:
+            raise ValueError(f"{self.file}: {self.positives} positives in {self.rows} rows")
+        return self
+
+
+class Manifest(BaseModel):
+    """What a prepared data set holds and where it came from. The order of ``shards`` is the data set's file order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: Literal[1] = FORMAT_VERSION
+    attempt: str
+    """Folder below the data set's that holds this run's shards; an earlier, broken run left another one."""
+    schema_id: str
+    shards: list[ShardInfo]
+    rows_in: int = Field(ge=0)
+    rows_out: int = Field(ge=0)
+    rejects: dict[str, int] = {}
+    """Rows left out, by reason."""
+    split_rule: str | None = None
+    command: str = ""
+    versions: dict[str, str] = {}
+    labelled: bool = True
+    created: str = ""
+    """UTC, ISO 8601."""
+
+    @model_validator(mode="after")
+    def _conserved(self) -> Manifest:
+        in_shards = sum(shard.rows for shard in self.shards)
+        if in_shards != self.rows_out:
+            raise ValueError(f"the shards hold {in_shards} rows, rows_out says {self.rows_out}")
+        rejected = sum(self.rejects.values())
+        if self.rows_in != self.rows_out + rejected:
+            raise ValueError(f"rows_in {self.rows_in} is not rows_out {self.rows_out} + rejects {rejected}")
+        return self
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Rows of every split, in the order of the shards."""
+        rows: dict[str, int] = {}
+        for shard in self.shards:
+            rows[shard.split] = rows.get(shard.split, 0) + shard.rows
+        return rows
+
+    def shards_of(self, split: str) -> list[ShardInfo]:
+        """The shards of a split that hold rows.
+
+        Raises:
+            UserError: no such split, or an empty one; lists those there are.
+        """
+        shards = [shard for shard in self.shards if shard.split == split and shard.rows]
+        if not shards:
+            there = ", ".join(f"{name} ({rows} rows)" for name, rows in self.splits.items()) or "none"
+            what = "is empty" if split in self.splits else "is not there"
+            raise UserError(f"split {split!r} {what}; splits of this data set: {there}")
+        return shards
+
+    def split_rows(self, split: str) -> int:
+        """Rows of a split. Raises as :meth:`shards_of` does."""
+        return sum(shard.rows for shard in self.shards_of(split))
+
+    def path_of(self, data_dir: str | os.PathLike[str], shard: ShardInfo) -> str:
+        """Where a shard's file is."""
+        return files.join(data_dir, self.attempt, shard.file)
+
+    def save(self, data_dir: str | os.PathLike[str]) -> None:
+        """Write ``manifest.json`` aside and rename it: with this, and not before, the data set exists."""
+        head = self.model_dump(mode="json", exclude={"shards"})
+        shards = ",\n".join("    " + json.dumps(shard.model_dump(mode="json")) for shard in self.shards)
+        text = json.dumps(head, indent=2).removesuffix("\n}")
+        # A shard a line: offsets of a large data set would otherwise fill a line each.
+        text += ',\n  "shards": [' + (f"\n{shards}\n  " if shards else "") + "]\n}\n"
+        files.write_aside(files.join(data_dir, MANIFEST_NAME), text.encode())
+
+    @classmethod
+    def load(cls, data_dir: str | os.PathLike[str], check_files: bool = True) -> Manifest:
+        """Read ``manifest.json`` and, unless told otherwise, compare every shard's size with it.
+
+        Raises:
+            UserError: it is not there, is broken, is of another version, or a shard is missing or of another size.
+        """
+        path = files.join(data_dir, MANIFEST_NAME)
+        if files.size_of(path) is None:
+            raise UserError(
+                f"{os.fspath(data_dir)} is not a prepared data set: no {MANIFEST_NAME}; run afm-ctr prepare"
+            )
+        with files.open_binary(path) as stream:
+            text = stream.read()
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path}: not valid JSON ({error}); {AGAIN}") from None
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{path}: format_version {version!r} is not {FORMAT_VERSION}, the one known here; {AGAIN}"
+            )
+        try:
+            manifest = cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UserError(f"{path}: {where + ': ' if where else ''}{first['msg']}; {AGAIN}") from None
+        if check_files:
+            for shard in manifest.shards:
+                size = files.size_of(manifest.path_of(data_dir, shard))
+                if size != shard.bytes:
+                    found = "is missing" if size is None else f"has {size} bytes"
+                    raise UserError(
+                        f"{manifest.path_of(data_dir, shard)} {found}, the manifest says {shard.bytes} bytes; {AGAIN}"
+                    )
+        return manifest

@@ -1,0 +1,155 @@
+"""Serialized records to arrays or tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from afm_ctr.errors import UserError, in_graph
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+_CONTRACT = {
+    "feature_ids": "int64 [{F}]",
+    "feature_vals": "float [{F}]",
+    "label": "float [1] or absent",
+    "weight": "float [1] or absent",
+    "group": "int64 [1] or absent",
+    "key": "bytes [1] or absent",
+}
+_ONE_GROUP = "group must be int64 [1] or absent"
+
+
+class BadRecordError(UserError):
+    """A record that is not of the contract."""
+
+    def __init__(self, what: str, index: int) -> None:
+        super().__init__(f"record {index} of the batch is not of this schema: {what}")
+        self.what = what
+        self.index = index
+
+
+def parse_examples(serialized: tf.Tensor | Sequence[bytes], num_slots: int) -> dict[str, tf.Tensor]:
+    """Serialized Examples to tensors; usable eagerly and in a graph.
+
+    The ``examples`` signature reads the same features, but only those that a score needs: ids and values.
+
+    Args:
+        serialized: string [n].
+        num_slots: F of the schema that wrote the records.
+
+    Returns:
+        ``feature_ids`` int64 [n, F], ``feature_vals`` float32 [n, F], ``label`` float32 [n] (nan = missing),
+        ``weight`` float32 [n] (1 = missing), ``group`` int64 [n], ``has_group`` bool [n], ``key`` string [n].
+
+    Raises:
+        UserError: eagerly, naming the record and the feature whose length or type is not the contract's. In a graph
+            it is TensorFlow's InvalidArgumentError, which names the feature.
+    """
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        arrays = parse_to_arrays(serialized, num_slots)
+        return {n: tf.constant(a, tf.string if a.dtype == object else a.dtype) for n, a in arrays.items()}
+    spec: dict[str, Any] = {
+        "feature_ids": tf.io.FixedLenFeature([num_slots], tf.int64),
+        "feature_vals": tf.io.FixedLenFeature([num_slots], tf.float32),
+        "label": tf.io.FixedLenFeature([], tf.float32, float("nan")),
+        "weight": tf.io.FixedLenFeature([], tf.float32, 1.0),
+        "group": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
+        "key": tf.io.FixedLenFeature([], tf.string, b""),
+    }
+    parsed = dict(tf.io.parse_example(serialized, spec))
+    starts, counts = parsed["group"].row_splits[:-1], parsed["group"].row_lengths()
+    few = tf.debugging.assert_less_equal(counts, tf.ones([], tf.int64), in_graph(f"a record: {_ONE_GROUP}"))
+    with tf.control_dependencies([few]):
+        parsed["has_group"] = counts > 0
+    # One more value at the end: the start of a trailing row without a group points behind the last one.
+    value = tf.gather(tf.concat([parsed["group"].values, tf.zeros([1], tf.int64)], 0), starts)
+    parsed["group"] = tf.where(parsed["has_group"], value, tf.zeros_like(value))
+    return parsed
+
+
+def parse_to_arrays(serialized: tf.Tensor | Sequence[bytes], num_slots: int) -> dict[str, np.ndarray]:
+    """As :func:`parse_examples`, eagerly and with numpy arrays (``key``: an object array of bytes) for a result.
+
+    One op without TensorFlow's Python layers over it, which cost milliseconds a batch whatever its size.
+
+    Raises:
+        BadRecordError: naming the record and the feature.
+    """
+    import tensorflow as tf
+
+    with tf.device("/CPU:0"):
+        records = serialized if tf.is_tensor(serialized) else tf.constant(serialized, tf.string)
+        try:
+            return _parse(records, num_slots)
+        except tf.errors.InvalidArgumentError:
+            # The parser does not always say which record it means: ask it one by one.
+            for index in range(len(records)):
+                try:
+                    _parse(records[index : index + 1], num_slots)
+                except tf.errors.InvalidArgumentError as error:
+                    raise BadRecordError(_explain(error, num_slots), index) from None
+            raise
+
+
+_DENSE = ("feature_ids", "feature_vals", "key", "label", "weight")
+
+
+@cache
+def _constants() -> dict[str, Any]:
+    import tensorflow as tf
+
+    none = tf.zeros([0], tf.string)
+    defaults = [
+        tf.zeros([0], tf.int64),
+        tf.zeros([0]),
+        tf.constant(b""),
+        tf.constant(np.nan, tf.float32),
+        tf.ones([]),
+    ]
+    return {
+        "names": none,
+        "sparse_keys": none,
+        "dense_keys": tf.constant(_DENSE),
+        "ragged_keys": tf.constant(["group"]),
+        "dense_defaults": defaults,
+    }
+
+
+def _parse(records: tf.Tensor, num_slots: int) -> dict[str, np.ndarray]:
+    import tensorflow as tf
+
+    found = tf.raw_ops.ParseExampleV2(
+        serialized=records,
+        **_constants(),
+        num_sparse=0,
+        sparse_types=[],
+        ragged_value_types=[tf.int64],
+        ragged_split_types=[tf.int64],
+        dense_shapes=[[num_slots], [num_slots], [], [], []],
+    )
+    parsed = {name: value.numpy() for name, value in zip(_DENSE, found.dense_values, strict=True)}
+    splits = found.ragged_row_splits[0].numpy()
+    counts = np.diff(splits)
+    if counts.size and counts.max() > 1:
+        raise tf.errors.InvalidArgumentError(None, None, _ONE_GROUP)
+    parsed["has_group"] = counts > 0
+    parsed["group"] = np.zeros(len(counts), np.int64)
+    parsed["group"][parsed["has_group"]] = found.ragged_values[0].numpy()
+    return parsed
+
+
+def _explain(error: Exception, num_slots: int) -> str:
+    """What is wrong with a record, out of the parser's message about it."""
+    text = " ".join(str(error).split())
+    name = next((n for n in _CONTRACT if re.search(rf"\b{n}\b", text)), None)
+    if name is None:
+        return "it is not a tf.train.Example"
+    return f"{name} must be {_CONTRACT[name].format(F=num_slots)}"

@@ -1,0 +1,204 @@
+"""The reader: batches of a split by (epoch, step), the same whoever reads them."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+
+import numpy as np
+
+from afm_ctr.errors import UserError, in_graph
+from afm_ctr.records import files
+from afm_ctr.records.blocks import SplitBlocks
+from afm_ctr.records.manifest import AGAIN, MANIFEST_NAME, Manifest
+from afm_ctr.records.order import EpochOrder, Take
+from afm_ctr.records.parsing import BadRecordError, parse_to_arrays
+from afm_ctr.schema import ResolvedSchema
+
+# Steps that wait ready, and steps prepared side by side: from local disks one thread keeps pace and more would fight
+# for Python's lock; over a network several hide its delays.
+_READY, _SIDE_BY_SIDE_REMOTE = 2, 8
+
+
+class Reader:
+    """Batches of one split of a prepared data set.
+
+    Global step s of an epoch is positions [s*batch_size, (s+1)*batch_size) of the epoch's order; rank r takes places
+    [r*local_batch, (r+1)*local_batch) of them. Where there is no row (the last step, or a batch that the ranks do not
+    divide) stand padding rows: weight 0, ids 0, values 0, label 0, no group, key ``b""``.
+
+    Args:
+        data_dir: a prepared data set.
+        split: ``train``, ...
+        batch_size: rows of a step over all ranks.
+        seed: of the order.
+        rank: this process, 0 <= rank < size.
+        size: processes.
+        shuffle: False = file order, for evaluation and prediction.
+
+    Raises:
+        UserError: no such data set or split, an empty split, a schema that is not the data set's, batch_size < 1.
+
+    Attributes:
+        manifest: the data set's manifest.
+        schema: its resolved schema.
+        rows: rows of the split.
+        steps_per_epoch: ceil(rows / batch_size).
+        local_batch: ceil(batch_size / size), the leading dimension of every batch.
+        error: the first user's mistake that a batch ran into, or None. TensorFlow wraps what a thread of its own
+            raises; callers that catch such an error raise this one instead.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str],
+        split: str,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        size: int = 1,
+        shuffle: bool = True,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size {batch_size} must be at least 1")
+        if not 0 <= rank < size:
+            raise ValueError(f"rank {rank} must be in [0, size {size})")
+        self._data_dir = os.fspath(data_dir)
+        self.manifest = Manifest.load(data_dir)
+        self.schema = ResolvedSchema.load(self._data_dir)
+        if self.schema.id != self.manifest.schema_id:
+            raise UserError(
+                f"{os.fspath(data_dir)}: foreign schema: schema.yaml is {self.schema.id}, {MANIFEST_NAME} was made "
+                f"with {self.manifest.schema_id}; put back the schema of this data set or {AGAIN}"
+            )
+        self._blocks = SplitBlocks(data_dir, self.manifest, split)
+        self.rows = int(self._blocks.rows.sum())
+        self.batch_size, self.rank, self.size = batch_size, rank, size
+        self.steps_per_epoch = -(-self.rows // batch_size)
+        self.local_batch = -(-batch_size // size)
+        self.error: UserError | None = None
+        self._order = lru_cache(maxsize=2)(lambda epoch: EpochOrder(self._blocks.rows, seed, epoch, shuffle))
+
+    def _positions(self, step: int) -> tuple[int, int]:
+        """This rank's stretch of the epoch's order."""
+        if not 0 <= step < self.steps_per_epoch:
+            raise ValueError(f"step {step} must be in [0, {self.steps_per_epoch})")
+        first = step * self.batch_size
+        last = min(first + self.batch_size, self.rows)
+        start = min(first + self.rank * self.local_batch, last)
+        return start, min(start + self.local_batch, last)
+
+    def local_rows(self, step: int) -> int:
+        """How many of this rank's rows of a step are real; they come first, padding behind them."""
+        start, stop = self._positions(step)
+        return stop - start
+
+    def batch(self, epoch: int, step: int) -> dict[str, np.ndarray]:
+        """This rank's part of one global step; B = local_batch, F = slots.
+
+        Returns:
+            ``feature_ids`` int64 [B, F], ``feature_vals`` float32 [B, F], ``label`` float32 [B] (nan in unlabelled
+            data), ``weight`` float32 [B], ``group`` int64 [B], ``has_group`` bool [B], ``key`` bytes [B], and ``row``
+            int64 [B] = (epoch * steps_per_epoch + step) * batch_size + place in the global batch.
+
+        Raises:
+            UserError: a damaged shard, or a record that is not of the schema.
+        """
+        takes = self._order(epoch).take(*self._positions(step))
+        records = [record for take in takes for record in self._blocks.records(take.block, take.records)]
+        try:
+            parsed = parse_to_arrays(records, self.schema.num_slots)
+        except BadRecordError as error:
+            raise UserError(f"{self._where(takes, error.index)}: {error.what}; {AGAIN}") from None
+        found = self._find_bad(parsed)
+        if found is not None:
+            row, what = found
+            where = self._where(takes, row)
+            raise UserError(f"{where}: key {parsed['key'][row].decode(errors='replace')!r}: {what}; {AGAIN}")
+        batch = {name: _pad(values, self.local_batch) for name, values in parsed.items()}
+        place = np.arange(self.rank * self.local_batch, (self.rank + 1) * self.local_batch, dtype=np.int64)
+        batch["row"] = (epoch * self.steps_per_epoch + step) * self.batch_size + place
+        return batch
+
+    def _where(self, takes: list[Take], index: int) -> str:
+        """The place of a record of a batch, for messages."""
+        places = [(take.block, record) for take in takes for record in take.records.tolist()]
+        block, record = places[index]
+        return f"{self._blocks.where(block)}, record {record}"
+
+    def _find_bad(self, rows: dict[str, np.ndarray]) -> tuple[int, str] | None:
+        """The first row whose numbers are not of the schema, and what is wrong with it."""
+        ids, values, labels, weights = (rows[n] for n in ("feature_ids", "feature_vals", "label", "weight"))
+        size = self.schema.feature_size
+        if ids.size and (ids.min() < 0 or ids.max() >= size):
+            row, slot = np.argwhere((ids < 0) | (ids >= size))[0].tolist()
+            return row, f"feature_ids: slot {self._slot(slot)} has id {ids[row, slot]} outside [0, {size})"
+        if not np.isfinite(values).all():
+            row, slot = np.argwhere(~np.isfinite(values))[0].tolist()
+            return row, f"feature_vals: slot {self._slot(slot)} has the value {values[row, slot]}"
+        label = self.schema.spec.label
+        wrong = np.isinf(labels) | (self.manifest.labelled & np.isnan(labels))
+        if label is not None and label.kind == "binary":
+            wrong |= ~np.isnan(labels) & (labels != 0) & (labels != 1)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            if np.isnan(labels[row]):
+                return row, "no label in a labelled data set"
+            return row, f"the label is {labels[row]}" + (", not 0 or 1" if label and label.kind == "binary" else "")
+        wrong = ~(np.isfinite(weights) & (weights >= 0))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            return row, f"the weight is {weights[row]}"
+        return None
+
+    def _slot(self, index: int) -> str:
+        return f"{index} ({self.schema.slots[index].name})"
+
+    def dataset(self, epoch: int, start_step: int = 0):
+        """Steps [start_step, steps_per_epoch) of an epoch as a ``tf.data.Dataset`` of dict batches.
+
+        Elements are those of :meth:`batch` with static shapes; reading runs beside the consumer. An error is stored
+        in ``error`` and raised through TensorFlow with its text marked for ``errors.find_user_error``.
+        """
+        import tensorflow as tf
+
+        if not 0 <= start_step <= self.steps_per_epoch:
+            raise ValueError(f"start_step {start_step} must be in [0, {self.steps_per_epoch}]")
+        slots = (self.schema.num_slots,)
+        spec = {
+            "feature_ids": (tf.int64, slots),
+            "feature_vals": (tf.float32, slots),
+            "label": (tf.float32, ()),
+            "weight": (tf.float32, ()),
+            "group": (tf.int64, ()),
+            "has_group": (tf.bool, ()),
+            "key": (tf.string, ()),
+            "row": (tf.int64, ()),
+        }
+
+        def load(step: np.int64) -> list[np.ndarray]:
+            try:
+                batch = self.batch(epoch, int(step))
+            except UserError as error:
+                self.error = self.error or error
+                raise ValueError(in_graph(str(error))) from None
+            return [batch[name] for name in spec]
+
+        def element(step: tf.Tensor) -> dict[str, tf.Tensor]:
+            tensors = tf.numpy_function(load, [step], [dtype for dtype, _ in spec.values()])
+            named = dict(zip(spec, tensors, strict=True))
+            return {name: tf.ensure_shape(t, (self.local_batch, *spec[name][1])) for name, t in named.items()}
+
+        steps = tf.data.Dataset.range(start_step, self.steps_per_epoch)
+        parallel = _SIDE_BY_SIDE_REMOTE if files.is_remote(self._data_dir) else 1
+        return steps.map(element, num_parallel_calls=parallel, deterministic=True).prefetch(_READY)
+
+
+def _pad(values: np.ndarray, rows: int) -> np.ndarray:
+    """Lengthen dimension 0 with zeros (empty byte strings)."""
+    missing = rows - len(values)
+    if not missing:
+        return values
+    padding = np.full((missing, *values.shape[1:]), b"" if values.dtype == object else 0, values.dtype)
+    return np.concatenate([values, padding])

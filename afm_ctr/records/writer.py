@@ -1,0 +1,96 @@
+"""Writing a shard: framed records to a binary stream, with the digest and block offsets that the manifest wants."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Sequence
+from typing import IO, Literal, NamedTuple, cast
+
+import numpy as np
+
+from afm_ctr.records.framing import FOOTER_BYTES, HEADER_BYTES, header, masked_crcs
+
+Compression = Literal["none", "gzip"]
+BLOCK_RECORDS = 256
+
+
+class ShardStats(NamedTuple):
+    """What the manifest says of a shard."""
+
+    rows: int
+    bytes: int
+    """Length of the file."""
+    sha256: str
+    """Of the file, hex."""
+    block_offsets: list[int]
+    """First byte of every block; of the *uncompressed* stream if the shard is compressed."""
+
+
+class _Digest:
+    """A write-only stream that counts and hashes what passes through."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: bytes) -> int:
+        self._stream.write(data)
+        self.sha256.update(data)
+        self.bytes += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back here; the owner of the stream flushes it."""
+
+
+class ShardWriter:
+    """Writes one shard. Equal records give equal bytes, whatever the batches they come in.
+
+    Args:
+        stream: any binary file object, e.g. of Beam's ``FileSystems.create``. It stays open: who opened it closes it.
+        block_records: records a block.
+        compression: ``gzip`` saves space and cannot be entered half-way: the reader takes the shard as one block.
+    """
+
+    def __init__(
+        self, stream: IO[bytes], block_records: int = BLOCK_RECORDS, compression: Compression = "none"
+    ) -> None:
+        if block_records < 1:
+            raise ValueError(f"block_records={block_records} must be at least 1")
+        self.block_records = block_records
+        self._file = _Digest(stream)
+        self._gzip: gzip.GzipFile | None = None
+        if compression == "gzip":
+            # No name and no time in the header: equal records, equal bytes.
+            self._gzip = gzip.GzipFile("", "wb", 6, cast(IO[bytes], self._file), mtime=0)
+        elif compression != "none":
+            raise ValueError(f"compression={compression!r} must be 'none' or 'gzip'")
+        self._rows = 0
+        self._position = 0
+        self._offsets: list[int] = []
+
+    def write(self, records: Sequence[bytes]) -> None:
+        """Append serialized records in order."""
+        if not records:
+            return
+        sizes = np.fromiter(map(len, records), np.int64, len(records)) + HEADER_BYTES + FOOTER_BYTES
+        starts = self._position + np.cumsum(sizes) - sizes
+        first = -self._rows % self.block_records
+        self._offsets += starts[first :: self.block_records].tolist()
+        footers = masked_crcs(records).tobytes()
+        parts: list[bytes] = []
+        for i, record in enumerate(records):
+            parts += (header(len(record)), record, footers[4 * i : 4 * i + 4])
+        data = b"".join(parts)
+        (self._gzip or self._file).write(data)
+        self._rows += len(records)
+        self._position += len(data)
+
+    def close(self) -> ShardStats:
+        """End the shard (the stream stays open) and say what it holds."""
+        if self._gzip is not None:
+            self._gzip.close()
+            self._gzip = None
+        return ShardStats(self._rows, self._file.bytes, self._file.sha256.hexdigest(), self._offsets)

@@ -1,0 +1,103 @@
+"""A few raw rows that travel with a data set, its runs and its exported models: what a server is warmed up with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from afm_ctr.schema import (
+    BucketEncoding,
+    DeclaredIds,
+    LibfmField,
+    NumericField,
+    ResolvedSchema,
+    VocabularySpace,
+    column_of,
+)
+
+SAMPLE_FILE = "sample_rows.jsonl"
+SAMPLE_ROWS = 16
+
+Row = Mapping[str, bytes]
+
+
+def save_samples(folder: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+    """Write rows (column name to the cell's UTF-8 bytes), one JSON object a line, aside and then renamed.
+
+    No rows: nothing is written.
+    """
+    rows = list(rows)
+    if not rows:
+        return
+    path = Path(folder) / SAMPLE_FILE
+    aside = path.with_name(f".tmp-{SAMPLE_FILE}")
+    aside.write_text(samples_text(rows), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def samples_text(rows: Iterable[Row]) -> str:
+    """The content of the file, for who writes files in a way of their own."""
+    lines = [json.dumps({name: cell.decode() for name, cell in row.items()}, ensure_ascii=False) for row in rows]
+    return "".join(line + "\n" for line in lines)
+
+
+def load_samples(folder: str | os.PathLike[str], columns: Sequence[str]) -> list[dict[str, bytes]]:
+    """The rows that a folder holds, with exactly ``columns``; none when there is no file or it has other columns."""
+    path = Path(folder) / SAMPLE_FILE
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if all(set(columns) <= set(row) for row in rows):
+            return [{name: row[name].encode() for name in columns} for row in rows]
+    except (OSError, ValueError, AttributeError, TypeError):
+        # Not worth failing for: the caller makes rows up instead and says so.
+        pass
+    return []
+
+
+def made_up_rows(schema: ResolvedSchema, count: int = SAMPLE_ROWS) -> list[dict[str, bytes]]:
+    """Rows that the schema takes without a bad cell, from its vocabularies and boundaries. The last one is empty."""
+    if count < 1:
+        return []
+    rows = []
+    for index in range(count - 1):
+        row: dict[str, bytes] = {}
+        entries = []
+        for field in schema.spec.fields:
+            if isinstance(field, LibfmField):
+                first, end = field.ids
+                entries.append(b"%d:1" % (first + index % (end - first)))
+            else:
+                cell = (
+                    _number(schema, field, index) if isinstance(field, NumericField) else _word(schema, field, index)
+                )
+                row.setdefault(column_of(field), cell)
+        if entries:
+            row = dict.fromkeys(schema.raw_columns, b" ".join(entries))
+        rows.append(row)
+    rows.append(dict.fromkeys(schema.raw_columns, b""))
+    return rows
+
+
+def _word(schema: ResolvedSchema, field: Any, index: int) -> bytes:
+    name, space = schema.spec.space_of(field)
+
+    def word(number: int) -> bytes:
+        if isinstance(space, DeclaredIds):
+            return b"%d" % (number % space.size)
+        entries = schema.vocabularies.get(name, ()) if isinstance(space, VocabularySpace) else ()
+        return entries[number % len(entries)] if entries else b"value-%d" % number
+
+    if field.separator is None:
+        return word(index)
+    values = 1 + index % field.max_values
+    return field.separator.encode().join(word(index + place) for place in range(values))
+
+
+def _number(schema: ResolvedSchema, field: Any, index: int) -> bytes:
+    if isinstance(field.encoding, BucketEncoding):
+        bounds = schema.statistics[field.name].boundaries
+        return repr(float(bounds[index % len(bounds)])).encode() if bounds else b"0"
+    return b"%d" % index

@@ -1,0 +1,121 @@
+"""What an analysis of the train split found, chunk by chunk and together; a schema is resolved from it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+# Numbers of one field that are kept for its quantiles. With at most this many the quantiles are exact.
+SAMPLE_LIMIT = 100_000
+_HELD = 8  # samples of one field that wait to be joined
+
+
+@dataclass(frozen=True)
+class NumberFacts:
+    """What is known of one numeric field.
+
+    Attributes:
+        count: numbers seen.
+        mean: of the encoded numbers (after log, when the field says so).
+        std: their population standard deviation.
+        sample: float64, ascending: all raw numbers while there are at most ``SAMPLE_LIMIT``, else the numbers of
+            the ``SAMPLE_LIMIT`` rows whose hashed position is least: every row has the same chance.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    std: float = 0.0
+    sample: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float64))
+
+
+@dataclass(frozen=True)
+class NumberPart:
+    """Facts of one field in some chunks, such that parts can be joined in any order.
+
+    Attributes:
+        moments: (chunk, count, mean, sum of squared distances from the mean) of every chunk.
+        keys: uint64 [n], the hashed positions of the sampled rows.
+        sample: float64 [n], their numbers.
+    """
+
+    moments: tuple[tuple[int, int, float, float], ...]
+    keys: np.ndarray
+    sample: np.ndarray
+
+    @staticmethod
+    def join(parts: Iterable[NumberPart]) -> NumberPart:
+        """The parts as one."""
+        parts = list(parts)
+        keys = np.concatenate([part.keys for part in parts])
+        sample = np.concatenate([part.sample for part in parts])
+        if len(keys) > SAMPLE_LIMIT:
+            kept = np.argpartition(keys, SAMPLE_LIMIT - 1)[:SAMPLE_LIMIT]
+            keys, sample = keys[kept], sample[kept]
+        return NumberPart(tuple(m for part in parts for m in part.moments), keys, sample)
+
+    def finish(self) -> NumberFacts:
+        """The facts: chunks' moments are added in an order of their own, so that no rounding depends on ours."""
+        moments = sorted(self.moments)
+        count = sum(m[1] for m in moments)
+        if not count:
+            return NumberFacts()
+        try:
+            mean = math.fsum(m[1] * m[2] for m in moments) / count
+            spread = math.fsum(part for _, n, own, m2 in moments for part in (m2, n * (own - mean) ** 2))
+        except (OverflowError, ValueError):  # numbers near the end of float64: their squares are beyond it
+            mean = spread = math.nan
+        return NumberFacts(count, mean, math.sqrt(spread / count), np.sort(self.sample))
+
+
+@dataclass(frozen=True)
+class ChunkAnalysis:
+    """Facts of one chunk of the train split, or of several joined ones. Picklable; joining is associative."""
+
+    counts: Mapping[str, Mapping[bytes, int]]
+    numbers: Mapping[str, NumberPart]
+
+    @staticmethod
+    def join(parts: Iterable[ChunkAnalysis]) -> ChunkAnalysis:
+        """The parts as one; the order does not matter, and joined parts may be joined again.
+
+        Parts are taken one by one and not kept: together they may be larger than memory.
+        """
+        counts: dict[str, Counter[bytes]] = {}
+        numbers: dict[str, list[NumberPart]] = {}
+        for part in parts:
+            for space, values in part.counts.items():
+                counts.setdefault(space, Counter()).update(values)
+            for name, number in part.numbers.items():
+                held = numbers.setdefault(name, [])
+                held.append(number)
+                if len(held) == _HELD:
+                    numbers[name] = [NumberPart.join(held)]
+        return ChunkAnalysis(dict(counts), {name: NumberPart.join(held) for name, held in numbers.items()})
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Facts by name; a name that is not there was not analysed.
+
+    Attributes:
+        counts: of each vocabulary space, how often each value occurred.
+        numbers: of each numeric field that needs statistics.
+    """
+
+    counts: Mapping[str, Mapping[bytes, int]] = field(default_factory=dict)
+    numbers: Mapping[str, NumberFacts] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls) -> Analysis:
+        """No facts: enough for a schema that needs none."""
+        return cls()
+
+    @classmethod
+    def merge(cls, parts: Iterable[ChunkAnalysis]) -> Analysis:
+        """The facts of all chunks together, bit for bit the same in whatever order and grouping they come."""
+        joined = ChunkAnalysis.join(parts)
+        return cls(joined.counts, {name: part.finish() for name, part in joined.numbers.items()})

@@ -1,0 +1,198 @@
+"""The kinds of field: how a cell becomes ids and values."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from .base import Count, Frozen, Name, Problem, Problems
+
+
+class HashSpace(Frozen):
+    """Local id = Fingerprint64(raw bytes) mod ``buckets``: no analysis, distinct values may meet."""
+
+    kind: Literal["hash"]
+    buckets: Count
+
+
+class VocabularySpace(Frozen):
+    """Values seen in training get a row each; all others share the out-of-vocabulary rows.
+
+    Attributes:
+        min_count: a value seen less often in the train split gets no row.
+        oov: rows shared by unknown values, over which they are spread by Fingerprint64.
+        capacity: rows kept for values, so that later ones find room; ``None``: as many as there are now.
+    """
+
+    kind: Literal["vocabulary"]
+    min_count: Count = 1
+    oov: Count = 1
+    capacity: Count | None = None
+
+
+class DeclaredIds(Frozen):
+    """The cell is itself a whole number in [0, ``size``): the local id."""
+
+    kind: Literal["ids"]
+    size: Count
+
+
+Space = Annotated[HashSpace | VocabularySpace | DeclaredIds, Field(discriminator="kind")]
+
+
+class CategoricalField(Frozen):
+    """A cell that names one thing, or several.
+
+    Attributes:
+        name: the field's name; its slots are named after it.
+        column: the column it reads; ``None``: the column of the same name.
+        encoding: its own id space, or
+        space: the name of a shared one.
+        max_values: slots of the field; of more values the first ``max_values`` are kept.
+        separator: text between values. Without it the whole cell is one value. Empty pieces are dropped,
+            repeated ones kept; nothing is stripped (but declared ids are, of ASCII white space).
+        value: what each of n kept values weighs: ``mean`` is 1/n, ``one`` is 1.
+        within_field_pairs: whether the field's own slots form pairs with one another.
+        missing: an empty cell, or one that is bad: ``absent`` takes no part, ``own`` is an id of its own.
+    """
+
+    kind: Literal["categorical"]
+    name: Name
+    column: Name | None = None
+    encoding: Space | None = None
+    space: Name | None = None
+    max_values: Count = 1
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    value: Literal["mean", "one"] = "mean"
+    within_field_pairs: bool = Field(default=True, strict=True)
+    missing: Literal["absent", "own"] = "absent"
+
+    @model_validator(mode="after")
+    def _check(self) -> CategoricalField:
+        problems = []
+        if self.encoding is None and self.space is None:
+            problems.append(Problem(("encoding",), "must be given (or `space`, the name of a shared id space)"))
+        if self.encoding is not None and self.space is not None:
+            problems.append(Problem(("space",), "must not stand beside `encoding`; keep one of the two"))
+        if self.max_values > 1 and self.separator is None:
+            problems.append(Problem(("max_values",), f"{self.max_values} values need a `separator` between them"))
+        if problems:
+            raise Problems(problems)
+        return self
+
+
+class ValueEncoding(Frozen):
+    """One id; the number is the slot's value.
+
+    Attributes:
+        log: take sign(x)·ln(1 + |x|).
+        standardise: then subtract the mean and divide by the standard deviation of the train split.
+    """
+
+    kind: Literal["value"]
+    log: bool = Field(default=False, strict=True)
+    standardise: bool = Field(default=False, strict=True)
+
+
+class BucketEncoding(Frozen):
+    """An id a bucket, value 1: bucket = how many boundaries are ≤ the number. Give exactly one of the three.
+
+    Attributes:
+        quantiles: about this many buckets of equal share, from the train split.
+        boundaries: strictly increasing numbers.
+        log_square: the list of :func:`afm_ctr.schema.log_square_boundaries`.
+    """
+
+    kind: Literal["buckets"]
+    quantiles: Annotated[int, Field(strict=True, ge=2)] | None = None
+    boundaries: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
+    log_square: Literal[True] | None = None
+
+    @field_validator("boundaries")
+    @classmethod
+    def _increasing(cls, numbers: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if numbers and any(right <= left for left, right in itertools.pairwise(numbers)):
+            raise ValueError("must be strictly increasing")
+        return numbers
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> BucketEncoding:
+        if sum(choice is not None for choice in (self.quantiles, self.boundaries, self.log_square)) != 1:
+            raise ValueError("give exactly one of `quantiles`, `boundaries`, `log_square: true`")
+        return self
+
+
+class MissingValue(Frozen):
+    """A missing number counts as ``value`` (before log and standardising)."""
+
+    value: float
+
+
+def _missing_form(data: Any) -> str:
+    # In angle brackets no tag can be taken for a key of the file.
+    return "<value>" if isinstance(data, (dict, MissingValue)) else "<policy>"
+
+
+NumericMissing = Annotated[
+    Annotated[Literal["absent", "own"], Tag("<policy>")] | Annotated[MissingValue, Tag("<value>")],
+    Discriminator(_missing_form),
+]
+
+
+class NumericField(Frozen):
+    """A cell that is a number: decimal text, parsed to float64.
+
+    White space around it is ignored. Anything else (hexadecimal, ``nan``, ``1_000``) is bad, and so is a number
+    beyond float64, or a value beyond float32; a bad cell follows the missing policy.
+
+    Attributes:
+        missing: ``absent``, ``own``, or for the value encoding also ``{value: x}``. A present 0 is never missing.
+    """
+
+    kind: Literal["numeric"]
+    name: Name
+    column: Name | None = None
+    encoding: Annotated[ValueEncoding | BucketEncoding, Field(discriminator="kind")]
+    missing: NumericMissing = "absent"
+
+    @model_validator(mode="after")
+    def _check(self) -> NumericField:
+        if isinstance(self.missing, MissingValue) and not isinstance(self.encoding, ValueEncoding):
+            message = "a number for missing cells needs `encoding: {kind: value}`; say absent or own"
+            raise Problems([Problem(("missing",), message)])
+        return self
+
+
+class LibfmField(Frozen):
+    """The entries of a libfm line whose id lies in [lo, hi): a field of the file's own numbering.
+
+    The file's values are the slots' values; entries of value 0 are absent.
+
+    Attributes:
+        ids: (lo, hi), in the file's numbering.
+        max_values: slots of the field. More entries than that make the field bad.
+    """
+
+    kind: Literal["libfm"]
+    name: Name
+    ids: tuple[Annotated[int, Field(strict=True, ge=0)], Annotated[int, Field(strict=True, ge=1)]]
+    max_values: Count = 1
+    within_field_pairs: bool = Field(default=True, strict=True)
+    missing: Literal["absent", "own"] = "absent"
+
+    @field_validator("ids")
+    @classmethod
+    def _not_empty(cls, ids: tuple[int, int]) -> tuple[int, int]:
+        if ids[0] >= ids[1]:
+            raise ValueError("must be [lo, hi) with lo < hi")
+        return ids
+
+
+AnyField = Annotated[CategoricalField | NumericField | LibfmField, Field(discriminator="kind")]
+
+
+def slots_of(field: CategoricalField | NumericField | LibfmField) -> int:
+    """How many slots a field has."""
+    return 1 if isinstance(field, NumericField) else field.max_values

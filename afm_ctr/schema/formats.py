@@ -1,0 +1,143 @@
+"""How a log is written: delimited text or libfm text, its columns, its label."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from .base import Frozen, Name, Problem, Problems
+
+
+class Column(Frozen):
+    """A column of a log.
+
+    Attributes:
+        name: what the schema and the serving signature call it.
+        header: its text in the log's header line; ``None`` when that is the name itself.
+    """
+
+    name: Name
+    header: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_plain_name(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+
+class DelimitedFormat(Frozen):
+    """Delimited text: one row a line, with or without a header line.
+
+    Attributes:
+        delimiter: the one character between cells.
+        header: whether the first line of every file names its columns.
+        quote: whether a cell may be wrapped in double quotes (``""`` inside is one quote).
+        columns: without a header line: every column, in file order. With one: names for header texts; a header
+            text that is not listed and is itself a fit name can be used as it is.
+    """
+
+    kind: Literal["delimited"]
+    delimiter: str = ","
+    header: bool = Field(default=True, strict=True)
+    quote: bool = Field(default=True, strict=True)
+    columns: tuple[Column, ...] = ()
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, text: str) -> str:
+        if len(text) != 1 or not text.isascii() or text in '\r\n"':
+            raise ValueError('must be one ASCII character such as "," or "\\t"')
+        return text
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> DelimitedFormat:
+        problems = []
+        if not self.header and not self.columns:
+            problems.append(Problem(("columns",), "must list every column in file order when `header` is false"))
+        names: set[str] = set()
+        headers: set[str] = set()
+        for index, column in enumerate(self.columns):
+            here = ("columns", index)
+            if column.name in names:
+                problems.append(Problem((*here, "name"), f"'{column.name}' is listed twice; give it another name"))
+            if not self.header and column.header is not None:
+                problems.append(Problem((*here, "header"), "there is no header line (`header: false`); remove it"))
+            elif (text := column.header or column.name) in headers:
+                problems.append(Problem((*here, "header"), f"the header '{text}' is listed twice; keep one"))
+            names.add(column.name)
+            headers.add(column.header or column.name)
+        if problems:
+            raise Problems(problems)
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The listed columns' names, in order."""
+        return tuple(column.name for column in self.columns)
+
+
+class LibfmFormat(Frozen):
+    """libsvm / libfm text: ``label id:value id:value …``; the columns are ``label`` and ``features``."""
+
+    kind: Literal["libfm"]
+
+
+Format = Annotated[DelimitedFormat | LibfmFormat, Field(discriminator="kind")]
+
+
+def _texts(value: Any) -> Any:
+    """A list of cell texts; whole numbers are taken as their digits, since YAML reads an unquoted 1 as a number."""
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError("must be a list of cell texts with at least one entry")
+    for text in value:
+        if isinstance(text, bool) or not isinstance(text, (str, int)):
+            raise ValueError(f"{text!r} is not a cell text; put it in quotes")
+    return tuple(str(text) for text in value)
+
+
+def _negative_texts(value: Any) -> Any:
+    return value if value is None or value == "*" else _texts(value)
+
+
+class Label(Frozen):
+    """The column that says what happened.
+
+    Attributes:
+        column: its name (libfm: always ``label``).
+        kind: ``binary`` is stored 0 or 1; ``real`` is parsed as a number.
+        positive: the texts that mean 1; ``["1"]`` when not given.
+        negative: the texts that mean 0, or ``"*"`` for every other text. When neither list is given: ``["0"]``
+            (libfm: ``["-1", "0"]``). Any other text is a bad label.
+    """
+
+    column: Name = "label"
+    kind: Literal["binary", "real"] = "binary"
+    positive: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ("1",)
+    negative: Annotated[tuple[str, ...] | Literal["*"] | None, BeforeValidator(_negative_texts)] = None
+
+    @model_validator(mode="after")
+    def _check_lists(self) -> Label:
+        if self.kind == "real":
+            given = sorted(self.model_fields_set & {"positive", "negative"})
+            if given:
+                raise Problems(
+                    [Problem((key,), "belongs to a binary label; remove it or say `kind: binary`") for key in given]
+                )
+        elif self.negative is None and self.positive != ("1",):
+            raise Problems([Problem(("negative",), 'must be given beside `positive`; "*" means every other text')])
+        elif isinstance(self.negative, tuple) and (both := sorted(set(self.negative) & set(self.positive))):
+            raise Problems([Problem(("negative",), f"{both[0]!r} is positive too; keep it in one list")])
+        return self
+
+
+class NegativeSampling(Frozen):
+    """Says that the log was thinned: only a share ``rate`` of its negatives was kept.
+
+    Attributes:
+        rate: share of negatives kept, in (0, 1].
+        correct: ``weights`` trains negatives with weight 1/rate; ``logit`` adds ln(rate) to the exported bias.
+    """
+
+    rate: Annotated[float, Field(gt=0, le=1)]
+    correct: Literal["weights", "logit"]

@@ -1,0 +1,162 @@
+"""From a schema and the train split's facts to a resolved schema; also when it grows from an earlier one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from afm_ctr.errors import UserError
+
+from .boundaries import log_square_boundaries, quantile_boundaries
+from .facts import Analysis
+from .fields import BucketEncoding, DeclaredIds, HashSpace, LibfmField, NumericField, ValueEncoding, VocabularySpace
+from .growth import check_parent
+from .resolved import IdRange, NumericStatistics, ResolvedSchema, missing_space
+from .spec import FeatureSchema, needs_statistics
+
+_ROUNDING = 1e-14  # what the mean of equal numbers may be off, relatively; float64 itself has 1.1e-16
+
+
+def resolve(spec: FeatureSchema, analysis: Analysis, parent: ResolvedSchema | None = None) -> ResolvedSchema:
+    """Decide ids, statistics and vocabularies.
+
+    Without a parent the spaces get their ranges in the order of the fields. With one, everything that the parent
+    decided stays: ids never move, statistics and boundaries are the parent's, vocabularies keep their entries. New
+    vocabulary entries go behind the old ones, inside the capacity and beyond it into a further range at the end of
+    the table; so do declared ids whose size has grown. Where nothing new appears the parent itself is returned.
+
+    Args:
+        spec: the schema.
+        analysis: facts of the train split (``Analysis.empty()`` where the schema needs none).
+        parent: the schema that this one continues.
+
+    Returns:
+        The resolved schema; the same one for the same arguments, whatever the order in which facts were gathered.
+
+    Raises:
+        UserError: the schema needs facts that are not there, a vocabulary exceeds its capacity at the first
+            resolve, or the schema does not fit its parent.
+    """
+    if parent is not None:
+        check_parent(spec, parent)
+    statistics = parent.statistics if parent is not None else _statistics(spec, analysis)
+    vocabularies = {name: _entries(name, space, analysis, parent) for name, space in spec.vocabulary_spaces.items()}
+    ranges = _ranges(spec, vocabularies, statistics, parent.ranges if parent is not None else ())
+    if parent is not None:
+        unchanged = ResolvedSchema(
+            spec=spec, lineage=parent.lineage, ranges=ranges, statistics=statistics, vocabularies=vocabularies
+        )
+        if unchanged.id == parent.id:
+            return parent
+    lineage = (*parent.lineage, parent.id) if parent is not None else ()
+    return ResolvedSchema(spec=spec, lineage=lineage, ranges=ranges, statistics=statistics, vocabularies=vocabularies)
+
+
+def statistics_from_spec(spec: FeatureSchema) -> dict[str, NumericStatistics]:
+    """Statistics of the numeric fields that need no data."""
+    found = {}
+    for field in spec.fields:
+        if not isinstance(field, NumericField) or needs_statistics(field):
+            continue
+        encoding = field.encoding
+        boundaries: tuple[float, ...] = ()
+        if isinstance(encoding, BucketEncoding):
+            boundaries = log_square_boundaries() if encoding.log_square else encoding.boundaries or ()
+        found[field.name] = NumericStatistics(boundaries=boundaries)
+    return found
+
+
+def _statistics(spec: FeatureSchema, analysis: Analysis) -> dict[str, NumericStatistics]:
+    derived = statistics_from_spec(spec)
+    found = {}
+    for field in spec.fields:
+        if not isinstance(field, NumericField):
+            continue
+        if field.name in derived:
+            found[field.name] = derived[field.name]
+            continue
+        facts = analysis.numbers.get(field.name)
+        if facts is None:
+            raise _not_analysed(f"field '{field.name}'")
+        if isinstance(field.encoding, ValueEncoding):
+            if not (math.isfinite(facts.mean) and math.isfinite(facts.std)):
+                raise UserError(f"field '{field.name}': its numbers are too large to standardise; add `log: true`")
+            # A column that never varies (or was never there) is left at its distance from the mean: 0. Its mean is
+            # rounded, so its deviation need not be 0: that of 0.1, 0.1, 0.1 is 1.4e-17.
+            varies = facts.std > _ROUNDING * abs(facts.mean)
+            found[field.name] = NumericStatistics(mean=facts.mean, std=facts.std if varies else 1.0)
+        else:
+            assert field.encoding.quantiles is not None
+            boundaries = quantile_boundaries(facts.sample, field.encoding.quantiles)
+            found[field.name] = NumericStatistics(boundaries=boundaries)
+    return found
+
+
+def _entries(
+    name: str, space: VocabularySpace, analysis: Analysis, parent: ResolvedSchema | None
+) -> tuple[bytes, ...]:
+    counts: Mapping[bytes, int] | None = analysis.counts.get(name)
+    old = parent.vocabularies[name] if parent is not None else ()
+    if counts is None:
+        if parent is None:
+            raise _not_analysed(f"vocabulary '{name}'")
+        return old
+    known = set(old)
+    # A line break cannot stand in a vocabulary file, and an empty cell is missing.
+    new = [
+        (value, count)
+        for value, count in counts.items()
+        if count >= space.min_count and value not in known and value and b"\n" not in value and b"\r" not in value
+    ]
+    new.sort(key=lambda entry: (-entry[1], entry[0]))
+    if parent is None and space.capacity is not None and len(new) > space.capacity:
+        raise UserError(
+            f"vocabulary '{name}': {len(new)} values occur at least {space.min_count} times, and its capacity is "
+            f"{space.capacity}; raise `capacity` or `min_count`"
+        )
+    return (*old, *(value for value, _ in new))
+
+
+def _not_analysed(what: str) -> UserError:
+    return UserError(f"{what} is fitted to the data, which were not analysed; `afm-ctr prepare` does that")
+
+
+def _ranges(
+    spec: FeatureSchema,
+    vocabularies: Mapping[str, tuple[bytes, ...]],
+    statistics: Mapping[str, NumericStatistics],
+    existing: tuple[IdRange, ...],
+) -> tuple[IdRange, ...]:
+    """The existing ranges, and behind them what the spaces need beyond those."""
+    ranges = list(existing)
+    end = ranges[-1].start + ranges[-1].size if ranges else 1
+    covered: dict[str, int] = {}
+    for owned in ranges:
+        covered[owned.space] = covered.get(owned.space, 0) + owned.size
+    for field in spec.fields:
+        name, space = spec.space_of(field)
+        wanted = [(name, _rows(field, space, len(vocabularies.get(name, ())), statistics.get(name)))]
+        if field.missing == "own":
+            wanted.append((missing_space(field.name), 1))
+        for owner, rows in wanted:
+            have = covered.get(owner, 0)
+            if rows > have:
+                ranges.append(IdRange(space=owner, local_start=have, start=end, size=rows - have))
+                covered[owner] = rows
+                end += rows - have
+    return tuple(ranges)
+
+
+def _rows(field: Any, space: Any, entries: int, statistics: NumericStatistics | None) -> int:
+    """Rows that a field's space needs."""
+    if isinstance(space, HashSpace):
+        return space.buckets
+    if isinstance(space, DeclaredIds):
+        return space.size
+    if isinstance(space, VocabularySpace):
+        return space.oov + max(entries, space.capacity or 0)
+    if isinstance(field, LibfmField):
+        return field.ids[1] - field.ids[0]
+    assert statistics is not None
+    return len(statistics.boundaries) + 1 if isinstance(field.encoding, BucketEncoding) else 1

@@ -1,0 +1,208 @@
+"""A schema with everything decided: id ranges, statistics, vocabularies, slots, pairs, and where it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from .base import Frozen
+from .fields import NumericField, slots_of
+from .spec import FeatureSchema, needs_statistics
+
+FORMAT_VERSION = 1
+
+
+class IdRange(Frozen):
+    """Rows [``start``, ``start`` + ``size``) of the table hold the local ids from ``local_start`` on of one space.
+
+    The single row of a field whose missing cells have an id of their own is the space ``<field>.missing``.
+    """
+
+    space: str
+    local_start: int
+    start: int
+    size: int
+
+
+class NumericStatistics(Frozen):
+    """What a numeric field was fitted to: 0 and 1 where it does not standardise, no boundaries where it has none."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    boundaries: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One of the F places of a row.
+
+    Attributes:
+        index: 0 … F−1.
+        field: name of the field that fills it.
+        position: place among the field's slots.
+        name: the field's name, with ``[position]`` where the field has several slots.
+    """
+
+    index: int
+    field: str
+    position: int
+    name: str
+
+
+def missing_space(field_name: str) -> str:
+    """The space that holds the id of a field's missing cells."""
+    return f"{field_name}.missing"
+
+
+class ResolvedSchema(Frozen):
+    """What :func:`afm_ctr.schema.resolve` makes of a schema and the train split's facts. Frozen and picklable.
+
+    Id 0 means absent and belongs to no space; the spaces own ranges of [1, ``feature_size``).
+
+    Attributes:
+        spec: the schema as the user wrote it.
+        lineage: ids of the schemas that this one grew from, oldest first.
+        ranges: who owns which rows, ascending and without gaps from row 1 on.
+        statistics: of every numeric field.
+        vocabularies: of every vocabulary space its entries; the local id of entry i is ``oov`` + i.
+    """
+
+    spec: FeatureSchema
+    lineage: tuple[str, ...] = ()
+    ranges: tuple[IdRange, ...]
+    statistics: dict[str, NumericStatistics] = Field(default_factory=dict)
+    vocabularies: dict[str, tuple[bytes, ...]] = Field(default_factory=dict, repr=False)
+
+    @cached_property
+    def id(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of the content, ancestors and vocabularies included."""
+        content = json.dumps(self.content(), sort_keys=True, ensure_ascii=True, allow_nan=False)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def content(self) -> dict[str, Any]:
+        """Everything that makes this schema what it is, as plain data; vocabularies by their digests."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "spec": self.spec.model_dump(mode="json"),
+            "lineage": list(self.lineage),
+            "ranges": [r.model_dump() for r in self.ranges],
+            "statistics": {name: s.model_dump(mode="json") for name, s in self.statistics.items()},
+            "vocabularies": {
+                name: {"entries": len(entries), "sha256": self.vocabulary_digests[name]}
+                for name, entries in self.vocabularies.items()
+            },
+        }
+
+    @cached_property
+    def vocabulary_digests(self) -> dict[str, str]:
+        """SHA-256 of every vocabulary's file."""
+        return {name: hashlib.sha256(vocabulary_bytes(v)).hexdigest() for name, v in self.vocabularies.items()}
+
+    @property
+    def parent_id(self) -> str | None:
+        """The id of the schema that this one grew from."""
+        return self.lineage[-1] if self.lineage else None
+
+    def descends_from(self, other_id: str) -> bool:
+        """Whether ``other_id`` is this schema or one that it grew from."""
+        return other_id == self.id or other_id in self.lineage
+
+    @property
+    def feature_size(self) -> int:
+        """Rows of the table: ids are 0 (absent) … ``feature_size`` − 1."""
+        return self.ranges[-1].start + self.ranges[-1].size if self.ranges else 1
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """The F slots in order."""
+        slots: list[Slot] = []
+        for field in self.spec.fields:
+            count = slots_of(field)
+            for position in range(count):
+                name = f"{field.name}[{position}]" if count > 1 else field.name
+                slots.append(Slot(len(slots), field.name, position, name))
+        return tuple(slots)
+
+    @property
+    def num_slots(self) -> int:
+        """F."""
+        return len(self.slots)
+
+    @cached_property
+    def pairs(self) -> np.ndarray:
+        """int32 [P, 2]: slots i < j in lexicographic order, without the inner pairs of fields that want none."""
+        inner = {f.name: isinstance(f, NumericField) or f.within_field_pairs for f in self.spec.fields}
+        owner = [slot.field for slot in self.slots]
+        kept = [
+            (i, j)
+            for i in range(len(owner))
+            for j in range(i + 1, len(owner))
+            if owner[i] != owner[j] or inner[owner[i]]
+        ]
+        pairs = np.array(kept, np.int32).reshape(-1, 2)
+        pairs.setflags(write=False)
+        return pairs
+
+    @cached_property
+    def pair_names(self) -> list[str]:
+        """``"C1 x C2"`` for every pair, in the order of :attr:`pairs`."""
+        return [f"{self.slots[i].name} x {self.slots[j].name}" for i, j in self.pairs]
+
+    @property
+    def raw_columns(self) -> tuple[str, ...]:
+        """The inputs of a raw row: see :attr:`FeatureSchema.raw_columns`."""
+        return self.spec.raw_columns
+
+    def ranges_of(self, space: str) -> list[IdRange]:
+        """The ranges that a space owns, by local id; empty when there is no such space."""
+        return sorted((r for r in self.ranges if r.space == space), key=lambda r: r.local_start)
+
+    def global_id(self, space: str, local: int | np.ndarray) -> Any:
+        """The table row of a space's local id (an int, or an int64 array of them).
+
+        Raises:
+            ValueError: the space does not have such a local id.
+        """
+        ranges = self.ranges_of(space)
+        index = np.asarray(local, np.int64)
+        end = sum(r.size for r in ranges)
+        if index.size and (index.min() < 0 or index.max() >= end):
+            raise ValueError(f"space '{space}' has the local ids 0 … {end - 1}, not {local}")
+        starts = np.array([r.local_start for r in ranges], np.int64)
+        shifts = np.array([r.start - r.local_start for r in ranges], np.int64)
+        result = index + shifts[np.searchsorted(starts, index, side="right") - 1]
+        return int(result) if np.ndim(local) == 0 else result
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``schema.yaml`` and ``vocab/<space>.txt`` (one entry a line), each aside and then renamed."""
+        from .files import save
+
+        save(self, Path(folder))
+
+    @classmethod
+    def load(cls, path: str | Path) -> ResolvedSchema:
+        """Read what :meth:`save` wrote: the folder, or its ``schema.yaml``.
+
+        Raises:
+            UserError: a file is absent or damaged, or does not belong to the others.
+        """
+        from .files import load
+
+        return load(Path(path))
+
+
+def vocabulary_bytes(entries: tuple[bytes, ...]) -> bytes:
+    """A vocabulary's file: one entry a line."""
+    return b"".join(entry + b"\n" for entry in entries)
+
+
+def derived_statistics(spec: FeatureSchema) -> set[str]:
+    """Numeric fields whose statistics follow from the schema alone (the file need not repeat them)."""
+    return {f.name for f in spec.fields if isinstance(f, NumericField) and not needs_statistics(f)}

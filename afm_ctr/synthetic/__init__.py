@@ -1,0 +1,6 @@
+"""Logs that look like Criteo's and whose truth is known: to try the whole path on, and to see what a model finds."""
+
+from afm_ctr.synthetic.logs import LogsSummary, make_logs
+from afm_ctr.synthetic.truth import COLUMNS, PLANTED, PlantedPair, Truth
+
+__all__ = ["COLUMNS", "PLANTED", "LogsSummary", "PlantedPair", "Truth", "make_logs"]

@@ -1,0 +1,10 @@
+"""Training and evaluation: Keras ``fit`` in a form that can stop and go on at any step, on any number of ranks."""
+
+from __future__ import annotations
+
+from afm_ctr.training.build import build_model, load_model
+from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.evaluate import evaluate
+from afm_ctr.training.loop import TrainSummary, train
+
+__all__ = ["TrainConfig", "TrainSummary", "build_model", "evaluate", "load_model", "train"]

@@ -1,0 +1,120 @@
+"""From a config and a schema to a model, and from a run's folder back to the trained one."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from afm_ctr.errors import UserError
+from afm_ctr.models import CTRModel
+from afm_ctr.schema import ResolvedSchema
+from afm_ctr.training.checkpoint import Checkpoint
+from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.shelf import CheckpointShelf
+
+CONFIG, RUN, HISTORY, CHECKPOINTS, TENSORBOARD = (
+    "config.yaml",
+    "run.json",
+    "history.jsonl",
+    "checkpoints",
+    "tensorboard",
+)
+Which = Literal["best", "latest"]
+Scorer = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+def build_model(schema: ResolvedSchema, config: TrainConfig) -> CTRModel:
+    """A fresh model; its initial weights are a function of the schema, the config and the seed.
+
+    ``negative_sampling: {correct: logit}`` becomes the model's ``bias_offset`` ln(rate): a model trained on logs
+    that kept the share r of the negatives overstates the odds by 1/r.
+
+    Raises:
+        UserError: an unknown model, an option that it does not have, or a loss that does not fit the label or the
+            correction.
+    """
+    label = schema.spec.label
+    if label is None:
+        raise UserError(f"schema {schema.spec.name!r} declares no label: there is nothing to train or evaluate")
+    sampling = schema.spec.negative_sampling
+    if sampling is not None and sampling.correct == "logit" and config.loss != "log":
+        raise UserError(
+            f"schema {schema.spec.name!r} has negative_sampling.correct: logit, which shifts the logit of a "
+            f"probability, and `loss: {config.loss}` has none: use loss: log, or prepare with correct: weights"
+        )
+    return CTRModel(
+        config.model.name,
+        config.model.options,
+        feature_size=schema.feature_size,
+        num_slots=schema.num_slots,
+        pairs=schema.pairs,
+        loss=config.loss,
+        label_kind=label.kind,
+        row_l2=config.row_l2,
+        seed=config.seed,
+        bias_offset=math.log(sampling.rate) if sampling is not None and sampling.correct == "logit" else 0.0,
+    )
+
+
+def load_model(model_dir: str | Path, which: Which = "best") -> tuple[CTRModel, ResolvedSchema, TrainConfig]:
+    """The trained model of a run, with the schema and the config that it was trained with.
+
+    Args:
+        model_dir: what ``train`` wrote.
+        which: ``"best"`` by the validation metric (the latest where nothing was validated), or ``"latest"``.
+
+    Raises:
+        UserError: no run, no checkpoint, or a damaged one.
+    """
+    model, schema, config, _ = open_run(model_dir, which)
+    return model, schema, config
+
+
+def open_run(
+    model_dir: str | Path, which: Which = "best", warn: Callable[[str], None] | None = None
+) -> tuple[CTRModel, ResolvedSchema, TrainConfig, Checkpoint]:
+    """:func:`load_model`, and the checkpoint that the weights are from."""
+    folder = Path(model_dir)
+    if which not in ("best", "latest"):
+        raise UserError(f"checkpoint {which!r}: say best or latest")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} holds no training run (no {CONFIG}); afm-ctr train makes one")
+    config = TrainConfig.load(folder / CONFIG)
+    schema = ResolvedSchema.load(folder)
+    shelf = CheckpointShelf(folder / CHECKPOINTS, warn=warn or _to_stderr)
+    checkpoint = (shelf.best() if which == "best" else None) or shelf.latest()
+    if checkpoint is None:
+        raise UserError(f"{folder} has no checkpoint yet: the run ended before its first; train it again")
+    if not schema.descends_from(checkpoint.schema_id):
+        raise UserError(f"{folder}: foreign schema: {schema.id}, the checkpoint's is {checkpoint.schema_id}")
+    model = build_model(schema, config)
+    checkpoint.restore(model, optimizer=False)
+    return model, schema, config, checkpoint
+
+
+def make_scorer(model: CTRModel, rows: int) -> Scorer:
+    """A compiled function from ``feature_ids`` int64 [B, F] and ``feature_vals`` float32 [B, F] to two float32 [B].
+
+    Logit and prediction, with the correction for negative sampling: as they are exported and served.
+
+    Args:
+        model: what scores.
+        rows: B. With a size that is known beforehand a model may take large batches in blocks: less memory.
+    """
+    ids = tf.TensorSpec([rows, model.num_slots], tf.int64)
+    vals = tf.TensorSpec([rows, model.num_slots], tf.float32)
+
+    def score(feature_ids: tf.Tensor, feature_vals: tf.Tensor) -> tuple[Any, Any]:
+        logits = model({"feature_ids": feature_ids, "feature_vals": feature_vals}, training=False, corrected=True)
+        return logits, model.predictions(logits)
+
+    return tf.function(score, input_signature=[ids, vals])
+
+
+def _to_stderr(text: str) -> None:
+    print(f"afm-ctr: {text}", file=sys.stderr, flush=True)

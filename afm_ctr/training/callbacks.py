@@ -1,0 +1,168 @@
+"""Callbacks whose state outlives a ``fit``: a run is many calls of it, and may be killed between any two steps.
+
+Keras' own ``EarlyStopping`` and ``ReduceLROnPlateau`` forget everything in ``on_train_begin``. These do not; each
+has ``get_state`` (plain JSON values) and ``set_state``, and a checkpoint carries what they return.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import keras
+
+from afm_ctr.training.files import write_text
+
+Direction = Literal["max", "min"]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A callback that a checkpoint can carry."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that the callback's later decisions depend on, as JSON can hold it."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Become what :meth:`get_state` described."""
+
+
+def improves(value: float, best: float | None, direction: Direction, min_delta: float = 0.0) -> bool:
+    """Whether ``value`` beats ``best`` by more than ``min_delta``; anything beats None."""
+    if best is None:
+        return True
+    return value > best + min_delta if direction == "max" else value < best - min_delta
+
+
+def _metric(logs: dict[str, Any] | None, metric: str) -> float | None:
+    value = (logs or {}).get(metric)
+    return None if value is None else float(value)
+
+
+class BestSoFar(keras.callbacks.Callback):
+    """The best value of a metric at the ends of epochs. ``improved`` says whether the last epoch set it.
+
+    Args:
+        metric: a key of the epoch's logs; an epoch that lacks it, or holds None, does not count.
+        direction: ``"max"`` or ``"min"``.
+    """
+
+    def __init__(self, metric: str, direction: Direction) -> None:
+        super().__init__()
+        self.metric, self.direction = metric, direction
+        self.value: float | None = None
+        self.epoch: int | None = None
+        self.improved = False
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        value = _metric(logs, self.metric)
+        self.improved = value is not None and improves(value, self.value, self.direction)
+        if self.improved:
+            self.value, self.epoch = value, epoch
+
+    def get_state(self) -> dict[str, Any]:
+        return {"metric": self.metric, "value": self.value, "epoch": self.epoch, "improved": self.improved}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.value, self.epoch, self.improved = state["value"], state["epoch"], state["improved"]
+
+
+class EarlyStopping(keras.callbacks.Callback):
+    """End the training when a metric has not improved for ``patience`` epochs in a row.
+
+    ``stopped`` stays True afterwards, so that a resumed run does not start again.
+    """
+
+    def __init__(self, metric: str, direction: Direction, patience: int, min_delta: float = 0.0) -> None:
+        super().__init__()
+        self.metric, self.direction, self.patience, self.min_delta = metric, direction, patience, min_delta
+        self.best: float | None = None
+        self.wait = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether patience has run out; a larger patience on resume takes the run up again."""
+        return self.wait >= self.patience
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        value = _metric(logs, self.metric)
+        if value is None:
+            return
+        if improves(value, self.best, self.direction, self.min_delta):
+            self.best, self.wait = value, 0
+        else:
+            self.wait += 1
+        if self.stopped:
+            self.model.stop_training = True
+
+    def get_state(self) -> dict[str, Any]:
+        return {"best": self.best, "wait": self.wait}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.best, self.wait = state["best"], state["wait"]
+
+
+class ReduceOnPlateau(keras.callbacks.Callback):
+    """Multiply the learning rate by ``factor`` when a metric has not improved for ``patience`` epochs in a row."""
+
+    def __init__(
+        self,
+        metric: str,
+        direction: Direction,
+        factor: float,
+        patience: int,
+        min_delta: float = 0.0,
+        min_learning_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.metric, self.direction, self.min_delta = metric, direction, min_delta
+        self.factor, self.patience, self.min_learning_rate = factor, patience, min_learning_rate
+        self.best: float | None = None
+        self.wait = 0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        value = _metric(logs, self.metric)
+        if value is None:
+            return
+        if improves(value, self.best, self.direction, self.min_delta):
+            self.best, self.wait = value, 0
+            return
+        self.wait += 1
+        if self.wait >= self.patience:
+            self.wait = 0
+            rate = float(self.model.optimizer.learning_rate)
+            self.model.optimizer.learning_rate = max(rate * self.factor, min(self.min_learning_rate, rate))
+
+    def get_state(self) -> dict[str, Any]:
+        return {"best": self.best, "wait": self.wait}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.best, self.wait = state["best"], state["wait"]
+
+
+class EpochHistory(keras.callbacks.Callback):
+    """One object an epoch, also as ``history.jsonl`` when a path is given (on one rank only).
+
+    The file is written anew from the state each time: a run resumed from an earlier checkpoint leaves no doubles.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        super().__init__()
+        self.path = path
+        self.epochs: list[dict[str, Any]] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.epochs.append({"epoch": epoch, **(logs or {})})
+        self.write()
+
+    def write(self) -> None:
+        """Bring the file in line with the state."""
+        if self.path is not None:
+            write_text(self.path, "".join(f"{json.dumps(one)}\n" for one in self.epochs))
+
+    def get_state(self) -> dict[str, Any]:
+        return {"epochs": self.epochs}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.epochs = [dict(one) for one in state["epochs"]]

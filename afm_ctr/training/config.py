@@ -1,0 +1,204 @@
+"""What a training run is told: ``train.yaml``, checked before anything is read or computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from afm_ctr.errors import UserError
+from afm_ctr.training.overrides import apply_overrides, parse_yaml
+
+# Metrics of an evaluation that a run may steer by, and whether more is better.
+METRICS: dict[str, Literal["max", "min"]] = {
+    "auc": "max",
+    "group_auc": "max",
+    "log_loss": "min",
+    "rmse": "min",
+}
+# What a resumed run may be told anew; everything else would make it another run.
+MAY_CHANGE = frozenset(
+    {"epochs", "max_steps", "checkpoint", "early_stopping", "drift_check", "watchdog", "tensorboard"}
+)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class _Named(BaseModel):
+    """A named thing from a registry, whose further keys its own class checks."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that belong to the named class."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class ModelConfig(_Named):
+    """An interaction from the registry; every key but ``name`` is an option of it."""
+
+    name: str = Field(default="afm", min_length=1)
+
+
+class OptimizerConfig(_Named):
+    """An optimizer of :mod:`afm_ctr.optimizers`; further keys (``beta_1``, …) are arguments of it."""
+
+    name: str = Field(default="adam", min_length=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+
+
+class ValidationConfig(_Strict):
+    """What is looked at after each epoch, and by which metric a run is steered."""
+
+    split: str = Field(default="valid", min_length=1)
+    metric: Literal["auc", "group_auc", "log_loss", "rmse"] = "auc"
+
+    @property
+    def direction(self) -> Literal["max", "min"]:
+        return METRICS[self.metric]
+
+
+class EarlyStopping(_Strict):
+    """Stop when the metric has not improved by ``min_delta`` for ``patience`` epochs."""
+
+    patience: int = Field(default=2, ge=1)
+    min_delta: float = Field(default=0.0, ge=0)
+
+
+class ReduceOnPlateau(_Strict):
+    """Multiply the learning rate by ``factor`` after ``patience`` epochs without improvement."""
+
+    factor: float = Field(default=0.1, gt=0, lt=1)
+    patience: int = Field(default=1, ge=1)
+    min_delta: float = Field(default=0.0, ge=0)
+    min_learning_rate: float = Field(default=0.0, ge=0)
+
+
+class CheckpointConfig(_Strict):
+    """How often the state is written within an epoch (its end always is), and how many are kept."""
+
+    every_steps: int = Field(default=500, ge=1)
+    keep: int = Field(default=3, ge=1)
+
+
+class DriftCheck(_Strict):
+    """Compare the ranks' variables every so many steps."""
+
+    every_steps: int = Field(default=1000, ge=1)
+
+
+class Watchdog(_Strict):
+    """End the process when no step has ended for so long: a lost rank would otherwise hang the job."""
+
+    timeout_seconds: float = Field(default=600.0, gt=0)
+
+
+class TrainConfig(_Strict):
+    """A whole run. Immutable; an unknown key or an impossible value is an error that names it."""
+
+    model: ModelConfig = ModelConfig()
+    loss: Literal["log", "squared"] = "log"
+    row_l2: Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)]] = 0.0
+    optimizer: OptimizerConfig = OptimizerConfig()
+    batch_size: int = Field(default=4096, ge=1)
+    epochs: int = Field(default=3, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    shuffle: bool = True
+    train_split: str = Field(default="train", min_length=1)
+    validation: ValidationConfig | None = ValidationConfig()
+    early_stopping: EarlyStopping | None = None
+    reduce_on_plateau: ReduceOnPlateau | None = None
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    drift_check: DriftCheck | None = DriftCheck()
+    watchdog: Watchdog | None = Watchdog()
+    tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainConfig:
+        for key in ("early_stopping", "reduce_on_plateau"):
+            if getattr(self, key) is not None and self.validation is None:
+                raise ValueError(f"{key} needs `validation: {{split, metric}}`, which is null")
+        if self.validation is not None and self.validation.split == self.train_split:
+            raise ValueError(f"validation.split and train_split are both {self.train_split!r}")
+        if self.loss == "squared" and self.validation is not None and self.validation.metric == "log_loss":
+            raise ValueError("validation.metric log_loss needs `loss: log`; with `loss: squared` use rmse or auc")
+        plateau = self.reduce_on_plateau
+        if plateau is not None and plateau.min_learning_rate > self.optimizer.learning_rate:
+            raise ValueError("reduce_on_plateau.min_learning_rate is above optimizer.learning_rate")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:
+        """Read a YAML file (None: the defaults) and apply ``key.path=value`` overrides.
+
+        Raises:
+            UserError: naming the file or the override, the key and the value.
+        """
+        content: Any = {}
+        where = "--set" if path is None else str(path)
+        if path is not None:
+            try:
+                text = Path(path).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"cannot read the training config {path}: {error}") from error
+            content = parse_yaml(text, where)
+            content = {} if content is None else content
+        if not isinstance(content, dict):
+            raise UserError(f"{where}: a training config is a mapping of keys, not {type(content).__name__}")
+        return cls.parse(apply_overrides(cls, content, overrides), where)
+
+    @classmethod
+    def parse(cls, content: dict[str, Any], where: str) -> TrainConfig:
+        """Check a mapping; ``where`` names its source in the one line of a :class:`UserError`."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise UserError(f"{where}: {describe(error)}") from error
+
+    def to_yaml(self) -> str:
+        """The resolved config, every key written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def changed_from(self, other: TrainConfig) -> str | None:
+        """The first difference that would make a resumed run another run, as ``key: old -> new``, or None."""
+        mine, theirs = (_flat(c.model_dump(mode="json", exclude=set(MAY_CHANGE))) for c in (self, other))
+        for key in sorted(mine.keys() | theirs.keys()):
+            if mine.get(key) != theirs.get(key):
+                return f"{key}: {theirs.get(key)!r} -> {mine.get(key)!r}"
+        return None
+
+
+def describe(error: ValidationError) -> str:
+    """Every fault that pydantic found, on one line: ``key = value: what is wrong``."""
+    parts: dict[str, str] = {}
+    for fault in error.errors():
+        # The arms of a union (a number or a mapping) add their own names to the path.
+        path = ".".join(
+            str(p) for p in fault["loc"] if "[" not in str(p) and str(p) not in ("float", "constrained-float")
+        )
+        message = fault["msg"].removeprefix("Value error, ")
+        if not path:
+            parts.setdefault(message, message)
+        elif fault["type"] == "extra_forbidden":
+            parts.setdefault(path, f"unknown key {path}")
+        else:
+            parts.setdefault(path, f"{path} = {fault['input']!r}: {message[0].lower()}{message[1:]}")
+    # When a union fails deep inside one arm, the other arm complains about the whole: say the deep one only.
+    return "; ".join(text for path, text in parts.items() if not any(o.startswith(f"{path}.") for o in parts))
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

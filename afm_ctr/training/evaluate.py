@@ -1,0 +1,119 @@
+"""Exact metrics of a model on a split, over all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from afm_ctr.distributed import World
+from afm_ctr.errors import UserError, find_user_error
+from afm_ctr.metrics import Evaluation
+from afm_ctr.models import CTRModel
+from afm_ctr.records import Manifest, Reader
+from afm_ctr.schema import ResolvedSchema
+from afm_ctr.training.build import Which, make_scorer, open_run
+
+SMALLEST_BATCH = 4096  # evaluation keeps no gradients: small training batches would only cost time
+_ALIGNED = 64  # rows of a rank's batch: the odd ones at an array's end may be rounded in another way
+
+
+class Evaluator:
+    """Scores a split in file order, each rank its part, and merges what the ranks counted.
+
+    Args:
+        model: whose corrected logits are judged: what is exported is what is measured.
+        reader: of the split, made with ``shuffle=False`` and this rank.
+        world: the ranks. All of them must make the calls.
+        beat: called after every batch, for a watchdog.
+    """
+
+    def __init__(
+        self, model: CTRModel, reader: Reader, world: World, beat: Callable[[], None] = lambda: None
+    ) -> None:
+        self._model, self._reader, self._world, self._beat = model, reader, world, beat
+        self._score = make_scorer(model, reader.local_batch)
+        self._grouped = reader.schema.spec.group is not None
+
+    def __call__(self) -> dict[str, Any]:
+        """The figures of :meth:`afm_ctr.metrics.Evaluation.result`, the same on every rank.
+
+        Raises:
+            UserError: a damaged record, or a model whose scores are not numbers.
+        """
+        evaluation = Evaluation(self._model.loss_kind, self._model.label_kind)  # type: ignore[arg-type]
+        try:
+            for step, batch in enumerate(self._reader.dataset(0)):
+                logits, _ = self._score(batch["feature_ids"], batch["feature_vals"])
+                rows = slice(0, self._reader.local_rows(step))  # behind them stands padding
+                part = {n: batch[n].numpy()[rows] for n in ("label", "weight", "group", "has_group")}
+                groups = {"groups": part["group"], "has_group": part["has_group"]} if self._grouped else {}
+                evaluation.update(part["label"], logits.numpy()[rows], weights=part["weight"], **groups)
+                self._beat()
+        except Exception as error:
+            mistake = self._reader.error or find_user_error(error)
+            if mistake is None:
+                raise
+            raise mistake from error
+        return evaluation.over(self._world).result()
+
+
+def evaluate(
+    data_dir: str | Path, split: str, model_dir: str | Path, world: World, *, which: Which = "best"
+) -> dict[str, Any]:
+    """Judge a trained model on a split: the same figures on every rank.
+
+    Args:
+        data_dir: a prepared data set, of the run's schema or of one that it grew from.
+        split: ``test``, …
+        model_dir: what ``train`` wrote.
+        world: from :func:`afm_ctr.distributed.init`.
+        which: the ``best`` checkpoint or the ``latest``.
+
+    Returns:
+        ``auc``, ``group_auc``, ``log_loss``, ``rmse``, ``calibration`` and the rest of
+        :meth:`afm_ctr.metrics.Evaluation.result` as far as loss and label define them, and ``split``, ``rows``,
+        ``positives``, ``checkpoint``.
+
+    Raises:
+        UserError: no such run or split, unlabelled data, a foreign schema, a damaged file.
+    """
+    model, schema, config, checkpoint = open_run(model_dir, which)
+    reader = open_split(data_dir, split, max(config.batch_size, SMALLEST_BATCH), world)
+    check_readable(schema, reader.schema, data_dir)
+    figures = Evaluator(model, reader, world)()
+    positives = sum(shard.positives for shard in reader.manifest.shards_of(split))
+    head: dict[str, Any] = {"split": split, "checkpoint": checkpoint.folder.name, "rows": reader.rows}
+    if model.label_kind == "binary":
+        head["positives"] = positives
+    if figures["rows"] != reader.rows:
+        head["rows_of_weight_0"] = reader.rows - figures["rows"]
+    return {**head, **{name: value for name, value in figures.items() if name != "rows"}}
+
+
+def open_split(data_dir: str | Path, split: str, batch_size: int, world: World) -> Reader:
+    """A reader of a labelled split in file order."""
+    manifest = Manifest.load(data_dir)
+    if not manifest.labelled:
+        raise UserError(f"{data_dir} was prepared without labels: it can be predicted, not evaluated")
+    batch = scoring_batch(manifest.split_rows(split), batch_size, world.size)
+    return Reader(data_dir, split, batch, rank=world.rank, size=world.size, shuffle=False)
+
+
+def scoring_batch(rows: int, batch_size: int, ranks: int = 1) -> int:
+    """The size of a batch that scores a split: about ``batch_size``, and not mostly padding where rows are few."""
+    unit = ranks * _ALIGNED
+    return -(-min(rows, batch_size) // unit) * unit
+
+
+def check_readable(run: ResolvedSchema, data: ResolvedSchema, data_dir: str | Path) -> None:
+    """A model reads data of its own schema and of those that it grew from: their ids mean the same there.
+
+    Raises:
+        UserError: naming both ids.
+    """
+    if not run.descends_from(data.id):
+        raise UserError(
+            f"foreign schema: {data_dir} has {data.id}, the model was trained with {run.id}; prepare the data with "
+            "the schema.yaml of the run"
+        )

@@ -1,0 +1,141 @@
+"""The folder of a run: what it holds, and whether a run may begin or go on there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from afm_ctr.errors import UserError
+from afm_ctr.locks import alone_in
+from afm_ctr.records import Manifest
+from afm_ctr.schema import ResolvedSchema
+from afm_ctr.training.build import CHECKPOINTS, CONFIG, RUN
+from afm_ctr.training.checkpoint import Checkpoint
+from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.files import write_json, write_text
+from afm_ctr.training.shelf import CheckpointShelf
+
+_PACKAGES = ("afm-ctr", "tensorflow", "keras", "horovod", "numpy")
+
+
+def data_id(manifest: Manifest, split: str) -> str:
+    """16 hexadecimal digits that change when the rows of a split or their order do."""
+    content = [[shard.file, shard.rows, shard.sha256] for shard in manifest.shards_of(split)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that a run's figures depend on; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A run on disk.
+
+    It holds ``config.yaml``, ``schema.yaml`` with ``vocab/``, ``run.json``, ``history.jsonl``, ``checkpoints/`` and
+    ``tensorboard/``. A folder is a run's as soon as it holds ``run.json``, which is written first.
+    """
+
+    path: Path
+
+    def shelf(self, keep: int, warn: Callable[[str], None]) -> CheckpointShelf:
+        """The run's checkpoints."""
+        return CheckpointShelf(self.path / CHECKPOINTS, keep, warn)
+
+    def check(
+        self,
+        config: TrainConfig,
+        schema: ResolvedSchema,
+        data: str,
+        resume: Literal["auto", "never"],
+        warn: Callable[[str], None],
+    ) -> Checkpoint | None:
+        """Whether a run may begin here, or which checkpoint it goes on from (None: it begins).
+
+        Args:
+            config: of the run to be.
+            schema: of the data.
+            data: :func:`data_id` of the train split.
+            resume: ``never`` wants an empty or new folder.
+            warn: told of damaged checkpoints.
+
+        Raises:
+            UserError: the folder is in use otherwise, the config would make it another run, the data has a foreign
+                schema, or other data is given in the middle of an epoch.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--model-dir {self.path} is a file")
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return None
+        if resume == "never":
+            raise UserError(
+                f"--resume never: {self.path} is not empty; name a new --model-dir, or go on there by --resume auto"
+            )
+        if not (self.path / RUN).is_file():
+            raise UserError(f"{self.path} is not empty and holds no run (no {RUN}); name a new --model-dir")
+        if not (self.path / CONFIG).is_file():
+            return None  # ended while it was being set up
+        difference = config.changed_from(TrainConfig.load(self.path / CONFIG))
+        if difference is not None:
+            raise UserError(
+                f"{self.path} was trained with another config ({difference}); undo the change, or name a new "
+                "--model-dir"
+            )
+        checkpoint = self.shelf(config.checkpoint.keep, warn).latest()
+        known = ResolvedSchema.load(self.path).id if checkpoint is None else checkpoint.schema_id
+        if not schema.descends_from(known):
+            raise UserError(
+                f"foreign schema: the data has {schema.id}, the run in {self.path} was started with {known}; "
+                f"prepare the data with the schema.yaml of the run, or name a new --model-dir"
+            )
+        if checkpoint is not None and checkpoint.position.step_in_epoch and checkpoint.state["data_id"] != data:
+            raise UserError(
+                f"the data changed in the middle of epoch {checkpoint.position.epoch + 1} of the run in {self.path}: "
+                "finish the epoch on the old data first (--set epochs=…)"
+            )
+        return checkpoint
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """One run at a time in the folder, which is made. The system lets go of the lock however the process ends.
+
+        Raises:
+            UserError: another process is training there.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.path, f"another process is training in {self.path}: wait for it or name another one"):
+            yield
+
+    def record(
+        self, config: TrainConfig, schema: ResolvedSchema, session: dict[str, Any], command: Sequence[str]
+    ) -> None:
+        """Write what makes the run repeatable; a resumed run adds a session to ``run.json``."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        sessions: list[dict[str, Any]] = []
+        path = self.path / RUN
+        if path.is_file():
+            try:
+                sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path} is damaged: {error}") from error
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        entry = {"started": now, "command": list(command), "versions": versions(), "schema_id": schema.id, **session}
+        run = {"format_version": 1, **entry, "seed": config.seed, "config": config.model_dump(mode="json")}
+        write_json(path, {**run, "sessions": [*sessions, entry]})
+        schema.save(self.path)
+        write_text(self.path / CONFIG, config.to_yaml())

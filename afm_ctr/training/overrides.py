@@ -1,0 +1,115 @@
+"""``--set key.path=value``: YAML as people write it, and paths that must lead somewhere."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+import types
+import typing
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from afm_ctr.errors import UserError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 with two repairs: ``1e-3`` is a number, and a key written twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(None, None, "a key is plain text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML; a fault is a :class:`UserError` of one line that names ``where``, line and column."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{where}{place}: not valid YAML: {problem}") from error
+
+
+def apply_overrides(
+    model: type[BaseModel], content: dict[str, Any], overrides: typing.Iterable[str]
+) -> dict[str, Any]:
+    """A copy of ``content`` with every ``key.path=value`` set; values are parsed as YAML.
+
+    Raises:
+        UserError: an override without ``=``, an unparsable value, or a path that the config does not have.
+    """
+    result = copy.deepcopy(content)
+    for override in overrides:
+        path, found, text = override.partition("=")
+        path = path.strip()
+        if not found or not path:
+            raise UserError(f"--set {override}: write key.path=value, for example --set optimizer.learning_rate=0.01")
+        keys = path.split(".")
+        _check_path(model, keys, override)
+        at = result
+        for key in keys[:-1]:
+            if not isinstance(at.get(key), dict):
+                at[key] = {}
+            at = at[key]
+        at[keys[-1]] = parse_yaml(text, f"--set {override}")
+    return result
+
+
+def _check_path(model: type[BaseModel] | None, keys: list[str], override: str) -> None:
+    """Walk the declared fields; below an open mapping (model and optimizer options) any one key may follow."""
+    for depth, key in enumerate(keys):
+        done = ".".join(keys[:depth])
+        if model is None:
+            raise UserError(f"--set {override}: {done} holds a value and has no key {key!r}")
+        fields = model.model_fields
+        if key not in fields:
+            if model.model_config.get("extra") == "allow":
+                model = None
+                continue
+            known = [f"{done}.{name}" if done else name for name in fields]
+            close = difflib.get_close_matches(".".join(keys[: depth + 1]), known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
+            raise UserError(f"--set {override}: unknown key {'.'.join(keys[: depth + 1])}; {hint}")
+        annotation = fields[key].annotation
+        model = _model_in(annotation)
+        if model is None and _is_mapping(annotation) and depth + 2 == len(keys):
+            return
+
+
+def _parts(annotation: Any) -> list[Any]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [part for arm in typing.get_args(annotation) for part in _parts(arm)]
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _parts(typing.get_args(annotation)[0])
+    return [annotation]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    for part in _parts(annotation):
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            return part
+    return None
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return any(typing.get_origin(part) is dict for part in _parts(annotation))

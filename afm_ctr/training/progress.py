@@ -1,0 +1,161 @@
+"""How a run shows itself: a bar on a terminal, now and then a line elsewhere, curves in TensorBoard."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+Mode = Literal["auto", "bar", "lines", "none"]
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Reporter(keras.callbacks.Callback):
+    """Loss, rows a second and time left, to stderr.
+
+    Args:
+        steps: steps of a whole epoch.
+        epochs: epochs of the whole run.
+        done_in_epoch: says how many steps of the current epoch are done (a resumed epoch begins in its middle).
+        rows_done: says how many rows the run has trained.
+        mode: ``"auto"`` is a bar on a terminal and lines elsewhere.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        epochs: int,
+        done_in_epoch: Callable[[], int],
+        rows_done: Callable[[], int],
+        mode: Mode = "auto",
+    ) -> None:
+        super().__init__()
+        self._console = Console(stderr=True, highlight=False)
+        self.mode: Mode = ("bar" if self._console.is_terminal else "lines") if mode == "auto" else mode
+        self._steps, self._epochs, self._done, self._rows = steps, epochs, done_in_epoch, rows_done
+        self._bar: Progress | None = None
+        self._epoch = 0
+        self._began = self._last_line = time.monotonic()
+        self._steps_here = self._rows_before = 0
+
+    def say(self, text: str) -> None:
+        """One line, whatever the mode but ``"none"``."""
+        if self.mode == "none":
+            return
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._epoch = epoch
+        self._began = self._last_line = time.monotonic()
+        self._steps_here, self._rows_before = 0, self._rows()
+        if self.mode == "bar":
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(), console=self._console, transient=True,
+            )  # fmt: skip
+            self._bar.add_task(self._title(), total=self._steps, completed=self._done(), figures="")
+            self._bar.start()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._steps_here += 1
+        now = time.monotonic()
+        if self._bar is not None:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, completed=self._done(), figures=self._figures(now, logs))
+        elif self.mode == "lines" and now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = (self._steps - self._done()) * (now - self._began) / self._steps_here
+            done = f"step {self._done():,} of {self._steps:,}"
+            self.say(f"{self._title()}, {done}: {self._figures(now, logs)}, {left:.0f} s left")
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.close()
+        shown = ("loss", "val_auc", "val_group_auc", "val_log_loss", "val_rmse")
+        logs = logs or {}
+        figures = [f"{name} {logs[name]:.5f}" for name in shown if isinstance(logs.get(name), float)]
+        if logs.get("rows_per_second"):
+            figures.append(f"{logs['rows_per_second']:,.0f} rows/s")
+        self.say(f"{self._title()}: {', '.join(figures)}")
+
+    def _title(self) -> str:
+        return f"epoch {self._epoch + 1}/{self._epochs}"
+
+    def _figures(self, now: float, logs: dict[str, Any] | None) -> str:
+        rate = (self._rows() - self._rows_before) / max(now - self._began, 1e-9)
+        loss = (logs or {}).get("loss")
+        return f"{'' if loss is None else f'loss {float(loss):.5f}, '}{rate:,.0f} rows/s"
+
+
+class TensorBoardScalars(keras.callbacks.Callback):
+    """Scalars against the run's step: running loss, learning rate and speed within an epoch, metrics at its end.
+
+    Args:
+        folder: where the event files go.
+        step: says the run's step.
+        rows_done: says how many rows the run has trained.
+        every_steps: how often the running figures are written.
+    """
+
+    def __init__(
+        self, folder: Path, step: Callable[[], int], rows_done: Callable[[], int], every_steps: int = 50
+    ) -> None:
+        super().__init__()
+        self._folder = folder
+        self._writer: Any = None  # made at the first figure: the folder may not be ours before the run has begun
+        self._step, self._rows, self._every = step, rows_done, every_steps
+        self._since: tuple[int, float] | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._since = (self._rows(), time.monotonic())
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        step = self._step()
+        if step % self._every:
+            return
+        figures = {"train/learning_rate": float(self.model.optimizer.learning_rate)}
+        if (logs or {}).get("loss") is not None:
+            figures["train/loss"] = float((logs or {})["loss"])
+        rows = self._rows()
+        if self._since is not None:
+            seconds = time.monotonic() - self._since[1]
+            figures["train/rows_per_second"] = (rows - self._since[0]) / max(seconds, 1e-9)
+        self._since = (rows, time.monotonic())
+        self._write(figures)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if "step" not in (logs or {}):
+            return  # not a whole epoch
+        numbers = {k: v for k, v in (logs or {}).items() if isinstance(v, (int, float)) and k != "step"}
+        self._write({f"epoch/{name}": float(value) for name, value in numbers.items()})
+        self._writer.flush()
+
+    def _write(self, figures: dict[str, float]) -> None:
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self._folder))
+        with self._writer.as_default(step=self._step()):
+            for name, value in figures.items():
+                tf.summary.scalar(name, value)
+
+    def close(self) -> None:
+        """Flush the event file."""
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,308 @@
+"""A run under way: where it is, what a checkpoint of it holds, and what happens between and after steps."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from afm_ctr.distributed import BroadcastVariables, DriftCheck, LearningRateWarmup, Watchdog, World
+from afm_ctr.errors import UserError
+from afm_ctr.models import CTRModel
+from afm_ctr.records import Reader
+from afm_ctr.training.build import HISTORY, TENSORBOARD
+from afm_ctr.training.callbacks import BestSoFar, EarlyStopping, EpochHistory, ReduceOnPlateau, Stateful
+from afm_ctr.training.checkpoint import Checkpoint, Position
+from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.evaluate import Evaluator
+from afm_ctr.training.folder import RunFolder
+from afm_ctr.training.progress import Mode, Reporter, TensorBoardScalars
+
+
+class Session(keras.callbacks.Callback):
+    """The run as a callback of its own ``fit`` calls, one an epoch or a part of one.
+
+    After every step it counts, looks at the loss and perhaps writes a checkpoint. At the end of an epoch it sums the
+    loss over the ranks, validates, asks the callbacks that decide by the figures, and writes a checkpoint: all in
+    one place, so that a run that stops in the middle of an epoch does none of it.
+
+    Args:
+        model: compiled, with a built optimizer.
+        config: of the run.
+        reader: of the train split.
+        world: the ranks.
+        folder: written by rank 0.
+        data: :func:`~afm_ctr.training.folder.data_id` of the train split.
+        progress: what stderr shows.
+    """
+
+    def __init__(
+        self,
+        model: CTRModel,
+        config: TrainConfig,
+        reader: Reader,
+        world: World,
+        folder: RunFolder,
+        data: str,
+        progress: Mode,
+    ) -> None:
+        super().__init__()
+        self.network, self.config, self.reader, self.world, self.folder = model, config, reader, world, folder
+        self.position = Position()
+        self.best: dict[str, Any] | None = None
+        self.seconds, self._timed_rows = 0.0, 0
+        self._data = data
+        self._sums: dict[str, np.ndarray] = {}
+        self._epoch_seconds, self._epoch_rows = 0.0, 0
+        self._tick: float | None = None
+        self.reporter = Reporter(
+            reader.steps_per_epoch, config.epochs, lambda: self.position.step_in_epoch, self._rows_done, progress
+        )
+        self.shelf = folder.shelf(config.checkpoint.keep, self.reporter.say)
+        optimizer = config.optimizer
+        self.warmup = LearningRateWarmup(world, optimizer.warmup_steps, optimizer.learning_rate, verbose=False)
+        self.watchdog = None if config.watchdog is None else Watchdog(world, config.watchdog.timeout_seconds)
+        drift = config.drift_check
+        self._drift = DriftCheck(world, drift.every_steps) if drift is not None and world.size > 1 else None
+        self.history = EpochHistory(folder.path / HISTORY if world.is_chief else None)
+        self.deciders = self._deciders()
+        self.tensorboard: TensorBoardScalars | None = None
+        if config.tensorboard and world.is_chief:
+            self.tensorboard = TensorBoardScalars(
+                folder.path / TENSORBOARD, lambda: self.position.step, self._rows_done
+            )
+        beat = self.watchdog.beat if self.watchdog is not None else lambda: None
+        self._validate: Evaluator | None = None
+        self._beat = beat
+        self._first_fit = True
+
+    def _deciders(self) -> dict[str, Any]:
+        """The callbacks that go by the figures of an epoch, by the name under which a checkpoint keeps them."""
+        validation, config = self.config.validation, self.config
+        if validation is None:
+            return {}
+        metric, direction = f"val_{validation.metric}", validation.direction
+        deciders: dict[str, Any] = {"best": BestSoFar(metric, direction)}
+        if config.early_stopping is not None:
+            deciders["early_stopping"] = EarlyStopping(metric, direction, **config.early_stopping.model_dump())
+        if config.reduce_on_plateau is not None:
+            deciders["reduce_on_plateau"] = ReduceOnPlateau(
+                metric, direction, **config.reduce_on_plateau.model_dump()
+            )
+        return deciders
+
+    def validate_on(self, reader: Reader) -> None:
+        """Look at this split after each epoch."""
+        self._validate = Evaluator(self.network, reader, self.world, self._beat)
+
+    # -- one fit ----------------------------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> str | None:
+        """Why the run is over: ``epochs``, ``early_stopping``, ``max_steps``; None while it is not."""
+        if self.position.epoch >= self.config.epochs:
+            return "epochs"
+        early = self.deciders.get("early_stopping")
+        if early is not None and early.stopped:
+            return "early_stopping"
+        if self.config.max_steps is not None and self.position.step >= self.config.max_steps:
+            return "max_steps"
+        return None
+
+    def fit(self) -> None:
+        """One ``fit``: to the end of the epoch, or to ``max_steps`` in its middle."""
+        start, epoch = self.position, self.position.epoch
+        steps = self.reader.steps_per_epoch - start.step_in_epoch
+        if self.config.max_steps is not None:
+            steps = min(steps, self.config.max_steps - start.step)
+        batches = self.reader.dataset(epoch, start.step_in_epoch).take(steps)
+        self.network.fit(
+            batches,
+            epochs=epoch + 1,
+            initial_epoch=epoch,
+            steps_per_epoch=steps,
+            shuffle=False,
+            callbacks=self._callbacks(),
+            verbose=0,
+        )
+        self._first_fit = False
+        if self.position.step != start.step + steps:
+            raise RuntimeError(f"{steps} steps were due after step {start.step}, the run is at {self.position.step}")
+        if self.position.step_in_epoch:
+            self.save()
+
+    def _callbacks(self) -> list[keras.callbacks.Callback]:
+        chosen = [
+            self.watchdog,
+            BroadcastVariables(self.world) if self._first_fit else None,
+            self.warmup,
+            self._drift,
+            self,
+            self.tensorboard,
+            self.reporter,
+        ]
+        return [callback for callback in chosen if callback is not None]
+
+    def close(self) -> None:
+        """Leave the terminal and the files in order."""
+        self.reporter.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        if self.watchdog is not None:
+            self.watchdog.stop()
+
+    # -- callbacks --------------------------------------------------------------------------------------------------
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._tick = None if self._first_fit else time.monotonic()
+        if self._sums:  # Keras has just reset the metrics; a resumed epoch goes on counting
+            for name, variable in _metric_variables(self.network).items():
+                variable.assign(self._sums[name] if self.world.is_chief else tf.zeros_like(variable.value))
+            self._sums = {}
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        loss = float((logs or {})["loss"])
+        now = time.monotonic()
+        at, before = self.position, self._rows_done()
+        self.position = dataclasses.replace(at, step_in_epoch=at.step_in_epoch + 1, step=at.step + 1)
+        if self._tick is not None:  # the first step of a call traces and is not counted
+            seconds, rows = now - self._tick, self._rows_done() - before
+            self._epoch_seconds += seconds
+            self.seconds += seconds
+            self._epoch_rows += rows
+            self._timed_rows += rows
+        if not math.isfinite(loss):
+            raise UserError(self._diverged(f"the loss is {loss}"))
+        whole = self.position.step_in_epoch == self.reader.steps_per_epoch
+        if not whole and self.position.step % self.config.checkpoint.every_steps == 0:
+            self.save()
+        self._tick = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.position.step_in_epoch < self.reader.steps_per_epoch:
+            return  # max_steps: the epoch goes on another time
+        figures = self._figures()
+        self.position = Position(epoch + 1, 0, self.position.step)
+        for decider in self.deciders.values():
+            decider.set_model(self.network)
+            decider.on_epoch_end(epoch, figures)
+        if "best" in self.deciders and self.deciders["best"].improved:
+            best = self.deciders["best"]
+            self.best = {"metric": best.metric, "value": best.value, "epoch": epoch, "step": self.position.step}
+        self.history.on_epoch_end(epoch, figures)
+        # What comes after in the list of callbacks shows the whole figures, and not this rank's running loss.
+        if logs is not None:
+            logs.update(figures)
+        self._epoch_seconds, self._epoch_rows = 0.0, 0
+        self.save()
+
+    def _figures(self) -> dict[str, Any]:
+        """The epoch's object in the history: training loss over all ranks, speed, validation."""
+        sums = self._running_sums()
+        weight = float(sums["loss/weight"])
+        if not weight:
+            raise UserError(
+                f"every row of split {self.config.train_split!r} has weight 0: nothing was learnt; look at column "
+                f"{self.reader.schema.spec.weight!r}, which the schema names as `weight`"
+            )
+        figures: dict[str, Any] = {
+            "step": self.position.step,
+            "loss": float(sums["loss/numerator"]) / weight,
+            "learning_rate": float(self.network.optimizer.learning_rate),
+            "seconds": round(self._epoch_seconds, 3),
+            "rows_per_second": _speed(self._epoch_rows, self._epoch_seconds),
+        }
+        if self._validate is not None:
+            found = self._validate()
+            kept = {name: value for name, value in found.items() if isinstance(value, (int, float, type(None)))}
+            figures |= {f"val_{name}": value for name, value in kept.items()}
+            for name, reason in found["reasons"].items():
+                self.reporter.say(f"validation: {name} is not defined: {reason}")
+        return figures
+
+    def _rows_done(self) -> int:
+        """Rows trained since the run began; the last batch of an epoch is short."""
+        at = self.position
+        return at.epoch * self.reader.rows + min(at.step_in_epoch * self.config.batch_size, self.reader.rows)
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """Rows trained a second in this call, over all ranks; checkpoints, validation, first step left out."""
+        return _speed(self._timed_rows, self.seconds)
+
+    def _diverged(self, what: str) -> str:
+        return (
+            f"step {self.position.step}: {what}: the training diverged; lower optimizer.learning_rate or look at "
+            f"large values in the data. The last good checkpoint stays in {self.shelf.folder}"
+        )
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def _running_sums(self) -> dict[str, np.ndarray]:
+        """The metrics' variables, summed over the ranks; all of them must ask."""
+        variables = _metric_variables(self.network)
+        totals = self.world.grouped_sum([variable.value.read_value() for variable in variables.values()])
+        return {name: total.numpy() for name, total in zip(variables, totals, strict=True)}
+
+    def save(self) -> None:
+        """Write a checkpoint, on rank 0; all ranks must call it.
+
+        Raises:
+            UserError: loss or weights are not finite.
+        """
+        between = self.position.step_in_epoch == 0
+        sums = {} if between else self._running_sums()
+        if not all(np.isfinite(value).all() for value in sums.values()):
+            raise UserError(self._diverged("the loss is not finite"))
+        if not self.world.is_chief:
+            return
+        state = {
+            "data_id": self._data,
+            "best": self.best,
+            "epoch_seconds": self._epoch_seconds,
+            "epoch_rows": self._epoch_rows,
+            "callbacks": {name: callback.get_state() for name, callback in self._stateful().items()},
+        }
+        with contextlib.nullcontext() if self.watchdog is None else self.watchdog.paused():
+            self.shelf.save(
+                self.network,
+                self.position,
+                best=self.best,
+                schema_id=self.reader.schema.id,
+                state=state,
+                extra=sums,
+            )
+
+    def _stateful(self) -> dict[str, Stateful]:
+        return {"history": self.history, "warmup": self.warmup, **self.deciders}
+
+    def take_up(self, position: Position, state: dict[str, Any], sums: dict[str, np.ndarray]) -> None:
+        """Go on from a checkpoint whose variables have been restored on rank 0; all ranks call it."""
+        self.position, self.best, self._sums = position, state["best"], sums
+        self._epoch_seconds, self._epoch_rows = state["epoch_seconds"], state["epoch_rows"]
+        for name, callback in self._stateful().items():
+            if name in state["callbacks"]:
+                callback.set_state(state["callbacks"][name])
+        if self.world.is_chief:
+            self.shelf.rewind(position.step, self.best)
+            self.history.write()
+
+
+def opened(checkpoint: Checkpoint) -> tuple[Position, dict[str, Any], dict[str, np.ndarray]]:
+    """What :meth:`Session.take_up` wants of a checkpoint."""
+    return checkpoint.position, checkpoint.state, checkpoint.extra()
+
+
+def _speed(rows: int, seconds: float) -> float | None:
+    """Rows a second; None where no step was timed."""
+    return round(rows / seconds, 1) if seconds else None
+
+
+def _metric_variables(model: CTRModel) -> dict[str, keras.Variable]:
+    return {f"{metric.name}/{v.name}": v for metric in model.metrics for v in metric.variables}

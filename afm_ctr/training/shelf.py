@@ -1,0 +1,109 @@
+"""The checkpoints of a run: the last few, and which of them is the best."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from afm_ctr.errors import UserError
+from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint, Position, write_checkpoint
+from afm_ctr.training.files import remove_folder, write_json
+
+BEST = "best.json"
+_FOLDER = re.compile(r"step-(\d{9,})$")
+
+
+class CheckpointShelf:
+    """The checkpoints of a run: the last ``keep``, and the best one for as long as it is the best.
+
+    Args:
+        folder: holds ``step-…/`` and ``best.json``, which names the best by its step.
+        keep: how many of the last ones stay.
+        warn: told, in one line, of a damaged checkpoint that is passed over.
+    """
+
+    def __init__(self, folder: Path, keep: int = 3, warn: Callable[[str], None] = lambda text: None) -> None:
+        self.folder = folder
+        self.keep = keep
+        self._warn = warn
+
+    def path(self, step: int) -> Path:
+        """The folder of a step's checkpoint, whether or not it is there."""
+        return self.folder / f"step-{step:09d}"
+
+    def steps(self) -> list[int]:
+        """The steps of the folders on the shelf, ascending; unfinished ones are not among them."""
+        if not self.folder.is_dir():
+            return []
+        found = (_FOLDER.match(entry.name) for entry in self.folder.iterdir() if entry.is_dir())
+        return sorted(int(match.group(1)) for match in found if match)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole, None on an empty shelf; a damaged one is told of and passed over.
+
+        Raises:
+            UserError: there are checkpoints and all of them are damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return Checkpoint.open(self.path(step))
+            except DamagedCheckpoint as error:
+                self._warn(f"the checkpoint of step {step} is damaged ({error}): going back to the one before it")
+        if steps:
+            raise UserError(f"{self.folder}: every checkpoint is damaged; train anew with another --model-dir")
+        return None
+
+    def best(self) -> Checkpoint | None:
+        """The checkpoint that ``best.json`` names, None where no epoch has been validated.
+
+        Raises:
+            UserError: it is missing or damaged. Another one in its place would be a silent change of model.
+        """
+        pointer = self.folder / BEST
+        if not pointer.exists():
+            return None
+        try:
+            return Checkpoint.open(self.path(int(json.loads(pointer.read_text(encoding="utf-8"))["step"])))
+        except (DamagedCheckpoint, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"the best checkpoint is damaged ({error}); use the latest one instead") from error
+
+    def mark_best(self, best: dict[str, Any] | None) -> None:
+        """Write ``best.json``: ``{"step", "epoch", "metric", "value"}``; None removes it."""
+        pointer = self.folder / BEST
+        if best is None:
+            pointer.unlink(missing_ok=True)
+        else:
+            write_json(pointer, best)
+
+    def save(self, model: keras.Model, position: Position, *, best: dict[str, Any] | None, **content: Any) -> None:
+        """Write a checkpoint, point at the best one, and let go of those that neither rule keeps.
+
+        Args:
+            model: what is stored, see :func:`~afm_ctr.training.checkpoint.write_checkpoint` for ``content``.
+            position: the step that comes next.
+            best: what :meth:`mark_best` writes; its step must be on the shelf, or be this one.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(self.path(position.step), model, position, **content)
+        self.mark_best(best)
+        stay = {*self.steps()[-self.keep :], *([int(best["step"])] if best else [])}
+        self._remove(step for step in self.steps() if step not in stay)
+        for entry in self.folder.glob(".tmp-*"):
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def rewind(self, step: int, best: dict[str, Any] | None) -> None:
+        """Forget what came after ``step``: the run goes on from there and will write those steps again."""
+        self._remove(later for later in self.steps() if later > step)
+        self.mark_best(best)
+
+    def _remove(self, steps: Iterable[int]) -> None:
+        for step in list(steps):
+            remove_folder(self.path(step))

@@ -1,0 +1,78 @@
+"""Which variables a model and its optimizer hold, told apart as a checkpoint stores them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+
+from afm_ctr.embedding import EmbeddingTable
+
+
+@dataclasses.dataclass(frozen=True)
+class TableColumn:
+    """One column of an embedding table, or an optimizer's slot of it.
+
+    Attributes:
+        table: the table's name.
+        column: the column's name.
+        slot: None for the weights, else the slot's name.
+        variable: shape ``[V, ...]``.
+    """
+
+    table: str
+    column: str
+    slot: str | None
+    variable: keras.Variable
+
+    @property
+    def key(self) -> str:
+        return self.column if self.slot is None else f"{self.column}.{self.slot}"
+
+
+def tables_of(model: keras.Model) -> list[EmbeddingTable]:
+    """The embedding tables of a model, in the order of its layers."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, EmbeddingTable)]
+
+
+def split_variables(model: keras.Model) -> tuple[dict[str, list[keras.Variable]], list[TableColumn]]:
+    """All state of a built model and its optimizer: ``{"model": …, "optimizer": …}`` and the tables' columns.
+
+    Variables are known by their place in the list and not by their path: Keras numbers its default names within
+    a process, so the same layer may be ``dropout`` here and ``dropout_3`` there. Seed generators are among the
+    model's variables; the metrics are not.
+    """
+    columns = [
+        TableColumn(table.name, name, None, variable)
+        for table in tables_of(model)
+        for name, variable in table.columns.items()
+    ]
+    in_tables = {id(column.variable) for column in columns}
+    dense = [variable for variable in model.variables if id(variable) not in in_tables]
+    if getattr(model, "optimizer", None) is None:  # not compiled
+        return {"model": dense, "optimizer": []}, columns
+    scalars, slots = [], []
+    for variable in model.optimizer.variables:
+        owner = _owner(variable, columns)
+        if owner is None:
+            scalars.append(variable)
+        else:
+            slot = variable.name.removeprefix(_slot_prefix(owner.variable)).strip("_")
+            slots.append(TableColumn(owner.table, owner.column, slot, variable))
+    return {"model": dense, "optimizer": scalars}, columns + slots
+
+
+def _slot_prefix(variable: keras.Variable) -> str:
+    # keras.optimizers.Optimizer.add_variable_from_reference names a slot so.
+    return f"{variable.path.replace('/', '_')}_"
+
+
+def _owner(variable: keras.Variable, columns: list[TableColumn]) -> TableColumn | None:
+    owners = [
+        column
+        for column in columns
+        if variable.name.startswith(_slot_prefix(column.variable))
+        and len(variable.shape) > 0
+        and variable.shape[0] == column.variable.shape[0]
+    ]
+    return max(owners, key=lambda column: len(_slot_prefix(column.variable)), default=None)
