@@ -1,0 +1,1 @@
+"""The Apache Beam job that turns raw logs into sharded TFRecords."""

@@ -1,0 +1,203 @@
+"""The conversion of a chunk: rows to records, one shard a split, and its rejects."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from afm_ctr.rawlog import LineParser, ParsedLines, Reject
+from afm_ctr.records import BLOCK_RECORDS, ShardWriter, serialize_examples
+from afm_ctr.records.writer import Compression
+from afm_ctr.samples import SAMPLE_ROWS
+from afm_ctr.schema import ResolvedSchema, column_of
+from beam_jobs import files
+from beam_jobs.encode import Encoder
+from beam_jobs.output import load_schema
+from beam_jobs.passes import Done
+from beam_jobs.rows import RowReader, SplitRows, fingerprint64
+from beam_jobs.sources import Chunk
+from beam_jobs.splits import NO_SPLIT, SPLITS
+
+_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def shuffled(rows: int, seed: int, chunk: int) -> np.ndarray:
+    """A permutation of ``rows`` that is a function of (seed, chunk, rows): int64 [rows].
+
+    The order of splitmix64 hashes (Steele, Lea, Flood 2014), so that it is the same under every NumPy.
+    """
+    with np.errstate(over="ignore"):
+        start = np.uint64((seed * 0x5851F42D4C957F2D + chunk * 0x2545F4914F6CDD1D) % 2**64)
+        mixed = start + np.arange(1, rows + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(_MULTIPLIERS[0])
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_MULTIPLIERS[1])
+        mixed ^= mixed >> np.uint64(31)
+    return np.argsort(mixed, kind="stable")
+
+
+@dataclass
+class _Columns:
+    """The good rows of a chunk, batch by batch."""
+
+    ids: list[np.ndarray] = field(default_factory=list)
+    vals: list[np.ndarray] = field(default_factory=list)
+    labels: list[np.ndarray] = field(default_factory=list)
+    weights: list[np.ndarray] = field(default_factory=list)
+    codes: list[np.ndarray] = field(default_factory=list)
+    groups: list[bytes | None] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)  # the first few alone
+
+
+@dataclass
+class Conversion:
+    """The conversion pass. Picklable; the schema is read where the work is done, since vocabularies may be large.
+
+    Attributes:
+        reader: rows of chunks.
+        output: the data set's folder, which holds the resolved schema.
+        attempt: the folder of this run's shards.
+        seed: of the order of rows in a shard.
+    """
+
+    reader: RowReader
+    output: str
+    attempt: str
+    seed: int
+    compression: Compression
+
+    def setup(self) -> None:
+        """Load the schema and trace the transform: one function for all batches of this worker."""
+        self._schema: ResolvedSchema = load_schema(self.output)
+        self._encode = Encoder(self._schema)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def run(self, unit: Sequence[Chunk]) -> Iterator[Done]:
+        """Convert the chunks of a unit; the result of each says what its files hold.
+
+        A chunk is written while the next one is encoded: TensorFlow leaves Python's lock free meanwhile.
+        """
+        parser = self.reader.parser_of(unit[0])
+        with ThreadPoolExecutor(1) as pool:
+            writing: Future[Done] | None = None
+            for chunk, batches in self.reader.read(unit, parser, leave_columns=True):
+                columns, rejects = _Columns(), []
+                for batch in batches:
+                    rejects += self._add(batch, parser, columns)
+                samples = self._samples(chunk, columns, parser)
+                if writing is not None:
+                    yield writing.result()
+                writing = pool.submit(self._finish, chunk, columns, rejects, samples, parser.weighted)
+            if writing is not None:
+                yield writing.result()
+
+    def _finish(
+        self, chunk: Chunk, columns: _Columns, rejects: list[Reject], samples: list[dict[str, str]], weighted: bool
+    ) -> Done:
+        """Write the shards and rejects of a chunk."""
+        shards = self._write(chunk, columns, weighted)
+        rejects.sort(key=lambda reject: reject.line)
+        if rejects:
+            path = files.join(self.output, "rejects", f"part-{chunk.number:05d}.jsonl")
+            files.write(path, b"".join(reject.to_line() for reject in rejects))
+        reasons = dict(sorted(Counter(reject.reason for reject in rejects).items()))
+        counters = {
+            "rows": sum(shard["rows"] for shard in shards),
+            "bytes": sum(shard["bytes"] for shard in shards),
+            **{f"rejects_{reason}": count for reason, count in reasons.items()},
+        }
+        result = {"rejects": reasons, "shards": shards, "samples": samples}
+        return Done(chunk.number, json.dumps(result).encode(), counters)
+
+    def _samples(self, chunk: Chunk, columns: _Columns, parser: LineParser) -> list[dict[str, str]]:
+        """The raw columns of a few good rows. Of the first chunks only: no more are needed."""
+        if chunk.number >= SAMPLE_ROWS:
+            return []
+        cells = parser.parse(columns.lines, chunk.file.path, 1).columns
+        return [{name: cells[name][i].decode() for name in cells} for i in range(len(columns.lines))]
+
+    def _add(self, batch: SplitRows, parser: LineParser, columns: _Columns) -> list[Reject]:
+        parsed = batch.parsed
+        rejects = list(parsed.rejects)
+        if not len(parsed):
+            return rejects
+        ids, vals, bad = self._encode(parsed, parser)
+        good = batch.codes != NO_SPLIT
+        if bad.any():
+            for row in np.flatnonzero(good & bad.any(axis=1)).tolist():
+                rejects.append(self._bad_cell(parsed, parser, row, int(np.argmax(bad[row]))))
+            good &= ~bad.any(axis=1)
+        kept = np.flatnonzero(good)
+        columns.ids.append(ids[kept])
+        columns.vals.append(vals[kept])
+        columns.labels.append(parsed.labels[kept])
+        columns.weights.append(parsed.weights[kept])
+        columns.codes.append(batch.codes[kept])
+        columns.lines += [parsed.lines[i] for i in kept[: SAMPLE_ROWS - len(columns.lines)].tolist()]
+        columns.groups += [parsed.groups[i] for i in kept.tolist()]
+        columns.keys += [parsed.keys[i] for i in kept.tolist()]
+        return rejects
+
+    def _bad_cell(self, parsed: ParsedLines, parser: LineParser, row: int, index: int) -> Reject:
+        field = self._schema.spec.fields[index]
+        again = parser.parse([parsed.lines[row]], parsed.source, 1)
+        cell = again.columns[column_of(field)][0].decode("utf-8")
+        reason = self._schema.spec.bad_reason(field)
+        assert reason is not None
+        return parsed.reject(row, reason, f"field {field.name!r}: {cell if len(cell) < 80 else cell[:79] + '…'!r}")
+
+    def _write(self, chunk: Chunk, columns: _Columns, weighted: bool) -> list[dict[str, Any]]:
+        if not columns.codes:
+            return []
+        ids, vals = np.concatenate(columns.ids), np.concatenate(columns.vals)
+        labels, codes = np.concatenate(columns.labels), np.concatenate(columns.codes)
+        weights = np.concatenate(columns.weights) if weighted else None
+        groups = _fingerprints(columns.groups) if self.reader.spec.group else None
+        order = shuffled(len(codes), self.seed, chunk.number)
+        shards = []
+        for code, split in enumerate(SPLITS):
+            rows = order[codes[order] == code]
+            if not len(rows):
+                continue
+            name = f"{split}/part-{chunk.number:05d}.tfrecord"
+            with files.aside(files.join(self.attempt, name)) as stream:
+                writer = ShardWriter(stream, BLOCK_RECORDS, self.compression)
+                for at in range(0, len(rows), 16 * BLOCK_RECORDS):
+                    some = rows[at : at + 16 * BLOCK_RECORDS]
+                    writer.write(
+                        serialize_examples(
+                            ids[some],
+                            vals[some],
+                            labels[some],
+                            None if weights is None else weights[some],
+                            None if groups is None else (groups[0][some], groups[1][some]),
+                            [columns.keys[i] for i in some.tolist()],
+                        )
+                    )
+                stats = writer.close()
+            shards.append(
+                {
+                    "split": split,
+                    "file": name,
+                    "positives": int((labels[rows] > 0).sum()),
+                    "compression": self.compression,
+                    "block_records": BLOCK_RECORDS,
+                    **stats._asdict(),
+                }
+            )
+        return shards
+
+
+def _fingerprints(groups: list[bytes | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Group cells as the record holds them: int64 [n] (Fingerprint64, two's complement), and bool [n]: has one."""
+    present = np.array([group is not None for group in groups], bool)
+    return fingerprint64([group or b"" for group in groups]).view(np.int64), present

@@ -1,0 +1,61 @@
+"""Parsed lines to ids and values, by the one transform, with the cutting of plain lines left to TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from afm_ctr.rawlog import LineParser, ParsedLines
+from afm_ctr.schema import DelimitedFormat, ResolvedSchema
+
+
+class Encoder:
+    """Runs the transform on parsed lines. One graph serves all batches; another one each order of columns.
+
+    On the CPU, also where there is a GPU: the work is on texts, workers share the machine, and a logarithm's last
+    bit must not depend on where it was computed.
+    """
+
+    def __init__(self, schema: ResolvedSchema) -> None:
+        import tensorflow as tf
+
+        from afm_ctr.features import FeatureTransform
+
+        self._tf = tf
+        self._schema = schema
+        self._transform = FeatureTransform(schema)
+        signature = {name: tf.TensorSpec([None], tf.string, name) for name in schema.raw_columns}
+        self._from_columns: Any = tf.function(self._on_cpu, input_signature=[signature], autograph=False)
+        self._from_lines: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, parsed: ParsedLines, parser: LineParser) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``feature_ids`` int64 [n, F], ``feature_vals`` float32 [n, F], ``bad`` bool [n, fields]."""
+        if not parsed.left_out:
+            encoded = self._from_columns(parsed.columns)
+        else:
+            places = parser.places
+            if places not in self._from_lines:
+                self._from_lines[places] = self._lines_function(places)
+            encoded = self._from_lines[places](self._tf.constant(parsed.lines, self._tf.string))
+        ids, vals, bad = (part.numpy() for part in encoded)
+        return ids, vals, bad
+
+    def _on_cpu(self, columns: Any) -> Any:
+        with self._tf.device("/CPU:0"):
+            return self._transform(columns)
+
+    def _lines_function(self, places: tuple[int, ...]) -> Any:
+        tf, layout = self._tf, self._schema.spec.format
+        assert isinstance(layout, DelimitedFormat)
+        delimiter, ascending = layout.delimiter, sorted(places)
+
+        def encode(lines: Any) -> Any:
+            # Quotes are text here: where they are not, the parser has not left the columns out.
+            cells = tf.io.decode_csv(
+                lines, [""] * len(places), delimiter, use_quote_delim=False, select_cols=ascending
+            )
+            columns = {n: cells[ascending.index(at)] for n, at in zip(self._schema.raw_columns, places, strict=True)}
+            return self._on_cpu(columns)
+
+        return tf.function(encode, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)

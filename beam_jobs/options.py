@@ -1,0 +1,48 @@
+"""What a job is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from afm_ctr.records.writer import Compression
+from afm_ctr.schema import FeatureSchema, ResolvedSchema
+from beam_jobs.passes import Progress
+from beam_jobs.sources import CHUNK_BYTES, CHUNK_LINES
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What ``afm-ctr prepare`` is told.
+
+    Attributes:
+        schema: a feature schema or its file; or a resolved schema, its file or the folder of a data set or model:
+            then its ids are used as they are and nothing is learnt from these logs.
+        inputs: paths and globs of the raw logs; may be empty when ``split`` names the files.
+        output: folder of the data set, local or of any file system that Beam knows.
+        split: the split rule, see :mod:`beam_jobs.splits`; None = all rows are ``train``.
+        labelled: False: the logs carry no label.
+        parent_schema: resolved schema of an earlier data set: its ids stay, new ones are appended.
+        overwrite: replace a data set that is there.
+        chunk_bytes: bytes of a chunk of a plain file.
+        chunk_lines: lines of a chunk of a gzip file.
+        compression: of the shards. ``gzip`` shards cannot be entered half-way.
+        seed: of the order of rows inside a shard.
+        beam_args: Beam's options as Beam spells them.
+        progress: called with (stage, rows done, rows in all; 0 = not known).
+    """
+
+    schema: str | Path | FeatureSchema | ResolvedSchema
+    inputs: Sequence[str]
+    output: str
+    split: str | None = None
+    labelled: bool = True
+    parent_schema: str | Path | None = None
+    overwrite: bool = False
+    chunk_bytes: int = CHUNK_BYTES
+    chunk_lines: int = CHUNK_LINES
+    compression: Compression = "none"
+    seed: int = 0
+    beam_args: Sequence[str] = ()
+    progress: Progress | None = None

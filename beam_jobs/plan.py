@@ -1,0 +1,190 @@
+"""What a job knows before it converts: schema, input files, chunks, split rule; and what it makes of the results."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from afm_ctr.errors import UserError
+from afm_ctr.rawlog.layout import column_places
+from afm_ctr.records import ShardInfo
+from afm_ctr.samples import SAMPLE_ROWS
+from afm_ctr.schema import Analysis, FeatureSchema, ResolvedSchema, read_yaml, resolve
+from beam_jobs import files
+from beam_jobs.options import PrepareOptions
+from beam_jobs.output import Output
+from beam_jobs.passes import Progress, run_pass
+from beam_jobs.rows import RowReader
+from beam_jobs.runners import Engine
+from beam_jobs.sources import Chunk, Counted, LogFile, discover, divide, pieces_to_count
+from beam_jobs.splits import SplitRule, input_files, parse_rule, read_index
+
+
+@dataclass
+class Plan:
+    """A job whose input has been looked at and whose mistakes, as far as that shows them, have been reported.
+
+    Attributes:
+        spec: the schema.
+        resolved: given: its ids are used as they are.
+        parent: given: its ids stay, new ones are appended.
+        logs: the input files that hold anything, sorted by path.
+        rule: the split rule; :meth:`complete_rule` fills in what depends on the number of rows.
+    """
+
+    spec: FeatureSchema
+    resolved: ResolvedSchema | None
+    parent: ResolvedSchema | None
+    logs: list[LogFile]
+    rule: SplitRule
+    chunk_bytes: int
+    chunk_lines: int
+
+    def count(self, engine: Engine, output: Output, progress: Progress | None) -> list[Chunk]:
+        """The counting pass: the chunks of the job with their rows."""
+        from beam_jobs.analyse import Counting
+
+        pieces = pieces_to_count(self.logs, self.chunk_bytes)
+        done = run_pass(
+            "count",
+            Counting(),
+            [[piece] for piece in pieces],
+            output.work("count"),
+            engine.for_little(sum(log.size for log in self.logs)),
+            progress,
+            lambda number, result: _counted(result()).lines,
+        )
+        return divide(pieces, [_counted(result) for _, result in done], self.chunk_lines)
+
+    def complete_rule(self, rows: int, output: Output) -> SplitRule:
+        """The rule for so many rows; the index file becomes a byte a row, of which a worker reads its part."""
+        if self.rule.kind != "index":
+            return self.rule.with_rows(rows)
+        codes: np.ndarray = read_index(self.rule, rows)
+        path = output.work("index.bin")
+        files.write(path, codes.tobytes())
+        return replace(self.rule, path=path)
+
+
+def _counted(result: bytes) -> Counted:
+    lines, broken = result.split()
+    return Counted(int(lines), broken == b"1")
+
+
+def plan(options: PrepareOptions, output: Output) -> Plan:
+    """Read the schema and look at the start of every input file.
+
+    Raises:
+        UserError: a bad schema or split rule, a glob without files or with the output's own, a missing column.
+    """
+    spec, resolved = _schema(options.schema)
+    parent = ResolvedSchema.load(Path(options.parent_schema)) if options.parent_schema is not None else None
+    if parent is not None and resolved is not None:
+        raise UserError(
+            "a resolved schema is used as it is: give either a feature schema with its parent, or that alone"
+        )
+    rule = parse_rule(options.split)
+    found, split_of = input_files(rule, options.inputs)
+    output.refuse_own(path for path, _ in found)
+    logs = [replace(log, split=split_of.get(log.path)) for log in discover(found, spec)]
+    if not logs:
+        raise UserError(f"no data row in {', '.join(path for path, _ in found[:5])}: the files are empty")
+    if rule.kind == "hash" and rule.column == "key" and not _offered(spec, logs, "key"):
+        rule = replace(rule, column=None)
+    checked = set()
+    for log in logs:
+        # Thousands of files of one log share a header: each is checked once.
+        if log.header not in checked:
+            checked.add(log.header)
+            log.parser(spec, options.labelled, [rule.column] if rule.column else [])
+    return Plan(spec, resolved, parent, logs, rule, options.chunk_bytes, options.chunk_lines)
+
+
+def _schema(given: str | Path | FeatureSchema | ResolvedSchema) -> tuple[FeatureSchema, ResolvedSchema | None]:
+    if isinstance(given, FeatureSchema):
+        return given, None
+    if not isinstance(given, ResolvedSchema):
+        path = Path(given)
+        content = None if path.is_dir() else read_yaml(path)
+        if not path.is_dir() and not (isinstance(content, dict) and "format_version" in content):
+            return FeatureSchema.load(path), None
+        given = ResolvedSchema.load(path)
+    return given.spec, given
+
+
+def _offered(spec: FeatureSchema, logs: Sequence[LogFile], column: str) -> bool:
+    if spec.format.kind == "libfm":
+        return False
+    return all(column in column_places(spec, log.header, log.path)[0] for log in logs)
+
+
+def resolve_schema(
+    job: Plan,
+    reader: RowReader,
+    work: Sequence[list[Chunk]],
+    engine: Engine,
+    output: Output,
+    progress: Progress | None,
+) -> ResolvedSchema:
+    """The resolved schema: the given one, or that of the user's schema after the analysis pass where it needs one."""
+    if job.resolved is not None:
+        return job.resolved
+    from afm_ctr.analysis import ChunkAnalysis, spec_needs_analysis
+
+    if not spec_needs_analysis(job.spec):
+        return resolve(job.spec, Analysis.empty(), job.parent)
+    from beam_jobs.analyse import Analysing
+
+    train_rows = 0
+
+    def parts() -> Iterator[ChunkAnalysis]:
+        nonlocal train_rows
+        for _, result in run_pass("analyse", Analysing(reader), work, output.work("analyse"), engine, progress):
+            # A file of this very run, written by its own workers.
+            rows, part = pickle.loads(result)
+            train_rows += rows
+            yield part
+
+    analysis = Analysis.merge(parts())
+    if not train_rows and job.parent is None:
+        raise UserError(
+            f"--split {job.rule.text}: the schema learns from the split 'train', which has no row; to prepare other "
+            "splits alone, give as --schema the resolved schema of the data set that holds train"
+        )
+    return resolve(job.spec, analysis, job.parent)
+
+
+def assemble(
+    chunks: Sequence[Chunk], results: Mapping[int, bytes]
+) -> tuple[list[ShardInfo], dict[str, int], list[dict[str, bytes]]]:
+    """The shards, by split and chunk; the rejects by reason; the raw columns of a few rows.
+
+    Raises:
+        RuntimeError: a chunk's rows are not those that were counted.
+    """
+    shards: list[ShardInfo] = []
+    rejects: Counter[str] = Counter()
+    samples: list[dict[str, bytes]] = []
+    for chunk in chunks:
+        if not chunk.rows:
+            continue
+        result = json.loads(results[chunk.number])
+        written = [ShardInfo(**shard) for shard in result["shards"]]
+        out, rejected = sum(shard.rows for shard in written), sum(result["rejects"].values())
+        if out + rejected != chunk.rows:
+            raise RuntimeError(
+                f"rows were lost: {chunk.rows} in, {out} out, {rejected} rejected, in chunk {chunk.number} "
+                f"of {chunk.file.path}"
+            )
+        shards += written
+        rejects.update(result["rejects"])
+        samples += [{name: cell.encode() for name, cell in row.items()} for row in result["samples"]]
+    order = {"train": 0, "valid": 1, "test": 2}
+    shards.sort(key=lambda shard: order[shard.split])  # stable: by chunk within a split
+    return shards, dict(sorted(rejects.items())), samples[:SAMPLE_ROWS]

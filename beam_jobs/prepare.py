@@ -1,0 +1,162 @@
+"""``prepare``: raw logs to a prepared data set.
+
+Three passes over fixed chunks of the input: *count* (so that every chunk knows its first row), *analyse* (only if the
+schema learns vocabularies or statistics, from the train split alone), *convert* (a shard a split and chunk). The
+bytes of the shards are a function of the input, the schema, the split rule, the seed and the chunk sizes: not of the
+runner, its workers or its bundles. No row crosses a shuffle of Beam, so memory stays flat.
+"""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from afm_ctr.errors import UserError
+from afm_ctr.records import Manifest
+from afm_ctr.schema import ResolvedSchema
+from beam_jobs.options import PrepareOptions
+from beam_jobs.output import Output
+from beam_jobs.passes import run_pass
+from beam_jobs.plan import Plan, assemble, plan, resolve_schema
+from beam_jobs.rows import RowReader
+from beam_jobs.runners import Engine
+from beam_jobs.sources import units
+
+__all__ = ["PrepareOptions", "PrepareSummary", "prepare"]
+
+
+@dataclass(frozen=True)
+class PrepareSummary:
+    """What a run did.
+
+    Attributes:
+        rows_in: data lines of the input: ``rows_out`` + the sum of ``rejects``.
+        rejects: rows left out, by reason.
+        splits: of each split ``rows`` and ``positives``, train first.
+        seconds: wall time.
+        num_slots: F.
+    """
+
+    output: str
+    rows_in: int
+    rows_out: int
+    rejects: dict[str, int]
+    splits: dict[str, dict[str, int]]
+    seconds: float
+    schema_id: str
+    feature_size: int
+    num_slots: int
+    shards: int = 0
+    files: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return dict(self.__dict__)
+
+
+def prepare(options: PrepareOptions) -> PrepareSummary:
+    """Run the job.
+
+    Raises:
+        UserError: the user's mistake; then nothing is published.
+        RuntimeError: rows were lost on the way; nothing is published either.
+    """
+    started = time.monotonic()
+    if options.chunk_bytes < 1 or options.chunk_lines < 1:
+        raise UserError("chunk_bytes and chunk_lines must be at least 1")
+    engine = Engine(options.beam_args)
+    output = Output(options.output, options.overwrite)
+    job = plan(options, output)
+    with output.alone():
+        output.begin()
+        try:
+            manifest, schema = _run(options, engine, output, job)
+        except BaseException:
+            output.abandon()
+            raise
+        output.publish(manifest)
+    splits = {name: {"rows": 0, "positives": 0} for name in manifest.splits}
+    for shard in manifest.shards:
+        splits[shard.split]["rows"] += shard.rows
+        splits[shard.split]["positives"] += shard.positives
+    return PrepareSummary(
+        output=options.output,
+        rows_in=manifest.rows_in,
+        rows_out=manifest.rows_out,
+        rejects=manifest.rejects,
+        splits=splits,
+        seconds=round(time.monotonic() - started, 3),
+        schema_id=schema.id,
+        feature_size=schema.feature_size,
+        num_slots=schema.num_slots,
+        shards=len(manifest.shards),
+        files=len(job.logs),
+    )
+
+
+def _run(options: PrepareOptions, engine: Engine, output: Output, job: Plan) -> tuple[Manifest, ResolvedSchema]:
+    from beam_jobs.convert import Conversion
+
+    chunks = job.count(engine, output, options.progress)
+    rows = sum(chunk.rows for chunk in chunks)
+    if not rows:
+        raise UserError(f"no data row in {', '.join(options.inputs) or options.split}: the files are empty")
+    reader = RowReader(job.spec, options.labelled, job.complete_rule(rows, output))
+    work = units(chunks, engine.workers)
+    schema = resolve_schema(job, reader, work, engine, output, options.progress)
+    output.save_schema(schema)
+    results = run_pass(
+        "convert",
+        Conversion(reader, output.folder, output.attempt, options.seed, options.compression),
+        work,
+        output.work("convert"),
+        engine,
+        options.progress,
+    )
+    shards, rejects, samples = assemble(chunks, dict(results))
+    _check_splits(job, shards, rejects)
+    output.save_samples(samples)
+    output.end_work()
+    manifest = Manifest(
+        attempt=output.attempt_name,
+        schema_id=schema.id,
+        shards=shards,
+        rows_in=rows,
+        rows_out=sum(shard.rows for shard in shards),
+        rejects=rejects,
+        split_rule=options.split,
+        command=shlex.join(sys.argv),
+        versions=_versions(),
+        labelled=options.labelled and job.spec.label is not None,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return manifest, schema
+
+
+def _check_splits(job: Plan, shards: Sequence[Any], rejects: dict[str, int]) -> None:
+    there = Counter(shard.split for shard in shards)
+    why = ", ".join(f"{reason}: {count}" for reason, count in rejects.items())
+    why = f" (rejected lines: {why})" if why else ""
+    if not shards:
+        raise UserError(f"no row is left{why}; the rejects folder of the output holds the lines")
+    for name in job.rule.asked:
+        if not there[name] and job.rule.kind not in ("column", "index"):
+            raise UserError(f"--split {job.rule.text}: the split {name!r} comes out empty{why}")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("afm-ctr", "apache-beam", "tensorflow", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

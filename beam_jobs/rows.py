@@ -1,0 +1,88 @@
+"""Lines of a chunk to parsed rows with their split: what the analysis and the conversion have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from afm_ctr.rawlog import BrokenEnd, LineParser, ParsedLines
+from afm_ctr.rawlog.log import truncated
+from afm_ctr.schema import FeatureSchema
+from beam_jobs import files
+from beam_jobs.sources import Chunk, Lines, read_unit
+from beam_jobs.splits import NO_SPLIT, SplitRule
+
+BATCH_ROWS = 4096
+
+
+def fingerprint64(texts: Sequence[bytes]) -> np.ndarray:
+    """Fingerprint64 (farmhash) of byte strings: uint64 [n], the same function by which hashed ids are made."""
+    import tensorflow as tf
+
+    if not len(texts):
+        return np.zeros(0, np.uint64)
+    return tf.fingerprint(tf.constant(list(texts), tf.string)).numpy().view("<u8")[:, 0]
+
+
+@dataclass
+class SplitRows:
+    """Parsed lines with the place in ``SPLITS`` of every row, int8 [n]; ``NO_SPLIT`` rows have a bad split cell."""
+
+    parsed: ParsedLines
+    codes: np.ndarray
+
+
+@dataclass
+class RowReader:
+    """Reads chunks as rows. Picklable: this, and nothing of Beam, is what travels to the workers.
+
+    Attributes:
+        spec: the schema.
+        labelled: whether labels are read.
+        rule: the split rule, complete.
+    """
+
+    spec: FeatureSchema
+    labelled: bool
+    rule: SplitRule
+
+    def parser_of(self, chunk: Chunk) -> LineParser:
+        """A parser for the chunk's file."""
+        return chunk.file.parser(self.spec, self.labelled, [self.rule.column] if self.rule.column else [])
+
+    def read(
+        self, unit: Sequence[Chunk], parser: LineParser, *, leave_columns: bool = False
+    ) -> Iterator[tuple[Chunk, Iterator[SplitRows]]]:
+        """Each chunk with its rows in batches.
+
+        Batches begin at the chunk's start, so that they too are always the same: the last bit of a float may depend
+        on an element's place in its array. ``leave_columns`` as in :meth:`LineParser.parse`.
+        """
+        for chunk, batches in read_unit(unit, BATCH_ROWS):
+            yield chunk, self._rows(chunk, batches, parser, leave_columns)
+
+    def _rows(
+        self, chunk: Chunk, batches: Iterator[Lines], parser: LineParser, leave_columns: bool
+    ) -> Iterator[SplitRows]:
+        for batch in batches:
+            parsed = parser.parse(batch.lines, chunk.file.path, batch.first_line, leave_columns=leave_columns)
+            if batch.broken is not None:
+                parsed.rejects.append(truncated(chunk.file.path, batch.first_line, BrokenEnd(*batch.broken)))
+            rows = parsed.line_numbers - chunk.first_line + chunk.first_row
+            codes = self.rule.assign(parsed, rows, chunk.file.split, self._by_index, fingerprint64)
+            for row in np.flatnonzero(codes == NO_SPLIT).tolist():
+                cell = parsed.extra[self.rule.column or ""][row].decode("utf-8")
+                detail = f"column {self.rule.column!r}: {cell!r} is not train, valid or test"
+                parsed.rejects.append(parsed.reject(row, "bad_split", detail))
+            yield SplitRows(parsed, codes)
+
+    def _by_index(self, rows: np.ndarray) -> np.ndarray:
+        """The stretch of the codes' file that belongs to these (ascending) rows."""
+        if not len(rows):
+            return np.zeros(0, np.int8)
+        first = int(rows[0])
+        with files.open_raw(self.rule.path or "") as stream:
+            stream.seek(first)
+            return np.frombuffer(stream.read(int(rows[-1]) - first + 1), np.int8)[rows - first]

@@ -1,0 +1,76 @@
+"""How pipelines run: Beam's options as Beam spells them, and the in-process runner by default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, WorkerOptions
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+
+from afm_ctr.errors import UserError
+
+# Other runners do not say how many workers they have; this many pieces of a gzip file are worth having then.
+_WORKERS_ELSEWHERE = 16
+_LITTLE = 1 << 30
+_LOG_LEVEL = "--default_sdk_harness_log_level"
+
+
+class Engine:
+    """Makes pipelines from Beam's command line options.
+
+    Without ``--runner``, and for ``DirectRunner``, the in-process runner is named explicitly: ``DirectRunner`` itself
+    may hand a pipeline to Prism, a program that it fetches from the network. (``--runner=PrismRunner`` does that.)
+
+    Args:
+        args: e.g. ``["--direct_num_workers=2", "--direct_running_mode=multi_processing"]``.
+
+    Raises:
+        UserError: an option that the in-process runner cannot know, e.g. a misspelt one.
+    """
+
+    def __init__(self, args: Sequence[str] = ()) -> None:
+        try:
+            self._options = PipelineOptions(list(args))
+            runner = self._options.view_as(StandardOptions).runner
+        except SystemExit:
+            # Beam parses with argparse, which has printed the reason.
+            raise UserError(f"Beam does not take these options: {' '.join(args)}") from None
+        self.in_process = runner is None or runner.rsplit(".", 1)[-1].lower() in _IN_PROCESS
+        if self.in_process:
+            self._refuse_unknown(args)
+            self._options.view_as(StandardOptions).runner = None
+            if not any(arg.startswith(_LOG_LEVEL) for arg in args):
+                # Else every worker process reports its coming and going.
+                self._options.view_as(WorkerOptions).default_sdk_harness_log_level = "WARNING"
+        direct = self._options.view_as(DirectOptions)
+        self.workers = (direct.direct_num_workers or os.cpu_count() or 1) if self.in_process else _WORKERS_ELSEWHERE
+
+    def for_little(self, size: int) -> Engine:
+        """What to run a pass on that reads ``size`` bytes and computes next to nothing: starting worker processes
+        would take longer than the work, where there is a choice."""
+        return Engine() if self.in_process and size < _LITTLE else self
+
+    def pipeline(self) -> beam.Pipeline:
+        """A new pipeline; its ``run`` executes it."""
+        if not self.in_process:
+            return beam.Pipeline(options=self._options)
+        # Workers in processes of their own get the options by this way alone.
+        encoded = JobServiceHandle.encode_pipeline_options(self._options.get_all_options())
+        provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+        return beam.Pipeline(FnApiRunner(provision_info=ExtendedProvisionInfo(provision)), options=self._options)
+
+    def _refuse_unknown(self, args: Sequence[str]) -> None:
+        unknown: list[str] = []
+        self._options.get_all_options(
+            add_extra_args_fn=lambda parser: unknown.extend(parser.parse_known_args(list(args))[1])
+        )
+        if unknown:
+            raise UserError(f"{unknown[0]} is an option neither of this command nor of Beam")
+
+
+_IN_PROCESS = {"directrunner", "direct", "fnapirunner", "switchingdirectrunner", "bundlebaseddirectrunner"}
