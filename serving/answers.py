@@ -1,0 +1,107 @@
+"""What a server says, as plain Python and NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from serving import tensors
+from serving.protos import wire_pb2 as wire
+
+
+class TensorSpec(NamedTuple):
+    """What a signature says of one tensor. ``shape`` is None for an unknown rank; -1 is a size that is not fixed."""
+
+    dtype: str
+    shape: tuple[int, ...] | None
+
+
+class Signature(NamedTuple):
+    """The named tensors that go in and come out."""
+
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+
+class Metadata(NamedTuple):
+    """Of one version of a model: its number and its signatures."""
+
+    version: int
+    signatures: dict[str, Signature]
+
+
+class VersionStatus(NamedTuple):
+    """One version as the server sees it: ``state`` is START, LOADING, AVAILABLE, UNLOADING or END."""
+
+    version: int
+    state: str
+    error_code: int
+    error_message: str
+
+
+class Outputs(dict[str, np.ndarray[Any, Any]]):
+    """A model's answer by output name; ``version`` is the version that gave it."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray[Any, Any]], version: int):
+        super().__init__(arrays)
+        self.version = version
+
+
+class Scores(dict[str, np.ndarray[Any, Any]]):
+    """The outputs of many rows by name; ``versions`` are those that answered, more than one after a swap."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray[Any, Any]], versions: Iterable[int]):
+        super().__init__(arrays)
+        self.versions = sorted(set(versions))
+
+
+def join(parts: Sequence[Outputs], specs: Mapping[str, TensorSpec]) -> Scores:
+    """The outputs of batches, one after the other; without any, empty arrays by what the signature says."""
+    if parts:
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return Scores(arrays, [part.version for part in parts])
+    arrays = {}
+    for name, spec in specs.items():
+        rest = [max(size, 0) for size in (spec.shape or (0,))[1:]]
+        arrays[name] = np.zeros((0, *rest), tensors.numpy_type_of(spec.dtype))
+    return Scores(arrays, [])
+
+
+def read_prediction(response: wire.PredictResponse) -> Outputs:
+    """The arrays of an answer and the version that gave it."""
+    arrays = {name: tensors.to_array(proto) for name, proto in response.outputs.items()}
+    return Outputs(arrays, response.model_spec.version.value)
+
+
+def read_status(response: wire.GetModelStatusResponse) -> list[VersionStatus]:
+    """The versions, by number."""
+    state_name = wire.ModelVersionStatus.State.Name
+    return sorted(
+        VersionStatus(item.version, state_name(item.state), item.status.error_code, item.status.error_message)
+        for item in response.model_version_status
+    )
+
+
+def read_metadata(response: wire.GetModelMetadataResponse) -> Metadata:
+    """Version and signatures; those travel as one packed message."""
+    signatures = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value)
+    return Metadata(
+        response.model_spec.version.value,
+        {
+            name: Signature(_specs(item.inputs), _specs(item.outputs))
+            for name, item in sorted(signatures.signature_def.items())
+            if item.method_name  # without one it is the loader's own bookkeeping, not to be asked
+        },
+    )
+
+
+def _specs(infos: Mapping[str, wire.TensorInfo]) -> dict[str, TensorSpec]:
+    return {
+        name: TensorSpec(
+            tensors.type_name(info.dtype),
+            None if info.tensor_shape.unknown_rank else tuple(dim.size for dim in info.tensor_shape.dim),
+        )
+        for name, info in sorted(infos.items())
+    }

@@ -1,0 +1,174 @@
+"""The scoring client: TF Serving's gRPC API with grpcio, protobuf and numpy alone.
+
+Example:
+    >>> with Client("localhost:8500", model_name="afm") as client:
+    ...     client.wait_ready(60)
+    ...     for scored in client.score_rows({"I1": "3", "C1": "68fd1e64"} for _ in range(1000)):
+    ...         print(scored["probability"])
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from serving.answers import (
+    Metadata,
+    Outputs,
+    Scores,
+    Signature,
+    TensorSpec,
+    VersionStatus,
+    join,
+)
+from serving.channel import tls_credentials
+from serving.connection import Connection, Pending
+from serving.errors import InvalidArgument
+from serving.pairs import PairShare, read_pair_names, top_pairs
+from serving.rows import Chunk, by_row, encode, split
+
+__all__ = [
+    "Client",
+    "Metadata",
+    "Outputs",
+    "PairShare",
+    "Pending",
+    "Scores",
+    "Signature",
+    "TensorSpec",
+    "VersionStatus",
+    "tls_credentials",
+]
+
+
+class Client(Connection):
+    """Scores rows with one model. Threads may share it; close it, or use it as a context manager.
+
+    Opened like :class:`serving.connection.Connection`, which also has the plain calls: ``predict``, ``submit``,
+    ``status``, ``metadata``, ``wait_ready``.
+    """
+
+    _known: Metadata | None = None
+    _versions: frozenset[int] = frozenset()  # those that have answered
+
+    def score_rows(
+        self, rows: Any, batch_size: int = 256, signature: str = "raw", outputs: Sequence[str] = ()
+    ) -> Iterator[dict[str, Any]]:
+        """Score rows, several requests in flight, results in the order of the rows; rows are read as they are needed.
+
+        Args:
+            rows: Mappings of column to value, a row each; or a mapping of column to array; or a DataFrame. In string
+                columns, such as those of ``raw``, a cell is bytes, text or a number, and None, NaN or nothing at all
+                is a missing value. Other inputs need a value of the model's type and shape in each row.
+            batch_size: Rows in a request.
+            signature: Which signature of the model.
+            outputs: Only these outputs; default: all.
+
+        Yields:
+            For each row its outputs, such as ``{"probability": 0.031, "logit": -3.44, "bad_cells": 0}``.
+
+        Raises:
+            ServingError: as :meth:`predict`; InvalidArgument names the row (from 0) and the column, before sending.
+            ValueError: a ``batch_size`` below 1.
+        """
+        for part in self._score(rows, batch_size, signature, outputs):
+            yield from by_row(part)
+
+    def score(self, rows: Any, batch_size: int = 256, signature: str = "raw", outputs: Sequence[str] = ()) -> Scores:
+        """Score rows like :meth:`score_rows`; the outputs are arrays over all rows, in their order."""
+        parts = list(self._score(rows, batch_size, signature, outputs))
+        specs = {} if parts else self.signature(signature).outputs
+        return join(parts, {name: spec for name, spec in specs.items() if not outputs or name in outputs})
+
+    def explain(
+        self,
+        rows: Any,
+        pairs: str | Path | Sequence[str],
+        top: int = 10,
+        batch_size: int = 256,
+        signature: str = "explain",
+    ) -> list[list[PairShare]]:
+        """The pairs of fields that had the largest shares of attention, of each row.
+
+        Args:
+            rows: As in :meth:`score_rows`, with the inputs of the signature: ``feature_ids`` and ``feature_vals``.
+            pairs: ``assets.extra/pairs.json`` of the version that answers, or the names of its pairs in order.
+            top: At most so many pairs of a row; those without any share are left out.
+            batch_size: Rows in a request.
+            signature: One with the output ``attention`` [B, pairs].
+
+        Raises:
+            ServingError: as :meth:`score_rows`; InvalidArgument if the names are not those of the model's pairs.
+        """
+        names = read_pair_names(pairs) if isinstance(pairs, (str, Path)) else list(pairs)
+        return [
+            row
+            for part in self._score(rows, batch_size, signature, ["attention"])
+            for row in top_pairs(part["attention"], names, top)
+        ]
+
+    def signature(self, name: str = "raw") -> Signature:
+        """What a signature takes and gives; asked of the server once, and again when another version answers.
+
+        Raises:
+            InvalidArgument: the model has no such signature.
+        """
+        known = self._known
+        if known is None:
+            known = self._known = self.metadata()
+        if name not in known.signatures:
+            there = ", ".join(known.signatures)
+            raise InvalidArgument(f"{self.model_name} at {self.target} has no signature {name}; there are {there}")
+        return known.signatures[name]
+
+    def string_columns(self, signature: str = "raw") -> list[str]:
+        """The inputs of a signature that takes raw columns.
+
+        Raises:
+            InvalidArgument: the model has no such signature, or it takes something else than strings.
+        """
+        inputs = self.signature(signature).inputs
+        others = [name for name, spec in inputs.items() if spec.dtype != "string"]
+        if others:
+            raise InvalidArgument(f"signature {signature} takes other inputs than strings: {', '.join(others)}")
+        return sorted(inputs)
+
+    def _score(self, rows: Any, batch_size: int, signature: str, outputs: Sequence[str]) -> Iterator[Outputs]:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        pending: deque[tuple[Chunk, Pending]] = deque()
+        try:
+            for chunk in split(rows, batch_size):
+                pending.append((chunk, self.submit(self._encode(chunk, signature), signature, outputs)))
+                if len(pending) >= self.max_in_flight:
+                    yield self._result(*pending.popleft())
+            while pending:
+                yield self._result(*pending.popleft())
+        finally:
+            for _, call in pending:
+                call.cancel()
+
+    def _encode(self, chunk: Chunk, signature: str) -> dict[str, Any]:
+        fresh = self._known is None
+        try:
+            return encode(chunk, self.signature(signature).inputs)
+        except InvalidArgument:
+            if fresh:
+                raise
+        self._known = None  # another version may have come since, which takes what the one we asked did not
+        return encode(chunk, self.signature(signature).inputs)
+
+    def _result(self, chunk: Chunk, call: Pending) -> Outputs:
+        try:
+            return call.result()
+        except InvalidArgument as error:
+            self._known = None
+            raise type(error)(f"rows from {chunk.start}: {error}") from None
+
+    def _answered_by(self, version: int) -> None:
+        if version not in self._versions:
+            self._versions |= {version}
+            if self._known is not None and self._known.version != version:
+                self._known = None

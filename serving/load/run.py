@@ -1,0 +1,248 @@
+"""A load test from beginning to end: rows, requests, one rate or many, figures and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from afm_ctr.errors import UserError
+from serving.client import Client
+from serving.errors import ServingError
+from serving.load.pace import Bounds, closed_loop, open_loop
+from serving.load.slo import Slo, Verdict
+from serving.load.sweep import highest_rate
+from serving.load.tally import QUANTILES, Result
+from serving.load.traffic import GrpcWire, Traffic, prepare
+
+Progress = Callable[[str, int, int], None]  # what is done, rows answered, rows in all (0: not known)
+
+_WARM_UP = Bounds(duration=0.5, max_requests=50)
+_GUESS_CALLERS, _GUESS_SECONDS = 4, 2.0
+_LATE_MS = 5.0
+
+
+@dataclass
+class LoadReport:
+    """What was found.
+
+    Attributes:
+        target, model_name: of the server.
+        traffic: what was sent.
+        result: the figures; of a sweep those at the highest rate that keeps the promise, or else at the lowest tried.
+        slo: what was promised; may be empty.
+        tried: of a sweep, the figures at each rate in the order of trying, and whether the promise was kept.
+        highest: of a sweep, the highest rate that keeps the promise; None if none does.
+        files: what was written.
+    """
+
+    target: str
+    model_name: str
+    traffic: Traffic
+    result: Result
+    slo: Slo
+    tried: list[tuple[Result, bool]] = field(default_factory=list)
+    highest: float | None = None
+    files: list[str] = field(default_factory=list)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Each limit against the figures."""
+        return self.slo.judge(self.result)
+
+    @property
+    def holds(self) -> bool:
+        """Whether every limit holds; without one, whether anything was answered at all."""
+        return self.result.answered > 0 and all(verdict.holds for verdict in self.verdicts)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        found: dict[str, Any] = {
+            "target": self.target,
+            "model_name": self.model_name,
+            "distinct_rows": self.traffic.rows,
+            "lines_left_out": self.traffic.rejected,
+            **self.result.to_json(),
+            "slo": [verdict.to_json() for verdict in self.verdicts],
+            "holds": self.holds,
+        }
+        if self.tried:
+            found["highest_rate"] = self.highest
+            found["sweep"] = [{**result.to_json(), "holds": holds} for result, holds in self.tried]
+        return {**found, "files": self.files}
+
+    def __str__(self) -> str:
+        figures, result = self.result.to_json(), self.result
+        how = f"{result.asked:g} requests/s" if result.mode == "open" else f"{result.asked:g} callers"
+        latency = ", ".join(f"p{q:g} {_ms(figures['latency_ms'][f'p{q:g}'])}" for q in QUANTILES)
+        lines = [
+            f"{self.target} {self.model_name}, {result.mode} loop, {how}, {result.rows_per_request} rows a request, "
+            f"{result.seconds:.1f} s",
+            f"answered {result.answered:,} of {result.answered + result.failed:,} requests: "
+            f"{result.request_rate:,.1f} requests/s, {result.row_rate:,.0f} rows/s",
+            f"latency, ms: {latency}, max {_ms(figures['latency_ms']['max'])}",
+        ]
+        lines += [f"{code}: {count:,} ({result.examples[code]})" for code, count in result.errors.items()]
+        if result.mode == "open" and result.lag_ms > _LATE_MS:
+            lines.append(
+                f"1 % of the requests were sent {result.lag_ms:.0f} ms late or more (counted in their latency): "
+                "the machine that sends is part of the limit"
+            )
+        lines += [str(verdict) for verdict in self.verdicts]
+        if self.tried:
+            rate = "none that was tried" if self.highest is None else f"{self.highest:,.1f} requests/s"
+            lines.append(f"highest rate that keeps it: {rate} ({len(self.tried)} rates tried)")
+        return "\n".join(lines + self.files)
+
+
+def load_test(
+    target: str,
+    model_name: str,
+    schema_path: str | Path,
+    input_path: str | Path,
+    *,
+    rate: float | None = None,
+    concurrency: int | None = None,
+    sweep: bool = False,
+    slo: Slo = Slo(()),
+    batch_size: int = 1,
+    bounds: Bounds = Bounds(duration=10.0),
+    version: int | None = None,
+    label: str | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+    output: str | Path | None = None,
+    progress: Progress = lambda what, rows, total: None,
+) -> LoadReport:
+    """Put a model server under load with raw rows (gRPC, signature ``raw``) and measure what it does.
+
+    Nothing is retried. All requests are built beforehand; the first is checked, of the others the status counts.
+
+    Args:
+        target: host:port of the server's gRPC API.
+        model_name: the model's name there.
+        schema_path: how a line of the log is written.
+        input_path: a log, plain or gzip; its first 20,000 rows are sent round and round.
+        rate: open loop: so many requests/s, whatever comes back; of a sweep the first rate to try.
+        concurrency: closed loop: so many callers, each of which waits for its answer and asks again.
+        sweep: look for the highest rate that keeps ``slo``; each rate takes ``bounds.duration``.
+        slo: limits on quantiles.
+        batch_size: rows in a request.
+        bounds: where it ends.
+        version: ask this version of the model; default: the latest.
+        label: ask the version of this label; excludes ``version``.
+        credentials: of TLS, see :func:`serving.channel.tls_credentials`; default: plain.
+        output: folder for ``load.json``, ``histogram.png`` and, of a sweep, ``latency-by-rate.png``.
+        progress: told how far it is.
+
+    Raises:
+        UserError: settings that exclude each other; or schema, log or server are not there or do not fit.
+    """
+    _check_settings(rate, concurrency, sweep, slo)
+    folder = None if output is None else _folder(Path(output))
+    try:
+        with Client(target, model_name, version, label, bounds.timeout, credentials=credentials) as client:
+            traffic = prepare(client, schema_path, input_path, batch_size)
+    except (ServingError, ValueError) as error:
+        raise UserError(f"load-test: {error}") from error
+    wire = GrpcWire(target, traffic.requests, credentials)
+    try:
+        closed_loop(wire, 2, _WARM_UP)
+        load = _Load(wire, traffic, bounds, progress)
+        if sweep:
+            report = _sweep(load, slo, rate, target, model_name)
+        else:
+            result = load.open(rate) if rate is not None else load.closed(concurrency or 1, bounds)
+            report = LoadReport(target, model_name, traffic, result, slo)
+    finally:
+        wire.close()
+    if folder is not None:
+        _write(report, folder)
+    return report
+
+
+class _Load:
+    """One server under one load after another."""
+
+    def __init__(self, wire: GrpcWire, traffic: Traffic, bounds: Bounds, progress: Progress):
+        self.traffic = traffic
+        self.bounds = bounds
+        self._wire = wire
+        self._progress = progress
+
+    def open(self, rate: float) -> Result:
+        tally = open_loop(self._wire, rate, self.bounds, self._report(f"{rate:,.1f} requests/s"))
+        return Result(tally, self.traffic.rows_per_request, "open", rate)
+
+    def closed(self, callers: int, bounds: Bounds) -> Result:
+        tally = closed_loop(self._wire, callers, bounds, self._report(f"{callers} callers"))
+        return Result(tally, self.traffic.rows_per_request, "closed", callers)
+
+    def _report(self, what: str) -> Callable[[int, int], None]:
+        rows = self.traffic.rows_per_request
+        return lambda done, total: self._progress(what, done * rows, total * rows)
+
+
+def _sweep(load: _Load, slo: Slo, start: float | None, target: str, model_name: str) -> LoadReport:
+    tried: list[tuple[Result, bool]] = []
+
+    def holds(rate: float) -> bool:
+        result = load.open(rate)
+        kept = all(verdict.holds for verdict in slo.judge(result))
+        tried.append((result, kept))
+        return kept
+
+    if start is None:
+        guess = load.closed(_GUESS_CALLERS, Bounds(min(_GUESS_SECONDS, load.bounds.duration), load.bounds.timeout))
+        start = max(guess.request_rate / 2, 1.0)
+    highest = highest_rate(holds, start)
+    if highest is None:
+        best = min((result for result, _ in tried), key=lambda result: result.asked)
+    else:
+        best = next(result for result, kept in reversed(tried) if kept and result.asked == highest)
+    return LoadReport(target, model_name, load.traffic, best, slo, tried, highest)
+
+
+def _check_settings(rate: float | None, concurrency: int | None, sweep: bool, slo: Slo) -> None:
+    if sweep and (concurrency is not None or not slo.limits):
+        raise UserError(
+            "load-test: --sweep finds the highest rate that keeps --slo: give --slo, and no --concurrency"
+        )
+    if not sweep and (rate is None) == (concurrency is None):
+        raise UserError("load-test: give either --rate (open loop) or --concurrency (closed loop), or --sweep")
+
+
+def _folder(folder: Path) -> Path:
+    """Find out beforehand whether the pictures can be drawn and written."""
+    import matplotlib  # noqa: F401
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"load-test: cannot write below {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def _write(report: LoadReport, folder: Path) -> None:
+    from serving.load import pictures
+
+    result, limits = report.result, report.slo.limits
+    title = f"{report.model_name} at {report.target}, {result.rows_per_request} rows a request"
+    how = f"{result.asked:g} {'requests/s' if result.mode == 'open' else 'callers'}"
+    files = [folder / "load.json", folder / "histogram.png"]
+    try:
+        pictures.histogram(result, limits, f"{title}, {how}", files[1])
+        if report.tried:
+            files.append(folder / "latency-by-rate.png")
+            pictures.latency_by_rate(report.tried, limits, title, files[2])
+        report.files = [str(file) for file in files]
+        files[0].write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"load-test: cannot write below {folder}: {error.strerror or error}") from error
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,155 @@
+"""What was measured, and the figures that are made of it."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+QUANTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+
+OK = "OK"
+# Its time ran out while it waited for one of the requests in flight to end.
+NOT_SENT = "NOT_SENT"
+
+_BINS_PER_DECADE = 20
+
+
+def quantile(ascending: Sequence[float] | np.ndarray[Any, Any], percent: float, failed: int = 0) -> float:
+    """The nearest-rank quantile: the smallest value that at least ``percent`` of all values do not exceed.
+
+    Args:
+        ascending: the values, sorted.
+        percent: above 0, at most 100.
+        failed: how many more there are that count as larger than every value.
+
+    Returns:
+        One of the values; infinity if the rank falls among the failed ones; NaN if there are none at all.
+    """
+    count = len(ascending) + failed
+    if count == 0:
+        return math.nan
+    # Rounded first: 99.9 / 100 * 1000 is 999.0000000000001 in floating point, and would be rank 1000.
+    rank = max(math.ceil(round(percent * count / 100, 9)), 1)
+    return float(ascending[rank - 1]) if rank <= len(ascending) else math.inf
+
+
+@dataclass
+class Tally:
+    """What a run of the load collects; seconds everywhere.
+
+    Attributes:
+        latencies: of the requests that were answered.
+        lags: how late each request was sent, against when it should have been.
+        errors: how many requests ended otherwise, by gRPC's name of the reason or NOT_SENT.
+        examples: what was said, for one of each.
+        began: when the first request should have been sent.
+        ended: when the last one was answered or given up.
+    """
+
+    latencies: array[float] = field(default_factory=lambda: array("d"))
+    lags: array[float] = field(default_factory=lambda: array("d"))
+    errors: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    began: float = 0.0
+    ended: float = 0.0
+
+    def add(self, code: str, latency: float, at: float, said: str = "") -> None:
+        """Count a request that ended."""
+        self.ended = max(self.ended, at)
+        if code == OK:
+            self.latencies.append(latency)
+            return
+        self.errors[code] += 1
+        self.examples.setdefault(code, " ".join(said.split())[:300])
+
+    @property
+    def requests(self) -> int:
+        """All that ended."""
+        return len(self.latencies) + self.errors.total()
+
+
+class Result:
+    """The figures of one run.
+
+    Args:
+        tally: what was collected.
+        rows_per_request: rows in each request.
+        mode: ``open`` or ``closed``.
+        asked: the rate in requests/s of an open loop, the number of callers of a closed one.
+    """
+
+    def __init__(self, tally: Tally, rows_per_request: int, mode: str, asked: float):
+        self.mode = mode
+        self.asked = asked
+        self.rows_per_request = rows_per_request
+        self.latencies_ms = np.sort(np.frombuffer(tally.latencies, np.float64)) * 1e3
+        self.errors = dict(sorted(tally.errors.items()))
+        self.examples = dict(tally.examples)
+        self.failed = tally.errors.total()
+        self.seconds = max(tally.ended - tally.began, 1e-9)
+        lag = quantile(np.sort(np.frombuffer(tally.lags, np.float64)), 99.0)
+        self.lag_ms = 0.0 if math.isnan(lag) else lag * 1e3
+
+    @property
+    def answered(self) -> int:
+        """Requests with an answer."""
+        return len(self.latencies_ms)
+
+    @property
+    def request_rate(self) -> float:
+        """Requests answered a second."""
+        return self.answered / self.seconds
+
+    @property
+    def row_rate(self) -> float:
+        """Rows answered a second."""
+        return self.request_rate * self.rows_per_request
+
+    def quantile_ms(self, percent: float) -> float | None:
+        """The quantile over all requests, failed ones counted as endless; None if it is one of those."""
+        value = quantile(self.latencies_ms, percent, self.failed)
+        return value if math.isfinite(value) else None
+
+    def histogram(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Edges in ms, 20 to a factor of ten on a grid that all runs share, and the number between each two."""
+        if not self.answered:
+            return np.array([1.0, 10.0]), np.zeros(1, np.int64)
+        low, high = (math.log10(max(value, 1e-6)) for value in (self.latencies_ms[0], self.latencies_ms[-1]))
+        first, last = math.floor(low * _BINS_PER_DECADE), math.floor(high * _BINS_PER_DECADE) + 1
+        edges = 10.0 ** (np.arange(first, last + 1) / _BINS_PER_DECADE)
+        counts, _ = np.histogram(np.clip(self.latencies_ms, edges[0], edges[-1]), edges)
+        return edges, counts
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data: milliseconds, and rates a second."""
+        edges, counts = self.histogram()
+        latency: dict[str, float | None] = {
+            f"p{percent:g}": _finite(quantile(self.latencies_ms, percent)) for percent in QUANTILES
+        }
+        latency["mean"] = float(self.latencies_ms.mean()) if self.answered else None
+        latency["max"] = float(self.latencies_ms[-1]) if self.answered else None
+        return {
+            "mode": self.mode,
+            "rate" if self.mode == "open" else "concurrency": self.asked,
+            "rows_per_request": self.rows_per_request,
+            "seconds": self.seconds,
+            "requests": self.answered + self.failed,
+            "answered": self.answered,
+            "errors": self.errors,
+            "error_examples": self.examples,
+            "requests_per_second": self.request_rate,
+            "rows_per_second": self.row_rate,
+            "latency_ms": latency,
+            "sent_late_ms_p99": self.lag_ms,
+            "histogram": {"edges_ms": [round(float(edge), 6) for edge in edges], "counts": counts.tolist()},
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

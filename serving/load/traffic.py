@@ -1,0 +1,183 @@
+"""Rows of a log as requests that are ready to be sent, and the way that they are sent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import numpy as np
+
+from afm_ctr.errors import UserError
+from afm_ctr.rawlog import parse_log
+from afm_ctr.schema import FeatureSchema
+from serving.client import Client
+from serving.errors import ServingError
+from serving.load.pace import Ended
+from serving.score import load_spec
+
+SIGNATURE = "raw"
+MAX_ROWS = 20_000
+
+_PREDICT = "/tensorflow.serving.PredictionService/Predict"
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.enable_retries", 0),  # a second attempt would hide that the first one failed
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
+class Traffic(NamedTuple):
+    """Serialized Predict requests, which are sent round and round.
+
+    Attributes:
+        requests: each of ``rows_per_request`` rows.
+        rows_per_request: the batch size.
+        rows: distinct rows in them.
+        rejected: lines of the log that are no rows, and were left out.
+    """
+
+    requests: list[bytes]
+    rows_per_request: int
+    rows: int
+    rejected: int
+
+
+def prepare(
+    client: Client, schema_path: str | Path, input_path: str | Path, batch_size: int, max_rows: int = MAX_ROWS
+) -> Traffic:
+    """Read rows of a log, make requests of them, and let the server answer one to see that they fit each other.
+
+    Everything is built beforehand, so that the time of building is not in what is measured.
+
+    Args:
+        client: of the server.
+        schema_path: how a line of the log is written.
+        input_path: the log, plain or gzip.
+        batch_size: rows in a request. A log with fewer rows is repeated.
+        max_rows: how many rows are read at most (at least a batch).
+
+    Raises:
+        UserError: the schema, the log or the server is not there, or they do not fit each other.
+    """
+    columns, rejected = _read(load_spec(schema_path), str(input_path), max(max_rows, batch_size))
+    rows = len(next(iter(columns.values())))
+    if not rows:
+        raise UserError(f"load-test: {input_path} holds no row that the schema {schema_path} can read")
+    try:
+        _check_columns(client, set(columns), schema_path)
+        starts = range(0, max(rows - batch_size + 1, 1), batch_size)
+        batches = [np.arange(start, start + batch_size) % rows for start in starts]
+        messages = [client.build_request({n: c[batch] for n, c in columns.items()}, SIGNATURE) for batch in batches]
+        _check_answer(client, {name: cells[batches[0]] for name, cells in columns.items()}, batch_size)
+    except ServingError as error:
+        raise UserError(f"load-test: {error}") from error
+    return Traffic(
+        [message.SerializeToString() for message in messages],
+        batch_size,
+        min(rows, len(batches) * batch_size),
+        rejected,
+    )
+
+
+class GrpcWire:
+    """Sends serialized requests over one connection and takes the answers unread. Close it.
+
+    Args:
+        target: host:port of the server's gRPC API.
+        requests: serialized PredictRequests; number n is ``requests[n % len(requests)]``.
+        credentials: of TLS; default: plain.
+        metadata: gRPC metadata of every call.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        requests: Sequence[bytes],
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+    ):
+        self._channel = (
+            grpc.insecure_channel(target, _OPTIONS)
+            if credentials is None
+            else grpc.secure_channel(target, credentials, _OPTIONS)
+        )
+        self._call = self._channel.unary_unary(_PREDICT, request_serializer=None, response_deserializer=None)
+        self._requests = requests
+        self._metadata = list(metadata) or None
+        self._ended = threading.Event()
+        self._calls: set[Any] = set()
+
+    def now(self) -> float:
+        """Seconds of the monotonic clock."""
+        return time.perf_counter()
+
+    def pause(self, until: float) -> None:
+        """Wait for a time or for a call that ends."""
+        remaining = until - time.perf_counter()
+        if remaining > 0 and self._ended.wait(remaining):
+            self._ended.clear()
+
+    def send(self, number: int, timeout: float, done: Callable[[Ended], None]) -> None:
+        """Send without waiting."""
+        call = self._call.future(
+            self._requests[number % len(self._requests)], timeout=timeout, metadata=self._metadata
+        )
+        self._calls.add(call)
+
+        def ended(call: Any) -> None:
+            at = time.perf_counter()
+            code = call.code().name
+            done(Ended(code, at, "" if code == "OK" else call.details() or ""))
+            self._calls.discard(call)
+            self._ended.set()
+
+        call.add_done_callback(ended)
+
+    def cancel(self) -> None:
+        """Give up the calls that are on their way."""
+        for call in list(self._calls):
+            call.cancel()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+
+def _read(spec: FeatureSchema, path: str, max_rows: int) -> tuple[dict[str, np.ndarray[Any, Any]], int]:
+    parts: list[dict[str, np.ndarray[Any, Any]]] = []
+    rows = rejected = 0
+    for parsed in parse_log(path, spec, labelled=False):
+        parts.append(parsed.columns)
+        rows += len(parsed)
+        rejected += len(parsed.rejects)
+        if rows >= max_rows:
+            break
+    empty = np.empty(0, object)
+    return {
+        name: np.concatenate([empty, *(part[name] for part in parts)])[:max_rows] for name in spec.raw_columns
+    }, rejected
+
+
+def _check_columns(client: Client, ours: set[str], schema_path: str | Path) -> None:
+    theirs = set(client.string_columns(SIGNATURE))
+    if ours != theirs:
+        different = [f"the model also wants {name}" for name in sorted(theirs - ours)]
+        different += [f"the model has no {name}" for name in sorted(ours - theirs)]
+        raise UserError(
+            f"load-test: {schema_path} is not the schema of model {client.model_name} at {client.target}: "
+            f"{', '.join(different[:3])}{' and more' if len(different) > 3 else ''}"
+        )
+
+
+def _check_answer(client: Client, columns: dict[str, np.ndarray[Any, Any]], rows: int) -> None:
+    outputs = client.predict(columns, SIGNATURE)
+    short = sorted(name for name, array in outputs.items() if array.shape[:1] != (rows,))
+    if short or not outputs:
+        raise UserError(f"load-test: the model's {', '.join(short) or 'answer'} does not have one value a row")

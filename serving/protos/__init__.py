@@ -1,0 +1,1 @@
+"""Messages of the client: ``wire.proto`` and what ``make protos`` generates from it."""

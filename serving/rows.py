@@ -1,0 +1,217 @@
+"""Rows in any of their forms, to checked requests; and answers, back to rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from serving import tensors
+from serving.answers import Outputs, TensorSpec
+from serving.errors import InvalidArgument
+
+Specs = Mapping[str, TensorSpec]
+
+_KINDS = {"string": "OSU", "float": "fiu", "double": "fiu", "half": "fiu", "bool": "b"}  # others are whole: "iu"
+
+
+class Chunk(NamedTuple):
+    """Some rows as they came: dicts, or arrays by column. ``start`` is the number of the first, from 0."""
+
+    start: int
+    content: Sequence[Any] | Mapping[str, Any]
+
+
+def split(data: Any, batch_size: int) -> Iterator[Chunk]:
+    """Cut rows into chunks; an iterable is read no further than needed.
+
+    Args:
+        data: An iterable of mappings (a row each); a mapping of column name to array or list, first dimension the
+            rows; or a DataFrame (anything with ``columns`` whose columns have ``to_numpy``).
+        batch_size: Rows in a chunk; the last may have fewer.
+
+    Raises:
+        InvalidArgument: columns of different length, or something else than rows.
+    """
+    if hasattr(data, "columns") and hasattr(data, "__getitem__"):
+        data = {str(name): data[name].to_numpy() for name in data.columns}
+    if isinstance(data, Mapping):
+        yield from _split_columns({name: _sliceable(name, column) for name, column in data.items()}, batch_size)
+        return
+    rows, start = iter(data), 0
+    while chunk := list(islice(rows, batch_size)):
+        yield Chunk(start, chunk)
+        start += len(chunk)
+
+
+def encode(chunk: Chunk, specs: Specs) -> dict[str, np.ndarray[Any, Any]]:
+    """A chunk as the arrays of a request, held against what the model says of its inputs.
+
+    A cell of a string column [B] may be bytes, text or a number; None, NaN or an absent column is missing (an empty
+    string). Inputs of another type or shape must be there in every row, and have that type and shape.
+
+    Raises:
+        InvalidArgument: names the row and the column.
+    """
+    if isinstance(chunk.content, Mapping):
+        return _encode_columns(chunk, specs)
+    known, names = specs.keys(), ", ".join(specs)
+    for number, row in enumerate(chunk.content, chunk.start):
+        if not isinstance(row, Mapping):
+            raise InvalidArgument(
+                f"row {number}: {type(row).__name__} is no row: give a mapping of columns to values"
+            )
+        unknown = row.keys() - known
+        if unknown:
+            raise InvalidArgument(f"row {number}: unknown column {min(unknown, key=str)}; the model has {names}")
+    return {
+        name: _column(name, [row.get(name) for row in chunk.content], spec, chunk.start)
+        for name, spec in specs.items()
+    }
+
+
+def by_row(outputs: Outputs) -> Iterator[dict[str, Any]]:
+    """The outputs of a batch, row by row, as Python numbers (lists where an output has more dimensions)."""
+    for values in zip(*(array.tolist() for array in outputs.values()), strict=True):
+        yield dict(zip(outputs, values, strict=True))
+
+
+def _split_columns(columns: Mapping[str, Any], batch_size: int) -> Iterator[Chunk]:
+    if not columns:
+        return
+    first, *_ = columns
+    rows = len(columns[first])
+    for name, column in columns.items():
+        if len(column) != rows:
+            raise InvalidArgument(f"column {name} has {len(column)} rows, column {first} has {rows}")
+    for start in range(0, rows, batch_size):
+        yield Chunk(start, {name: column[start : start + batch_size] for name, column in columns.items()})
+
+
+def _sliceable(name: str, column: Any) -> Any:
+    column = column.to_numpy() if hasattr(column, "to_numpy") else column
+    single = isinstance(column, (str, bytes, Mapping)) or (isinstance(column, np.ndarray) and not column.ndim)
+    if single or not hasattr(column, "__len__"):
+        raise InvalidArgument(f"column {name}: {type(column).__name__} is no column: give an array or a list")
+    return column
+
+
+def _encode_columns(chunk: Chunk, specs: Specs) -> dict[str, np.ndarray[Any, Any]]:
+    columns: Mapping[str, Any] = chunk.content  # type: ignore[assignment]
+    unknown = columns.keys() - specs.keys()
+    if unknown:
+        raise InvalidArgument(f"unknown column {min(unknown, key=str)}; the model has {', '.join(specs)}")
+    missing = specs.keys() - columns.keys()
+    if missing:
+        raise InvalidArgument(f"missing column {min(missing)}; the model has {', '.join(specs)}")
+    return {name: _column(name, columns[name], spec, chunk.start) for name, spec in specs.items()}
+
+
+def _column(name: str, values: Any, spec: TensorSpec, start: int) -> np.ndarray[Any, Any]:
+    if spec.dtype == "string" and (spec.shape is None or len(spec.shape) == 1):
+        return _strings(name, values, start)
+    whole = _whole(values, spec)
+    if whole is not None:
+        return whole
+    row_spec = TensorSpec(spec.dtype, None if spec.shape is None else spec.shape[1:])
+    cells = [_cell_array(name, value, row_spec, row) for row, value in enumerate(values, start)]
+    shapes = [cell.shape for cell in cells]
+    different = next((row for row, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if different is not None:
+        found, first = (tensors.format_shape(shapes[row]) for row in (different, 0))
+        raise InvalidArgument(f"row {start + different}, column {name}: shape {found}, row {start} has {first}")
+    return np.stack(cells)
+
+
+def _whole(values: Any, spec: TensorSpec) -> np.ndarray[Any, Any] | None:
+    """The column in one go, if it is plainly right; otherwise None, and its rows are looked at one by one."""
+    if spec.dtype == "string":
+        return None
+    try:
+        array = np.asarray(values)
+        return _cast(array, spec) if array.dtype.kind != "O" else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _cell_array(name: str, value: Any, spec: TensorSpec, row: int) -> np.ndarray[Any, Any]:
+    try:
+        if value is None:
+            raise ValueError("is missing")
+        if spec.dtype == "string":
+            array = tensors.as_array(value)
+            return _fitting(array if array.dtype == object else np.array(_text_cell(value), dtype=object), spec)
+        return _cast(np.asarray(value), spec)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument(f"row {row}, column {name}: {error}") from None
+
+
+def _cast(array: np.ndarray[Any, Any], spec: TensorSpec) -> np.ndarray[Any, Any]:
+    """To the model's type, where that loses no more than digits behind the point.
+
+    Raises:
+        ValueError: another kind of value, too large a number, or another shape.
+    """
+    target = tensors.numpy_type_of(spec.dtype)
+    if target is None:
+        raise ValueError(f"the model takes {spec.dtype}, which cannot be sent")
+    if array.dtype.kind not in _KINDS.get(spec.dtype, "iu") and array.size:
+        raise ValueError(f"{_show(array)} is not {spec.dtype}")
+    if target.kind in "iu" and array.size:
+        limits, low, high = np.iinfo(target), int(array.min()), int(array.max())
+        if low < limits.min or high > limits.max:
+            raise ValueError(f"{low if low < limits.min else high} does not fit {spec.dtype}")
+    try:
+        with np.errstate(over="raise"):
+            return _fitting(array, spec).astype(target, copy=False)
+    except FloatingPointError:
+        raise ValueError(f"{_show(array)} does not fit {spec.dtype}") from None
+
+
+def _fitting(array: np.ndarray[Any, Any], spec: TensorSpec) -> np.ndarray[Any, Any]:
+    if spec.shape is None:
+        return array
+    sizes = zip(spec.shape, array.shape, strict=False)
+    if len(spec.shape) != array.ndim or any(wanted not in (-1, size) for wanted, size in sizes):
+        wanted, found = tensors.format_shape(spec.shape), tensors.format_shape(array.shape)
+        raise ValueError(f"shape {found}, the model takes {wanted}")
+    return array
+
+
+def _show(array: np.ndarray[Any, Any]) -> str:
+    text = repr(array.reshape(-1)[0].item() if array.ndim == 0 else array.tolist())
+    return text if len(text) <= 60 else text[:60] + "..."
+
+
+def _strings(name: str, values: Iterable[Any], start: int) -> np.ndarray[Any, Any]:
+    cells: list[bytes] = []
+    for row, value in enumerate(values, start):
+        try:
+            cells.append(_text_cell(value))
+        except ValueError as error:
+            raise InvalidArgument(f"row {row}, column {name}: {error}") from None
+    column = np.empty(len(cells), dtype=object)
+    column[:] = cells
+    return column
+
+
+def _text_cell(value: Any) -> bytes:
+    if value is None:
+        return b""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        try:
+            return value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f"{value!r} has no UTF-8 form") from None
+    if isinstance(value, (float, np.floating)):
+        return b"" if math.isnan(value) else str(value).encode("ascii")
+    if isinstance(value, (bool, np.bool_, int, np.integer)):
+        return str(int(value)).encode("ascii")
+    if type(value).__name__ in ("NAType", "NaTType"):  # how a DataFrame says missing
+        return b""
+    raise ValueError(f"{value!r} is neither text, bytes nor a number")

@@ -1,0 +1,242 @@
+"""Scores raw log lines through a server: gRPC, signature ``raw``, one JSON object an input line, in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from afm_ctr.errors import UserError
+from afm_ctr.rawlog import ParsedLines, parse_log
+from afm_ctr.schema import FeatureSchema, read_yaml, validate
+from serving.client import Client, Outputs, Pending
+from serving.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, ServingError
+
+SIGNATURE = "raw"
+
+_FIRST = ("probability", "score", "logit")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreSummary:
+    """What was written.
+
+    Attributes:
+        output: the file.
+        rows: lines in it: one for each data line of the input.
+        errors: lines that hold an ``error`` in place of a score.
+        versions: the versions of the model that answered.
+        seconds: how long it took.
+    """
+
+    output: str
+    rows: int
+    errors: int
+    versions: list[int]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        speed = self.rows / max(self.seconds, 1e-9)
+        by = ", ".join(str(version) for version in self.versions) or "none"
+        return f"{self.output}: {self.rows:,} rows, {self.errors:,} of them errors, {speed:,.0f} rows/s, version {by}"
+
+
+def score_file(
+    target: str,
+    model_name: str,
+    schema_path: str | Path,
+    input_path: str | Path,
+    output_path: str | Path,
+    batch_size: int = 512,
+    *,
+    version: int | None = None,
+    label: str | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+    timeout: float = 10.0,
+    max_in_flight: int = 4,
+) -> ScoreSummary:
+    """Score a raw log, plain or gzip, delimited or libfm. Labels are neither needed nor read.
+
+    Each line of the output: ``key``, ``line`` (its number in the input, from 1), ``probability`` (or ``score``),
+    ``logit`` and ``bad_cells`` (cells that could not be read and were treated as missing); or ``key``, ``line`` and
+    ``error`` for a line that is no row. The file appears when it is whole.
+
+    Args:
+        target: host:port of the server's gRPC API.
+        model_name: The model's name there.
+        schema_path: The feature schema that says how a line is written: a user's own, or a resolved one.
+        input_path: The log.
+        output_path: JSON Lines file to write.
+        batch_size: Rows in a request.
+        version: Ask this version of the model; default: the latest.
+        label: Ask the version of this label; excludes ``version``.
+        credentials: Of TLS, see :func:`serving.channel.tls_credentials`; default: plain.
+        timeout: Seconds that a request may take.
+        max_in_flight: Requests on their way at once.
+
+    Raises:
+        UserError: the schema, the log or the server is not there, or they do not fit each other.
+    """
+    spec = load_spec(schema_path)
+    began = time.monotonic()
+    try:
+        client = Client(
+            target, model_name, version, label, timeout, max_in_flight=max_in_flight, credentials=credentials
+        )
+    except ValueError as error:
+        raise UserError(f"score: {error}") from error
+    with client:
+        try:
+            _check_columns(spec, client, schema_path)
+            job = _Job(client, spec, str(input_path), batch_size)
+            rows, errors = _write(Path(output_path), job.lines())
+        except ServingError as error:
+            raise UserError(f"score: {_explained(error, batch_size)}") from error
+    return ScoreSummary(str(output_path), rows, errors, sorted(job.versions), time.monotonic() - began)
+
+
+def load_spec(path: str | Path) -> FeatureSchema:
+    """The feature schema of a file: a user's own, or the one inside a resolved ``schema.yaml``.
+
+    Raises:
+        UserError: no such file, or not a schema.
+    """
+    file = Path(path) / "schema.yaml" if Path(path).is_dir() else Path(path)
+    content = read_yaml(file)
+    if isinstance(content, dict) and "format_version" in content and "spec" in content:
+        content = content["spec"]
+    return validate(FeatureSchema, content, file)
+
+
+class _Job:
+    """Lines of one log to answers, several batches on their way."""
+
+    def __init__(self, client: Client, spec: FeatureSchema, source: str, batch_size: int):
+        self.versions: set[int] = set()
+        self._client = client
+        self._spec = spec
+        self._source = source
+        self._batch_size = batch_size
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """One object for each data line, in order."""
+        waiting: deque[tuple[ParsedLines, Pending | None]] = deque()
+        try:
+            for parsed in parse_log(self._source, self._spec, labelled=False, batch_rows=self._batch_size):
+                pending = self._client.submit(parsed.columns, SIGNATURE) if len(parsed) else None
+                waiting.append((parsed, pending))
+                if len(waiting) >= self._client.max_in_flight:
+                    yield from self._finish(*waiting.popleft())
+            while waiting:
+                yield from self._finish(*waiting.popleft())
+        finally:
+            for _, pending in waiting:
+                if pending is not None:
+                    pending.cancel()
+
+    def _finish(self, parsed: ParsedLines, pending: Pending | None) -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = []
+        if pending is not None:
+            try:
+                answers = self._answers(pending.result(), len(parsed))
+            except FailedPrecondition:
+                raise
+            except InvalidArgument as error:
+                answers = self._one_by_one(parsed, 0, len(parsed), error)
+        rows = [
+            {"key": _text(key), "line": line, **answer}
+            for key, line, answer in zip(parsed.keys, parsed.line_numbers.tolist(), answers, strict=True)
+        ]
+        for reject in parsed.rejects:
+            said = f"{reject.reason}: {reject.detail}" if reject.detail else reject.reason
+            rows.append({"key": _text(reject.key), "line": reject.line, "error": said})
+        return sorted(rows, key=lambda row: row["line"])
+
+    def _one_by_one(self, parsed: ParsedLines, start: int, stop: int, error: InvalidArgument) -> list[dict[str, Any]]:
+        """The server refused these rows as a batch: halve until the row that it means stands alone."""
+        if stop - start == 1:
+            return [{"error": str(error)}]
+        middle = (start + stop) // 2
+        answers = []
+        for low, high in ((start, middle), (middle, stop)):
+            columns = {name: cells[low:high] for name, cells in parsed.columns.items()}
+            try:
+                answers += self._answers(self._client.predict(columns, SIGNATURE), high - low)
+            except InvalidArgument as narrower:
+                answers += self._one_by_one(parsed, low, high, narrower)
+        return answers
+
+    def _answers(self, outputs: Outputs, rows: int) -> list[dict[str, Any]]:
+        self.versions.add(outputs.version)
+        flat = {name: outputs[name] for name in sorted(outputs, key=_place) if outputs[name].ndim == 1}
+        short = [name for name, array in flat.items() if len(array) != rows]
+        if short or not flat:
+            raise ServingError(f"the model's {', '.join(short) or 'answer'} is not one value a row", "INTERNAL")
+        lists = [array.tolist() for array in flat.values()]
+        return [_answer(dict(zip(flat, values, strict=True))) for values in zip(*lists, strict=True)]
+
+
+def _answer(values: dict[str, Any]) -> dict[str, Any]:
+    wrong = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+    return {"error": f"the model's {wrong[0]} is not a finite number"} if wrong else values
+
+
+def _place(name: str) -> tuple[int, str]:
+    return (_FIRST.index(name) if name in _FIRST else len(_FIRST)), name
+
+
+def _check_columns(spec: FeatureSchema, client: Client, schema_path: str | Path) -> None:
+    ours, theirs = set(spec.raw_columns), set(client.string_columns(SIGNATURE))
+    if ours == theirs:
+        return
+    different = [f"the model also wants {name}" for name in sorted(theirs - ours)]
+    different += [f"the model has no {name}" for name in sorted(ours - theirs)]
+    raise UserError(
+        f"score: {schema_path} is not the schema of model {client.model_name} at {client.target}: "
+        f"{', '.join(different[:3])}{' and more' if len(different) > 3 else ''}"
+    )
+
+
+def _explained(error: ServingError, batch_size: int) -> str:
+    if isinstance(error, DeadlineExceeded):
+        return f"{error}; give more time (--timeout) or send fewer rows at once (--batch-size, now {batch_size})"
+    if isinstance(error, NotFound):
+        return f"{error}; see what is served: --model-name, --model-version, --label"
+    return str(error)
+
+
+def _write(target: Path, lines: Iterator[dict[str, Any]]) -> tuple[int, int]:
+    """Write aside and rename. Returns how many lines, and how many of them errors."""
+    aside = target.with_name(f".tmp-{os.getpid()}-{target.name}")
+    rows = errors = 0
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(aside, "w", encoding="utf-8") as file:
+            for line in lines:
+                rows += 1
+                errors += "error" in line
+                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+    except OSError as error:
+        raise UserError(f"score: cannot write {target}: {error.strerror or error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return rows, errors
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "replace")

@@ -1,0 +1,217 @@
+"""One version of a model: loaded as TF Serving loads it, in a session of its own, and run by signature."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from serving import tensors
+from serving.server.faults import RequestError, from_number, invalid
+from serving.server.flags import ServerFlags
+
+DEFAULT_SIGNATURE = "serving_default"
+_WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+class Servable:
+    """A loaded version.
+
+    A session on the version's own graph, like the real server's: closing it frees the memory at once, and requests
+    of several threads run in it together.
+
+    Args:
+        name: The model's name.
+        version: Its number.
+        folder: The SavedModel.
+        flags: Session parallelism.
+
+    Raises:
+        RequestError: the folder cannot be loaded; code and message are those of TensorFlow.
+    """
+
+    def __init__(self, name: str, version: int, folder: Path, flags: ServerFlags):
+        self.name = name
+        self.version = version
+        self.folder = folder
+        self._callables: dict[tuple[str, tuple[str, ...]], Callable[..., list[np.ndarray[Any, Any]]]] = {}
+        self._lock = threading.Lock()
+        config = tf.compat.v1.ConfigProto(
+            intra_op_parallelism_threads=flags.tensorflow_intra_op_parallelism,
+            inter_op_parallelism_threads=flags.tensorflow_inter_op_parallelism,
+        )
+        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+        try:
+            self.signatures = _read_signatures(folder)
+            with self._session.graph.as_default():
+                tf.compat.v1.saved_model.loader.load(self._session, [tf.saved_model.SERVING], str(folder))
+        except Exception as error:  # a broken folder fails in many ways; all of them mean: not this version
+            self._session.close()
+            raise _as_fault(error, f"{folder}: ") from error
+
+    def signature(self, name: str) -> meta_graph_pb2.SignatureDef | None:
+        """A signature that can be asked, by name; the empty name is ``serving_default``."""
+        found = self.signatures.get(name or DEFAULT_SIGNATURE)
+        return found if found is not None and found.method_name else None
+
+    def run(self, signature_name: str, inputs: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str]) -> Arrays:
+        """Run a signature.
+
+        Args:
+            signature_name: One that exists.
+            inputs: An array for each of its inputs, already of the right type.
+            outputs: Which outputs to compute.
+
+        Raises:
+            RequestError: what an op said, with its code.
+        """
+        call = self._callable(signature_name, tuple(outputs))
+        try:
+            values = call(*(inputs[name] for name in sorted(inputs)))
+        except Exception as error:
+            raise _as_fault(error) from error
+        return dict(zip(outputs, values, strict=True))
+
+    def close(self) -> None:
+        """Free the model. No request may be running."""
+        self._callables.clear()
+        self._session.close()
+
+    def _callable(self, name: str, outputs: tuple[str, ...]) -> Callable[..., list[np.ndarray[Any, Any]]]:
+        with self._lock:
+            found = self._callables.get((name, outputs))
+            if found is None:
+                signature = self.signatures[name]
+                found = self._session.make_callable(
+                    [signature.outputs[output].name for output in outputs],
+                    feed_list=[signature.inputs[alias].name for alias in sorted(signature.inputs)],
+                )
+                self._callables[name, outputs] = found
+            return found
+
+
+def warm_up(servable: Servable, predict: Callable[[Servable, predict_pb2.PredictRequest], object]) -> int:
+    """Replay the version's warm-up requests.
+
+    Args:
+        servable: The version.
+        predict: Answers one request.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        RequestError: one of them fails, or the file cannot be read; the version should not be served.
+    """
+    path = servable.folder / _WARMUP
+    if not path.exists():
+        return 0
+    count = 0
+    try:
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+            if not log.HasField("predict_log"):
+                raise invalid(f"only Predict requests can warm up, not {log.WhichOneof('log_type')}")
+            predict(servable, log.predict_log.request)
+            count += 1
+    except Exception as error:
+        raise _as_fault(error, f"{path}: record {count}: ") from error
+    return count
+
+
+def check_inputs(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, Any]) -> Arrays:
+    """Decode a request's tensors and hold them against the signature.
+
+    Args:
+        signature: Of the model.
+        inputs: TensorProto by name.
+
+    Returns:
+        Arrays by name.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT, with the real server's words where it has any.
+    """
+    wanted, sent = set(signature.inputs), set(inputs)
+    if len(sent) != len(wanted):
+        raise invalid(
+            f"input size does not match signature: {len(sent)}!={len(wanted)} len({_set(sent)}) != "
+            f"len({_set(wanted)}). Sent extra: {_set(sent - wanted)}. Missing but required: {_set(wanted - sent)}."
+        )
+    if sent != wanted:
+        raise invalid(
+            f"input tensor alias not found in signature: {min(sent - wanted)}. "
+            f"Inputs expected to be in the set {_set(wanted)}."
+        )
+    arrays = {}
+    for name in sorted(inputs):
+        proto, info = inputs[name], signature.inputs[name]
+        if proto.dtype != info.dtype:
+            expected, found = tensors.type_name(info.dtype), tensors.type_name(proto.dtype)
+            raise invalid(f"input {name} expects to be {expected} but {found} is provided")
+        _check_shape(name, info.tensor_shape, [dim.size for dim in proto.tensor_shape.dim])
+        try:
+            arrays[name] = tensors.to_array(proto)
+        except ValueError as error:
+            raise invalid(f"tensor parsing error: {name}: {error}") from None
+    return arrays
+
+
+def _check_shape(name: str, wanted: Any, shape: Sequence[int]) -> None:
+    if wanted.unknown_rank:
+        return
+    sizes = [dim.size for dim in wanted.dim]
+    fits = len(sizes) == len(shape) and all(size in (-1, found) for size, found in zip(sizes, shape, strict=True))
+    if not fits:
+        expected, found = tensors.format_shape(sizes), tensors.format_shape(shape)
+        raise invalid(f"input {name} has shape {found}, but the signature expects {expected} (-1: any size)")
+
+
+def check_outputs(signature: meta_graph_pb2.SignatureDef, output_filter: Sequence[str]) -> list[str]:
+    """The outputs to compute: those asked for, or all.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for an unknown or repeated name.
+    """
+    chosen: list[str] = []
+    for name in output_filter:
+        if name not in signature.outputs:
+            raise invalid(
+                f"output tensor alias not found in signature: {name} "
+                f"Outputs expected to be in the set {_set(signature.outputs)}."
+            )
+        if name in chosen:
+            raise invalid(f"duplicate output tensor alias: {name}")
+        chosen.append(name)
+    return chosen or sorted(signature.outputs)
+
+
+def _set(names: Any) -> str:
+    return "{" + ",".join(sorted(names)) + "}"
+
+
+def _read_signatures(folder: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
+    model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    for graph in model.meta_graphs:
+        if set(graph.meta_info_def.tags) == {tf.saved_model.SERVING}:
+            return dict(graph.signature_def)
+    raise from_number(5, "no meta graph with the tag 'serve'")
+
+
+def _as_fault(error: Exception, where: str = "") -> RequestError:
+    if isinstance(error, RequestError):
+        return RequestError(error.code, f"{where}{error}")
+    if isinstance(error, tf.errors.OpError):
+        message = error.message.removeprefix("Graph execution error:").partition("Original stack trace")[0].strip()
+        return from_number(error.error_code, f"{where}{message}")
+    if isinstance(error, FileNotFoundError):
+        return from_number(5, f"{where}{error.filename or error} is missing")
+    return from_number(2, f"{where}{type(error).__name__}: {error}")

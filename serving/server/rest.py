@@ -1,0 +1,98 @@
+"""The REST API: paths, and what each of them answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.parse import unquote
+
+from google.protobuf import json_format
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
+
+from serving.server import answers
+from serving.server.faults import RequestError, from_number, invalid
+from serving.server.rest_json import JsonRequest, format_answer, read_request
+
+_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
+_PREDICT = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.IGNORECASE)
+_STATUS = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE)
+_API = re.compile(r"/v1/", re.IGNORECASE)
+
+_ADVICE = "run TensorFlow Serving itself on the same folder (docker-compose.yml)"
+
+
+class RestApi:
+    """Answers HTTP requests from a model, as TensorFlow Serving's documented REST API has it.
+
+    Args:
+        watcher: Holds the model.
+    """
+
+    def __init__(self, watcher: answers.Watcher):
+        self._watcher = watcher
+
+    def __call__(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
+        """HTTP method, path (with query) and body to HTTP status and JSON body."""
+        path = target.partition("?")[0]
+        try:
+            return 200, self._route(method, path, body)
+        except RequestError as error:
+            return error.http_status, _error(str(error))
+
+    def _route(self, method: str, path: str, body: bytes) -> bytes:
+        if not _API.match(path):
+            raise from_number(5, f"nothing here: {path}; the API begins with /v1/models/")
+        if method == "POST" and (found := _PREDICT.fullmatch(path)):
+            if found["method"].lower() != "predict":
+                raise from_number(12, f"{found['method']} is not part of this local server: {_ADVICE}")
+            return self._predict(_spec(found), body)
+        if method == "GET" and (found := _STATUS.fullmatch(path)):
+            return self._metadata(_spec(found)) if found["metadata"] else self._status(_spec(found))
+        raise invalid(f"Malformed request: {method} {path}")
+
+    def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
+        request = JsonRequest(body)
+        spec.signature_name = request.signature_name
+        message = read_request(request, answers.input_infos(self._watcher, spec))
+        message.model_spec.CopyFrom(spec)
+        return format_answer(answers.predict(self._watcher, message), by_row=request.by_row)
+
+    def _status(self, spec: model_pb2.ModelSpec) -> bytes:
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
+        return _json(_as_dict(answers.status(self._watcher, request)))
+
+    def _metadata(self, spec: model_pb2.ModelSpec) -> bytes:
+        request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
+        response = answers.metadata(self._watcher, request)
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata["signature_def"].Unpack(signatures)
+        return _json(
+            {"model_spec": _as_dict(response.model_spec), "metadata": {"signature_def": _as_dict(signatures)}}
+        )
+
+
+def _spec(found: re.Match[str]) -> model_pb2.ModelSpec:
+    spec = model_pb2.ModelSpec(name=unquote(found["name"]))
+    if found["version"] is not None:
+        if len(found["version"]) > 19 or int(found["version"]) >= 1 << 63:
+            raise invalid(f"Failed to convert version: {found['version'][:30]} to numeric.")
+        spec.version.value = int(found["version"])
+    elif found["label"] is not None:
+        spec.version_label = unquote(found["label"])
+    return spec
+
+
+def _error(text: str) -> bytes:
+    # A lone surrogate of the client's JSON has no UTF-8; written as an escape it is JSON again.
+    return json.dumps({"error": text}, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def _as_dict(message: Any) -> Any:
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1).encode()

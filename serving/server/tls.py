@@ -1,0 +1,51 @@
+"""``--ssl_config_file``: the real server's text file, to gRPC's credentials."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+from google.protobuf import text_format
+
+from afm_ctr.errors import UserError
+from serving.protos.ssl_config_pb2 import SSLConfig
+
+_FLAG = "serve: --ssl_config_file"
+
+
+def server_credentials(path: str) -> grpc.ServerCredentials:
+    """Read the file: text format, with ``server_key``, ``server_cert``, ``custom_ca`` (PEM text, not paths) and
+    ``client_verify`` (mutual TLS: a client without a certificate that ``custom_ca`` signed is refused).
+
+    As in the real server, it is the gRPC API that speaks TLS; the REST API stays plain.
+
+    Raises:
+        UserError: the file cannot be read or is not of that form, or gRPC does not take its key and certificates.
+    """
+    config = SSLConfig()
+    try:
+        text_format.Parse(Path(path).read_text(encoding="utf-8"), config)
+    except OSError as error:
+        raise UserError(f"{_FLAG}={path}: {error.strerror or error}") from None
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise UserError(f"{_FLAG}={path}: not an SSLConfig in text format: {error}") from None
+    needed = ["server_key", "server_cert"] + ["custom_ca"] * config.client_verify
+    for name in needed:
+        if "-----BEGIN " not in getattr(config, name):
+            raise UserError(f"{_FLAG}={path}: {name} must be the PEM text itself, not empty and not a path")
+    credentials = grpc.ssl_server_credentials(
+        [(config.server_key.encode(), config.server_cert.encode())],
+        root_certificates=config.custom_ca.encode() or None,
+        require_client_auth=config.client_verify,
+    )
+    probe = grpc.server(ThreadPoolExecutor(1))
+    try:
+        probe.add_secure_port("127.0.0.1:0", credentials)  # only here does gRPC look at them
+    except RuntimeError:
+        raise UserError(
+            f"{_FLAG}={path}: gRPC does not take this key and certificate; do they belong together?"
+        ) from None
+    finally:
+        probe.stop(None)
+    return credentials

@@ -1,0 +1,266 @@
+"""Which versions there are: finds new version folders, loads them, swaps, and lets requests finish on the old one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from serving.server.faults import RequestError, from_number, invalid, not_found
+from serving.server.model_config import VersionPolicy
+
+log = logging.getLogger("serving.server")
+
+# The states of GetModelStatus.
+START, LOADING, AVAILABLE, UNLOADING, END = 10, 20, 30, 40, 50
+
+_KEPT_STATES = 100
+_DRAIN_SECONDS = 60.0
+
+
+class Loaded(Protocol):
+    """What the watcher needs to know of a loaded version."""
+
+    version: int
+
+    def close(self) -> None:
+        """Free it."""
+
+
+T = TypeVar("T", bound=Loaded)
+
+
+@dataclass(frozen=True)
+class VersionState:
+    """A version in GetModelStatus: state, and the error (canonical code and text) that ended it, if one did."""
+
+    version: int
+    state: int
+    error_code: int = 0
+    error_message: str = ""
+
+
+class _Handle(Generic[T]):
+    """A loaded version and the number of requests inside it."""
+
+    def __init__(self, model: T):
+        self.model = model
+        self.users = 0
+
+
+class VersionWatcher(Generic[T]):
+    """Serves the highest version below a folder that loads, or several, much as TF Serving's policies have it.
+
+    A new version is loaded beside those that serve; once it is ready it answers, and one that the policy has no more
+    room for is unloaded when its last request is through. A version that fails to load is reported and never replaces
+    one that serves; it is tried again when its files change. Folders whose name is not a number are not looked at.
+
+    Args:
+        name: The model's name, for messages.
+        base_path: Folder of the version folders.
+        load: Loads one version; a RequestError (or any exception) means that it cannot be served.
+        poll_seconds: Pause between looks; 0: look once.
+        policy: How many versions serve, or which ones.
+        labels: Names of versions, for requests.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_path: Path,
+        load: Callable[[int, Path], T],
+        poll_seconds: float = 1.0,
+        policy: VersionPolicy = VersionPolicy(),
+        labels: Mapping[str, int] | None = None,
+    ):
+        self.name = name
+        self.base_path = base_path
+        self._load = load
+        self._poll_seconds = poll_seconds
+        self._changed = threading.Condition()
+        self._policy = policy
+        self._labels = dict(labels or {})
+        self._serving: dict[int, _Handle[T]] = {}
+        self._states: dict[int, VersionState] = {}
+        self._failed: dict[int, tuple[object, ...]] = {}
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._warned = ""
+
+    def start(self) -> None:
+        """Look once, loading what is there, then go on looking in a thread of its own."""
+        self.look()
+        if self._poll_seconds > 0:
+            self._thread = threading.Thread(target=self._keep_looking, name="version-watcher", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop looking and unload."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+        for version in self.available():
+            self._take_down(version)
+
+    def configure(self, policy: VersionPolicy, labels: Mapping[str, int]) -> None:
+        """Another policy and other labels, from now on; the next look goes by them."""
+        with self._changed:
+            self._policy, self._labels = policy, dict(labels)
+
+    def states(self) -> list[VersionState]:
+        """All versions that were seen, by number."""
+        with self._changed:
+            return [self._states[version] for version in sorted(self._states)]
+
+    def available(self) -> list[int]:
+        """The versions that serve, lowest first."""
+        with self._changed:
+            return sorted(self._serving)
+
+    @property
+    def version(self) -> int | None:
+        """The highest version that serves; None before there is one."""
+        return max(self.available(), default=None)
+
+    def wait_available(self, timeout: float | None = None) -> bool:
+        """Wait until a version serves. Returns whether one does."""
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self._serving), timeout)
+
+    def labelled(self, name: str, label: str) -> int:
+        """The version of a label.
+
+        Raises:
+            RequestError: INVALID_ARGUMENT, with the real server's words.
+        """
+        with self._changed:
+            version = self._labels.get(label) if name == self.name else None
+        if version is None:
+            raise invalid(f"Unrecognized servable version label: {label}")
+        return version
+
+    @contextmanager
+    def use(self, name: str, version: int | None = None, label: str = "") -> Iterator[T]:
+        """The model that a request names, kept loaded until the block ends.
+
+        Raises:
+            RequestError: no such model, version or label, with the real server's words.
+        """
+        if not name:
+            raise invalid("ModelSpec has no name specified.")
+        with self._changed:
+            if label:
+                version = self.labelled(name, label)
+            chosen = max(self._serving, default=None) if version is None else version
+            handle = None if chosen is None or name != self.name else self._serving.get(chosen)
+            if handle is None:
+                wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+                raise not_found(f"Servable not found for request: {wanted}")
+            handle.users += 1
+        try:
+            yield handle.model
+        finally:
+            with self._changed:
+                handle.users -= 1
+                self._changed.notify_all()
+
+    def look(self) -> None:
+        """Look for versions now, bring up those that the policy wants and that load, and take down the others."""
+        folders = self._version_folders()
+        with self._changed:
+            policy = self._policy
+        kept: list[int] = []
+        for version in policy.candidates(folders):
+            if version in self.available() or self._bring_up(version, folders[version]):
+                kept.append(version)
+            if len(kept) == policy.most:
+                break
+        if kept:
+            for version in self.available():
+                if version not in kept:
+                    self._take_down(version)
+
+    def _version_folders(self) -> dict[int, Path]:
+        try:
+            found = {int(p.name): p for p in self.base_path.iterdir() if p.name.isascii() and p.name.isdigit()}
+        except OSError as error:
+            self._warn(f"{self.base_path}: {error.strerror}; going on with version {self.version}")
+            return {}
+        found = {version: path for version, path in found.items() if path.is_dir()}
+        if not found:
+            self._warn(
+                f"no version of {self.name} in {self.base_path}: waiting for a numbered folder (afm-ctr export)"
+            )
+        return found
+
+    def _bring_up(self, version: int, folder: Path) -> bool:
+        fingerprint = _fingerprint(folder)
+        if self._failed.get(version) == fingerprint:
+            return False
+        self._set(VersionState(version, LOADING))
+        log.info("loading %s version %d from %s", self.name, version, folder)
+        try:
+            model = self._load(version, folder)
+        except Exception as error:
+            fault = error if isinstance(error, RequestError) else from_number(2, f"{type(error).__name__}: {error}")
+            self._failed[version] = fingerprint
+            self._set(VersionState(version, END, fault.code.value[0], str(fault)))
+            kept = "none serves" if self.version is None else f"version {self.version} goes on serving"
+            log.error("%s version %d cannot be loaded, %s: %s", self.name, version, kept, fault)
+            return False
+        self._failed.pop(version, None)
+        with self._changed:
+            self._serving[version] = _Handle(model)
+            self._states[version] = VersionState(version, AVAILABLE)
+            self._changed.notify_all()
+        log.info("%s version %d serves", self.name, version)
+        return True
+
+    def _take_down(self, version: int) -> None:
+        with self._changed:
+            handle = self._serving.pop(version)
+            self._states[version] = VersionState(version, UNLOADING)
+            drained = self._changed.wait_for(lambda: handle.users == 0, _DRAIN_SECONDS)
+        if drained:
+            handle.model.close()
+        else:
+            log.warning(
+                "%s version %d still has requests after %g s; left to them", self.name, version, _DRAIN_SECONDS
+            )
+        self._set(VersionState(version, END))
+
+    def _set(self, state: VersionState) -> None:
+        with self._changed:
+            self._states[state.version] = state
+            ended = [number for number, item in sorted(self._states.items()) if item.state == END]
+            for number in ended[: max(0, len(self._states) - _KEPT_STATES)]:
+                del self._states[number]
+            self._changed.notify_all()
+
+    def _keep_looking(self) -> None:
+        while not self._stopping.wait(self._poll_seconds):
+            try:
+                self.look()
+            except Exception:
+                log.exception("looking for versions of %s failed; trying again", self.name)
+
+    def _warn(self, text: str) -> None:
+        if text != self._warned:  # once, not at every look
+            log.warning("%s", text)
+            self._warned = text
+
+
+def _fingerprint(folder: Path) -> tuple[object, ...]:
+    """Changes when a file below the folder does, so that a version that was copied too slowly gets its chance."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        found.append((str(path), status.st_size, status.st_mtime_ns))
+    return tuple(found)
