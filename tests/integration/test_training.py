@@ -1,0 +1,300 @@
+"""Training, evaluation and prediction on a small data set, in one process."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from sklearn.metrics import log_loss, roc_auc_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from afm_ctr.distributed import SingleWorld
+from afm_ctr.errors import UserError
+from afm_ctr.predict import predict_logs, predict_records
+from afm_ctr.records import Manifest
+from afm_ctr.schema import ResolvedSchema
+from afm_ctr.training import TrainConfig, TrainSummary, checkpoint, evaluate, load_model, train
+from afm_ctr.training.evaluate import scoring_batch
+from tests import prepared
+
+SETTINGS = ["model={name: fm, factors: 4}", "batch_size=16", "optimizer={name: adam, learning_rate: 0.05}"]
+WORLD = SingleWorld()
+
+
+def config(*overrides: str) -> TrainConfig:
+    return TrainConfig.load(None, [*SETTINGS, *overrides])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared.write(tmp_path_factory.mktemp("data"), {"train": 700, "valid": 250, "test": 230})
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainSummary]:
+    run = tmp_path_factory.mktemp("runs") / "fm"
+    settings = config("epochs=6", "checkpoint.keep=1", "early_stopping={patience: 2}")
+    return run, train(data, run, settings, WORLD, command=["train", "--data", str(data)], progress="none")
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+
+
+def test_it_learns_what_was_planted(trained: tuple[Path, TrainSummary]) -> None:
+    run, summary = trained
+    history = read_history(run)
+    assert [one["epoch"] for one in history] == list(range(summary.epochs))
+    assert history[-1]["loss"] < history[0]["loss"] < 0.75
+    assert summary.best is not None
+    assert summary.best["value"] == max(one["val_auc"] for one in history) > 0.9
+    assert summary.last == history[-1]
+    assert summary.rows == 700
+    assert summary.rows_per_second and summary.rows_per_second > 0
+    assert json.dumps(summary.to_json(), allow_nan=False)
+
+
+def test_the_folder_says_how_it_came_about(data: Path, trained: tuple[Path, TrainSummary]) -> None:
+    run, _ = trained
+    said = json.loads((run / "run.json").read_text())
+    assert said["command"] == ["train", "--data", str(data)]
+    assert said["world_size"] == 1
+    assert said["schema_id"] == Manifest.load(data).schema_id == ResolvedSchema.load(run).id
+    assert {"python", "tensorflow", "keras", "numpy"} <= set(said["versions"])
+    assert said["config"] == yaml.safe_load((run / "config.yaml").read_text())
+    assert TrainConfig.load(run / "config.yaml").batch_size == 16
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {"epoch/loss", "epoch/val_auc", "epoch/rows_per_second", "train/loss", "train/rows_per_second"} <= tags
+
+
+def test_evaluation_is_exact_and_of_the_best_checkpoint(data: Path, trained: tuple[Path, TrainSummary]) -> None:
+    run, summary = trained
+    assert summary.best is not None
+    found = evaluate(data, "valid", run, WORLD)
+    assert found["auc"] == pytest.approx(summary.best["value"], rel=1e-12)
+    assert found["checkpoint"] == f"step-{summary.best['step']:09d}"
+    found = evaluate(data, "test", run, WORLD)
+    rows = prepared.rows_of("test", 230)
+    model, schema, _ = load_model(run)
+    assert schema.num_slots == prepared.FIELDS
+    logits = model({"feature_ids": rows["feature_ids"], "feature_vals": rows["feature_vals"]}).numpy().astype(float)
+    expected = roc_auc_score(rows["labels"], logits, sample_weight=rows["weights"])
+    assert found["auc"] == pytest.approx(expected, rel=1e-9)
+    expected = log_loss(rows["labels"], 1 / (1 + np.exp(-logits)), sample_weight=rows["weights"])
+    assert found["log_loss"] == pytest.approx(expected, rel=1e-6)
+    assert (found["rows"], found["positives"]) == (230, int(rows["labels"].sum()))
+    assert found["weight"] == rows["weights"].sum()
+    latest = evaluate(data, "valid", run, WORLD, which="latest")
+    assert latest["checkpoint"] == f"step-{summary.steps:09d}"
+    assert latest["auc"] == pytest.approx(read_history(run)[-1]["val_auc"], rel=1e-12)
+
+
+def test_predictions_carry_keys_and_lose_nothing(
+    data: Path, trained: tuple[Path, TrainSummary], tmp_path: Path
+) -> None:
+    run, _ = trained
+    output = tmp_path / "out/scores.jsonl"
+    summary = predict_records(run, data, "test", output)
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert summary.rows == len(lines) == 230
+    assert [line["key"] for line in lines] == [f"test-{row}" for row in range(230)]
+    rows = prepared.rows_of("test", 230)
+    assert [line["label"] for line in lines] == rows["labels"].tolist()
+    # The same rows as raw lines: an id is its field's offset and the number in the cell; an empty cell is absent.
+    log = tmp_path / "log.csv"
+    values_are_one = prepared.write(tmp_path / "ones", {"test": 230}, feature_vals=(rows["feature_ids"] > 0) * 1.0)
+    predict_records(run, values_are_one, "test", output)
+    expected = [json.loads(line) for line in output.read_text().splitlines()]
+    cells = np.where(rows["feature_ids"] > 0, rows["feature_ids"] - 1 - prepared.IDS * np.arange(4), -1)
+    texts = ["1,u," + ",".join("" if cell < 0 else str(cell) for cell in row) for row in cells.tolist()]
+    log.write_text("\n".join([*texts[:100], "1,u,3", "", *texts[100:], "0,u,1,2,3,x"]) + "\n")
+    summary = predict_logs(run, [str(tmp_path / "*.csv")], output, batch_rows=64)
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert (summary.rows, summary.errors, len(lines)) == (233, 2, 233)
+    assert [line["key"] for line in lines] == [f"log.csv#{number}" for number in range(1, 234)]
+    assert [number for number, line in enumerate(lines) if "error" in line] == [100, 101]
+    assert lines[100]["error"].startswith("column_count")
+    assert lines[-1]["bad_cells"] == 1
+    scored = [line for line in lines if "error" not in line][:-1]
+    for one, other in zip(scored, expected, strict=True):
+        assert one["bad_cells"] == 0
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-6)
+        assert one["logit"] == pytest.approx(other["logit"], abs=1e-6)
+
+
+def test_early_stopping_and_plateau(data: Path, tmp_path: Path) -> None:
+    still = [
+        "optimizer.learning_rate=1e-30",
+        "epochs=9",
+        "early_stopping={patience: 3}",
+        "validation.metric=log_loss",
+    ]
+    plateau = "reduce_on_plateau={patience: 1, factor: 0.5}"
+    summary = train(data, tmp_path / "run", config(*still, plateau), WORLD, progress="none")
+    assert (summary.ended, summary.epochs) == ("early_stopping", 4)
+    rates = [one["learning_rate"] for one in read_history(tmp_path / "run")]
+    np.testing.assert_allclose(rates, [1e-30, 1e-30, 5e-31, 2.5e-31], rtol=1e-6)  # the rate that the epoch ran with
+    patient = config(*still[:2], "early_stopping={patience: 4}", "validation.metric=log_loss", plateau)
+    assert train(data, tmp_path / "run", patient, WORLD, progress="none").epochs == 5
+
+
+def test_speed_counts_the_rows_that_there_are(tmp_path: Path) -> None:
+    data = prepared.write(tmp_path / "data", {"train": 100, "valid": 50})
+    settings = config("batch_size=48", "epochs=2")
+    summary = train(data, tmp_path / "run", settings, WORLD, progress="none")
+    rows = [one["rows_per_second"] * one["seconds"] for one in read_history(tmp_path / "run")]
+    assert rows == pytest.approx([100 - 48, 100], rel=0.1)  # the first step traces; the last batch has 4 rows
+    assert summary.rows_per_second is not None
+    assert summary.rows_per_second * summary.seconds == pytest.approx(sum(rows), rel=0.1)
+    one_step = train(data, tmp_path / "one", config("batch_size=5000", "epochs=1"), WORLD, progress="none")
+    assert one_step.rows_per_second is None and "rows/s" not in str(one_step)
+
+
+def test_rows_without_weight_teach_nothing(tmp_path: Path) -> None:
+    data = prepared.write(tmp_path / "data", {"train": 60, "valid": 60}, weights=np.zeros(60, np.float32))
+    with pytest.raises(UserError, match="every row of split 'train' has weight 0"):
+        train(data, tmp_path / "run", config(), WORLD, progress="none")
+    half = np.tile(np.array([0, 2], np.float32), 30)
+    data = prepared.write(tmp_path / "half", {"train": 60, "valid": 60}, weights=half)
+    train(data, tmp_path / "half-run", config("epochs=1"), WORLD, progress="none")
+    found = evaluate(data, "valid", tmp_path / "half-run", WORLD)
+    assert (found["rows"], found["rows_of_weight_0"], found["weight"]) == (60, 30, 60.0)
+
+
+def test_a_folder_that_cannot_be_written(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write the run in .*file/run: .*Not a directory"):
+        train(data, tmp_path / "file/run", config(), WORLD, progress="none")
+    run = tmp_path / "run"
+    settings = config("epochs=1", "checkpoint.every_steps=10")
+    write = checkpoint.HashingWriter.write
+
+    def full(self: Any, content: Any) -> int:
+        if (run / "checkpoints/step-000000020").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.HashingWriter, "write", full)
+        with pytest.raises(UserError, match="No space left on device; every checkpoint there is whole"):
+            train(data, run, settings, WORLD, progress="none")
+    assert train(data, run, settings, WORLD, progress="none").resumed_from == 20
+
+
+def test_squared_loss_and_no_validation(data: Path, tmp_path: Path) -> None:
+    settings = config("loss=squared", "validation=null", "epochs=2", "tensorboard=false")
+    summary = train(data, tmp_path / "run", settings, WORLD, progress="none")
+    assert summary.best is None
+    assert not (tmp_path / "run/tensorboard").exists()
+    found = evaluate(data, "test", tmp_path / "run", WORLD)
+    assert found["rmse"] < 1.0
+    assert "log_loss" not in found
+    predict_records(tmp_path / "run", data, "test", tmp_path / "scores.jsonl")
+    first = json.loads((tmp_path / "scores.jsonl").read_text().splitlines()[0])
+    assert first["score"] == first["logit"]
+
+
+def test_kept_negatives_are_corrected_once(tmp_path: Path) -> None:
+    thinned = prepared.schema(negative_sampling={"rate": 0.25, "correct": "logit"})
+    data = prepared.write(tmp_path / "data", resolved=thinned)
+    settings = config("epochs=1", "validation.metric=log_loss")
+    train(data, tmp_path / "run", settings, WORLD, progress="none")
+    model, _, _ = load_model(tmp_path / "run")
+    rows = prepared.rows_of("test", 30)
+    logits = model({"feature_ids": rows["feature_ids"], "feature_vals": rows["feature_vals"]}).numpy()
+    predict_records(tmp_path / "run", data, "test", tmp_path / "scores.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose([line["logit"] for line in lines], logits + np.log(0.25), atol=1e-6)
+    corrected = 1 / (1 + np.exp(-(logits.astype(float) + np.log(0.25))))
+    found = evaluate(data, "test", tmp_path / "run", WORLD)
+    expected = log_loss(rows["labels"], corrected, sample_weight=rows["weights"])
+    assert found["log_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_diverging_run_says_so_and_keeps_its_last_good_state(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = ["optimizer={name: sgd, learning_rate: 1.0}", "loss=squared", "validation.metric=rmse"]
+    train(data, run, config(*settings, "max_steps=1", "optimizer.learning_rate=1e-3"), WORLD, progress="none")
+    wild = [*settings, "optimizer.learning_rate=1e18", "checkpoint.every_steps=1"]
+    with pytest.raises(UserError, match=r"not finite after step \d+|step \d+: the loss is"):
+        train(data, tmp_path / "wild", config(*wild), WORLD, progress="none")
+    for folder in (tmp_path / "wild/checkpoints").glob("step-*"):
+        with np.load(folder / "dense.npz") as dense:
+            assert all(np.isfinite(dense[name]).all() for name in dense.files)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changes", "said"),
+    [
+        (["validation.split=nothing"], {}, "split 'nothing' is not there"),
+        (["train_split=nothing"], {}, "split 'nothing' is not there"),
+        (["model={name: afmm}"], {}, "there is no model 'afmm'"),
+        (["model={name: fm, factor: 3}"], {}, "has no option 'factor'"),
+        (["optimizer={name: adam, beta: 3}"], {}, "has no option 'beta'"),
+        (["optimizer={name: adamw}"], {}, "there is no optimizer 'adamw'"),
+        (["row_l2={vector: 1}"], {}, "no column 'vector'"),
+        (["validation.metric=group_auc"], {"group": None}, "group_auc needs a schema that declares a `group`"),
+        (
+            ["loss=squared"],
+            {"label": {"column": "label", "kind": "real"}},
+            "validation.metric auc needs binary labels",
+        ),
+        (
+            ["loss=squared"],
+            {"negative_sampling": {"rate": 0.1, "correct": "logit"}},
+            "`loss: squared` has none: use loss: log, or prepare with correct: weights",
+        ),
+        ([], {"label": {"column": "label", "kind": "real"}}, "log loss needs binary labels|auc needs binary labels"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_written(
+    overrides: list[str], changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    data = prepared.write(tmp_path / "data", resolved=prepared.schema(**changes))
+    with pytest.raises(UserError, match=said) as caught:
+        train(data, tmp_path / "run", config(*overrides), WORLD, progress="none")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unlabelled_and_damaged_data(data: Path, trained: tuple[Path, TrainSummary], tmp_path: Path) -> None:
+    run, _ = trained
+    bare = prepared.write(tmp_path / "bare", labelled=False, labels=None)
+    with pytest.raises(UserError, match="without labels"):
+        train(bare, tmp_path / "run", config(), WORLD, progress="none")
+    with pytest.raises(UserError, match="without labels"):
+        evaluate(bare, "test", run, WORLD)
+    predict_records(run, bare, "test", tmp_path / "scores.jsonl")
+    first = json.loads((tmp_path / "scores.jsonl").read_text().splitlines()[0])
+    assert set(first) == {"key", "probability", "logit"}
+    broken = prepared.write(tmp_path / "broken")
+    shard = broken / "attempt/train/part-00001.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[200] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=r"part-00001\.tfrecord"):
+        train(broken, tmp_path / "run", config(), WORLD, progress="none")
+
+
+def test_a_model_that_is_not_there(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no training run"):
+        load_model(tmp_path)
+    with pytest.raises(UserError, match="say best or latest"):
+        load_model(tmp_path, which="first")  # type: ignore[arg-type]
+
+
+def test_scoring_batches_are_as_large_as_the_split_needs() -> None:
+    assert [scoring_batch(rows, 4096, ranks) for rows, ranks in [(1, 1), (64, 1), (65, 1), (100, 3)]] == [
+        64,
+        64,
+        128,
+        192,
+    ]
+    assert scoring_batch(10**6, 4096, 3) == 4224  # every rank's part a multiple of 64

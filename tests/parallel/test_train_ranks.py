@@ -1,0 +1,102 @@
+"""Two and three ranks train the model that one rank trains."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from afm_ctr import optimizers
+from afm_ctr.distributed import SingleWorld
+from afm_ctr.training import TrainConfig, evaluate, train
+from tests import prepared
+from tests.parallel.launch import JOBS, horovodrun, needs_horovod
+
+ROWS, BATCH, STEPS, EPOCH = 100, 32, 20, 4  # the last batch of an epoch has 4 rows: none for the last ranks
+RESUMED, RESUMED_AT = "adagrad", 6  # begun by one rank, in the middle of an epoch
+MODEL = "model={name: afm, factors: 4, attention: 4, attention_dropout: 0.2, pooled_dropout: 0.2, attention_l2: 0.01}"
+
+
+def config(optimizer: str, *overrides: str) -> TrainConfig:
+    rates = {"sgd": 0.1, "adagrad": 0.05, "adam": 0.01, "ftrl": 0.05}
+    steering = ["reduce_on_plateau={patience: 1, factor: 0.5}", "drift_check.every_steps=7", f"max_steps={STEPS}"]
+    how = [f"optimizer={{name: {optimizer}, learning_rate: {rates[optimizer]}}}", "row_l2=0.001", "epochs=9"]
+    return TrainConfig.load(None, [MODEL, f"batch_size={BATCH}", *how, *steering, *overrides])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared.write(tmp_path_factory.mktemp("data"), {"train": ROWS, "valid": 50, "test": 31})
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of one rank."""
+    folder = tmp_path_factory.mktemp("alone")
+    for optimizer in optimizers.names():
+        train(data, folder / optimizer, config(optimizer), SingleWorld(), progress="none")
+    return folder
+
+
+def contents(run: Path) -> dict[str, np.ndarray]:
+    last = run / f"checkpoints/step-{STEPS:09d}"
+    with np.load(last / "dense.npz") as dense:
+        found = {name: dense[name] for name in dense.files}
+    return found | {path.name: np.load(path) for path in last.glob("tables/*/*.npy")}
+
+
+def test_the_data_is_awkward_enough(data: Path) -> None:
+    """Ids repeat within a rank's part and across the parts, and absent slots occur."""
+    ids = prepared.rows_of("train", ROWS)["feature_ids"]
+    parts = np.array_split(ids[:BATCH], 3)
+    assert all(len(np.unique(part)) < part.size for part in parts)
+    assert set(parts[0].ravel()) & set(parts[1].ravel()) & set(parts[2].ravel())
+    assert (ids == 0).any()
+    assert ROWS % BATCH < 3 * 2
+
+
+@needs_horovod
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_train_as_one(ranks: int, data: Path, alone: Path, tmp_path: Path) -> None:
+    for optimizer in optimizers.names():
+        (tmp_path / f"{optimizer}.yaml").write_text(config(optimizer).to_yaml())
+    begun = config(RESUMED, f"max_steps={RESUMED_AT}")
+    train(data, tmp_path / RESUMED, begun, SingleWorld(), progress="none")
+    job = horovodrun(ranks, [JOBS / "train_ranks.py", data, tmp_path], tmp_path, timeout=300)
+    assert job.code == 0, job.output[-4000:]
+    assert sorted(job.reports) == list(range(ranks))
+    worst: dict[str, float] = {}
+    for optimizer in optimizers.names():
+        found: list[dict[str, Any]] = [job.reports[rank][optimizer] for rank in range(ranks)]
+        # Ranks hold the same bits: weights, slots, seeds, counters.
+        assert len(found[0]["sums"]) >= 9
+        assert all(one["sums"] == found[0]["sums"] for one in found)
+        assert all(one["steps"] == STEPS for one in found)
+        # Every row once an epoch, whoever took it.
+        assert found[0]["resumed_from"] == (RESUMED_AT if optimizer == RESUMED else None)
+        seen = sum((Counter(one["seen"]) for one in found), Counter())
+        if optimizer == RESUMED:
+            assert sum(seen.values()) == STEPS // EPOCH * ROWS - (ROWS + 2 * BATCH)
+        else:
+            assert seen == {f"train-{row}": STEPS // EPOCH for row in range(ROWS)}
+        # And what they end with is what one rank ends with.
+        ours, theirs = contents(tmp_path / optimizer), contents(alone / optimizer)
+        assert ours.keys() == theirs.keys()
+        assert np.abs(ours[f"rows-0-{1 + prepared.FIELDS * prepared.IDS}.linear.npy"]).max() > 0.005  # it moved
+        differences = {name: float(np.abs(ours[name] - theirs[name]).max()) for name in ours if ours[name].size}
+        name = max(differences, key=lambda name: differences[name])
+        worst[optimizer] = differences[name]
+        assert differences[name] <= 1e-5, (optimizer, name, differences[name])
+        judged = evaluate(data, "test", tmp_path / optimizer, SingleWorld())
+        for one in found:
+            assert one["test"]["rows"] == 31
+            assert one["test"]["auc"] == pytest.approx(judged["auc"], rel=1e-9)
+            assert one["test"]["log_loss"] == pytest.approx(judged["log_loss"], rel=1e-6)
+            assert one["best"] == found[0]["best"]
+    print(f"{ranks} ranks against one, largest difference of any variable or slot after {STEPS} steps: {worst}")
+    refused = {job.reports[rank]["refused"] for rank in range(ranks)}
+    assert len(refused) == 1
+    assert "not empty" in refused.pop()

@@ -1,0 +1,186 @@
+"""The transform once more, cell by cell in plain Python, for the tests to compare with. Slow and obvious."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+
+from afm_ctr.schema import (
+    CategoricalField,
+    DeclaredIds,
+    HashSpace,
+    LibfmField,
+    MissingValue,
+    NumericField,
+    ResolvedSchema,
+    ValueEncoding,
+    column_of,
+    missing_space,
+    slots_of,
+)
+
+WHITE = b" \t\n\x0b\x0c\r"
+NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+MASK = 2**64 - 1
+Found = list[tuple[int, float]]  # (local id, value) of each slot that is present
+K0, K2 = 0xC3A5C85C97CB3127, 0x9AE16A3B2F90404F
+
+
+def fingerprint64(text: bytes) -> int:
+    """Google's FarmHash Fingerprint64 of at most 16 bytes, from its published source."""
+
+    def word(at: int, size: int) -> int:
+        return int.from_bytes(text[at : at + size], "little")
+
+    def mixed(u: int, v: int, mul: int) -> int:
+        a = (u ^ v) * mul & MASK
+        a ^= a >> 47
+        b = (v ^ a) * mul & MASK
+        b ^= b >> 47
+        return b * mul & MASK
+
+    def turned(value: int, by: int) -> int:
+        return (value >> by | value << (64 - by)) & MASK
+
+    n = len(text)
+    assert n <= 16
+    mul = K2 + n * 2 & MASK
+    if n >= 8:
+        a, b = word(0, 8) + K2 & MASK, word(n - 8, 8)
+        return mixed(turned(b, 37) * mul + a & MASK, (turned(a, 25) + b) * mul & MASK, mul)
+    if n >= 4:
+        return mixed(n + (word(0, 4) << 3) & MASK, word(n - 4, 4), mul)
+    if n:
+        y = text[0] + (text[n >> 1] << 8)
+        z = n + (text[n - 1] << 2)
+        mix = (y * K2 ^ z * K0) & MASK
+        return (mix ^ mix >> 47) * K2 & MASK
+    return K2
+
+
+def number(text: bytes) -> float | str | None:
+    """A float, ``None`` for a missing cell, or ``"bad"``."""
+    text = text.strip(WHITE)
+    if not text:
+        return None
+    if not NUMBER.fullmatch(text):
+        return "bad"
+    value = float(text)
+    return value if math.isfinite(value) else "bad"
+
+
+def whole(text: bytes, size: int) -> int | str | None:
+    text = text.strip(WHITE)
+    if not text:
+        return None
+    if not re.fullmatch(rb"[0-9]{1,18}", text) or int(text) >= size:
+        return "bad"
+    return int(text)
+
+
+def local_id(schema: ResolvedSchema, field: CategoricalField, text: bytes) -> int | str | None:
+    """The local id of one value, ``None`` for nothing, or ``"bad"``."""
+    name, space = schema.spec.space_of(field)
+    if isinstance(space, DeclaredIds):
+        return whole(text, space.size)
+    if not text:
+        return None
+    if isinstance(space, HashSpace):
+        return fingerprint64(text) % space.buckets
+    entries = schema.vocabularies[name]
+    return space.oov + entries.index(text) if text in entries else fingerprint64(text) % space.oov
+
+
+def _numeric(schema: ResolvedSchema, field: NumericField, cell: bytes) -> tuple[Found, bool]:
+    known = schema.statistics[field.name]
+    value = number(cell)
+    bad = value == "bad"
+    if not isinstance(field.encoding, ValueEncoding):
+        if not isinstance(value, float):
+            return [], bad
+        return [(sum(boundary <= value for boundary in known.boundaries), 1.0)], False
+
+    def encoded(x: float) -> float:
+        if field.encoding.log:
+            x = math.copysign(math.log1p(abs(x)), x)
+        with np.errstate(over="ignore"):
+            return float(np.float32((x - known.mean) / known.std))
+
+    if isinstance(value, float):
+        if math.isfinite(result := encoded(value)):
+            return [(0, result)], False
+        bad = True
+    if isinstance(field.missing, MissingValue):
+        return [(0, encoded(field.missing.value))], bad
+    return [], bad
+
+
+def _categorical(
+    schema: ResolvedSchema, field: CategoricalField, cell: bytes
+) -> tuple[list[tuple[int, float]], bool]:
+    pieces = [cell]
+    if field.separator is not None:
+        pieces = cell.split(field.separator.encode())
+        if isinstance(schema.spec.space_of(field).space, DeclaredIds):
+            pieces = [piece.strip(WHITE) for piece in pieces]
+        pieces = [piece for piece in pieces if piece][: field.max_values]
+    ids = [local_id(schema, field, piece) for piece in pieces]
+    if "bad" in ids:
+        return [], True
+    found = [i for i in ids if isinstance(i, int)]
+    weight = np.float32(1) / np.float32(len(found)) if found and field.value == "mean" else 1.0
+    return [(i, float(weight)) for i in found], False
+
+
+def _libfm(fields: list[LibfmField], cell: bytes) -> tuple[list[Found], list[bool]]:
+    found: list[Found] = [[] for _ in fields]
+    bad = [False] * len(fields)
+    stray = False
+    for entry in cell.split():
+        parts = entry.split(b":")
+        if len(parts) != 2 or not re.fullmatch(rb"[0-9]{1,18}", parts[0]) or not NUMBER.fullmatch(parts[1]):
+            stray = True
+            continue
+        owner = [i for i, f in enumerate(fields) if f.ids[0] <= int(parts[0]) < f.ids[1]]
+        if not owner:
+            stray = True
+            continue
+        with np.errstate(over="ignore"):
+            value = float(np.float32(float(parts[1])))
+        if not math.isfinite(value):
+            bad[owner[0]] = True
+        elif float(parts[1]) != 0:
+            found[owner[0]].append((int(parts[0]) - fields[owner[0]].ids[0], value))
+    for i, field in enumerate(fields):
+        bad[i] |= len(found[i]) > field.max_values
+        if bad[i]:
+            found[i] = []
+    bad[0] |= stray
+    return found, bad
+
+
+def transform_row(schema: ResolvedSchema, row: dict[str, bytes]) -> tuple[list[int], list[float], list[bool]]:
+    """ids [F], values [F] (float32 precision), bad [fields]."""
+    ids: list[int] = []
+    vals: list[float] = []
+    bads: list[bool] = []
+    libfm = [f for f in schema.spec.fields if isinstance(f, LibfmField)]
+    libfm_found, libfm_bad = _libfm(libfm, row["features"]) if libfm else ([], [])
+    for index, field in enumerate(schema.spec.fields):
+        if isinstance(field, LibfmField):
+            found, bad = libfm_found[index], libfm_bad[index]
+        elif isinstance(field, NumericField):
+            found, bad = _numeric(schema, field, row[column_of(field)])
+        else:
+            found, bad = _categorical(schema, field, row[column_of(field)])
+        name = schema.spec.space_of(field).name
+        slots = [(schema.global_id(name, local), value) for local, value in found]
+        if not slots and field.missing == "own":
+            slots = [(schema.global_id(missing_space(field.name), 0), 1.0)]
+        slots += [(0, 0.0)] * (slots_of(field) - len(slots))
+        ids += [i for i, _ in slots]
+        vals += [v for _, v in slots]
+        bads.append(bad)
+    return ids, vals, bads

@@ -1,0 +1,306 @@
+"""The whole job on tiny logs, in this process: records, rejects, splits, publication."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from afm_ctr.errors import UserError
+from afm_ctr.features import FeatureTransform
+from afm_ctr.rawlog import LineParser
+from afm_ctr.records import Manifest, ShardWriter, parse_examples
+from afm_ctr.samples import load_samples
+from afm_ctr.schema import FeatureSchema, ResolvedSchema
+from beam_jobs.convert import Conversion, shuffled
+from beam_jobs.prepare import PrepareOptions, PrepareSummary, prepare
+
+COLUMNS = ["click", "price", "site", "user", "part"]
+FIELDS: list[dict[str, Any]] = [
+    {"name": "price", "kind": "numeric", "encoding": {"kind": "value", "log": True}},
+    {"name": "site", "kind": "categorical", "encoding": {"kind": "hash", "buckets": 50}},
+]
+
+
+def schema(fields: list[dict[str, Any]] = FIELDS, **changes: Any) -> FeatureSchema:
+    layout = {"kind": "delimited", "header": False, "columns": COLUMNS}
+    content = {"name": "t", "format": layout, "label": {"column": "click"}, "fields": fields}
+    return FeatureSchema.model_validate(content | changes)
+
+
+def log(rows: int) -> bytes:
+    split = ["train", "valid", "test"]
+    return b"".join(
+        b"%d,%d.5,s%d,u%d,%s\n" % (i % 3 == 0, i, i % 7, i % 11, split[i % 3].encode()) for i in range(rows)
+    )
+
+
+def run(folder: Path, data: bytes | None = None, name: str = "log.csv", **options: Any) -> PrepareSummary:
+    if data is not None:
+        (folder / name).write_bytes(data)
+    options = {"schema": schema(), "inputs": [str(folder / name)], "output": str(folder / "out")} | options
+    return prepare(PrepareOptions(**options))
+
+
+def rows_of(out: Path) -> dict[str, dict[bytes, dict[str, Any]]]:
+    """split -> key -> record."""
+    import tensorflow as tf
+
+    manifest, resolved = Manifest.load(out), ResolvedSchema.load(out)
+    found: dict[str, dict[bytes, dict[str, Any]]] = {}
+    for shard in manifest.shards:
+        kind = "GZIP" if shard.compression == "gzip" else ""
+        records = list(tf.data.TFRecordDataset(manifest.path_of(out, shard), kind).as_numpy_iterator())
+        assert len(records) == shard.rows
+        parsed = {name: value.numpy() for name, value in parse_examples(records, resolved.num_slots).items()}
+        for i, key in enumerate(parsed["key"]):
+            found.setdefault(shard.split, {})[key] = {name: value[i] for name, value in parsed.items()}
+    return found
+
+
+def shas(out: Path) -> dict[str, str]:
+    return {shard.file: shard.sha256 for shard in Manifest.load(out).shards}
+
+
+def rejects(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in sorted((out / "rejects").iterdir()) for line in path.open()]
+
+
+def test_a_record_holds_what_the_transform_makes_of_the_row(tmp_path: Path) -> None:
+    # The second file has quotes and another order of columns: it takes the way through the csv module.
+    layout = {"kind": "delimited"}
+    spec = schema(format=layout, key="part", group="user", negative_sampling={"rate": 0.5, "correct": "weights"})
+    first = [b"1,2.5,a,u1,k1", b"0,,b,,k2", b"0,-3,,u1,k3"]
+    second = [b'k4,u2,"a,b",1e3,1', b'k5,u2,"say ""hi""",7,0', b"k6,u3,a,,1"]
+    (tmp_path / "a.csv").write_bytes(b"\n".join([b"click,price,site,user,part", *first]))
+    (tmp_path / "b.csv").write_bytes(b"\n".join([b"part,user,site,price,click", *second]))
+    summary = run(tmp_path, schema=spec, inputs=[f"{tmp_path}/*.csv"], chunk_bytes=60)
+    assert (summary.rows_in, summary.rows_out, summary.files) == (6, 6, 2)
+    assert summary.splits == {"train": {"rows": 6, "positives": 3}}
+    rows = rows_of(tmp_path / "out")["train"]
+    parsed = LineParser(spec, b"part,user,site,price,click").parse(second, "b.csv", 2)
+    expected = FeatureTransform(ResolvedSchema.load(tmp_path / "out"))(parsed.columns)
+    for i, key in enumerate([b"k4", b"k5", b"k6"]):
+        assert rows[key]["feature_ids"].tolist() == expected.feature_ids.numpy()[i].tolist()
+        assert rows[key]["feature_vals"].tolist() == expected.feature_vals.numpy()[i].tolist()
+    assert rows[b"k1"]["feature_vals"].tolist() == [np.float32(np.log(3.5)), 1]
+    assert rows[b"k3"]["feature_ids"][1] == 0 and rows[b"k2"]["feature_ids"][0] == 0
+    assert [rows[b"k%d" % i]["label"] for i in range(1, 7)] == [1, 0, 0, 1, 0, 1]
+    assert [rows[b"k%d" % i]["weight"] for i in range(1, 7)] == [1, 2, 2, 1, 2, 1]
+    assert [rows[b"k%d" % i]["has_group"] for i in range(1, 4)] == [True, False, True]
+    assert rows[b"k1"]["group"] == rows[b"k3"]["group"] != rows[b"k4"]["group"]
+    assert load_samples(tmp_path / "out", ["price", "site"])[3] == {"price": b"1e3", "site": b"a,b"}
+
+
+def test_both_ways_of_cutting_lines_agree(tmp_path: Path) -> None:
+    quoted = b"".join(
+        b",".join(b'"' + cell + b'"' for cell in line.split(b",")) + b"\n" for line in log(40).splitlines()
+    )
+    run(tmp_path, log(40), chunk_bytes=300)
+    plain = rows_of(tmp_path / "out")["train"]
+    run(tmp_path, quoted, output=str(tmp_path / "quoted"))
+    for key, row in rows_of(tmp_path / "quoted")["train"].items():
+        assert row["feature_ids"].tolist() == plain[key]["feature_ids"].tolist()
+        assert row["feature_vals"].tolist() == plain[key]["feature_vals"].tolist()
+
+
+def test_gz_and_plain_input_give_the_same_rows_and_gz_shards_too(tmp_path: Path) -> None:
+    run(tmp_path, log(100), chunk_bytes=500)
+    (tmp_path / "gz").mkdir()
+    packed = run(tmp_path / "gz", gzip.compress(log(100)), chunk_lines=30, compression="gzip")
+    assert packed.shards == 4
+    one, other = rows_of(tmp_path / "out")["train"], rows_of(tmp_path / "gz" / "out")["train"]
+    assert one.keys() == other.keys() and len(one) == 100
+    assert all(row["feature_vals"].tolist() == other[key]["feature_vals"].tolist() for key, row in one.items())
+    order = list(one)[: Manifest.load(tmp_path / "out").shards[0].rows]
+    assert order != sorted(order, key=lambda key: int(key.split(b"#")[1]))  # rows of a shard are permuted
+
+
+def test_torture_lines_are_rejected_by_reason_and_nothing_is_lost(tmp_path: Path) -> None:
+    bad = {
+        "column_count": [b"1,2", b"1,2,a,b,c,d"],
+        "bad_label": [b"yes,1,a,b,c"],
+        "bad_number": [b"1,abc,a,b,train", b"1,nan,a,b,test"],
+        "bad_id": [b"1,1,99,b,train"],
+        "bad_utf8": [b"1,1,\xff\xfe,b,c"],
+        "bad_quoting": [b'1,1,"a,b,c'],
+        "bad_split": [b"1,1,3,b,dev", b"1,abc,3,b,"],
+        "empty_line": [b"", b"", b""],
+    }
+    spec = schema([FIELDS[0], FIELDS[1] | {"encoding": {"kind": "ids", "size": 10}}])
+    good = [b"1,1,%d,b,%s" % (i % 10, [b"train", b"test"][i % 2]) for i in range(50)]
+    lines = good[:20] + [line for group in bad.values() for line in group] + good[20:]
+    summary = run(tmp_path, b"\r\n".join(lines), schema=spec, split="column:part", chunk_bytes=250)
+    assert summary.rejects == {reason: len(group) for reason, group in sorted(bad.items())}
+    assert summary.splits == {"train": {"rows": 25, "positives": 25}, "test": {"rows": 25, "positives": 25}}
+    assert summary.rows_in == summary.rows_out + 13 == 63
+    found = rejects(tmp_path / "out")
+    assert [reject["line"] for reject in found] == list(range(21, 34))
+    assert found[3]["detail"] == "field 'price': 'abc'" and found[3]["key"] == "log.csv#24"
+    assert {key.split(b"#")[0] for part in rows_of(tmp_path / "out").values() for key in part} == {b"log.csv"}
+
+
+def test_a_truncated_gzip_file_keeps_what_was_readable(tmp_path: Path) -> None:
+    data = gzip.compress(log(5000))
+    summary = run(tmp_path, data[: len(data) // 2], name="log.csv.gz", chunk_lines=1000)
+    assert summary.rejects == {"truncated_input": 1} and summary.rows_out == summary.rows_in - 1 > 1000
+    (reject,) = rejects(tmp_path / "out")
+    assert reject["line"] == summary.rows_in and reject["detail"] == "the gzip stream ends early"
+
+
+def test_vocabulary_and_statistics_come_from_the_train_split_alone(tmp_path: Path) -> None:
+    fields = [
+        {"name": "price", "kind": "numeric", "encoding": {"kind": "value", "standardise": True}},
+        {"name": "site", "kind": "categorical", "encoding": {"kind": "vocabulary"}},
+    ]
+    lines = b"1,2,a,u,x\n0,4,b,u,x\n1,x,rejected,u,x\n0,900,only-test,u,x\n1,800,only-test,u,x\n"
+    summary = run(tmp_path, lines, schema=schema(fields), split="tail:0.4", chunk_bytes=12)
+    resolved = ResolvedSchema.load(tmp_path / "out")
+    assert sorted(resolved.vocabularies["site"]) == [b"a", b"b"]
+    assert (resolved.statistics["price"].mean, resolved.statistics["price"].std) == (3.0, 1.0)
+    assert summary.splits["test"]["rows"] == 2 and summary.schema_id == resolved.id
+    # New logs: ids stay, and one value more is appended.
+    grown = run(
+        tmp_path, lines.replace(b"a,u", b"c,u"), schema=schema(fields), parent_schema=tmp_path / "out",
+        output=str(tmp_path / "grown"),
+    )  # fmt: skip
+    child = ResolvedSchema.load(tmp_path / "grown")
+    assert child.descends_from(resolved.id) and b"c" in child.vocabularies["site"] and grown.schema_id != resolved.id
+    # A resolved schema is used as it is.
+    same = run(tmp_path, schema=str(tmp_path / "out"), output=str(tmp_path / "same"), labelled=False)
+    assert same.schema_id == resolved.id
+    assert all(np.isnan(row["label"]) for row in rows_of(tmp_path / "same")["train"].values())
+    assert not Manifest.load(tmp_path / "same").labelled
+
+
+def test_one_row_and_libfm(tmp_path: Path) -> None:
+    fields = [{"name": "user", "kind": "libfm", "ids": [0, 5]}, {"name": "item", "kind": "libfm", "ids": [5, 9]}]
+    spec = FeatureSchema.model_validate({"name": "t", "format": {"kind": "libfm"}, "label": {}, "fields": fields})
+    summary = run(tmp_path, b"1 2:1 7:0.5 # x", schema=spec)
+    assert (summary.rows_in, summary.rows_out, summary.num_slots) == (1, 1, 2)
+    (row,) = rows_of(tmp_path / "out")["train"].values()
+    assert row["feature_vals"].tolist() == [1, 0.5] and row["label"] == 1
+
+
+def test_splits_by_files_and_index(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(log(10))
+    rule = f"files:train={tmp_path}/a,train={tmp_path}/b,test={tmp_path}/c"
+    summary = run(tmp_path, inputs=[], split=rule, chunk_bytes=100)
+    assert {name: counts["rows"] for name, counts in summary.splits.items()} == {"train": 20, "test": 10}
+    assert {key[:1] for key in rows_of(tmp_path / "out")["test"]} == {b"c"}
+    (tmp_path / "index").write_text("".join(f"{29 - i}\t{'valid' if i < 4 else 'train'}\n" for i in range(30)))
+    run(
+        tmp_path, inputs=[f"{tmp_path}/[abc]"], split=f"index:{tmp_path}/index", chunk_bytes=100, overwrite=True
+    )  # fmt: skip
+    assert sorted(rows_of(tmp_path / "out")["valid"]) == [b"c#10", b"c#7", b"c#8", b"c#9"]
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (b"", {}, r"no data row in .*log.csv: the files are empty"),
+        (b"click,price,site\n", {"schema": schema(format={"kind": "delimited"})}, "no data row"),
+        (b"click,site\n1,a\n", {"schema": schema(format={"kind": "delimited"})}, "columns there: click, site"),
+        (log(3), {"inputs": ["/nowhere/*.csv"]}, r"no file matches /nowhere/\*.csv"),
+        (log(3), {"split": "tail:0.1/0.1"}, "the split 'valid' comes out empty"),
+        (log(3), {"split": "hash:colour:80/20"}, "no column 'colour'"),
+        (log(3), {"split": "index:/nowhere"}, "no file matches /nowhere"),
+        (b"1,2\n" * 3, {}, r"no row is left \(rejected lines: column_count: 3\)"),
+        (log(3), {"beam_args": ["--direct_num_wokers=2"]}, "--direct_num_wokers=2 is an option neither of"),
+        (log(3), {"chunk_bytes": 0}, "chunk_bytes"),
+        (log(3), {"output": "/proc/no"}, "/proc/no: cannot be written: No such file"),
+        (log(3), {"output": "sftp://no/out"}, "sftp://no/out/manifest.json: Unable to get filesystem"),
+    ],
+)  # fmt: skip
+def test_the_users_mistakes_publish_nothing(
+    tmp_path: Path, data: bytes, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, data, **options)
+    left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()] if (tmp_path / "out").exists() else []
+    assert all(path.parent.name == "rejects" for path in left)
+
+
+def test_an_output_is_replaced_only_when_told_so(tmp_path: Path) -> None:
+    run(tmp_path, log(30), chunk_bytes=300, split="column:part")
+    before = shas(tmp_path / "out")
+    with pytest.raises(UserError, match="holds a data set already; choose another --output or give --overwrite"):
+        run(tmp_path)
+    # What a killed run leaves is swept away, and the same input gives the same bytes.
+    (tmp_path / "out" / "attempt-dead" / "train").mkdir(parents=True)
+    (tmp_path / "out" / "attempt-dead" / "train" / "part-00000.tfrecord.tmp-1").write_bytes(b"half")
+    run(tmp_path, overwrite=True, chunk_bytes=300, split="column:part")
+    assert shas(tmp_path / "out") == before
+    assert len(list((tmp_path / "out").glob("attempt-*"))) == 1
+    assert run(tmp_path, overwrite=True, chunk_bytes=300, split="column:part", seed=1).rows_out == 30
+    assert shas(tmp_path / "out") != before
+    # A folder with a schema of the user's own is not ours to write into.
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "schema.yaml").write_text("name: mine")
+    with pytest.raises(UserError, match=r"holds a schema.yaml but no data set"):
+        run(tmp_path, output=str(tmp_path / "mine"))
+    assert (tmp_path / "mine" / "schema.yaml").read_text() == "name: mine"
+
+
+def test_an_output_takes_one_run_at_a_time_and_is_no_input(tmp_path: Path) -> None:
+    def second(stage: str, done: int, rows: int) -> None:
+        with pytest.raises(UserError, match="out: another run is writing there; choose another --output"):
+            run(tmp_path)
+
+    run(tmp_path, log(30), progress=second)
+    with pytest.raises(UserError, match=r"/out/.* is no log but a file of the data set in --output"):
+        run(tmp_path, inputs=[f"{tmp_path}/**"], overwrite=True)
+    assert Manifest.load(tmp_path / "out").rows_out == 30
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ShardWriter, "write", full)
+    with pytest.raises(UserError, match=r"part-00000.tfrecord: cannot be written: No space left on device$"):
+        run(tmp_path, log(30))
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == []
+
+
+def test_a_schema_that_learns_needs_train_rows(tmp_path: Path) -> None:
+    learning = schema([{"name": "site", "kind": "categorical", "encoding": {"kind": "vocabulary"}}])
+    split = f"files:test={tmp_path}/log.csv"
+    with pytest.raises(UserError, match="learns from the split 'train', which has no row"):
+        run(tmp_path, log(30), schema=learning, inputs=[], split=split)
+    run(tmp_path, schema=learning, output=str(tmp_path / "first"))
+    ready = run(tmp_path, schema=tmp_path / "first", inputs=[], split=split)
+    assert ready.splits == {"test": {"rows": 30, "positives": 10}}
+
+
+def test_lost_rows_and_changed_files_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Conversion._write
+    monkeypatch.setattr(Conversion, "_write", lambda *args: whole(*args)[:-1])
+    with pytest.raises(RuntimeError, match=r"rows were lost: 30 in, 20 out, 0 rejected, in chunk 0 of .*log.csv"):
+        run(tmp_path, log(30), split="column:part")
+    monkeypatch.undo()
+
+    def shrink(stage: str, done: int, rows: int) -> None:
+        if stage == "convert" and done == 0:
+            (tmp_path / "log.csv").write_bytes(log(20))
+
+    with pytest.raises(UserError, match=r"log.csv changed while it was read: run prepare again when it is complete$"):
+        run(tmp_path, progress=shrink)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_the_order_of_a_shard_is_a_permutation_by_seed_and_chunk() -> None:
+    orders = [tuple(shuffled(50, seed, chunk)) for seed in (0, 1) for chunk in (0, 1)]
+    assert len(set(orders)) == 4
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert tuple(shuffled(50, 1, 1)) == orders[3]
+    # The published first outputs of splitmix64 from 0 begin with E2, 6E, 06, F8, 1B.
+    assert shuffled(5, 0, 0).tolist() == [2, 4, 1, 0, 3]
+    assert len(shuffled(0, 0, 0)) == 0

@@ -1,0 +1,98 @@
+"""The command line: every mistake is one line and exit 2, every help text has an example."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
+from afm_ctr.cli.app import app
+
+COMMANDS = [
+    "make-logs",
+    "prepare",
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "validate-export",
+    "explain",
+    "serve",
+    "score",
+    "load-test",
+    "doctor",
+]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "from afm_ctr.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_every_command_is_there_and_no_other() -> None:
+    assert sorted(command.name or "" for command in app.registered_commands) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Example:" in result.output
+    assert f"afm-ctr {command}" in result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train"], "--data"),
+        (["nonsense"], "nonsense"),
+        (["make-logs", "--rows", "0", "--output", "x"], "--rows"),
+        (["make-logs", "--rows", "ten", "--output", "x"], "integer"),
+        (["predict", "--model-dir", "m", "--output", "o"], "--data"),
+    ],
+)
+def test_usage_mistakes_are_one_line_and_exit_2(arguments: list[str], expected: str) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert expected in result.stderr
+    assert result.stderr.startswith("afm-ctr: ")
+
+
+def test_no_arguments_is_help() -> None:
+    result = run()
+    assert result.returncode == 0
+    assert "prepare" in result.stdout
+
+
+def test_json_is_the_last_line_on_stdout(tmp_path: Path) -> None:
+    target = tmp_path / "logs.tsv"
+    result = run("make-logs", "--rows", "50", "--output", str(target), "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["rows"] == 50
+    assert len(target.read_bytes().splitlines()) == 50
+
+
+def test_the_command_line_starts_without_tensorflow() -> None:
+    code = (
+        "import sys; from afm_ctr.cli import commands; import serving.client, afm_ctr.schema; "
+        "sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'apache_beam', 'horovod')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_missing_extra_is_named_with_its_remedy() -> None:
+    code = (
+        "import sys; sys.modules['tensorflow'] = None; sys.modules['keras'] = None; sys.argv = ['afm-ctr', 'export', "
+        "'--model-dir', 'm', '--export-base', 'b']; from afm_ctr.cli import main; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert "pip install 'afm-ctr[train]'" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1

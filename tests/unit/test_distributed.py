@@ -1,0 +1,214 @@
+"""The single-process twin, and all that needs no second rank."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from fake_world import FakeWorld
+
+from afm_ctr.distributed import SingleWorld, pin_gpu, wrap_optimizer
+from afm_ctr.errors import UserError
+from afm_ctr.slices import merge_slices
+
+
+def test_merge_slices_adds_rows_of_like_index() -> None:
+    merged = merge_slices(
+        tf.IndexedSlices(tf.constant([[1.0], [2.0], [4.0]]), tf.constant([5, 2, 5], tf.int32), tf.constant([9, 1]))
+    )
+    assert merged.indices.numpy().tolist() == [5, 2] and merged.indices.dtype == tf.int64
+    assert merged.values.numpy().tolist() == [[5.0], [2.0]] and merged.dense_shape.numpy().tolist() == [9, 1]
+    empty = merge_slices(tf.IndexedSlices(tf.zeros([0, 3], tf.float64), tf.zeros([0], tf.int64)))
+    assert empty.values.shape == (0, 3) and empty.values.dtype == tf.float64
+
+
+def test_single_world_is_the_identity() -> None:
+    world = SingleWorld()
+    assert (world.rank, world.size, world.is_chief) == (0, 1, True)
+    assert world.agree(7) == 7 and world.broadcast_object({"a": 1}) == {"a": 1}
+    assert [a.tolist() for a in world.allgather_numpy(["x", "yz"])] == [["x", "yz"]]
+    assert world.allreduce([1, 2], "mean").numpy().tolist() == [1, 2]
+    world.barrier()
+
+
+def test_init_without_a_launcher_needs_no_horovod() -> None:
+    code = (
+        "import sys; sys.modules['horovod'] = None\n"
+        "from afm_ctr import distributed\n"
+        "world = distributed.init()\n"
+        "assert world.size == 1 and distributed.init() is world\n"
+        "import os; os.environ |= {'HOROVOD_RANK': '0', 'HOROVOD_SIZE': '2'}; distributed._world = None\n"
+        "from afm_ctr.errors import UserError\n"
+        "try:\n    distributed.init()\n"
+        "except UserError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "scripts/build_horovod.py" in done.stdout and len(done.stdout.splitlines()) == 1
+
+
+class FakeConfig:
+    """Stands in for ``tf.config``."""
+
+    def __init__(self, count: int) -> None:
+        self.devices = [f"GPU:{number}" for number in range(count)]
+        self.visible: list[str] | None = None
+        self.growth: list[str] = []
+        self.experimental = self
+
+    def list_physical_devices(self, kind: str) -> list[str]:
+        assert kind == "GPU"
+        return self.devices
+
+    def set_visible_devices(self, devices: list[str], kind: str) -> None:
+        self.visible = devices
+
+    def set_memory_growth(self, device: str, enable: bool) -> None:
+        assert enable
+        self.growth.append(device)
+
+
+def test_a_rank_sees_the_gpu_of_its_local_rank_and_lets_it_grow() -> None:
+    config = FakeConfig(4)
+    assert pin_gpu(2, 4, config) == "GPU:2"
+    assert config.visible == ["GPU:2"] and config.growth == ["GPU:2"]
+
+
+def test_gpus_none_one_process_and_too_few() -> None:
+    assert pin_gpu(1, 2, FakeConfig(0)) is None
+    alone = FakeConfig(2)
+    pin_gpu(0, 1, alone)
+    assert alone.visible == alone.growth == ["GPU:0", "GPU:1"]
+    with pytest.raises(UserError, match=r"3 ranks on this machine, but 2 GPU"):
+        pin_gpu(0, 3, FakeConfig(2))
+
+
+OPTIMIZERS: list[keras.optimizers.Optimizer] = [
+    keras.optimizers.SGD(0.1, momentum=0.9),
+    keras.optimizers.Adagrad(0.1),
+    keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)),
+    keras.optimizers.Ftrl(0.1),
+]
+
+
+@pytest.mark.parametrize("plain", OPTIMIZERS, ids=lambda o: type(o).__name__)
+def test_a_wrapped_optimizer_keeps_name_config_and_variables(plain: keras.optimizers.Optimizer) -> None:
+    variable = keras.Variable(np.ones((3, 2), np.float32))
+    plain = type(plain).from_config(plain.get_config())
+    plain.apply([tf.ones([3, 2])], [variable])
+    wrapped = wrap_optimizer(plain, SingleWorld())
+    assert type(wrapped).__name__ == type(plain).__name__ and wrapped.get_config() == plain.get_config()
+    for one, other in zip(wrapped.variables, plain.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    back = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(wrapped))
+    assert type(back) is type(plain)
+    with pytest.raises(ValueError, match="already"):
+        wrap_optimizer(wrapped, SingleWorld())
+
+
+@keras.saving.register_keras_serializable(package="test_distributed")
+class OwnOptimizer(keras.optimizers.SGD):
+    pass
+
+
+def test_registered_optimizers_of_others_load_as_themselves() -> None:
+    wrapped = wrap_optimizer(OwnOptimizer(0.5), SingleWorld())
+    config = keras.saving.serialize_keras_object(wrapped)
+    assert config["registered_name"] == "test_distributed>OwnOptimizer"
+    assert type(keras.saving.deserialize_keras_object(config)) is OwnOptimizer
+
+
+def test_a_keras_file_written_with_a_wrapped_optimizer_loads_with_the_plain_one(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.layers.Input([2]), keras.layers.Dense(1)])
+    model.compile(wrap_optimizer(keras.optimizers.Adam(0.1), SingleWorld()), loss="mse", jit_compile=False)
+    x = np.arange(8, dtype=np.float32).reshape(4, 2)
+    model.fit(x, x[:, :1], verbose=0)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert type(loaded.optimizer) is keras.optimizers.Adam and int(loaded.optimizer.iterations) == 1
+    for one, other in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def one_step(rows: list[int], **how: Any) -> np.ndarray:
+    """A table of ones after one Adagrad step (lr 0.1) on a gradient of ones at ``rows``."""
+    table = keras.Variable(np.ones((4, 1), np.float32))
+    optimizer = wrap_optimizer(keras.optimizers.Adagrad(0.1), how.pop("world", SingleWorld()))
+    gradient = tf.IndexedSlices(tf.ones([len(rows), 1]), tf.constant(rows, tf.int64), tf.constant([4, 1], tf.int64))
+    optimizer.apply([gradient], [table], **how)
+    return table.numpy()[:, 0]
+
+
+def adagrad(gradient: float) -> float:
+    return 1 - 0.1 * gradient / np.sqrt(0.1 + gradient**2 + 1e-7)
+
+
+def test_repeated_rows_are_merged_in_the_single_process_too() -> None:
+    np.testing.assert_allclose(one_step([1, 1, 2]), [1, adagrad(2), adagrad(1), 1], rtol=1e-6)
+
+
+def test_the_weight_divides_and_the_penalty_comes_after() -> None:
+    seen = []
+
+    def penalty(grads: list[Any], variables: list[Any]) -> list[Any]:
+        seen.append([grads[0].indices.numpy().tolist(), grads[0].values.numpy().ravel().tolist()])
+        return [tf.IndexedSlices(grads[0].values + 1.0, grads[0].indices, grads[0].dense_shape)]
+
+    got = one_step([1, 1, 2], weight=4, penalty=penalty)
+    assert seen == [[[1, 2], [0.5, 0.25]]]
+    np.testing.assert_allclose(got, [1, adagrad(1.5), adagrad(1.25), 1], rtol=1e-6)
+
+
+def test_two_equal_ranks_step_like_one() -> None:
+    np.testing.assert_allclose(one_step([1, 2], world=FakeWorld()), one_step([1, 2]), rtol=1e-6)
+    np.testing.assert_allclose(
+        one_step([1, 2], world=FakeWorld(), weight=2.0), one_step([1, 2], weight=2.0), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_step_of_weight_zero_changes_nothing(graph: bool) -> None:
+    variable = keras.Variable(np.ones(2, np.float32))
+    optimizer = wrap_optimizer(keras.optimizers.Adam(0.1), SingleWorld())
+    optimizer.build([variable])
+
+    def step(weight: tf.Tensor) -> None:
+        optimizer.apply([tf.ones(2)], [variable], weight=weight)
+
+    run = tf.function(step) if graph else step
+    before = [v.numpy() for v in [variable, *optimizer.variables]]
+    run(tf.constant(0.0))
+    for old, new in zip(before, [variable, *optimizer.variables], strict=True):
+        np.testing.assert_array_equal(old, new.numpy())
+    run(tf.constant(2.0))
+    assert int(optimizer.iterations) == 1 and variable.numpy()[0] == pytest.approx(0.9, abs=1e-5)
+
+
+def test_missing_gradients_half_and_double_floats() -> None:
+    kinds = ["float16", "bfloat16", "float64", "float32"]
+    variables = [keras.Variable(np.ones(2), dtype=kind) for kind in kinds]
+    optimizer = wrap_optimizer(keras.optimizers.SGD(0.5), SingleWorld())
+    grads = [*(tf.ones(2, tf.as_dtype(kind)) for kind in kinds[:3]), None]
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        optimizer.apply(grads, variables, weight=2)
+    assert [float(v.numpy()[0]) for v in variables] == [0.75, 0.75, 0.75, 1.0]
+
+
+def test_a_penalty_refuses_loss_scaling() -> None:
+    optimizer = wrap_optimizer(keras.optimizers.SGD(0.5, loss_scale_factor=8.0), SingleWorld())
+    with pytest.raises(ValueError, match="loss scaling"):
+        optimizer.apply([tf.ones(2)], [keras.Variable(np.ones(2))], penalty=lambda g, v: g)
+
+
+def test_sharded_gradients_are_divided_but_not_summed() -> None:
+    sharded, replicated = (keras.Variable(np.ones(2, np.float32)) for _ in range(2))
+    sharded.placement = "sharded"
+    optimizer = wrap_optimizer(keras.optimizers.SGD(1.0), FakeWorld())
+    optimizer.apply([tf.ones(2), tf.ones(2)], [sharded, replicated], weight=2.0)
+    assert sharded.numpy()[0] == pytest.approx(0.75) and replicated.numpy()[0] == pytest.approx(0.5)

@@ -1,0 +1,136 @@
+"""The table of ids: where its rows start, what a batch reads, what its gradient looks like."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from afm_ctr import optimizers
+from afm_ctr.embedding import EmbeddingTable
+from afm_ctr.errors import find_user_error
+
+
+def table(rows: int = 50, **options: object) -> EmbeddingTable:
+    arguments = {"columns": {"linear": 1, "vectors": 4}, "seed": 3, "stddev": {"vectors": 0.5}, **options}
+    return EmbeddingTable(rows, **arguments)
+
+
+def test_a_row_starts_the_same_whatever_the_size_of_the_table() -> None:
+    small, large = table(50), table(20_000)
+    values = large.columns["vectors"].numpy()
+    np.testing.assert_array_equal(small.columns["vectors"].numpy(), values[:50])
+    # In one go, in parts, across the blocks that are hashed at a time.
+    np.testing.assert_array_equal(large.initial_rows("vectors", 8000, 8400), values[8000:8400])
+    np.testing.assert_array_equal(large.initial_rows("vectors", 19_999, 20_000), values[19_999:])
+    assert large.initial_rows("vectors", 7, 7).shape == (0, 4)
+
+
+def test_a_row_starts_by_seed_name_and_column() -> None:
+    one = table(columns={"a": 4, "b": 4}, stddev={"a": 0.5, "b": 0.5})
+    first = one.initial_rows("a", 1, 50)
+    assert np.all(first != one.initial_rows("b", 1, 50))
+    options = {"columns": {"a": 4}, "stddev": {"a": 0.5}}
+    assert np.all(first != table(seed=4, **options).initial_rows("a", 1, 50))
+    assert np.all(first != table(name="other", **options).initial_rows("a", 1, 50))
+    np.testing.assert_array_equal(first, table(**options).initial_rows("a", 1, 50))
+
+
+def test_the_stream_by_hand() -> None:
+    # The third number of row 2: place 2·4 + 2 of the stream, counted from 1.
+    import hashlib
+
+    x = int.from_bytes(hashlib.sha256(b"3\0ids\0vectors").digest()[:8], "little") + 11 * 0x9E3779B97F4A7C15
+    x %= 2**64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    x ^= x >> 31
+    total = sum((x >> shift) & 0xFFFF for shift in (0, 16, 32, 48))
+    expected = (total - 131070) * 0.5 / np.sqrt((2**32 - 1) / 3)
+    assert table().initial_rows("vectors", 2, 3)[0, 2] == pytest.approx(expected, rel=1e-6)
+
+
+def test_initial_values_look_normal() -> None:
+    values = table(50_000).columns["vectors"].numpy()[1:] / 0.5
+    assert abs(values.mean()) < 0.01
+    assert values.std() == pytest.approx(1.0, abs=0.01)
+    assert np.mean(np.abs(values) < 1) == pytest.approx(0.6827, abs=0.02)
+    assert np.abs(values).max() < 3.47
+    assert np.abs(np.corrcoef(values.T) - np.eye(4)).max() < 0.02
+
+
+def test_row_zero_and_columns_without_a_deviation_are_zero() -> None:
+    columns = table().columns
+    assert np.all(columns["vectors"].numpy()[0] == 0)
+    assert np.all(columns["linear"].numpy() == 0)
+
+
+def test_lookup_reads_each_row_once_and_lays_them_out() -> None:
+    ids = tf.constant([[3, 7, 3], [0, 7, 49]], tf.int64)
+    kept = table()
+    lookup = kept.lookup(ids)
+    assert sorted(lookup.unique_ids.numpy()) == [0, 3, 7, 49]
+    assert lookup.rows["vectors"].shape == (4, 4)
+    np.testing.assert_array_equal(lookup.expand("vectors"), kept.columns["vectors"].numpy()[ids.numpy()])
+    np.testing.assert_array_equal(kept.read(ids)["vectors"], lookup.expand("vectors"))
+
+
+def test_the_gradient_has_each_row_once() -> None:
+    kept = table()
+    ids = tf.constant([[3, 7, 3], [0, 7, 3]], tf.int64)
+    factor = tf.constant([[1.0, 2.0, 4.0], [0.0, 16.0, 32.0]])[..., tf.newaxis]
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(kept.lookup(ids).expand("vectors") * factor)
+    gradient = tape.gradient(total, kept.columns["vectors"].value)
+    assert isinstance(gradient, tf.IndexedSlices)
+    found = dict(zip(gradient.indices.numpy().tolist(), gradient.values.numpy()[:, 0].tolist(), strict=True))
+    assert found == {3: 37.0, 7: 18.0, 0: 0.0}
+
+
+def test_apply_moves_the_rows_it_is_given() -> None:
+    kept = table()
+    before = kept.columns["vectors"].numpy()
+    lookup = kept.lookup(tf.constant([3, 7, 3], tf.int64))
+    optimizer = optimizers.build("sgd", learning_rate=0.5)
+    kept.apply(lookup.unique_ids, {"vectors": tf.ones_like(lookup.rows["vectors"])}, optimizer)
+    after = kept.columns["vectors"].numpy()
+    np.testing.assert_allclose(after[[3, 7]], before[[3, 7]] - 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(np.delete(after, [3, 7], 0), np.delete(before, [3, 7], 0))
+
+
+def test_a_lookup_reads_no_whole_table() -> None:
+    kept = table(1000)
+    graph = (
+        tf.function(lambda ids: kept.lookup(ids).rows).get_concrete_function(tf.TensorSpec([None, 3], tf.int64)).graph
+    )
+    kinds = {operation.type for operation in graph.get_operations()}
+    assert "ResourceGather" in kinds
+    assert "ReadVariableOp" not in kinds
+
+
+@pytest.mark.parametrize("bad", [-1, 50])
+@pytest.mark.parametrize("method", ["lookup", "read"])
+@pytest.mark.parametrize("in_graph", [True, False])
+def test_an_id_outside_is_the_users_mistake(bad: int, method: str, in_graph: bool) -> None:
+    call = getattr(table(), method)
+    call = tf.function(call) if in_graph else call
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        call(tf.constant([[1, bad]], tf.int64))
+    found = find_user_error(caught.value)
+    assert found is not None and "outside [0, 50)" in str(found)
+
+
+def test_config_round_trip() -> None:
+    kept = table()
+    again = EmbeddingTable.from_config(kept.get_config())
+    assert again.get_config() == kept.get_config()
+    np.testing.assert_array_equal(again.columns["vectors"].numpy(), kept.columns["vectors"].numpy())
+    assert [variable.path for variable in kept.variables] == ["ids/linear", "ids/vectors"]
+    assert all(variable.placement == "replicated" for variable in kept.variables)
+
+
+def test_impossible_tables_are_refused() -> None:
+    with pytest.raises(ValueError, match="feature_size"):
+        table(0)
+    with pytest.raises(ValueError, match="placement"):
+        table(placement="sharded")

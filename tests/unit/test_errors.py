@@ -1,0 +1,44 @@
+"""How errors are told apart: the user's mistakes, and the end of another rank."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from afm_ctr.errors import RunError, UserError, find_lost_rank, find_user_error, in_graph
+
+SHUT_DOWN = (
+    "{{function_node __wrapped__HorovodAllgather}} Horovod has been shut down. This was caused by an exception on "
+    "one of the ranks or an attempt to allreduce a tensor after one of the ranks finished. [Op:HorovodAllgather]"
+)
+
+
+def caused(error: Exception, cause: BaseException) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def test_a_mistake_is_found_behind_what_wraps_it() -> None:
+    mistake = UserError("the file is damaged")
+    assert find_user_error(caused(RuntimeError("outer"), caused(ValueError("inner"), mistake))) is mistake
+    found = find_user_error(RuntimeError(f"Graph execution error:\n {in_graph('an id is too large')}\n\t [[node]]"))
+    assert str(found) == "an id is too large"
+    assert find_user_error(RuntimeError("a bug")) is None
+
+
+@pytest.mark.parametrize("text", [SHUT_DOWN, "[../gloo/transport/tcp/pair.cc:598] Connection closed by peer"])
+def test_the_end_of_another_rank_is_one_line(text: str) -> None:
+    found = find_lost_rank(caused(RuntimeError("outer"), ValueError(text)))
+    assert isinstance(found, RunError)
+    assert "another rank of the job has ended" in str(found) and "\n" not in str(found)
+    assert find_lost_rank(ValueError("HorovodAllreduce: mismatched shapes")) is None
+    code = (
+        "import sys; sys.argv = ['afm-ctr', 'doctor']\n"
+        "from afm_ctr import doctor; from afm_ctr.cli import main\n"
+        f"def examine(): raise ValueError({text!r})\n"
+        "doctor.examine = examine; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, f"afm-ctr: {found}\n")

@@ -1,0 +1,294 @@
+"""The fused pooling against the oracle and against the TensorFlow form, on every instruction set of this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afm_ctr import doctor, native
+from afm_ctr.errors import UserError
+from afm_ctr.interactions import (
+    Dropout,
+    attentional_pooling,
+    fused_attentional_pooling,
+    stateless_keep,
+    training_attentional_pooling,
+    uses_fused,
+)
+
+needs_library = pytest.mark.skipif(not native.available(), reason=f"fused pooling: {native.why_not()}")
+SETS = native.instruction_sets()
+NAMES = ["u", "W", "b", "h"]
+
+
+class Case:
+    """Inputs of a pooling, rounded to float32; about a fifth of the slots are absent and a tenth hold zeros."""
+
+    def __init__(self, rows: int, slots: int, k: int, t: int, seed: int, absent: float = 0.2) -> None:
+        rng = np.random.default_rng(seed)
+        self.present = rng.random((rows, slots)) >= absent
+        u = rng.normal(size=(rows, slots, k)) * (rng.random((rows, slots, 1)) >= 0.1)
+        u *= self.present[..., None]
+        scale = 1 / np.sqrt(k)  # scores of wide products would otherwise pick one pair alone
+        arrays = [u, scale * rng.normal(size=(k, t)), rng.normal(size=t), rng.normal(size=t) / np.sqrt(t)]
+        self.inputs = [x.astype(np.float32) for x in arrays]
+        self.upstream = rng.normal(size=(rows, k)).astype(np.float32)
+        self.pairs = oracle.all_pairs(slots)
+
+
+def answers(pooling: Any, case: Case, dtype: Any, **options: Any) -> list[np.ndarray]:
+    """The pooled vectors, and the gradients of their product with the upstream by u, W, b and h."""
+    inputs = [tf.constant(x, dtype) for x in case.inputs]
+
+    @tf.function
+    def run() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            pooled = pooling(inputs[0], tf.constant(case.present), *inputs[1:], case.pairs, **options)
+            pooled = pooled[0] if isinstance(pooled, tuple) else pooled
+            total = tf.reduce_sum(pooled * tf.constant(case.upstream, dtype))
+        return [pooled, *tape.gradient(total, inputs, unconnected_gradients="zero")]
+
+    return [answer.numpy() for answer in run()]
+
+
+def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    """Forward within 1e-5, gradients within 1e-4 of the largest of their kind."""
+    for name, have, want in zip(["pooled", *NAMES], found, expected, strict=True):
+        limit = 1e-5 if name == "pooled" else 1e-4
+        np.testing.assert_allclose(have, want, rtol=limit, atol=limit * max(1e-3, np.abs(want).max()), err_msg=name)
+
+
+def oracle_answers(case: Case, scale: bool, keep: np.ndarray | None = None) -> list[np.ndarray]:
+    """The same from the oracle: a feature for each slot of each row, p = a row's upstream, one row at a time."""
+    u, W, b, h = (x.astype(np.float64) for x in case.inputs)
+    rows, slots, k = u.shape
+    pooled, by_u = np.zeros((rows, k)), np.zeros_like(u)
+    sums = [np.zeros_like(x) for x in (W, b, h)]
+    for row in range(rows):
+        parameters = {
+            "w0": np.zeros(()),
+            "w": np.zeros(slots + 1),
+            "v": np.vstack([np.zeros(k), u[row]]),
+            "W": W,
+            "b": b,
+            "h": h,
+            "p": case.upstream[row].astype(np.float64),
+        }
+        ids = np.where(case.present[row], np.arange(1, slots + 1), 0)
+        row_keep = None if keep is None else keep[row : row + 1]
+        _, _, by = oracle.afm(parameters, ids[None], np.ones((1, slots)), case.pairs, np.ones(1), scale, row_keep)
+        pooled[row], by_u[row] = by["p"], by["v"][1:]
+        sums = [total + by[name] for total, name in zip(sums, "Wbh", strict=True)]
+    return [pooled, by_u, *sums]
+
+
+@pytest.fixture(params=SETS)
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AFM_CTR_INSTRUCTIONS", request.param)
+    return request.param
+
+
+@needs_library
+@pytest.mark.parametrize("shape", [(4, 1, 3, 2), (3, 2, 1, 1), (5, 7, 3, 5), (4, 12, 17, 9), (2, 9, 33, 40)], ids=str)
+@pytest.mark.parametrize("scale", [False, True])
+def test_forward_and_gradients_equal_the_oracle(instructions: str, shape: tuple[int, ...], scale: bool) -> None:
+    case = Case(*shape, seed=1)
+    assert_close(
+        answers(fused_attentional_pooling, case, tf.float32, scale_by_pairs=scale), oracle_answers(case, scale)
+    )
+
+
+@needs_library
+def test_dropout_equals_the_oracle_with_the_masks_of_the_tensorflow_form(instructions: str) -> None:
+    case = Case(6, 8, 5, 3, seed=2)
+    rows = tf.constant([3, 1, 4, 2**62 + 5, -9, 2], tf.int64)
+    keep = stateless_keep(rows, len(case.pairs), 0.4, seed=-7, salt=1, dtype=tf.float64).numpy()
+    assert 0.2 < np.mean(keep == 0) < 0.6
+    found = answers(
+        fused_attentional_pooling, case, tf.float32, scale_by_pairs=True, dropout=Dropout(rows, 0.4, -7, 1)
+    )
+    assert_close(found, oracle_answers(case, True, keep))
+
+
+@needs_library
+@pytest.mark.parametrize(
+    "shape", [(3, 39, 16, 16), (3, 40, 10, 20), (2, 100, 7, 64), (1, 196, 16, 64), (1, 200, 20, 3)], ids=str
+)
+@pytest.mark.parametrize("absent", [0.0, 0.3])
+def test_many_slots_equal_the_plain_form_in_float64(instructions: str, shape: tuple[int, ...], absent: float) -> None:
+    case = Case(*shape, seed=3, absent=absent)
+    rows = tf.range(100, 100 + shape[0], dtype=tf.int64)
+    options: dict[str, Any] = {"scale_by_pairs": True, "dropout": Dropout(rows, 0.1, 5, 1)}
+    expected = answers(attentional_pooling, case, tf.float64, **options)
+    assert_close(answers(fused_attentional_pooling, case, tf.float32, **options), expected)
+
+
+@needs_library
+@settings(max_examples=20, deadline=None)
+@given(
+    slots=st.integers(1, 20),
+    k=st.integers(1, 37),
+    t=st.integers(1, 37),
+    rows=st.integers(0, 70),
+    seed=st.integers(0, 2**31),
+    scale=st.booleans(),
+    rate=st.sampled_from([0.0, 0.5]),
+    absent=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
+    listed=st.sampled_from([0.3, 1.0]),
+)
+def test_any_shape_equals_the_plain_form(
+    slots: int, k: int, t: int, rows: int, seed: int, scale: bool, rate: float, absent: float, listed: float
+) -> None:
+    case = Case(rows, slots, k, t, seed, absent)
+    case.pairs = case.pairs[np.random.default_rng(seed).random(len(case.pairs)) < listed]
+    options: dict[str, Any] = {"scale_by_pairs": scale}
+    if rate:
+        options["dropout"] = Dropout(tf.range(rows, dtype=tf.int64), rate, seed, 1)
+    expected = answers(attentional_pooling, case, tf.float64, **options)
+    found = answers(fused_attentional_pooling, case, tf.float32, **options)
+    if rows:
+        assert_close(found, expected)
+    assert [x.shape for x in found] == [x.shape for x in expected]
+
+
+@needs_library
+def test_rows_without_pairs_pool_to_zero_and_get_no_gradient(instructions: str) -> None:
+    case = Case(4, 5, 3, 4, seed=4, absent=0.0)
+    case.present[0] = False
+    case.present[1, 1:] = False
+    case.pairs = case.pairs[case.pairs[:, 0] > 0]
+    case.present[2, 2:] = False  # two slots are present, but their pair is not listed
+    pooled, by_u, *_ = answers(fused_attentional_pooling, case, tf.float32, scale_by_pairs=True)
+    assert not pooled[:3].any() and not by_u[:3].any()
+    assert pooled[3].all() and not by_u[3, 0].any() and by_u[3, 1:].all()
+
+
+@needs_library
+def test_what_an_absent_slot_holds_is_not_read(instructions: str) -> None:
+    case = Case(5, 9, 4, 3, seed=5)
+    expected = answers(fused_attentional_pooling, case, tf.float32)
+    case.inputs[0][~case.present] = np.nan
+    for found, want in zip(answers(fused_attentional_pooling, case, tf.float32), expected, strict=True):
+        np.testing.assert_array_equal(found, want)
+
+
+@needs_library
+def test_scores_far_apart_and_numbers_that_are_none(instructions: str) -> None:
+    case = Case(3, 6, 4, 5, seed=6, absent=0.0)
+    case.inputs[3] *= 200  # attention is all on one pair or two
+    assert_close(
+        answers(fused_attentional_pooling, case, tf.float32)[:1] + [np.zeros(1)] * 4,
+        answers(attentional_pooling, case, tf.float64)[:1] + [np.zeros(1)] * 4,
+    )
+    case.inputs[0][1, 2, 3] = np.nan
+    pooled, by_u, *_ = answers(fused_attentional_pooling, case, tf.float32)
+    assert np.isnan(pooled[1]).all() and np.isnan(by_u[1]).any()
+    assert np.isfinite(pooled[[0, 2]]).all() and np.isfinite(by_u[[0, 2]]).all()
+
+
+@needs_library
+def test_an_example_does_not_see_its_batch(instructions: str) -> None:
+    case = Case(67, 8, 16, 16, seed=7)
+    together = answers(fused_attentional_pooling, case, tf.float32)
+    case.inputs[0], case.present, case.upstream = case.inputs[0][41:42], case.present[41:42], case.upstream[41:42]
+    apart = answers(fused_attentional_pooling, case, tf.float32)
+    np.testing.assert_array_equal(apart[0][0], together[0][41])
+    np.testing.assert_array_equal(apart[1][0], together[1][41])
+
+
+@needs_library
+def test_wrong_shapes_and_pairs_are_refused() -> None:
+    case = Case(2, 3, 4, 5, seed=9)
+    u, W, b, h = map(tf.constant, case.inputs)
+    present = tf.constant(case.present)
+    for arguments, text in [
+        ((u[0], present, W, b, h), "rank 3|\\[batch, slots, k\\]"),
+        ((u, present[:1], W, b, h), "present must be"),
+        ((u, present, W[1:], b, h), "W must be"),
+        ((u, present, W, b[1:], h), "b must be"),
+        ((u, present, W, b, h[1:]), "h must be"),
+    ]:
+        with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=text):
+            native.fused_pooling(*arguments, case.pairs)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="slot 3 of 3"):
+        native.fused_pooling(u, present, W, b, h, [(0, 3)])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="rows must be"):
+        native.fused_pooling(u, present, W, b, h, case.pairs, threshold=1)
+    for pairs in ([(1, 0)], [(0, 3)], [(0, 1), (0, 1)]):
+        with pytest.raises(ValueError, match="distinct"):
+            fused_attentional_pooling(u, present, W, b, h, np.array(pairs))
+
+
+def test_the_form_is_chosen_by_the_library_the_type_and_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AFM_CTR_POOLING", raising=False)
+    assert uses_fused(tf.float32) == native.available()
+    assert not uses_fused(tf.float64)
+    monkeypatch.setenv("AFM_CTR_POOLING", "tensorflow")
+    assert not uses_fused(tf.float32)
+    monkeypatch.setenv("AFM_CTR_POOLING", "quick")
+    with pytest.raises(UserError, match="fused or tensorflow"):
+        uses_fused(tf.float32)
+    monkeypatch.setenv("AFM_CTR_POOLING", "fused")
+    monkeypatch.setattr(native, "why_not", lambda: "not built")
+    monkeypatch.setattr(native, "available", lambda: False)
+    with pytest.raises(UserError, match=r"not built; build it by `python scripts/build_native\.py`"):
+        uses_fused(tf.float32)
+
+
+@pytest.mark.parametrize("form", ["tensorflow", pytest.param("fused", marks=needs_library)])
+def test_training_takes_the_form_that_the_variable_names(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFM_CTR_POOLING", form)
+    case = Case(3, 4, 2, 2, seed=10)
+
+    @tf.function
+    def pool(u: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
+        return training_attentional_pooling(u, tf.constant(case.present), W, b, h, case.pairs)
+
+    operations = {op.type for op in pool.get_concrete_function(*map(tf.constant, case.inputs)).graph.get_operations()}
+    assert ("AfmCtrPooling" in operations) == (form == "fused")
+
+
+def test_a_package_without_the_library_says_so() -> None:
+    code = (
+        "from afm_ctr import native; from afm_ctr.native import op; from pathlib import Path;"
+        "op.library_path = lambda: Path('/none/_afm.so'); op.FOLDER = Path('/none'); print(native.describe())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "TensorFlow form: not built\n"
+
+
+def test_set_up_without_a_compiler_says_so_in_one_line(root: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PATH": str(tmp_path), "AFM_CTR_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, root / "scripts" / "build_native.py", "--rebuild"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert "'g++' is not on the PATH" in line and "TensorFlow form" in line
+
+
+@pytest.mark.parametrize(
+    ("state", "ok"),
+    [("fused (avx2)", True), ("TensorFlow form: not built", False), ("TensorFlow form: a GPU is used", True)],
+)
+def test_doctor_names_the_form_and_what_mends_it(state: str, ok: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = subprocess.CompletedProcess([], 0, stdout=f"{state}\n", stderr="")
+    monkeypatch.setattr(doctor, "_run", lambda code: answer)
+    finding = doctor._pooling()
+    assert (finding.ok, finding.state, finding.optional) == (ok, state, True)
+    assert finding.mend == ("" if ok else "python scripts/build_native.py")
