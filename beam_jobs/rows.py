@@ -11,6 +11,7 @@ from afm_ctr.rawlog import BrokenEnd, LineParser, ParsedLines
 from afm_ctr.rawlog.log import truncated
 from afm_ctr.schema import FeatureSchema
 from beam_jobs import files
+from beam_jobs.sampling import thin
 from beam_jobs.sources import Chunk, Lines, read_unit
 from beam_jobs.splits import NO_SPLIT, SplitRule
 
@@ -28,10 +29,14 @@ def fingerprint64(texts: Sequence[bytes]) -> np.ndarray:
 
 @dataclass
 class SplitRows:
-    """Parsed lines with the place in ``SPLITS`` of every row, int8 [n]; ``NO_SPLIT`` rows have a bad split cell."""
+    """Parsed lines with the place in ``SPLITS`` of every row, int8 [n]; ``NO_SPLIT`` rows have a bad split cell.
+
+    ``sampled_out`` negatives, which are not among the rows, were left out before anything else was asked of them.
+    """
 
     parsed: ParsedLines
     codes: np.ndarray
+    sampled_out: int = 0
 
 
 @dataclass
@@ -76,7 +81,11 @@ class RowReader:
                 cell = parsed.extra[self.rule.column or ""][row].decode("utf-8")
                 detail = f"column {self.rule.column!r}: {cell!r} is not train, valid or test"
                 parsed.rejects.append(parsed.reject(row, "bad_split", detail))
-            yield SplitRows(parsed, codes)
+            sampling = self.spec.negative_sampling
+            if self.labelled and sampling is not None and sampling.apply == "here":
+                yield SplitRows(*thin(sampling, parsed, codes, fingerprint64))
+            else:
+                yield SplitRows(parsed, codes)
 
     def _by_index(self, rows: np.ndarray) -> np.ndarray:
         """The stretch of the codes' file that belongs to these (ascending) rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -25,8 +25,8 @@ class ParsedLines:
             where they were left out (see :meth:`LineParser.parse`).
         extra: the same for the further columns asked for.
         labels: float32 [n]; nan = no label.
-        weights: float32 [n]: the weight column, times 1/rate for negatives of a downsampled log that is corrected by
-            weights; ones where the schema has neither.
+        weights: float32 [n]: the weight column, times 1/rate for negatives of a log that was thinned before and is
+            corrected by weights; ones where the schema has neither.
         groups: raw bytes of the group column, None = the row has no group.
         keys: the key column's cells, else ``<file>#<line>``.
         line_numbers: int64 [n], from 1.
@@ -53,6 +53,21 @@ class ParsedLines:
     def reject(self, row: int, reason: str, detail: str) -> Reject:
         """The reject of a row that turned out bad later."""
         return Reject(self.keys[row], self.source, int(self.line_numbers[row]), reason, detail, self.lines[row])
+
+    def take(self, rows: np.ndarray) -> ParsedLines:
+        """Some of the rows, by their places in an int64 array; the rejects stay."""
+        at = rows.tolist()
+        return replace(
+            self,
+            columns={name: cells[rows] for name, cells in self.columns.items()},
+            extra={name: cells[rows] for name, cells in self.extra.items()},
+            labels=self.labels[rows],
+            weights=self.weights[rows],
+            groups=[self.groups[i] for i in at],
+            keys=[self.keys[i] for i in at],
+            line_numbers=self.line_numbers[rows],
+            lines=[self.lines[i] for i in at],
+        )
 
 
 class LineParser:
@@ -192,7 +207,7 @@ class LineParser:
             for i in wrong:
                 bad.setdefault(i, ("bad_weight", f"weight {_shown(texts[i])}"))
         sampling = self.spec.negative_sampling
-        if sampling is not None and sampling.correct == "weights":
+        if sampling is not None and sampling.correct == "weights" and sampling.apply == "already":
             weights = np.where(labels == 0, weights / sampling.rate, weights)
             for i in np.flatnonzero(weights > LARGEST).tolist():
                 bad.setdefault(i, ("bad_weight", f"weight {weights[i]:.3g}, with 1/rate, is beyond float32"))

@@ -132,12 +132,15 @@ class Label(Frozen):
 
 
 class NegativeSampling(Frozen):
-    """Says that the log was thinned: only a share ``rate`` of its negatives was kept.
+    """Says that only a share ``rate`` of the negatives is trained on, and how that is corrected.
 
     Attributes:
         rate: share of negatives kept, in (0, 1].
         correct: ``weights`` trains negatives with weight 1/rate; ``logit`` adds ln(rate) to the exported bias.
+        apply: ``already``: the log was thinned before, in all its splits. ``here``: ``prepare`` thins the split
+            ``train``, and no other, by a hash of the record's key; rows of one key stay or go together.
     """
 
     rate: Annotated[float, Field(gt=0, le=1)]
     correct: Literal["weights", "logit"]
+    apply: Literal["already", "here"] = "already"

@@ -42,7 +42,8 @@ class FeatureSchema(Frozen):
         key: column whose text travels to predictions and rejects; ``None``: ``<file>#<line>``.
         group: column by which the group AUC groups rows.
         weight: column of example weights (numbers ≥ 0).
-        negative_sampling: says that negatives were thinned before, and how that is corrected.
+        negative_sampling: says that negatives were thinned before, or that ``prepare`` is to do it, and how that is
+            corrected.
         spaces: id spaces that several fields share, by name.
         fields: the fields, in slot order.
     """
