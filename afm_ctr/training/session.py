@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
 import time
@@ -23,6 +24,9 @@ from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.evaluate import Evaluator
 from afm_ctr.training.folder import RunFolder
 from afm_ctr.training.progress import Mode, Reporter, TensorBoardScalars
+
+RunState = tuple[Position, dict[str, Any], dict[str, np.ndarray]]
+"""Where a run is: position, state of the callbacks (plain data), running sums of the metrics over all ranks."""
 
 
 class Session(keras.callbacks.Callback):
@@ -250,18 +254,14 @@ class Session(keras.callbacks.Callback):
         totals = self.world.grouped_sum([variable.value.read_value() for variable in variables.values()])
         return {name: total.numpy() for name, total in zip(variables, totals, strict=True)}
 
-    def save(self) -> None:
-        """Write a checkpoint, on rank 0; all ranks must call it.
+    def state(self) -> RunState:
+        """Where the run is, beside the values of its variables, as :meth:`take_up` wants it.
 
-        Raises:
-            UserError: loss or weights are not finite.
+        All ranks must call it. What it returns is a copy: it does not change when the run goes on.
         """
-        between = self.position.step_in_epoch == 0
-        sums = {} if between else self._running_sums()
-        if not all(np.isfinite(value).all() for value in sums.values()):
-            raise UserError(self._diverged("the loss is not finite"))
-        if not self.world.is_chief:
-            return
+        sums = dict(self._sums)  # taken up and not yet given to the metrics
+        if not sums and self.position.step_in_epoch:
+            sums = self._running_sums()
         state = {
             "data_id": self._data,
             "best": self.best,
@@ -269,10 +269,23 @@ class Session(keras.callbacks.Callback):
             "epoch_rows": self._epoch_rows,
             "callbacks": {name: callback.get_state() for name, callback in self._stateful().items()},
         }
+        return self.position, copy.deepcopy(state), sums
+
+    def save(self) -> None:
+        """Write a checkpoint, on rank 0; all ranks must call it.
+
+        Raises:
+            UserError: loss or weights are not finite.
+        """
+        position, state, sums = self.state()
+        if not all(np.isfinite(value).all() for value in sums.values()):
+            raise UserError(self._diverged("the loss is not finite"))
+        if not self.world.is_chief:
+            return
         with contextlib.nullcontext() if self.watchdog is None else self.watchdog.paused():
             self.shelf.save(
                 self.network,
-                self.position,
+                position,
                 best=self.best,
                 schema_id=self.reader.schema.id,
                 state=state,
@@ -283,8 +296,13 @@ class Session(keras.callbacks.Callback):
         return {"history": self.history, "warmup": self.warmup, **self.deciders}
 
     def take_up(self, position: Position, state: dict[str, Any], sums: dict[str, np.ndarray]) -> None:
-        """Go on from a checkpoint whose variables have been restored on rank 0; all ranks call it."""
-        self.position, self.best, self._sums = position, state["best"], sums
+        """Go on from what :meth:`state` gave, on any number of ranks.
+
+        All ranks call it with the same. The variables are restored already, on rank 0 at least. What was written of
+        later steps is forgotten.
+        """
+        state = copy.deepcopy(state)
+        self.position, self.best, self._sums = position, state["best"], dict(sums)
         self._epoch_seconds, self._epoch_rows = state["epoch_seconds"], state["epoch_rows"]
         for name, callback in self._stateful().items():
             if name in state["callbacks"]:
@@ -294,7 +312,7 @@ class Session(keras.callbacks.Callback):
             self.history.write()
 
 
-def opened(checkpoint: Checkpoint) -> tuple[Position, dict[str, Any], dict[str, np.ndarray]]:
+def opened(checkpoint: Checkpoint) -> RunState:
     """What :meth:`Session.take_up` wants of a checkpoint."""
     return checkpoint.position, checkpoint.state, checkpoint.extra()
 
