@@ -7,29 +7,47 @@ from .base import Frozen
 from .boundaries import log_square_boundaries, quantile_boundaries
 from .facts import Analysis, NumberFacts
 from .fields import (
+    LIBFM_COLUMN,
     BucketEncoding,
     CategoricalField,
+    CrossField,
     DeclaredIds,
     HashSpace,
     LibfmField,
     MissingValue,
     NumericField,
+    OneField,
     ValueEncoding,
     VocabularySpace,
+    WordField,
+    column_of,
+    columns_of,
     slots_of,
 )
-from .formats import Column, DelimitedFormat, Label, LibfmFormat, NegativeSampling
+from .formats import (
+    MAX_LINE_BYTES,
+    Column,
+    DelimitedFormat,
+    JsonlFormat,
+    Label,
+    LibfmFormat,
+    NegativeSampling,
+    ParquetFormat,
+)
 from .reading import read_yaml, validate
 from .resolve import resolve
 from .resolved import IdRange, NumericStatistics, ResolvedSchema, Slot, missing_space
-from .spec import LIBFM_COLUMN, FeatureSchema, FieldSpace, column_of, fits_name, needs_statistics
+from .spec import FeatureSchema, FieldSpace, fits_name, needs_statistics
+from .times import PART_SIZES, TimeField, TimeLayout, time_layout
 
 __all__ = [
     "LIBFM_COLUMN",
+    "PART_SIZES",
     "Analysis",
     "BucketEncoding",
     "CategoricalField",
     "Column",
+    "CrossField",
     "DeclaredIds",
     "DelimitedFormat",
     "FeatureSchema",
@@ -45,11 +63,16 @@ __all__ = [
     "NumberFacts",
     "NumericField",
     "NumericStatistics",
+    "OneField",
     "ResolvedSchema",
     "Slot",
+    "TimeField",
+    "TimeLayout",
     "ValueEncoding",
     "VocabularySpace",
+    "WordField",
     "column_of",
+    "columns_of",
     "fits_name",
     "log_square_boundaries",
     "missing_space",
@@ -58,5 +81,6 @@ __all__ = [
     "read_yaml",
     "resolve",
     "slots_of",
+    "time_layout",
     "validate",
 ]

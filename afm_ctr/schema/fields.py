@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from .base import Count, Frozen, Name, Problem, Problems
+from .times import TimeField
+
+LIBFM_COLUMN = "features"
 
 
 class HashSpace(Frozen):
@@ -22,12 +25,14 @@ class VocabularySpace(Frozen):
 
     Attributes:
         min_count: a value seen less often in the train split gets no row.
+        top: of those left, only so many of the most frequent get one; of equally frequent ones the first by bytes.
         oov: rows shared by unknown values, over which they are spread by Fingerprint64.
         capacity: rows kept for values, so that later ones find room; ``None``: as many as there are now.
     """
 
     kind: Literal["vocabulary"]
     min_count: Count = 1
+    top: Count | None = None
     oov: Count = 1
     capacity: Count | None = None
 
@@ -71,16 +76,51 @@ class CategoricalField(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> CategoricalField:
-        problems = []
-        if self.encoding is None and self.space is None:
-            problems.append(Problem(("encoding",), "must be given (or `space`, the name of a shared id space)"))
-        if self.encoding is not None and self.space is not None:
-            problems.append(Problem(("space",), "must not stand beside `encoding`; keep one of the two"))
+        problems = _one_space(self)
         if self.max_values > 1 and self.separator is None:
             problems.append(Problem(("max_values",), f"{self.max_values} values need a `separator` between them"))
         if problems:
             raise Problems(problems)
         return self
+
+
+class CrossField(Frozen):
+    """Several cells of a row taken together as one value: their texts, joined by the byte 0x1F.
+
+    Attributes:
+        columns: the columns, at least two. A row in which one of them is empty has no value.
+        encoding: its own id space, a hash or a vocabulary of joined texts, or
+        space: the name of a shared one.
+        missing: a row without a value: ``absent`` takes no part, ``own`` is an id of its own.
+    """
+
+    kind: Literal["cross"]
+    name: Name
+    columns: Annotated[tuple[Name, ...], Field(min_length=2)]
+    encoding: Annotated[HashSpace | VocabularySpace, Field(discriminator="kind")] | None = None
+    space: Name | None = None
+    missing: Literal["absent", "own"] = "absent"
+
+    max_values: ClassVar[int] = 1
+    separator: ClassVar[None] = None
+
+    @model_validator(mode="after")
+    def _check(self) -> CrossField:
+        problems = _one_space(self)
+        repeated = next((name for name in self.columns if self.columns.count(name) > 1), None)
+        if repeated:
+            problems.append(Problem(("columns",), f"'{repeated}' stands there twice; name each column once"))
+        if problems:
+            raise Problems(problems)
+        return self
+
+
+def _one_space(field: CategoricalField | CrossField) -> list[Problem]:
+    if field.encoding is None and field.space is None:
+        return [Problem(("encoding",), "must be given (or `space`, the name of a shared id space)")]
+    if field.encoding is not None and field.space is not None:
+        return [Problem(("space",), "must not stand beside `encoding`; keep one of the two")]
+    return []
 
 
 class ValueEncoding(Frozen):
@@ -157,6 +197,8 @@ class NumericField(Frozen):
     encoding: Annotated[ValueEncoding | BucketEncoding, Field(discriminator="kind")]
     missing: NumericMissing = "absent"
 
+    max_values: ClassVar[int] = 1
+
     @model_validator(mode="after")
     def _check(self) -> NumericField:
         if isinstance(self.missing, MissingValue) and not isinstance(self.encoding, ValueEncoding):
@@ -190,9 +232,23 @@ class LibfmField(Frozen):
         return ids
 
 
-AnyField = Annotated[CategoricalField | NumericField | LibfmField, Field(discriminator="kind")]
+OneField = CategoricalField | CrossField | NumericField | TimeField | LibfmField
+WordField = CategoricalField | CrossField  # fields whose cells name something in an id space
+AnyField = Annotated[OneField, Field(discriminator="kind")]
 
 
-def slots_of(field: CategoricalField | NumericField | LibfmField) -> int:
+def slots_of(field: OneField) -> int:
     """How many slots a field has."""
-    return 1 if isinstance(field, NumericField) else field.max_values
+    return field.max_values
+
+
+def columns_of(field: OneField) -> tuple[str, ...]:
+    """The raw columns that a field reads."""
+    return field.columns if isinstance(field, CrossField) else (column_of(field),)
+
+
+def column_of(field: CategoricalField | NumericField | TimeField | LibfmField) -> str:
+    """The raw column of a field that reads one."""
+    if isinstance(field, LibfmField):
+        return LIBFM_COLUMN
+    return field.column or field.name

@@ -56,7 +56,7 @@ def save(schema: ResolvedSchema, folder: Path) -> None:
         "ranges": content["ranges"],
         "statistics": {name: s for name, s in content["statistics"].items() if name not in derived},
         "vocabularies": content["vocabularies"],
-        "spec": schema.spec.model_dump(mode="json", exclude_defaults=True),
+        "spec": content["spec"],
     }
     text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     _replace(folder / "schema.yaml", (_HEAD + text).encode())

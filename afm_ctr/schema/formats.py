@@ -1,4 +1,4 @@
-"""How a log is written: delimited text or libfm text, its columns, its label."""
+"""How a log is written: delimited or libfm text, JSON Lines or Parquet; its columns, its label."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from .base import Frozen, Name, Problem, Problems
+from .base import Count, Frozen, Name, Problem, Problems
+
+
+MAX_LINE_BYTES = 1 << 20
 
 
 class Column(Frozen):
@@ -14,7 +17,9 @@ class Column(Frozen):
 
     Attributes:
         name: what the schema and the serving signature call it.
-        header: its text in the log's header line; ``None`` when that is the name itself.
+        header: what the log calls it, when that is not the name itself: its text in the header line, its key in a
+            JSON object, its name in a Parquet file. In the latter two ``a.b`` reaches into an object or struct
+            ``a``, where no key or column is called ``a.b`` as it stands.
     """
 
     name: Name
@@ -26,7 +31,59 @@ class Column(Frozen):
         return {"name": data} if isinstance(data, str) else data
 
 
-class DelimitedFormat(Frozen):
+class _NamedColumns(Frozen):
+    """Columns by name: what all formats but libfm have in common.
+
+    Attributes:
+        columns: names for what the log calls its columns; one that is not listed is called what the log calls it.
+    """
+
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The listed columns' names, in order."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def listed_alone(self) -> bool:
+        """Whether the log has the listed columns and no others."""
+        return False
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> _NamedColumns:
+        problems = []
+        if self.listed_alone and not self.columns:
+            problems.append(Problem(("columns",), "must list every column in file order when `header` is false"))
+        names: set[str] = set()
+        headers: set[str] = set()
+        for index, column in enumerate(self.columns):
+            here = ("columns", index)
+            if column.name in names:
+                problems.append(Problem((*here, "name"), f"'{column.name}' is listed twice; give it another name"))
+            if self.listed_alone and column.header is not None:
+                problems.append(Problem((*here, "header"), "there is no header line (`header: false`); remove it"))
+            elif (text := column.header or column.name) in headers:
+                problems.append(Problem((*here, "header"), f"the header '{text}' is listed twice; keep one"))
+            names.add(column.name)
+            headers.add(column.header or column.name)
+        if problems:
+            raise Problems(problems)
+        return self
+
+
+class _Lines(Frozen):
+    """Text, one row a line.
+
+    Attributes:
+        max_line_bytes: longest line that is read, without its end; a longer one is a reject, and is never held in
+            memory as a whole.
+    """
+
+    max_line_bytes: Count = MAX_LINE_BYTES
+
+
+class DelimitedFormat(_NamedColumns, _Lines):
     """Delimited text: one row a line, with or without a header line.
 
     Attributes:
@@ -41,7 +98,6 @@ class DelimitedFormat(Frozen):
     delimiter: str = ","
     header: bool = Field(default=True, strict=True)
     quote: bool = Field(default=True, strict=True)
-    columns: tuple[Column, ...] = ()
 
     @field_validator("delimiter")
     @classmethod
@@ -50,40 +106,50 @@ class DelimitedFormat(Frozen):
             raise ValueError('must be one ASCII character such as "," or "\\t"')
         return text
 
-    @model_validator(mode="after")
-    def _check_columns(self) -> DelimitedFormat:
-        problems = []
-        if not self.header and not self.columns:
-            problems.append(Problem(("columns",), "must list every column in file order when `header` is false"))
-        names: set[str] = set()
-        headers: set[str] = set()
-        for index, column in enumerate(self.columns):
-            here = ("columns", index)
-            if column.name in names:
-                problems.append(Problem((*here, "name"), f"'{column.name}' is listed twice; give it another name"))
-            if not self.header and column.header is not None:
-                problems.append(Problem((*here, "header"), "there is no header line (`header: false`); remove it"))
-            elif (text := column.header or column.name) in headers:
-                problems.append(Problem((*here, "header"), f"the header '{text}' is listed twice; keep one"))
-            names.add(column.name)
-            headers.add(column.header or column.name)
-        if problems:
-            raise Problems(problems)
-        return self
-
     @property
-    def names(self) -> tuple[str, ...]:
-        """The listed columns' names, in order."""
-        return tuple(column.name for column in self.columns)
+    def listed_alone(self) -> bool:
+        """Without a header line they are."""
+        return not self.header
 
 
-class LibfmFormat(Frozen):
+class LibfmFormat(_Lines):
     """libsvm / libfm text: ``label id:value id:value …``; the columns are ``label`` and ``features``."""
 
     kind: Literal["libfm"]
 
 
-Format = Annotated[DelimitedFormat | LibfmFormat, Field(discriminator="kind")]
+class _Typed(_NamedColumns):
+    """Formats whose cells have types: they become the texts that a delimited log would have.
+
+    Attributes:
+        list_separator: what stands between the cells of a list.
+    """
+
+    list_separator: Annotated[str, Field(min_length=1)] = "|"
+
+
+class JsonlFormat(_Typed, _Lines):
+    """JSON Lines: one object a line.
+
+    A string is its text, a number its digits as written, ``true`` and ``false`` are those words, ``null`` and a key
+    that is not there are missing, a list of those is its cells with ``list_separator`` between them.
+    """
+
+    kind: Literal["jsonl"]
+
+
+class ParquetFormat(_Typed):
+    """Apache Parquet: the columns that the schema reads, and no others, are read.
+
+    Whole numbers become their digits, floating-point ones the shortest text that is the same number (``2.0``,
+    ``1e-07``), booleans ``true`` and ``false``, dates and times ISO 8601 (UTC where they have a zone), null is
+    missing, a list of those is its cells with ``list_separator`` between them.
+    """
+
+    kind: Literal["parquet"]
+
+
+Format = Annotated[DelimitedFormat | LibfmFormat | JsonlFormat | ParquetFormat, Field(discriminator="kind")]
 
 
 def _texts(value: Any) -> Any:

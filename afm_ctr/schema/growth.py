@@ -6,17 +6,18 @@ from typing import Any
 
 from afm_ctr.errors import UserError
 
-from .fields import DeclaredIds, LibfmField, VocabularySpace
+from .fields import DeclaredIds, LibfmField, VocabularySpace, WordField, columns_of
 from .resolved import ResolvedSchema
 from .spec import FeatureSchema
+from .times import TimeField
 
 
 def check_parent(spec: FeatureSchema, parent: ResolvedSchema) -> None:
     """Refuse a schema whose ids would mean something else than its parent's.
 
     The same fields in the same order, of the same kinds and encodings, in the same id spaces. What may differ: how
-    the log is written (format, columns), ``min_count``, ``capacity``, and the size of declared or libfm ids, which
-    may grow.
+    the log is written (format, names of columns, the format of a time), ``min_count``, ``top``, ``capacity``, and
+    the size of declared or libfm ids, which may grow.
 
     Raises:
         UserError: names the first difference.
@@ -32,6 +33,8 @@ def check_parent(spec: FeatureSchema, parent: ResolvedSchema) -> None:
         here = f"fields[{index}] ('{field.name}')"
         for key, mine, theirs in _differences(_fixed(field), _fixed(before)):
             _refuse(parent, f"{here}.{key}: is {mine}, there {theirs}")
+        if len(columns_of(field)) != len(columns_of(before)):
+            _refuse(parent, f"{here}.columns: are {len(columns_of(field))}, there {len(columns_of(before))}")
         (name, space), (old_name, old_space) = spec.space_of(field), old.space_of(before)
         if name != old_name:
             _refuse(parent, f"{here}: its id space is '{name}', there '{old_name}'")
@@ -55,13 +58,15 @@ def _fixed(part: Any) -> dict[str, Any]:
         return {}
     free = {"column", "separator"}
     if isinstance(part, VocabularySpace):
-        free = {"min_count", "capacity"}
+        free = {"min_count", "top", "capacity"}
     elif isinstance(part, DeclaredIds):
         free = {"size"}
     elif isinstance(part, LibfmField):
         free = {"ids"}
-    elif getattr(part, "kind", None) == "categorical":
-        free |= {"encoding", "space"}
+    elif isinstance(part, TimeField):
+        free |= {"format"}
+    elif isinstance(part, WordField):
+        free |= {"columns", "encoding", "space"}
     return {key: value for key, value in part.model_dump(mode="json").items() if key not in free}
 
 

@@ -14,6 +14,7 @@ from .fields import BucketEncoding, DeclaredIds, HashSpace, LibfmField, NumericF
 from .growth import check_parent
 from .resolved import IdRange, NumericStatistics, ResolvedSchema, missing_space
 from .spec import FeatureSchema, needs_statistics
+from .times import PART_SIZES, TimeField
 
 _ROUNDING = 1e-14  # what the mean of equal numbers may be off, relatively; float64 itself has 1.1e-16
 
@@ -23,7 +24,7 @@ def resolve(spec: FeatureSchema, analysis: Analysis, parent: ResolvedSchema | No
 
     Without a parent the spaces get their ranges in the order of the fields. With one, everything that the parent
     decided stays: ids never move, statistics and boundaries are the parent's, vocabularies keep their entries. New
-    vocabulary entries go behind the old ones, inside the capacity and beyond it into a further range at the end of
+    vocabulary entries (what ``min_count`` and ``top`` let through, in these data alone) go behind the old ones, inside the capacity and beyond it into a further range at the end of
     the table; so do declared ids whose size has grown. Where nothing new appears the parent itself is returned.
 
     Args:
@@ -102,20 +103,21 @@ def _entries(
         if parent is None:
             raise _not_analysed(f"vocabulary '{name}'")
         return old
-    known = set(old)
     # A line break cannot stand in a vocabulary file, and an empty cell is missing.
-    new = [
+    frequent = [
         (value, count)
         for value, count in counts.items()
-        if count >= space.min_count and value not in known and value and b"\n" not in value and b"\r" not in value
+        if count >= space.min_count and value and b"\n" not in value and b"\r" not in value
     ]
-    new.sort(key=lambda entry: (-entry[1], entry[0]))
+    frequent.sort(key=lambda entry: (-entry[1], entry[0]))
+    known = set(old)
+    new = [value for value, _ in frequent[: space.top] if value not in known]
     if parent is None and space.capacity is not None and len(new) > space.capacity:
         raise UserError(
             f"vocabulary '{name}': {len(new)} values occur at least {space.min_count} times, and its capacity is "
-            f"{space.capacity}; raise `capacity` or `min_count`"
+            f"{space.capacity}; raise `capacity` or `min_count`, or say `top: {space.capacity}`"
         )
-    return (*old, *(value for value, _ in new))
+    return (*old, *new)
 
 
 def _not_analysed(what: str) -> UserError:
@@ -158,5 +160,7 @@ def _rows(field: Any, space: Any, entries: int, statistics: NumericStatistics | 
         return space.oov + max(entries, space.capacity or 0)
     if isinstance(field, LibfmField):
         return field.ids[1] - field.ids[0]
+    if isinstance(field, TimeField):
+        return PART_SIZES[field.part]
     assert statistics is not None
     return len(statistics.boundaries) + 1 if isinstance(field.encoding, BucketEncoding) else 1

@@ -16,7 +16,7 @@ from .base import Frozen
 from .fields import NumericField, slots_of
 from .spec import FeatureSchema, needs_statistics
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class IdRange(Frozen):
@@ -90,7 +90,8 @@ class ResolvedSchema(Frozen):
         """Everything that makes this schema what it is, as plain data; vocabularies by their digests."""
         return {
             "format_version": FORMAT_VERSION,
-            "spec": self.spec.model_dump(mode="json"),
+            # Without defaults: a key that a later version brings does not change what this schema is.
+            "spec": self.spec.model_dump(mode="json", exclude_defaults=True),
             "lineage": list(self.lineage),
             "ranges": [r.model_dump() for r in self.ranges],
             "statistics": {name: s.model_dump(mode="json") for name, s in self.statistics.items()},
@@ -138,7 +139,7 @@ class ResolvedSchema(Frozen):
     @cached_property
     def pairs(self) -> np.ndarray:
         """int32 [P, 2]: slots i < j in lexicographic order, without the inner pairs of fields that want none."""
-        inner = {f.name: isinstance(f, NumericField) or f.within_field_pairs for f in self.spec.fields}
+        inner = {f.name: getattr(f, "within_field_pairs", True) for f in self.spec.fields}
         owner = [slot.field for slot in self.slots]
         kept = [
             (i, j)

@@ -142,8 +142,8 @@ def test_a_damaged_file_is_named(parent, tmp_path):
     with pytest.raises(UserError, match=r"word\.txt: no such file"):
         ResolvedSchema.load(tmp_path)
     parent.save(tmp_path)
-    edit(tmp_path / "schema.yaml", "format_version: 1", "format_version: 2")
-    with pytest.raises(UserError, match="format_version: 2"):
+    edit(tmp_path / "schema.yaml", "format_version: 2", "format_version: 3")
+    with pytest.raises(UserError, match="format_version: 3"):
         ResolvedSchema.load(tmp_path)
     (tmp_path / "schema.yaml").write_text(SPEC)
     with pytest.raises(UserError, match="is not a resolved schema"):

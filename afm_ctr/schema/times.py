@@ -1,0 +1,110 @@
+"""Time fields: how a moment is written, and which part of it becomes the id."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Literal
+
+from pydantic import field_validator, model_validator
+
+from .base import Frozen, Name, Problem, Problems
+
+# Ids of each part: hour of the day; Monday is 0; 1 at a weekend; day of the month and month count from 0.
+PART_SIZES = {"hour": 24, "weekday": 7, "weekend": 2, "day": 31, "month": 12}
+_WHOLE_DATE = (("year", ("Y", "y")), ("month", ("m",)), ("day", ("d",)))
+_NEEDS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "hour": (("hour", ("H",)),),
+    "weekday": _WHOLE_DATE,
+    "weekend": _WHOLE_DATE,
+    "day": (("day", ("d",)),),
+    "month": (("month", ("m",)),),
+}
+NAMED_FORMATS = ("iso", "epoch", "epoch_ms")
+_WIDTHS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
+
+
+@dataclass(frozen=True)
+class TimeLayout:
+    """A format with directives, as places in a text of fixed length.
+
+    Attributes:
+        pattern: regular expression of the texts that have this form (their numbers may still be no date).
+        places: of each directive's letter its first byte and its length.
+        sample: a text of this form.
+    """
+
+    pattern: str
+    places: dict[str, tuple[int, int]]
+    sample: str
+
+
+@lru_cache(maxsize=64)
+def time_layout(text: str) -> TimeLayout:
+    """The layout of a format such as ``%Y-%m-%d %H:%M``.
+
+    Raises:
+        ValueError: it has no directive, an unknown one, one twice, or characters beyond printable ASCII.
+    """
+    if not re.fullmatch(r"[ -~]+", text) or text != text.strip() or "%" not in text:
+        named = ", ".join(NAMED_FORMATS)
+        raise ValueError(f"must be {named}, or directives of %{' %'.join(_WIDTHS)} with ASCII text between them")
+    pattern = sample = ""
+    places: dict[str, tuple[int, int]] = {}
+    for piece in re.findall(r"%.?|[^%]", text):
+        if len(piece) == 1 and piece != "%":
+            pattern, sample = pattern + re.escape(piece), sample + piece
+            continue
+        letter = piece[1:]
+        if letter not in _WIDTHS:
+            raise ValueError(f"'{piece}' is not one of the directives %{' %'.join(_WIDTHS)}")
+        if letter in places or (letter in "Yy" and set("Yy") & set(places)):
+            raise ValueError(f"'{piece}': a part of the moment must stand there once")
+        width = _WIDTHS[letter]
+        places[letter] = (len(sample), width)
+        pattern, sample = f"{pattern}[0-9]{{{width}}}", sample + "0" * width
+    return TimeLayout(pattern, places, sample)
+
+
+class TimeField(Frozen):
+    """A cell that tells a moment; a part of it, in UTC, is the id. The value is 1.
+
+    ASCII white space around the cell is ignored; what does not fit the format, or is no moment of the calendar
+    (30 February, 24 h), is a bad cell and follows the missing policy.
+
+    Attributes:
+        format: ``iso``: ``2014-10-21``, ``2014-10-21T07:05``, … with fractions of a second and ``Z`` or an offset
+            (``+02:00``), which is taken off; without a time it is midnight. ``epoch`` and ``epoch_ms``: seconds or
+            milliseconds since 1970. Else directives, each with exactly its digits: ``%Y`` four, ``%y`` two
+            (69-99 are 1969-1999, 00-68 are 2000-2068), ``%m %d %H %M %S`` two; all other text stands as it is.
+        part: ``hour`` 0-23, ``weekday`` Monday first, ``weekend`` (Saturday and Sunday), ``day`` of the month,
+            ``month``.
+        missing: an empty cell, or one that is bad: ``absent`` takes no part, ``own`` is an id of its own.
+    """
+
+    kind: Literal["time"]
+    name: Name
+    column: Name | None = None
+    format: str
+    part: Literal["hour", "weekday", "weekend", "day", "month"]
+    missing: Literal["absent", "own"] = "absent"
+
+    max_values: ClassVar[int] = 1
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, text: str) -> str:
+        if text not in NAMED_FORMATS:
+            time_layout(text)
+        return text
+
+    @model_validator(mode="after")
+    def _part_is_there(self) -> TimeField:
+        if self.format in NAMED_FORMATS:
+            return self
+        there = time_layout(self.format).places
+        absent = [part for part, letters in _NEEDS[self.part] if not set(letters) & set(there)]
+        if absent:
+            raise Problems([Problem(("part",), f"'{self.part}': the format {self.format!r} has no {absent[0]}")])
+        return self
