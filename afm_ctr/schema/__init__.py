@@ -42,6 +42,7 @@ from .times import PART_SIZES, TimeField, TimeLayout, time_layout
 
 __all__ = [
     "LIBFM_COLUMN",
+    "MAX_LINE_BYTES",
     "PART_SIZES",
     "Analysis",
     "BucketEncoding",
@@ -55,6 +56,7 @@ __all__ = [
     "Frozen",
     "HashSpace",
     "IdRange",
+    "JsonlFormat",
     "Label",
     "LibfmField",
     "LibfmFormat",
@@ -64,6 +66,7 @@ __all__ = [
     "NumericField",
     "NumericStatistics",
     "OneField",
+    "ParquetFormat",
     "ResolvedSchema",
     "Slot",
     "TimeField",

@@ -8,7 +8,6 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from .base import Count, Frozen, Name, Problem, Problems
 
-
 MAX_LINE_BYTES = 1 << 20
 
 
