@@ -1,0 +1,20 @@
+"""What the rows of a prepared data set look like, field by field, and how two data sets differ. No TensorFlow."""
+
+from __future__ import annotations
+
+from afm_ctr.statistics.collect import SAMPLE_ROWS, Collector, merge
+from afm_ctr.statistics.compare import Drift, FieldDrift, drift
+from afm_ctr.statistics.facts import TOP_VALUES, DataStatistics, FieldStatistics, TopValue
+
+__all__ = [
+    "SAMPLE_ROWS",
+    "TOP_VALUES",
+    "Collector",
+    "DataStatistics",
+    "Drift",
+    "FieldDrift",
+    "FieldStatistics",
+    "TopValue",
+    "drift",
+    "merge",
+]

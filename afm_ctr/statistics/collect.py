@@ -1,0 +1,298 @@
+"""Gathering statistics chunk by chunk while rows are converted, and putting the chunks together.
+
+Counts of rows and of missing cells come from the encoded ids of all rows: a few NumPy calls a batch. What needs the
+texts of cells comes from a row sample that is small and does not depend on how the work is divided. All that a chunk
+hands on are whole numbers, sets and counts of texts, so the result does not depend on an order of adding either.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from afm_ctr.schema import DeclaredIds, HashSpace, MissingValue, ResolvedSchema, VocabularySpace, missing_space
+from afm_ctr.statistics import distinct
+from afm_ctr.statistics.cells import BY_ID, shown, texts_of_ids, values_of
+from afm_ctr.statistics.facts import PERCENTILES, TOP_VALUES, DataStatistics, FieldStatistics, TopValue
+
+SAMPLE_ROWS = 20_000
+_WIDEST_MARKS = 1 << 27  # ids beyond which marking them one by one would cost more memory than sorting
+
+
+@dataclass
+class _Part:
+    """What one chunk hands on."""
+
+    rows: int
+    positives: int
+    labelled: bool
+    sampled: int
+    sampled_positives: int
+    missing: np.ndarray  # int64 [2, fields]: rows, positive rows
+    hashes: dict[int, np.ndarray]  # of fields with ids of their own
+    counts: list[Counter[bytes]]
+    positive_counts: list[Counter[bytes]]
+    sample_missing: np.ndarray = field(default_factory=lambda: np.zeros((2, 0), np.int64))
+
+
+class Collector:
+    """Gathers the statistics of one chunk's rows of one split.
+
+    Args:
+        schema: the resolved schema.
+        rows_in: data rows of the whole input: with the hash of a row's number they decide whether it is sampled.
+        sample_rows: about how many rows of the input are sampled.
+
+    Example:
+        >>> collector = Collector(schema, rows_in=1_000_000)
+        >>> collector.add(ids, labels)
+        >>> some = collector.sampled(numbers)
+        >>> collector.add_sample({"user": users[some]}, ids[some], labels[some])
+        >>> merge(schema, [collector.partial()], "train", rows_in=1_000_000).rows
+    """
+
+    def __init__(self, schema: ResolvedSchema, rows_in: int, sample_rows: int = SAMPLE_ROWS) -> None:
+        self._schema = schema
+        self._layout = _Layout(schema)
+        self._limit = sampling_limit(rows_in, sample_rows)
+        fields = len(schema.spec.fields)
+        self._seen = [_Seen(schema.feature_size, slots) for slots in self._layout.layers]
+        self._part = _Part(
+            0, 0, True, 0, 0, np.zeros((2, fields), np.int64), {}, [Counter() for _ in range(fields)],
+            [Counter() for _ in range(fields)], np.zeros((2, fields), np.int64),
+        )  # fmt: skip
+
+    def sampled(self, numbers: np.ndarray) -> np.ndarray:
+        """Which rows belong to the sample: numbers among all data rows, int64 [n], to indices int64 [m]."""
+        return np.flatnonzero(distinct.mixed(numbers) <= self._limit)
+
+    def add(self, ids: np.ndarray, labels: np.ndarray) -> None:
+        """Take rows into account.
+
+        Args:
+            ids: int64 [n, F].
+            labels: float [n]; nan = no label.
+        """
+        part, layout = self._part, self._layout
+        missing = ids[:, layout.first_slots] == layout.own_ids
+        positive = labels > 0
+        part.rows += len(ids)
+        part.positives += int(positive.sum())
+        part.labelled &= not np.isnan(labels).any()
+        part.missing[0] += missing.sum(axis=0)
+        part.missing[1] += missing[positive].sum(axis=0)
+        for seen in self._seen:
+            seen.add(ids)
+
+    def add_sample(self, columns: Mapping[str, np.ndarray], ids: np.ndarray, labels: np.ndarray) -> None:
+        """The cells of the rows that :meth:`sampled` named.
+
+        Args:
+            columns: object arrays [m] of bytes, one for every raw column.
+            ids: int64 [m, F].
+            labels: float [m].
+        """
+        part = self._part
+        positive = np.flatnonzero(labels > 0).tolist()
+        part.sampled += len(ids)
+        part.sampled_positives += len(positive)
+        for index, spec_field in enumerate(self._schema.spec.fields):
+            if spec_field.kind in BY_ID:
+                values = texts_of_ids(self._schema, spec_field, ids[:, self._layout.slots[index]])
+            else:
+                values = values_of(spec_field, columns, self._layout.strips[index])
+            part.counts[index].update(piece for row in values for piece in dict.fromkeys(row))
+            part.positive_counts[index].update(piece for i in positive for piece in dict.fromkeys(values[i]))
+            part.sample_missing[0, index] += sum(not row for row in values)
+            part.sample_missing[1, index] += sum(not values[i] for i in positive)
+
+    def partial(self) -> bytes:
+        """What the chunk hands on to :func:`merge`."""
+        for seen in self._seen:
+            found = seen.ids()
+            for index in seen.fields:
+                mine = np.concatenate([found[(found >= a) & (found < b)] for a, b in self._layout.ids[index]])
+                self._part.hashes[index] = distinct.least_hashes([distinct.mixed(mine)])
+        return zlib.compress(pickle.dumps(self._part), 1)
+
+
+def sampling_limit(rows_in: int, sample_rows: int) -> np.uint64:
+    """The largest hash of a sampled row."""
+    return np.uint64(min(2**64 - 1, 2**64 * sample_rows // max(rows_in, 1)))
+
+
+def merge(
+    schema: ResolvedSchema, parts: Iterable[bytes], split: str, rows_in: int, sample_rows: int = SAMPLE_ROWS
+) -> DataStatistics:
+    """The statistics of all chunks together. Parts are taken one by one: bytes that the job's own workers wrote."""
+    fields = schema.spec.fields
+    total = Collector(schema, rows_in, sample_rows)._part
+    hashes: dict[int, list[np.ndarray]] = {}
+    for packed in parts:
+        part: _Part = pickle.loads(zlib.decompress(packed))
+        total.rows += part.rows
+        total.positives += part.positives
+        total.labelled &= part.labelled
+        total.sampled += part.sampled
+        total.sampled_positives += part.sampled_positives
+        total.missing += part.missing
+        total.sample_missing += part.sample_missing
+        for index, found in part.hashes.items():
+            hashes[index] = [distinct.least_hashes([*hashes.get(index, []), found])]
+        for index in range(len(fields)):
+            total.counts[index].update(part.counts[index])
+            total.positive_counts[index].update(part.positive_counts[index])
+    total.hashes = {index: found[0] for index, found in hashes.items()}
+    return DataStatistics(
+        split=split,
+        rows=total.rows,
+        positives=total.positives if total.labelled else None,
+        sampled=total.sampled,
+        sampled_positives=total.sampled_positives,
+        fields=[_finish(schema, total, index) for index in range(len(fields))],
+    )
+
+
+def _finish(schema: ResolvedSchema, part: _Part, index: int) -> FieldStatistics:
+    spec_field = schema.spec.fields[index]
+    counts = part.counts[index]
+    missing, missing_positives = part.missing[:, index].tolist()
+    if _fills(spec_field) and part.sampled:
+        scale = part.rows / part.sampled
+        missing, missing_positives = (round(scale * int(n)) for n in part.sample_missing[:, index])
+    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:TOP_VALUES]
+    positives = part.positive_counts[index]
+    exact, found = _distinct(schema, part, index)
+    return FieldStatistics(
+        name=spec_field.name,
+        kind=spec_field.kind,
+        encoding=_encoding(schema, spec_field),
+        count=part.rows - missing,
+        missing=missing,
+        missing_positives=missing_positives,
+        distinct=found,
+        exact=exact,
+        values=sum(counts.values()),
+        top=[TopValue(shown(value), rows, positives[value]) for value, rows in order],
+        complete=len(order) == len(counts),
+        quantiles=_quantiles(counts) if spec_field.kind == "numeric" else [],
+    )
+
+
+def _distinct(schema: ResolvedSchema, part: _Part, index: int) -> tuple[bool, int]:
+    """Whether the number is exact, and the number."""
+    counts = part.counts[index]
+    if part.sampled == part.rows:
+        return True, len(counts)
+    share = part.sampled / part.rows
+    spec_field = schema.spec.fields[index]
+    name, space = schema.spec.space_of(spec_field)
+    if index not in part.hashes:
+        return False, round(distinct.count_by_sample(counts.values(), share))
+    by_ids = distinct.count_by_hashes(part.hashes[index])
+    exact = len(part.hashes[index]) < distinct.KEPT
+    if isinstance(space, HashSpace):
+        # Values that met in a bucket have one id: only where hardly any can have met are they counted.
+        behind = distinct.count_behind_buckets(by_ids, space.buckets)
+        return False, max(len(counts), round(behind))
+    if isinstance(space, VocabularySpace):
+        known = set(schema.vocabularies[name])
+        unknown = [count for value, count in counts.items() if value not in known]
+        oov = sum(1 for local in range(space.oov) if _is_seen(part.hashes[index], schema.global_id(name, local)))
+        if oov or unknown:
+            behind = by_ids - oov + distinct.count_by_sample(unknown, share)
+            return False, max(len(counts), round(behind))
+    return exact, round(by_ids)
+
+
+def _is_seen(hashes: np.ndarray, global_id: int) -> bool:
+    return bool(np.isin(distinct.mixed(np.array([global_id])), hashes)[0])
+
+
+def _quantiles(counts: Counter[bytes]) -> list[float]:
+    if not counts:
+        return []
+    numbers = np.array([float(text) for text in counts])
+    order = np.argsort(numbers, kind="stable")
+    ends = np.cumsum(np.array(list(counts.values()), np.int64)[order])
+    places = np.arange(PERCENTILES + 1) * (ends[-1] - 1) // PERCENTILES
+    return [float(x) for x in numbers[order][np.searchsorted(ends, places, side="right")]]
+
+
+def _fills(spec_field: Any) -> bool:
+    return isinstance(spec_field.missing, MissingValue)
+
+
+def _encoding(schema: ResolvedSchema, spec_field: Any) -> str:
+    if spec_field.kind in BY_ID:
+        return str(spec_field.kind)
+    space = schema.spec.space_of(spec_field).space
+    return str(spec_field.encoding.kind if space is None else space.kind)
+
+
+class _Seen:
+    """Which ids have occurred in some slots: a mark for every row of the table, or sorted ids where it is vast."""
+
+    def __init__(self, feature_size: int, fields: dict[int, np.ndarray]) -> None:
+        self.fields = tuple(fields)
+        self._slots = np.concatenate(list(fields.values()))
+        self._marks = np.zeros(feature_size if feature_size <= _WIDEST_MARKS else 0, bool)
+        self._ids = np.zeros(0, np.int64)
+
+    def add(self, ids: np.ndarray) -> None:
+        mine = ids if len(self._slots) == ids.shape[1] else ids[:, self._slots]
+        if len(self._marks):
+            self._marks[mine] = True
+        else:
+            self._ids = np.union1d(self._ids, mine)
+
+    def ids(self) -> np.ndarray:
+        return np.flatnonzero(self._marks) if len(self._marks) else self._ids
+
+
+class _Layout:
+    """Where each field's slots and ids are.
+
+    Attributes:
+        slots: of each field, its slots: int64 [its slots].
+        first_slots: int64 [fields].
+        own_ids: int64 [fields]: what the first slot of a field holds where the field is missing.
+        strips: of each field whether white space around its values is dropped.
+        ids: of each field with ids that stand for values, the [start, end) of its ranges.
+        layers: such fields, so that no two fields of a layer share ids.
+    """
+
+    def __init__(self, schema: ResolvedSchema) -> None:
+        fields = schema.spec.fields
+        place = {spec_field.name: index for index, spec_field in enumerate(fields)}
+        slots: list[list[int]] = [[] for _ in fields]
+        for slot in schema.slots:
+            slots[place[slot.field]].append(slot.index)
+        self.slots = [np.array(mine, np.int64) for mine in slots]
+        self.first_slots = np.array([mine[0] for mine in slots], np.int64)
+        self.own_ids = np.zeros(len(fields), np.int64)
+        self.strips: list[bool] = []
+        self.ids: dict[int, list[tuple[int, int]]] = {}
+        self.layers: list[dict[int, np.ndarray]] = []
+        used: Counter[str] = Counter()
+        for index, spec_field in enumerate(fields):
+            if spec_field.missing == "own":
+                self.own_ids[index] = schema.global_id(missing_space(spec_field.name), 0)
+            elif _fills(spec_field):
+                self.own_ids[index] = -1
+            name, space = schema.spec.space_of(spec_field)
+            self.strips.append(spec_field.kind == "numeric" or isinstance(space, DeclaredIds))
+            if spec_field.kind == "numeric":
+                continue  # a bucket, or the one id of a number, stands for many values
+            self.ids[index] = [(owned.start, owned.start + owned.size) for owned in schema.ranges_of(name)]
+            layer = used[name]
+            used[name] += 1
+            if layer == len(self.layers):
+                self.layers.append({})
+            self.layers[layer][index] = self.slots[index]
