@@ -20,6 +20,7 @@ from beam_jobs import files
 from beam_jobs.encode import Encoder
 from beam_jobs.output import load_schema
 from beam_jobs.passes import Done
+from beam_jobs.rejects import ChunkRejects, reject_file
 from beam_jobs.rows import RowReader, SplitRows, fingerprint64
 from beam_jobs.sources import Chunk
 from beam_jobs.splits import NO_SPLIT, SPLITS
@@ -54,6 +55,7 @@ class _Columns:
     groups: list[bytes | None] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     lines: list[bytes] = field(default_factory=list)  # the first few alone
+    sampled_out: int = 0
 
 
 @dataclass
@@ -62,20 +64,24 @@ class Conversion:
 
     Attributes:
         reader: rows of chunks.
-        output: the data set's folder, which holds the resolved schema.
+        schema: the folder that holds the resolved schema.
         attempt: the folder of this run's shards.
+        rejects: the folder of its rejects.
+        rejects_kept: how many of each reason are kept.
         seed: of the order of rows in a shard.
     """
 
     reader: RowReader
-    output: str
+    schema: str
     attempt: str
+    rejects: str
+    rejects_kept: int
     seed: int
     compression: Compression
 
     def setup(self) -> None:
         """Load the schema and trace the transform: one function for all batches of this worker."""
-        self._schema: ResolvedSchema = load_schema(self.output)
+        self._schema: ResolvedSchema = load_schema(self.schema)
         self._encode = Encoder(self._schema)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,9 +96,9 @@ class Conversion:
         with ThreadPoolExecutor(1) as pool:
             writing: Future[Done] | None = None
             for chunk, batches in self.reader.read(unit, parser, leave_columns=True):
-                columns, rejects = _Columns(), []
+                columns, rejects = _Columns(), ChunkRejects(self.rejects_kept)
                 for batch in batches:
-                    rejects += self._add(batch, parser, columns)
+                    self._add(batch, parser, columns, rejects)
                 samples = self._samples(chunk, columns, parser)
                 if writing is not None:
                     yield writing.result()
@@ -101,21 +107,21 @@ class Conversion:
                 yield writing.result()
 
     def _finish(
-        self, chunk: Chunk, columns: _Columns, rejects: list[Reject], samples: list[dict[str, str]], weighted: bool
+        self, chunk: Chunk, columns: _Columns, rejects: ChunkRejects, samples: list[dict[str, str]], weighted: bool
     ) -> Done:
         """Write the shards and rejects of a chunk."""
         shards = self._write(chunk, columns, weighted)
-        rejects.sort(key=lambda reject: reject.line)
-        if rejects:
-            path = files.join(self.output, "rejects", f"part-{chunk.number:05d}.jsonl")
-            files.write(path, b"".join(reject.to_line() for reject in rejects))
-        reasons = dict(sorted(Counter(reject.reason for reject in rejects).items()))
+        if lines := rejects.lines():
+            files.write(files.join(self.rejects, reject_file(chunk.number)), lines)
+        reasons = dict(sorted(rejects.counts.items()))
         counters = {
             "rows": sum(shard["rows"] for shard in shards),
             "bytes": sum(shard["bytes"] for shard in shards),
             **{f"rejects_{reason}": count for reason, count in reasons.items()},
         }
-        result = {"rejects": reasons, "shards": shards, "samples": samples}
+        if columns.sampled_out:
+            counters["sampled_out"] = columns.sampled_out
+        result = {"rejects": reasons, "sampled_out": columns.sampled_out, "shards": shards, "samples": samples}
         return Done(chunk.number, json.dumps(result).encode(), counters)
 
     def _samples(self, chunk: Chunk, columns: _Columns, parser: LineParser) -> list[dict[str, str]]:
@@ -125,17 +131,19 @@ class Conversion:
         cells = parser.parse(columns.lines, chunk.file.path, 1).columns
         return [{name: cells[name][i].decode() for name in cells} for i in range(len(columns.lines))]
 
-    def _add(self, batch: SplitRows, parser: LineParser, columns: _Columns) -> list[Reject]:
+    def _add(self, batch: SplitRows, parser: LineParser, columns: _Columns, rejects: ChunkRejects) -> None:
         parsed = batch.parsed
-        rejects = list(parsed.rejects)
+        columns.sampled_out += batch.sampled_out
         if not len(parsed):
-            return rejects
+            rejects.add(parsed.rejects)
+            return
         ids, vals, bad = self._encode(parsed, parser)
         good = batch.codes != NO_SPLIT
-        if bad.any():
-            for row in np.flatnonzero(good & bad.any(axis=1)).tolist():
-                rejects.append(self._bad_cell(parsed, parser, row, int(np.argmax(bad[row]))))
-            good &= ~bad.any(axis=1)
+        wrong = good & bad.any(axis=1)
+        bad_cells, more = self._bad_cells(parsed, parser, np.flatnonzero(wrong), bad, rejects)
+        rejects.add([*parsed.rejects, *bad_cells])
+        rejects.counts += more
+        good &= ~wrong
         kept = np.flatnonzero(good)
         columns.ids.append(ids[kept])
         columns.vals.append(vals[kept])
@@ -145,14 +153,28 @@ class Conversion:
         columns.lines += [parsed.lines[i] for i in kept[: SAMPLE_ROWS - len(columns.lines)].tolist()]
         columns.groups += [parsed.groups[i] for i in kept.tolist()]
         columns.keys += [parsed.keys[i] for i in kept.tolist()]
-        return rejects
 
-    def _bad_cell(self, parsed: ParsedLines, parser: LineParser, row: int, index: int) -> Reject:
+    def _bad_cells(
+        self, parsed: ParsedLines, parser: LineParser, rows: np.ndarray, bad: np.ndarray, rejects: ChunkRejects
+    ) -> tuple[list[Reject], Counter[str]]:
+        """The rejects of rows with a bad cell; and the count of those that would not be kept, which are not made."""
+        made: list[Reject] = []
+        more: Counter[str] = Counter()
+        room: dict[str, int] = {}
+        for row, index in zip(rows.tolist(), bad[rows].argmax(axis=1).tolist(), strict=True):
+            reason = self._schema.spec.bad_reason(self._schema.spec.fields[index])
+            assert reason is not None
+            if room.setdefault(reason, rejects.room(reason)) > 0:
+                room[reason] -= 1
+                made.append(self._bad_cell(parsed, parser, row, index, reason))
+            else:
+                more[reason] += 1
+        return made, more
+
+    def _bad_cell(self, parsed: ParsedLines, parser: LineParser, row: int, index: int, reason: str) -> Reject:
         field = self._schema.spec.fields[index]
         again = parser.parse([parsed.lines[row]], parsed.source, 1)
         cell = again.columns[column_of(field)][0].decode("utf-8")
-        reason = self._schema.spec.bad_reason(field)
-        assert reason is not None
         return parsed.reject(row, reason, f"field {field.name!r}: {cell if len(cell) < 80 else cell[:79] + '…'!r}")
 
     def _write(self, chunk: Chunk, columns: _Columns, weighted: bool) -> list[dict[str, Any]]:

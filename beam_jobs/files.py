@@ -139,6 +139,16 @@ def folders(folder: str, prefix: str) -> list[str]:
     return sorted(name for name in found if name.startswith(prefix))
 
 
+def sizes(folder: str) -> dict[str, int]:
+    """Bytes of every file below a folder, by its path from there."""
+    if not is_remote(folder):
+        paths = [os.path.join(place, name) for place, _, found in os.walk(folder) for name in found]
+        return {os.path.relpath(path, folder): os.path.getsize(path) for path in paths}
+    start = len(folder.rstrip("/")) + 1
+    items = FileSystems.match([join(folder, "**")])[0].metadata_list
+    return {item.path[start:]: int(item.size_in_bytes) for item in items}
+
+
 def remove(path: str) -> None:
     """Remove a file, or a folder with all that is in it, if it is there."""
     try:

@@ -11,6 +11,9 @@ from afm_ctr.schema import FeatureSchema, ResolvedSchema
 from beam_jobs.passes import Progress
 from beam_jobs.sources import CHUNK_BYTES, CHUNK_LINES
 
+REJECTS_KEPT = 10_000
+REJECT_SHARE = 0.01
+
 
 @dataclass(frozen=True)
 class PrepareOptions:
@@ -24,7 +27,9 @@ class PrepareOptions:
         split: the split rule, see :mod:`beam_jobs.splits`; None = all rows are ``train``.
         labelled: False: the logs carry no label.
         parent_schema: resolved schema of an earlier data set: its ids stay, new ones are appended.
-        overwrite: replace a data set that is there.
+        overwrite: replace a data set that is there; it stays until the new one is complete.
+        max_rejects_kept: how many rejected lines of each reason the data set keeps; all are counted.
+        max_reject_share: the share of rows that may be rejected before the job fails.
         chunk_bytes: bytes of a chunk of a plain file.
         chunk_lines: lines of a chunk of a gzip file.
         compression: of the shards. ``gzip`` shards cannot be entered half-way.
@@ -40,6 +45,8 @@ class PrepareOptions:
     labelled: bool = True
     parent_schema: str | Path | None = None
     overwrite: bool = False
+    max_rejects_kept: int = REJECTS_KEPT
+    max_reject_share: float = REJECT_SHARE
     chunk_bytes: int = CHUNK_BYTES
     chunk_lines: int = CHUNK_LINES
     compression: Compression = "none"

@@ -8,27 +8,34 @@
     <out>/rejects/part-00000.jsonl               rejected lines of chunk 0
     <out>/attempt-<hex>/<split>/part-00000.tfrecord
     <out>/attempt-<hex>/work/                    results of the passes; removed before the manifest is written
+    <out>/rejects-failed.jsonl                   what a run rejected that failed for it; the next run removes it
+
+A data set that is being replaced stays as it is until all shards of the new one are there. Then its manifest goes
+first, the rest is exchanged, and the new manifest comes last.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from afm_ctr.errors import UserError
+from afm_ctr.errors import RunError, UserError
 from afm_ctr.locks import alone_in
 from afm_ctr.records.manifest import MANIFEST_NAME, Manifest
 from afm_ctr.samples import SAMPLE_FILE, samples_text
 from afm_ctr.schema import ResolvedSchema
 from beam_jobs import files
+from beam_jobs.rejects import Share, taken
 
 _ATTEMPT = "attempt-"
 _SCHEMA = ("schema.yaml", "vocab")
 _REJECTS = "rejects"
+_FAILED = "rejects-failed.jsonl"
 
 
 class Output:
@@ -43,27 +50,37 @@ class Output:
         self.attempt_name = _ATTEMPT + uuid.uuid4().hex[:12]
         self.attempt = files.join(self.folder, self.attempt_name)
         self._overwrite = overwrite
+        self._half_replaced = False
+        self._published = False
         self._look()
 
-    def _look(self) -> list[str]:
-        """The attempts that stand there, where it is right to replace them."""
+    def _look(self) -> tuple[list[str], str | None]:
+        """The attempts that stand there, where it is right to replace them; and which of them is the data set's."""
         if not files.is_remote(self.folder) and os.path.isfile(self.folder):
             raise UserError(f"{self.folder} is a file; --output must be a folder")
-        had_manifest = files.exists(files.join(self.folder, MANIFEST_NAME))
+        manifest = files.join(self.folder, MANIFEST_NAME)
+        had_manifest = files.exists(manifest)
         if had_manifest and not self._overwrite:
             raise UserError(f"{self.folder} holds a data set already; choose another --output or give --overwrite")
-        leftovers = files.folders(self.folder, _ATTEMPT)
-        if not (had_manifest or leftovers) and files.exists(files.join(self.folder, _SCHEMA[0])):
+        there = _attempt_of(files.read(manifest)) if had_manifest else None
+        attempts = files.folders(self.folder, _ATTEMPT)
+        if not (had_manifest or attempts) and files.exists(files.join(self.folder, _SCHEMA[0])):
             # Most likely the user's own schema: ours would replace it.
             raise UserError(f"{self.folder} holds a {_SCHEMA[0]} but no data set; choose another --output")
-        return leftovers
+        unfinished = [name for name in attempts if name != there]
+        if unfinished and files.is_remote(self.folder) and not self._overwrite:
+            raise UserError(
+                f"{self.folder} holds the unfinished {unfinished[0]}, and nothing there says whether its run is "
+                "still going on; choose another --output, or give --overwrite when it is not"
+            )
+        return attempts, there
 
     def refuse_own(self, inputs: Iterable[str]) -> None:
         """Raise UserError where an input is a file of the data set that stands in this folder."""
         for path in inputs:
             whole = path if files.is_remote(path) else os.path.abspath(path)
             name = whole.removeprefix(files.join(self.folder, "")).split("/", 1)[0]
-            own = name in (MANIFEST_NAME, *_SCHEMA, SAMPLE_FILE, _REJECTS) or name.startswith(_ATTEMPT)
+            own = name in (MANIFEST_NAME, *_SCHEMA, SAMPLE_FILE, _REJECTS, _FAILED) or name.startswith(_ATTEMPT)
             if own and whole.startswith(files.join(self.folder, "")):
                 raise UserError(f"{path} is no log but a file of the data set in --output; narrow --input")
 
@@ -87,36 +104,65 @@ class Output:
             yield
 
     def begin(self) -> None:
-        """Remove what stands there: the manifest first, so that no half of a data set is taken for one."""
-        leftovers = self._look()
-        files.remove(files.join(self.folder, MANIFEST_NAME))
-        self._remove_schema()
-        self._remove_rejects()
-        for name in leftovers:
-            files.remove(files.join(self.folder, name))
+        """Remove what dead runs left; a data set that stands there stays for now."""
+        attempts, there = self._look()
+        for name in attempts:
+            if name != there:
+                files.remove(files.join(self.folder, name))
+        files.remove(files.join(self.folder, _FAILED))
 
     def work(self, stage: str) -> str:
         """The folder for the results of a pass."""
         return files.join(self.attempt, "work", stage)
 
-    def save_schema(self, schema: ResolvedSchema) -> None:
-        """Write the resolved schema beside where the manifest will be."""
-        with tempfile.TemporaryDirectory() as local:
-            schema.save(local)
-            for path in sorted(Path(local).rglob("*")):
-                if path.is_file():
-                    files.write(files.join(self.folder, path.relative_to(local).as_posix()), path.read_bytes())
+    def save_schema(self, schema: ResolvedSchema) -> str:
+        """Write the resolved schema for the workers; returns the folder that holds it."""
+        folder = self.work("schema")
+        _save_schema(schema, folder)
+        return folder
 
-    def save_samples(self, rows: Iterable[Mapping[str, bytes]]) -> None:
-        """Write the sample rows."""
-        files.write(files.join(self.folder, SAMPLE_FILE), samples_text(rows).encode())
-
-    def publish(self, manifest: Manifest) -> None:
-        """Write the manifest: from here on the data set exists.
+    def publish(
+        self,
+        manifest: Manifest,
+        schema: ResolvedSchema,
+        samples: Iterable[Mapping[str, bytes]],
+        rejects: Sequence[Share],
+    ) -> None:
+        """Put everything in its place and the manifest last: from here on the data set exists.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: something cannot be written.
+            RunError: shards of this run are not there any more.
         """
+        self._check_shards(manifest)
+        self._half_replaced = True
+        files.remove(files.join(self.folder, MANIFEST_NAME))
+        self._remove_beside()
+        _save_schema(schema, self.folder)
+        files.write(files.join(self.folder, SAMPLE_FILE), samples_text(samples).encode())
+
+        def place(share: Share) -> None:
+            files.write(files.join(self.folder, _REJECTS, share.name), taken(self.work(_REJECTS), share))
+
+        files.in_threads(place, rejects)
+        files.remove(files.join(self.attempt, "work"))
+        self._save_manifest(manifest)
+        self._published = True
+        for name in files.folders(self.folder, _ATTEMPT):
+            if name != self.attempt_name:
+                files.remove(files.join(self.folder, name))
+
+    def _check_shards(self, manifest: Manifest) -> None:
+        """Where no lock can be held a second run may have removed them: no manifest may name what is not there."""
+        there = files.sizes(self.attempt)
+        for shard in manifest.shards:
+            if there.get(shard.file) != shard.bytes:
+                raise RunError(
+                    f"{files.join(self.attempt, shard.file)} is missing or has changed since it was written: another "
+                    "run has been at work in this folder; nothing is published"
+                )
+
+    def _save_manifest(self, manifest: Manifest) -> None:
         if not files.is_remote(self.folder):
             try:
                 manifest.save(self.folder)
@@ -127,24 +173,48 @@ class Output:
             manifest.save(local)
             files.write(files.join(self.folder, MANIFEST_NAME), Path(local, MANIFEST_NAME).read_bytes())
 
-    def end_work(self) -> None:
-        """Remove the results of the passes."""
-        files.remove(files.join(self.attempt, "work"))
+    def leave_rejects(self, rejects: Sequence[Share]) -> str:
+        """After a failure: write the kept rejects of this run into one file; returns its path."""
+        path = files.join(self.folder, _FAILED)
+        with files.aside(path) as stream:
+            for share in rejects:
+                stream.write(taken(self.work(_REJECTS), share))
+        return path
 
     def abandon(self) -> None:
-        """After a failure: remove all but the rejects, which may tell the user why."""
-        self._remove_schema()
+        """After a failure: remove what this run has written, but for the rejects that it left on purpose."""
+        if self._published:
+            return
+        if self._half_replaced:
+            self._remove_beside()
         files.remove(self.attempt)
 
-    def _remove_schema(self) -> None:
+    def _remove_beside(self) -> None:
         for name in (*_SCHEMA, SAMPLE_FILE):
             files.remove(files.join(self.folder, name))
+        self._remove_rejects()
 
     def _remove_rejects(self) -> None:
         rejects = files.join(self.folder, _REJECTS)
         for name in files.names(rejects):
             if name.startswith("part-") and name.endswith(".jsonl"):
                 files.remove(files.join(rejects, name))
+
+
+def _save_schema(schema: ResolvedSchema, folder: str) -> None:
+    with tempfile.TemporaryDirectory() as local:
+        schema.save(local)
+        for path in sorted(Path(local).rglob("*")):
+            if path.is_file():
+                files.write(files.join(folder, path.relative_to(local).as_posix()), path.read_bytes())
+
+
+def _attempt_of(manifest: bytes) -> str | None:
+    try:
+        found = json.loads(manifest)["attempt"]
+    except (ValueError, KeyError, TypeError):
+        return None  # damaged: no data set that could be worth keeping until the new one is there
+    return found if isinstance(found, str) else None
 
 
 def load_schema(folder: str) -> ResolvedSchema:

@@ -20,6 +20,7 @@ from beam_jobs import files
 from beam_jobs.options import PrepareOptions
 from beam_jobs.output import Output
 from beam_jobs.passes import Progress, run_pass
+from beam_jobs.rejects import Share, reject_file, shares
 from beam_jobs.rows import RowReader
 from beam_jobs.runners import Engine
 from beam_jobs.sources import Chunk, Counted, LogFile, discover, divide, pieces_to_count
@@ -160,31 +161,74 @@ def resolve_schema(
     return resolve(job.spec, analysis, job.parent)
 
 
-def assemble(
-    chunks: Sequence[Chunk], results: Mapping[int, bytes]
-) -> tuple[list[ShardInfo], dict[str, int], list[dict[str, bytes]]]:
-    """The shards, by split and chunk; the rejects by reason; the raw columns of a few rows.
+@dataclass
+class Converted:
+    """What the conversion pass made of all chunks.
+
+    Attributes:
+        shards: by split and chunk.
+        rejects: exact counts by reason.
+        kept: how many of them the data set keeps.
+        shares: which lines of which chunk's file those are.
+        sampled_out: negatives that were thinned out.
+        samples: the raw columns of a few rows.
+    """
+
+    shards: list[ShardInfo]
+    rejects: dict[str, int]
+    kept: dict[str, int]
+    shares: list[Share]
+    sampled_out: int
+    samples: list[dict[str, bytes]]
+
+    def problem(self, job: Plan, rows: int, most: float) -> str | None:
+        """Why this is no data set, if it is none: rejects beyond a share of ``most`` of the rows, an empty split."""
+        rejected = sum(self.rejects.values())
+        why = ", ".join(f"{reason}: {count}" for reason, count in self.rejects.items())
+        if not self.shards:
+            return "no row is left" + (f" (rejected lines: {why})" if why else "")
+        if rejected > most * rows:
+            return (
+                f"{rejected} of {rows} rows ({rejected / rows:.2%}) are rejected, more than --max-reject-share "
+                f"{most:g} allows: {why}; mend the schema or the logs, or allow more"
+            )
+        there = {shard.split for shard in self.shards}
+        for name in job.rule.asked:
+            if name not in there and job.rule.kind not in ("column", "index"):
+                rejects = f" (rejected lines: {why})" if why else ""
+                return f"--split {job.rule.text}: the split {name!r} comes out empty{rejects}"
+        return None
+
+
+def assemble(chunks: Sequence[Chunk], results: Mapping[int, bytes], rejects_kept: int) -> Converted:
+    """The results of all chunks together; ``rejects_kept``: how many of each reason the data set keeps.
 
     Raises:
         RuntimeError: a chunk's rows are not those that were counted.
     """
     shards: list[ShardInfo] = []
     rejects: Counter[str] = Counter()
+    by_chunk: list[tuple[str, dict[str, int]]] = []
     samples: list[dict[str, bytes]] = []
+    sampled_out = 0
     for chunk in chunks:
         if not chunk.rows:
             continue
         result = json.loads(results[chunk.number])
         written = [ShardInfo(**shard) for shard in result["shards"]]
         out, rejected = sum(shard.rows for shard in written), sum(result["rejects"].values())
-        if out + rejected != chunk.rows:
+        thinned = result["sampled_out"]
+        if out + rejected + thinned != chunk.rows:
             raise RuntimeError(
-                f"rows were lost: {chunk.rows} in, {out} out, {rejected} rejected, in chunk {chunk.number} "
-                f"of {chunk.file.path}"
+                f"rows were lost: {chunk.rows} in, {out} out, {rejected} rejected, {thinned} sampled out, in chunk "
+                f"{chunk.number} of {chunk.file.path}"
             )
         shards += written
+        sampled_out += thinned
         rejects.update(result["rejects"])
+        by_chunk.append((reject_file(chunk.number), result["rejects"]))
         samples += [{name: cell.encode() for name, cell in row.items()} for row in result["samples"]]
     order = {"train": 0, "valid": 1, "test": 2}
     shards.sort(key=lambda shard: order[shard.split])  # stable: by chunk within a split
-    return shards, dict(sorted(rejects.items())), samples[:SAMPLE_ROWS]
+    found, kept = shares(by_chunk, rejects_kept)
+    return Converted(shards, dict(sorted(rejects.items())), kept, found, sampled_out, samples[:SAMPLE_ROWS])

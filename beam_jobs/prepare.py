@@ -12,8 +12,6 @@ import platform
 import shlex
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -38,8 +36,10 @@ class PrepareSummary:
     """What a run did.
 
     Attributes:
-        rows_in: data lines of the input: ``rows_out`` + the sum of ``rejects``.
+        rows_in: data lines of the input: ``rows_out`` + the sum of ``rejects`` + ``sampled_out``.
         rejects: rows left out, by reason.
+        rejects_kept: how many of them are in the data set's rejects.
+        sampled_out: negatives of ``train`` that were thinned out.
         splits: of each split ``rows`` and ``positives``, train first.
         seconds: wall time.
         num_slots: F.
@@ -49,6 +49,8 @@ class PrepareSummary:
     rows_in: int
     rows_out: int
     rejects: dict[str, int]
+    rejects_kept: dict[str, int]
+    sampled_out: int
     splits: dict[str, dict[str, int]]
     seconds: float
     schema_id: str
@@ -66,12 +68,14 @@ def prepare(options: PrepareOptions) -> PrepareSummary:
     """Run the job.
 
     Raises:
-        UserError: the user's mistake; then nothing is published.
+        UserError: the user's mistake, or too many rejects; then nothing is published.
         RuntimeError: rows were lost on the way; nothing is published either.
     """
     started = time.monotonic()
     if options.chunk_bytes < 1 or options.chunk_lines < 1:
         raise UserError("chunk_bytes and chunk_lines must be at least 1")
+    if not 0 <= options.max_reject_share <= 1 or options.max_rejects_kept < 0:
+        raise UserError("--max-reject-share is a share, between 0 and 1, and --max-rejects-kept is not below 0")
     engine = Engine(options.beam_args)
     output = Output(options.output, options.overwrite)
     job = plan(options, output)
@@ -82,7 +86,6 @@ def prepare(options: PrepareOptions) -> PrepareSummary:
         except BaseException:
             output.abandon()
             raise
-        output.publish(manifest)
     splits = {name: {"rows": 0, "positives": 0} for name in manifest.splits}
     for shard in manifest.shards:
         splits[shard.split]["rows"] += shard.rows
@@ -92,6 +95,8 @@ def prepare(options: PrepareOptions) -> PrepareSummary:
         rows_in=manifest.rows_in,
         rows_out=manifest.rows_out,
         rejects=manifest.rejects,
+        rejects_kept=manifest.rejects_kept,
+        sampled_out=manifest.sampled_out,
         splits=splits,
         seconds=round(time.monotonic() - started, 3),
         schema_id=schema.id,
@@ -112,44 +117,37 @@ def _run(options: PrepareOptions, engine: Engine, output: Output, job: Plan) -> 
     reader = RowReader(job.spec, options.labelled, job.complete_rule(rows, output))
     work = units(chunks, engine.workers)
     schema = resolve_schema(job, reader, work, engine, output, options.progress)
-    output.save_schema(schema)
-    results = run_pass(
-        "convert",
-        Conversion(reader, output.folder, output.attempt, options.seed, options.compression),
-        work,
-        output.work("convert"),
-        engine,
-        options.progress,
+    conversion = Conversion(
+        reader=reader,
+        schema=output.save_schema(schema),
+        attempt=output.attempt,
+        rejects=output.work("rejects"),
+        rejects_kept=options.max_rejects_kept,
+        seed=options.seed,
+        compression=options.compression,
     )
-    shards, rejects, samples = assemble(chunks, dict(results))
-    _check_splits(job, shards, rejects)
-    output.save_samples(samples)
-    output.end_work()
+    results = run_pass("convert", conversion, work, output.work("convert"), engine, options.progress)
+    converted = assemble(chunks, dict(results), options.max_rejects_kept)
+    if problem := converted.problem(job, rows, options.max_reject_share):
+        where = f"; the lines are in {output.leave_rejects(converted.shares)}" if converted.shares else ""
+        raise UserError(problem + where)
     manifest = Manifest(
         attempt=output.attempt_name,
         schema_id=schema.id,
-        shards=shards,
+        shards=converted.shards,
         rows_in=rows,
-        rows_out=sum(shard.rows for shard in shards),
-        rejects=rejects,
+        rows_out=sum(shard.rows for shard in converted.shards),
+        rejects=converted.rejects,
+        rejects_kept=converted.kept,
+        sampled_out=converted.sampled_out,
         split_rule=options.split,
         command=shlex.join(sys.argv),
         versions=_versions(),
         labelled=options.labelled and job.spec.label is not None,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    output.publish(manifest, schema, converted.samples, converted.shares)
     return manifest, schema
-
-
-def _check_splits(job: Plan, shards: Sequence[Any], rejects: dict[str, int]) -> None:
-    there = Counter(shard.split for shard in shards)
-    why = ", ".join(f"{reason}: {count}" for reason, count in rejects.items())
-    why = f" (rejected lines: {why})" if why else ""
-    if not shards:
-        raise UserError(f"no row is left{why}; the rejects folder of the output holds the lines")
-    for name in job.rule.asked:
-        if not there[name] and job.rule.kind not in ("column", "index"):
-            raise UserError(f"--split {job.rule.text}: the split {name!r} comes out empty{why}")
 
 
 def _versions() -> dict[str, str]:

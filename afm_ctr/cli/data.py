@@ -62,6 +62,12 @@ def prepare(
     ] = "none",
     chunk_bytes: Annotated[int, typer.Option(min=1, help="Bytes of a plain file in one shard.")] = 8 << 20,
     chunk_lines: Annotated[int, typer.Option(min=1, help="Lines of a gzip file in one shard.")] = 32_768,
+    max_reject_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Fail, and publish nothing, when a larger share of rows is rejected.")
+    ] = 0.01,
+    max_rejects_kept: Annotated[
+        int, typer.Option(min=0, help="Rejected lines of each reason that the data set keeps; all are counted.")
+    ] = 10_000,
     as_json: JsonFlag = False,
 ) -> None:
     """Turn raw logs into sharded TFRecords with Apache Beam. Every further option is Beam's own."""
@@ -83,6 +89,8 @@ def prepare(
                 compression=compression,
                 chunk_bytes=chunk_bytes,
                 chunk_lines=chunk_lines,
+                max_reject_share=max_reject_share,
+                max_rejects_kept=max_rejects_kept,
                 beam_args=list(context.args),
                 progress=progress,
             )
@@ -99,7 +107,11 @@ def prepare(
         for name, counts in result["splits"].items():
             table.add_row(name, f"{counts['rows']:,}", f"{counts['positives']:,}")
         for reason, count in result["rejects"].items():
-            table.add_row(f"rejected: {reason}", f"{count:,}", "", style="yellow")
+            kept = result["rejects_kept"][reason]
+            note = "" if kept == count else f" ({kept:,} kept)"
+            table.add_row(f"rejected: {reason}{note}", f"{count:,}", "", style="yellow")
+        if result["sampled_out"]:
+            table.add_row("sampled out", f"{result['sampled_out']:,}", "0")
         console.print(table)
         console.print(f"schema {result['schema_id']}, {result['feature_size']:,} ids, {result['seconds']:.1f} s")
 

@@ -67,6 +67,10 @@ class Manifest(BaseModel):
     rows_out: int = Field(ge=0)
     rejects: dict[str, int] = {}
     """Rows left out, by reason."""
+    rejects_kept: dict[str, int] = {}
+    """How many of them ``rejects/`` holds: the first ones of each reason."""
+    sampled_out: int = Field(default=0, ge=0)
+    """Negatives of the split ``train`` that were thinned out (``negative_sampling.apply: here``)."""
     split_rule: str | None = None
     command: str = ""
     versions: dict[str, str] = {}
@@ -80,8 +84,11 @@ class Manifest(BaseModel):
         if in_shards != self.rows_out:
             raise ValueError(f"the shards hold {in_shards} rows, rows_out says {self.rows_out}")
         rejected = sum(self.rejects.values())
-        if self.rows_in != self.rows_out + rejected:
-            raise ValueError(f"rows_in {self.rows_in} is not rows_out {self.rows_out} + rejects {rejected}")
+        if self.rows_in != self.rows_out + rejected + self.sampled_out:
+            raise ValueError(
+                f"rows_in {self.rows_in} is not rows_out {self.rows_out} + rejects {rejected} + sampled_out "
+                f"{self.sampled_out}"
+            )
         return self
 
     @property

@@ -49,8 +49,7 @@ def walked(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Walk:
     schema, config = root / "examples/criteo/schema.yaml", root / "examples/criteo/train.yaml"
     logs, data, run = folder / "logs.tsv.gz", folder / "data", folder / "run"
     made = last_json(afm_ctr("make-logs", "--rows", 3000, "--output", logs, "--malformed", 0.01, "--json"))
-    prepared = last_json(
-        afm_ctr("prepare", "--schema", schema, "--input", logs, "--output", data, "--split", "tail:0.1/0.1", "--json")
-    )
+    described = ["--schema", schema, "--input", logs, "--split", "tail:0.1/0.1", "--max-reject-share", "0.05"]
+    prepared = last_json(afm_ctr("prepare", *described, "--output", data, "--json"))
     trained = last_json(afm_ctr("train", "--data", data, "--model-dir", run, "--config", config, *SMALL, "--json"))
     return Walk(schema, config, logs, data, run, made, prepared, trained)

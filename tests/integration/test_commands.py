@@ -91,7 +91,8 @@ def test_a_foreign_schema(walked: Walk, tmp_path: Path) -> None:
     schema = tmp_path / "schema.yaml"
     schema.write_text(walked.schema.read_text().replace("buckets: ", "buckets: 1"))
     data = tmp_path / "data"
-    afm_ctr("prepare", "--schema", schema, "--input", walked.logs, "--output", data, "--split", "tail:0.1/0.1")
+    described = ["--schema", schema, "--input", walked.logs, "--split", "tail:0.1/0.1", "--max-reject-share", "0.05"]
+    afm_ctr("prepare", *described, "--output", data)
     line = complaint("evaluate", "--data", data, "--split", "test", "--model-dir", walked.run)
     assert walked.prepared["schema_id"] in line
 

@@ -61,6 +61,7 @@ def logs(tmp_path: Path) -> dict[str, Any]:
         "split": "hash:user:80/10/10",
         "chunk_bytes": 30_000,
         "chunk_lines": 700,
+        "max_reject_share": 0.02,
     }
 
 
@@ -125,6 +126,7 @@ def test_a_killed_run_leaves_no_data_set_and_the_next_one_finishes(
 def test_the_command(tmp_path: Path, logs: dict[str, Any]) -> None:
     command = [str(Path(sys.executable).with_name("afm-ctr")), "prepare", "--schema", str(logs["schema"])]
     command += ["--input", logs["inputs"][0], "--output", str(tmp_path / "out"), "--json"]
+    command += ["--max-reject-share", "0.02"]
     done = subprocess.run([*command, "--split", "tail:0.1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
