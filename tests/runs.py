@@ -14,6 +14,7 @@ from afm_ctr.training import TrainConfig, build_model
 from afm_ctr.training.checkpoint import Position
 from afm_ctr.training.folder import RunFolder
 from afm_ctr.training.shelf import CheckpointShelf
+from afm_ctr.training.snapshot import Snapshot
 
 EVERY_KIND: dict[str, Any] = {
     "name": "every kind of field",
@@ -84,5 +85,5 @@ def write_run(
     optimizer.build(model.trainable_variables)
     RunFolder(folder).record(config_, schema, {"data": "nowhere"}, ["afm-ctr", "train"])
     shelf = CheckpointShelf(folder / "checkpoints")
-    shelf.save(model, Position(1, 0, 1), best=None, schema_id=schema.id, state={"data_id": "none"})
+    shelf.save(Snapshot.take(model, Position(1, 0, 1), schema_id=schema.id, state={"data_id": "none"}), best=None)
     return model

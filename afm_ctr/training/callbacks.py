@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import keras
 
+from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.files import write_text
 
 Direction = Literal["max", "min"]
@@ -139,6 +140,20 @@ class ReduceOnPlateau(keras.callbacks.Callback):
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.best, self.wait = state["best"], state["wait"]
+
+
+def deciders(config: TrainConfig) -> dict[str, Any]:
+    """The callbacks that go by the figures of an epoch, by the name under which a checkpoint keeps them."""
+    validation = config.validation
+    if validation is None:
+        return {}
+    metric, direction = f"val_{validation.metric}", validation.direction
+    chosen: dict[str, Any] = {"best": BestSoFar(metric, direction)}
+    if config.early_stopping is not None:
+        chosen["early_stopping"] = EarlyStopping(metric, direction, **config.early_stopping.model_dump())
+    if config.reduce_on_plateau is not None:
+        chosen["reduce_on_plateau"] = ReduceOnPlateau(metric, direction, **config.reduce_on_plateau.model_dump())
+    return chosen
 
 
 class EpochHistory(keras.callbacks.Callback):

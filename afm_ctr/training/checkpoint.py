@@ -6,17 +6,14 @@
         tables/<name>/rows-<a>-<b>.<column>.<slot>.npy    the optimizer's slot of those rows
         checkpoint.json                 position, callbacks' state, sha256 and size of each file; last
 
-The folder is written under a name that starts with ``.tmp-``, flushed to the disk, and renamed.
+The folder is written (:mod:`afm_ctr.training.snapshot`) under a name that starts with ``.tmp-``, flushed to the disk,
+and renamed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import os
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +21,11 @@ import keras
 import numpy as np
 
 from afm_ctr.errors import UserError
-from afm_ctr.training.files import HashingWriter, remove_folder, sha256_of, sync_folder
+from afm_ctr.training.files import sha256_of
 from afm_ctr.training.variables import TableColumn, split_variables
 
 MANIFEST = "checkpoint.json"
 FORMAT_VERSION = 1
-ROWS_PER_FILE = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Checkpoint:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the caller gave to :func:`write_checkpoint`: callbacks' state and the like."""
+        """What the snapshot was given as ``state``: callbacks' state and the like."""
         return dict(self.manifest["state"])
 
     @classmethod
@@ -129,7 +125,7 @@ class Checkpoint:
                 self._restore_column(column)
 
     def extra(self) -> dict[str, np.ndarray]:
-        """The arrays that :func:`write_checkpoint` was given as ``extra``."""
+        """The arrays that the snapshot was given as ``extra``."""
         with np.load(self.folder / "dense.npz", allow_pickle=False) as arrays:
             return {name.removeprefix("extra/"): arrays[name] for name in arrays.files if name.startswith("extra/")}
 
@@ -146,95 +142,3 @@ class Checkpoint:
         for start, stop, name in stored["files"]:
             # Through the tf.Variable itself, so that a table is never held twice.
             variable.value[start:stop].assign(np.load(self.folder / name, mmap_mode="r", allow_pickle=False))
-
-
-def write_checkpoint(
-    folder: Path,
-    model: keras.Model,
-    position: Position,
-    *,
-    schema_id: str,
-    state: Mapping[str, Any],
-    extra: Mapping[str, np.ndarray] | None = None,
-    rows_per_file: int = ROWS_PER_FILE,
-) -> Checkpoint:
-    """Write everything that the run's next step depends on.
-
-    Args:
-        folder: the folder to be; replaced when it exists.
-        model: built and compiled with a built optimizer.
-        position: the step that comes next.
-        schema_id: id of the resolved schema of the data.
-        state: whatever else, as JSON can hold it.
-        extra: arrays beside the variables (running metric sums).
-        rows_per_file: rows of a table in one file.
-
-    Raises:
-        UserError: a value is not finite: such a state is of no use, and the one before it must stay.
-    """
-    aside = folder.with_name(f".tmp-{folder.name}")
-    if aside.exists():
-        shutil.rmtree(aside)
-    aside.mkdir(parents=True)
-    files: dict[str, dict[str, Any]] = {}
-    groups, columns = split_variables(model)
-    dense: dict[str, np.ndarray] = {f"extra/{name}": np.asarray(value) for name, value in (extra or {}).items()}
-    for group, variables in groups.items():
-        for number, variable in enumerate(variables):
-            dense[f"{group}/{number}"] = _finite(np.asarray(variable), variable.path, position.step)
-    buffer = io.BytesIO()
-    np.savez(buffer, **dense)  # type: ignore[arg-type]
-    writer = HashingWriter(aside / "dense.npz")
-    writer.write(buffer.getbuffer())
-    files["dense.npz"] = writer.close()
-    tables: dict[str, dict[str, Any]] = {}
-    for column in columns:
-        tables.setdefault(column.table, {})[column.key] = _write_column(
-            aside, column, rows_per_file, position.step, files
-        )
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "position": dataclasses.asdict(position),
-        "schema_id": schema_id,
-        "dense": {group: [v.path for v in variables] for group, variables in groups.items()},
-        "tables": tables,
-        "state": dict(state),
-        "files": files,
-    }
-    for inner in {(aside / name).parent for name in files}:
-        sync_folder(inner)
-    last = HashingWriter(aside / MANIFEST)
-    last.write((json.dumps(manifest, indent=1) + "\n").encode())
-    last.close()
-    sync_folder(aside)
-    if folder.exists():
-        remove_folder(folder)
-    os.rename(aside, folder)
-    sync_folder(folder.parent)
-    return Checkpoint(folder, manifest)
-
-
-def _write_column(
-    aside: Path, column: TableColumn, rows_per_file: int, step: int, files: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    rows = int(column.variable.shape[0])
-    names = []
-    (aside / "tables" / column.table).mkdir(parents=True, exist_ok=True)
-    for start in range(0, rows, rows_per_file):
-        stop = min(rows, start + rows_per_file)
-        name = f"tables/{column.table}/rows-{start}-{stop}.{column.key}.npy"
-        values = _finite(column.variable.value[start:stop].numpy(), f"{column.table}.{column.key}", step)
-        writer = HashingWriter(aside / name)
-        np.lib.format.write_array(writer, np.ascontiguousarray(values), allow_pickle=False)
-        files[name] = writer.close()
-        names.append([start, stop, name])
-    return {"rows": rows, "shape": list(column.variable.shape), "files": names}
-
-
-def _finite(values: np.ndarray, name: str, step: int) -> np.ndarray:
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-        raise UserError(
-            f"{name} is not finite after step {step}: the training diverged; lower optimizer.learning_rate. "
-            "The checkpoint before it is kept"
-        )
-    return values

@@ -9,29 +9,39 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from afm_ctr.errors import UserError
+
 _BLOCK = 1 << 20
 
 
 class HashingWriter:
-    """A binary file that knows the SHA-256 and the length of what went into it; closing flushes it to the disk."""
+    """A binary file that knows what went into it; leaving the ``with`` flushes it to the disk.
+
+    Attributes:
+        content: ``{"sha256", "bytes"}``, once it is closed.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
+        self._file = open(path, "wb")  # noqa: SIM115 - closed by __exit__
         self._hash = hashlib.sha256()
-        self.size = 0
+        self._size = 0
+        self.content: dict[str, Any] = {}
 
     def write(self, data: bytes | memoryview) -> int:
         """Append bytes."""
         self._hash.update(data)
-        self.size += memoryview(data).nbytes
+        self._size += memoryview(data).nbytes
         return self._file.write(data)
 
-    def close(self) -> dict[str, Any]:
-        """Flush, close, and return ``{"sha256", "bytes"}``."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return {"sha256": self._hash.hexdigest(), "bytes": self.size}
+    def __enter__(self) -> HashingWriter:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        with self._file:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        self.content = {"sha256": self._hash.hexdigest(), "bytes": self._size}
 
 
 def sha256_of(path: Path) -> str:
@@ -46,9 +56,8 @@ def sha256_of(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one go: a reader sees the old one or the new one."""
     aside = path.with_name(f".tmp-{path.name}")
-    writer = HashingWriter(aside)
-    writer.write(text.encode("utf-8"))
-    writer.close()
+    with HashingWriter(aside) as writer:
+        writer.write(text.encode("utf-8"))
     os.replace(aside, path)
     sync_folder(path.parent)
 
@@ -76,3 +85,11 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(aside)
     os.rename(path, aside)
     shutil.rmtree(aside)
+
+
+def unwritable(run: str | Path, error: OSError) -> UserError:
+    """What to tell of a run's folder that does not take a file."""
+    return UserError(
+        f"cannot write the run in {run}: {error}; every checkpoint there is whole, so the same command goes on once "
+        "that is mended"
+    )

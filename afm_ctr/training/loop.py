@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -21,11 +21,11 @@ from afm_ctr.training.build import build_model
 from afm_ctr.training.checkpoint import Position
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.evaluate import SMALLEST_BATCH, open_split
+from afm_ctr.training.files import unwritable
 from afm_ctr.training.folder import RunFolder, data_id
 from afm_ctr.training.progress import Mode
+from afm_ctr.training.ranks import on_chief
 from afm_ctr.training.session import Session, opened
-
-Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,7 @@ def train(
             save_samples(model_dir, load_samples(data_dir, reader.schema.raw_columns))
             return None if checkpoint is None else opened(checkpoint)
         except OSError as error:
-            raise _unwritable(model_dir, error) from error
+            raise unwritable(model_dir, error) from error
 
     try:
         start = on_chief(world, begin)
@@ -149,8 +149,9 @@ def train(
         _announce(session, resumed_from)
         while session.ended is None:
             session.fit()
+        session.settle()
     except OSError as error:  # what cannot be read is in `reader.error`
-        raise _unwritable(model_dir, error) from error
+        raise unwritable(model_dir, error) from error
     except Exception as error:
         mistake = reader.error or find_user_error(error)
         if mistake is None:
@@ -166,8 +167,8 @@ def train(
         steps=session.position.step,
         rows=reader.rows,
         resumed_from=resumed_from,
-        seconds=round(session.seconds, 3),
-        rows_per_second=session.rows_per_second,
+        seconds=round(session.speed.seconds, 3),
+        rows_per_second=session.speed.rows_per_second,
         best=session.best,
         last=session.history.epochs[-1] if session.history.epochs else None,
     )
@@ -186,30 +187,6 @@ def check_metric(config: TrainConfig, schema: ResolvedSchema) -> None:
         raise UserError(f"validation.metric {metric} needs binary labels and this schema's label is real: use rmse")
     if metric == "group_auc" and schema.spec.group is None:
         raise UserError("validation.metric group_auc needs a schema that declares a `group` column: use auc")
-
-
-def on_chief(world: World, work: Callable[[], Result]) -> Result:
-    """Do something on rank 0 alone and give every rank its result, or every rank its :class:`UserError`."""
-    if world.size == 1:
-        return work()
-    result: Result | None = None
-    mistake: str | None = None
-    if world.is_chief:
-        try:
-            result = work()
-        except UserError as error:
-            mistake = str(error)
-    result, mistake = world.broadcast_object((result, mistake))
-    if mistake is not None:
-        raise UserError(mistake)
-    return result  # type: ignore[return-value]
-
-
-def _unwritable(model_dir: str | Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write the run in {model_dir}: {error}; every checkpoint there is whole, so the same command goes on "
-        "once that is mended"
-    )
 
 
 def _announce(session: Session, resumed_from: int | None) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import math
-import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -18,12 +18,16 @@ from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.training.build import HISTORY, TENSORBOARD
-from afm_ctr.training.callbacks import BestSoFar, EarlyStopping, EpochHistory, ReduceOnPlateau, Stateful
+from afm_ctr.training.callbacks import EpochHistory, Stateful, deciders
 from afm_ctr.training.checkpoint import Checkpoint, Position
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.evaluate import Evaluator
 from afm_ctr.training.folder import RunFolder
 from afm_ctr.training.progress import Mode, Reporter, TensorBoardScalars
+from afm_ctr.training.ranks import on_chief
+from afm_ctr.training.saving import Saver
+from afm_ctr.training.snapshot import Snapshot
+from afm_ctr.training.speed import Speed
 
 RunState = tuple[Position, dict[str, Any], dict[str, np.ndarray]]
 """Where a run is: position, state of the callbacks (plain data), running sums of the metrics over all ranks."""
@@ -60,11 +64,9 @@ class Session(keras.callbacks.Callback):
         self.network, self.config, self.reader, self.world, self.folder = model, config, reader, world, folder
         self.position = Position()
         self.best: dict[str, Any] | None = None
-        self.seconds, self._timed_rows = 0.0, 0
+        self.speed = Speed()
         self._data = data
         self._sums: dict[str, np.ndarray] = {}
-        self._epoch_seconds, self._epoch_rows = 0.0, 0
-        self._tick: float | None = None
         self.reporter = Reporter(
             reader.steps_per_epoch, config.epochs, lambda: self.position.step_in_epoch, self._rows_done, progress
         )
@@ -75,31 +77,16 @@ class Session(keras.callbacks.Callback):
         drift = config.drift_check
         self._drift = DriftCheck(world, drift.every_steps) if drift is not None and world.size > 1 else None
         self.history = EpochHistory(folder.path / HISTORY if world.is_chief else None)
-        self.deciders = self._deciders()
+        self.deciders = deciders(config)
         self.tensorboard: TensorBoardScalars | None = None
         if config.tensorboard and world.is_chief:
             self.tensorboard = TensorBoardScalars(
                 folder.path / TENSORBOARD, lambda: self.position.step, self._rows_done
             )
-        beat = self.watchdog.beat if self.watchdog is not None else lambda: None
         self._validate: Evaluator | None = None
-        self._beat = beat
+        self._beat = self.watchdog.beat if self.watchdog is not None else lambda: None
+        self._saver = Saver(self.shelf, self._beat)
         self._first_fit = True
-
-    def _deciders(self) -> dict[str, Any]:
-        """The callbacks that go by the figures of an epoch, by the name under which a checkpoint keeps them."""
-        validation, config = self.config.validation, self.config
-        if validation is None:
-            return {}
-        metric, direction = f"val_{validation.metric}", validation.direction
-        deciders: dict[str, Any] = {"best": BestSoFar(metric, direction)}
-        if config.early_stopping is not None:
-            deciders["early_stopping"] = EarlyStopping(metric, direction, **config.early_stopping.model_dump())
-        if config.reduce_on_plateau is not None:
-            deciders["reduce_on_plateau"] = ReduceOnPlateau(
-                metric, direction, **config.reduce_on_plateau.model_dump()
-            )
-        return deciders
 
     def validate_on(self, reader: Reader) -> None:
         """Look at this split after each epoch."""
@@ -155,6 +142,7 @@ class Session(keras.callbacks.Callback):
 
     def close(self) -> None:
         """Leave the terminal and the files in order."""
+        self._saver.close()
         self.reporter.close()
         if self.tensorboard is not None:
             self.tensorboard.close()
@@ -164,7 +152,7 @@ class Session(keras.callbacks.Callback):
     # -- callbacks --------------------------------------------------------------------------------------------------
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._tick = None if self._first_fit else time.monotonic()
+        self.speed.begin(counts=not self._first_fit)
         if self._sums:  # Keras has just reset the metrics; a resumed epoch goes on counting
             for name, variable in _metric_variables(self.network).items():
                 variable.assign(self._sums[name] if self.world.is_chief else tf.zeros_like(variable.value))
@@ -172,21 +160,15 @@ class Session(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         loss = float((logs or {})["loss"])
-        now = time.monotonic()
         at, before = self.position, self._rows_done()
         self.position = dataclasses.replace(at, step_in_epoch=at.step_in_epoch + 1, step=at.step + 1)
-        if self._tick is not None:  # the first step of a call traces and is not counted
-            seconds, rows = now - self._tick, self._rows_done() - before
-            self._epoch_seconds += seconds
-            self.seconds += seconds
-            self._epoch_rows += rows
-            self._timed_rows += rows
+        self.speed.step(self._rows_done() - before)
         if not math.isfinite(loss):
             raise UserError(self._diverged(f"the loss is {loss}"))
         whole = self.position.step_in_epoch == self.reader.steps_per_epoch
         if not whole and self.position.step % self.config.checkpoint.every_steps == 0:
             self.save()
-        self._tick = time.monotonic()
+        self.speed.go_on()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.position.step_in_epoch < self.reader.steps_per_epoch:
@@ -203,7 +185,7 @@ class Session(keras.callbacks.Callback):
         # What comes after in the list of callbacks shows the whole figures, and not this rank's running loss.
         if logs is not None:
             logs.update(figures)
-        self._epoch_seconds, self._epoch_rows = 0.0, 0
+        self.speed.end_epoch()
         self.save()
 
     def _figures(self) -> dict[str, Any]:
@@ -219,8 +201,8 @@ class Session(keras.callbacks.Callback):
             "step": self.position.step,
             "loss": float(sums["loss/numerator"]) / weight,
             "learning_rate": float(self.network.optimizer.learning_rate),
-            "seconds": round(self._epoch_seconds, 3),
-            "rows_per_second": _speed(self._epoch_rows, self._epoch_seconds),
+            "seconds": round(self.speed.epoch_seconds, 3),
+            "rows_per_second": self.speed.epoch_rows_per_second,
         }
         if self._validate is not None:
             found = self._validate()
@@ -234,11 +216,6 @@ class Session(keras.callbacks.Callback):
         """Rows trained since the run began; the last batch of an epoch is short."""
         at = self.position
         return at.epoch * self.reader.rows + min(at.step_in_epoch * self.config.batch_size, self.reader.rows)
-
-    @property
-    def rows_per_second(self) -> float | None:
-        """Rows trained a second in this call, over all ranks; checkpoints, validation, first step left out."""
-        return _speed(self._timed_rows, self.seconds)
 
     def _diverged(self, what: str) -> str:
         return (
@@ -265,35 +242,42 @@ class Session(keras.callbacks.Callback):
         state = {
             "data_id": self._data,
             "best": self.best,
-            "epoch_seconds": self._epoch_seconds,
-            "epoch_rows": self._epoch_rows,
             "callbacks": {name: callback.get_state() for name, callback in self._stateful().items()},
         }
         return self.position, copy.deepcopy(state), sums
 
     def save(self) -> None:
-        """Write a checkpoint, on rank 0; all ranks must call it.
+        """Have rank 0 copy the state and write it as a checkpoint while the training goes on; all ranks must call it.
 
         Raises:
-            UserError: loss or weights are not finite.
+            UserError: loss or weights are not finite, or the checkpoint before this one could not be written.
         """
         position, state, sums = self.state()
         if not all(np.isfinite(value).all() for value in sums.values()):
             raise UserError(self._diverged("the loss is not finite"))
-        if not self.world.is_chief:
-            return
-        with contextlib.nullcontext() if self.watchdog is None else self.watchdog.paused():
-            self.shelf.save(
-                self.network,
-                position,
-                best=self.best,
-                schema_id=self.reader.schema.id,
-                state=state,
-                extra=sums,
+        schema_id, best = self.reader.schema.id, self.best
+        self._wait_for_chief(
+            lambda: self._saver.save(
+                lambda: Snapshot.take(self.network, position, schema_id=schema_id, state=state, extra=sums), best
             )
+        )
+
+    def settle(self) -> None:
+        """Wait until the last checkpoint is on the disk; all ranks must call it.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        self._wait_for_chief(self._saver.settle)
+
+    def _wait_for_chief(self, work: Callable[[], None]) -> None:
+        """Rank 0's disk may take longer than a step: as long as it moves, it is no reason to end the job."""
+        waits = self.watchdog is not None and not self.world.is_chief
+        with self.watchdog.paused() if self.watchdog is not None and waits else contextlib.nullcontext():
+            on_chief(self.world, work)
 
     def _stateful(self) -> dict[str, Stateful]:
-        return {"history": self.history, "warmup": self.warmup, **self.deciders}
+        return {"history": self.history, "warmup": self.warmup, "speed": self.speed, **self.deciders}
 
     def take_up(self, position: Position, state: dict[str, Any], sums: dict[str, np.ndarray]) -> None:
         """Go on from what :meth:`state` gave, on any number of ranks.
@@ -303,10 +287,10 @@ class Session(keras.callbacks.Callback):
         """
         state = copy.deepcopy(state)
         self.position, self.best, self._sums = position, state["best"], dict(sums)
-        self._epoch_seconds, self._epoch_rows = state["epoch_seconds"], state["epoch_rows"]
         for name, callback in self._stateful().items():
             if name in state["callbacks"]:
                 callback.set_state(state["callbacks"][name])
+        self._saver.close()
         if self.world.is_chief:
             self.shelf.rewind(position.step, self.best)
             self.history.write()
@@ -315,11 +299,6 @@ class Session(keras.callbacks.Callback):
 def opened(checkpoint: Checkpoint) -> RunState:
     """What :meth:`Session.take_up` wants of a checkpoint."""
     return checkpoint.position, checkpoint.state, checkpoint.extra()
-
-
-def _speed(rows: int, seconds: float) -> float | None:
-    """Rows a second; None where no step was timed."""
-    return round(rows / seconds, 1) if seconds else None
 
 
 def _metric_variables(model: CTRModel) -> dict[str, keras.Variable]:

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from afm_ctr.errors import UserError
-from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint, Position, write_checkpoint
+from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint
 from afm_ctr.training.files import remove_folder, write_json
+from afm_ctr.training.snapshot import Snapshot
 
 BEST = "best.json"
 _FOLDER = re.compile(r"step-(\d{9,})$")
@@ -82,16 +81,18 @@ class CheckpointShelf:
         else:
             write_json(pointer, best)
 
-    def save(self, model: keras.Model, position: Position, *, best: dict[str, Any] | None, **content: Any) -> None:
+    def save(
+        self, snapshot: Snapshot, best: dict[str, Any] | None, progress: Callable[[], None] = lambda: None
+    ) -> None:
         """Write a checkpoint, point at the best one, and let go of those that neither rule keeps.
 
         Args:
-            model: what is stored, see :func:`~afm_ctr.training.checkpoint.write_checkpoint` for ``content``.
-            position: the step that comes next.
+            snapshot: what is stored.
             best: what :meth:`mark_best` writes; its step must be on the shelf, or be this one.
+            progress: see :meth:`~afm_ctr.training.snapshot.Snapshot.write`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(self.path(position.step), model, position, **content)
+        snapshot.write(self.path(snapshot.position.step), progress)
         self.mark_best(best)
         stay = {*self.steps()[-self.keep :], *([int(best["step"])] if best else [])}
         self._remove(step for step in self.steps() if step not in stay)

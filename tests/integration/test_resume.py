@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -86,29 +87,31 @@ def assert_same_end(run: Path, other: Path) -> None:
     assert best[0] == best[1]
 
 
-def test_killed_at_three_steps_and_resumed(data: Path, root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.soak)])
+def test_killed_and_resumed(kills: int, data: Path, root: Path, tmp_path: Path) -> None:
     settings = config()
     whole = tmp_path / "whole"
     assert go(data, whole, settings).steps == STEPS
     run = tmp_path / "run"
     file = tmp_path / "train.yaml"
     file.write_text(settings.to_yaml())
-    draw = random.Random(20)
-    steps = sorted(draw.sample(range(4, STEPS), 3))
+    steps = sorted(random.Random(20).sample(range(4, STEPS - 3), kills))
     for number, step in enumerate(steps):
-        how = ["write"] if number == 1 else []
+        how = ["write"] if number % 3 == 1 else []
         job = [sys.executable, root / "tests/integration/jobs/killed_run.py", data, run, file, step, *how]
         ended = subprocess.run([str(part) for part in job], cwd=root, capture_output=True, text=True, timeout=300)
         assert ended.returncode == -signal.SIGKILL, ended.stderr[-3000:]
-        if how:
-            assert list((run / "checkpoints").glob(".tmp-*")), "it was to be killed while writing"
+        if how:  # in the thread that writes, while the training had gone on
+            found = re.search(r"killed after step (\d+), while step (\d+) was written", ended.stdout)
+            assert found and int(found[1]) > int(found[2]) >= step, ended.stdout
+            assert list((run / "checkpoints").glob(".tmp-*"))
     summary = go(data, run, settings)
     assert summary.resumed_from is not None
     assert 0 < summary.resumed_from <= steps[-1]
     assert (summary.steps, summary.ended) == (STEPS, "epochs")
     assert_same_end(run, whole)
     sessions = json.loads((run / "run.json").read_text())["sessions"]
-    assert len(sessions) == 4
+    assert len(sessions) == kills + 1
     assert not list((run / "checkpoints").glob(".tmp-*"))
 
 

@@ -18,7 +18,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.predict import predict_logs, predict_records
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.training import TrainConfig, TrainSummary, checkpoint, evaluate, load_model, train
+from afm_ctr.training import TrainConfig, TrainSummary, evaluate, load_model, snapshot, train
 from afm_ctr.training.evaluate import scoring_batch
 from tests import prepared
 
@@ -174,7 +174,7 @@ def test_a_folder_that_cannot_be_written(data: Path, tmp_path: Path, monkeypatch
         train(data, tmp_path / "file/run", config(), WORLD, progress="none")
     run = tmp_path / "run"
     settings = config("epochs=1", "checkpoint.every_steps=10")
-    write = checkpoint.HashingWriter.write
+    write = snapshot.HashingWriter.write
 
     def full(self: Any, content: Any) -> int:
         if (run / "checkpoints/step-000000020").exists():
@@ -182,7 +182,7 @@ def test_a_folder_that_cannot_be_written(data: Path, tmp_path: Path, monkeypatch
         return write(self, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.HashingWriter, "write", full)
+        patch.setattr(snapshot.HashingWriter, "write", full)
         with pytest.raises(UserError, match="No space left on device; every checkpoint there is whole"):
             train(data, run, settings, WORLD, progress="none")
     assert train(data, run, settings, WORLD, progress="none").resumed_from == 20

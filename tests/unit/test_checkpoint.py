@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,11 +14,12 @@ import tensorflow as tf
 from afm_ctr import optimizers
 from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import UserError
-from afm_ctr.training.checkpoint import MANIFEST, Checkpoint, DamagedCheckpoint, Position, write_checkpoint
+from afm_ctr.training.checkpoint import MANIFEST, Checkpoint, DamagedCheckpoint, Position
 from afm_ctr.training.shelf import CheckpointShelf
+from afm_ctr.training.snapshot import Snapshot
 from afm_ctr.training.variables import split_variables
 
-CONTENT = {"schema_id": "feed", "state": {"best": {"value": 0.1 + 0.2, "epoch": None}}}
+STATE = {"best": {"value": 0.1 + 0.2, "epoch": None}}
 
 
 class Small(keras.Model):
@@ -57,6 +59,10 @@ def values(model: Small) -> list[np.ndarray]:
     return dense + [np.asarray(column.variable) for column in columns]
 
 
+def snap(model: Small, position: Position, **options: Any) -> Snapshot:
+    return Snapshot.take(model, position, schema_id="feed", state=STATE, **options)
+
+
 def assert_same(one: Small, other: Small) -> None:
     for a, b in zip(values(one), values(other), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -65,12 +71,12 @@ def assert_same(one: Small, other: Small) -> None:
 @pytest.mark.parametrize("optimizer", optimizers.names())
 def test_restored_model_goes_on_as_the_stored_one(tmp_path: Path, optimizer: str) -> None:
     model = build(optimizer, steps=3)
-    write_checkpoint(tmp_path / "c", model, Position(1, 2, 3), rows_per_file=3, **CONTENT)
+    snap(model, Position(1, 2, 3), rows_per_file=3).write(tmp_path / "c")
     fresh = build(optimizer)
     checkpoint = Checkpoint.open(tmp_path / "c")
     checkpoint.restore(fresh)
     assert checkpoint.position == Position(epoch=1, step_in_epoch=2, step=3)
-    assert checkpoint.state == CONTENT["state"]
+    assert checkpoint.state == STATE
     assert checkpoint.schema_id == "feed"
     assert_same(model, fresh)
     train(model, 2)
@@ -80,9 +86,7 @@ def test_restored_model_goes_on_as_the_stored_one(tmp_path: Path, optimizer: str
 
 def test_layout_of_the_folder(tmp_path: Path) -> None:
     model = build("adam", steps=1)
-    write_checkpoint(
-        tmp_path / "c", model, Position(step=1), rows_per_file=3, extra={"loss/0": np.float32(2)}, **CONTENT
-    )
+    snap(model, Position(step=1), rows_per_file=3, extra={"loss/0": np.float32(2)}).write(tmp_path / "c")
     names = sorted(p.relative_to(tmp_path / "c").as_posix() for p in (tmp_path / "c").rglob("*") if p.is_file())
     kinds = ["linear", "linear.momentum", "linear.velocity"]
     kinds += [kind.replace("linear", "linear_vectors") for kind in kinds]
@@ -100,7 +104,7 @@ def test_layout_of_the_folder(tmp_path: Path) -> None:
 
 def test_a_grown_table_keeps_its_initial_rows_behind_the_stored_ones(tmp_path: Path) -> None:
     model = build("adagrad", steps=2)
-    write_checkpoint(tmp_path / "c", model, Position(step=2), **CONTENT)
+    snap(model, Position(step=2)).write(tmp_path / "c")
     grown = build("adagrad", rows=9)
     Checkpoint.open(tmp_path / "c").restore(grown)
     for name, variable in grown.table.columns.items():
@@ -110,11 +114,11 @@ def test_a_grown_table_keeps_its_initial_rows_behind_the_stored_ones(tmp_path: P
     assert slot.shape == (9, 1)
     np.testing.assert_array_equal(np.asarray(slot)[7:], np.full((2, 1), 0.1, np.float32))
     with pytest.raises(UserError, match="linear"):
-        write_checkpoint(tmp_path / "d", grown, Position(), **CONTENT).restore(model)
+        snap(grown, Position()).write(tmp_path / "d").restore(model)
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "c", build("adam"), Position(), **CONTENT)
+    snap(build("adam"), Position()).write(tmp_path / "c")
     checkpoint = Checkpoint.open(tmp_path / "c")
     with pytest.raises(UserError, match="optimizer variables"):
         checkpoint.restore(build("sgd"))
@@ -147,7 +151,7 @@ def test_damage_is_found_and_the_one_before_is_taken(tmp_path: Path, how: str) -
     shelf = CheckpointShelf(tmp_path, keep=3, warn=warnings.append)
     model = build("sgd")
     for step in (10, 20):
-        shelf.save(model, Position(step=step), best=None, **CONTENT)
+        shelf.save(snap(model, Position(step=step)), best=None)
     damage(shelf.path(20), how)
     with pytest.raises(DamagedCheckpoint):
         Checkpoint.open(shelf.path(20))
@@ -168,7 +172,7 @@ def test_the_last_few_and_the_best_stay(tmp_path: Path) -> None:
     model = build("sgd")
     best = {"step": 2, "epoch": 0, "metric": "auc", "value": 0.7}
     for step in range(1, 7):
-        shelf.save(model, Position(step=step), best=best if step >= 2 else None, **CONTENT)
+        shelf.save(snap(model, Position(step=step)), best=best if step >= 2 else None)
     assert shelf.steps() == [2, 5, 6]
     found = shelf.best()
     assert found is not None
@@ -185,12 +189,12 @@ def test_the_last_few_and_the_best_stay(tmp_path: Path) -> None:
 def test_an_unfinished_folder_is_nothing_and_goes(tmp_path: Path) -> None:
     shelf = CheckpointShelf(tmp_path, keep=2)
     model = build("sgd")
-    shelf.save(model, Position(step=1), best=None, **CONTENT)
+    shelf.save(snap(model, Position(step=1)), best=None)
     left = tmp_path / ".tmp-step-000000002"
     left.mkdir()
     (left / "dense.npz").write_bytes(b"half")
     assert shelf.steps() == [1]
-    shelf.save(model, Position(step=1), best=None, **CONTENT)  # the same step again replaces it
+    shelf.save(snap(model, Position(step=1)), best=None)  # the same step again replaces it
     assert shelf.steps() == [1]
     assert not left.exists()
     assert shelf.latest() is not None
@@ -199,9 +203,9 @@ def test_an_unfinished_folder_is_nothing_and_goes(tmp_path: Path) -> None:
 def test_a_diverged_state_is_not_stored(tmp_path: Path) -> None:
     shelf = CheckpointShelf(tmp_path)
     model = build("sgd")
-    shelf.save(model, Position(step=1), best=None, **CONTENT)
+    shelf.save(snap(model, Position(step=1)), best=None)
     column = model.table.columns["linear"]
     column.value[3:4].assign([[np.inf]])
     with pytest.raises(UserError, match=r"ids\.linear is not finite after step 2"):
-        shelf.save(model, Position(step=2), best=None, **CONTENT)
+        shelf.save(snap(model, Position(step=2)), best=None)
     assert shelf.steps() == [1]

@@ -1,7 +1,7 @@
 """Train and be killed: ``killed_run.py DATA RUN CONFIG STEP [write]``.
 
 SIGKILL comes right after step STEP has changed the weights, or with ``write`` in the middle of writing the first
-checkpoint that is due at STEP or later.
+checkpoint that is due at STEP or later, once the training has done a step beyond it.
 """
 
 from __future__ import annotations
@@ -9,36 +9,43 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from typing import Any
 
 from afm_ctr import distributed, training
-from afm_ctr.training import checkpoint
 from afm_ctr.training.session import Session
+from afm_ctr.training.snapshot import Snapshot
 
 data, run, config, step, *rest = sys.argv[1:]
-counted, write_column = Session.on_train_batch_end, checkpoint._write_column
+counted, write_column = Session.on_train_batch_end, Snapshot._write_column
 at = 0
+moved = threading.Condition()
 
 
-def die() -> None:
+def die(doing: str) -> None:
+    print(f"killed {doing}", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def count(self: Session, batch: int, logs: dict[str, Any] | None = None) -> None:
     global at
-    at = self.position.step + 1
+    with moved:
+        at = self.position.step + 1
+        moved.notify_all()
     if not rest and at == int(step):
-        die()
+        die(f"after step {at}")
     counted(self, batch, logs)
 
 
-def write(*arguments: Any) -> dict[str, Any]:
-    written = write_column(*arguments)
-    if rest and at >= int(step):
-        die()
+def write(self: Snapshot, *arguments: Any) -> dict[str, Any]:
+    written = write_column(self, *arguments)
+    if rest and self.position.step >= int(step):
+        with moved:
+            moved.wait_for(lambda: at > self.position.step, timeout=60)
+            die(f"after step {at}, while step {self.position.step} was written")
     return written
 
 
 Session.on_train_batch_end = count  # type: ignore[method-assign]
-checkpoint._write_column = write
+Snapshot._write_column = write  # type: ignore[method-assign]
 training.train(data, run, training.TrainConfig.load(config), distributed.init())
