@@ -10,8 +10,8 @@ from __future__ import annotations
 import pickle
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,17 @@ class _Part:
     hashes: dict[int, np.ndarray]  # of fields with ids of their own
     counts: list[Counter[bytes]]
     positive_counts: list[Counter[bytes]]
-    sample_missing: np.ndarray = field(default_factory=lambda: np.zeros((2, 0), np.int64))
+    sample_missing: np.ndarray  # int64 [2, fields]: the same of the sampled rows
+
+    @staticmethod
+    def empty(fields: int) -> _Part:
+        def counts() -> list[Counter[bytes]]:
+            return [Counter() for _ in range(fields)]
+
+        def nothing() -> np.ndarray:
+            return np.zeros((2, fields), np.int64)
+
+        return _Part(0, 0, True, 0, 0, nothing(), {}, counts(), counts(), nothing())
 
 
 class Collector:
@@ -54,19 +64,17 @@ class Collector:
         >>> collector.add(ids, labels)
         >>> some = collector.sampled(numbers)
         >>> collector.add_sample({"user": users[some]}, ids[some], labels[some])
-        >>> merge(schema, [collector.partial()], "train", rows_in=1_000_000).rows
+        >>> merger = Merger(schema)
+        >>> merger.add(collector.partial())
+        >>> merger.finish("train").rows
     """
 
     def __init__(self, schema: ResolvedSchema, rows_in: int, sample_rows: int = SAMPLE_ROWS) -> None:
         self._schema = schema
         self._layout = _Layout(schema)
         self._limit = sampling_limit(rows_in, sample_rows)
-        fields = len(schema.spec.fields)
         self._seen = [_Seen(schema.feature_size, slots) for slots in self._layout.layers]
-        self._part = _Part(
-            0, 0, True, 0, 0, np.zeros((2, fields), np.int64), {}, [Counter() for _ in range(fields)],
-            [Counter() for _ in range(fields)], np.zeros((2, fields), np.int64),
-        )  # fmt: skip
+        self._part = _Part.empty(len(schema.spec.fields))
 
     def sampled(self, numbers: np.ndarray) -> np.ndarray:
         """Which rows belong to the sample: numbers among all data rows, int64 [n], to indices int64 [m]."""
@@ -113,7 +121,7 @@ class Collector:
             part.sample_missing[1, index] += sum(not values[i] for i in positive)
 
     def partial(self) -> bytes:
-        """What the chunk hands on to :func:`merge`."""
+        """What the chunk hands on to a :class:`Merger`."""
         for seen in self._seen:
             found = seen.ids()
             for index in seen.fields:
@@ -127,15 +135,16 @@ def sampling_limit(rows_in: int, sample_rows: int) -> np.uint64:
     return np.uint64(min(2**64 - 1, 2**64 * sample_rows // max(rows_in, 1)))
 
 
-def merge(
-    schema: ResolvedSchema, parts: Iterable[bytes], split: str, rows_in: int, sample_rows: int = SAMPLE_ROWS
-) -> DataStatistics:
-    """The statistics of all chunks together. Parts are taken one by one: bytes that the job's own workers wrote."""
-    fields = schema.spec.fields
-    total = Collector(schema, rows_in, sample_rows)._part
-    hashes: dict[int, list[np.ndarray]] = {}
-    for packed in parts:
-        part: _Part = pickle.loads(zlib.decompress(packed))
+class Merger:
+    """Puts the chunks of a split together, one by one, in memory that does not grow with their number."""
+
+    def __init__(self, schema: ResolvedSchema) -> None:
+        self._schema = schema
+        self._total = _Part.empty(len(schema.spec.fields))
+
+    def add(self, partial: bytes) -> None:
+        """Take a chunk's :meth:`Collector.partial` into account: bytes that the job's own workers wrote."""
+        total, part = self._total, pickle.loads(zlib.decompress(partial))
         total.rows += part.rows
         total.positives += part.positives
         total.labelled &= part.labelled
@@ -144,19 +153,24 @@ def merge(
         total.missing += part.missing
         total.sample_missing += part.sample_missing
         for index, found in part.hashes.items():
-            hashes[index] = [distinct.least_hashes([*hashes.get(index, []), found])]
-        for index in range(len(fields)):
-            total.counts[index].update(part.counts[index])
-            total.positive_counts[index].update(part.positive_counts[index])
-    total.hashes = {index: found[0] for index, found in hashes.items()}
-    return DataStatistics(
-        split=split,
-        rows=total.rows,
-        positives=total.positives if total.labelled else None,
-        sampled=total.sampled,
-        sampled_positives=total.sampled_positives,
-        fields=[_finish(schema, total, index) for index in range(len(fields))],
-    )
+            before = total.hashes.get(index, found)
+            total.hashes[index] = distinct.least_hashes([before, found])
+        for mine, more in zip(total.counts, part.counts, strict=True):
+            mine.update(more)
+        for mine, more in zip(total.positive_counts, part.positive_counts, strict=True):
+            mine.update(more)
+
+    def finish(self, split: str) -> DataStatistics:
+        """The statistics of all chunks together."""
+        total = self._total
+        return DataStatistics(
+            split=split,
+            rows=total.rows,
+            positives=total.positives if total.labelled else None,
+            sampled=total.sampled,
+            sampled_positives=total.sampled_positives,
+            fields=[_finish(self._schema, total, index) for index in range(len(total.counts))],
+        )
 
 
 def _finish(schema: ResolvedSchema, part: _Part, index: int) -> FieldStatistics:
