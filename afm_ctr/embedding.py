@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.errors import in_graph
+from afm_ctr.pages import on_large_pages
+from afm_ctr.slices import MergedSlices
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 1 << 15  # elements hashed at a time: what fits a core's second-level cache with room for temporaries
@@ -22,7 +24,7 @@ class Lookup(NamedTuple):
     """What a batch reads of a table.
 
     Attributes:
-        unique_ids: int64 ``[U]``, every id of the batch once.
+        unique_ids: int64 ``[U]``, 0 (the absent slot's) and then every other id of the batch once.
         rows: by column, ``[U, d]``: the rows of these ids.
         inverse: int32, in the shape of the ids that were asked for: the position of each in ``unique_ids``.
     """
@@ -33,7 +35,8 @@ class Lookup(NamedTuple):
 
     def expand(self, column: str) -> tf.Tensor:
         """The rows laid out as the ids were asked for: ``[..., d]``."""
-        return tf.gather(self.rows[column], self.inverse)
+        with tf.name_scope("lookup"):
+            return tf.gather(self.rows[column], self.inverse)
 
 
 @keras.saving.register_keras_serializable(package="afm_ctr")
@@ -90,6 +93,7 @@ class EmbeddingTable(keras.layers.Layer):
         for column, width in self.widths.items():
             variable = self.add_weight(shape=(self.feature_size, width), initializer="zeros", name=column)
             variable.placement = self.placement  # what broadcast, exchange and drift check go by
+            on_large_pages(variable.value)
             self.columns[column] = variable
             if self.stddev[column]:
                 self._fill(variable, column, width)
@@ -127,34 +131,62 @@ class EmbeddingTable(keras.layers.Layer):
             ids: int64 of any shape.
 
         Returns:
-            A :class:`Lookup`. The gradient with respect to a column is ``tf.IndexedSlices`` with unique indices.
+            A :class:`Lookup`. The gradient with respect to a column is ``tf.IndexedSlices`` with unique indices,
+            row 0 first: what :meth:`touched` takes.
 
         Raises:
             tf.errors.InvalidArgumentError: when the op runs, for an id outside ``[0, feature_size)``.
         """
-        unique, inverse = tf.unique(tf.reshape(ids, [-1]), out_idx=tf.int32)
-        with tf.control_dependencies(self._check(unique)):
-            unique = tf.identity(unique)
-        # Through `.value`: a gather from the Keras variable itself reads the whole table.
-        rows = {column: tf.gather(variable.value, unique) for column, variable in self.columns.items()}
-        return Lookup(unique, rows, tf.reshape(inverse, tf.shape(ids)))
+        with tf.name_scope("merge"):
+            # With row 0 first, whether it occurs or not, the rows that a batch touches are a slice of its gradient.
+            flat = tf.concat([tf.zeros([1], ids.dtype), tf.reshape(ids, [-1])], 0)
+            unique, inverse = tf.unique(flat, out_idx=tf.int32)
+            inverse = tf.reshape(inverse[1:], tf.shape(ids))
+        with tf.name_scope("lookup"):
+            with tf.control_dependencies(self._check(unique)):
+                unique = tf.identity(unique)
+            # Through `.value`: a gather from the Keras variable itself reads the whole table.
+            rows = {column: tf.gather(variable.value, unique) for column, variable in self.columns.items()}
+        return Lookup(unique, rows, inverse)
+
+    def touched(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+        """Say of the columns' gradients through one :meth:`lookup` what is known of them: nobody need merge again.
+
+        Args:
+            gradients: of ``variables``, one by one.
+            variables: Keras variables, columns of this table and others.
+
+        Returns:
+            The gradients; those of the columns as :class:`~afm_ctr.slices.MergedSlices` that share their indices,
+            without row 0, which no batch touches.
+        """
+        columns = {id(variable) for variable in self.columns.values()}
+        rows: tf.Tensor | None = None
+        found = list(gradients)
+        for place, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
+            if id(variable) in columns and isinstance(gradient, tf.IndexedSlices):
+                rows = gradient.indices[1:] if rows is None else rows
+                found[place] = MergedSlices(gradient.values[1:], rows, gradient.dense_shape)
+        return found
 
     def read(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
         """The rows laid out as the ids, without merging first: for scoring, where nothing is trained."""
-        with tf.control_dependencies(self._check(ids)):
-            ids = tf.identity(ids)
-        return {column: tf.gather(variable.value, ids) for column, variable in self.columns.items()}
+        with tf.name_scope("lookup"):
+            with tf.control_dependencies(self._check(ids)):
+                ids = tf.identity(ids)
+            return {column: tf.gather(variable.value, ids) for column, variable in self.columns.items()}
 
     def apply(self, unique_ids: tf.Tensor, grad_rows: Mapping[str, tf.Tensor], optimizer: keras.Optimizer) -> None:
         """Let an optimizer take one step on some rows alone; a training loop takes it with all other variables.
 
         Args:
-            unique_ids: int64 ``[U]``.
-            grad_rows: ``[U, d]`` for each column that moves: the gradient by the rows of a :class:`Lookup`.
+            unique_ids: int64 ``[U]``, those of a :class:`Lookup`: row 0 comes first, and stays.
+            grad_rows: ``[U, d]`` for each column that moves: the gradient by the rows of the lookup.
             optimizer: one of :mod:`afm_ctr.optimizers`, built with at least these columns, or not built yet.
         """
         shape = {column: tf.constant([self.feature_size, self.widths[column]], tf.int64) for column in grad_rows}
-        slices = [tf.IndexedSlices(rows, unique_ids, shape[column]) for column, rows in grad_rows.items()]
+        touched = unique_ids[1:]
+        slices = [MergedSlices(rows[1:], touched, shape[column]) for column, rows in grad_rows.items()]
         optimizer.apply(slices, [self.columns[column] for column in grad_rows])
 
     def _check(self, ids: tf.Tensor) -> list[tf.Operation]:

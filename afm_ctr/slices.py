@@ -2,7 +2,8 @@
 
 Keras hands its optimizers ``tf.IndexedSlices`` in which a row that a batch reads n times stands n times. Any
 optimizer whose step is not linear in the gradient (Adagrad, Adam, FTRL) is wrong on such slices, and an
-exchange between ranks sends each repeat. So both the optimizers and the exchange merge first.
+exchange between ranks sends each repeat. So both the optimizers and the exchange merge first, unless it has been
+done: :class:`MergedSlices` say so.
 """
 
 from __future__ import annotations
@@ -10,11 +11,20 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def merge_slices(slices: tf.IndexedSlices) -> tf.IndexedSlices:
+class MergedSlices(tf.IndexedSlices):
+    """``tf.IndexedSlices`` in which no index stands twice; whoever makes them vouches for that.
+
+    Gradients that share one tensor of indices (the columns of a table, read by one lookup) hold the same rows, and
+    are exchanged between ranks together.
+    """
+
+
+def merge_slices(slices: tf.IndexedSlices) -> MergedSlices:
     """Add up the rows of like index: the same gradient with every index once.
 
     Args:
         slices: values ``[n, ...]`` of a floating dtype and indices ``[n]`` of any integer dtype; n may be 0.
+            :class:`MergedSlices` are returned as they are.
 
     Returns:
         Values ``[u, ...]`` in the dtype that came in, indices int64 ``[u]`` in the order of their first
@@ -23,6 +33,13 @@ def merge_slices(slices: tf.IndexedSlices) -> tf.IndexedSlices:
     The result is deterministic on a CPU. On a GPU the segment sum adds with atomics: the last bits may differ
     from run to run unless ``tf.config.experimental.enable_op_determinism()`` is on.
     """
+    if isinstance(slices, MergedSlices):
+        return slices
     unique, position = tf.unique(tf.cast(slices.indices, tf.int64))
     values = tf.math.unsorted_segment_sum(slices.values, position, tf.size(unique))
-    return tf.IndexedSlices(values, unique, slices.dense_shape)
+    return MergedSlices(values, unique, slices.dense_shape)
+
+
+def change_values(slices: tf.IndexedSlices, values: tf.Tensor) -> tf.IndexedSlices:
+    """Other numbers for the same rows, of the same kind as what came in."""
+    return type(slices)(values, slices.indices, slices.dense_shape)

@@ -15,6 +15,9 @@ from __future__ import annotations
 import os
 
 from afm_ctr.distributed.callbacks import BroadcastVariables, DriftCheck, LearningRateWarmup
+from afm_ctr.distributed.elastic import Commits, ElasticState, HostsChanged, run_elastic
+from afm_ctr.distributed.elastic_meeting import RankRemoved
+from afm_ctr.distributed.exchange import Form, GradientExchange, exchanged_bytes
 from afm_ctr.distributed.gpu import pin_gpu
 from afm_ctr.distributed.optimizer import world_of, wrap_optimizer
 from afm_ctr.distributed.single import SingleWorld
@@ -24,18 +27,26 @@ from afm_ctr.distributed.world import World, is_replicated
 
 __all__ = [
     "BroadcastVariables",
+    "Commits",
     "DistributedError",
     "DriftCheck",
+    "ElasticState",
+    "Form",
+    "GradientExchange",
+    "HostsChanged",
     "LearningRateWarmup",
+    "RankRemoved",
     "SingleWorld",
     "Watchdog",
     "World",
     "agreed_state",
     "checksum",
+    "exchanged_bytes",
     "init",
     "is_replicated",
     "launched",
     "pin_gpu",
+    "run_elastic",
     "training_state",
     "world_of",
     "wrap_optimizer",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
 import tensorflow as tf
 
-from afm_ctr.distributed.world import World, is_replicated
-from afm_ctr.slices import merge_slices
+from afm_ctr.distributed.world import World, is_replicated, raw_variable
+from afm_ctr.slices import MergedSlices, change_values, merge_slices
 
 Gradient: TypeAlias = Any
 """A ``tf.Tensor``, a ``tf.IndexedSlices`` or None."""
+
+Form = Literal["gather", "reduce"]
+"""How sparse gradients are summed: their merged rows are gathered, or they are added up as dense tables."""
 
 _numbers = itertools.count()
 
@@ -22,8 +26,7 @@ def scaled(gradient: Gradient, factor: tf.Tensor) -> Gradient:
     if gradient is None:
         return None
     if isinstance(gradient, tf.IndexedSlices):
-        values = gradient.values * tf.cast(factor, gradient.values.dtype)
-        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+        return change_values(gradient, gradient.values * tf.cast(factor, gradient.values.dtype))
     return gradient * tf.cast(factor, gradient.dtype)
 
 
@@ -32,16 +35,48 @@ def _wide(tensor: tf.Tensor) -> tf.Tensor:
     return tf.cast(tensor, tf.float32) if tensor.dtype in (tf.float16, tf.bfloat16) else tensor
 
 
-class GradientExchange:
-    """Sums gradients over the ranks: dense ones in one exchange, sparse ones row by row.
+def exchanged_bytes(form: Form, touched: int, rows: int, width: int, itemsize: int = 4) -> int:
+    """What a rank puts into the exchange of a table's gradient in a step.
 
-    A sparse gradient is merged (each row once), gathered and merged again, so that every rank ends with the same
-    rows in the same order. The operations carry names of their own, alike on every rank as long as the ranks make
-    their exchanges in the same order.
+    Args:
+        form: of the exchange.
+        touched: distinct rows that the rank's part of the batch reads.
+        rows: of the table.
+        width: numbers a row, over all columns that are read together.
+        itemsize: bytes of a number.
+    """
+    if form == "gather":
+        return touched * (width * itemsize + _index_type(rows).size)
+    return rows * (width + 1) * itemsize
+
+
+def _index_type(rows: int) -> tf.DType:
+    return tf.int32 if rows <= np.iinfo(np.int32).max else tf.int64
+
+
+class GradientExchange:
+    """Sums gradients over the ranks: dense ones in one exchange, sparse ones table by table.
+
+    A sparse gradient is merged (each row once) and then takes one of two forms, which give the same sums:
+
+    * ``gather``: every rank gets all ranks' rows and merges them again. It costs what the ranks touch.
+    * ``reduce``: the rows are spread over a dense table with one more column, that counts the ranks which touch a
+      row; the table is summed, and the rows that were counted are taken out of it again, so that the optimizer moves
+      those and no others. It costs what the table holds, and pays where the ranks touch a good part of it.
+
+    Either way every rank ends with the same rows in the same order. Gradients that share their rows (see
+    :class:`~afm_ctr.slices.MergedSlices`) travel together. The operations carry names of their own, alike on every
+    rank as long as the ranks make their exchanges in the same order.
+
+    Args:
+        world: the ranks.
+        form: for variables that do not say themselves: the attribute ``exchange`` of a variable, ``"gather"`` or
+            ``"reduce"``, is looked at when a step is traced.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, form: Form = "gather") -> None:
         self._world = world
+        self._form = _known(form)
         self._name = f"afm_ctr_exchange_{next(_numbers)}"
 
     def __call__(
@@ -56,29 +91,63 @@ class GradientExchange:
             weight: scalar, summed in the same exchange; None if there is none.
 
         Returns:
-            The gradients summed (half floats as float32), each in its form, and the sum of the weights.
+            The gradients summed (half floats as float32; sparse ones as ``MergedSlices``) and the sum of the weights.
+
+        Raises:
+            ValueError: a variable asks for a form that there is not.
         """
         sums: list[Gradient] = list(gradients)
         dense: list[int] = []
-        for place, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
-            if isinstance(gradient, tf.IndexedSlices):
-                sums[place] = self._sum_rows(gradient, place, is_replicated(variable))
-            elif gradient is not None and is_replicated(variable):
-                dense.append(place)
-        together = [_wide(tf.convert_to_tensor(gradients[place])) for place in dense]
-        if weight is not None:
-            together.append(_wide(weight))
-        if together:
-            together = self._world.grouped_sum(together, self._name)
-        total = together.pop() if weight is not None else None
-        for place, gradient in zip(dense, together, strict=True):
+        tables: dict[Any, list[int]] = {}
+        with tf.name_scope("merge"):
+            for place, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
+                if isinstance(gradient, tf.IndexedSlices):
+                    merged = merge_slices(gradient)
+                    sums[place] = change_values(merged, _wide(merged.values))
+                    if is_replicated(variable) and self._world.size > 1:
+                        form = _known(getattr(variable, "exchange", self._form))
+                        alike = (id(sums[place].indices), raw_variable(variable).shape[0], sums[place].dtype, form)
+                        tables.setdefault(alike, []).append(place)
+                elif gradient is not None and is_replicated(variable):
+                    dense.append(place)
+        with tf.name_scope("exchange"):
+            for (_, rows, _, form), places in tables.items():
+                shapes = [raw_variable(variables[place]).shape for place in places]
+                widths = [shape[1:].num_elements() for shape in shapes]
+                slices = [sums[place] for place in places]
+                together = tf.concat([tf.reshape(s.values, [-1, w]) for s, w in zip(slices, widths, strict=True)], 1)
+                take = self._gather if form == "gather" else self._reduce
+                indices, total = take(slices[0].indices, together, int(rows), f"{self._name}_rows_{places[0]}")
+                for place, part, shape in zip(places, tf.split(total, widths, axis=1), shapes, strict=True):
+                    values = tf.reshape(part, [-1, *shape[1:]])
+                    sums[place] = MergedSlices(values, indices, sums[place].dense_shape)
+            vectors = [_wide(tf.convert_to_tensor(gradients[place])) for place in dense]
+            if weight is not None:
+                vectors.append(_wide(weight))
+            if vectors:
+                vectors = self._world.grouped_sum(vectors, self._name)
+        summed_weight = vectors.pop() if weight is not None else None
+        for place, gradient in zip(dense, vectors, strict=True):
             sums[place] = gradient
-        return sums, total
+        return sums, summed_weight
 
-    def _sum_rows(self, gradient: tf.IndexedSlices, place: int, replicated: bool) -> tf.IndexedSlices:
-        merged = merge_slices(tf.IndexedSlices(_wide(gradient.values), gradient.indices, gradient.dense_shape))
-        if not replicated or self._world.size == 1:
-            return merged
-        values = self._world.allgather(merged.values, f"{self._name}_values_{place}")
-        indices = self._world.allgather(merged.indices, f"{self._name}_indices_{place}")
-        return merge_slices(tf.IndexedSlices(values, indices, gradient.dense_shape))
+    def _gather(self, indices: tf.Tensor, values: tf.Tensor, rows: int, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        """Rows int64 ``[u]`` and their sums ``[u, width]``, from this rank's."""
+        everyone = self._world.allgather(values, f"{name}_values")
+        where = self._world.allgather(tf.cast(indices, _index_type(rows)), f"{name}_indices")
+        merged = merge_slices(tf.IndexedSlices(everyone, where))
+        return merged.indices, merged.values
+
+    def _reduce(self, indices: tf.Tensor, values: tf.Tensor, rows: int, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        """The same as :meth:`_gather`, through the whole table; the rows come in ascending order."""
+        counted = tf.concat([values, tf.ones_like(values[:, :1])], 1)
+        table = tf.scatter_nd(indices[:, tf.newaxis], counted, tf.constant([rows, counted.shape[1]], tf.int64))
+        table = self._world.allreduce(table, "sum", name)
+        touched = tf.squeeze(tf.where(table[:, -1] > 0), 1)
+        return touched, tf.gather(table, touched)[:, :-1]
+
+
+def _known(form: str) -> Form:
+    if form not in get_args(Form):
+        raise ValueError(f"exchange must be one of {', '.join(get_args(Form))}, got {form!r}")
+    return form  # type: ignore[return-value]

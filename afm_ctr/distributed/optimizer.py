@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from afm_ctr.distributed.exchange import Gradient, GradientExchange, scaled
 from afm_ctr.distributed.world import World, raw_variable
+from afm_ctr.slices import change_values
 
 Penalty = Callable[[Sequence[Gradient], Sequence[Any]], Sequence[Gradient]]
 
@@ -38,7 +39,8 @@ def wrap_optimizer(optimizer: keras.optimizers.Optimizer, world: World) -> keras
     * ``penalty``: called as ``penalty(grads, variables) -> grads`` on the gradients so reduced, hence once, not once
       a rank. Its ``tf.IndexedSlices`` hold each row once.
 
-    Sparse gradients arrive at the optimizer merged (each row once), in the single process too.
+    Sparse gradients arrive at the optimizer merged (each row once), in the single process too. How they are summed
+    over the ranks a variable may say by its attribute ``exchange``: see :class:`GradientExchange`.
 
     Args:
         optimizer: built or not; its variables' values are copied. The original is left alone.
@@ -83,8 +85,10 @@ def _subclass(plain: Any, world: World) -> Any:
         def step() -> tf.Tensor:
             mean = reduced if total is None and world.size == 1 else [scaled(gradient, share) for gradient in reduced]
             if penalty is not None:
-                mean = list(penalty(mean, variables))
-            plain.apply(self, [_like(g, v) for g, v in zip(mean, variables, strict=True)], variables)
+                with tf.name_scope("penalty"):
+                    mean = list(penalty(mean, variables))
+            with tf.name_scope("optimizer"):
+                plain.apply(self, [_like(g, v) for g, v in zip(mean, variables, strict=True)], variables)
             return tf.constant(True)
 
         if total is None:
@@ -122,5 +126,5 @@ def _like(gradient: Gradient, variable: Any) -> Gradient:
     if gradient is None:
         return None
     if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(tf.cast(gradient.values, dtype), gradient.indices, gradient.dense_shape)
+        return change_values(gradient, tf.cast(gradient.values, dtype))
     return tf.cast(gradient, dtype)

@@ -13,6 +13,7 @@ from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import UserError
 from afm_ctr.models.base import InteractionInputs, parse_options
 from afm_ctr.models.registry import interaction_class
+from afm_ctr.slices import change_values
 
 
 @keras.saving.register_keras_serializable(package="afm_ctr")
@@ -191,6 +192,7 @@ class CTRModel(keras.Model):
             loss, weight = self._weighted(batch, self(batch, training=True))
         variables = self.trainable_variables
         gradients = tape.gradient(loss, [variable.value for variable in variables])
+        gradients = self.table.touched(gradients, variables)
         self.optimizer.apply(gradients, variables, weight=weight, penalty=self.penalize)
         self.loss_tracker.update_state(loss, weight)
         return {"loss": self.loss_tracker.result()}
@@ -211,7 +213,8 @@ class CTRModel(keras.Model):
         2λ·row for each distinct row that the step touches, and the interaction's own penalties.
 
         Args:
-            gradients: of ``variables``, one by one; those of table columns are ``tf.IndexedSlices``, each row once.
+            gradients: of ``variables``, one by one; those of table columns are ``tf.IndexedSlices``, each row once,
+                or dense, and then the step touches the rows in which anything is not zero.
             variables: Keras variables or their ``tf.Variable``.
         """
         dense = {id(variable.value): scale for variable, scale in self.interaction.penalties()}
@@ -221,11 +224,12 @@ class CTRModel(keras.Model):
             bare = variable.value if isinstance(variable, keras.Variable) else variable
             if gradient is not None and dense.get(id(bare)):
                 gradient = gradient + 2.0 * dense[id(bare)] * bare
-            if gradient is not None and rows.get(id(bare)):
-                if not isinstance(gradient, tf.IndexedSlices):
-                    raise TypeError(f"{variable.name}: row L2 needs the gradient's rows, got a dense gradient")
-                shrink = 2.0 * rows[id(bare)] * tf.gather(bare, gradient.indices)
-                gradient = tf.IndexedSlices(gradient.values + shrink, gradient.indices, gradient.dense_shape)
+            scale = 2.0 * rows.get(id(bare), 0.0)
+            if scale and isinstance(gradient, tf.IndexedSlices):
+                gradient = change_values(gradient, gradient.values + scale * tf.gather(bare, gradient.indices))
+            elif scale and gradient is not None:
+                moved = tf.reduce_any(tf.not_equal(gradient, 0), axis=1, keepdims=True)
+                gradient = tf.where(moved, gradient + scale * bare, gradient)
             result.append(gradient)
         return result
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from afm_ctr.pages import on_large_pages
 from afm_ctr.slices import merge_slices
 
 # Options of Keras that would touch every row, or that mean something else on slices than on the dense gradient.
@@ -28,7 +29,8 @@ class RowOptimizer(keras.optimizers.Optimizer):
     """A Keras optimizer given by :meth:`rule`, whose sparse step reads and writes the batch's rows alone.
 
     Keras hands over a sparse gradient with repeated rows and lets each optimizer see to it; here they are added
-    up first, so that the step is that of the dense gradient, restricted to the rows that the batch touched.
+    up first (but for :class:`~afm_ctr.slices.MergedSlices`, in which they are), so that the step is that of the
+    dense gradient, restricted to the rows that the batch touched.
 
     A subclass names its slots in :attr:`slots` (name and initial value) and writes :meth:`rule`.
 
@@ -66,6 +68,8 @@ class RowOptimizer(keras.optimizers.Optimizer):
             self._slot_variables[slot] = self.add_optimizer_variables(
                 variables, slot, initializer=keras.initializers.Constant(initial)
             )
+            for variable in self._slot_variables[slot]:
+                on_large_pages(variable.value)
 
     def slots_of(self, variable: keras.Variable | tf.Variable) -> dict[str, keras.Variable]:
         """The slot variables that belong to one variable, by slot name, each of the variable's shape."""

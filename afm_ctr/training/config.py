@@ -20,7 +20,7 @@ METRICS: dict[str, Literal["max", "min"]] = {
 }
 # What a resumed run may be told anew; everything else would make it another run.
 MAY_CHANGE = frozenset(
-    {"epochs", "max_steps", "checkpoint", "early_stopping", "drift_check", "watchdog", "tensorboard"}
+    {"epochs", "max_steps", "checkpoint", "early_stopping", "drift_check", "exchange", "watchdog", "tensorboard"}
 )
 
 
@@ -116,6 +116,7 @@ class TrainConfig(_Strict):
     early_stopping: EarlyStopping | None = None
     reduce_on_plateau: ReduceOnPlateau | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
+    exchange: Literal["auto", "gather", "reduce"] = "auto"
     drift_check: DriftCheck | None = DriftCheck()
     watchdog: Watchdog | None = Watchdog()
     tensorboard: bool = True

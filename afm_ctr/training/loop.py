@@ -21,6 +21,7 @@ from afm_ctr.training.build import build_model
 from afm_ctr.training.checkpoint import Position
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.evaluate import SMALLEST_BATCH, open_split
+from afm_ctr.training.exchange import choose_exchange
 from afm_ctr.training.files import unwritable
 from afm_ctr.training.folder import RunFolder, data_id
 from afm_ctr.training.progress import Mode
@@ -135,6 +136,7 @@ def train(
                 checkpoint.restore(model)
             start = None if checkpoint is None else checkpoint.position.step
             run = {"data": str(data_dir), "data_id": data, "world_size": world.size, "resumed_from": start}
+            run["exchange"] = [choice.to_json() for choice in exchange]
             folder.record(config, reader.schema, run, command)
             save_samples(model_dir, load_samples(data_dir, reader.schema.raw_columns))
             return None if checkpoint is None else opened(checkpoint)
@@ -142,6 +144,7 @@ def train(
             raise unwritable(model_dir, error) from error
 
     try:
+        exchange = choose_exchange(model, reader, world, config.exchange, session.reporter.say)
         start = on_chief(world, begin)
         resumed_from = None if start is None else start[0].step
         if start is not None:

@@ -1,0 +1,106 @@
+"""How the ranks exchange the gradient of a table: chosen once, before the first step, by what the batches touch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from afm_ctr.distributed import Form, World, exchanged_bytes
+from afm_ctr.models import CTRModel
+from afm_ctr.records import Reader
+
+_BATCHES = 4
+# What a row that is gathered costs more than a row of a dense table that is summed: it is hashed and merged, and lies
+# anywhere. Measured on CPUs with two to four ranks of one machine, `benchmarks/exchange.py`.
+_GATHERED_ROW = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TableExchange:
+    """The choice for one table, and what it is made by.
+
+    Attributes:
+        table: its name.
+        columns: names of what its rows hold.
+        rows: how many it has.
+        touched: distinct rows that a rank's part of a batch reads, of the rank with the most.
+        form: what was chosen.
+        gather_bytes: what a rank puts into a step's exchange in that form.
+        reduce_bytes: the same.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+    rows: int
+    touched: int
+    form: Form
+    gather_bytes: int
+    reduce_bytes: int
+
+    @property
+    def step_bytes(self) -> int:
+        """What a rank puts into a step's exchange."""
+        return self.gather_bytes if self.form == "gather" else self.reduce_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``run.json``."""
+        return {**dataclasses.asdict(self), "columns": list(self.columns)}
+
+    def __str__(self) -> str:
+        other = ("dense", self.reduce_bytes) if self.form == "gather" else ("gathered", self.gather_bytes)
+        return (
+            f"{self.table}/{'+'.join(self.columns)}: {self.touched:,} of {self.rows:,} rows touched a step: "
+            f"{self.form}, {_megabytes(self.step_bytes)} a rank a step ({other[0]} {_megabytes(other[1])})"
+        )
+
+
+def choose_exchange(
+    model: CTRModel,
+    reader: Reader,
+    world: World,
+    wanted: Literal["auto", "gather", "reduce"],
+    say: Callable[[str], None],
+) -> list[TableExchange]:
+    """Choose the form for each table, tell its variables, and say it in a line a table.
+
+    The first batches of the first epoch are counted, whatever step the run goes on at: so the choice is the same in
+    every session with as many ranks. All ranks must call it; all get the same.
+
+    Args:
+        model: whose tables' columns get the attribute ``exchange``, before a step is traced.
+        reader: of the train split.
+        world: the ranks. A single process exchanges nothing: nothing is read, chosen or said.
+        wanted: a form, or ``auto``.
+        say: takes the lines.
+
+    Raises:
+        UserError: damaged records.
+    """
+    if world.size == 1:
+        return []
+    batches = range(min(_BATCHES, reader.steps_per_epoch))
+    counts = [len(np.setdiff1d(reader.batch(0, step)["feature_ids"], [0])) for step in batches]
+    touched = world.agree(int(np.mean(counts)))
+    table = model.table
+    rows, width = table.feature_size, sum(table.widths.values())
+    item = model.bias.value.dtype.size
+    sizes = {form: exchanged_bytes(form, touched, rows, width, item) for form in ("gather", "reduce")}
+    chosen = cheapest(world.size, touched, rows) if wanted == "auto" else wanted
+    for variable in table.columns.values():
+        variable.exchange = chosen
+    choice = TableExchange(table.name, tuple(table.widths), rows, touched, chosen, sizes["gather"], sizes["reduce"])
+    say(str(choice))
+    return [choice]
+
+
+def cheapest(ranks: int, touched: int, rows: int) -> Form:
+    """The form that costs less: all ranks' rows, gathered, against those of the table, summed around a ring."""
+    gathered = (ranks - 1) * touched * _GATHERED_ROW
+    return "gather" if gathered <= 2 * (ranks - 1) / ranks * rows else "reduce"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"
