@@ -17,8 +17,10 @@ from afm_ctr.schema import (
     DeclaredIds,
     FeatureSchema,
     NumericField,
+    TimeField,
     ValueEncoding,
     VocabularySpace,
+    WordField,
     column_of,
     needs_statistics,
 )
@@ -63,11 +65,11 @@ class Analyzer:
 
         texts = {name: tf.constant(columns[name], tf.string) for name in self._spec.raw_columns}
         numbers, good = self._parse_numbers(texts)
-        good &= self._good_ids(texts)
+        good &= self._good_ids(texts) & self._good_times(texts)
         for field in self._spec.fields:
             name, space = self._spec.space_of(field)
-            if isinstance(field, CategoricalField) and isinstance(space, VocabularySpace):
-                self._counts[name].update(_values(field, texts[column_of(field)].numpy()[good]))
+            if isinstance(field, WordField) and isinstance(space, VocabularySpace):
+                self._counts[name].update(_values(field, texts, good))
         rows = first_row + np.arange(len(good), dtype=np.int64)
         for field in self._fitted:
             values, ok = numbers[column_of(field)]
@@ -132,12 +134,23 @@ class Analyzer:
             good[rows[bad]] = False
         return good
 
+    def _good_times(self, texts: Mapping[str, Any]) -> np.ndarray:
+        """Which rows have no bad time."""
+        from afm_ctr.features.times import parse_times
 
-def _values(field: CategoricalField, cells: np.ndarray) -> list[bytes]:
+        fields = [field for field in self._spec.fields if isinstance(field, TimeField)]
+        good = np.ones(next(iter(texts.values())).shape[0], bool)
+        for column, form in dict.fromkeys((column_of(field), field.format) for field in fields):
+            good &= ~parse_times(texts[column], form).bad.numpy()
+        return good
+
+
+def _values(field: WordField, texts: Mapping[str, Any], good: np.ndarray) -> list[bytes]:
+    from afm_ctr.features.cells import split_pieces, word_cells
+
+    cells = word_cells(field, texts).numpy()[good]
     if field.separator is None:
         return list(cells)
-    from afm_ctr.features.cells import split_pieces
-
     return list(split_pieces(cells, field.separator, field.max_values).flat_values.numpy())
 
 

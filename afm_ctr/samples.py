@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from afm_ctr.schema import (
+    CROSS_SEPARATOR,
     BucketEncoding,
+    CrossField,
     DeclaredIds,
     LibfmField,
     NumericField,
     ResolvedSchema,
+    TimeField,
     VocabularySpace,
-    column_of,
+    columns_of,
 )
 
 SAMPLE_FILE = "sample_rows.jsonl"
@@ -62,23 +66,44 @@ def made_up_rows(schema: ResolvedSchema, count: int = SAMPLE_ROWS) -> list[dict[
     if count < 1:
         return []
     rows = []
+    # Of fields that share a column those decide that cannot take any text.
+    fields = sorted(schema.spec.fields, key=lambda field: schema.spec.bad_reason(field) is None)
+    fields.sort(key=lambda field: isinstance(field, CrossField))
     for index in range(count - 1):
         row: dict[str, bytes] = {}
         entries = []
-        for field in schema.spec.fields:
+        for field in fields:
             if isinstance(field, LibfmField):
                 first, end = field.ids
                 entries.append(b"%d:1" % (first + index % (end - first)))
-            else:
-                cell = (
-                    _number(schema, field, index) if isinstance(field, NumericField) else _word(schema, field, index)
-                )
-                row.setdefault(column_of(field), cell)
+                continue
+            for column, cell in zip(columns_of(field), _cells(schema, field, index), strict=True):
+                row.setdefault(column, cell)
         if entries:
             row = dict.fromkeys(schema.raw_columns, b" ".join(entries))
-        rows.append(row)
+        rows.append({name: row[name] for name in schema.raw_columns})
     rows.append(dict.fromkeys(schema.raw_columns, b""))
     return rows
+
+
+def _cells(schema: ResolvedSchema, field: Any, index: int) -> list[bytes]:
+    """A cell for each column of a field."""
+    if isinstance(field, NumericField):
+        return [_number(schema, field, index)]
+    if isinstance(field, TimeField):
+        return [_moment(field, index)]
+    word = _word(schema, field, index)
+    if not isinstance(field, CrossField):
+        return [word]
+    parts = word.split(CROSS_SEPARATOR)
+    return parts if len(parts) == len(field.columns) else [word] * len(field.columns)
+
+
+def _moment(field: TimeField, index: int) -> bytes:
+    at = datetime(2024, 1, 1, tzinfo=UTC) + index * timedelta(days=17, hours=5)
+    if field.format in ("epoch", "epoch_ms"):
+        return b"%d" % (at.timestamp() * (1 if field.format == "epoch" else 1000))
+    return (at.isoformat() if field.format == "iso" else at.strftime(field.format)).encode()
 
 
 def _word(schema: ResolvedSchema, field: Any, index: int) -> bytes:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import calendar
 import math
 
 from afm_ctr.schema import (
+    CROSS_SEPARATOR,
     BucketEncoding,
+    CrossField,
     HashSpace,
     LibfmField,
     NumericField,
     ResolvedSchema,
     Slot,
+    TimeField,
     VocabularySpace,
     missing_space,
 )
@@ -37,9 +41,25 @@ def describe_slot(schema: ResolvedSchema, slot: Slot, feature_id: int, value: fl
         return short if f"{low:.6g}" != f"{high:.6g}" else f"[{low!r}, {high!r})"
     if isinstance(field, LibfmField):
         return f"id {field.ids[0] + local}{weight}"
+    if isinstance(field, TimeField):
+        return _moment(field, local)
     name, space = schema.spec.space_of(field)
     if isinstance(space, VocabularySpace):
         entries = schema.vocabularies[name]
         known = space.oov <= local < space.oov + len(entries)
-        return (entries[local - space.oov].decode("utf-8", "replace") if known else "unknown word") + weight
+        if not known:
+            return f"unknown word{weight}"
+        entry = entries[local - space.oov]
+        parts = entry.split(CROSS_SEPARATOR) if isinstance(field, CrossField) else [entry]
+        return " & ".join(part.decode("utf-8", "replace") for part in parts) + weight
     return f"hash {local}{weight}" if isinstance(space, HashSpace) else f"id {local}{weight}"
+
+
+def _moment(field: TimeField, local: int) -> str:
+    if field.part == "hour":
+        return f"{local:02d} h"
+    if field.part == "weekday":
+        return calendar.day_name[local]
+    if field.part == "weekend":
+        return "weekend" if local else "Monday to Friday"
+    return f"day {local + 1}" if field.part == "day" else calendar.month_name[local + 1]

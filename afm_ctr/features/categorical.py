@@ -1,4 +1,4 @@
-"""Categorical fields, a stack of slots for every way of finding local ids."""
+"""Categorical fields and crosses, a stack of slots for every way of finding local ids."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from afm_ctr.schema import CategoricalField, ResolvedSchema, VocabularySpace, column_of
+from afm_ctr.schema import CategoricalField, ResolvedSchema, VocabularySpace, WordField
 
-from .cells import parse_whole, split_pieces
+from .cells import parse_whole, split_pieces, word_cells
 from .rows import EncodedSlots, TableRows
 
 LocalIds = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
@@ -74,11 +74,11 @@ class CategoricalEncoder(tf.Module):
     """
 
     def __init__(
-        self, schema: ResolvedSchema, fields: list[CategoricalField], local_ids: LocalIds, strip: bool = False
+        self, schema: ResolvedSchema, fields: list[WordField], local_ids: LocalIds, strip: bool = False
     ) -> None:
         super().__init__()
-        self._singles = tuple(column_of(field) for field in fields if field.separator is None)
-        self._multis = tuple(field for field in fields if field.separator is not None)
+        self._singles = tuple(field for field in fields if field.separator is None)
+        self._multis = tuple(f for f in fields if isinstance(f, CategoricalField) and f.separator is not None)
         self._local_ids = local_ids
         self._strip = strip
         counts = [field.max_values for field in fields]
@@ -89,11 +89,11 @@ class CategoricalEncoder(tf.Module):
     def __call__(self, columns: Mapping[str, tf.Tensor]) -> EncodedSlots:
         cells, weights = [], []
         if self._singles:
-            cells.append(tf.stack([columns[name] for name in self._singles]))
+            cells.append(tf.stack([word_cells(field, columns) for field in self._singles]))
             weights.append(tf.ones_like(cells[0], tf.float32))
         for field in self._multis:
             assert field.separator is not None
-            pieces = split_pieces(columns[column_of(field)], field.separator, field.max_values, self._strip)
+            pieces = split_pieces(word_cells(field, columns), field.separator, field.max_values, self._strip)
             dense = tf.transpose(pieces.to_tensor("", shape=(None, field.max_values)))
             weight = tf.ones_like(dense, tf.float32)
             if field.value == "mean":

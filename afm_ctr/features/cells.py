@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
+
+from afm_ctr.schema import CROSS_SEPARATOR, CrossField, WordField, column_of
 
 # Decimal text alone: what Python or C would also read (hexadecimal, nan, inf, 1_000) is bad on every path.
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
@@ -45,6 +48,23 @@ def parse_whole(texts: tf.Tensor) -> Numbers:
     ok = tf.strings.regex_full_match(stripped, WHOLE)
     values = tf.strings.to_number(tf.where(ok, stripped, "0"), tf.int64)
     return Numbers(values, ok, given & ~ok)
+
+
+def word_cells(field: WordField, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """The cells of a categorical field; of a cross its columns' texts joined, empty where one of them is.
+
+    Args:
+        field: the field.
+        columns: string [B] by name.
+
+    Returns:
+        String [B].
+    """
+    if not isinstance(field, CrossField):
+        return columns[column_of(field)]
+    parts = tf.stack([columns[name] for name in field.columns])
+    whole = tf.reduce_all(tf.strings.length(parts) > 0, axis=0)
+    return tf.where(whole, tf.strings.join(tf.unstack(parts), CROSS_SEPARATOR), "")
 
 
 def split_pieces(texts: tf.Tensor, separator: str, max_values: int, strip: bool = False) -> tf.RaggedTensor:

@@ -14,14 +14,15 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.schema import (
-    CategoricalField,
     DeclaredIds,
     HashSpace,
     LibfmField,
     NumericField,
     ResolvedSchema,
+    TimeField,
     ValueEncoding,
     VocabularySpace,
+    WordField,
     missing_space,
     slots_of,
 )
@@ -30,6 +31,7 @@ from afm_ctr.schema.resolved import vocabulary_bytes
 from .categorical import CategoricalEncoder, DeclaredLocalIds, HashIds, VocabularyIds
 from .libfm import LibfmEncoder
 from .numeric import BucketEncoder, NumberColumns, ValueEncoder
+from .times import TimeEncoder
 
 
 class Encoded(NamedTuple):
@@ -119,7 +121,10 @@ class FeatureTransform(tf.Module):
         libfm = [f for f in spec.fields if isinstance(f, LibfmField)]
         if libfm:
             add(LibfmEncoder(self.schema, libfm), libfm, True)
-        for (kind, _), fields in self._categorical_groups().items():
+        times = [f for f in spec.fields if isinstance(f, TimeField)]
+        if times:
+            add(TimeEncoder(self.schema, times), times, True)
+        for (kind, _), fields in self._word_groups().items():
             first = spec.space_of(fields[0])
             if kind == "hash":
                 encoder = CategoricalEncoder(self.schema, fields, HashIds(first.space.buckets))
@@ -131,11 +136,11 @@ class FeatureTransform(tf.Module):
             add(encoder, fields, kind == "ids")
         return encoders
 
-    def _categorical_groups(self) -> dict[tuple[str, Any], list[CategoricalField]]:
+    def _word_groups(self) -> dict[tuple[str, Any], list[WordField]]:
         """Fields that one encoder can take, single-valued ones first."""
-        groups: dict[tuple[str, Any], list[CategoricalField]] = {}
+        groups: dict[tuple[str, Any], list[WordField]] = {}
         for field in sorted(
-            (f for f in self.schema.spec.fields if isinstance(f, CategoricalField)),
+            (f for f in self.schema.spec.fields if isinstance(f, WordField)),
             key=lambda f: f.separator is not None,
         ):
             name, space = self.schema.spec.space_of(field)

@@ -7,6 +7,7 @@ from .base import Frozen
 from .boundaries import log_square_boundaries, quantile_boundaries
 from .facts import Analysis, NumberFacts
 from .fields import (
+    CROSS_SEPARATOR,
     LIBFM_COLUMN,
     BucketEncoding,
     CategoricalField,
@@ -41,6 +42,7 @@ from .spec import FeatureSchema, FieldSpace, fits_name, needs_statistics
 from .times import PART_SIZES, TimeField, TimeLayout, time_layout
 
 __all__ = [
+    "CROSS_SEPARATOR",
     "LIBFM_COLUMN",
     "MAX_LINE_BYTES",
     "PART_SIZES",

@@ -11,6 +11,7 @@ from .base import Count, Frozen, Name, Problem, Problems
 from .times import TimeField
 
 LIBFM_COLUMN = "features"
+CROSS_SEPARATOR = b"\x1f"
 
 
 class HashSpace(Frozen):

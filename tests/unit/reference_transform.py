@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
+from fractions import Fraction
 
 import numpy as np
 
 from afm_ctr.schema import (
     CategoricalField,
+    CrossField,
     DeclaredIds,
     HashSpace,
     LibfmField,
     MissingValue,
     NumericField,
     ResolvedSchema,
+    TimeField,
     ValueEncoding,
+    WordField,
     column_of,
     missing_space,
     slots_of,
@@ -25,11 +30,11 @@ WHITE = b" \t\n\x0b\x0c\r"
 NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 MASK = 2**64 - 1
 Found = list[tuple[int, float]]  # (local id, value) of each slot that is present
-K0, K2 = 0xC3A5C85C97CB3127, 0x9AE16A3B2F90404F
+K0, K1, K2 = 0xC3A5C85C97CB3127, 0xB492B66FBE98F273, 0x9AE16A3B2F90404F
 
 
 def fingerprint64(text: bytes) -> int:
-    """Google's FarmHash Fingerprint64 of at most 16 bytes, from its published source."""
+    """Google's FarmHash Fingerprint64 of at most 64 bytes, from its published source."""
 
     def word(at: int, size: int) -> int:
         return int.from_bytes(text[at : at + size], "little")
@@ -45,8 +50,20 @@ def fingerprint64(text: bytes) -> int:
         return (value >> by | value << (64 - by)) & MASK
 
     n = len(text)
-    assert n <= 16
+    assert n <= 64
     mul = K2 + n * 2 & MASK
+    if n > 16:
+        first = K1 if n <= 32 else K2
+        a, b, c, d = word(0, 8) * first & MASK, word(8, 8), word(n - 8, 8) * mul & MASK, word(n - 16, 8) * K2 & MASK
+        y = turned(a + b & MASK, 43) + turned(c, 30) + d & MASK
+        z = mixed(y, a + turned(b + K2 & MASK, 18) + c & MASK, mul)
+        if n <= 32:
+            return z
+        e, f = word(16, 8) * mul & MASK, word(24, 8)
+        g, h = (y + word(n - 32, 8)) * mul & MASK, (z + word(n - 24, 8)) * mul & MASK
+        return mixed(
+            turned(e + f & MASK, 43) + turned(g, 30) + h & MASK, e + turned(f + a & MASK, 18) + g & MASK, mul
+        )
     if n >= 8:
         a, b = word(0, 8) + K2 & MASK, word(n - 8, 8)
         return mixed(turned(b, 37) * mul + a & MASK, (turned(a, 25) + b) * mul & MASK, mul)
@@ -80,7 +97,7 @@ def whole(text: bytes, size: int) -> int | str | None:
     return int(text)
 
 
-def local_id(schema: ResolvedSchema, field: CategoricalField, text: bytes) -> int | str | None:
+def local_id(schema: ResolvedSchema, field: WordField, text: bytes) -> int | str | None:
     """The local id of one value, ``None`` for nothing, or ``"bad"``."""
     name, space = schema.spec.space_of(field)
     if isinstance(space, DeclaredIds):
@@ -115,6 +132,69 @@ def _numeric(schema: ResolvedSchema, field: NumericField, cell: bytes) -> tuple[
     if isinstance(field.missing, MissingValue):
         return [(0, encoded(field.missing.value))], bad
     return [], bad
+
+
+UTC = datetime.UTC
+ISO = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)([T ](\d\d)(:(\d\d)(:(\d\d)([.,]\d+)?)?)?(Z|([+-])(\d\d)(:?(\d\d))?)?)?", re.ASCII
+)
+DIRECTIVES = {"Y": "year", "y": "year", "m": "month", "d": "day", "H": "hour", "M": "minute", "S": "second"}
+
+
+def moment(form: str, text: bytes) -> datetime.datetime | int | str | None:
+    """A UTC moment (or, for the epochs, whole seconds), ``None`` for a missing cell, or ``"bad"``."""
+    cell = text.strip(WHITE).decode("latin-1")
+    if not cell:
+        return None
+    if form in ("epoch", "epoch_ms"):
+        if not re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]*)?", cell):
+            return "bad"
+        exact = Fraction(cell.removesuffix("."))
+        return math.floor(exact if form == "epoch" else exact / 1000)
+    try:
+        if form == "iso":
+            if not (found := ISO.fullmatch(cell)):
+                return "bad"
+            numbers = [int(found[group] or 0) for group in (1, 2, 3, 5, 7, 9)]
+            zone = datetime.timedelta(hours=int(found[13] or 0), minutes=int(found[15] or 0))
+            if int(found[13] or 0) > 23 or int(found[15] or 0) > 59:
+                return "bad"
+            at = datetime.datetime(*numbers, tzinfo=UTC)
+            return at + zone if found[12] == "-" else at - zone
+        parts = {"year": 2000, "month": 1, "day": 1}
+        for piece in re.findall(r"%.|[^%]", form):
+            size = {1: 1, 2: 4 if piece == "%Y" else 2}[len(piece)]
+            taken, cell = cell[:size], cell[size:]
+            if len(piece) == 1:
+                if taken != piece:
+                    return "bad"
+                continue
+            if not re.fullmatch(rf"[0-9]{{{size}}}", taken):
+                return "bad"
+            number = int(taken)
+            if piece == "%y":
+                number += 2000 if number < 69 else 1900
+            parts[DIRECTIVES[piece[1]]] = number
+        return "bad" if cell else datetime.datetime(**parts, tzinfo=UTC)
+    except ValueError:
+        return "bad"
+
+
+def _time(field: TimeField, cell: bytes) -> tuple[Found, bool]:
+    at = moment(field.format, cell)
+    if not isinstance(at, (int, datetime.datetime)):
+        return [], at == "bad"
+    if isinstance(at, int):
+        # 400 Gregorian years, after which weekdays and dates repeat, keep the library's calendar in its range.
+        at = datetime.datetime(1970, 1, 1, tzinfo=UTC) + datetime.timedelta(seconds=at % (146097 * 86400))
+    ids = {
+        "hour": at.hour,
+        "weekday": at.weekday(),
+        "weekend": int(at.weekday() >= 5),
+        "day": at.day - 1,
+        "month": at.month - 1,
+    }
+    return [(ids[field.part], 1.0)], False
 
 
 def _categorical(
@@ -173,6 +253,12 @@ def transform_row(schema: ResolvedSchema, row: dict[str, bytes]) -> tuple[list[i
             found, bad = libfm_found[index], libfm_bad[index]
         elif isinstance(field, NumericField):
             found, bad = _numeric(schema, field, row[column_of(field)])
+        elif isinstance(field, TimeField):
+            found, bad = _time(field, row[column_of(field)])
+        elif isinstance(field, CrossField):
+            parts = [row[name] for name in field.columns]
+            local = local_id(schema, field, b"\x1f".join(parts)) if all(parts) else None
+            found, bad = ([(local, 1.0)] if isinstance(local, int) else []), False
         else:
             found, bad = _categorical(schema, field, row[column_of(field)])
         name = schema.spec.space_of(field).name

@@ -17,7 +17,7 @@ SPEC = FeatureSchema.model_validate(
     yaml.safe_load("""
 name: everything
 format: {kind: delimited}
-spaces: {thing: {kind: vocabulary, oov: 3}, code: {kind: ids, size: 50}}
+spaces: {thing: {kind: vocabulary, oov: 3}, code: {kind: ids, size: 50}, met: {kind: hash, buckets: 9}}
 fields:
   - {name: one, kind: categorical, space: thing}
   - {name: logged, column: n, kind: numeric, encoding: {kind: value, log: true}}
@@ -30,10 +30,21 @@ fields:
   - {name: square, column: m, kind: numeric, encoding: {kind: buckets, log_square: true}, missing: own}
   - {name: empty, column: one, kind: categorical, encoding: {kind: vocabulary}}
   - {name: other, column: hashed, kind: categorical, encoding: {kind: hash, buckets: 11}}
+  - {name: pair, kind: cross, columns: [one, hashed], encoding: {kind: hash, buckets: 13}, missing: own}
+  - {name: known, kind: cross, columns: [one, tags], space: thing}
+  - {name: met_one, kind: cross, columns: [hashed, one], space: met}
+  - {name: met_two, kind: categorical, column: hashed, space: met}
+  - {name: hour, column: iso, kind: time, format: iso, part: hour, missing: own}
+  - {name: weekday, column: iso, kind: time, format: iso, part: weekday}
+  - {name: month, column: iso, kind: time, format: iso, part: month}
+  - {name: weekend, column: stamp, kind: time, format: epoch, part: weekend}
+  - {name: day, column: stamp, kind: time, format: epoch, part: day}
+  - {name: minute, column: stamp, kind: time, format: epoch_ms, part: hour}
+  - {name: packed, kind: time, format: "%y%m%d%H", part: weekday, missing: own}
 """)
 )
 FACTS = Analysis(
-    counts={"thing": {b"a": 5, b"b b": 5, b"\xff\x00": 9, b" ": 1}, "empty": {}},
+    counts={"thing": {b"a": 5, b"b b": 5, b"\xff\x00": 9, b" ": 1, b"a\x1fb b": 2}, "empty": {}},
     numbers={"filled": NumberFacts(3, 1.5, 0.25)},
 )
 TEXTS = [b"", b"a", b"b b", b"\xff\x00", b" ", b"new", b"ein laengeres", b"a||a||b b", b"||", b"x||y||a||b b", b"|a"]
@@ -70,12 +81,20 @@ NUMBERS = [
     b"-1e39",
 ]
 NUMBERS += [b".5", b"5.", b".", b"+7", b"1e-400", b"1,5", b"\xd9\xa1", b"--1", b"0.1", b"123456789.123456789", b"1e"]
+TIMES = [b"", b" ", b"2014-10-21", b"2016-02-29T23:59:59.9Z", b"1900-02-29", b"2014-10-21T00:05+02:00", b"14:00"]
+TIMES += [b"2014-10-21 23:05-0130", b"0000-01-01", b"0001-01-01", b"2014-10-21T24:00", b"2014-10-21T07:60", b"nan"]
+STAMPS = [b"", b"0", b"-1", b"-0.5", b"1413849600", b"1413849600123", b"1.", b"+1", b"1e9", b"9" * 18, b"9" * 19]
+PACKED = [b"", b"14102107", b" 14102107 ", b"14102124", b"14022900", b"00022900", b"69010100", b"1410210", b"x"]
+EMPTY = dict.fromkeys(SPEC.raw_columns, b"")
 ROWS = st.lists(
     st.fixed_dictionaries(
         {
-            "one": st.sampled_from(TEXTS) | st.binary(max_size=16),
+            "one": st.sampled_from(TEXTS) | st.binary(max_size=14),
             "tags": st.sampled_from(TEXTS) | st.lists(st.binary(max_size=5), max_size=5).map(b"||".join),
-            "hashed": st.binary(max_size=16),
+            "hashed": st.binary(max_size=14),
+            "iso": st.sampled_from(TIMES) | st.datetimes().map(lambda at: at.isoformat().encode()),
+            "stamp": st.sampled_from(STAMPS) | st.integers(-(10**12), 10**13).map(lambda x: b"%d" % x),
+            "packed": st.sampled_from(PACKED) | st.datetimes().map(lambda at: at.strftime("%y%m%d%H").encode()),
             "codes": st.sampled_from(CODES) | st.text(alphabet="0159, x-", max_size=9).map(str.encode),
             "n": st.sampled_from(NUMBERS)
             | st.floats(width=32).map(lambda x: repr(x).encode())
@@ -108,10 +127,12 @@ def columns_of(rows: list[dict[str, bytes]]) -> dict[str, tf.Tensor]:
     return {name: tf.constant([row[name] for row in rows], tf.string) for name in rows[0]}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(ROWS)
-@example([{"one": t, "tags": t, "hashed": b"", "codes": c, "n": n, "m": n} for t, c, n in zip(TEXTS, CODES, NUMBERS)])  # noqa: B905
-@example([{"one": b"", "tags": b"", "hashed": b"", "codes": b"", "n": n, "m": n} for n in NUMBERS])
+@example([{**EMPTY, "one": t, "tags": t, "codes": c, "n": n, "m": n} for t, c, n in zip(TEXTS, CODES, NUMBERS)])  # noqa: B905
+@example([{**EMPTY, "n": n, "m": n} for n in NUMBERS])
+@example([{**EMPTY, "iso": t, "one": b"a", "tags": b"b b", "hashed": b"x"} for t in TIMES])
+@example([{**EMPTY, "stamp": s, "packed": p} for s, p in zip(STAMPS, [*PACKED, *PACKED])])  # noqa: B905
 def test_eager_and_graph_equal_the_reference(schema, transform, in_graph, rows):
     columns = columns_of(rows)
     encoded = in_graph(columns)
@@ -185,6 +206,26 @@ def test_values_of_a_multi_valued_field(schema, transform):
     assert codes == [(schema.global_id("code", 3), 1.0), (schema.global_id("code", 4), 1.0)]
 
 
+def test_a_cross_is_its_columns_texts_together(schema, transform):
+    row = one_row(schema, transform, one=b"a", tags=b"b b", hashed=b"x")
+    assert row["known"] == (schema.global_id("thing", 3 + schema.vocabularies["thing"].index(b"a\x1fb b")), 1.0)
+    assert row["pair"] == (schema.global_id("pair", fingerprint64(b"a\x1fx") % 13), 1.0)
+    assert row["met_one"] == (schema.global_id("met", fingerprint64(b"x\x1fa") % 9), 1.0)
+    missing = one_row(schema, transform, one=b"a")
+    assert missing["pair"] == (schema.global_id("pair.missing", 0), 1.0)
+    assert missing["known"] == missing["met_one"] == (0, 0.0)
+
+
+def test_parts_of_a_moment(schema, transform):
+    row = one_row(schema, transform, iso=b"2014-10-20T01:30+02:00", stamp=b"1413676800000", packed=b"14101923")
+    assert row["hour"] == (schema.global_id("hour", 23), 1.0)
+    assert [row[name][0] - schema.global_id(name, 0) for name in ("weekday", "month", "packed")] == [6, 9, 6]
+    assert row["minute"] == (schema.global_id("minute", 0), 1.0)
+    saturday = one_row(schema, transform, stamp=b"1413590400")
+    assert saturday["weekend"] == (schema.global_id("weekend", 1), 1.0)
+    assert saturday["day"] == (schema.global_id("day", 17), 1.0)
+
+
 def test_fields_of_one_space_share_ids(schema, transform):
     row = one_row(schema, transform, one=b"a", tags=b"a")
     assert row["one"] == row["tags[0]"]
@@ -192,7 +233,7 @@ def test_fields_of_one_space_share_ids(schema, transform):
 
 def test_hashing_is_fingerprint64():
     assert fingerprint64(b"") == 0x9AE16A3B2F90404F  # k2 of the published source
-    texts = [b"x" * n for n in range(17)] + [bytes(range(n, n + 12)) for n in range(50)]
+    texts = [b"x" * n for n in range(65)] + [bytes(range(n, n + 12)) for n in range(50)]
     hashed = tf.strings.to_hash_bucket_fast(tf.constant(texts), 1_000_003).numpy()
     assert hashed.tolist() == [fingerprint64(text) % 1_000_003 for text in texts]
 
@@ -216,7 +257,9 @@ def test_an_absent_column_is_named(transform):
 
 
 def test_ids_are_within_the_table(schema, in_graph):
-    rows = [{"one": t, "tags": t, "hashed": t, "codes": b"49", "n": n, "m": n} for t in TEXTS for n in NUMBERS]
+    rows = [
+        {**EMPTY, "one": t, "tags": t, "hashed": t, "codes": b"49", "n": n, "m": n} for t in TEXTS for n in NUMBERS
+    ]
     ids = in_graph(columns_of(rows)).feature_ids.numpy()
     assert ids.min() >= 0
     assert ids.max() < schema.feature_size
