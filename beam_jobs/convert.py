@@ -54,7 +54,8 @@ class _Columns:
     codes: list[np.ndarray] = field(default_factory=list)
     groups: list[bytes | None] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
-    lines: list[bytes] = field(default_factory=list)  # the first few alone
+    samples: list[dict[str, str]] = field(default_factory=list)  # the raw columns of the first few
+    most_samples: int = 0
     sampled_out: int = 0
 
 
@@ -96,19 +97,18 @@ class Conversion:
         with ThreadPoolExecutor(1) as pool:
             writing: Future[Done] | None = None
             for chunk, batches in self.reader.read(unit, parser, leave_columns=True):
-                columns, rejects = _Columns(), ChunkRejects(self.rejects_kept)
+                # The first chunks are enough to find samples in.
+                columns = _Columns(most_samples=SAMPLE_ROWS if chunk.number < SAMPLE_ROWS else 0)
+                rejects = ChunkRejects(self.rejects_kept)
                 for batch in batches:
                     self._add(batch, parser, columns, rejects)
-                samples = self._samples(chunk, columns, parser)
                 if writing is not None:
                     yield writing.result()
-                writing = pool.submit(self._finish, chunk, columns, rejects, samples, parser.weighted)
+                writing = pool.submit(self._finish, chunk, columns, rejects, parser.weighted)
             if writing is not None:
                 yield writing.result()
 
-    def _finish(
-        self, chunk: Chunk, columns: _Columns, rejects: ChunkRejects, samples: list[dict[str, str]], weighted: bool
-    ) -> Done:
+    def _finish(self, chunk: Chunk, columns: _Columns, rejects: ChunkRejects, weighted: bool) -> Done:
         """Write the shards and rejects of a chunk."""
         shards = self._write(chunk, columns, weighted)
         if lines := rejects.lines():
@@ -121,15 +121,13 @@ class Conversion:
         }
         if columns.sampled_out:
             counters["sampled_out"] = columns.sampled_out
-        result = {"rejects": reasons, "sampled_out": columns.sampled_out, "shards": shards, "samples": samples}
+        result = {
+            "rejects": reasons,
+            "sampled_out": columns.sampled_out,
+            "shards": shards,
+            "samples": columns.samples,
+        }
         return Done(chunk.number, json.dumps(result).encode(), counters)
-
-    def _samples(self, chunk: Chunk, columns: _Columns, parser: LineParser) -> list[dict[str, str]]:
-        """The raw columns of a few good rows. Of the first chunks only: no more are needed."""
-        if chunk.number >= SAMPLE_ROWS:
-            return []
-        cells = parser.parse(columns.lines, chunk.file.path, 1).columns
-        return [{name: cells[name][i].decode() for name in cells} for i in range(len(columns.lines))]
 
     def _add(self, batch: SplitRows, parser: LineParser, columns: _Columns, rejects: ChunkRejects) -> None:
         parsed = batch.parsed
@@ -150,7 +148,8 @@ class Conversion:
         columns.labels.append(parsed.labels[kept])
         columns.weights.append(parsed.weights[kept])
         columns.codes.append(batch.codes[kept])
-        columns.lines += [parsed.lines[i] for i in kept[: SAMPLE_ROWS - len(columns.lines)].tolist()]
+        for i in kept[: columns.most_samples - len(columns.samples)].tolist():
+            columns.samples.append({name: cell.decode() for name, cell in parser.cells_of(parsed, i).items()})
         columns.groups += [parsed.groups[i] for i in kept.tolist()]
         columns.keys += [parsed.keys[i] for i in kept.tolist()]
 
@@ -173,8 +172,7 @@ class Conversion:
 
     def _bad_cell(self, parsed: ParsedLines, parser: LineParser, row: int, index: int, reason: str) -> Reject:
         field = self._schema.spec.fields[index]
-        again = parser.parse([parsed.lines[row]], parsed.source, 1)
-        cell = again.columns[column_of(field)][0].decode("utf-8")
+        cell = parser.cells_of(parsed, row)[column_of(field)].decode("utf-8")
         return parsed.reject(row, reason, f"field {field.name!r}: {cell if len(cell) < 80 else cell[:79] + '…'!r}")
 
     def _write(self, chunk: Chunk, columns: _Columns, weighted: bool) -> list[dict[str, Any]]:

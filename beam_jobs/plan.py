@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from afm_ctr.errors import UserError
-from afm_ctr.rawlog.layout import column_places
+from afm_ctr.rawlog import offers
 from afm_ctr.records import ShardInfo
 from afm_ctr.samples import SAMPLE_ROWS
 from afm_ctr.schema import Analysis, FeatureSchema, ResolvedSchema, read_yaml, resolve
@@ -120,9 +120,7 @@ def _schema(given: str | Path | FeatureSchema | ResolvedSchema) -> tuple[Feature
 
 
 def _offered(spec: FeatureSchema, logs: Sequence[LogFile], column: str) -> bool:
-    if spec.format.kind == "libfm":
-        return False
-    return all(column in column_places(spec, log.header, log.path)[0] for log in logs)
+    return all(offers(spec, log.header, column, log.path) for log in logs)
 
 
 def resolve_schema(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afm_ctr.rawlog import BrokenEnd, LineParser, ParsedLines
+from afm_ctr.rawlog import LineParser, ParsedLines
 from afm_ctr.rawlog.log import truncated
 from afm_ctr.schema import FeatureSchema
 from beam_jobs import files
@@ -65,7 +65,7 @@ class RowReader:
         Batches begin at the chunk's start, so that they too are always the same: the last bit of a float may depend
         on an element's place in its array. ``leave_columns`` as in :meth:`LineParser.parse`.
         """
-        for chunk, batches in read_unit(unit, BATCH_ROWS):
+        for chunk, batches in read_unit(unit, BATCH_ROWS, parser.reads):
             yield chunk, self._rows(chunk, batches, parser, leave_columns)
 
     def _rows(
@@ -74,7 +74,7 @@ class RowReader:
         for batch in batches:
             parsed = parser.parse(batch.lines, chunk.file.path, batch.first_line, leave_columns=leave_columns)
             if batch.broken is not None:
-                parsed.rejects.append(truncated(chunk.file.path, batch.first_line, BrokenEnd(*batch.broken)))
+                parsed.rejects.append(truncated(chunk.file.path, batch.first_line, batch.broken))
             rows = parsed.line_numbers - chunk.first_line + chunk.first_row
             codes = self.rule.assign(parsed, rows, chunk.file.split, self._by_index, fingerprint64)
             for row in np.flatnonzero(codes == NO_SPLIT).tolist():

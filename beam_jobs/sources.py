@@ -1,27 +1,34 @@
 """The input files of a job, and their division into chunks.
 
-A chunk is the unit of work: a byte range of a plain file (it owns the lines that start in it), or a fixed number of
-lines of a gzip stream, which cannot be entered half-way. Chunks are numbered through the files in the order of their
-names, so number and content depend on the input alone and never on a runner, its workers or its bundles.
+A chunk is the unit of work: a byte range of a plain text file (it owns the lines that start in it), or a fixed number
+of lines of a compressed one, which cannot be entered half-way, or of rows of a Parquet file, which can be entered
+where a row group begins. Chunks are numbered through the files in the order of their names, so number and content
+depend on the input alone and never on a runner, its workers or its bundles.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import Literal
 
 from afm_ctr.errors import UserError
-from afm_ctr.rawlog import LineParser, has_header
-from afm_ctr.rawlog.lines import BYTE_ORDER_MARK, GZIP_MAGIC, LineStream, gunzip, is_gzip, range_blocks, read_blocks
-from afm_ctr.schema import FeatureSchema
+from afm_ctr.rawlog import BrokenEnd, LineParser, LineStream, LongLine, ParquetLog, has_header
+from afm_ctr.rawlog.codecs import FIRST_BYTES, Codec, codec_of, read_blocks, unpack
+from afm_ctr.rawlog.layout import header_line
+from afm_ctr.rawlog.lines import range_blocks, without_mark
+from afm_ctr.rawlog.tables import TableStream
+from afm_ctr.schema import MAX_LINE_BYTES, FeatureSchema
 from beam_jobs import files
 
 CHUNK_BYTES = 8 << 20
 CHUNK_LINES = 32768
-# A span of a gzip stream unpacks all before it to get there, at some twenty times the speed of the conversion:
-# a handful of spans keeps several workers busy at a cost that stays linear.
-MOST_SPANS = 8
+# A span of a stream unpacks all before it to get there. A handful of spans keeps several workers busy at a cost that
+# stays linear: gzip, zstd and Parquet unpack some twenty times faster than rows are converted, bzip2 but twice.
+MOST_SPANS: dict[str, int] = {"gzip": 8, "zstd": 8, "parquet": 8, "bz2": 2}
 
 
 @dataclass(frozen=True)
@@ -29,18 +36,27 @@ class LogFile:
     """One input file.
 
     Attributes:
-        packed: whether it is gzip.
-        header: its header line, when the format has one.
-        first_line: its first data line; None = it has no rows.
+        kind: how it is compressed, or ``parquet``.
+        header: its header line, when the format has one; of a Parquet file its columns and their types.
+        first_line: its first data line; None = it has no rows, or is a Parquet file.
+        longest: how many bytes a line of it may have.
+        groups: rows of each row group of a Parquet file.
         split: the split that all its rows belong to, when the split rule goes by files.
     """
 
     path: str
     size: int
-    packed: bool
+    kind: Codec | Literal["parquet"]
     header: bytes | None
     first_line: bytes | None
+    longest: int = MAX_LINE_BYTES
+    groups: tuple[int, ...] = ()
     split: str | None = None
+
+    @property
+    def header_lines(self) -> int:
+        """Lines before the first data line."""
+        return int(self.header is not None and self.kind != "parquet")
 
     def parser(self, spec: FeatureSchema, labelled: bool, extra: Sequence[str]) -> LineParser:
         """A parser for its lines. Raises UserError when a column is missing."""
@@ -53,23 +69,23 @@ def discover(found: Sequence[tuple[str, int]], spec: FeatureSchema) -> list[LogF
     """Look at the start of every file: (path, bytes) pairs to log files, sorted by path; empty files are left out.
 
     Raises:
-        UserError: a file cannot be read, or is a gzip stream that breaks off before its first line ends.
+        UserError: a file cannot be read, is not what the schema's format says, or breaks off in its header line.
     """
 
     def look(item: tuple[str, int]) -> LogFile | None:
         path, size = item
         with files.open_raw(path) as stream:
-            packed = is_gzip(path, stream.read(len(GZIP_MAGIC)))
+            if spec.format.kind == "parquet":
+                table = ParquetLog(stream, path)
+                return LogFile(path, size, "parquet", table.header, None, groups=table.groups)
+            codec, longest = codec_of(path, stream.read(FIRST_BYTES)), spec.format.max_line_bytes
             stream.seek(0)
-            blocks = read_blocks(stream, 1 << 16)
-            lines = LineStream(gunzip(blocks) if packed else blocks)
-            header = next(iter(lines.take(1)), None) if has_header(spec) else None
+            lines = LineStream(without_mark(unpack(codec, read_blocks(stream, 1 << 16))), longest)
+            header = header_line(lines, path) if has_header(spec) else None
             first = next(iter(lines.take(1)), None)
         if has_header(spec) and header is None:
-            if lines.broken is not None:
-                raise UserError(f"{path}: no header line: {lines.broken.detail}; repair the file or leave it out")
             return None  # packed, but empty all the same
-        return LogFile(path, size, packed, header, first)
+        return LogFile(path, size, codec, header, b"" if isinstance(first, LongLine) else first, longest)
 
     looked = files.in_threads(look, sorted(item for item in set(found) if item[1]))
     return [log for log in looked if log is not None]
@@ -81,13 +97,14 @@ class Chunk:
 
     Attributes:
         number: position among all chunks of the job.
-        start: first byte of a plain file's range; for gzip the lines of the stream before the first of this chunk,
-            header included.
-        end: the byte behind the range; unused for gzip.
+        start: first byte of a plain file's range; else the lines of the stream before the first of this chunk,
+            header included, or the rows before it in its row group.
+        end: the byte behind a plain file's range.
+        group: the row group of a Parquet file that it begins in.
         rows: data lines, broken end included.
         first_line: number of its first data line in the file, from 1.
         first_row: number of its first data line among those of all files, from 0.
-        broken: whether it ends in the broken end of a gzip stream.
+        broken: whether it ends in the broken end of a compressed stream.
     """
 
     number: int
@@ -98,6 +115,7 @@ class Chunk:
     first_line: int = 1
     first_row: int = 0
     broken: bool = False
+    group: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,10 +127,10 @@ class Counted:
 
 
 def pieces_to_count(logs: Sequence[LogFile], chunk_bytes: int) -> list[Chunk]:
-    """Byte ranges of plain files, and whole gzip files."""
+    """Byte ranges of plain files, and whole files of other kinds."""
     pieces: list[Chunk] = []
     for log in logs:
-        step = log.size if log.packed else chunk_bytes
+        step = chunk_bytes if log.kind == "plain" else log.size
         for start in range(0, log.size, step):
             pieces.append(Chunk(len(pieces), log, start, min(start + step, log.size)))
     return pieces
@@ -121,12 +139,10 @@ def pieces_to_count(logs: Sequence[LogFile], chunk_bytes: int) -> list[Chunk]:
 def count(piece: Chunk) -> Counted:
     """Count the data lines of a piece from :func:`pieces_to_count`."""
     log = piece.file
-    with files.open_raw(log.path) as stream:
-        lines = LineStream(
-            gunzip(read_blocks(stream)) if log.packed else range_blocks(stream, piece.start, piece.end)
-        )
-        if piece.start == 0 and log.header is not None:
-            lines.skip(1)
+    if log.kind == "parquet":
+        return Counted(sum(log.groups))
+    with _open(piece) as lines:
+        lines.skip(0 if piece.start else log.header_lines)
         total = 0
         while counted := lines.skip(1 << 30):
             total += counted
@@ -139,26 +155,30 @@ def divide(pieces: Sequence[Chunk], counts: Sequence[Counted], chunk_lines: int)
     first_row = 0
     before: dict[str, int] = {}
     for piece, counted in zip(pieces, counts, strict=True):
-        log = piece.file
-        headers = int(log.header is not None)
+        log, headers = piece.file, piece.file.header_lines
         rows = counted.lines + counted.broken
-        if not log.packed:
+        if log.kind == "plain":
             line = before.setdefault(log.path, headers) + 1
             before[log.path] += rows
             chunks.append(replace(piece, number=len(chunks), rows=rows, first_line=line, first_row=first_row))
         else:
+            starts = [0, *accumulate(log.groups)]
+            # Chunks travel one by one, and a file may have thousands of row groups.
+            log = replace(log, groups=())
             for at in range(0, rows, chunk_lines):
                 size = min(chunk_lines, rows - at)
+                group = bisect_right(starts, at) - 1
                 chunks.append(
                     Chunk(
                         number=len(chunks),
                         file=log,
-                        start=headers + at,
+                        start=at - starts[group] if log.kind == "parquet" else headers + at,
                         end=0,
                         rows=size,
                         first_line=headers + at + 1,
                         first_row=first_row + at,
                         broken=counted.broken and at + size == rows,
+                        group=group if log.kind == "parquet" else 0,
                     )
                 )
         first_row += rows
@@ -166,16 +186,17 @@ def divide(pieces: Sequence[Chunk], counts: Sequence[Counted], chunk_lines: int)
 
 
 def units(chunks: Sequence[Chunk], workers: int) -> list[list[Chunk]]:
-    """What is handed to workers: single chunks of plain files, runs of chunks of a gzip file."""
-    packed: dict[str, list[Chunk]] = {}
+    """What is handed to workers: single chunks of plain files, runs of chunks of what is read as a stream."""
+    streams: dict[tuple[str, int], list[Chunk]] = {}
     result: list[list[Chunk]] = []
     for chunk in chunks:
-        if chunk.file.packed:
-            packed.setdefault(chunk.file.path, []).append(chunk)
+        if chunk.file.kind != "plain":
+            streams.setdefault((chunk.file.path, chunk.group), []).append(chunk)
         elif chunk.rows:
             result.append([chunk])
-    for run in packed.values():
-        spans = 1 if workers == 1 else min(MOST_SPANS, -(-2 * workers // len(packed)), len(run))
+    for run in streams.values():
+        most = min(MOST_SPANS[run[0].file.kind], len(run))
+        spans = 1 if workers == 1 else min(-(-2 * workers // len(streams)), most)
         bounds = [len(run) * i // spans for i in range(spans + 1)]
         result += [run[a:b] for a, b in pairwise(bounds)]
     return sorted(result, key=lambda unit: unit[0].number)
@@ -183,44 +204,66 @@ def units(chunks: Sequence[Chunk], workers: int) -> list[list[Chunk]]:
 
 @dataclass
 class Lines:
-    """Consecutive data lines of a chunk; ``broken`` is the raw end of a broken gzip stream, which counts as a row."""
+    """Consecutive data lines (or rows) of a chunk; ``broken`` is the end of a broken stream: it counts as a row."""
 
     first_line: int
-    lines: list[bytes]
-    broken: tuple[bytes, str] | None = None
+    lines: Sequence[bytes]
+    broken: BrokenEnd | None = None
 
 
-def read_unit(unit: Sequence[Chunk], batch: int) -> Iterator[tuple[Chunk, Iterator[Lines]]]:
+def read_unit(
+    unit: Sequence[Chunk], batch: int, columns: Sequence[str] = ()
+) -> Iterator[tuple[Chunk, Iterator[Lines]]]:
     """Each chunk of a unit with its lines in batches that begin at the chunk's first line. To be read in order.
+
+    Args:
+        batch: most lines in a batch.
+        columns: of a Parquet file, those to read.
 
     Raises:
         UserError: while reading, if a file no longer holds the lines that were counted.
     """
-    log = unit[0].file
-    with files.open_raw(log.path) as stream:
-        if log.packed:
-            lines = LineStream(gunzip(read_blocks(stream)))
-            lines.skip(unit[0].start)
-        else:
-            lines = LineStream(range_blocks(stream, unit[0].start, unit[0].end))
-            lines.skip(int(unit[0].start == 0 and log.header is not None))
+    first = unit[0]
+    if first.file.kind == "parquet":
+        with files.open_raw(first.file.path) as stream:
+            rows = ParquetLog(stream, first.file.path).rows(columns, first.group)
+            rows.skip(first.start)
+            for chunk in unit:
+                yield chunk, _batches(chunk, rows, batch)
+        return
+    with _open(first) as lines:
+        if first.file.kind != "plain":
+            lines.skip(first.start)
+        elif not first.start:
+            lines.skip(first.file.header_lines)
         for chunk in unit:
             yield chunk, _batches(chunk, lines, batch)
 
 
-def _batches(chunk: Chunk, lines: LineStream, batch: int) -> Iterator[Lines]:
+@contextmanager
+def _open(piece: Chunk) -> Iterator[LineStream]:
+    """The lines of a plain file's range, or of a whole compressed file, header included."""
+    log = piece.file
+    assert log.kind != "parquet"
+    with files.open_raw(log.path) as stream:
+        if log.kind == "plain":
+            blocks = range_blocks(stream, piece.start, piece.end)
+        else:
+            blocks = unpack(log.kind, read_blocks(stream))
+        whole = log.kind != "plain" or piece.start == 0
+        yield LineStream(without_mark(blocks) if whole else blocks, log.longest)
+
+
+def _batches(chunk: Chunk, lines: LineStream | TableStream, batch: int) -> Iterator[Lines]:
     done, whole = 0, chunk.rows - chunk.broken
     while done < whole:
         taken = lines.take(min(batch, whole - done))
         if not taken:
             break
-        first = chunk.first_line + done
-        if first == 1:
-            taken[0] = taken[0].removeprefix(BYTE_ORDER_MARK)
-        yield Lines(first, taken)
+        yield Lines(chunk.first_line + done, taken)
         done += len(taken)
-    ended = not lines.take(1) if chunk.broken or not chunk.file.packed else True
+    ended = not lines.take(1) if chunk.broken or chunk.file.kind == "plain" else True
     if done < whole or not ended or chunk.broken != (lines.broken is not None and ended):
         raise UserError(f"{chunk.file.path} changed while it was read: run prepare again when it is complete")
     if chunk.broken and lines.broken is not None:
-        yield Lines(chunk.first_line + done, [], (lines.broken.raw, lines.broken.detail))
+        yield Lines(chunk.first_line + done, [], lines.broken)

@@ -1,23 +1,26 @@
-"""Raw logs: lines of plain or gzip files, parsed to columns, label, weight, group and key. No TensorFlow."""
+"""Raw logs: text or Parquet, plain or packed, parsed to columns, label, weight, group and key. No TensorFlow."""
 
 from __future__ import annotations
 
 from afm_ctr.rawlog.layout import has_header
-from afm_ctr.rawlog.lines import BrokenEnd, LineStream, TruncatedInput, iterate_lines, open_log
-from afm_ctr.rawlog.log import parse_log
-from afm_ctr.rawlog.parser import LineParser, ParsedLines
+from afm_ctr.rawlog.lines import BrokenEnd, LineStream, LongLine
+from afm_ctr.rawlog.log import open_log, parse_log
+from afm_ctr.rawlog.parser import LineParser, ParsedLines, offers
 from afm_ctr.rawlog.rejects import REASONS, Reject
+from afm_ctr.rawlog.tables import ParquetLog, RowBatch
 
 __all__ = [
     "REASONS",
     "BrokenEnd",
     "LineParser",
     "LineStream",
+    "LongLine",
+    "ParquetLog",
     "ParsedLines",
     "Reject",
-    "TruncatedInput",
+    "RowBatch",
     "has_header",
-    "iterate_lines",
+    "offers",
     "open_log",
     "parse_log",
 ]

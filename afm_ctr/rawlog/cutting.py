@@ -4,14 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afm_ctr.errors import UserError
 from afm_ctr.rawlog.layout import BadQuoting, column_places, require, split_quoted
+from afm_ctr.rawlog.lines import LongLine
 from afm_ctr.schema import LIBFM_COLUMN, DelimitedFormat, FeatureSchema
 
 Reasons = dict[int, tuple[str, str]]  # index of a line in its batch -> (reason code, detail)
 Cells = dict[str, Sequence[bytes]]
 
 LIBFM_LABEL = "label"
+
+
+def check_text(lines: Sequence[bytes], bad: Reasons) -> bytes:
+    """Note lines that are too long, empty or not UTF-8; returns the lines joined."""
+    if LongLine in set(map(type, lines)):
+        for i, line in enumerate(lines):
+            if isinstance(line, LongLine):
+                bad[i] = ("line_too_long", f"{line.length} bytes")
+    if b"" in lines:
+        for i, line in enumerate(lines):
+            if not line:
+                bad[i] = ("empty_line", "")
+    joined = b"\n".join(lines)
+    if not joined.isascii() and not _is_utf8(joined):
+        for i, line in enumerate(lines):
+            if not _is_utf8(line):
+                bad.setdefault(i, ("bad_utf8", ""))
+    return joined
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class DelimitedCutter:
@@ -25,6 +51,8 @@ class DelimitedCutter:
         places: of every column that the log offers.
         width: columns of a line.
     """
+
+    check = staticmethod(check_text)
 
     def __init__(
         self, spec: FeatureSchema, header: bytes | None, wanted: Sequence[str], may_lack: str | None, source: str
@@ -93,17 +121,10 @@ class DelimitedCutter:
 class LibfmCutter:
     """Cuts ``label id:value id:value … # comment`` into label and features; unlabelled, the first may be missing."""
 
+    check = staticmethod(check_text)
+
     def __init__(self, wanted: Sequence[str], source: str) -> None:
-        self.places = {LIBFM_LABEL: 0, LIBFM_COLUMN: 1}
-        self.width = 2
-        require(self.places, wanted, source)
-
-    def is_plain(self, joined: bytes) -> bool:
-        """Never: there is no delimiter."""
-        return False
-
-    def look_at(self, line: bytes) -> None:
-        """Nothing to learn from a first line."""
+        require({LIBFM_LABEL: 0, LIBFM_COLUMN: 1}, wanted, source)
 
     def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
         """Both columns."""
@@ -120,29 +141,3 @@ class LibfmCutter:
                 labels[i] = first
                 features[i] = rest[0] if rest else b""
         return {LIBFM_LABEL: labels, LIBFM_COLUMN: features}
-
-    def cut_few(self, lines: Sequence[bytes], names: Sequence[str], bad: Reasons) -> Cells:
-        """Never asked for."""
-        raise UserError("a libfm line has no delimiter")
-
-
-def check_text(lines: Sequence[bytes], bad: Reasons) -> bytes:
-    """Note empty lines and lines that are not UTF-8; returns the lines joined."""
-    if b"" in lines:
-        for i, line in enumerate(lines):
-            if not line:
-                bad[i] = ("empty_line", "")
-    joined = b"\n".join(lines)
-    if not joined.isascii() and not _is_utf8(joined):
-        for i, line in enumerate(lines):
-            if not _is_utf8(line):
-                bad[i] = ("bad_utf8", "")
-    return joined
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

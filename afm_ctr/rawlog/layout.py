@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterable
 
 from afm_ctr.errors import UserError
-from afm_ctr.rawlog.lines import BYTE_ORDER_MARK
+from afm_ctr.rawlog.lines import LineStream, LongLine
 from afm_ctr.schema import FeatureSchema, fits_name
 
 # A cell may be as long as its line: without this the csv module would refuse quoted cells beyond 128 kB.
 csv.field_size_limit(sys.maxsize)
 
-_TWICE = -1
+TWICE = -1  # the place of a column that is there twice
 
 
 class BadQuoting(ValueError):
@@ -39,6 +39,20 @@ def has_header(spec: FeatureSchema) -> bool:
     return spec.format.kind == "delimited" and spec.format.header
 
 
+def header_line(lines: LineStream, source: str) -> bytes | None:
+    """The first line of a file, which names its columns; None: the file is empty.
+
+    Raises:
+        UserError: it is too long, or the file breaks off in it.
+    """
+    line = next(iter(lines.take(1)), None)
+    if isinstance(line, LongLine):
+        raise UserError(f"{source}: the header line has {line.length} bytes, more than format.max_line_bytes allows")
+    if line is None and lines.broken is not None:
+        raise UserError(f"{source}: no header line: {lines.broken.detail}; repair the file or leave it out")
+    return line
+
+
 def column_places(spec: FeatureSchema, header: bytes | None, source: str) -> tuple[dict[str, int], int]:
     """Place of every column that a delimited log offers, and how many columns a line has.
 
@@ -55,11 +69,10 @@ def column_places(spec: FeatureSchema, header: bytes | None, source: str) -> tup
     assert layout.kind == "delimited"
     if not layout.header:
         return {column.name: i for i, column in enumerate(layout.columns)}, len(layout.columns)
-    if header is None or not header.removeprefix(BYTE_ORDER_MARK):
+    if not header:
         raise UserError(f"{source}: no header line, which the schema says is there (format.header)")
-    line = header.removeprefix(BYTE_ORDER_MARK)
     try:
-        cells = split_quoted(line, layout.delimiter) if layout.quote else line.split(layout.delimiter.encode())
+        cells = split_quoted(header, layout.delimiter) if layout.quote else header.split(layout.delimiter.encode())
         texts = [cell.decode("utf-8") for cell in cells]
     except (BadQuoting, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot read the header line: {error}") from error
@@ -69,14 +82,14 @@ def column_places(spec: FeatureSchema, header: bytes | None, source: str) -> tup
         name = named.get(text, text if fits_name(text) and text not in named.values() else None)
         if name is None:
             continue
-        places[name] = _TWICE if name in places else i
+        places[name] = TWICE if name in places else i
     return places, len(texts)
 
 
 def require(places: dict[str, int], wanted: Iterable[str], source: str) -> None:
     """Raise UserError naming the first wanted column that is missing or there twice, the file, and what is there."""
     for name in wanted:
-        if places.get(name) == _TWICE:
+        if places.get(name) == TWICE:
             raise UserError(f"{source or 'the log'}: the header names column {name!r} twice; rename one of them")
         if name not in places:
             there = ", ".join(sorted(places, key=places.__getitem__)) or "none"

@@ -1,90 +1,57 @@
-"""Bytes of a log file, plain or gzip, as lines.
+"""Bytes of a log file as lines.
 
 A line ends with ``\\n``; one ``\\r`` before it is dropped. A last line without an end counts. A line is a record:
-line ends inside quotes are not supported.
+line ends inside quotes are not supported. A line longer than it may be is passed over, whatever its length, in the
+memory of a block or two.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from afm_ctr.errors import UserError
+from afm_ctr.rawlog.codecs import BLOCK, BrokenStream, read_blocks
+from afm_ctr.schema import MAX_LINE_BYTES
 
-BLOCK = 1 << 20  # bytes read or unpacked at a time
-GZIP_MAGIC = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+KEPT_BYTES = 1024  # of a line that is too long
 
 
 @dataclass(frozen=True)
 class BrokenEnd:
-    """What a damaged or truncated gzip stream leaves: the bytes after its last whole line, and what is wrong."""
+    """What a damaged or truncated stream leaves: the bytes after its last whole line, and what is wrong."""
 
     raw: bytes
     detail: str
 
 
-class BrokenGzip(Exception):
-    """A gzip stream that cannot be read further; all that was readable has been given out before."""
+class LongLine(bytes):
+    """The beginning of a line that is longer than it may be.
 
-
-class TruncatedInput(Exception):
-    """The broken end of a log, met by :func:`iterate_lines`: ``line`` is the number its next line would have had."""
-
-    def __init__(self, line: int, end: BrokenEnd) -> None:
-        super().__init__(f"line {line}: {end.detail}")
-        self.line = line
-        self.end = end
-
-
-def read_blocks(stream: BinaryIO, size: int = BLOCK) -> Iterator[bytes]:
-    """The rest of a stream in blocks."""
-    while block := stream.read(size):
-        yield block
-
-
-def gunzip(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Unpack a gzip stream of one or more members, every readable byte of it whatever the size of the blocks.
-
-    Raises:
-        BrokenGzip: after the last readable byte, when the stream is damaged or ends early.
+    Attributes:
+        length: bytes of the whole line, without its end.
     """
-    member = zlib.decompressobj(31)
-    fresh = True
-    for block in blocks:
-        data = block
-        while data:
-            if member.eof or fresh:
-                # Members may be padded with zeros; no member begins with one.
-                data = data.lstrip(b"\0") if member.eof else data
-                if not data:
-                    break
-                member, fresh = zlib.decompressobj(31), False
-            before = member.copy()
-            try:
-                unpacked = member.decompress(data, 4 * BLOCK)
-            except zlib.error as error:
-                # zlib keeps nothing of a call that fails: go through it again byte by byte.
-                yield from _salvage(before, data)
-                raise BrokenGzip(f"damaged gzip stream: {error}") from error
-            yield unpacked
-            data = member.unused_data if member.eof else member.unconsumed_tail
-    if not (fresh or member.eof):
-        yield member.flush()
-        raise BrokenGzip("the gzip stream ends early")
+
+    length: int
+
+    def __new__(cls, start: bytes, length: int) -> LongLine:
+        line = super().__new__(cls, start[:KEPT_BYTES])
+        line.length = length
+        return line
 
 
-def _salvage(member: zlib._Decompress, data: bytes) -> Iterator[bytes]:
-    for i in range(len(data)):
-        try:
-            unpacked = member.decompress(data[i : i + 1])
-        except zlib.error:
-            return
-        if unpacked:
-            yield unpacked
+def without_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """A file's content without the byte order mark that it may begin with."""
+    start, rest = b"", iter(blocks)
+    try:
+        while len(start) < len(BYTE_ORDER_MARK) and (block := next(rest, None)) is not None:
+            start += block
+    except BrokenStream:
+        yield start
+        raise
+    yield start.removeprefix(BYTE_ORDER_MARK)
+    yield from rest
 
 
 def range_blocks(stream: BinaryIO, start: int, end: int, size: int = BLOCK) -> Iterator[bytes]:
@@ -101,6 +68,8 @@ def range_blocks(stream: BinaryIO, start: int, end: int, size: int = BLOCK) -> I
                 position += found + 1
                 break
             position += len(block)
+            if position >= end:
+                return
         else:
             return
     else:
@@ -121,15 +90,23 @@ def range_blocks(stream: BinaryIO, start: int, end: int, size: int = BLOCK) -> I
 class LineStream:
     """Lines out of blocks of bytes, any number at a time.
 
+    Args:
+        blocks: the content of a file, or a part of it.
+        limit: longest line, in bytes; of a longer one a :class:`LongLine` is handed out.
+
     Attributes:
         broken: set when the stream has ended before its time; the bytes after the last whole line are in it.
     """
 
-    def __init__(self, blocks: Iterable[bytes]) -> None:
+    def __init__(self, blocks: Iterable[bytes], limit: int = MAX_LINE_BYTES) -> None:
         self._blocks = iter(blocks)
+        self._limit = limit
         self._lines: list[bytes] = []
         self._next = 0
+        # The line that has not ended yet: its parts (of one that is too long only the beginning), length, last byte.
         self._tail: list[bytes] = []
+        self._size = 0
+        self._last = b""
         self._ended = False
         self.broken: BrokenEnd | None = None
 
@@ -162,9 +139,10 @@ class LineStream:
                 self._split(block)
             elif inside:
                 left -= inside
-                self._tail = [block[block.rfind(b"\n") + 1 :]]
+                self._tail, self._size = [], 0
+                self._keep(block[block.rfind(b"\n") + 1 :])
             else:
-                self._tail.append(block)
+                self._keep(block)
         if left and self._end():
             self._next, left = len(self._lines), left - 1
         return count - left
@@ -174,9 +152,10 @@ class LineStream:
             return None
         try:
             return next(self._blocks, None)
-        except BrokenGzip as error:
-            self.broken = BrokenEnd(b"".join(self._tail), str(error))
-            self._tail, self._ended = [], True
+        except BrokenStream as error:
+            raw = b"".join(self._tail)
+            self.broken = BrokenEnd(raw if self._size == len(raw) else raw[:KEPT_BYTES], str(error))
+            self._tail, self._size, self._ended = [], 0, True
             return None
 
     def _fill(self) -> bool:
@@ -186,71 +165,46 @@ class LineStream:
         return self._end()
 
     def _split(self, block: bytes) -> bool:
-        cut = block.rfind(b"\n")
-        if cut < 0:
-            self._tail.append(block)
+        first = block.find(b"\n")
+        if first < 0:
+            self._keep(block)
             return False
-        self._tail.append(block[:cut])
-        whole = b"".join(self._tail)
-        self._tail = [block[cut + 1 :]]
-        self._lines, self._next = whole.split(b"\n"), 0
-        if b"\r" in whole:
-            self._lines = [line.removesuffix(b"\r") for line in self._lines]
+        last = block.rfind(b"\n")
+        lines = [self._finish(block[:first])]
+        if last > first:
+            inside = block[first + 1 : last]
+            more = inside.split(b"\n")
+            if b"\r" in inside:
+                more = [line.removesuffix(b"\r") for line in more]
+            if len(inside) > self._limit and max(map(len, more)) > self._limit:
+                more = [line if len(line) <= self._limit else LongLine(line, len(line)) for line in more]
+            lines += more
+        self._lines, self._next = lines, 0
+        self._keep(block[last + 1 :])
         return True
+
+    def _keep(self, part: bytes) -> None:
+        """Add to the line that has not ended yet."""
+        if not part:
+            return
+        self._tail.append(part)
+        self._size += len(part)
+        self._last = part[-1:]
+        if self._size > self._limit + 1:  # one byte may be the \r of its end
+            self._tail = [b"".join(self._tail)[:KEPT_BYTES]]
+
+    def _finish(self, part: bytes) -> bytes:
+        """The line that ends with ``part``."""
+        self._keep(part)
+        line, size = b"".join(self._tail), self._size
+        if size:
+            size -= self._last == b"\r"
+            self._tail, self._size = [], 0
+        return line[:size] if size <= self._limit else LongLine(line, size)
 
     def _end(self) -> bool:
-        last = b"".join(self._tail)
-        self._tail, self._ended = [], True
-        if not last:
+        self._ended = True
+        if not self._size:
             return False
-        self._lines, self._next = [last.removesuffix(b"\r")], 0
+        self._lines, self._next = [self._finish(b"")], 0
         return True
-
-
-def is_gzip(path: str, first_bytes: bytes) -> bool:
-    """Whether a file is gzip, by its first bytes.
-
-    Raises:
-        UserError: the name ends in .gz and the content is something else.
-    """
-    if first_bytes.startswith(GZIP_MAGIC):
-        return True
-    if path.endswith(".gz") and first_bytes:
-        raise UserError(f"{path}: the name says gzip, the content does not; rename or repair the file")
-    return False
-
-
-@contextmanager
-def open_log(path: str) -> Iterator[LineStream]:
-    """The lines of a local log file, plain or gzip (known by its first bytes).
-
-    Raises:
-        UserError: the file is not there or cannot be read.
-    """
-    try:
-        stream = open(path, "rb")  # noqa: SIM115 - closed by the block below
-    except OSError as error:
-        raise UserError(f"{path}: cannot read it: {error.strerror}") from error
-    with stream:
-        packed = is_gzip(str(path), stream.read(len(GZIP_MAGIC)))
-        stream.seek(0)
-        blocks = read_blocks(stream)
-        yield LineStream(gunzip(blocks) if packed else blocks)
-
-
-def iterate_lines(path: str) -> Iterator[tuple[int, bytes]]:
-    """Every line of a local log file with its number, from 1; a byte order mark before the first is dropped.
-
-    Raises:
-        UserError: the file cannot be read.
-        TruncatedInput: at the broken end of a gzip file, after all its whole lines.
-    """
-    number = 1
-    with open_log(path) as stream:
-        while lines := stream.take(4096):
-            if number == 1:
-                lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
-            yield from enumerate(lines, number)
-            number += len(lines)
-        if stream.broken:
-            raise TruncatedInput(number, stream.broken)

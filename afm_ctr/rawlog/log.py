@@ -3,41 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
-from afm_ctr.rawlog.layout import has_header
-from afm_ctr.rawlog.lines import BYTE_ORDER_MARK, BrokenEnd, open_log
+from afm_ctr.errors import UserError
+from afm_ctr.rawlog.codecs import FIRST_BYTES, codec_of, read_blocks, unpack
+from afm_ctr.rawlog.layout import has_header, header_line
+from afm_ctr.rawlog.lines import BrokenEnd, LineStream, without_mark
 from afm_ctr.rawlog.parser import LineParser, ParsedLines
 from afm_ctr.rawlog.rejects import Reject
-from afm_ctr.schema import FeatureSchema
+from afm_ctr.rawlog.tables import ParquetLog, TableStream
+from afm_ctr.schema import MAX_LINE_BYTES, FeatureSchema
+
+
+@contextmanager
+def open_log(path: str, limit: int = MAX_LINE_BYTES) -> Iterator[LineStream]:
+    """The lines of a local file of text, plain or packed (known by its first bytes), no longer than ``limit`` bytes.
+
+    Raises:
+        UserError: the file is not there, cannot be read, or is no text.
+    """
+    with _open(path) as stream:
+        codec = codec_of(path, stream.read(FIRST_BYTES))
+        stream.seek(0)
+        yield LineStream(without_mark(unpack(codec, read_blocks(stream))), limit)
 
 
 def parse_log(path: str, spec: FeatureSchema, labelled: bool = True, batch_rows: int = 4096) -> Iterator[ParsedLines]:
     """All rows of a local log file, in order, in batches of at most ``batch_rows`` lines.
 
-    The broken end of a gzip file comes as a last batch of one ``truncated_input`` reject.
+    The broken end of a packed file comes as a last batch of one ``truncated_input`` reject.
 
     Raises:
         UserError: the file cannot be read, or a column is missing.
     """
-    with open_log(path) as stream:
-        number, header = 1, None
-        if has_header(spec):
-            header = next(iter(stream.take(1)), None)
-            number = 2
-        parser = LineParser(spec, header, labelled, source=str(path))
-        while lines := stream.take(batch_rows):
-            if number == 1:
-                lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
-            yield parser.parse(lines, str(path), number)
-            number += len(lines)
-        if stream.broken:
-            rows = parser.parse([], str(path), number)
-            rows.rejects.append(truncated(str(path), number, stream.broken))
-            yield rows
+    path = str(path)
+    if spec.format.kind == "parquet":
+        with _open(path) as stream:
+            table = ParquetLog(stream, path)
+            parser = LineParser(spec, table.header, labelled, source=path)
+            yield from _parsed(path, parser, table.rows(parser.reads), 1, batch_rows)
+        return
+    with open_log(path, spec.format.max_line_bytes) as lines:
+        header = header_line(lines, path) if has_header(spec) else None
+        parser = LineParser(spec, header, labelled, source=path)
+        yield from _parsed(path, parser, lines, 1 + has_header(spec), batch_rows)
+
+
+def _parsed(
+    path: str, parser: LineParser, rows: LineStream | TableStream, number: int, batch_rows: int
+) -> Iterator[ParsedLines]:
+    while lines := rows.take(batch_rows):
+        yield parser.parse(lines, path, number)
+        number += len(lines)
+    if rows.broken:
+        last = parser.parse([], path, number)
+        last.rejects.append(truncated(path, number, rows.broken))
+        yield last
 
 
 def truncated(source: str, line: int, end: BrokenEnd) -> Reject:
-    """The one reject of a gzip stream's broken end."""
+    """The one reject of a packed stream's broken end."""
     key = b"%s#%d" % (PurePosixPath(source).name.encode(), line)
     return Reject(key, source, line, "truncated_input", end.detail, end.raw)
+
+
+@contextmanager
+def _open(path: str) -> Iterator[BinaryIO]:
+    try:
+        stream = open(path, "rb")  # noqa: SIM115 - closed by the block below
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it: {error.strerror}") from error
+    with stream:
+        yield stream

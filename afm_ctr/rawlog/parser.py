@@ -1,4 +1,4 @@
-"""Raw lines to the columns that the feature transform reads, with label, weight, group and key of every row."""
+"""Lines, or rows of a table, to the columns that a schema reads, with label, weight, group and key of every row."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from afm_ctr.errors import UserError
 from afm_ctr.rawlog.cells import LARGEST, label_parser, numbers, weight_parser
-from afm_ctr.rawlog.cutting import Cells, DelimitedCutter, LibfmCutter, Reasons, check_text
+from afm_ctr.rawlog.cutting import Cells, DelimitedCutter, LibfmCutter, Reasons
+from afm_ctr.rawlog.jsonl import JsonCutter
+from afm_ctr.rawlog.layout import column_places
 from afm_ctr.rawlog.rejects import Reject
+from afm_ctr.rawlog.tables import RowBatch, TableCutter
 from afm_ctr.schema import FeatureSchema
 
-_UNREADABLE = {"empty_line", "bad_utf8", "bad_quoting", "column_count"}  # of these not even the key can be told
+# Of these not even the key can be told.
+_UNREADABLE = {"line_too_long", "empty_line", "bad_utf8", "bad_json", "bad_quoting", "column_count"}
 
 
 @dataclass
@@ -21,7 +26,7 @@ class ParsedLines:
     """Rows of a batch of lines; n of them are good, the rest is in ``rejects``.
 
     Attributes:
-        columns: object arrays [n] of bytes, one for each of the schema's ``raw_columns``; b"" = missing. Empty
+        columns: object arrays [n] of bytes, one for each of the schema's ``log_columns``; b"" = missing. Empty
             where they were left out (see :meth:`LineParser.parse`).
         extra: the same for the further columns asked for.
         labels: float32 [n]; nan = no label.
@@ -29,8 +34,8 @@ class ParsedLines:
             corrected by weights; ones where the schema has neither.
         groups: raw bytes of the group column, None = the row has no group.
         keys: the key column's cells, else ``<file>#<line>``.
-        line_numbers: int64 [n], from 1.
-        lines: the lines themselves.
+        line_numbers: int64 [n], from 1; of a Parquet file the numbers of the rows.
+        lines: the lines themselves; of a Parquet file made on demand, as JSON objects.
         left_out: whether ``columns`` was left out.
         rejects: in line order.
     """
@@ -43,7 +48,7 @@ class ParsedLines:
     groups: list[bytes | None]
     keys: list[bytes]
     line_numbers: np.ndarray
-    lines: list[bytes]
+    lines: Sequence[bytes]
     left_out: bool = False
     rejects: list[Reject] = field(default_factory=list)
 
@@ -66,19 +71,36 @@ class ParsedLines:
             groups=[self.groups[i] for i in at],
             keys=[self.keys[i] for i in at],
             line_numbers=self.line_numbers[rows],
-            lines=[self.lines[i] for i in at],
+            lines=_picked(self.lines, at),
         )
 
 
-class LineParser:
-    """Parses the lines of one file.
+def offers(spec: FeatureSchema, header: bytes | None, column: str, source: str) -> bool:
+    """Whether a log has a column, as far as that can be told: JSON objects have those that the schema speaks of."""
+    layout = spec.format
+    if layout.kind == "delimited":
+        return column in column_places(spec, header, source)[0]
+    if layout.kind == "jsonl":
+        return column in layout.names or column in spec.log_columns
+    if layout.kind == "libfm":
+        return False
+    try:
+        TableCutter(spec, header or b"", [column], source)
+    except UserError:
+        return False
+    return True
 
-    Lines are split without Python per value; only lines with a quote character go through the csv module. A cell of
-    whatever content is passed on as it is: numbers and ids are the transform's to judge.
+
+class LineParser:
+    """Parses the lines of one file, or its rows where it is a table.
+
+    Delimited lines are split without Python per value; only lines with a quote character go through the csv module.
+    A cell of whatever content is passed on as it is: numbers and ids are the transform's to judge.
 
     Args:
         spec: the schema.
-        header: the file's header line; needed when the format has one.
+        header: the file's header line, needed when the format has one; of a Parquet file what
+            :attr:`ParquetLog.header` says.
         labelled: False: the label column need not be there, and is not read where it is.
         source: the file's path, for messages.
         extra: further columns to hand out.
@@ -116,25 +138,36 @@ class LineParser:
         # Weights and groups serve training and evaluation, which need labels.
         read = [self._label_name, spec.weight, spec.group] if self.labelled else []
         self._others = [name for name in dict.fromkeys([*read, spec.key, *self._extra]) if name]
-        wanted = list(dict.fromkeys([*spec.raw_columns, *self._others]))
-        self._cutter: DelimitedCutter | LibfmCutter
+        wanted = list(dict.fromkeys([*spec.log_columns, *self._others]))
+        self._cutter: DelimitedCutter | LibfmCutter | JsonCutter | TableCutter
         if spec.format.kind == "libfm":
             self._cutter = LibfmCutter(wanted, source)
+        elif spec.format.kind == "jsonl":
+            self._cutter = JsonCutter(spec, wanted)
+        elif spec.format.kind == "parquet":
+            self._cutter = TableCutter(spec, header or b"", wanted, source)
         else:
             may_lack = None if self.labelled else self._label_name
             self._cutter = DelimitedCutter(spec, header, wanted, may_lack, source)
-        if first_line is not None:
-            self._cutter.look_at(first_line)
-
-    @property
-    def width(self) -> int:
-        """Cells of a line."""
-        return self._cutter.width
+            if first_line is not None:
+                self._cutter.look_at(first_line)
 
     @property
     def places(self) -> tuple[int, ...]:
-        """Where the schema's ``raw_columns`` are among a line's cells."""
+        """Where the schema's ``raw_columns`` are among the cells of a delimited line."""
+        assert isinstance(self._cutter, DelimitedCutter)
         return tuple(self._cutter.places[name] for name in self.spec.raw_columns)
+
+    @property
+    def reads(self) -> list[str]:
+        """What the columns to be read are called in a Parquet file."""
+        return self._cutter.reads if isinstance(self._cutter, TableCutter) else []
+
+    def cells_of(self, parsed: ParsedLines, row: int) -> dict[str, bytes]:
+        """The ``columns`` of one row, also where they were left out."""
+        columns = self.parse([parsed.lines[row]], parsed.source, 1).columns if parsed.left_out else parsed.columns
+        at = 0 if parsed.left_out else row
+        return {name: cells[at] for name, cells in columns.items()}
 
     def parse(
         self, lines: Sequence[bytes], source: str, first_line: int, *, leave_columns: bool = False
@@ -142,19 +175,21 @@ class LineParser:
         """Parse consecutive lines.
 
         Args:
-            lines: without their ends.
+            lines: without their ends; or a :class:`RowBatch`.
             source: the file's path; its base name goes into keys.
             first_line: number of the first of them in the file, from 1.
             leave_columns: leave ``columns`` out where every good line can be cut at each delimiter, since something
                 faster than Python will do it: there are no quotes to heed, and the columns have been counted.
         """
         bad: Reasons = {}
-        joined = check_text(lines, bad)
-        plain = leave_columns and self._cutter.is_plain(joined)
-        if plain:
-            cells = self._cutter.cut_few(lines, self._others, bad)
+        cutter, joined = self._cutter, self._cutter.check(lines, bad)
+        # Where raw columns are made of the log's, all of these are needed.
+        leave_columns = leave_columns and self.spec.raw_columns == self.spec.log_columns
+        plain = leave_columns and isinstance(cutter, DelimitedCutter) and cutter.is_plain(joined)
+        if plain and isinstance(cutter, DelimitedCutter):
+            cells = cutter.cut_few(lines, self._others, bad)
         else:
-            cells = self._cutter.cut(lines, joined, bad)
+            cells = cutter.cut(lines, joined, bad)
         labels, weights = self._labels(cells, len(lines), bad), np.ones(len(lines), np.float32)
         if self.weighted:
             weights = self._weights(cells, labels, bad)
@@ -164,11 +199,11 @@ class LineParser:
         for i in sorted(bad):
             reason, detail = bad[i]
             key = keys[i] if keys is not None and reason not in _UNREADABLE else b"%s#%d" % (name, first_line + i)
-            rejects.append(Reject(key, source, first_line + i, reason, detail, lines[i]))
+            rejects.append(Reject(key, source, first_line + i, reason, detail, bytes(lines[i])))
         kept = [i for i in range(len(lines)) if i not in bad] if bad else None
 
         def rows(column: Sequence[bytes]) -> Sequence[bytes]:
-            return column if kept is None else [column[i] for i in kept]
+            return column if kept is None else _picked(column, kept)
 
         numbered = np.arange(first_line, first_line + len(lines), dtype=np.int64)
         if kept is not None:
@@ -178,14 +213,14 @@ class LineParser:
             groups = [cell or None for cell in rows(cells[self.spec.group])]
         return ParsedLines(
             source=source,
-            columns={} if plain else {column: _array(rows(cells[column])) for column in self.spec.raw_columns},
+            columns={} if plain else {column: _array(rows(cells[column])) for column in self.spec.log_columns},
             extra={column: _array(rows(cells[column])) for column in self._extra},
             labels=labels,
             weights=weights,
             groups=groups,
             keys=list(rows(keys)) if keys is not None else [b"%s#%d" % (name, line) for line in numbered.tolist()],
             line_numbers=numbered,
-            lines=list(rows(lines)),
+            lines=rows(lines),
             left_out=plain,
             rejects=rejects,
         )
@@ -213,6 +248,10 @@ class LineParser:
                 bad.setdefault(i, ("bad_weight", f"weight {weights[i]:.3g}, with 1/rate, is beyond float32"))
                 weights[i] = 0
         return weights.astype(np.float32)
+
+
+def _picked(cells: Sequence[bytes], at: list[int]) -> Sequence[bytes]:
+    return cells.pick(at) if isinstance(cells, RowBatch) else [cells[i] for i in at]
 
 
 def _array(cells: Sequence[bytes]) -> np.ndarray:

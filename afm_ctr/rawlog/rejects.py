@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 REASONS = {
     "empty_line": "the line is empty",
     "bad_utf8": "the line is not UTF-8",
+    "line_too_long": "the line is longer than format.max_line_bytes; raw is its beginning",
+    "bad_json": "the line is no JSON object, or a column of it holds an object or a list of lists",
     "bad_quoting": "quotes that do not close or have text after them (a line end inside quotes is not supported)",
     "column_count": "more or fewer columns than there should be",
     "bad_label": "the label is missing, none of the declared ones, or no number",
@@ -17,7 +19,7 @@ REASONS = {
     "bad_time": "a cell does not tell a moment in the form that its field declares",
     "bad_id": "an id is not a number or out of its range; of a libfm line: an entry that its fields do not take",
     "bad_split": "the split column names no split",
-    "truncated_input": "the gzip stream is damaged or ends early; what could be read before is kept",
+    "truncated_input": "the gzip, bz2 or zstd stream is damaged or ends early; what could be read before is kept",
 }
 
 
@@ -27,10 +29,10 @@ class Reject(NamedTuple):
     Attributes:
         key: the declared key column's cell where it could be read, else ``<file>#<line>``.
         source: path of the file.
-        line: number of the line in its file, from 1, header included.
+        line: number of the line in its file, from 1, header included; of a Parquet file the number of the row.
         reason: one of :data:`REASONS`.
         detail: what exactly, with the field or column where there is one.
-        raw: the line as it was, without its end.
+        raw: the line as it was, without its end; of a Parquet row a JSON object of the columns that are read.
     """
 
     key: bytes

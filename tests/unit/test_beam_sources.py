@@ -32,7 +32,7 @@ def lines_of(unit: list[Chunk]) -> list[tuple[int, int, bytes]]:
     found = []
     for chunk, batches in read_unit(unit, 3):
         for batch in batches:
-            lines = batch.lines + ([batch.broken[0]] if batch.broken else [])
+            lines = [*batch.lines] + ([batch.broken.raw] if batch.broken else [])
             for i, line in enumerate(lines, batch.first_line):
                 found.append((chunk.first_row + i - chunk.first_line, i, line))
     return found
@@ -95,7 +95,7 @@ def test_what_a_file_is_shows_in_its_first_bytes(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(b"click,site\n1,a\n"))
     (tmp_path / "empty.log").write_bytes(b"")
     (log,) = discover([(str(path), path.stat().st_size) for path in tmp_path.iterdir()], schema(True))
-    assert (log.packed, log.header, log.first_line) == (True, b"click,site", b"1,a")
+    assert (log.kind, log.header, log.first_line) == ("gzip", b"click,site", b"1,a")
     packed.rename(tmp_path / "b.gz").write_bytes(b"click,site\n")
     with pytest.raises(UserError, match="the name says gzip, the content does not"):
         discover([(str(tmp_path / "b.gz"), 11)], schema(True))

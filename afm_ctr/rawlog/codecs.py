@@ -1,0 +1,170 @@
+"""Compressed files: gzip, bzip2 and zstd streams, known by their first bytes; every readable byte of a broken one."""
+
+from __future__ import annotations
+
+import bz2
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, Literal
+
+from afm_ctr.errors import UserError
+
+Codec = Literal["plain", "gzip", "bz2", "zstd"]
+
+BLOCK = 1 << 20  # bytes read or unpacked at a time
+FIRST_BYTES = 10  # of a file: they tell how it is written
+# What bzip2 and zstd are fed at a time. A call that fails gives nothing of what it had unpacked, and zstd unpacks all
+# that it is given, up to 128 kB for every four bytes: small pieces keep both small.
+_PIECE = 512
+
+_SUFFIXES: dict[str, Codec] = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd"}
+_UNREADABLE = {
+    b"\xfd7zXZ\0": "an xz file",
+    b"PK\x03\x04": "a zip archive",
+    b"\x04\x22\x4d\x18": "an lz4 file",
+    b"Obj\x01": "an Avro file",
+    b"ORC": "an ORC file",
+}
+PARQUET_MAGIC = b"PAR1"
+
+
+class BrokenStream(Exception):
+    """A compressed stream that cannot be read further; all that was readable has been given out before."""
+
+
+def codec_of(path: str, first_bytes: bytes) -> Codec:
+    """How a file of text is compressed, by its first :data:`FIRST_BYTES`.
+
+    Raises:
+        UserError: its name says that it is compressed and its content does not; or it is no text at all.
+    """
+    if first_bytes.startswith(b"\x1f\x8b"):
+        return "gzip"
+    # "BZh" may well begin a text; a block's magic number behind it does not.
+    if first_bytes[:3] == b"BZh" and first_bytes[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
+        return "bz2"
+    if first_bytes.startswith(b"\x28\xb5\x2f\xfd") or first_bytes[1:4] == b"\x2a\x4d\x18":
+        return "zstd"
+    if first_bytes.startswith(PARQUET_MAGIC):
+        raise UserError(f"{path} is a Parquet file; say `format: {{kind: parquet}}` in the schema")
+    for magic, what in _UNREADABLE.items():
+        if first_bytes.startswith(magic) and (magic != b"ORC" or path.endswith(".orc")):
+            raise UserError(f"{path} is {what}; text is read plain or packed by gzip, bzip2 or zstd")
+    for suffix, named in _SUFFIXES.items():
+        if path.endswith(suffix) and first_bytes:
+            raise UserError(f"{path}: the name says {named}, the content does not; rename or repair the file")
+    return "plain"
+
+
+def read_blocks(stream: BinaryIO, size: int = BLOCK) -> Iterator[bytes]:
+    """The rest of a stream in blocks."""
+    while block := stream.read(size):
+        yield block
+
+
+def unpack(codec: Codec, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The content of a file of one or more members; how the file is cut into blocks makes no difference to it.
+
+    Of a gzip stream that breaks off or is damaged every readable byte is given; of a bzip2 or zstd stream every
+    block of theirs that ends before the last 512 readable bytes of the file.
+
+    Raises:
+        BrokenStream: after the last readable byte, when the stream is damaged or ends early.
+        UserError: zstd, and the package ``zstandard`` is not installed.
+    """
+    if codec == "gzip":
+        return _gunzip(blocks)
+    if codec == "bz2":
+        return _unpack(codec, _bunzip, bz2.BZ2Decompressor, (OSError, EOFError), blocks)
+    if codec == "zstd":
+        try:
+            import zstandard
+        except ImportError as error:
+            raise UserError(
+                "a zstd file needs the package zstandard, which is not installed: pip install zstandard"
+            ) from error
+        start = zstandard.ZstdDecompressor().decompressobj
+        return _unpack(codec, lambda member, data: [member.decompress(data)], start, zstandard.ZstdError, blocks)
+    return iter(blocks)
+
+
+def _gunzip(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    member = zlib.decompressobj(31)
+    fresh = True
+    for block in blocks:
+        data = block
+        while data:
+            if member.eof or fresh:
+                # Members may be padded with zeros; no member begins with one.
+                data = data.lstrip(b"\0") if member.eof else data
+                if not data:
+                    break
+                member, fresh = zlib.decompressobj(31), False
+            before = member.copy()
+            try:
+                unpacked = member.decompress(data, 4 * BLOCK)
+            except zlib.error as error:
+                # zlib keeps nothing of a call that fails: go through it again byte by byte.
+                yield from _salvage(before, data)
+                raise BrokenStream(f"damaged gzip stream: {error}") from error
+            yield unpacked
+            data = member.unused_data if member.eof else member.unconsumed_tail
+    if not (fresh or member.eof):
+        yield member.flush()
+        raise BrokenStream("the gzip stream ends early")
+
+
+def _salvage(member: zlib._Decompress, data: bytes) -> Iterator[bytes]:
+    for i in range(len(data)):
+        try:
+            unpacked = member.decompress(data[i : i + 1])
+        except zlib.error:
+            return
+        if unpacked:
+            yield unpacked
+
+
+def _unpack(
+    codec: Codec,
+    decompress: Callable[[Any, bytes], Iterable[bytes]],
+    start: Callable[[], Any],
+    errors: type[Exception] | tuple[type[Exception], ...],
+    blocks: Iterable[bytes],
+) -> Iterator[bytes]:
+    """Members one after the other, by decompressors that neither go back nor can be copied."""
+    member: Any = None
+    for piece in _pieces(blocks):
+        data = piece
+        while data:
+            if member is None:
+                member = start()
+            try:
+                for unpacked in decompress(member, data):
+                    if unpacked:
+                        yield unpacked
+            except errors as error:
+                raise BrokenStream(f"damaged {codec} stream: {error}") from error
+            data = b""
+            if member.eof:
+                data, member = member.unused_data.lstrip(b"\0"), None
+    if member is not None:
+        raise BrokenStream(f"the {codec} stream ends early")
+
+
+def _bunzip(member: bz2.BZ2Decompressor, data: bytes) -> Iterator[bytes]:
+    yield member.decompress(data, BLOCK)
+    while not (member.eof or member.needs_input):
+        yield member.decompress(b"", BLOCK)
+
+
+def _pieces(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces, whatever the size of the blocks."""
+    rest = b""
+    for block in blocks:
+        data = rest + block if rest else block
+        whole = len(data) - len(data) % _PIECE
+        for at in range(0, whole, _PIECE):
+            yield data[at : at + _PIECE]
+        rest = data[whole:]
+    if rest:
+        yield rest
