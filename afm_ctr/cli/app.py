@@ -22,9 +22,13 @@ app = typer.Typer(
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object last on stdout.")]
 
-# Of several ranks only the first reports: the others would say the same.
-is_reporting = os.environ.get("HOROVOD_RANK", "0") == "0"
-console = Console(quiet=not is_reporting, highlight=False)
+
+def _is_reporting() -> bool:
+    """Of several ranks only the first reports: the others would say the same. In an elastic job it may change."""
+    return os.environ.get("HOROVOD_RANK", "0") == "0"
+
+
+console = Console(quiet=not _is_reporting(), highlight=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -42,8 +46,9 @@ def _root(
 
 def report(as_json: bool, result: dict[str, Any], show: Callable[[], None]) -> None:
     """Show a command's result to a person; with ``--json`` print it as one JSON object, last on stdout."""
-    if not is_reporting:
+    if not _is_reporting():
         return
+    console.quiet = False
     show()
     if as_json:
         print(json.dumps(result, ensure_ascii=False, allow_nan=False, default=str), flush=True)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from afm_ctr.distributed.optimizer import world_of
-from afm_ctr.distributed.state import DistributedError, agreed_state, checksum, training_state
+from afm_ctr.distributed.state import DistributedError, agreed_state, check_alike, checksum, training_state
 from afm_ctr.distributed.world import World
 from afm_ctr.errors import UserError
 
@@ -43,24 +43,9 @@ class BroadcastVariables(keras.callbacks.Callback):
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         if self.world.size > 1:
-            self._broadcast(training_state(model))
-
-    def _broadcast(self, state: dict[str, Any]) -> None:
-        kinds = [(name, tuple(v.shape), str(v.dtype)) for name, v in state.items()]
-        everyone = self.world.allgather_object(kinds)
-        for rank, theirs in enumerate(everyone):
-            if len(theirs) != len(everyone[0]):
-                raise DistributedError(
-                    f"rank 0 has {len(everyone[0])} variables and rank {rank} has {len(theirs)}: the ranks built "
-                    "different models"
-                )
-            for first, other in zip(everyone[0], theirs, strict=True):
-                if first[1:] != other[1:]:  # names may differ where Keras numbered layers
-                    raise DistributedError(
-                        f"variable {first[0]} is {first[2]}{list(first[1])} on rank 0 and {other[2]}{list(other[1])} "
-                        f"on rank {rank}: the ranks built different models"
-                    )
-        self.world.broadcast_variables(list(state.values()))
+            state = training_state(model)
+            check_alike(self.world, state)
+            self.world.broadcast_variables(list(state.values()))
 
 
 class LearningRateWarmup(keras.callbacks.Callback):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from afm_ctr.distributed import elastic_meeting as meeting
 from afm_ctr.distributed.world import Op, World, is_replicated, raw_variable
 from afm_ctr.errors import UserError
 
@@ -39,12 +41,30 @@ class HorovodWorld(World):
 
     def __init__(self) -> None:
         self._hvd = _load()
+        self.elastic = os.environ.get(meeting.ELASTIC) == "1"
+        if self.elastic:
+            meeting.arrive()
+        self._ops = {"sum": self._hvd.Sum, "min": self._hvd.Min, "max": self._hvd.Max, "mean": self._hvd.Average}
+        self._begin()
+
+    def _begin(self) -> None:
         self._hvd.init()
         self.rank = self._hvd.rank()
         self.size = self._hvd.size()
         self.local_rank = self._hvd.local_rank()
         self.local_size = self._hvd.local_size()
-        self._ops = {"sum": self._hvd.Sum, "min": self._hvd.Min, "max": self._hvd.Max, "mean": self._hvd.Average}
+
+    def reset(self, neighbours: Sequence[int] = ()) -> None:
+        if not self.elastic:
+            super().reset(neighbours)
+        self._hvd.shutdown()
+        meeting.meet_again(neighbours)
+        # Horovod would ask the launcher for the rank a second time, and abort the process if its host was removed.
+        os.environ[meeting.ELASTIC] = "0"
+        try:
+            self._begin()
+        finally:
+            os.environ[meeting.ELASTIC] = "1"
 
     def allreduce(self, tensor: Any, op: Op = "sum", name: str | None = None) -> tf.Tensor:
         return self._hvd.allreduce(
@@ -68,17 +88,17 @@ class HorovodWorld(World):
     def allgather(self, tensor: Any, name: str | None = None) -> tf.Tensor:
         return self._hvd.allgather(tf.identity(tensor), name=name, ignore_name_scope=name is not None)
 
-    def broadcast(self, tensor: Any, name: str | None = None) -> tf.Tensor:
-        return self._hvd.broadcast(tf.identity(tensor), 0, name=name, ignore_name_scope=name is not None)
+    def broadcast(self, tensor: Any, name: str | None = None, root: int = 0) -> tf.Tensor:
+        return self._hvd.broadcast(tf.identity(tensor), root, name=name, ignore_name_scope=name is not None)
 
-    def broadcast_variables(self, variables: Sequence[Any]) -> None:
+    def broadcast_variables(self, variables: Sequence[Any], root: int = 0) -> None:
         for variable in filter(is_replicated, variables):
             raw = raw_variable(variable)
             if raw.dtype in _DTYPES:
                 # In place: a table of a gigabyte is never held twice.
-                self._hvd.broadcast_([raw], root_rank=0)
+                self._hvd.broadcast_([raw], root_rank=root)
             else:
-                raw.assign(tf.bitcast(self.broadcast(tf.bitcast(raw.read_value(), tf.uint8)), raw.dtype))
+                raw.assign(tf.bitcast(self.broadcast(tf.bitcast(raw.read_value(), tf.uint8), root=root), raw.dtype))
 
     def shutdown(self) -> None:
         self._hvd.shutdown()

@@ -27,10 +27,10 @@ class SingleWorld(World):
     def allgather(self, tensor: Any, name: str | None = None) -> tf.Tensor:
         return tf.identity(tensor)
 
-    def broadcast(self, tensor: Any, name: str | None = None) -> tf.Tensor:
+    def broadcast(self, tensor: Any, name: str | None = None, root: int = 0) -> tf.Tensor:
         return tf.identity(tensor)
 
-    def broadcast_variables(self, variables: Sequence[Any]) -> None:
+    def broadcast_variables(self, variables: Sequence[Any], root: int = 0) -> None:
         pass
 
     def shutdown(self) -> None:

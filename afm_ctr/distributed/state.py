@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from afm_ctr.distributed.world import is_replicated, raw_variable
+from afm_ctr.distributed.world import World, is_replicated, raw_variable
 from afm_ctr.errors import RunError
 
 _CHUNK_BYTES = 1 << 26
@@ -46,6 +46,28 @@ def _by_name(variables: list[Any], optimizer: Any) -> dict[str, Any]:
                 name = f"{base} ({number})"
             named[name] = variable
     return named
+
+
+def check_alike(world: World, state: dict[str, Any]) -> None:
+    """Whether all ranks hold the same variables, so that one can give them to the others; all must ask.
+
+    Raises:
+        DistributedError: they differ in number, shape or dtype.
+    """
+    kinds = [(name, tuple(v.shape), str(v.dtype)) for name, v in state.items()]
+    everyone = world.allgather_object(kinds)
+    for rank, theirs in enumerate(everyone):
+        if len(theirs) != len(everyone[0]):
+            raise DistributedError(
+                f"rank 0 has {len(everyone[0])} variables and rank {rank} has {len(theirs)}: the ranks built "
+                "different models"
+            )
+        for first, other in zip(everyone[0], theirs, strict=True):
+            if first[1:] != other[1:]:  # names may differ where Keras numbered layers
+                raise DistributedError(
+                    f"variable {first[0]} is {first[2]}{list(first[1])} on rank 0 and {other[2]}{list(other[1])} "
+                    f"on rank {rank}: the ranks built different models"
+                )
 
 
 def checksum(variable: Any) -> int:

@@ -38,12 +38,14 @@ class World(abc.ABC):
         size: how many processes there are.
         local_rank: this process among those on its machine.
         local_size: how many processes its machine has.
+        elastic: whether ranks may come and go; then the four above change at a :meth:`reset`.
     """
 
     rank: int
     size: int
     local_rank: int
     local_size: int
+    elastic: bool = False
 
     @property
     def is_chief(self) -> bool:
@@ -67,12 +69,12 @@ class World(abc.ABC):
         """All ranks' tensors one after the other along dimension 0, in which alone they may differ (0 is fine)."""
 
     @abc.abstractmethod
-    def broadcast(self, tensor: Any, name: str | None = None) -> tf.Tensor:
-        """Rank 0's tensor; shape and dtype are alike on all."""
+    def broadcast(self, tensor: Any, name: str | None = None, root: int = 0) -> tf.Tensor:
+        """The tensor of rank ``root``; shape and dtype are alike on all."""
 
     @abc.abstractmethod
-    def broadcast_variables(self, variables: Sequence[Any]) -> None:
-        """Assign rank 0's values to the other ranks' Keras or TensorFlow variables, in place, one after the other.
+    def broadcast_variables(self, variables: Sequence[Any], root: int = 0) -> None:
+        """Assign the values of rank ``root`` to the others' Keras or TensorFlow variables, in place, one by one.
 
         Sharded variables (see :func:`is_replicated`) are passed by. No copy of a variable is made.
         """
@@ -80,6 +82,21 @@ class World(abc.ABC):
     @abc.abstractmethod
     def shutdown(self) -> None:
         """Leave the job; nothing can be exchanged afterwards."""
+
+    def reset(self, neighbours: Sequence[int] = ()) -> None:
+        """Meet the ranks that there are now, after one was lost or hosts changed; all ranks of the job do it.
+
+        Rank and size are new afterwards, and nothing that was traced before may be run again.
+
+        Args:
+            neighbours: process ids of the other ranks on this machine: one that stands still is ended.
+
+        Raises:
+            RankRemoved: this rank's host is no longer one of the job's.
+            RunError: the others did not come in time.
+            RuntimeError: the world is not elastic.
+        """
+        raise RuntimeError("the ranks of this job do not change: it was not started with --host-discovery-script")
 
     def allgather_object(self, obj: Any) -> list[Any]:
         """Every rank's picklable object, by rank."""
@@ -89,11 +106,14 @@ class World(abc.ABC):
         parts: list[Any] = np.split(everything, np.cumsum(sizes)[:-1])
         return [pickle.loads(part) for part in parts]
 
-    def broadcast_object(self, obj: Any = None) -> Any:
-        """Rank 0's picklable object; what the others pass does not matter."""
-        data = np.frombuffer(pickle.dumps(obj if self.is_chief else None, protocol=5), np.uint8)
-        size = int(self.broadcast(tf.constant(data.size, tf.int64)).numpy())
-        return pickle.loads(self.broadcast(tf.constant(data if self.is_chief else np.zeros(size, np.uint8))).numpy())
+    def broadcast_object(self, obj: Any = None, root: int = 0) -> Any:
+        """The picklable object of rank ``root``; what the others pass does not matter."""
+        mine = self.rank == root
+        data = np.frombuffer(pickle.dumps(obj if mine else None, protocol=5), np.uint8)
+        size = int(self.broadcast(tf.constant(data.size, tf.int64), root=root).numpy())
+        return pickle.loads(
+            self.broadcast(tf.constant(data if mine else np.zeros(size, np.uint8)), root=root).numpy()
+        )
 
     def allgather_numpy(self, array: Any) -> list[np.ndarray]:
         """Every rank's array, by rank; shapes and dtypes (strings too) may differ from rank to rank."""

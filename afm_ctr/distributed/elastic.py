@@ -1,0 +1,282 @@
+"""Training that goes on when ranks are lost, added or removed: a state that is committed, and a loop around it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+
+from afm_ctr.distributed.elastic_meeting import RankRemoved
+from afm_ctr.distributed.state import check_alike, training_state
+from afm_ctr.distributed.world import World, raw_variable
+from afm_ctr.errors import RunError, UserError, find_lost_rank
+
+Result = TypeVar("Result")
+
+_SHARE = 0.05  # of the time may go into commits: large models are committed less often than asked for
+_GROWTH = 4  # how much longer than the last interval the next may be, while a step's time is being learnt
+_VAIN = 5  # meetings in a row without a commit between them
+
+
+class HostsChanged(Exception):
+    """The job's hosts have changed: all ranks leave what they do, just after a commit, and meet again."""
+
+
+class ElasticState:
+    """What survives the loss of ranks: a model with its optimizer, and named values; kept in host memory.
+
+    :meth:`commit` copies it all. When a rank is lost, :func:`run_elastic` goes back to the last commit, so at most
+    the steps after it are done again; a newcomer gets the last commit from the others. In a world that is not elastic
+    nothing is copied, and the same program runs on one process or on a fixed number of ranks.
+
+    Args:
+        model: built and compiled, its optimizer wrapped (:func:`wrap_optimizer`) and built.
+        world: from :func:`afm_ctr.distributed.init`.
+        commit_seconds: how often a commit is :attr:`due`, about. A commit copies every variable (about 0.6 s a
+            gigabyte), and as many seconds are left between two that they take no more than a twentieth of the time.
+        commit_steps: commit every so many steps instead.
+        **values: anything that can be pickled: epoch, step, position in the data, callbacks' state.
+
+    Attributes:
+        values: the named values, to be read and set at will; after a reset they are those of the last commit.
+        committed: whether there is a commit to go back to.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        world: World,
+        *,
+        commit_seconds: float = 5.0,
+        commit_steps: int | None = None,
+        **values: Any,
+    ) -> None:
+        if commit_seconds < 0 or (commit_steps is not None and commit_steps < 1):
+            raise UserError("elastic commits: seconds must be at least 0, and steps at least 1")
+        self.model, self.world, self.values = model, world, values
+        self._seconds, self._steps = commit_seconds, commit_steps
+        self._arrays: list[np.ndarray] = []
+        self._pickled, self._cost = b"", 0.0
+        self._serial = 0  # of the last commit; the same commit has the same number on every rank
+        self._torn = False  # whether variables are neither this rank's own nor those of a commit
+        self._interval, self._since = 1, 0
+        self._last = time.monotonic()
+        self._hosts_changed = False  # known to rank 0, which the launcher tells
+        self._neighbours: list[int] = []
+
+    @property
+    def committed(self) -> bool:
+        return self._serial > 0
+
+    def begin(self) -> None:
+        """At the run's beginning, and only then: give all ranks the variables of rank 0, and commit."""
+        if not self.committed:
+            state = training_state(self.model)
+            check_alike(self.world, state)
+            self.world.broadcast_variables(list(state.values()))
+            self.commit()
+
+    def count_step(self) -> None:
+        """A step is done; all ranks count alike."""
+        self._since += 1
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a commit, on every rank at the same step."""
+        return self._since >= self._interval
+
+    def commit(self) -> None:
+        """Keep a copy of everything, then leave if hosts have changed; all ranks call it at the same step.
+
+        Raises:
+            HostsChanged: for :func:`run_elastic`; let it pass.
+        """
+        if self.keep():
+            raise HostsChanged
+
+    def keep(self) -> bool:
+        """:meth:`commit` without leaving: returns whether hosts have changed, on every rank the same.
+
+        Raise :class:`HostsChanged` as soon as it suits; until then every commit says it again.
+        """
+        if not self.world.elastic:
+            return False
+        now = time.monotonic()
+        changed, interval = self.world.broadcast_object((self._hosts_changed, self._next_interval(now)))
+        # From here on nothing is exchanged, so that a commit is whole on each rank or not made there.
+        self._copy()
+        self._serial += 1
+        self._interval, self._since, self._last = interval, 0, time.monotonic()
+        self._cost = self._last - now
+        return bool(changed)
+
+    def _next_interval(self, now: float) -> int:
+        if self._steps is not None:
+            return self._steps
+        step = (now - self._last) / self._since if self._since else 0.0
+        wanted = max(self._seconds, self._cost / _SHARE)
+        fitting = wanted / step if step else 1.0
+        return int(max(1, min(fitting, _GROWTH * self._interval)))
+
+    def _copy(self) -> None:
+        variables = [raw_variable(variable) for variable in training_state(self.model).values()]
+        if not self._arrays:
+            self._arrays = [np.empty(v.shape, v.dtype.as_numpy_dtype) for v in variables]
+        for array, variable in zip(self._arrays, variables, strict=True):
+            np.copyto(array, np.asarray(variable.read_value()))  # into the same memory again
+        self._pickled = pickle.dumps(self.values, protocol=5)
+
+    def restore(self) -> None:
+        """Go back to the last commit, if there is one."""
+        if self.committed:
+            for array, variable in zip(self._arrays, training_state(self.model).values(), strict=True):
+                raw_variable(variable).assign(array)
+            self.values = pickle.loads(self._pickled)
+
+    def sync(self) -> None:
+        """Give the newest commit of any rank to those that have an older one or none; all ranks call it.
+
+        Raises:
+            RunError: every rank that held a commit is gone.
+        """
+        machine = _machine()
+        everyone = self.world.allgather_object((self._serial, self._torn, machine, os.getpid()))
+        self._neighbours = [pid for _, _, where, pid in everyone if where == machine and pid != os.getpid()]
+        serials = [serial for serial, *_ in everyone]
+        newest = max(serials)
+        if not newest:
+            if any(torn for _, torn, *_ in everyone):
+                raise RunError("every rank that held the state of the run is gone: start the same command again")
+        elif min(serials) < newest:
+            state, root = training_state(self.model), serials.index(newest)
+            check_alike(self.world, state)
+            self._torn = not self.committed
+            self.world.broadcast_variables(list(state.values()), root)
+            pickled = self.world.broadcast_object(self._pickled, root)
+            self.values = pickle.loads(pickled)
+            if self._serial < newest:
+                self._copy()
+            self._serial, self._torn = newest, False
+        self._interval, self._since, self._last = self._steps or 1, 0, time.monotonic()
+
+    def on_hosts_updated(self, timestamp: int, change: Any) -> None:
+        """Called by Horovod's notification thread, on rank 0: the launcher has found other hosts."""
+        self._hosts_changed = True
+
+    def reset(self) -> None:
+        """Meet the ranks that there are now, and forget what was compiled for those that there were."""
+        self._hosts_changed = False
+        self.world.reset(self._neighbours)
+        self.model.train_function = self.model.test_function = self.model.predict_function = None
+
+
+class Commits(keras.callbacks.Callback):
+    """Under ``fit``: after every batch add one to ``state.values["step"]``, and commit when it is time.
+
+    Put it last in the list, so that the state holds what the other callbacks did.
+    """
+
+    def __init__(self, state: ElasticState) -> None:
+        super().__init__()
+        self.state = state
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.state.values["step"] = self.state.values.get("step", 0) + 1
+        self.state.count_step()
+        if self.state.due:
+            self.state.commit()
+
+
+def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState) -> Result:
+    """Call ``function(state)``, anew after each loss or change of ranks, until it returns.
+
+    Whenever it is called all ranks hold the same commit (or none has one: the run begins), and ``state.world`` says
+    what rank this is of how many. In a world that is not elastic it is just called.
+
+    ::
+
+        world = distributed.init()
+        model.compile(distributed.wrap_optimizer(keras.optimizers.Adam(1e-3), world), loss="mse", jit_compile=False)
+        model.optimizer.build(model.trainable_variables)
+        state = distributed.ElasticState(model, world, epoch=0, step=0)
+
+        def train(state):
+            state.begin()
+            while state.values["epoch"] < 10:
+                part = my_part(state.values["epoch"], state.values["step"], world.rank, world.size)
+                model.fit(part, callbacks=[distributed.Commits(state)])
+                state.values.update(epoch=state.values["epoch"] + 1, step=0)
+                state.commit()
+
+        distributed.run_elastic(train, state)
+
+    Args:
+        function: may exchange what it likes, but only within this call; before it, newcomers wait in :meth:`sync`.
+        state: one for the whole run.
+
+    Returns:
+        What ``function`` returned.
+
+    Raises:
+        RankRemoved: this rank's host left the job; uncaught, it ends the process with code 0.
+        RunError: ranks are lost again and again and no commit is made between.
+        Exception: whatever ``function`` raises, but for the loss of a rank.
+    """
+    if not state.world.elastic:
+        return function(state)
+    vain, serial, again = 0, 0, False
+    with _host_changes(state):
+        while True:
+            try:
+                if again:
+                    state.reset()
+                state.sync()
+                return function(state)
+            except HostsChanged:
+                _say(state.world, "hosts have changed: the ranks meet again")
+            except RankRemoved:
+                _say(state.world, "this host has left the job: ending")
+                raise
+            except Exception as error:
+                if find_lost_rank(error) is None:
+                    raise
+                vain = vain + 1 if state._serial == serial else 1
+                serial = state._serial
+                if vain >= _VAIN:
+                    raise RunError(f"ranks were lost {vain} times in a row without a commit between") from error
+                _say(state.world, "another rank was lost: back to the last commit, on the ranks that are left")
+                state.restore()
+            again = True
+
+
+@contextlib.contextmanager
+def _host_changes(state: ElasticState) -> Iterator[None]:
+    """Within it the launcher's news of hosts reach the state."""
+    from horovod.common.elastic import notification_manager
+
+    notification_manager.init()
+    notification_manager.register_listener(state)
+    try:
+        yield
+    finally:
+        notification_manager.remove_listener(state)
+
+
+def _machine() -> str:
+    """What processes that see each other's ids have in common."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return f"unknown {os.getpid()}"
+
+
+def _say(world: World, text: str) -> None:
+    print(f"afm-ctr: rank {world.rank} of {world.size}: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,158 @@
+"""Where the ranks of an elastic job meet: at its start, and again whenever a rank was lost or hosts changed.
+
+The launcher keeps a small HTTP store that is emptied before each meeting. Horovod itself asks there for a new rank as
+it starts anew, and then waits for the others within Gloo's timeout; what goes wrong in either aborts the process. So
+ranks ask here, in Python, and start Horovod only once all of them have arrived: a newcomer may take its time to load.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from afm_ctr.errors import RunError
+
+ELASTIC = "HOROVOD_ELASTIC"
+_SLOT = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")  # in the launcher's order
+_PATIENCE = 60.0  # seconds to wait for ranks that the launcher has promised, before asking it anew
+_STOPPED_AFTER = 5.0
+_TRIES = 20
+
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class RankRemoved(SystemExit):
+    """This process is no longer part of the job: its host was taken out. Uncaught, it ends the process with 0."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
+def arrive() -> None:
+    """Wait until all ranks that the launcher counts are here; from then on they may start Horovod.
+
+    If one of them does not come (it broke as it started), the launcher is asked for a new round without it; it is
+    asked too when others have lost patience. Slow ranks are not lost by this: they ask as well.
+    """
+    while not _all_here(int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])):
+        _ask_for_rank([])
+
+
+def meet_again(neighbours: Sequence[int] = ()) -> None:
+    """Get a new rank and wait for the others; ``HOROVOD_RANK``, ``HOROVOD_SIZE`` and the like are set to it.
+
+    Args:
+        neighbours: process ids of the ranks that shared this machine. One that stands still (SIGSTOP) would keep all
+            others waiting for ever, so it is killed.
+
+    Raises:
+        RankRemoved: this host is no longer among those of the job.
+        RunError: the launcher has gone, or a rank was waited for longer than ``HOROVOD_ELASTIC_TIMEOUT`` (600 s).
+    """
+    _ask_for_rank(neighbours)
+    arrive()
+
+
+def _ask_for_rank(neighbours: Sequence[int]) -> None:
+    """Tell the launcher that this rank is ready; it answers when each rank of the last round is ready or dead."""
+    key = f"rank_and_size/{os.environ['HOROVOD_HOSTNAME']}:{os.environ['HOROVOD_LOCAL_RANK']}"
+    answer: list[Any] = []
+
+    def ask() -> None:
+        try:
+            answer.append(_get(key, tries=1))  # a second question would count as a second rank
+        except RunError as error:
+            answer.append(error)
+
+    thread = threading.Thread(target=ask, name="afm-ctr-meeting", daemon=True)
+    thread.start()
+    begun = time.monotonic()
+    allowed = float(os.environ.get("HOROVOD_ELASTIC_TIMEOUT", "600"))
+    while not answer:
+        thread.join(0.25 if time.monotonic() - begun > 1 else 0.01)
+        waited = time.monotonic() - begun
+        if waited > allowed:
+            raise RunError(
+                f"the ranks did not meet again within {allowed:.0f} s (HOROVOD_ELASTIC_TIMEOUT): one of them neither "
+                "answers nor ends, or there are fewer slots than --min-np; end it, and start the same command again"
+            )
+        if waited > _STOPPED_AFTER:
+            _kill_stopped(neighbours)
+    if isinstance(answer[0], RunError):
+        raise answer[0]
+    if answer[0] is None:
+        raise RunError("the launcher of this job knows nothing of ranks that come and go: it is not elastic")
+    slot = answer[0].decode().split(",")
+    if int(slot[0]) < 0:
+        raise RankRemoved
+    os.environ.update({f"HOROVOD_{name}": value.strip() for name, value in zip(_SLOT, slot, strict=False)})
+
+
+def _all_here(rank: int, size: int) -> bool:
+    _put(f"afm_ctr_here/{rank}", b"here")
+    deadline = time.monotonic() + _PATIENCE
+    for other in range(size):
+        pause = 0.01
+        while (said := _get(f"afm_ctr_here/{other}")) != b"here":
+            if said == b"left" or time.monotonic() > deadline:
+                _put(f"afm_ctr_here/{rank}", b"left")
+                return False
+            time.sleep(pause)
+            pause = min(0.25, 1.5 * pause)
+    return True
+
+
+def _kill_stopped(pids: Sequence[int]) -> None:
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+                state = stat.read().rpartition(")")[2].split()[0]
+            if state == "T":
+                os.kill(pid, signal.SIGKILL)
+                print(
+                    f"afm-ctr: rank {os.environ['HOROVOD_RANK']}: process {pid}, another rank on this machine, "
+                    "stands still (SIGSTOP) and keeps the job waiting: killed",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        except OSError:
+            continue  # it has ended, or is not ours to end
+
+
+def _get(key: str, tries: int = _TRIES) -> bytes | None:
+    try:
+        return _send(urllib.request.Request(_url(key)), tries)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise RunError(f"the launcher's store answers {error.code} to {key}") from error
+
+
+def _put(key: str, value: bytes) -> None:
+    _send(urllib.request.Request(_url(key), data=value, method="PUT"), _TRIES)
+
+
+def _url(key: str) -> str:
+    address, port = (os.environ[f"HOROVOD_GLOO_RENDEZVOUS_{part}"] for part in ("ADDR", "PORT"))
+    return f"http://{address}:{port}/{key}"
+
+
+def _send(request: urllib.request.Request, tries: int) -> bytes:
+    while True:
+        tries -= 1
+        try:
+            with _opener.open(request) as response:
+                return bytes(response.read())
+        except urllib.error.HTTPError:
+            raise
+        except OSError as error:
+            if not tries:
+                raise RunError(f"the launcher (horovodrun) does not answer any more: {error}") from error
+            time.sleep(0.25)
