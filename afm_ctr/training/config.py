@@ -20,7 +20,17 @@ METRICS: dict[str, Literal["max", "min"]] = {
 }
 # What a resumed run may be told anew; everything else would make it another run.
 MAY_CHANGE = frozenset(
-    {"epochs", "max_steps", "checkpoint", "early_stopping", "drift_check", "exchange", "watchdog", "tensorboard"}
+    {
+        "epochs",
+        "max_steps",
+        "checkpoint",
+        "early_stopping",
+        "drift_check",
+        "elastic",
+        "exchange",
+        "watchdog",
+        "tensorboard",
+    }
 )
 
 
@@ -87,6 +97,16 @@ class CheckpointConfig(_Strict):
     keep: int = Field(default=3, ge=1)
 
 
+class ElasticConfig(_Strict):
+    """How often a job whose ranks may come and go commits: about every so many seconds, or exactly every few steps.
+
+    A commit is a copy in host memory; what came after the last one is done again when a rank is lost.
+    """
+
+    commit_seconds: float = Field(default=5.0, ge=0)
+    commit_steps: int | None = Field(default=None, ge=1)
+
+
 class DriftCheck(_Strict):
     """Compare the ranks' variables every so many steps."""
 
@@ -117,6 +137,7 @@ class TrainConfig(_Strict):
     reduce_on_plateau: ReduceOnPlateau | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     exchange: Literal["auto", "gather", "reduce"] = "auto"
+    elastic: ElasticConfig = ElasticConfig()
     drift_check: DriftCheck | None = DriftCheck()
     watchdog: Watchdog | None = Watchdog()
     tensorboard: bool = True
