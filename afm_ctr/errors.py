@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 _MARK = "[afm-ctr] "
 # Horovod's words when its background thread has stopped, and Gloo's when a connection has broken.
@@ -17,6 +18,14 @@ class RunError(RuntimeError):
     """A run that cannot go on for a reason known and told in one line, not the user's mistake. Exits with 1."""
 
 
+class Stopped(Exception):
+    """A run that was told to end by a signal, and did so in order. Exits with ``code``, 128 + the signal's number."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 def in_graph(message: str) -> str:
     """Mark a message raised inside a TensorFlow graph, so that :func:`find_user_error` knows it again.
 
@@ -25,16 +34,24 @@ def in_graph(message: str) -> str:
     return f"{_MARK}{message}"
 
 
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what it came from, each once: a chain may lead back to its start."""
+    met: set[int] = set()
+    seen: BaseException | None = error
+    while seen is not None and id(seen) not in met:
+        met.add(id(seen))
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
 def find_user_error(error: BaseException) -> UserError | None:
     """The user's mistake behind an exception: itself, one of its causes, or a marked message in its text."""
-    seen: BaseException | None = error
-    while seen is not None:
+    for seen in chain_of(error):
         if isinstance(seen, UserError):
             return seen
         found = re.search(re.escape(_MARK) + r"(.*)", str(seen))
         if found:
             return UserError(found.group(1).strip())
-        seen = seen.__cause__ or seen.__context__
     return None
 
 
@@ -43,9 +60,7 @@ def find_lost_rank(error: BaseException) -> RunError | None:
 
     The rank that ended says why; what the others get of Horovod is a page of its own workings.
     """
-    seen: BaseException | None = error
-    while seen is not None:
+    for seen in chain_of(error):
         if any(sign in str(seen) for sign in _LOST_RANK):
             return RunError("another rank of the job has ended: its own message says why")
-        seen = seen.__cause__ or seen.__context__
     return None

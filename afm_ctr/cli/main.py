@@ -12,7 +12,7 @@ import typer
 
 from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
 from afm_ctr.cli.app import app
-from afm_ctr.errors import RunError, UserError, find_lost_rank, find_user_error
+from afm_ctr.errors import RunError, Stopped, UserError, find_lost_rank, find_user_error
 
 _EXTRA_OF = {
     "tensorflow": "train",
@@ -60,6 +60,8 @@ def main() -> None:
         if missing is None:
             raise
         code = _fail(missing)
+    except Stopped as stop:
+        code = _fail(stop, stop.code)
     except RunError as error:
         code = _fail(error, 1)
     except Exception as error:

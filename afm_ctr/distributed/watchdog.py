@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,15 +30,23 @@ class Watchdog(keras.callbacks.Callback):
         world: alone in it, the watchdog does nothing.
         timeout: seconds that a step may take.
         first_timeout: seconds until the first step has finished, which includes tracing; at least ``timeout``.
+        explain: asked, when the time is up, what is known of the other ranks.
     """
 
-    def __init__(self, world: World, timeout: float = 300.0, first_timeout: float = 900.0) -> None:
+    def __init__(
+        self,
+        world: World,
+        timeout: float = 300.0,
+        first_timeout: float = 900.0,
+        explain: Callable[[], str | None] = lambda: None,
+    ) -> None:
         super().__init__()
         if timeout <= 0:
             raise UserError(f"watchdog: a timeout of {timeout:g} s is not above 0")
         self.world = world
         self.timeout = timeout
         self.first_timeout = max(timeout, first_timeout)
+        self.explain = explain
         self._step = 0
         self._allowed = self.first_timeout
         self._last = time.monotonic()
@@ -82,9 +90,11 @@ class Watchdog(keras.callbacks.Callback):
         while not self._stop.wait(min(1.0, self.timeout / 4)):
             idle = time.monotonic() - self._last
             if not self._pauses and idle > self._allowed:
+                others = self.explain()
                 self._end(
                     f"afm-ctr: rank {self.world.rank} of {self.world.size}: no step finished for {idle:.0f} s (last "
-                    f"finished step: {self._step}; at {_main_thread_place()}): ending the job"
+                    f"finished step: {self._step}; at {main_thread_place()}{'; ' if others else ''}{others or ''}): "
+                    "ending the job"
                 )
                 return
 
@@ -109,7 +119,7 @@ class Watchdog(keras.callbacks.Callback):
         self.stop()
 
 
-def _main_thread_place() -> str:
+def main_thread_place() -> str:
     """``file:line function`` of the main thread's innermost frame, outside installed packages if there is one."""
     frame = innermost = sys._current_frames().get(threading.main_thread().ident or 0)
     while frame is not None and ("site-packages" in frame.f_code.co_filename or "<" in frame.f_code.co_filename):

@@ -14,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.distributed import BroadcastVariables, DriftCheck, LearningRateWarmup, Watchdog, World
+from afm_ctr.distributed.roll_call import RollCall
+from afm_ctr.distributed.watchdog import main_thread_place
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
@@ -22,12 +24,14 @@ from afm_ctr.training.callbacks import EpochHistory, Stateful, deciders
 from afm_ctr.training.checkpoint import Checkpoint, Position
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.evaluate import Evaluator
+from afm_ctr.training.failures import told
 from afm_ctr.training.folder import RunFolder
 from afm_ctr.training.progress import Mode, Reporter, TensorBoardScalars
 from afm_ctr.training.ranks import on_chief
 from afm_ctr.training.saving import Saver
 from afm_ctr.training.snapshot import Snapshot
 from afm_ctr.training.speed import Speed
+from afm_ctr.training.stopping import StopSignals
 
 RunState = tuple[Position, dict[str, Any], dict[str, np.ndarray]]
 """Where a run is: position, state of the callbacks (plain data), running sums of the metrics over all ranks."""
@@ -73,7 +77,11 @@ class Session(keras.callbacks.Callback):
         self.shelf = folder.shelf(config.checkpoint.keep, self.reporter.say)
         optimizer = config.optimizer
         self.warmup = LearningRateWarmup(world, optimizer.warmup_steps, optimizer.learning_rate, verbose=False)
-        self.watchdog = None if config.watchdog is None else Watchdog(world, config.watchdog.timeout_seconds)
+        self.roll: RollCall | None = None
+        self.watchdog: Watchdog | None = None
+        if config.watchdog is not None:
+            self.watchdog = Watchdog(world, config.watchdog.timeout_seconds, explain=self._who_is_stuck)
+        self._signals = StopSignals()
         drift = config.drift_check
         self._drift = DriftCheck(world, drift.every_steps) if drift is not None and world.size > 1 else None
         self.history = EpochHistory(folder.path / HISTORY if world.is_chief else None)
@@ -87,6 +95,7 @@ class Session(keras.callbacks.Callback):
         self._beat = self.watchdog.beat if self.watchdog is not None else lambda: None
         self._saver = Saver(self.shelf, self._beat)
         self._first_fit = True
+        self.stopping = False
 
     def validate_on(self, reader: Reader) -> None:
         """Look at this split after each epoch."""
@@ -113,16 +122,24 @@ class Session(keras.callbacks.Callback):
         if self.config.max_steps is not None:
             steps = min(steps, self.config.max_steps - start.step)
         batches = self.reader.dataset(epoch, start.step_in_epoch).take(steps)
-        self.network.fit(
-            batches,
-            epochs=epoch + 1,
-            initial_epoch=epoch,
-            steps_per_epoch=steps,
-            shuffle=False,
-            callbacks=self._callbacks(),
-            verbose=0,
-        )
+        if self._first_fit:
+            self.roll = RollCall(self.world, main_thread_place)
+        with self._signals:
+            self.network.fit(
+                batches,
+                epochs=epoch + 1,
+                initial_epoch=epoch,
+                steps_per_epoch=steps,
+                shuffle=False,
+                callbacks=self._callbacks(),
+                verbose=0,
+            )
         self._first_fit = False
+        if self.stopping and self.ended is None:
+            if self.position.step_in_epoch:
+                self.save()
+            self.settle()
+            raise self._signals.stopped(self.position.step, self.folder.path)
         if self.position.step != start.step + steps:
             raise RuntimeError(f"{steps} steps were due after step {start.step}, the run is at {self.position.step}")
         if self.position.step_in_epoch:
@@ -140,8 +157,23 @@ class Session(keras.callbacks.Callback):
         ]
         return [callback for callback in chosen if callback is not None]
 
+    def tell(self, error: Exception) -> Exception | None:
+        """What to say of an exception that ends the run, to the user and to the other ranks; see :func:`told`.
+
+        None if the exception itself is what to say, or nobody foresaw it.
+        """
+        cause = told(error, self.folder.path, self.reader, self.roll)
+        if self.roll is not None:
+            self.roll.close(str(cause or f"{type(error).__name__}, see its traceback"))
+        return None if cause is error else cause
+
+    def _who_is_stuck(self) -> str | None:
+        return None if self.roll is None else self.roll.explain(stuck=True)
+
     def close(self) -> None:
         """Leave the terminal and the files in order."""
+        if self.roll is not None:
+            self.roll.close("stopped")
         self._saver.close()
         self.reporter.close()
         if self.tensorboard is not None:
@@ -168,6 +200,8 @@ class Session(keras.callbacks.Callback):
         whole = self.position.step_in_epoch == self.reader.steps_per_epoch
         if not whole and self.position.step % self.config.checkpoint.every_steps == 0:
             self.save()
+        if self._signals.agreed(self.world, self.position.step):
+            self.stopping = self.model.stop_training = True
         self.speed.go_on()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

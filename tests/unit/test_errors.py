@@ -20,6 +20,13 @@ def caused(error: Exception, cause: BaseException) -> Exception:
     return error
 
 
+def test_a_chain_that_leads_back_to_its_start_ends() -> None:
+    first, second = RuntimeError("one"), RuntimeError("two")
+    first.__cause__, second.__cause__ = second, first
+    assert find_user_error(first) is None
+    assert find_lost_rank(first) is None
+
+
 def test_a_mistake_is_found_behind_what_wraps_it() -> None:
     mistake = UserError("the file is damaged")
     assert find_user_error(caused(RuntimeError("outer"), caused(ValueError("inner"), mistake))) is mistake

@@ -1,0 +1,227 @@
+"""Who is still there: a line of talk between the ranks beside the exchange.
+
+When an exchange fails or hangs, Horovod cannot say because of whom. Here every rank tells rank 0 once a second where
+it is, and rank 0 tells everybody. A rank that is killed drops its connection, one that is stopped falls silent, one
+that fails says why before it goes. Nothing is decided here: it is what the job's last words are made of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from afm_ctr.distributed.world import World
+
+_EVERY = 1.0
+_SILENT = 5.0  # seconds without a word: no rank is that busy, its thread of talk does nothing else
+_PATIENCE = 4.0  # how long a failure waits for its explanation
+
+
+@dataclasses.dataclass
+class _Member:
+    """What is known of one rank. ``age`` counts from ``heard``, in seconds of this machine's clock."""
+
+    host: str
+    place: str = ""
+    heard: float = 0.0
+    ended: bool = False
+    words: str = ""
+
+
+class RollCall:
+    """Keeps track of the other ranks of a job; a single process has none to keep track of.
+
+    All ranks make it together. Ranks that cannot be reached over TCP are left out of what is told.
+
+    Args:
+        world: the ranks.
+        place: says where this rank is, in a few words.
+    """
+
+    def __init__(self, world: World, place: Callable[[], str]) -> None:
+        self._world, self._place = world, place
+        self._members: dict[int, _Member] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._words = ""
+        self._sockets: list[socket.socket] = []
+        if world.size == 1:
+            return
+        listener = socket.create_server(("", 0)) if world.is_chief else None
+        mine = {"host": os.environ.get("HOROVOD_HOSTNAME") or socket.gethostname()}
+        port = listener.getsockname()[1] if listener is not None else 0
+        contact = {"port": port, "token": secrets.token_hex(16), "addresses": _addresses()}
+        chief, everyone = world.broadcast_object(contact), world.allgather_object(mine)
+        self._hosts = {rank: one["host"] for rank, one in enumerate(everyone)}
+        if listener is not None:
+            self._sockets.append(listener)
+            self._run(self._listen, listener, chief["token"])
+            self._run(self._tell)
+        else:
+            self._run(self._join, chief)
+
+    def explain(self, stuck: bool = False) -> str | None:
+        """Which rank is missing, in a few words; None if nothing is known against any.
+
+        Args:
+            stuck: name the places of all ranks if all of them answer. Else wait a little for an explanation to come.
+        """
+        deadline = time.monotonic() + (0 if stuck else _PATIENCE)
+        while True:
+            found = self._missing()
+            if found or time.monotonic() >= deadline or self._world.size == 1:
+                break
+            time.sleep(0.1)
+        return found or (self._places() if stuck else None)
+
+    def close(self, words: str = "") -> None:
+        """Leave, with a reason that the other ranks will give for the end of the job."""
+        self._words = words
+        if self._stop.is_set() or not self._sockets:
+            return
+        with contextlib.suppress(OSError):
+            self._say_all()
+        self._stop.set()
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _missing(self) -> str | None:
+        now = time.monotonic()
+        with self._lock:
+            known = sorted(self._members.items())
+        ended = [f"rank {rank} on {m.host} failed: {m.words}" for rank, m in known if m.words]
+        ended += [
+            f"rank {rank} on {m.host} has ended without a word: killed, perhaps by the system for want of memory"
+            for rank, m in known
+            if m.ended and not m.words
+        ]
+        silent = [
+            f"rank {rank} on {m.host} has not answered for {now - m.heard:.0f} s: stopped, or its machine is out of "
+            "reach"
+            for rank, m in known
+            if not m.ended and now - m.heard > _SILENT
+        ]
+        return "; ".join(ended or silent) or None
+
+    def _places(self) -> str | None:
+        with self._lock:
+            known = {rank: m.place for rank, m in self._members.items()} | {self._world.rank: self._place()}
+        groups: dict[str, list[int]] = {}
+        for rank, place in sorted(known.items()):
+            groups.setdefault(place, []).append(rank)
+        if len(groups) < 2:
+            return None
+        few = sorted(groups.items(), key=lambda group: len(group[1]))
+        return ", ".join(f"rank {', '.join(map(str, ranks))} at {place}" for place, ranks in few)
+
+    # -- talk: JSON objects, one a line ---------------------------------------------------------------------------
+
+    def _run(self, work: Callable[..., None], *arguments: Any) -> None:
+        def quietly() -> None:
+            with contextlib.suppress(OSError, ValueError, KeyError):  # a connection that ends, or says nonsense
+                work(*arguments)
+
+        threading.Thread(target=quietly, name="afm-ctr-roll-call", daemon=True).start()
+
+    def _report(self) -> dict[str, Any]:
+        return {"place": self._place(), "words": self._words}
+
+    def _hear(self, rank: int, said: dict[str, Any]) -> None:
+        with self._lock:
+            member = self._members.setdefault(rank, _Member(self._hosts[rank]))
+            member.place, member.words = said["place"], said["words"] or member.words
+            member.heard = time.monotonic() - said.get("age", 0.0)
+            member.ended = said.get("ended", False)
+
+    def _hang_up(self, rank: int) -> None:
+        with self._lock:
+            if rank in self._members and not self._stop.is_set():
+                self._members[rank].ended = True
+
+    def _listen(self, listener: socket.socket, token: str) -> None:
+        while not self._stop.is_set():
+            connection, _ = listener.accept()
+            self._run(self._serve, connection, token)
+
+    def _serve(self, connection: socket.socket, token: str) -> None:
+        """Rank 0: what one of the others says."""
+        rank = -1
+        connection.settimeout(10)
+        try:
+            with connection.makefile("r", encoding="utf-8") as lines:
+                hello = json.loads(lines.readline(1000))
+                if not secrets.compare_digest(str(hello["token"]), token):
+                    return
+                rank = int(hello["rank"])
+                connection.settimeout(None)
+                self._sockets.append(connection)
+                for line in lines:
+                    self._hear(rank, json.loads(line))
+        finally:
+            self._hang_up(rank)
+            connection.close()
+
+    def _tell(self) -> None:
+        """Rank 0: everybody's state to everybody."""
+        while not self._stop.wait(_EVERY):
+            self._say_all()
+
+    def _say_all(self) -> None:
+        now = time.monotonic()
+        if self._world.is_chief:
+            with self._lock:
+                table = {
+                    rank: {"place": m.place, "words": m.words, "age": now - m.heard, "ended": m.ended}
+                    for rank, m in self._members.items()
+                }
+            said: dict[str, Any] = {"table": {**table, 0: self._report()}}
+            receivers = self._sockets[1:]
+        else:
+            said, receivers = self._report(), self._sockets
+        data = json.dumps(said).encode() + b"\n"
+        for one in receivers:
+            with contextlib.suppress(OSError):  # a stopped rank reads nothing: what does not fit its buffer is lost
+                if one.send(data, socket.MSG_DONTWAIT) < len(data):
+                    one.shutdown(socket.SHUT_WR)  # no use in going on behind half a line
+
+    def _join(self, chief: dict[str, Any]) -> None:
+        """The other ranks: find rank 0, speak once a second, hear of the rest."""
+        for address in chief["addresses"]:
+            try:
+                connection = socket.create_connection((address, chief["port"]), timeout=3)
+            except OSError:
+                continue
+            hello = {"token": chief["token"], "rank": self._world.rank}
+            connection.sendall(json.dumps(hello).encode() + b"\n")
+            connection.settimeout(None)
+            self._sockets.append(connection)
+            self._run(self._tell)
+            try:
+                with connection.makefile("r", encoding="utf-8") as lines:
+                    for line in lines:
+                        for rank, said in json.loads(line)["table"].items():
+                            if int(rank) != self._world.rank:
+                                self._hear(int(rank), said)
+            finally:
+                self._hang_up(0)
+            return
+
+
+def _addresses() -> list[str]:
+    """Where this machine may be reached, the likeliest first."""
+    found = [os.environ.get("HOROVOD_HOSTNAME", "")]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR", "127.0.0.1"), 9))  # sends nothing
+        found.append(probe.getsockname()[0])
+    found += [socket.gethostname(), "127.0.0.1"]
+    return list(dict.fromkeys(filter(None, found)))

@@ -1,0 +1,53 @@
+"""What ended a run, in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from afm_ctr.distributed.roll_call import RollCall
+from afm_ctr.errors import RunError, UserError, chain_of, find_lost_rank, find_user_error
+from afm_ctr.records import Reader
+from afm_ctr.training.files import unwritable
+
+
+def told(error: Exception, folder: Path, reader: Reader, roll: RollCall | None) -> UserError | RunError | None:
+    """What to say of an exception that ended a run; None for one that nobody foresaw.
+
+    Args:
+        error: what the run ended by.
+        folder: of the run.
+        reader: knows what it could not read.
+        roll: knows which rank is missing; None before the first step.
+    """
+    mistake = reader.error or find_user_error(error)
+    if mistake is not None:
+        return mistake
+    if isinstance(error, OSError):
+        return unwritable(folder, error)
+    if isinstance(error, RunError):
+        return error
+    if _out_of_memory(error):
+        return RunError(
+            f"out of memory ({_first_line(error)}): lower batch_size or the number of ranks a machine; the same "
+            f"command goes on from the last checkpoint in {folder}"
+        )
+    lost = find_lost_rank(error)
+    if lost is None:
+        return None
+    missing = roll.explain() if roll is not None else None
+    return lost if missing is None else RunError(f"{missing}; the last checkpoint stays in {folder}")
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return any(
+        # What a function of ours raises inside a graph arrives as text.
+        isinstance(seen, (MemoryError, tf.errors.ResourceExhaustedError)) or "MemoryError" in str(seen)
+        for seen in chain_of(error)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:160] if lines else type(error).__name__

@@ -1,0 +1,43 @@
+"""``failing_train.py HOW ARGUMENTS...``: ``afm-ctr ARGUMENTS`` in which one rank fails after step 3, as told.
+
+``stopped``, ``killed``, ``stuck`` and ``memory`` befall the last rank, ``first-stopped`` and ``disk`` rank 0.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from afm_ctr.cli.main import main
+from afm_ctr.training.session import Session
+
+how = sys.argv.pop(1)
+counted = Session.on_train_batch_end
+
+
+def count(self: Session, batch: int, logs: dict[str, Any] | None = None) -> None:
+    counted(self, batch, logs)
+    first = how in ("first-stopped", "disk")
+    if self.position.step != 3 or self.world.rank != (0 if first else self.world.size - 1):
+        return
+    print(f"fails at {time.time()}", flush=True)
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how in ("stopped", "first-stopped"):
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "stuck":
+        time.sleep(600)
+    if how == "disk":  # from now on no file takes more than so many bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    if how == "memory":  # nothing more can be had of the system
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now, resource.RLIM_INFINITY))
+
+
+Session.on_train_batch_end = count  # type: ignore[method-assign]
+main()
