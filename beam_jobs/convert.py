@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from afm_ctr.records import BLOCK_RECORDS, ShardWriter, serialize_examples
 from afm_ctr.records.writer import Compression
 from afm_ctr.samples import SAMPLE_ROWS
 from afm_ctr.schema import ResolvedSchema, column_of
+from afm_ctr.statistics import Collector
 from beam_jobs import files
 from beam_jobs.encode import Encoder
 from beam_jobs.output import load_schema
@@ -27,6 +29,7 @@ from beam_jobs.splits import NO_SPLIT, SPLITS
 
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _GOLDEN = 0x9E3779B97F4A7C15
+_TRAIN = SPLITS.index("train")
 
 
 def shuffled(rows: int, seed: int, chunk: int) -> np.ndarray:
@@ -45,8 +48,9 @@ def shuffled(rows: int, seed: int, chunk: int) -> np.ndarray:
 
 @dataclass
 class _Columns:
-    """The good rows of a chunk, batch by batch."""
+    """The good rows of a chunk, batch by batch, and the statistics of those of the split ``train``."""
 
+    statistics: Collector
     ids: list[np.ndarray] = field(default_factory=list)
     vals: list[np.ndarray] = field(default_factory=list)
     labels: list[np.ndarray] = field(default_factory=list)
@@ -70,6 +74,7 @@ class Conversion:
         rejects: the folder of its rejects.
         rejects_kept: how many of each reason are kept.
         seed: of the order of rows in a shard.
+        rows: data rows of the whole input.
     """
 
     reader: RowReader
@@ -79,6 +84,7 @@ class Conversion:
     rejects_kept: int
     seed: int
     compression: Compression
+    rows: int
 
     def setup(self) -> None:
         """Load the schema and trace the transform: one function for all batches of this worker."""
@@ -98,10 +104,11 @@ class Conversion:
             writing: Future[Done] | None = None
             for chunk, batches in self.reader.read(unit, parser, leave_columns=True):
                 # The first chunks are enough to find samples in.
-                columns = _Columns(most_samples=SAMPLE_ROWS if chunk.number < SAMPLE_ROWS else 0)
+                most_samples = SAMPLE_ROWS if chunk.number < SAMPLE_ROWS else 0
+                columns = _Columns(Collector(self._schema, self.rows), most_samples=most_samples)
                 rejects = ChunkRejects(self.rejects_kept)
                 for batch in batches:
-                    self._add(batch, parser, columns, rejects)
+                    self._add(chunk, batch, parser, columns, rejects)
                 if writing is not None:
                     yield writing.result()
                 writing = pool.submit(self._finish, chunk, columns, rejects, parser.weighted)
@@ -126,10 +133,13 @@ class Conversion:
             "sampled_out": columns.sampled_out,
             "shards": shards,
             "samples": columns.samples,
+            "statistics": base64.b64encode(columns.statistics.partial()).decode(),
         }
         return Done(chunk.number, json.dumps(result).encode(), counters)
 
-    def _add(self, batch: SplitRows, parser: LineParser, columns: _Columns, rejects: ChunkRejects) -> None:
+    def _add(
+        self, chunk: Chunk, batch: SplitRows, parser: LineParser, columns: _Columns, rejects: ChunkRejects
+    ) -> None:
         parsed = batch.parsed
         columns.sampled_out += batch.sampled_out
         if not len(parsed):
@@ -152,6 +162,12 @@ class Conversion:
             columns.samples.append({name: cell.decode() for name, cell in parser.cells_of(parsed, i).items()})
         columns.groups += [parsed.groups[i] for i in kept.tolist()]
         columns.keys += [parsed.keys[i] for i in kept.tolist()]
+        train = kept[batch.codes[kept] == _TRAIN]
+        columns.statistics.add(ids[train], parsed.labels[train])
+        numbers = parsed.line_numbers[train] - chunk.first_line + chunk.first_row
+        some = train[columns.statistics.sampled(numbers)]
+        if len(some):
+            columns.statistics.add_sample(parser.columns_of(parsed, some), ids[some], parsed.labels[some])
 
     def _bad_cells(
         self, parsed: ParsedLines, parser: LineParser, rows: np.ndarray, bad: np.ndarray, rejects: ChunkRejects

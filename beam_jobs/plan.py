@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import pickle
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from afm_ctr.rawlog import offers
 from afm_ctr.records import ShardInfo
 from afm_ctr.samples import SAMPLE_ROWS
 from afm_ctr.schema import Analysis, FeatureSchema, ResolvedSchema, read_yaml, resolve
+from afm_ctr.statistics import DataStatistics, Merger
 from beam_jobs import files
 from beam_jobs.options import PrepareOptions
 from beam_jobs.output import Output
@@ -170,6 +172,7 @@ class Converted:
         shares: which lines of which chunk's file those are.
         sampled_out: negatives that were thinned out.
         samples: the raw columns of a few rows.
+        statistics: of the split ``train``.
     """
 
     shards: list[ShardInfo]
@@ -178,6 +181,7 @@ class Converted:
     shares: list[Share]
     sampled_out: int
     samples: list[dict[str, bytes]]
+    statistics: DataStatistics
 
     def problem(self, job: Plan, rows: int, most: float) -> str | None:
         """Why this is no data set, if it is none: rejects beyond a share of ``most`` of the rows, an empty split."""
@@ -198,8 +202,10 @@ class Converted:
         return None
 
 
-def assemble(chunks: Sequence[Chunk], results: Mapping[int, bytes], rejects_kept: int) -> Converted:
-    """The results of all chunks together; ``rejects_kept``: how many of each reason the data set keeps.
+def assemble(
+    chunks: Sequence[Chunk], results: Iterable[tuple[int, bytes]], schema: ResolvedSchema, rejects_kept: int
+) -> Converted:
+    """The results of all chunks, ascending, together; ``rejects_kept``: how many of each reason the data set keeps.
 
     Raises:
         RuntimeError: a chunk's rows are not those that were counted.
@@ -209,10 +215,10 @@ def assemble(chunks: Sequence[Chunk], results: Mapping[int, bytes], rejects_kept
     by_chunk: list[tuple[str, dict[str, int]]] = []
     samples: list[dict[str, bytes]] = []
     sampled_out = 0
-    for chunk in chunks:
-        if not chunk.rows:
-            continue
-        result = json.loads(results[chunk.number])
+    statistics = Merger(schema)
+    by_number = {chunk.number: chunk for chunk in chunks}
+    for number, text in results:
+        chunk, result = by_number[number], json.loads(text)
         written = [ShardInfo(**shard) for shard in result["shards"]]
         out, rejected = sum(shard.rows for shard in written), sum(result["rejects"].values())
         thinned = result["sampled_out"]
@@ -224,9 +230,11 @@ def assemble(chunks: Sequence[Chunk], results: Mapping[int, bytes], rejects_kept
         shards += written
         sampled_out += thinned
         rejects.update(result["rejects"])
+        statistics.add(base64.b64decode(result["statistics"]))
         by_chunk.append((reject_file(chunk.number), result["rejects"]))
         samples += [{name: cell.encode() for name, cell in row.items()} for row in result["samples"]]
     order = {"train": 0, "valid": 1, "test": 2}
     shards.sort(key=lambda shard: order[shard.split])  # stable: by chunk within a split
     found, kept = shares(by_chunk, rejects_kept)
-    return Converted(shards, dict(sorted(rejects.items())), kept, found, sampled_out, samples[:SAMPLE_ROWS])
+    counts = dict(sorted(rejects.items()))
+    return Converted(shards, counts, kept, found, sampled_out, samples[:SAMPLE_ROWS], statistics.finish("train"))

@@ -125,9 +125,10 @@ def _run(options: PrepareOptions, engine: Engine, output: Output, job: Plan) -> 
         rejects_kept=options.max_rejects_kept,
         seed=options.seed,
         compression=options.compression,
+        rows=rows,
     )
     results = run_pass("convert", conversion, work, output.work("convert"), engine, options.progress)
-    converted = assemble(chunks, dict(results), options.max_rejects_kept)
+    converted = assemble(chunks, results, schema, options.max_rejects_kept)
     if problem := converted.problem(job, rows, options.max_reject_share):
         where = f"; the lines are in {output.leave_rejects(converted.shares)}" if converted.shares else ""
         raise UserError(problem + where)
@@ -144,6 +145,7 @@ def _run(options: PrepareOptions, engine: Engine, output: Output, job: Plan) -> 
         command=shlex.join(sys.argv),
         versions=_versions(),
         labelled=options.labelled and job.spec.label is not None,
+        statistics=converted.statistics,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     output.publish(manifest, schema, converted.samples, converted.shares)

@@ -16,6 +16,7 @@ from afm_ctr.rawlog.layout import column_places
 from afm_ctr.rawlog.rejects import Reject
 from afm_ctr.rawlog.tables import RowBatch, TableCutter
 from afm_ctr.schema import FeatureSchema
+from afm_ctr.sidetables import SideTables
 
 # Of these not even the key can be told.
 _UNREADABLE = {"line_too_long", "empty_line", "bad_utf8", "bad_json", "bad_quoting", "column_count"}
@@ -106,6 +107,7 @@ class LineParser:
         extra: further columns to hand out.
         first_line: the first data line. Only for an unlabelled log without a header: the file may have the declared
             columns with or without the label, and its first line says which. None: the first line that is parsed.
+        tables: the schema's side tables. Without them no line of a log that has some can be parsed.
 
     Raises:
         UserError: a column that the schema needs is missing: names it, the file and the columns there are.
@@ -126,8 +128,10 @@ class LineParser:
         source: str = "",
         extra: Sequence[str] = (),
         first_line: bytes | None = None,
+        tables: SideTables | None = None,
     ) -> None:
         self.spec = spec
+        self._tables = tables
         self.labelled = labelled and spec.label is not None
         sampled_by_weight = spec.negative_sampling is not None and spec.negative_sampling.correct == "weights"
         self.weighted = self.labelled and (spec.weight is not None or sampled_by_weight)
@@ -151,6 +155,11 @@ class LineParser:
             self._cutter = DelimitedCutter(spec, header, wanted, may_lack, source)
             if first_line is not None:
                 self._cutter.look_at(first_line)
+            if twice := [name for name in spec.joined_columns if name in self._cutter.places]:
+                raise UserError(
+                    f"{source or 'the log'}: has a column {twice[0]!r}, and so has a side table; give the table's "
+                    "another name under its format.columns"
+                )
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -165,9 +174,13 @@ class LineParser:
 
     def cells_of(self, parsed: ParsedLines, row: int) -> dict[str, bytes]:
         """The ``columns`` of one row, also where they were left out."""
-        columns = self.parse([parsed.lines[row]], parsed.source, 1).columns if parsed.left_out else parsed.columns
-        at = 0 if parsed.left_out else row
-        return {name: cells[at] for name, cells in columns.items()}
+        return {name: cells[0] for name, cells in self.columns_of(parsed, np.array([row])).items()}
+
+    def columns_of(self, parsed: ParsedLines, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The ``columns`` of some rows, int64 [m], also where they were left out: object arrays [m]."""
+        if parsed.left_out:
+            return self.parse([parsed.lines[row] for row in rows.tolist()], parsed.source, 1).columns
+        return {name: cells[rows] for name, cells in parsed.columns.items()}
 
     def parse(
         self, lines: Sequence[bytes], source: str, first_line: int, *, leave_columns: bool = False
@@ -183,8 +196,7 @@ class LineParser:
         """
         bad: Reasons = {}
         cutter, joined = self._cutter, self._cutter.check(lines, bad)
-        # Where raw columns are made of the log's, all of these are needed.
-        leave_columns = leave_columns and self.spec.raw_columns == self.spec.log_columns
+        leave_columns = leave_columns and not self.spec.side_tables  # a join needs the key's cells
         plain = leave_columns and isinstance(cutter, DelimitedCutter) and cutter.is_plain(joined)
         if plain and isinstance(cutter, DelimitedCutter):
             cells = cutter.cut_few(lines, self._others, bad)
@@ -211,9 +223,13 @@ class LineParser:
         groups: list[bytes | None] = [None] * len(numbered)
         if self.labelled and self.spec.group:
             groups = [cell or None for cell in rows(cells[self.spec.group])]
+        columns = {} if plain else {column: _array(rows(cells[column])) for column in self.spec.log_columns}
+        if self.spec.side_tables:
+            assert self._tables is not None
+            columns = self._tables.join(columns)
         return ParsedLines(
             source=source,
-            columns={} if plain else {column: _array(rows(cells[column])) for column in self.spec.log_columns},
+            columns=columns,
             extra={column: _array(rows(cells[column])) for column in self._extra},
             labels=labels,
             weights=weights,

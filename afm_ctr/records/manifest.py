@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final, Literal
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from afm_ctr.errors import UserError
 from afm_ctr.records import files
+from afm_ctr.statistics import DataStatistics
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION: Final = 1
@@ -77,6 +79,8 @@ class Manifest(BaseModel):
     labelled: bool = True
     created: str = ""
     """UTC, ISO 8601."""
+    statistics: DataStatistics | None = None
+    """Of the split ``train``, field by field."""
 
     @model_validator(mode="after")
     def _conserved(self) -> Manifest:
@@ -122,11 +126,14 @@ class Manifest(BaseModel):
 
     def save(self, data_dir: str | os.PathLike[str]) -> None:
         """Write ``manifest.json`` aside and rename it: with this, and not before, the data set exists."""
-        head = self.model_dump(mode="json", exclude={"shards"})
-        shards = ",\n".join("    " + json.dumps(shard.model_dump(mode="json")) for shard in self.shards)
+        head = self.model_dump(mode="json", exclude={"shards", "statistics"})
         text = json.dumps(head, indent=2).removesuffix("\n}")
-        # A shard a line: offsets of a large data set would otherwise fill a line each.
-        text += ',\n  "shards": [' + (f"\n{shards}\n  " if shards else "") + "]\n}\n"
+        if self.statistics is not None:
+            whole = json.dumps(self.statistics.model_dump(mode="json", exclude={"fields"}))
+            text += (
+                f',\n  "statistics": {whole.removesuffix("}")}, "fields": {_a_line_each(self.statistics.fields)}}}'
+            )
+        text += f',\n  "shards": {_a_line_each(self.shards)}\n}}\n'
         files.write_aside(files.join(data_dir, MANIFEST_NAME), text.encode())
 
     @classmethod
@@ -167,3 +174,9 @@ class Manifest(BaseModel):
                         f"{manifest.path_of(data_dir, shard)} {found}, the manifest says {shard.bytes} bytes; {AGAIN}"
                     )
         return manifest
+
+
+def _a_line_each(entries: Sequence[BaseModel]) -> str:
+    """A JSON list with an entry a line: the numbers of a large data set would otherwise fill a line each."""
+    lines = ",\n".join("    " + json.dumps(entry.model_dump(mode="json")) for entry in entries)
+    return "[" + (f"\n{lines}\n  " if lines else "") + "]"
