@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog.codecs import FIRST_BYTES, codec_of, read_blocks, unpack
@@ -15,11 +15,16 @@ from afm_ctr.rawlog.parser import LineParser, ParsedLines
 from afm_ctr.rawlog.rejects import Reject
 from afm_ctr.rawlog.tables import ParquetLog, TableStream
 from afm_ctr.schema import MAX_LINE_BYTES, FeatureSchema
+from afm_ctr.sidetables import SideTables
+
+Encoding = Literal["utf-8", "latin-1"]
 
 
 @contextmanager
-def open_log(path: str, limit: int = MAX_LINE_BYTES) -> Iterator[LineStream]:
+def open_log(path: str, limit: int = MAX_LINE_BYTES, encoding: Encoding = "utf-8") -> Iterator[LineStream]:
     """The lines of a local file of text, plain or packed (known by its first bytes), no longer than ``limit`` bytes.
+
+    Whatever the ``encoding`` of the file, the lines are UTF-8.
 
     Raises:
         UserError: the file is not there, cannot be read, or is no text.
@@ -27,11 +32,26 @@ def open_log(path: str, limit: int = MAX_LINE_BYTES) -> Iterator[LineStream]:
     with _open(path) as stream:
         codec = codec_of(path, stream.read(FIRST_BYTES))
         stream.seek(0)
-        yield LineStream(without_mark(unpack(codec, read_blocks(stream))), limit)
+        blocks = unpack(codec, read_blocks(stream))
+        if encoding == "latin-1":
+            blocks = (
+                block.decode("latin-1").encode() for block in blocks
+            )  # a character is a byte, wherever it is cut
+        yield LineStream(without_mark(blocks), limit)
 
 
-def parse_log(path: str, spec: FeatureSchema, labelled: bool = True, batch_rows: int = 4096) -> Iterator[ParsedLines]:
+def parse_log(
+    path: str,
+    spec: FeatureSchema,
+    labelled: bool = True,
+    batch_rows: int = 4096,
+    *,
+    tables: SideTables | None = None,
+    encoding: Encoding = "utf-8",
+) -> Iterator[ParsedLines]:
     """All rows of a local log file, in order, in batches of at most ``batch_rows`` lines.
+
+    ``tables`` must be given where the schema has side tables.
 
     The broken end of a packed file comes as a last batch of one ``truncated_input`` reject.
 
@@ -42,12 +62,12 @@ def parse_log(path: str, spec: FeatureSchema, labelled: bool = True, batch_rows:
     if spec.format.kind == "parquet":
         with _open(path) as stream:
             table = ParquetLog(stream, path)
-            parser = LineParser(spec, table.header, labelled, source=path)
+            parser = LineParser(spec, table.header, labelled, source=path, tables=tables)
             yield from _parsed(path, parser, table.rows(parser.reads), 1, batch_rows)
         return
-    with open_log(path, spec.format.max_line_bytes) as lines:
+    with open_log(path, spec.format.max_line_bytes, encoding) as lines:
         header = header_line(lines, path) if has_header(spec) else None
-        parser = LineParser(spec, header, labelled, source=path)
+        parser = LineParser(spec, header, labelled, source=path, tables=tables)
         yield from _parsed(path, parser, lines, 1 + has_header(spec), batch_rows)
 
 

@@ -38,11 +38,13 @@ from .formats import (
 from .reading import read_yaml, validate
 from .resolve import resolve
 from .resolved import IdRange, NumericStatistics, ResolvedSchema, Slot, missing_space
+from .side import FLAG_SEPARATOR, JoinedColumn, JoinKey, SideTable
 from .spec import FeatureSchema, FieldSpace, fits_name, needs_statistics
 from .times import PART_SIZES, TimeField, TimeLayout, time_layout
 
 __all__ = [
     "CROSS_SEPARATOR",
+    "FLAG_SEPARATOR",
     "LIBFM_COLUMN",
     "MAX_LINE_BYTES",
     "PART_SIZES",
@@ -58,6 +60,8 @@ __all__ = [
     "Frozen",
     "HashSpace",
     "IdRange",
+    "JoinKey",
+    "JoinedColumn",
     "JsonlFormat",
     "Label",
     "LibfmField",
@@ -70,6 +74,7 @@ __all__ = [
     "OneField",
     "ParquetFormat",
     "ResolvedSchema",
+    "SideTable",
     "Slot",
     "TimeField",
     "TimeLayout",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def problems_of(spec: FeatureSchema) -> list[Problem]:
     """Everything that is wrong in a schema whose keys are each right by themselves."""
-    problems = [*_field_names(spec), *_spaces(spec), *_columns(spec), *_libfm(spec)]
+    problems = [*_field_names(spec), *_spaces(spec), *_columns(spec), *_side_tables(spec), *_libfm(spec)]
     if spec.negative_sampling and (spec.label is None or spec.label.kind != "binary"):
         problems.append(Problem(("negative_sampling",), "needs a binary label; remove it"))
     return problems
@@ -95,7 +95,35 @@ def _named_columns(spec: FeatureSchema) -> list[tuple[tuple[str | int, ...], str
             named += [(("fields", index, "columns", place), text) for place, text in enumerate(field.columns)]
         elif not isinstance(field, LibfmField):
             named.append((("fields", index, "column" if field.column else "name"), column_of(field)))
-    return named
+    own = [(location, column) for location, column in named if column not in spec.joined_columns]
+    return own + [(("side_tables", name, "key"), table.key.log) for name, table in spec.side_tables.items()]
+
+
+def _side_tables(spec: FeatureSchema) -> list[Problem]:
+    problems = []
+    joined = spec.joined_columns
+    read = {column for field in spec.fields for column in columns_of(field)}
+    own = {} if isinstance(spec.format, LibfmFormat) else dict.fromkeys(spec.format.names, "a column of the log")
+    if spec.label:
+        own[spec.label.column] = "the label's column"
+    for key in ("key", "group", "weight"):
+        if (text := getattr(spec, key)) in joined:
+            message = f"'{text}': a side table brings it, and a {key} must be the log's own; name another column"
+            problems.append(Problem((key,), message))
+    for name, table in spec.side_tables.items():
+        here = ("side_tables", name)
+        for index, column in enumerate(table.names):
+            taken = own.get(column) or (joined.count(column) > 1 and "brought twice")
+            if taken:
+                message = f"'{column}': is {taken}; give it another name under the table's format.columns"
+                problems.append(Problem((*here, "columns", index), message))
+        if not read & set(table.names):
+            problems.append(Problem(here, "no field reads a column that it brings; remove it"))
+        if spec.label and table.key.log == spec.label.column:
+            problems.append(Problem((*here, "key"), f"'{table.key.log}' is the label's column; join by another"))
+    if spec.side_tables and isinstance(spec.format, LibfmFormat):
+        problems.append(Problem(("side_tables",), "a libfm line has no columns to join by; remove it"))
+    return problems
 
 
 def _libfm(spec: FeatureSchema) -> list[Problem]:

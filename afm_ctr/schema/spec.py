@@ -25,6 +25,7 @@ from .fields import (
 )
 from .formats import Format, Label, LibfmFormat, NegativeSampling
 from .reading import read_yaml, validate
+from .side import SideTable
 from .times import TimeField
 
 
@@ -47,6 +48,7 @@ class FeatureSchema(Frozen):
         weight: column of example weights (numbers ≥ 0).
         negative_sampling: says that negatives were thinned before, or that ``prepare`` is to do it, and how that is
             corrected.
+        side_tables: tables that bring further columns, by name.
         spaces: id spaces that several fields share, by name.
         fields: the fields, in slot order.
     """
@@ -58,6 +60,7 @@ class FeatureSchema(Frozen):
     group: Name | None = None
     weight: Name | None = None
     negative_sampling: NegativeSampling | None = None
+    side_tables: dict[Name, SideTable] = Field(default_factory=dict)
     spaces: dict[Name, Space] = Field(default_factory=dict)
     fields: Annotated[tuple[AnyField, ...], Field(min_length=1)]
 
@@ -87,9 +90,16 @@ class FeatureSchema(Frozen):
         return tuple(dict.fromkeys(column for field in self.fields for column in columns_of(field)))
 
     @property
+    def joined_columns(self) -> tuple[str, ...]:
+        """Columns that the side tables bring."""
+        return tuple(name for table in self.side_tables.values() for name in table.names)
+
+    @property
     def log_columns(self) -> tuple[str, ...]:
-        """Columns of the log that a row's raw columns are made of."""
-        return self.raw_columns
+        """Columns of the log that the raw columns are made of: those among them, and the keys of side tables."""
+        keys = [table.key.log for table in self.side_tables.values()]
+        own = [name for name in self.raw_columns if name not in self.joined_columns]
+        return tuple(dict.fromkeys([*own, *keys]))
 
     def space_of(self, field: OneField) -> FieldSpace:
         """The id space that a field's ids come from."""

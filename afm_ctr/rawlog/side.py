@@ -1,0 +1,113 @@
+"""Side tables as the user has them: read whole, and refused where a key stands there twice."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from afm_ctr.errors import UserError
+from afm_ctr.rawlog.log import parse_log
+from afm_ctr.rawlog.parser import ParsedLines
+from afm_ctr.schema import FLAG_SEPARATOR, FeatureSchema, JoinedColumn, SideTable, read_yaml
+from afm_ctr.sidetables import SideTables
+
+_SET, _NOT_SET = (b"1", b"true"), (b"", b"0", b"false")
+
+Find = Callable[[str], AbstractContextManager[Sequence[str]]]
+
+
+@contextmanager
+def local_files(pattern: str) -> Iterator[Sequence[str]]:
+    """The files that a path or glob of the local file system names, sorted."""
+    yield [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
+
+
+def read_side_tables(
+    spec: FeatureSchema, folder: str | os.PathLike[str], find: Find = local_files
+) -> SideTables | None:
+    """The side tables of a schema from where it says they are; ``None`` where it has none.
+
+    Args:
+        spec: the schema.
+        folder: where relative paths begin: that of the schema file.
+        find: local files of a path or glob, for as long as they are read.
+
+    Raises:
+        UserError: no such file, a line that is no row, a key that is empty or stands there twice, or a flag that is
+            neither 0 nor 1.
+    """
+    if not spec.side_tables:
+        return None
+    rows = {}
+    for name, table in spec.side_tables.items():
+        remote = "://" in table.input
+        with find(table.input if remote else os.path.join(folder, table.input)) as paths:
+            if not paths:
+                raise UserError(f"side_tables.{name}.input: no file matches {table.input} (from {os.fspath(folder)})")
+            found: dict[bytes, tuple[bytes, ...]] = {}
+            for path in paths:
+                _read(name, table, path, found)
+            rows[name] = list(found.values())
+    return SideTables(spec, rows)
+
+
+def side_tables_beside(schema: str | Path, spec: FeatureSchema) -> SideTables | None:
+    """The side tables for a schema file: the copies beside a resolved schema, else what the user's own names.
+
+    Args:
+        schema: a feature schema's file, a resolved one's, or the folder of a data set or model.
+        spec: what it says.
+
+    Raises:
+        UserError: see :func:`read_side_tables` and :meth:`SideTables.load`.
+    """
+    path = Path(schema)
+    if not spec.side_tables:
+        return None
+    if path.is_dir():
+        return SideTables.load(path, spec)
+    content = read_yaml(path)
+    resolved = isinstance(content, dict) and "format_version" in content
+    return SideTables.load(path.parent, spec) if resolved else read_side_tables(spec, path.parent)
+
+
+def _read(name: str, table: SideTable, path: str, found: dict[bytes, tuple[bytes, ...]]) -> None:
+    """Add the rows of a file."""
+    fields = [
+        {"name": column, "kind": "categorical", "encoding": {"kind": "hash", "buckets": 1}}
+        for column in table.table_columns
+    ]
+    spec = FeatureSchema.model_validate({"name": name, "format": table.format, "fields": fields})
+    for parsed in parse_log(path, spec, labelled=False, encoding=table.encoding):
+        for reject in parsed.rejects:
+            if reject.reason != "empty_line":
+                said = f"{reject.reason}: {reject.detail}" if reject.detail else reject.reason
+                raise UserError(f"side_tables.{name}: {path}, line {reject.line}: {said}")
+        keys = parsed.columns[table.key.table]
+        cells = [_cells(name, column, parsed) for column in table.columns]
+        for place, (key, *row) in enumerate(zip(keys, *cells, strict=True)):
+            if not key or key in found:
+                what = f"a second row with the key {key.decode()!r}" if key else "the key is empty"
+                raise UserError(f"side_tables.{name}: {path}, line {parsed.line_numbers[place]}: {what}")
+            found[key] = (key, *row)
+
+
+def _cells(name: str, column: JoinedColumn, parsed: ParsedLines) -> np.ndarray:
+    if not column.flags:
+        return parsed.columns[column.name]
+    found: list[list[bytes]] = [[] for _ in range(len(parsed))]
+    for flag in column.flags:
+        for row, cell in enumerate(parsed.columns[flag]):
+            if cell in _SET:
+                found[row].append(flag.encode())
+            elif cell not in _NOT_SET:
+                where = f"{parsed.source}, line {parsed.line_numbers[row]}"
+                raise UserError(f"side_tables.{name}: {where}: {flag}: {cell.decode()!r} is neither 0 nor 1")
+    joined = np.empty(len(found), object)
+    joined[:] = [FLAG_SEPARATOR.encode().join(names) for names in found]
+    return joined
