@@ -15,7 +15,7 @@ BLOCK = 1 << 20  # bytes read or unpacked at a time
 FIRST_BYTES = 10  # of a file: they tell how it is written
 # What bzip2 and zstd are fed at a time. A call that fails gives nothing of what it had unpacked, and zstd unpacks all
 # that it is given, up to 128 kB for every four bytes: small pieces keep both small.
-_PIECE = 512
+_PIECE = 256
 
 _SUFFIXES: dict[str, Codec] = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd"}
 _UNREADABLE = {
@@ -66,7 +66,7 @@ def unpack(codec: Codec, blocks: Iterable[bytes]) -> Iterator[bytes]:
     """The content of a file of one or more members; how the file is cut into blocks makes no difference to it.
 
     Of a gzip stream that breaks off or is damaged every readable byte is given; of a bzip2 or zstd stream every
-    block of theirs that ends before the last 512 readable bytes of the file.
+    block of theirs that ends before the last 256 readable bytes of the file.
 
     Raises:
         BrokenStream: after the last readable byte, when the stream is damaged or ends early.

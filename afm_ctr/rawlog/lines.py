@@ -101,6 +101,7 @@ class LineStream:
     def __init__(self, blocks: Iterable[bytes], limit: int = MAX_LINE_BYTES) -> None:
         self._blocks = iter(blocks)
         self._limit = limit
+        self._most = max(limit + 1, KEPT_BYTES)  # bytes of a line to hold; one may be the \r of its end
         self._lines: list[bytes] = []
         self._next = 0
         # The line that has not ended yet: its parts (of one that is too long only the beginning), length, last byte.
@@ -153,8 +154,7 @@ class LineStream:
         try:
             return next(self._blocks, None)
         except BrokenStream as error:
-            raw = b"".join(self._tail)
-            self.broken = BrokenEnd(raw if self._size == len(raw) else raw[:KEPT_BYTES], str(error))
+            self.broken = BrokenEnd(b"".join(self._tail), str(error))
             self._tail, self._size, self._ended = [], 0, True
             return None
 
@@ -187,11 +187,13 @@ class LineStream:
         """Add to the line that has not ended yet."""
         if not part:
             return
-        self._tail.append(part)
+        known = self._size > self._most
         self._size += len(part)
         self._last = part[-1:]
-        if self._size > self._limit + 1:  # one byte may be the \r of its end
-            self._tail = [b"".join(self._tail)[:KEPT_BYTES]]
+        if not known:
+            self._tail.append(part)
+            if self._size > self._most:
+                self._tail = [b"".join(some[:KEPT_BYTES] for some in self._tail)[:KEPT_BYTES]]
 
     def _finish(self, part: bytes) -> bytes:
         """The line that ends with ``part``."""
@@ -200,7 +202,7 @@ class LineStream:
         if size:
             size -= self._last == b"\r"
             self._tail, self._size = [], 0
-        return line[:size] if size <= self._limit else LongLine(line, size)
+        return line[:size] if size <= self._limit else LongLine(line[:size], size)
 
     def _end(self) -> bool:
         self._ended = True

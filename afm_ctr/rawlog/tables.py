@@ -64,6 +64,8 @@ def _plain(scalar: Any) -> Any:
         value = scalar.as_py()
     except UnicodeDecodeError:
         value = scalar.cast(_arrow().binary()).as_py()
+    except ValueError:  # a moment to the nanosecond, which Python's own do not hold
+        value = str(scalar.cast(_arrow().string()))
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
@@ -110,7 +112,7 @@ class ParquetLog:
                 yield from self._file.iter_batches(_READ_ROWS, [group], list(columns), use_threads=False)
             except (arrow.ArrowException, OSError) as error:
                 raise UserError(
-                    f"{self._path}: row group {group} is damaged ({error}); repair the file or leave it out"
+                    f"{self._path}: row group {group} cannot be read ({error}); repair the file or leave it out"
                 ) from error
 
 

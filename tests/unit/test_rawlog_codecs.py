@@ -1,0 +1,193 @@
+"""Compressed streams and lines of any length: every readable byte, nothing held that need not be."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afm_ctr.errors import UserError
+from afm_ctr.rawlog import LineStream, LongLine, open_log
+from afm_ctr.rawlog.codecs import BLOCK, FIRST_BYTES, Codec, codec_of, read_blocks, unpack
+from afm_ctr.rawlog.lines import KEPT_BYTES, range_blocks, without_mark
+
+
+def zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(data)
+
+
+PACK: dict[Codec, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "bz2": bz2.compress, "zstd": zstd}
+CODECS = pytest.mark.parametrize("codec", list(PACK))
+
+
+def lines_of(codec: Codec, packed: bytes, size: int = BLOCK) -> LineStream:
+    return LineStream(unpack(codec, read_blocks(io.BytesIO(packed), size)))
+
+
+def some_lines(count: int) -> list[bytes]:
+    draw = random.Random(5)
+    return [b"%d %x" % (i, draw.getrandbits(200)) for i in range(count)]
+
+
+@CODECS
+@pytest.mark.parametrize("size", [1, 700, BLOCK])
+def test_members_and_padding_are_one_stream(codec: Codec, size: int) -> None:
+    pack = PACK[codec]
+    stream = lines_of(codec, pack(b"a\nb\nc") + pack(b"") + pack(b"d\n") + b"\0" * 50, size)
+    assert stream.take(9) == [b"a", b"b", b"cd"]
+    assert stream.broken is None
+
+
+@CODECS
+@pytest.mark.parametrize("size", [100, BLOCK])
+def test_what_is_readable_of_a_broken_stream_is_kept(codec: Codec, size: int) -> None:
+    lines = some_lines(20_000 if codec != "gzip" else 4000)
+    half = len(lines) // 2
+    # Two members, so that even the large blocks of bzip2 and zstd leave something to read.
+    first, second = (PACK[codec](b"".join(line + b"\n" for line in part)) for part in (lines[:half], lines[half:]))
+    cut = lines_of(codec, first + second[:-9], size)
+    found = cut.take(len(lines) + 1)
+    assert half <= len(found) <= len(lines) and found == lines[: len(found)]
+    assert cut.broken is not None and cut.broken.detail == f"the {codec} stream ends early"
+    junk = lines_of(codec, first + b"not a member at all", size)
+    assert junk.take(len(lines)) == lines[:half]
+    assert junk.broken is not None and junk.broken.detail.startswith(f"damaged {codec} stream: ")
+    middle = len(second) // 2
+    wrong = lines_of(codec, first + second[:middle] + bytes(100) + second[middle + 100 :], size)
+    assert wrong.take(10**6)[:half] == lines[:half]
+    assert wrong.broken is not None
+
+
+@CODECS
+def test_a_broken_stream_reads_the_same_whatever_the_blocks(codec: Codec) -> None:
+    packed = bytearray(PACK[codec](b"\n".join(some_lines(9000))) * 2)
+    packed[len(packed) * 3 // 4] ^= 255
+    for damaged in (bytes(packed), bytes(packed[: len(packed) * 2 // 3])):
+        results = []
+        for size in (333, 4096, BLOCK):
+            stream = lines_of(codec, damaged, size)
+            results.append((stream.take(10**6), stream.broken))
+        assert results[0] == results[1] == results[2] and results[0][1] is not None
+
+
+def test_a_checksum_that_does_not_fit_is_damage() -> None:
+    packed = bytearray(zstd(b"a\n" * 1000))
+    packed[-1] ^= 1
+    assert lines_of("zstd", bytes(packed)).skip(9999) == 0  # its only block was in the last piece
+    skippable = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"info"
+    assert codec_of("x", skippable) == "zstd"
+    assert lines_of("zstd", skippable + zstd(b"a\nb\n")).take(9) == [b"a", b"b"]
+
+
+def test_the_first_bytes_say_what_a_file_is() -> None:
+    for codec, pack in PACK.items():
+        assert codec_of("any.log", pack(b"x")[:FIRST_BYTES]) == codec == codec_of("x", pack(b"")[:FIRST_BYTES])
+    assert codec_of("a.csv", b"BZhang,1,a") == codec_of("a.csv", b"ORCA,1") == codec_of("a.gz", b"") == "plain"
+    for path, start, message in (
+        ("b.gz", b"click,site", r"b.gz: the name says gzip, the content does not; rename or repair the file"),
+        ("b.csv.bz2", b"BZh", "the name says bz2"),
+        ("b.zst", b"click", "the name says zstd"),
+        ("b.log", b"PAR1\x15\x04", "b.log is a Parquet file; say `format: {kind: parquet}` in the schema"),
+        ("b.xz", b"\xfd7zXZ\0\0\4", "b.xz is an xz file; text is read plain or packed by gzip, bzip2 or zstd"),
+        ("b.orc", b"ORC\x08", "b.orc is an ORC file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            codec_of(path, start)
+
+
+@CODECS
+def test_a_local_file_is_read_whatever_packs_it(tmp_path: Path, codec: Codec) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(PACK[codec](b"\xef\xbb\xbfx\r\n\ny"))
+    with open_log(str(path)) as lines:
+        assert lines.take(9) == [b"x", b"", b"y"]
+    with pytest.raises(UserError, match="cannot read it: No such file"), open_log(str(tmp_path / "no")):
+        pass
+
+
+@given(st.binary(max_size=6), st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_the_byte_order_mark_goes_and_nothing_else(data: bytes, size: int) -> None:
+    marked = b"\xef\xbb\xbf" + data
+    assert b"".join(without_mark(read_blocks(io.BytesIO(marked), size))) == data
+    assert b"".join(without_mark(read_blocks(io.BytesIO(data), size))) == data.removeprefix(b"\xef\xbb\xbf")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.sampled_from([b"\n", b"\r\n"])), max_size=12),
+    st.booleans(),
+    st.integers(1, 12),
+    st.integers(1, 50),
+    st.integers(1, 30),
+    st.integers(0, 12),
+)
+@settings(max_examples=150, deadline=None)
+def test_long_lines_are_found_wherever_blocks_and_ranges_end(
+    shapes: list[tuple[int, bytes]], ended: bool, limit: int, size: int, step: int, skip: int
+) -> None:
+    lines = [bytes([97 + i]) * length for i, (length, _) in enumerate(shapes)]
+    data = b"".join(line + end for line, (_, end) in zip(lines, shapes, strict=True))
+    if not ended and shapes:
+        data = data.removesuffix(shapes[-1][1])
+        lines = lines if lines[-1] else lines[:-1]  # nothing behind the last line end is no line
+    found: list[bytes] = []
+    for start in range(0, len(data), step):
+        blocks = range_blocks(io.BytesIO(data), start, min(start + step, len(data)), size)
+        found += LineStream(blocks, limit).take(100)
+    assert [len(line) > limit for line in lines] == [isinstance(line, LongLine) for line in found]
+    assert [getattr(line, "length", len(line)) for line in found] == [len(line) for line in lines]
+    assert found == lines  # a kilobyte is kept
+    stream = LineStream(read_blocks(io.BytesIO(data), size), limit)
+    assert stream.skip(skip) == min(skip, len(lines))
+    assert stream.take(100) == lines[skip:]
+
+
+class Endless:
+    """A file of one line that no memory holds, with a count of what has been read of it."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.at, self.given = size, 0, 0
+
+    def seek(self, at: int) -> None:
+        self.at = at
+
+    def read(self, count: int) -> bytes:
+        block = b"x" * min(count, self.size - self.at)
+        self.at += len(block)
+        self.given += len(block)
+        return block
+
+
+def test_an_endless_line_is_passed_over_in_the_memory_of_a_block() -> None:
+    import tracemalloc
+
+    def blocks() -> Iterator[bytes]:
+        yield b"first\n"
+        for _ in range(300):
+            yield block
+        yield b"x\r\nlast"
+
+    block = b"x" * BLOCK
+    tracemalloc.start()
+    for stream in (LineStream(blocks()), LineStream(unpack("zstd", [zstd(b"".join(blocks()))]))):
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        first, long, last = stream.take(9)
+        assert (first, last) == (b"first", b"last")
+        assert isinstance(long, LongLine) and long == b"x" * KEPT_BYTES and long.length == 300 * BLOCK + 1
+        assert tracemalloc.get_traced_memory()[1] - before < 30 * BLOCK
+    tracemalloc.stop()
+
+
+def test_a_range_inside_an_endless_line_is_soon_done() -> None:
+    file = Endless(1 << 34)
+    assert list(range_blocks(file, 1 << 20, 2 << 20, 1 << 16)) == []  # type: ignore[arg-type]
+    assert file.given <= 2 << 20
