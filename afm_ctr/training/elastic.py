@@ -14,7 +14,7 @@ class ElasticSession(Session):
     """A session that commits what it is to host memory, and goes on from a commit on other ranks.
 
     The position of a commit is the global step, and readers divide a step's rows by rank and size: so the records of
-    an epoch are those of an undisturbed run.
+    an epoch are those of an undisturbed run. In a world that is not elastic it is a plain session.
 
     Args:
         elastic: of the run; its values are this session's.
@@ -28,8 +28,9 @@ class ElasticSession(Session):
 
     def begin(self) -> None:
         """The run begins, or goes on from a checkpoint that rank 0 has restored: all ranks get its variables."""
-        self._hand_over()
-        self._elastic.begin()
+        if self.world.elastic:
+            self._hand_over()
+            self._elastic.begin()
 
     def go_on(self) -> None:
         """Take up the last commit, whose variables all ranks hold."""
@@ -44,7 +45,7 @@ class ElasticSession(Session):
 
         If hosts have changed the epoch is ended in order first, and :meth:`fit` leaves afterwards.
         """
-        if self.position.step_in_epoch == 0:
+        if self.world.elastic and self.position.step_in_epoch == 0:
             self._hand_over()
             self._hosts_changed = self._elastic.keep()
         super().save()
@@ -65,8 +66,11 @@ class ElasticSession(Session):
         self._elastic.values.update(run=self.state(), speed=self.speed)
 
     def _callbacks(self) -> list[keras.callbacks.Callback]:
+        callbacks = super()._callbacks()
+        if not self.world.elastic:
+            return callbacks
         # All ranks hold the same variables already.
-        others = [callback for callback in super()._callbacks() if not isinstance(callback, BroadcastVariables)]
+        others = [callback for callback in callbacks if not isinstance(callback, BroadcastVariables)]
         return [*others, _LastOfStep(self)]
 
 

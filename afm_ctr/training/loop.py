@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
 from afm_ctr import optimizers
-from afm_ctr.distributed import World, wrap_optimizer
-from afm_ctr.errors import UserError, find_user_error
+from afm_ctr.distributed import ElasticState, HostsChanged, World, run_elastic, wrap_optimizer
+from afm_ctr.errors import UserError, find_lost_rank
+from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.samples import load_samples, save_samples
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.training.build import build_model
-from afm_ctr.training.checkpoint import Position
+from afm_ctr.training.build import PROFILE, TENSORBOARD, build_model
 from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.elastic import ElasticSession
 from afm_ctr.training.evaluate import SMALLEST_BATCH, open_split
 from afm_ctr.training.exchange import choose_exchange
 from afm_ctr.training.files import unwritable
 from afm_ctr.training.folder import RunFolder, data_id
+from afm_ctr.training.incremental import check_origin, continue_from
+from afm_ctr.training.profile import WARM_UP, StepProfile
 from afm_ctr.training.progress import Mode
 from afm_ctr.training.ranks import on_chief
-from afm_ctr.training.session import Session, opened
+from afm_ctr.training.session import RunState, Session, opened
+
+_LOCK_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +82,14 @@ def train(
     world: World,
     *,
     resume: Literal["auto", "never"] = "auto",
+    from_checkpoint: str | Path | None = None,
     command: Sequence[str] = (),
     progress: Mode = "auto",
+    profile: int = 0,
 ) -> TrainSummary:
     """Train, or go on with, the run in ``model_dir``. All ranks call it with the same arguments.
 
+    In an elastic job it goes on when ranks are lost, added or removed, from the last commit (``config.elastic``).
     Killed between any two steps and called again, it ends with the weights of an uninterrupted run, whatever the
     number of ranks of each call; in one process bit by bit.
 
@@ -91,8 +99,12 @@ def train(
         config: what to do.
         world: from :func:`afm_ctr.distributed.init`.
         resume: ``auto`` goes on from the last good checkpoint if there is one; ``never`` wants an empty folder.
+        from_checkpoint: begin with the weights of another run (its folder, or that of one of its checkpoints), whose
+            schema the data's is or grew from; see :func:`afm_ctr.training.incremental.continue_from`.
         command: the command line, for ``run.json``.
         progress: what stderr shows, on rank 0.
+        profile: how many steps rank 0 looks at closely, after some that warm up: see
+            :class:`~afm_ctr.training.profile.StepProfile`.
 
     Raises:
         UserError: see :meth:`afm_ctr.training.folder.RunFolder.check`; also data that does not fit the config, a
@@ -100,7 +112,145 @@ def train(
     """
     if resume not in ("auto", "never"):
         raise UserError(f"resume {resume!r}: say auto or never")
-    reader = Reader(
+    reader = _open_train(data_dir, config, world)
+    if not reader.manifest.labelled:
+        raise UserError(f"{data_dir} was prepared without labels: there is nothing to train on")
+    check_metric(config, reader.schema)
+    keras.utils.set_random_seed(config.seed)  # layers of other packages may draw from the global generators
+    model = build_model(reader.schema, config, training=True)
+    optimizer = optimizers.build(
+        config.optimizer.name, learning_rate=config.optimizer.learning_rate, **config.optimizer.options
+    )
+    model.compile(optimizer=wrap_optimizer(optimizer, world), jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    run = _Run(data_dir, Path(model_dir), config, world, resume, command, progress, profile, model)
+    return run_elastic(run.go, ElasticState(model, world, **config.elastic.model_dump()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What :func:`train` was told, and its model."""
+
+    data_dir: str | Path
+    model_dir: Path
+    config: TrainConfig
+    world: World
+    resume: Literal["auto", "never"]
+    origin: Path | None
+    command: Sequence[str]
+    progress: Mode
+    profile: int
+    model: CTRModel
+
+    def go(self, state: ElasticState) -> TrainSummary:
+        """Train on the ranks that there are, to the end or until they change."""
+        config, world = self.config, self.world
+        reader = _open_train(self.data_dir, config, world)
+        folder, data = RunFolder(self.model_dir), data_id(reader.manifest, config.train_split)
+        session = ElasticSession(
+            state,
+            model=self.model,
+            config=config,
+            reader=reader,
+            world=world,
+            folder=folder,
+            data=data,
+            progress=self.progress if world.is_chief else "none",
+        )
+        if config.validation is not None:
+            batch = max(config.batch_size, SMALLEST_BATCH)
+            session.validate_on(open_split(self.data_dir, config.validation.split, batch, world))
+        if self.profile and world.is_chief:
+            traces, table = folder.path / TENSORBOARD, folder.path / PROFILE
+            session.profile = StepProfile(self.profile, traces, table, config.batch_size, session.reporter.say)
+        held = contextlib.ExitStack()  # the folder, from before its first byte is written to the end
+        try:
+            exchange = choose_exchange(self.model, reader, world, config.exchange, session.reporter.say)
+            entry = {"data": str(self.data_dir), "data_id": data, "world_size": world.size}
+            entry["exchange"] = [choice.to_json() for choice in exchange]
+            if state.committed:
+                on_chief(world, lambda: self._take_over(session, held, entry))
+                session.go_on()
+                _announce(session, session.position.step)
+            else:
+                start = on_chief(world, lambda: self._begin(session, held, entry))
+                resumed_from = state.values["resumed_from"] = (start[0].step or None) if start else None
+                if start is not None:
+                    session.take_up(*start)
+                session.begin()
+                _announce(session, resumed_from)
+            while session.ended is None:
+                session.fit()
+            session.settle()
+            if session.profile is not None and not session.profile.done:
+                session.reporter.say(f"no profile: the run had no step left after {WARM_UP} that warm up")
+        except HostsChanged:
+            raise
+        except Exception as error:
+            if world.elastic and find_lost_rank(error) is not None:
+                raise  # not the end
+            cause = session.tell(error)
+            if cause is None:
+                raise
+            raise cause from error
+        finally:
+            session.close()
+            held.close()
+        return TrainSummary(
+            model_dir=str(self.model_dir),
+            ended=session.ended,
+            epochs=session.position.epoch,
+            steps=session.position.step,
+            rows=reader.rows,
+            resumed_from=state.values["resumed_from"],
+            seconds=round(session.speed.seconds, 3),
+            rows_per_second=session.speed.rows_per_second,
+            best=session.best,
+            last=session.history.epochs[-1] if session.history.epochs else None,
+        )
+
+    def _begin(self, session: Session, held: contextlib.ExitStack, entry: dict[str, Any]) -> RunState | None:
+        """On rank 0: make the folder this run's, and restore its last checkpoint if it has one."""
+        folder, schema = session.folder, session.reader.schema
+        try:
+            checkpoint = folder.check(self.config, schema, entry["data_id"], self.resume, session.reporter.say)
+            entry["from_checkpoint"] = check_origin(self.model_dir, self.origin, checkpoint is not None)
+            held.enter_context(folder.alone())
+            start = None
+            if checkpoint is not None:
+                checkpoint.restore(self.model)
+                start = opened(checkpoint)
+            elif self.origin is not None:
+                start, entry["from_checkpoint"] = continue_from(
+                    self.origin, self.model, self.config, schema, session.reporter.say
+                )
+            entry["resumed_from"] = None if checkpoint is None else checkpoint.position.step
+            folder.record(self.config, schema, entry, self.command)
+            save_samples(self.model_dir, load_samples(self.data_dir, schema.raw_columns))
+            return start
+        except OSError as error:
+            raise unwritable(self.model_dir, error) from error
+
+    def _take_over(self, session: Session, held: contextlib.ExitStack, entry: dict[str, Any]) -> None:
+        """On rank 0, which may be another one than before: the folder again, for the same run on other ranks."""
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                held.enter_context(session.folder.alone())
+                break
+            except UserError:  # the rank that wrote here may need a moment to be gone
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        try:
+            session.folder.record(self.config, session.reader.schema, entry, self.command)
+        except OSError as error:
+            raise unwritable(self.model_dir, error) from error
+
+
+def _open_train(data_dir: str | Path, config: TrainConfig, world: World) -> Reader:
+    """This rank's part of the train split."""
+    return Reader(
         data_dir,
         config.train_split,
         config.batch_size,
@@ -108,72 +258,6 @@ def train(
         rank=world.rank,
         size=world.size,
         shuffle=config.shuffle,
-    )
-    if not reader.manifest.labelled:
-        raise UserError(f"{data_dir} was prepared without labels: there is nothing to train on")
-    check_metric(config, reader.schema)
-    keras.utils.set_random_seed(config.seed)  # layers of other packages may draw from the global generators
-    model = build_model(reader.schema, config)
-    optimizer = optimizers.build(
-        config.optimizer.name, learning_rate=config.optimizer.learning_rate, **config.optimizer.options
-    )
-    model.compile(optimizer=wrap_optimizer(optimizer, world), jit_compile=False)
-    model.optimizer.build(model.trainable_variables)
-    validation = None
-    if config.validation is not None:
-        validation = open_split(data_dir, config.validation.split, max(config.batch_size, SMALLEST_BATCH), world)
-    folder, data = RunFolder(Path(model_dir)), data_id(reader.manifest, config.train_split)
-    session = Session(model, config, reader, world, folder, data, progress if world.is_chief else "none")
-    if validation is not None:
-        session.validate_on(validation)
-    held = contextlib.ExitStack()  # the folder, from before its first byte is written to the end
-
-    def begin() -> tuple[Position, dict[str, Any], dict[str, np.ndarray]] | None:
-        try:
-            checkpoint = folder.check(config, reader.schema, data, resume, session.reporter.say)
-            held.enter_context(folder.alone())
-            if checkpoint is not None:
-                checkpoint.restore(model)
-            start = None if checkpoint is None else checkpoint.position.step
-            run = {"data": str(data_dir), "data_id": data, "world_size": world.size, "resumed_from": start}
-            run["exchange"] = [choice.to_json() for choice in exchange]
-            folder.record(config, reader.schema, run, command)
-            save_samples(model_dir, load_samples(data_dir, reader.schema.raw_columns))
-            return None if checkpoint is None else opened(checkpoint)
-        except OSError as error:
-            raise unwritable(model_dir, error) from error
-
-    try:
-        exchange = choose_exchange(model, reader, world, config.exchange, session.reporter.say)
-        start = on_chief(world, begin)
-        resumed_from = None if start is None else start[0].step
-        if start is not None:
-            session.take_up(*start)
-        _announce(session, resumed_from)
-        while session.ended is None:
-            session.fit()
-        session.settle()
-    except OSError as error:  # what cannot be read is in `reader.error`
-        raise unwritable(model_dir, error) from error
-    except Exception as error:
-        mistake = reader.error or find_user_error(error)
-        if mistake is None:
-            raise
-        raise mistake from error
-    finally:
-        session.close()
-        held.close()
-    return TrainSummary(
-        model_dir=str(model_dir),
-        ended=session.ended,
-        epochs=session.position.epoch,
-        steps=session.position.step,
-        rows=reader.rows,
-        resumed_from=resumed_from,
-        seconds=round(session.speed.seconds, 3),
-        rows_per_second=session.speed.rows_per_second,
-        best=session.best,
-        last=session.history.epochs[-1] if session.history.epochs else None,
     )
 
 
