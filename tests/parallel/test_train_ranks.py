@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,11 @@ def test_the_data_is_awkward_enough(data: Path) -> None:
 @needs_horovod
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_train_as_one(ranks: int, data: Path, alone: Path, tmp_path: Path) -> None:
-    for optimizer in optimizers.names():
-        (tmp_path / f"{optimizer}.yaml").write_text(config(optimizer).to_yaml())
+    forms = dict(zip(optimizers.names(), ["gather", "reduce"] * 2, strict=True))
+    if ranks == 3:  # so that each optimizer has trained in both
+        forms = {name: "reduce" if form == "gather" else "gather" for name, form in forms.items()}
+    for optimizer, form in forms.items():
+        (tmp_path / f"{optimizer}.yaml").write_text(config(optimizer, f"exchange={form}").to_yaml())
     begun = config(RESUMED, f"max_steps={RESUMED_AT}")
     train(data, tmp_path / RESUMED, begun, SingleWorld(), progress="none")
     job = horovodrun(ranks, [JOBS / "train_ranks.py", data, tmp_path], tmp_path, timeout=300)
@@ -75,6 +79,9 @@ def test_ranks_train_as_one(ranks: int, data: Path, alone: Path, tmp_path: Path)
         assert len(found[0]["sums"]) >= 9
         assert all(one["sums"] == found[0]["sums"] for one in found)
         assert all(one["steps"] == STEPS for one in found)
+        (exchange,) = json.loads((tmp_path / optimizer / "run.json").read_text())["exchange"]
+        assert (exchange["form"], exchange["rows"]) == (forms[optimizer], 1 + prepared.FIELDS * prepared.IDS)
+        assert 0 < exchange["touched"] < exchange["rows"]
         # Every row once an epoch, whoever took it.
         assert found[0]["resumed_from"] == (RESUMED_AT if optimizer == RESUMED else None)
         seen = sum((Counter(one["seen"]) for one in found), Counter())

@@ -15,6 +15,7 @@ import tensorflow as tf
 from afm_ctr import distributed
 from afm_ctr.distributed import SingleWorld, World, wrap_optimizer
 from afm_ctr.metrics import Evaluation
+from afm_ctr.slices import MergedSlices, merge_slices
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 report = importlib.import_module("launch").report
@@ -132,13 +133,20 @@ def optimizers() -> dict[str, Callable[[], keras.optimizers.Optimizer]]:
     return found
 
 
-def weighted_steps(world: World, make: Callable[[], Any], steps: list[tuple[np.ndarray, ...]]) -> list[Any]:
-    """Logistic regression with an id table and a dense layer, on sums of weighted losses with a row penalty."""
+def weighted_steps(
+    world: World, make: Callable[[], Any], steps: list[tuple[np.ndarray, ...]], form: str
+) -> list[Any]:
+    """Logistic regression with an id table and a dense layer, on sums of weighted losses with a row penalty.
+
+    The table has two columns. Their gradients come merged and share their rows, or each with repeated rows.
+    """
     rng = np.random.default_rng(1)
     table = keras.Variable(rng.normal(size=[IDS, 2]).astype(np.float32), name="table")
+    linear = keras.Variable(rng.normal(size=[IDS, 1]).astype(np.float32), name="linear")
+    table.exchange = linear.exchange = form.removeprefix("merged ")
     dense = keras.Variable(rng.normal(size=[2 * SLOTS]).astype(np.float32), name="dense")
     unused = keras.Variable(np.ones(3, np.float32), name="unused")
-    variables = [table, dense, unused]
+    variables = [table, dense, unused, linear]
     optimizer = wrap_optimizer(make(), world)
     optimizer.build(variables)
 
@@ -152,10 +160,14 @@ def weighted_steps(world: World, make: Callable[[], Any], steps: list[tuple[np.n
         with tf.GradientTape() as tape:
             features = tf.reshape(tf.gather(table.value, ids), [tf.shape(ids)[0], 2 * SLOTS])
             logits = tf.linalg.matvec(features, tf.convert_to_tensor(dense.value))
+            logits += tf.reduce_sum(tf.gather(linear.value, ids), [1, 2])
             losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_sum(weights * losses)
         grads = tape.gradient(loss, [v.value for v in variables])
         assert isinstance(grads[0], tf.IndexedSlices) and grads[2] is None
+        if form.startswith("merged"):
+            grads[0], grads[3] = merge_slices(grads[0]), merge_slices(grads[3])
+            grads[3] = MergedSlices(grads[3].values, grads[0].indices, grads[3].dense_shape)
         optimizer.apply(grads, variables, weight=tf.reduce_sum(weights), penalty=penalty)
 
     for ids, labels, weights in steps:
@@ -182,10 +194,13 @@ def check_weighted(world: World) -> None:
     mine = [tuple(column[part] for column in step) for step in joined]
     empty = sum(not step[2].any() for step in joined)
     for name, make in optimizers().items():
-        ours, reference = weighted_steps(world, make, mine), weighted_steps(SingleWorld(), make, joined)
-        compare(world, f"weighted {name}", ours, reference)
-        iterations = next(v for v in ours if v.path.endswith("iteration"))
-        assert int(iterations.numpy()) == len(joined) - empty, name
+        reference = weighted_steps(SingleWorld(), make, joined, "gather")
+        merged = "merged " if name.startswith("afm_ctr") else ""  # the package's models merge before
+        for form in ("gather", "reduce"):
+            ours = weighted_steps(world, make, mine, merged + form)
+            compare(world, f"weighted {name} {form}", ours, reference)
+            iterations = next(v for v in ours if v.path.endswith("iteration"))
+            assert int(iterations.numpy()) == len(joined) - empty, name
 
 
 def check_metrics(world: World) -> None:
