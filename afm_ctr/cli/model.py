@@ -34,6 +34,9 @@ def train(
         Literal["auto", "never"],
         typer.Option(help="auto: go on where the folder stopped; never: refuse a used one."),
     ] = "auto",
+    profile: Annotated[
+        int, typer.Option(min=0, help="Profile so many steps: TensorBoard's trace, and where a step's time goes.")
+    ] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a model; under horovodrun on all ranks. The same command, run again, goes on where it stopped."""
@@ -43,7 +46,9 @@ def train(
     settings = training.TrainConfig.load(config, set_ or [])
     world = distributed.init()
     try:
-        summary = training.train(data, model_dir, settings, world, resume=resume, command=sys.argv[1:])
+        summary = training.train(
+            data, model_dir, settings, world, resume=resume, command=sys.argv[1:], profile=profile
+        )
     finally:
         world.shutdown()
     report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))

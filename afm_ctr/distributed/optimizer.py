@@ -83,13 +83,13 @@ def _subclass(plain: Any, world: World) -> Any:
         share = tf.constant(1.0 / world.size, tf.float64) if total is None else 1.0 / tf.cast(total, tf.float64)
 
         def step() -> tf.Tensor:
-            mean = reduced if total is None and world.size == 1 else [scaled(gradient, share) for gradient in reduced]
-            if penalty is not None:
-                with tf.name_scope("penalty"):
-                    mean = list(penalty(mean, variables))
             with tf.name_scope("optimizer"):
+                exact = total is None and world.size == 1
+                mean = reduced if exact else [scaled(gradient, share) for gradient in reduced]
+                if penalty is not None:
+                    mean = list(penalty(mean, variables))
                 plain.apply(self, [_like(g, v) for g, v in zip(mean, variables, strict=True)], variables)
-            return tf.constant(True)
+                return tf.constant(True)
 
         if total is None:
             step()

@@ -129,17 +129,19 @@ class CTRModel(keras.Model):
 
     def _inputs_of(self, batch: Mapping[str, tf.Tensor], training: bool) -> InteractionInputs:
         ids = batch["feature_ids"]
-        present = tf.not_equal(ids, 0)
-        # The value of an absent slot is never read: whatever it is, it must not reach a product.
-        values = tf.cast(batch["feature_vals"], self.compute_dtype)
-        values = tf.where(present, values, tf.zeros_like(values))
+        with tf.name_scope("lookup"):
+            present = tf.not_equal(ids, 0)
+            # The value of an absent slot is never read: whatever it is, it must not reach a product.
+            values = tf.cast(batch["feature_vals"], self.compute_dtype)
+            values = tf.where(present, values, tf.zeros_like(values))
         if training:
             lookup = self.table.lookup(ids)
             rows = {column: lookup.expand(column) for column in lookup.rows}
         else:
             rows = self.table.read(ids)
-        linear = tf.squeeze(rows["linear"], axis=-1) * values
-        vectors = rows["vectors"] * values[..., tf.newaxis] if "vectors" in rows else None
+        with tf.name_scope("lookup"):
+            linear = tf.squeeze(rows["linear"], axis=-1) * values
+            vectors = rows["vectors"] * values[..., tf.newaxis] if "vectors" in rows else None
         return InteractionInputs(linear, vectors, present)
 
     def call(
@@ -156,7 +158,8 @@ class CTRModel(keras.Model):
         training = bool(training)
         features = self._inputs_of(inputs, training)
         rows = inputs.get("row") if training else None
-        logits = self.interaction(features, training=training, rows=rows) + self.bias.value
+        with tf.name_scope("interaction"):
+            logits = self.interaction(features, training=training, rows=rows) + self.bias.value
         return logits + self.bias_offset if corrected and self.bias_offset else logits
 
     def example_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -187,15 +190,19 @@ class CTRModel(keras.Model):
         return tf.reduce_sum(losses * weight), tf.reduce_sum(weight)
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One step on a batch of the reader; the optimizer is one of ``distributed.wrap_optimizer``."""
-        with tf.GradientTape() as tape:
-            loss, weight = self._weighted(batch, self(batch, training=True))
-        variables = self.trainable_variables
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
-        gradients = self.table.touched(gradients, variables)
-        self.optimizer.apply(gradients, variables, weight=weight, penalty=self.penalize)
-        self.loss_tracker.update_state(loss, weight)
-        return {"loss": self.loss_tracker.result()}
+        """One step on a batch of the reader; the optimizer is one of ``distributed.wrap_optimizer``.
+
+        The operations' scopes tell a profile what they belong to: merge, lookup, interaction, exchange, optimizer.
+        """
+        with tf.name_scope("train_step"):
+            with tf.GradientTape() as tape:
+                loss, weight = self._weighted(batch, self(batch, training=True))
+            variables = self.trainable_variables
+            gradients = tape.gradient(loss, [variable.value for variable in variables])
+            gradients = self.table.touched(gradients, variables)
+            self.optimizer.apply(gradients, variables, weight=weight, penalty=self.penalize)
+            self.loss_tracker.update_state(loss, weight)
+            return {"loss": self.loss_tracker.result()}
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The loss of the predictions as they will be served."""

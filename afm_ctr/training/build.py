@@ -17,12 +17,13 @@ from afm_ctr.training.checkpoint import Checkpoint
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.shelf import CheckpointShelf
 
-CONFIG, RUN, HISTORY, CHECKPOINTS, TENSORBOARD = (
+CONFIG, RUN, HISTORY, CHECKPOINTS, TENSORBOARD, PROFILE = (
     "config.yaml",
     "run.json",
     "history.jsonl",
     "checkpoints",
     "tensorboard",
+    "profile.json",
 )
 Which = Literal["best", "latest"]
 Scorer = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]

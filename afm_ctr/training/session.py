@@ -26,6 +26,7 @@ from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.evaluate import Evaluator
 from afm_ctr.training.failures import told
 from afm_ctr.training.folder import RunFolder
+from afm_ctr.training.profile import StepProfile
 from afm_ctr.training.progress import Mode, Reporter, TensorBoardScalars
 from afm_ctr.training.ranks import on_chief
 from afm_ctr.training.saving import Saver
@@ -91,6 +92,7 @@ class Session(keras.callbacks.Callback):
             self.tensorboard = TensorBoardScalars(
                 folder.path / TENSORBOARD, lambda: self.position.step, self._rows_done
             )
+        self.profile: StepProfile | None = None
         self._validate: Evaluator | None = None
         self._beat = self.watchdog.beat if self.watchdog is not None else lambda: None
         self._saver = Saver(self.shelf, self._beat)
@@ -154,6 +156,7 @@ class Session(keras.callbacks.Callback):
             self,
             self.tensorboard,
             self.reporter,
+            self.profile,
         ]
         return [callback for callback in chosen if callback is not None]
 

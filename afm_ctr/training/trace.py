@@ -1,0 +1,132 @@
+"""Where the time of a step goes, out of a trace of TensorFlow's profiler."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+STEP = "train_step"  # the scope of a step's operations; those of the input pipeline's threads have none
+PARTS = ("input", "merge", "lookup", "interaction", "exchange", "optimizer", "other")
+"""What a step's time is divided into; ``other`` is the loss, the metric, callbacks, Python, and waiting for nothing.
+
+``input`` is the wait for a batch that is not ready, ``merge`` finding the batch's distinct ids, ``lookup`` reading
+their rows and adding up their gradients, ``interaction`` the model, both ways; ``exchange`` is summing over the ranks
+with the wait for them, ``optimizer`` everything after that.
+"""
+MARK = "profiled steps"
+_OPERATION = re.compile(r"([^:]+):\w+")
+_NEXT_BATCH = re.compile(
+    r"IteratorGetNext\w*::DoCompute"
+)  # the operation itself hands over to a thread, and has ended
+_NUMBER = re.compile(r"_\d+$")  # a scope that is entered again gets one
+
+
+class Span(NamedTuple):
+    """Something that a thread did, in picoseconds."""
+
+    begin: int
+    end: int
+    part: str
+
+
+def part_of(event: str) -> str | None:
+    """The part that an event of the trace belongs to; None for what is no operation of a step.
+
+    Example:
+        >>> part_of("gradient_tape/train_step/ctr/interaction/afm/MatMul:MatMul")
+        'interaction'
+    """
+    if _NEXT_BATCH.fullmatch(event):
+        return "input"
+    operation = _OPERATION.fullmatch(event)
+    scopes = [] if operation is None else [_NUMBER.sub("", scope) for scope in operation[1].split("/")]
+    if STEP not in scopes:
+        return None
+    return next((scope for scope in reversed(scopes) if scope in PARTS), "other")
+
+
+def divide(spans: Iterable[Span], begin: int, end: int) -> dict[str, int]:
+    """Divide the time from ``begin`` to ``end`` by part: what runs at the same time shares it.
+
+    Time in which nothing runs is the exchange's if one has begun in this step and what comes next is of it or of the
+    optimizer, since the ranks' exchanges run on threads of their own; ``other`` else.
+
+    Returns:
+        Picoseconds by part; their sum is ``end - begin``.
+    """
+    changes = sorted(
+        change
+        for span in spans
+        if span.end > begin and span.begin < end
+        for change in ((max(span.begin, begin), 1, span.part), (min(span.end, end), -1, span.part))
+    )
+    shares = dict.fromkeys(PARTS, 0.0)
+    running = dict.fromkeys(PARTS, 0)
+    now, exchanging = begin, False
+    for time, change, part in [*changes, (end, 0, "other")]:
+        count = sum(running.values())
+        for name, number in running.items() if count else ():
+            shares[name] += (time - now) * number / count
+        if not count:
+            waited = exchanging and part in ("exchange", "optimizer")
+            shares["exchange" if waited else "other"] += time - now
+        running[part] += change
+        exchanging = part == "exchange" or (exchanging and part != "input")
+        now = time
+    return {name: round(share) for name, share in shares.items()}
+
+
+def spans_of(trace: Path) -> tuple[list[Span], int, int]:
+    """The operations of the marked steps, each thread's innermost ones, with begin and end of the mark.
+
+    Args:
+        trace: an ``.xplane.pb`` file of TensorFlow's profiler.
+
+    Raises:
+        ValueError: the mark is not in the trace.
+    """
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    space = xplane_pb2.XSpace()
+    space.ParseFromString(trace.read_bytes())
+    found: list[Span] = []
+    mark: tuple[int, int] | None = None
+    for plane in space.planes:
+        if not plane.name.startswith("/host:CPU"):
+            continue
+        names = {number: metadata.name for number, metadata in plane.event_metadata.items()}
+        parts = {number: part_of(name) for number, name in names.items()}
+        for line in plane.lines:
+            events: list[Span] = []
+            for event in line.events:
+                begin = line.timestamp_ns * 1000 + event.offset_ps
+                if names[event.metadata_id] == MARK:
+                    mark = begin, begin + event.duration_ps
+                part = parts[event.metadata_id]
+                if part is not None:
+                    events.append(Span(begin, begin + event.duration_ps, part))
+            found += _innermost(events)
+    if mark is None:
+        raise ValueError(f"{trace} has no {MARK!r}")
+    return found, *mark
+
+
+def _innermost(events: list[Span]) -> Iterator[Span]:
+    """One thread's time without overlaps: where an operation runs within another, it is the inner one's."""
+    open_: list[Span] = []
+    now = 0
+    for event in sorted(events, key=lambda span: (span.begin, -span.end)):
+        while open_ and open_[-1].end <= event.begin:
+            outer = open_.pop()
+            yield Span(now, outer.end, outer.part)
+            now = outer.end
+        if open_:
+            yield Span(now, event.begin, open_[-1].part)
+        now = event.begin
+        open_.append(event)
+    while open_:
+        outer = open_.pop()
+        yield Span(now, max(now, outer.end), outer.part)
+        now = max(now, outer.end)
