@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import traceback
 from collections.abc import Iterator
 
 _MARK = "[afm-ctr] "
@@ -42,6 +44,17 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
         met.add(id(seen))
         yield seen
         seen = seen.__cause__ or seen.__context__
+
+
+def release(error: BaseException) -> None:
+    """Free what the frames of an exception and of its causes still hold.
+
+    To be called once an exception has been told. An iterator of ``tf.data`` in such a frame would live until Python
+    ends, and its threads, which run our Python to read ahead, can then block the end of the process for ever.
+    """
+    for seen in chain_of(error):
+        traceback.clear_frames(seen.__traceback__)
+    gc.collect()
 
 
 def find_user_error(error: BaseException) -> UserError | None:

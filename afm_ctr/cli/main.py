@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 
 import typer
 
 from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
 from afm_ctr.cli.app import app
-from afm_ctr.errors import RunError, Stopped, UserError, find_lost_rank, find_user_error
+from afm_ctr.errors import RunError, Stopped, UserError, find_lost_rank, find_user_error, release
 
 _EXTRA_OF = {
     "tensorflow": "train",
@@ -36,6 +37,7 @@ def _fail(error: Exception, code: int = 2) -> int:
     rank = os.environ.get("HOROVOD_RANK")
     where = f" (rank {rank})" if rank else ""
     print(f"afm-ctr{where}: {error}", file=sys.stderr, flush=True)
+    release(error)
     return code
 
 
@@ -72,6 +74,8 @@ def main() -> None:
         elif lost is not None:
             code = _fail(lost, 1)
         else:
-            raise
+            traceback.print_exc()
+            code = 1
+        release(error)
     sys.stdout.flush()
     sys.exit(code)

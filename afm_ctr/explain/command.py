@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from afm_ctr.errors import UserError, find_user_error
+from afm_ctr.errors import UserError
 from afm_ctr.explain.content import describe_slot
 from afm_ctr.explain.effects import PairProbe, PairSums
 from afm_ctr.explain.explanation import Explanation, PairEffect, RowFacts, rank_correlation
@@ -75,7 +75,7 @@ def _of_split(
                 break
             sums.add(probe(batch["feature_ids"][:rows], batch["feature_vals"][:rows]))
     except Exception as error:
-        mistake = reader.error or find_user_error(error)
+        mistake = reader.mistake_behind(error)
         if mistake is None:
             raise
         raise mistake from error

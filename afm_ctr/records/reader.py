@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from afm_ctr.errors import UserError, in_graph
+from afm_ctr.errors import UserError, find_user_error, in_graph, release
 from afm_ctr.records import files
 from afm_ctr.records.blocks import SplitBlocks
 from afm_ctr.records.manifest import AGAIN, MANIFEST_NAME, Manifest
@@ -120,6 +120,16 @@ class Reader:
         place = np.arange(self.rank * self.local_batch, (self.rank + 1) * self.local_batch, dtype=np.int64)
         batch["row"] = (epoch * self.steps_per_epoch + step) * self.batch_size + place
         return batch
+
+    def mistake_behind(self, error: Exception) -> UserError | None:
+        """The user's mistake that ended a walk over :meth:`dataset`, here or in a graph; None: it was another cause.
+
+        What is to be raised in the exception's place: its frames, and the iterator in them, have been released.
+        """
+        mistake = self.error or find_user_error(error)
+        if mistake is not None:
+            release(error)
+        return mistake
 
     def _where(self, takes: list[Take], index: int) -> str:
         """The place of a record of a batch, for messages."""

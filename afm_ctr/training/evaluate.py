@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from afm_ctr.distributed import World
-from afm_ctr.errors import UserError, find_user_error
+from afm_ctr.errors import UserError
 from afm_ctr.metrics import Evaluation
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Manifest, Reader
@@ -51,7 +51,7 @@ class Evaluator:
                 evaluation.update(part["label"], logits.numpy()[rows], weights=part["weight"], **groups)
                 self._beat()
         except Exception as error:
-            mistake = self._reader.error or find_user_error(error)
+            mistake = self._reader.mistake_behind(error)
             if mistake is None:
                 raise
             raise mistake from error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 
 import pytest
 
-from afm_ctr.errors import RunError, UserError, find_lost_rank, find_user_error, in_graph
+from afm_ctr.errors import RunError, UserError, find_lost_rank, find_user_error, in_graph, release
 
 SHUT_DOWN = (
     "{{function_node __wrapped__HorovodAllgather}} Horovod has been shut down. This was caused by an exception on "
@@ -49,3 +50,22 @@ def test_the_end_of_another_rank_is_one_line(text: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, f"afm-ctr: {found}\n")
+
+
+def test_what_the_frames_of_a_told_exception_hold_is_freed() -> None:
+    class Iterator:
+        pass
+
+    def fail() -> weakref.ref[Iterator]:
+        held = Iterator()
+        alive.append(weakref.ref(held))
+        raise ValueError("inner")
+
+    alive: list[weakref.ref[Iterator]] = []
+    try:
+        fail()
+    except ValueError as inner:
+        told = caused(UserError("outer"), inner)
+    assert alive[0]() is not None
+    release(told)
+    assert alive[0]() is None
