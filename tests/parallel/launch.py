@@ -6,13 +6,18 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+# One machine as several hosts: Horovod drops a host as a whole when a rank on it fails.
+ALIASES = ("localhost:1", "127.0.0.1:1", f"{socket.gethostname()}:1")
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = Path(__file__).resolve().parent / "jobs"
@@ -37,8 +42,27 @@ def horovodrun(ranks: int, command: list[str | Path], folder: Path, timeout: flo
     The ranks find ``folder`` in ``$REPORTS`` and may leave ``rank-<r>.json`` there (see :func:`report`). After
     ``timeout`` seconds the whole job is killed and its code is 124.
     """
-    launcher = Path(sys.executable).with_name("horovodrun")
-    line = [launcher, "-np", str(ranks), "-H", f"localhost:{ranks}", "--gloo", sys.executable, *command]
+    return _launch(["-np", str(ranks), "-H", f"localhost:{ranks}", "--gloo"], command, folder, timeout, env)
+
+
+def elastic_horovodrun(
+    hosts: Sequence[str], command: list[str | Path], folder: Path, timeout: float = 300.0, **env: str
+) -> Job:
+    """The same with ranks that may come and go: one on each host, at first on these, later on those in
+    ``folder/hosts``, a line each, which a job may replace."""
+    (folder / "hosts").write_text("".join(f"{host}\n" for host in hosts))
+    discover = folder / "discover.sh"
+    discover.write_text(f"#!/bin/sh\ncat '{folder / 'hosts'}'\n")
+    discover.chmod(0o755)
+    ranks = ["-np", str(len(hosts)), "--min-np", "1", "--max-np", str(len(ALIASES))]
+    how = ["--host-discovery-script", discover, "--network-interfaces", "lo", "--gloo"]
+    return _launch([*ranks, *how], command, folder, timeout, env)
+
+
+def _launch(
+    options: list[str | Path], command: list[str | Path], folder: Path, timeout: float, env: dict[str, str]
+) -> Job:
+    line = [Path(sys.executable).with_name("horovodrun"), *options, sys.executable, *command]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),

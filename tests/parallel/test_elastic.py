@@ -1,0 +1,158 @@
+"""Ranks are lost, added and removed while ``afm-ctr train`` runs, and the run ends as an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from afm_ctr.distributed import SingleWorld
+from afm_ctr.records import Reader
+from afm_ctr.training import TrainConfig, train
+from tests import prepared
+from tests.parallel.launch import ALIASES, JOBS, Job, elastic_horovodrun, needs_horovod
+
+ROWS, BATCH, EPOCHS, COMMIT = 300, 32, 3, 4
+STEPS_PER_EPOCH = -(-ROWS // BATCH)
+STEPS = EPOCHS * STEPS_PER_EPOCH
+AT = STEPS_PER_EPOCH + 7  # in the middle of the second epoch, three steps after a commit
+SETTINGS = [
+    "model={name: afm, factors: 4, attention: 4, attention_dropout: 0.2, pooled_dropout: 0.2, attention_l2: 0.01}",
+    f"batch_size={BATCH}",
+    f"epochs={EPOCHS}",
+    "row_l2=0.001",
+    f"optimizer={{name: adam, learning_rate: 0.01, warmup_steps: {AT + 2}}}",
+    "early_stopping={patience: 5}",
+    "reduce_on_plateau={patience: 1, factor: 0.5}",
+    "checkpoint={every_steps: 5, keep: 2}",
+    f"elastic.commit_steps={COMMIT}",
+    "drift_check.every_steps=3",
+    "watchdog.timeout_seconds=120",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared.write(tmp_path_factory.mktemp("data"), {"train": ROWS, "valid": 50, "test": 31})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(data, folder, TrainConfig.load(None, SETTINGS), SingleWorld(), progress="none")
+    return folder
+
+
+def run(event: str, hosts: int, data: Path, folder: Path) -> Job:
+    (folder / "train.yaml").write_text(TrainConfig.load(None, SETTINGS).to_yaml())
+    command = ["train", "--data", data, "--model-dir", folder / "run", "--config", folder / "train.yaml", "--json"]
+    line: list[str | Path] = [JOBS / "elastic_train.py", event, str(AT), folder, *command]
+    return elastic_horovodrun(ALIASES[:hosts], line, folder, BATCH=str(BATCH))
+
+
+def attempts(folder: Path) -> dict[int, dict[int, list[dict[str, Any]]]]:
+    """What was trained by step and number of ranks: a list of what each rank took."""
+    found: dict[int, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for path in folder.glob("trace-*.jsonl"):
+        for line in path.read_text().splitlines():
+            one = json.loads(line)
+            found[one["step"]][one["size"]].append(one)
+    return found
+
+
+def contents(run: Path) -> dict[str, np.ndarray]:
+    last = run / f"checkpoints/step-{STEPS:09d}"
+    with np.load(last / "dense.npz") as dense:
+        found = {name: dense[name] for name in dense.files}
+    return found | {path.name: np.load(path) for path in last.glob("tables/*/*.npy")}
+
+
+def curve(run: Path, name: str) -> dict[int, float]:
+    """A TensorBoard curve; what was written twice has the last value."""
+    points: dict[int, float] = {}
+    for path in sorted(run.glob("tensorboard/*tfevents*"), key=lambda path: path.stat().st_mtime):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag == name:
+                    points[event.step] = float(tf.make_ndarray(value.tensor))
+    return points
+
+
+@needs_horovod
+@pytest.mark.parametrize(
+    ("event", "before", "after"), [("kill-1", 3, 2), ("kill-0", 3, 2), ("add", 2, 3), ("remove-1", 3, 2)]
+)
+def test_a_run_survives(event: str, before: int, after: int, data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    job = run(event, before, data, tmp_path)
+    assert job.code == 0, job.output[-6000:]
+    assert (tmp_path / "happened").exists()
+    # All processes have ended, each in its own way.
+    ends = [json.loads(path.read_text()) for path in tmp_path.glob("end-*.json")]
+    assert all(end["code"] == 0 for end in ends)
+    for path in tmp_path.glob("trace-*.jsonl"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.stem.split("-")[1]), 0)
+    stayed = [end for end in ends if not end["removed"]]
+    assert sorted(end["rank"] for end in stayed) == list(range(after)), ends
+    assert len(ends) - len(stayed) == event.startswith("remove")
+    # The ranks hold the same bits.
+    assert len(stayed[0]["held"]) >= 9
+    assert all(end["held"] == stayed[0]["held"] and end["size"] == after for end in stayed)
+    # Every step was trained on the records of an undisturbed run, and few of them twice.
+    trained = attempts(tmp_path)
+    assert sorted(trained) == list(range(STEPS))
+    readers = {
+        size: [Reader(data, "train", BATCH, rank=r, size=size) for r in range(size)] for size in (before, after)
+    }
+    whole = Reader(data, "train", BATCH)
+    for step, by_size in trained.items():
+        taken = by_size[after if after in by_size else before]
+        where = divmod(step, STEPS_PER_EPOCH)
+        real = whole.batch(*where)
+        rows = sorted((row, key) for one in taken for row, key in zip(one["rows"], one["keys"], strict=True))
+        assert rows == [
+            (int(row), key.decode())
+            for row, key, w in zip(real["row"], real["key"], real["weight"], strict=True)
+            if w
+        ]
+        assert len(taken) == len(readers[len(taken)])
+    resumed = min(step for step, by_size in trained.items() if after in by_size)
+    assert resumed > STEPS_PER_EPOCH
+    if event.startswith("kill"):
+        assert AT - COMMIT <= resumed <= AT
+    else:
+        assert all(len(by_size) == 1 for by_size in trained.values())  # nothing was done twice
+        assert AT <= resumed <= AT + COMMIT
+    # And it ends with the weights, the history and the best of one.
+    ours, theirs = contents(tmp_path / "run"), contents(undisturbed)
+    assert ours.keys() == theirs.keys()
+    differences = {name: float(np.abs(ours[name] - theirs[name]).max()) for name in ours if ours[name].size}
+    assert max(differences.values()) <= 1e-4, differences
+    histories = [
+        [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        for folder in (tmp_path / "run", undisturbed)
+    ]
+    assert [one["epoch"] for one in histories[0]] == list(range(EPOCHS))
+    for one, other in zip(*histories, strict=True):
+        for name in ("step", "loss", "learning_rate", "val_auc", "val_log_loss"):
+            assert one[name] == pytest.approx(other[name], abs=1e-4), name
+    best = [json.loads((folder / "checkpoints/best.json").read_text()) for folder in (tmp_path / "run", undisturbed)]
+    assert best[0]["step"] == best[1]["step"]
+    assert (tmp_path / f"run/checkpoints/step-{best[0]['step']:09d}").is_dir()
+    assert sorted(curve(tmp_path / "run", "epoch/val_auc")) == sorted(curve(undisturbed, "epoch/val_auc"))
+    sessions = json.loads((tmp_path / "run/run.json").read_text())["sessions"]
+    assert [one["world_size"] for one in sessions] == [before, after]
+    # Rank 0, whoever it is by then, says how it ended.
+    reported = [
+        line.partition(">:")[2] for line in job.output.splitlines() if line.partition(">:")[2].startswith("{")
+    ]
+    assert [json.loads(line)["steps"] for line in reported] == [STEPS]
+    print(
+        f"{event}: {job.seconds:.0f} s, went on from step {resumed}, largest difference {max(differences.values())}"
+    )
