@@ -12,51 +12,65 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
+from apache_beam.metrics import Metrics, MetricsFilter
 
 from afm_ctr.errors import UserError, find_user_error, in_graph
 from beam_jobs import files
+from beam_jobs.output import Output
 from beam_jobs.runners import Engine
-from beam_jobs.sources import Chunk
 
 Progress = Callable[[str, int, int], None]
+_NAMESPACE = "afm_ctr"
 _FAILED = "failed"
 _AT_ONCE = 16  # results read side by side
 
 
+class Piece(Protocol):
+    """What a unit of work consists of: a chunk of the input, mostly. ``rows`` is what it adds to the progress."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+
+
+P = TypeVar("P", bound=Piece)
+P_contra = TypeVar("P_contra", bound=Piece, contravariant=True)
+
+
 @dataclass
 class Done:
-    """The result of one chunk, and what it adds to the job's Beam counters."""
+    """The result of one piece, and what it adds to the job's Beam counters."""
 
     number: int
     result: bytes
     counters: dict[str, int] = field(default_factory=dict)
 
 
-class Task(Protocol):
+class Task(Protocol[P_contra]):
     """The work of a pass; pickled to the workers."""
 
     def setup(self) -> None:
         """Once a worker, before its first unit."""
 
-    def run(self, unit: Sequence[Chunk]) -> Iterator[Done]:
-        """The work of one unit: a result for each of its chunks."""
+    def run(self, unit: Sequence[P_contra]) -> Iterator[Done]:
+        """The work of one unit: a result for each of its pieces."""
 
 
 class WorkFn(beam.DoFn):
     """Runs a task on units and files the results."""
 
-    def __init__(self, task: Task, folder: str) -> None:
+    def __init__(self, task: Task[Any], folder: str) -> None:
         self._task = task
         self._folder = folder
 
     def setup(self) -> None:
         self._task.setup()
 
-    def process(self, unit: list[Chunk]) -> Iterator[int]:
+    def process(self, unit: list[Any]) -> Iterator[int]:
         failed = files.join(self._folder, _FAILED)
         if files.exists(failed):
             return
@@ -64,7 +78,7 @@ class WorkFn(beam.DoFn):
             for done in self._task.run(unit):
                 files.write(files.join(self._folder, _name(done.number)), done.result)
                 for name, count in done.counters.items():
-                    Metrics.counter("afm_ctr", name).inc(count)
+                    Metrics.counter(_NAMESPACE, name).inc(count)
                 yield done.number
         except UserError as error:
             try:
@@ -78,47 +92,74 @@ def _name(number: int) -> str:
     return f"{number:08d}"
 
 
-def run_pass(
-    stage: str,
-    task: Task,
-    units: Sequence[list[Chunk]],
-    folder: str,
-    engine: Engine,
-    progress: Progress | None = None,
-    rows_of: Callable[[int, Callable[[], bytes]], int] | None = None,
-) -> Iterator[tuple[int, bytes]]:
-    """Run a task over all units.
+@dataclass
+class Passes:
+    """Runs the passes of one job.
 
-    Args:
-        stage: name of the pass, for Beam and for the progress.
-        folder: where results are filed; must be empty.
+    Attributes:
         engine: how pipelines run.
+        output: keeps the results.
         progress: called with (stage, rows done, rows in all; 0 = not known).
-        rows_of: rows of a chunk, by its number and a function that reads its result; by default ``Chunk.rows``.
-
-    Returns:
-        The number and the result of every chunk, ascending, read as they are asked for: the results of an analysis
-        may be as large as its input.
-
-    Raises:
-        UserError: a worker met the user's mistake.
-        RuntimeError: a result is missing.
+        metrics: Beam's counters of all passes so far, as far as the runner reports them.
     """
-    chunks = {chunk.number: chunk for unit in units for chunk in unit}
-    if not chunks:
-        return iter(())
 
-    def rows(number: int, result: Callable[[], bytes]) -> int:
-        return rows_of(number, result) if rows_of else chunks[number].rows
+    engine: Engine
+    output: Output
+    progress: Progress | None = None
+    metrics: dict[str, int] = field(default_factory=dict)
 
-    total = sum(chunk.rows for chunk in chunks.values())
-    with _watch(stage, folder, total, rows, progress):
+    def run(
+        self,
+        stage: str,
+        task: Task[P],
+        units: Sequence[Sequence[P]],
+        engine: Engine | None = None,
+        rows_of: Callable[[int, Callable[[], bytes]], int] | None = None,
+    ) -> Iterator[tuple[int, bytes]]:
+        """Run a task over all units.
+
+        Args:
+            stage: name of the pass, for Beam and for the progress.
+            engine: another one than that of the job.
+            rows_of: rows of a piece, by its number and a function that reads its result; by default ``Piece.rows``.
+
+        Returns:
+            The number and the result of every piece, ascending, read as they are asked for: the results of an
+            analysis may be as large as its input.
+
+        Raises:
+            UserError: a worker met the user's mistake.
+            RuntimeError: a result is missing.
+        """
+        pieces = {piece.number: piece for unit in units for piece in unit}
+        if not pieces:
+            return iter(())
+        folder = self.output.work(stage)
+
+        def rows(number: int, result: Callable[[], bytes]) -> int:
+            return rows_of(number, result) if rows_of else pieces[number].rows
+
+        total = sum(piece.rows for piece in pieces.values())
+        with _watch(stage, folder, total, rows, self.progress):
+            self._run(stage, WorkFn(task, folder), units, engine or self.engine)
+        there = set(files.names(folder))
+        if _FAILED in there:
+            raise UserError(files.read(files.join(folder, _FAILED)).decode())
+        missing = sorted(set(map(_name, pieces)) - there)
+        if missing:
+            raise RuntimeError(
+                f"{stage}: the runner lost {len(missing)} of {len(pieces)} pieces of work, the first is "
+                f"{pieces[int(missing[0])]}"
+            )
+        return _results(folder, sorted(pieces))
+
+    def _run(self, stage: str, work: WorkFn, units: Sequence[Sequence[P]], engine: Engine) -> None:
         try:
             pipeline = engine.pipeline()
             _ = (
                 pipeline
-                | f"{stage}: units" >> beam.Create(list(units), reshuffle=True)
-                | stage >> beam.ParDo(WorkFn(task, folder))
+                | f"{stage}: units" >> beam.Create([list(unit) for unit in units], reshuffle=True)
+                | stage >> beam.ParDo(work)
             )
             outcome = pipeline.run()
             outcome.wait_until_finish()
@@ -127,17 +168,16 @@ def run_pass(
             if found is not None:
                 raise UserError(re.sub(r"\s*\[while running .*", "", str(found))) from error
             raise
-    there = set(files.names(folder))
-    if _FAILED in there:
-        raise UserError(files.read(files.join(folder, _FAILED)).decode())
-    missing = sorted(set(map(_name, chunks)) - there)
-    if missing:
-        chunk = chunks[int(missing[0])]
-        raise RuntimeError(
-            f"{stage}: the runner lost {len(missing)} of {len(chunks)} chunks, the first is number {chunk.number} "
-            f"of {chunk.file.path}"
-        )
-    return _results(folder, sorted(chunks))
+        for counter in _counters(outcome):
+            name = counter.key.metric.name
+            self.metrics[name] = self.metrics.get(name, 0) + counter.result
+
+
+def _counters(outcome: Any) -> list[Any]:
+    try:
+        return list(outcome.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))["counters"])
+    except (NotImplementedError, AttributeError, KeyError):  # a runner without metrics
+        return []
 
 
 def _results(folder: str, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:

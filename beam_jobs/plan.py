@@ -21,10 +21,9 @@ from afm_ctr.statistics import DataStatistics, Merger
 from beam_jobs import files
 from beam_jobs.options import PrepareOptions
 from beam_jobs.output import Output
-from beam_jobs.passes import Progress, run_pass
+from beam_jobs.passes import Passes
 from beam_jobs.rejects import Share, reject_file, shares
 from beam_jobs.rows import RowReader
-from beam_jobs.runners import Engine
 from beam_jobs.sources import Chunk, Counted, LogFile, discover, divide, pieces_to_count
 from beam_jobs.splits import SplitRule, input_files, parse_rule, read_index
 
@@ -49,18 +48,16 @@ class Plan:
     chunk_bytes: int
     chunk_lines: int
 
-    def count(self, engine: Engine, output: Output, progress: Progress | None) -> list[Chunk]:
+    def count(self, passes: Passes) -> list[Chunk]:
         """The counting pass: the chunks of the job with their rows."""
         from beam_jobs.analyse import Counting
 
         pieces = pieces_to_count(self.logs, self.chunk_bytes)
-        done = run_pass(
+        done = passes.run(
             "count",
             Counting(),
             [[piece] for piece in pieces],
-            output.work("count"),
-            engine.for_little(sum(log.size for log in self.logs)),
-            progress,
+            passes.engine.for_little(sum(log.size for log in self.logs)),
             lambda number, result: _counted(result()).lines,
         )
         return divide(pieces, [_counted(result) for _, result in done], self.chunk_lines)
@@ -129,9 +126,7 @@ def resolve_schema(
     job: Plan,
     reader: RowReader,
     work: Sequence[list[Chunk]],
-    engine: Engine,
-    output: Output,
-    progress: Progress | None,
+    passes: Passes,
 ) -> ResolvedSchema:
     """The resolved schema: the given one, or that of the user's schema after the analysis pass where it needs one."""
     if job.resolved is not None:
@@ -146,7 +141,7 @@ def resolve_schema(
 
     def parts() -> Iterator[ChunkAnalysis]:
         nonlocal train_rows
-        for _, result in run_pass("analyse", Analysing(reader), work, output.work("analyse"), engine, progress):
+        for _, result in passes.run("analyse", Analysing(reader), work):
             # A file of this very run, written by its own workers.
             rows, part = pickle.loads(result)
             train_rows += rows

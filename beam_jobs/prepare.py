@@ -22,7 +22,7 @@ from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
 from beam_jobs.options import PrepareOptions
 from beam_jobs.output import Output
-from beam_jobs.passes import run_pass
+from beam_jobs.passes import Passes
 from beam_jobs.plan import Plan, assemble, plan, resolve_schema
 from beam_jobs.rows import RowReader
 from beam_jobs.runners import Engine
@@ -41,6 +41,10 @@ class PrepareSummary:
         rejects_kept: how many of them are in the data set's rejects.
         sampled_out: negatives of ``train`` that were thinned out.
         splits: of each split ``rows`` and ``positives``, train first.
+        bytes: of all shards.
+        metrics: Beam's counters of all passes as the runner reports them: ``rows`` and ``bytes`` written,
+            ``rejects_<reason>``, and so on; empty for a runner that reports none, and more than there is where it
+            did some work twice.
         seconds: wall time.
         num_slots: F.
     """
@@ -56,8 +60,10 @@ class PrepareSummary:
     schema_id: str
     feature_size: int
     num_slots: int
-    shards: int = 0
-    files: int = 0
+    shards: int
+    bytes: int
+    files: int
+    metrics: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -78,11 +84,12 @@ def prepare(options: PrepareOptions) -> PrepareSummary:
         raise UserError("--max-reject-share is a share, between 0 and 1, and --max-rejects-kept is not below 0")
     engine = Engine(options.beam_args)
     output = Output(options.output, options.overwrite)
+    passes = Passes(engine, output, options.progress)
     job = plan(options, output)
     with output.alone():
         output.begin()
         try:
-            manifest, schema = _run(options, engine, output, job)
+            manifest, schema = _run(options, passes, output, job)
         except BaseException:
             output.abandon()
             raise
@@ -103,20 +110,22 @@ def prepare(options: PrepareOptions) -> PrepareSummary:
         feature_size=schema.feature_size,
         num_slots=schema.num_slots,
         shards=len(manifest.shards),
+        bytes=sum(shard.bytes for shard in manifest.shards),
         files=len(job.logs),
+        metrics=dict(sorted(passes.metrics.items())),
     )
 
 
-def _run(options: PrepareOptions, engine: Engine, output: Output, job: Plan) -> tuple[Manifest, ResolvedSchema]:
+def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> tuple[Manifest, ResolvedSchema]:
     from beam_jobs.convert import Conversion
 
-    chunks = job.count(engine, output, options.progress)
+    chunks = job.count(passes)
     rows = sum(chunk.rows for chunk in chunks)
     if not rows:
         raise UserError(f"no data row in {', '.join(options.inputs) or options.split}: the files are empty")
     reader = RowReader(job.spec, options.labelled, job.complete_rule(rows, output))
-    work = units(chunks, engine.workers)
-    schema = resolve_schema(job, reader, work, engine, output, options.progress)
+    work = units(chunks, passes.engine.workers)
+    schema = resolve_schema(job, reader, work, passes)
     conversion = Conversion(
         reader=reader,
         schema=output.save_schema(schema),
@@ -127,8 +136,7 @@ def _run(options: PrepareOptions, engine: Engine, output: Output, job: Plan) -> 
         compression=options.compression,
         rows=rows,
     )
-    results = run_pass("convert", conversion, work, output.work("convert"), engine, options.progress)
-    converted = assemble(chunks, results, schema, options.max_rejects_kept)
+    converted = assemble(chunks, passes.run("convert", conversion, work), schema, options.max_rejects_kept)
     if problem := converted.problem(job, rows, options.max_reject_share):
         where = f"; the lines are in {output.leave_rejects(converted.shares)}" if converted.shares else ""
         raise UserError(problem + where)

@@ -113,7 +113,11 @@ def prepare(
         if result["sampled_out"]:
             table.add_row("sampled out", f"{result['sampled_out']:,}", "0")
         console.print(table)
-        console.print(f"schema {result['schema_id']}, {result['feature_size']:,} ids, {result['seconds']:.1f} s")
+        rate = result["rows_in"] / max(result["seconds"], 1e-3)
+        console.print(
+            f"schema {result['schema_id']}, {result['feature_size']:,} ids; {result['bytes'] / 1e6:,.1f} MB in "
+            f"{result['shards']:,} shards; {result['seconds']:.1f} s, {rate:,.0f} rows/s"
+        )
 
     report(as_json, result, show)
 
