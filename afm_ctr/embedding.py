@@ -56,6 +56,7 @@ class EmbeddingTable(keras.layers.Layer):
         stddev: standard deviation of the initial values by column; a column that is not named starts at zero.
         name: of the table; the initial values depend on it.
         placement: "replicated": every rank holds the whole table.
+        mark_rows: keep in ``last_seen``, int32 ``[feature_size]``, the number of the step that touched each row last.
 
     Example:
         >>> table = EmbeddingTable(1000, {"vectors": 16}, seed=7, stddev={"vectors": 0.01})
@@ -71,6 +72,7 @@ class EmbeddingTable(keras.layers.Layer):
         stddev: Mapping[str, float] | None = None,
         name: str = "ids",
         placement: str = "replicated",
+        mark_rows: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
@@ -84,6 +86,8 @@ class EmbeddingTable(keras.layers.Layer):
         self.stddev = {column: float((stddev or {}).get(column, 0.0)) for column in self.widths}
         self.placement = placement
         self.columns: dict[str, keras.Variable] = {}
+        self.mark_rows = mark_rows
+        self.last_seen: keras.Variable | None = None
         self.build()
 
     def build(self, input_shape: Any = None) -> None:
@@ -97,6 +101,11 @@ class EmbeddingTable(keras.layers.Layer):
             self.columns[column] = variable
             if self.stddev[column]:
                 self._fill(variable, column, width)
+        if self.mark_rows:
+            self.last_seen = self.add_weight(
+                shape=(self.feature_size,), initializer="zeros", dtype="int32", trainable=False, name="last_seen"
+            )
+            self.last_seen.placement = self.placement
         self.built = True
 
     def _fill(self, variable: keras.Variable, column: str, width: int) -> None:
@@ -189,6 +198,22 @@ class EmbeddingTable(keras.layers.Layer):
         slices = [MergedSlices(rows[1:], touched, shape[column]) for column, rows in grad_rows.items()]
         optimizer.apply(slices, [self.columns[column] for column in grad_rows])
 
+    def mark(self, gradient: Any, step: tf.Tensor) -> None:
+        """Note in ``last_seen`` that a step touches the rows of a column's gradient.
+
+        Args:
+            gradient: of the whole step: ``tf.IndexedSlices``, or dense with zeros where nothing is touched.
+            step: the step's number, counted from 1.
+        """
+        assert self.last_seen is not None
+        step = tf.cast(step, tf.int32)
+        if isinstance(gradient, tf.IndexedSlices):
+            steps = tf.where(gradient.indices > 0, step, 0)  # the absent slot's row has nothing to forget
+            self.last_seen.value.scatter_update(tf.IndexedSlices(steps, gradient.indices))
+        else:
+            moved = tf.reduce_any(tf.not_equal(gradient, 0), axis=1)
+            self.last_seen.value.assign(tf.where(moved, step, self.last_seen.value))
+
     def _check(self, ids: tf.Tensor) -> list[tf.Operation]:
         message = in_graph(
             f"a feature id is outside [0, {self.feature_size}): the records were prepared with another schema "
@@ -205,6 +230,7 @@ class EmbeddingTable(keras.layers.Layer):
             "seed": self.seed,
             "stddev": dict(self.stddev),
             "placement": self.placement,
+            "mark_rows": self.mark_rows,
         }
         return {**super().get_config(), **own}
 

@@ -34,6 +34,9 @@ def train(
         Literal["auto", "never"],
         typer.Option(help="auto: go on where the folder stopped; never: refuse a used one."),
     ] = "auto",
+    from_checkpoint: Annotated[
+        Path | None, typer.Option(help="Begin with the weights of another run, or of one of its checkpoints.")
+    ] = None,
     profile: Annotated[
         int, typer.Option(min=0, help="Profile so many steps: TensorBoard's trace, and where a step's time goes.")
     ] = 0,
@@ -47,7 +50,14 @@ def train(
     world = distributed.init()
     try:
         summary = training.train(
-            data, model_dir, settings, world, resume=resume, command=sys.argv[1:], profile=profile
+            data,
+            model_dir,
+            settings,
+            world,
+            resume=resume,
+            from_checkpoint=from_checkpoint,
+            command=sys.argv[1:],
+            profile=profile,
         )
     finally:
         world.shutdown()

@@ -48,6 +48,7 @@ class CTRModel(keras.Model):
         label_kind: "binary" or "real".
         row_l2: λ of λ‖row‖² for each row that a batch touches; one number, or by column ("linear", "vectors").
         seed: of all initial values and dropouts.
+        mark_rows: keep which step touched each row of the table last, see :class:`EmbeddingTable`.
         bias_offset: added to the logit wherever predictions leave the training loop; ln(rate) undoes training on
             logs of which only that share of the negatives was kept.
         name: of the model; the paths of its variables begin with it.
@@ -73,6 +74,7 @@ class CTRModel(keras.Model):
         label_kind: str = "binary",
         row_l2: float | Mapping[str, float] = 0.0,
         seed: int = 0,
+        mark_rows: bool = False,
         bias_offset: float = 0.0,
         name: str = "ctr",
         **kwargs: Any,
@@ -97,7 +99,12 @@ class CTRModel(keras.Model):
             columns["vectors"] = self.options.factors
         self.row_l2 = _by_column(row_l2, columns)
         self.table = EmbeddingTable(
-            feature_size, columns, self.seed, {"vectors": self.options.init_stddev}, dtype=self.dtype
+            feature_size,
+            columns,
+            self.seed,
+            {"vectors": self.options.init_stddev},
+            mark_rows=mark_rows,
+            dtype=self.dtype,
         )
         self.bias = self.add_weight(shape=(), initializer="zeros", name="bias")
         self.interaction = layer(self.options, self.pairs, self.seed, name=interaction, dtype=self.dtype)
@@ -200,7 +207,7 @@ class CTRModel(keras.Model):
             variables = self.trainable_variables
             gradients = tape.gradient(loss, [variable.value for variable in variables])
             gradients = self.table.touched(gradients, variables)
-            self.optimizer.apply(gradients, variables, weight=weight, penalty=self.penalize)
+            self.optimizer.apply(gradients, variables, weight=weight, penalty=self._complete)
             self.loss_tracker.update_state(loss, weight)
             return {"loss": self.loss_tracker.result()}
 
@@ -213,6 +220,17 @@ class CTRModel(keras.Model):
         """``logit`` and ``probability`` or ``score``, each ``[B]``, as they will be served."""
         logits = self(batch, corrected=True)
         return {"logit": logits, self.output_name: self.predictions(logits)}
+
+    def _complete(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+        """Once a step, between the exchange and the optimizer: mark the rows that it touches, add the penalties."""
+        if self.table.last_seen is not None:
+            columns = {id(column.value) for column in self.table.columns.values()}
+            for gradient, variable in zip(gradients, variables, strict=True):
+                bare = variable.value if isinstance(variable, keras.Variable) else variable
+                if gradient is not None and id(bare) in columns:
+                    self.table.mark(gradient, self.optimizer.iterations.value + 1)
+                    break  # all columns are touched in the same rows
+        return self.penalize(gradients, variables)
 
     def penalize(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
         """Add the penalties to gradients that are those of the whole step, reduced over ranks and merged.
@@ -251,6 +269,7 @@ class CTRModel(keras.Model):
             "label_kind": self.label_kind,
             "row_l2": dict(self.row_l2),
             "seed": self.seed,
+            "mark_rows": self.table.mark_rows,
             "bias_offset": self.bias_offset,
         }
         return {**super().get_config(), **own}

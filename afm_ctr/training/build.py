@@ -29,8 +29,10 @@ Which = Literal["best", "latest"]
 Scorer = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-def build_model(schema: ResolvedSchema, config: TrainConfig) -> CTRModel:
+def build_model(schema: ResolvedSchema, config: TrainConfig, training: bool = False) -> CTRModel:
     """A fresh model; its initial weights are a function of the schema, the config and the seed.
+
+    In ``training`` it also holds what only training needs: the marks of an expiry rule.
 
     ``negative_sampling: {correct: logit}`` becomes the model's ``bias_offset`` ln(rate): a model trained on logs
     that kept the share r of the negatives overstates the odds by 1/r.
@@ -58,6 +60,7 @@ def build_model(schema: ResolvedSchema, config: TrainConfig) -> CTRModel:
         label_kind=label.kind,
         row_l2=config.row_l2,
         seed=config.seed,
+        mark_rows=training and config.expiry is not None,
         bias_offset=math.log(sampling.rate) if sampling is not None and sampling.correct == "logit" else 0.0,
     )
 

@@ -22,10 +22,10 @@ import numpy as np
 
 from afm_ctr.errors import UserError
 from afm_ctr.training.files import sha256_of
-from afm_ctr.training.variables import TableColumn, split_variables
+from afm_ctr.training.variables import LAST_SEEN, TableColumn, split_variables
 
 MANIFEST = "checkpoint.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +124,10 @@ class Checkpoint:
             if column.slot is None or optimizer:
                 self._restore_column(column)
 
+    def marks_rows(self, table: str) -> bool:
+        """Whether it says of each row of a table when it was touched last."""
+        return LAST_SEEN in self.manifest["tables"][table]
+
     def extra(self) -> dict[str, np.ndarray]:
         """The arrays that the snapshot was given as ``extra``."""
         with np.load(self.folder / "dense.npz", allow_pickle=False) as arrays:
@@ -131,6 +135,8 @@ class Checkpoint:
 
     def _restore_column(self, column: TableColumn) -> None:
         stored = self.manifest["tables"].get(column.table, {}).get(column.key)
+        if stored is None and column.key == LAST_SEEN:
+            return  # a run that kept no marks
         if stored is None:
             raise UserError(f"{self.folder}: holds no column {column.key} of table {column.table}")
         rows, variable = stored["rows"], column.variable

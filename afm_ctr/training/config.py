@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -107,6 +108,24 @@ class ElasticConfig(_Strict):
     commit_steps: int | None = Field(default=None, ge=1)
 
 
+class Expiry(_Strict):
+    """When a run that continues another forgets rows: those unseen for more than so many days, runs or steps."""
+
+    unseen_days: int | None = Field(default=None, ge=1)
+    unseen_runs: int | None = Field(default=None, ge=1)
+    unseen_steps: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Expiry:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("expiry: give one of unseen_days, unseen_runs and unseen_steps")
+        return self
+
+    def __str__(self) -> str:
+        ((unit, count),) = self.model_dump(exclude_none=True).items()
+        return f"{count:,} {unit.removeprefix('unseen_')}"
+
+
 class DriftCheck(_Strict):
     """Compare the ranks' variables every so many steps."""
 
@@ -136,6 +155,7 @@ class TrainConfig(_Strict):
     early_stopping: EarlyStopping | None = None
     reduce_on_plateau: ReduceOnPlateau | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
+    expiry: Expiry | None = None
     exchange: Literal["auto", "gather", "reduce"] = "auto"
     elastic: ElasticConfig = ElasticConfig()
     drift_check: DriftCheck | None = DriftCheck()
@@ -188,10 +208,17 @@ class TrainConfig(_Strict):
         """The resolved config, every key written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
-    def changed_from(self, other: TrainConfig) -> str | None:
-        """The first difference that would make a resumed run another run, as ``key: old -> new``, or None."""
+    def changed_from(self, other: TrainConfig, only: Sequence[str] = ()) -> str | None:
+        """The first difference that would make a resumed run another run, as ``key: old -> new``, or None.
+
+        Args:
+            other: the config before.
+            only: look at these keys, and what is below them, alone.
+        """
         mine, theirs = (_flat(c.model_dump(mode="json", exclude=set(MAY_CHANGE))) for c in (self, other))
         for key in sorted(mine.keys() | theirs.keys()):
+            if only and not any(f"{key}.".startswith(f"{one}.") for one in only):
+                continue
             if mine.get(key) != theirs.get(key):
                 return f"{key}: {theirs.get(key)!r} -> {mine.get(key)!r}"
         return None

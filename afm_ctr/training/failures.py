@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import tensorflow as tf
 
 from afm_ctr.distributed.roll_call import RollCall
-from afm_ctr.errors import RunError, UserError, chain_of, find_lost_rank, find_user_error
+from afm_ctr.errors import RunError, UserError, chain_of, find_lost_rank
 from afm_ctr.records import Reader
 from afm_ctr.training.files import unwritable
 
@@ -21,7 +22,7 @@ def told(error: Exception, folder: Path, reader: Reader, roll: RollCall | None) 
         reader: knows what it could not read.
         roll: knows which rank is missing; None before the first step.
     """
-    mistake = reader.error or find_user_error(error)
+    mistake = reader.mistake_behind(error)
     if mistake is not None:
         return mistake
     if isinstance(error, OSError):
@@ -30,14 +31,14 @@ def told(error: Exception, folder: Path, reader: Reader, roll: RollCall | None) 
         return error
     if _out_of_memory(error):
         return RunError(
-            f"out of memory ({_first_line(error)}): lower batch_size or the number of ranks a machine; the same "
+            f"out of memory ({_what_was_wanted(error)}): lower batch_size or the number of ranks a machine; the same "
             f"command goes on from the last checkpoint in {folder}"
         )
     lost = find_lost_rank(error)
     if lost is None:
         return None
     missing = roll.explain() if roll is not None else None
-    return lost if missing is None else RunError(f"{missing}; the last checkpoint stays in {folder}")
+    return lost if missing is None else RunError(missing)
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -48,6 +49,7 @@ def _out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:160] if lines else type(error).__name__
+def _what_was_wanted(error: BaseException) -> str:
+    """TensorFlow says it in the midst of many lines."""
+    wanted = re.search(r"OOM when allocating tensor[^\n]*?(?= by allocator|\n|$)", str(error))
+    return wanted[0] if wanted else type(error).__name__

@@ -24,6 +24,7 @@ from afm_ctr.training.callbacks import EpochHistory, Stateful, deciders
 from afm_ctr.training.checkpoint import Checkpoint, Position
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.evaluate import Evaluator
+from afm_ctr.training.expiry import begun_now
 from afm_ctr.training.failures import told
 from afm_ctr.training.folder import RunFolder
 from afm_ctr.training.profile import StepProfile
@@ -69,6 +70,7 @@ class Session(keras.callbacks.Callback):
         self.network, self.config, self.reader, self.world, self.folder = model, config, reader, world, folder
         self.position = Position()
         self.best: dict[str, Any] | None = None
+        self.runs = [begun_now(after=0)]  # this one, and before it those that it continues
         self.speed = Speed()
         self._data = data
         self._sums: dict[str, np.ndarray] = {}
@@ -279,6 +281,7 @@ class Session(keras.callbacks.Callback):
         state = {
             "data_id": self._data,
             "best": self.best,
+            "runs": self.runs,
             "callbacks": {name: callback.get_state() for name, callback in self._stateful().items()},
         }
         return self.position, copy.deepcopy(state), sums
@@ -311,7 +314,12 @@ class Session(keras.callbacks.Callback):
         """Rank 0's disk may take longer than a step: as long as it moves, it is no reason to end the job."""
         waits = self.watchdog is not None and not self.world.is_chief
         with self.watchdog.paused() if self.watchdog is not None and waits else contextlib.nullcontext():
-            on_chief(self.world, work)
+            try:
+                on_chief(self.world, work)
+            except UserError as error:
+                if self.world.is_chief:
+                    raise
+                raise UserError(f"rank 0: {error}") from error
 
     def _stateful(self) -> dict[str, Stateful]:
         return {"history": self.history, "warmup": self.warmup, "speed": self.speed, **self.deciders}
@@ -324,6 +332,7 @@ class Session(keras.callbacks.Callback):
         """
         state = copy.deepcopy(state)
         self.position, self.best, self._sums = position, state["best"], dict(sums)
+        self.runs = state["runs"]
         for name, callback in self._stateful().items():
             if name in state["callbacks"]:
                 callback.set_state(state["callbacks"][name])

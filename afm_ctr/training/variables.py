@@ -8,6 +8,8 @@ import keras
 
 from afm_ctr.embedding import EmbeddingTable
 
+LAST_SEEN = "last_seen"
+
 
 @dataclasses.dataclass(frozen=True)
 class TableColumn:
@@ -46,6 +48,11 @@ def split_variables(model: keras.Model) -> tuple[dict[str, list[keras.Variable]]
         TableColumn(table.name, name, None, variable)
         for table in tables_of(model)
         for name, variable in table.columns.items()
+    ]
+    columns += [
+        TableColumn(table.name, LAST_SEEN, None, table.last_seen)
+        for table in tables_of(model)
+        if table.last_seen is not None
     ]
     in_tables = {id(column.variable) for column in columns}
     dense = [variable for variable in model.variables if id(variable) not in in_tables]

@@ -1,0 +1,95 @@
+"""Rows that no data has shown for long are forgotten when a run continues another one.
+
+A table marks each row with the number of the optimizer's step that touched it last (0: never); that costs what the
+batch touches. A run also knows at which step each of the runs that it continues began, and on which day. So one mark
+a row serves all rules: each of them comes down to "not touched after step so-and-so".
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any, TypedDict
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from afm_ctr.embedding import EmbeddingTable
+from afm_ctr.training.config import Expiry
+from afm_ctr.training.variables import tables_of
+
+_BLOCK_ROWS = 1 << 20
+
+
+class Begun(TypedDict):
+    """A run of the chain: the steps that the optimizer had taken when it began, and the day (UTC)."""
+
+    after: int
+    date: str
+
+
+def begun_now(after: int) -> Begun:
+    """A run that begins today."""
+    return {"after": after, "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
+
+
+def last_kept(rule: Expiry, runs: list[Begun], steps: int, today: datetime.date) -> int:
+    """Rows whose last touch is this step or an earlier one have expired; 0 if none can have.
+
+    Args:
+        rule: from the config.
+        runs: the runs so far, oldest first.
+        steps: steps that the optimizer has taken.
+        today: what days are counted back from.
+    """
+    if rule.unseen_steps is not None:
+        return max(0, steps - rule.unseen_steps)
+    if rule.unseen_runs is not None:
+        return runs[-rule.unseen_runs]["after"] if len(runs) >= rule.unseen_runs else 0
+    since = today - datetime.timedelta(days=rule.unseen_days or 0)
+    return min((run["after"] for run in runs if datetime.date.fromisoformat(run["date"]) >= since), default=steps)
+
+
+def marks_of(table: EmbeddingTable) -> keras.Variable:
+    """The marks of a table that keeps them."""
+    assert table.last_seen is not None
+    return table.last_seen
+
+
+def expire(model: keras.Model, limit: int) -> tuple[int, int]:
+    """Send rows that were last touched at step ``limit`` or earlier back to their initial values, slots and all.
+
+    Rows that were never touched hold those values already, and the absent slot's row is none to forget.
+
+    Args:
+        model: whose tables keep marks, with a built optimizer of :mod:`afm_ctr.optimizers`.
+        limit: of :func:`last_kept`.
+
+    Returns:
+        How many rows went back, and how many had been touched.
+    """
+    gone = known = 0
+    for table in tables_of(model):
+        for start in range(1, table.feature_size, _BLOCK_ROWS):
+            stop = min(start + _BLOCK_ROWS, table.feature_size)
+            marks = tf.gather(marks_of(table).value, tf.range(start, stop)).numpy()
+            expired = np.flatnonzero((marks > 0) & (marks <= limit))
+            known += int(np.count_nonzero(marks))
+            gone += len(expired)
+            if len(expired):
+                _restart(table, model.optimizer, start, stop, expired)
+    return gone, known
+
+
+def _restart(table: EmbeddingTable, optimizer: Any, start: int, stop: int, expired: np.ndarray) -> None:
+    """``expired`` counts from ``start``."""
+    rows = tf.constant(expired + start, tf.int64)
+
+    def write(variable: Any, values: np.ndarray) -> None:
+        variable.value.scatter_update(tf.IndexedSlices(tf.cast(values, variable.dtype), rows))
+
+    for name, column in table.columns.items():
+        write(column, table.initial_rows(name, start, stop)[expired])
+        for slot, variable in optimizer.slots_of(column).items():
+            write(variable, np.full([len(expired), *variable.shape[1:]], optimizer.slots[slot]))
+    write(marks_of(table), np.zeros(len(expired), np.int32))

@@ -1,0 +1,135 @@
+"""A run that continues another one: yesterday's weights, today's rows."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from afm_ctr.errors import UserError
+from afm_ctr.schema import ResolvedSchema
+from afm_ctr.training.build import CHECKPOINTS, CONFIG, RUN
+from afm_ctr.training.checkpoint import MANIFEST, Checkpoint, DamagedCheckpoint, Position
+from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.expiry import begun_now, expire, last_kept, marks_of
+from afm_ctr.training.session import RunState
+from afm_ctr.training.shelf import CheckpointShelf
+from afm_ctr.training.variables import tables_of
+
+_MUST_AGREE = ("model", "loss", "optimizer.name")
+
+
+def check_origin(model_dir: Path, origin: Path | None, begun: bool) -> dict[str, Any] | None:
+    """Whether the run in a folder that is taken up again continues what it is now told to continue.
+
+    Args:
+        model_dir: of the run.
+        origin: what it is told; None for nothing.
+        begun: whether it has a checkpoint of its own, and goes on from that.
+
+    Returns:
+        What ``run.json`` says of it; None for nothing.
+
+    Raises:
+        UserError: it was begun from something else.
+    """
+    if not (model_dir / RUN).is_file():
+        return None
+    known: dict[str, Any] | None = json.loads((model_dir / RUN).read_text(encoding="utf-8")).get("from_checkpoint")
+    before = known["path"] if known else None
+    if origin is not None and begun and before is None:
+        raise UserError(
+            f"--from-checkpoint {origin}: the run in {model_dir} was begun from nothing and has gone on since; name "
+            "a new --model-dir"
+        )
+    now = None if origin is None else str(origin.resolve())
+    if before != now and (now is not None or not begun):
+        raise UserError(f"the run in {model_dir} was begun by --from-checkpoint {before}, not {origin}: say the same")
+    return known
+
+
+def continue_from(
+    origin: Path, model: keras.Model, config: TrainConfig, schema: ResolvedSchema, say: Callable[[str], None]
+) -> tuple[RunState, dict[str, Any]]:
+    """Give a fresh model and its optimizer the state of another run, and forget the rows that have expired.
+
+    The position, the history, early stopping and the like begin anew; so does the learning rate. Rows that the other
+    run's table did not have keep their initial values.
+
+    Args:
+        origin: a run's folder, whose latest whole checkpoint is taken, or one checkpoint's folder.
+        model: built, with a built optimizer.
+        config: of the run to be.
+        schema: of its data: the other run's, or one that grew from it.
+        say: told what is done.
+
+    Returns:
+        What :meth:`Session.take_up` wants, and what ``run.json`` keeps of it.
+
+    Raises:
+        UserError: no run or checkpoint there, another model, a foreign schema.
+    """
+    checkpoint, before = _open(origin, say)
+    difference = config.changed_from(before, only=_MUST_AGREE)
+    if difference is not None:
+        raise UserError(f"--from-checkpoint {origin}: it was trained with another {difference}")
+    if not schema.descends_from(checkpoint.schema_id):
+        raise UserError(
+            f"--from-checkpoint {origin}: foreign schema: the data has {schema.id}, the checkpoint was trained with "
+            f"{checkpoint.schema_id}; prepare the data with --parent and the schema.yaml of that run"
+        )
+    checkpoint.restore(model)
+    model.optimizer.learning_rate = config.optimizer.learning_rate
+    steps = int(model.optimizer.iterations)
+    grown = sum(table.feature_size - _rows(checkpoint, table.name) for table in tables_of(model))
+    new = f", {grown:,} new rows" if grown else ""
+    say(f"continuing {checkpoint.folder} (step {steps:,} of its optimizer){new}")
+    runs = checkpoint.state["runs"]
+    if config.expiry is not None:
+        _forget(checkpoint, model, config, runs, steps, say)
+    state: dict[str, Any] = {"best": None, "callbacks": {}, "runs": [*runs, begun_now(steps)]}
+    kept = {"path": str(origin.resolve()), "checkpoint": checkpoint.folder.name, "schema_id": checkpoint.schema_id}
+    return (Position(), state, {}), kept
+
+
+def _open(origin: Path, say: Callable[[str], None]) -> tuple[Checkpoint, TrainConfig]:
+    if (origin / MANIFEST).is_file():
+        try:
+            return Checkpoint.open(origin), TrainConfig.load(origin.parent.parent / CONFIG)
+        except DamagedCheckpoint as error:
+            raise UserError(f"--from-checkpoint: the checkpoint is damaged ({error}); name another") from error
+    if not (origin / CONFIG).is_file():
+        raise UserError(f"--from-checkpoint {origin}: neither a run's folder (no {CONFIG}) nor a checkpoint's")
+    checkpoint = CheckpointShelf(origin / CHECKPOINTS, warn=say).latest()
+    if checkpoint is None:
+        raise UserError(f"--from-checkpoint {origin}: the run has no checkpoint yet")
+    return checkpoint, TrainConfig.load(origin / CONFIG)
+
+
+def _rows(checkpoint: Checkpoint, table: str) -> int:
+    return max(int(column["rows"]) for column in checkpoint.manifest["tables"][table].values())
+
+
+def _forget(
+    checkpoint: Checkpoint,
+    model: keras.Model,
+    config: TrainConfig,
+    runs: list[Any],
+    steps: int,
+    say: Callable[[str], None],
+) -> None:
+    assert config.expiry is not None
+    unmarked = [table for table in tables_of(model) if not checkpoint.marks_rows(table.name)]
+    for table in unmarked:
+        rows = _rows(checkpoint, table.name)
+        marks_of(table).value[1:rows].assign(tf.fill([rows - 1], tf.constant(steps, tf.int32)))
+    if unmarked:
+        say("expiry: the run before kept no marks, so all of its rows count as just seen")
+    today = datetime.datetime.now(datetime.UTC).date()
+    gone, known = expire(model, last_kept(config.expiry, runs, steps, today))
+    say(f"expiry: {gone:,} of {known:,} known rows, unseen for {config.expiry}, went back to their initial values")
