@@ -6,7 +6,6 @@ is a row of texts, ascending by the bytes of their keys. So its bytes depend on 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -18,7 +17,7 @@ import numpy as np
 from afm_ctr.errors import UserError
 from afm_ctr.schema import FeatureSchema
 
-FOLDER = "side"
+TABLES_FOLDER = "side"
 
 Rows = Iterable[tuple[bytes, ...]]  # the key and then a cell for each column
 
@@ -74,14 +73,10 @@ class SideTables:
             joined.update(table.find(columns[self._spec.side_tables[name].key.log]))
         return {name: joined[name] for name in self._spec.raw_columns}
 
-    def sizes(self) -> dict[str, int]:
-        """How many rows each table has."""
-        return {name: table.size for name, table in self._tables.items()}
-
     def contents(self) -> dict[str, bytes]:
         """The copies: content by path below a data set's or a model's folder."""
         keys = {name: table.key.table for name, table in self._spec.side_tables.items()}
-        return {f"{FOLDER}/{name}.jsonl": table.to_bytes(keys[name]) for name, table in self._tables.items()}
+        return {f"{TABLES_FOLDER}/{name}.jsonl": table.to_bytes(keys[name]) for name, table in self._tables.items()}
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the copies below a local folder, each aside and then renamed."""
@@ -110,7 +105,7 @@ class SideTables:
             return None
         rows: dict[str, Rows] = {}
         for name, table in spec.side_tables.items():
-            path = f"{os.fspath(folder)}/{FOLDER}/{name}.jsonl"
+            path = f"{os.fspath(folder)}/{TABLES_FOLDER}/{name}.jsonl"
             try:
                 content = read(path) if read is not None else Path(path).read_bytes()
                 head, *lines = (json.loads(line) for line in content.splitlines())
@@ -125,8 +120,3 @@ class SideTables:
             if head != wanted or any(len(row) != len(wanted) for row in rows[name]):
                 raise UserError(f"{path}: has not the columns {', '.join(wanted)}; prepare the data again")
         return cls(spec, rows)
-
-
-def digest(content: bytes) -> str:
-    """SHA-256 of a copy."""
-    return hashlib.sha256(content).hexdigest()

@@ -34,7 +34,8 @@ class Analysing:
     reader: RowReader
 
     def setup(self) -> None:
-        """Nothing to prepare."""
+        """Load what the rows are read with."""
+        self.reader.setup()
 
     def run(self, unit: Sequence[Chunk]) -> Iterator[Done]:
         for chunk, batches in self.reader.read(unit, self.reader.parser_of(unit[0])):

@@ -16,7 +16,7 @@ from afm_ctr.rawlog import LineParser, ParsedLines, Reject
 from afm_ctr.records import BLOCK_RECORDS, ShardWriter, serialize_examples
 from afm_ctr.records.writer import Compression
 from afm_ctr.samples import SAMPLE_ROWS
-from afm_ctr.schema import ResolvedSchema, column_of
+from afm_ctr.schema import ResolvedSchema, columns_of
 from afm_ctr.statistics import Collector
 from beam_jobs import files
 from beam_jobs.encode import Encoder
@@ -88,6 +88,7 @@ class Conversion:
 
     def setup(self) -> None:
         """Load the schema and trace the transform: one function for all batches of this worker."""
+        self.reader.setup()
         self._schema: ResolvedSchema = load_schema(self.schema)
         self._encode = Encoder(self._schema)
 
@@ -188,7 +189,7 @@ class Conversion:
 
     def _bad_cell(self, parsed: ParsedLines, parser: LineParser, row: int, index: int, reason: str) -> Reject:
         field = self._schema.spec.fields[index]
-        cell = parser.cells_of(parsed, row)[column_of(field)].decode("utf-8")
+        cell = parser.cells_of(parsed, row)[columns_of(field)[0]].decode("utf-8")
         return parsed.reject(row, reason, f"field {field.name!r}: {cell if len(cell) < 80 else cell[:79] + '…'!r}")
 
     def _write(self, chunk: Chunk, columns: _Columns, weighted: bool) -> list[dict[str, Any]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
+import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import BinaryIO, TypeVar
@@ -14,6 +15,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from afm_ctr.errors import UserError
+from afm_ctr.rawlog.side import local_files
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -50,6 +52,23 @@ def match(pattern: str) -> list[tuple[str, int]]:
     if not found:
         raise UserError(f"no file matches {pattern}")
     return sorted(found)
+
+
+@contextmanager
+def local_copies(pattern: str) -> Iterator[Sequence[str]]:
+    """Files of a path or glob as local ones: themselves, or copies for as long as the block lasts."""
+    if not is_remote(pattern):
+        with local_files(pattern) as paths:
+            yield paths
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copies = []
+        for number, (path, _) in enumerate(match(pattern)):
+            copies.append(join(folder, f"{number:05d}", path.rsplit("/", 1)[-1]))
+            os.makedirs(os.path.dirname(copies[-1]))
+            with open(copies[-1], "wb") as stream:
+                stream.write(read(path))
+        yield copies
 
 
 def exists(path: str) -> bool:

@@ -4,6 +4,7 @@
 
     <out>/manifest.json                          written last: with it, and not before, the data set exists
     <out>/schema.yaml, <out>/vocab/              the resolved schema
+    <out>/side/                                  copies of the side tables
     <out>/sample_rows.jsonl                      raw columns of a few rows, to warm a server up with
     <out>/rejects/part-00000.jsonl               rejected lines of chunk 0
     <out>/attempt-<hex>/<split>/part-00000.tfrecord
@@ -29,6 +30,7 @@ from afm_ctr.locks import alone_in
 from afm_ctr.records.manifest import MANIFEST_NAME, Manifest
 from afm_ctr.samples import SAMPLE_FILE, samples_text
 from afm_ctr.schema import ResolvedSchema
+from afm_ctr.sidetables import TABLES_FOLDER, SideTables
 from beam_jobs import files
 from beam_jobs.rejects import Share, taken
 
@@ -36,6 +38,7 @@ _ATTEMPT = "attempt-"
 _SCHEMA = ("schema.yaml", "vocab")
 _REJECTS = "rejects"
 _FAILED = "rejects-failed.jsonl"
+_OWN = (MANIFEST_NAME, *_SCHEMA, SAMPLE_FILE, TABLES_FOLDER, _REJECTS, _FAILED)
 
 
 class Output:
@@ -80,7 +83,7 @@ class Output:
         for path in inputs:
             whole = path if files.is_remote(path) else os.path.abspath(path)
             name = whole.removeprefix(files.join(self.folder, "")).split("/", 1)[0]
-            own = name in (MANIFEST_NAME, *_SCHEMA, SAMPLE_FILE, _REJECTS, _FAILED) or name.startswith(_ATTEMPT)
+            own = name in _OWN or name.startswith(_ATTEMPT)
             if own and whole.startswith(files.join(self.folder, "")):
                 raise UserError(f"{path} is no log but a file of the data set in --output; narrow --input")
 
@@ -121,12 +124,19 @@ class Output:
         _save_schema(schema, folder)
         return folder
 
+    def save_tables(self, tables: SideTables) -> str:
+        """Write the side tables for the workers; returns the folder that holds them."""
+        folder = self.work("tables")
+        _save_tables(tables, folder)
+        return folder
+
     def publish(
         self,
         manifest: Manifest,
         schema: ResolvedSchema,
         samples: Iterable[Mapping[str, bytes]],
         rejects: Sequence[Share],
+        tables: SideTables | None,
     ) -> None:
         """Put everything in its place and the manifest last: from here on the data set exists.
 
@@ -139,6 +149,8 @@ class Output:
         files.remove(files.join(self.folder, MANIFEST_NAME))
         self._remove_beside()
         _save_schema(schema, self.folder)
+        if tables is not None:
+            _save_tables(tables, self.folder)
         files.write(files.join(self.folder, SAMPLE_FILE), samples_text(samples).encode())
 
         def place(share: Share) -> None:
@@ -192,13 +204,10 @@ class Output:
     def _remove_beside(self) -> None:
         for name in (*_SCHEMA, SAMPLE_FILE):
             files.remove(files.join(self.folder, name))
-        self._remove_rejects()
-
-    def _remove_rejects(self) -> None:
-        rejects = files.join(self.folder, _REJECTS)
-        for name in files.names(rejects):
-            if name.startswith("part-") and name.endswith(".jsonl"):
-                files.remove(files.join(rejects, name))
+        for folder, start in ((_REJECTS, "part-"), (TABLES_FOLDER, "")):
+            for name in files.names(files.join(self.folder, folder)):
+                if name.startswith(start) and name.endswith(".jsonl"):
+                    files.remove(files.join(self.folder, folder, name))
 
 
 def _save_schema(schema: ResolvedSchema, folder: str) -> None:
@@ -207,6 +216,11 @@ def _save_schema(schema: ResolvedSchema, folder: str) -> None:
         for path in sorted(Path(local).rglob("*")):
             if path.is_file():
                 files.write(files.join(folder, path.relative_to(local).as_posix()), path.read_bytes())
+
+
+def _save_tables(tables: SideTables, folder: str) -> None:
+    for name, content in tables.contents().items():
+        files.write(files.join(folder, name), content)
 
 
 def _attempt_of(manifest: bytes) -> str | None:

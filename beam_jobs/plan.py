@@ -14,9 +14,11 @@ import numpy as np
 
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog import offers
+from afm_ctr.rawlog.side import read_side_tables, side_tables_beside
 from afm_ctr.records import ShardInfo
 from afm_ctr.samples import SAMPLE_ROWS
 from afm_ctr.schema import Analysis, FeatureSchema, ResolvedSchema, read_yaml, resolve
+from afm_ctr.sidetables import SideTables
 from afm_ctr.statistics import DataStatistics, Merger
 from beam_jobs import files
 from beam_jobs.options import PrepareOptions
@@ -36,6 +38,7 @@ class Plan:
         spec: the schema.
         resolved: given: its ids are used as they are.
         parent: given: its ids stay, new ones are appended.
+        tables: the schema's side tables, where it has some.
         logs: the input files that hold anything, sorted by path.
         rule: the split rule; :meth:`complete_rule` fills in what depends on the number of rows.
     """
@@ -43,6 +46,7 @@ class Plan:
     spec: FeatureSchema
     resolved: ResolvedSchema | None
     parent: ResolvedSchema | None
+    tables: SideTables | None
     logs: list[LogFile]
     rule: SplitRule
     chunk_bytes: int
@@ -103,7 +107,8 @@ def plan(options: PrepareOptions, output: Output) -> Plan:
         if log.header not in checked:
             checked.add(log.header)
             log.parser(spec, options.labelled, [rule.column] if rule.column else [])
-    return Plan(spec, resolved, parent, logs, rule, options.chunk_bytes, options.chunk_lines)
+    tables = _side_tables(options.schema, spec)
+    return Plan(spec, resolved, parent, tables, logs, rule, options.chunk_bytes, options.chunk_lines)
 
 
 def _schema(given: str | Path | FeatureSchema | ResolvedSchema) -> tuple[FeatureSchema, ResolvedSchema | None]:
@@ -116,6 +121,16 @@ def _schema(given: str | Path | FeatureSchema | ResolvedSchema) -> tuple[Feature
             return FeatureSchema.load(path), None
         given = ResolvedSchema.load(path)
     return given.spec, given
+
+
+def _side_tables(given: str | Path | FeatureSchema | ResolvedSchema, spec: FeatureSchema) -> SideTables | None:
+    if isinstance(given, FeatureSchema):
+        return read_side_tables(spec, ".", files.local_copies)
+    if isinstance(given, ResolvedSchema):
+        if spec.side_tables:
+            raise UserError("a resolved schema with side tables: give the folder of its data set, which holds them")
+        return None
+    return side_tables_beside(given, spec, files.local_copies)
 
 
 def _offered(spec: FeatureSchema, logs: Sequence[LogFile], column: str) -> bool:

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from afm_ctr.errors import UserError
-from afm_ctr.records import Manifest
+from afm_ctr.records.manifest import Manifest, TableInfo
 from afm_ctr.schema import ResolvedSchema
 from beam_jobs.options import PrepareOptions
 from beam_jobs.output import Output
@@ -123,7 +123,8 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
     rows = sum(chunk.rows for chunk in chunks)
     if not rows:
         raise UserError(f"no data row in {', '.join(options.inputs) or options.split}: the files are empty")
-    reader = RowReader(job.spec, options.labelled, job.complete_rule(rows, output))
+    tables = None if job.tables is None else output.save_tables(job.tables)
+    reader = RowReader(job.spec, options.labelled, job.complete_rule(rows, output), tables)
     work = units(chunks, passes.engine.workers)
     schema = resolve_schema(job, reader, work, passes)
     conversion = Conversion(
@@ -148,6 +149,7 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
         rows_out=sum(shard.rows for shard in converted.shards),
         rejects=converted.rejects,
         rejects_kept=converted.kept,
+        side_tables=TableInfo.of(job.tables),
         sampled_out=converted.sampled_out,
         split_rule=options.split,
         command=shlex.join(sys.argv),
@@ -156,7 +158,7 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
         statistics=converted.statistics,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    output.publish(manifest, schema, converted.samples, converted.shares)
+    output.publish(manifest, schema, converted.samples, converted.shares, job.tables)
     return manifest, schema
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from afm_ctr.rawlog import LineParser, ParsedLines
 from afm_ctr.rawlog.log import truncated
 from afm_ctr.schema import FeatureSchema
+from afm_ctr.sidetables import SideTables
 from beam_jobs import files
 from beam_jobs.sampling import thin
 from beam_jobs.sources import Chunk, Lines, read_unit
@@ -47,15 +49,25 @@ class RowReader:
         spec: the schema.
         labelled: whether labels are read.
         rule: the split rule, complete.
+        tables: the folder that holds the copies of the schema's side tables, where it has some.
     """
 
     spec: FeatureSchema
     labelled: bool
     rule: SplitRule
+    tables: str | None = None
+
+    def setup(self) -> None:
+        """Once a worker, before its first chunk: load the side tables."""
+        self._tables = None if self.tables is None else SideTables.load(self.tables, self.spec, files.read)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
 
     def parser_of(self, chunk: Chunk) -> LineParser:
         """A parser for the chunk's file."""
-        return chunk.file.parser(self.spec, self.labelled, [self.rule.column] if self.rule.column else [])
+        extra = [self.rule.column] if self.rule.column else []
+        return chunk.file.parser(self.spec, self.labelled, extra, self._tables)
 
     def read(
         self, unit: Sequence[Chunk], parser: LineParser, *, leave_columns: bool = False

@@ -22,6 +22,7 @@ from afm_ctr.rawlog.layout import header_line
 from afm_ctr.rawlog.lines import range_blocks, without_mark
 from afm_ctr.rawlog.tables import TableStream
 from afm_ctr.schema import MAX_LINE_BYTES, FeatureSchema
+from afm_ctr.sidetables import SideTables
 from beam_jobs import files
 
 CHUNK_BYTES = 8 << 20
@@ -58,10 +59,18 @@ class LogFile:
         """Lines before the first data line."""
         return int(self.header is not None and self.kind != "parquet")
 
-    def parser(self, spec: FeatureSchema, labelled: bool, extra: Sequence[str]) -> LineParser:
+    def parser(
+        self, spec: FeatureSchema, labelled: bool, extra: Sequence[str], tables: SideTables | None = None
+    ) -> LineParser:
         """A parser for its lines. Raises UserError when a column is missing."""
         return LineParser(
-            spec, self.header, labelled, source=self.path, extra=extra, first_line=self.first_line or b""
+            spec,
+            self.header,
+            labelled,
+            source=self.path,
+            extra=extra,
+            first_line=self.first_line or b"",
+            tables=tables,
         )
 
 

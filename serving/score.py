@@ -16,7 +16,9 @@ import grpc
 
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog import ParsedLines, parse_log
+from afm_ctr.rawlog.side import side_tables_beside
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
+from afm_ctr.sidetables import SideTables
 from serving.client import Client, Outputs, Pending
 from serving.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, ServingError
 
@@ -76,7 +78,8 @@ def score_file(
     Args:
         target: host:port of the server's gRPC API.
         model_name: The model's name there.
-        schema_path: The feature schema that says how a line is written: a user's own, or a resolved one.
+        schema_path: The feature schema that says how a line is written: a user's own, or a resolved one. Side tables
+            are read from where the first says they are; of a resolved one the copies beside it are taken.
         input_path: The log.
         output_path: JSON Lines file to write.
         batch_size: Rows in a request.
@@ -90,6 +93,7 @@ def score_file(
         UserError: the schema, the log or the server is not there, or they do not fit each other.
     """
     spec = load_spec(schema_path)
+    tables = side_tables_beside(schema_path, spec)
     began = time.monotonic()
     try:
         client = Client(
@@ -100,7 +104,7 @@ def score_file(
     with client:
         try:
             _check_columns(spec, client, schema_path)
-            job = _Job(client, spec, str(input_path), batch_size)
+            job = _Job(client, spec, tables, str(input_path), batch_size)
             rows, errors = _write(Path(output_path), job.lines())
         except ServingError as error:
             raise UserError(f"score: {_explained(error, batch_size)}") from error
@@ -123,10 +127,11 @@ def load_spec(path: str | Path) -> FeatureSchema:
 class _Job:
     """Lines of one log to answers, several batches on their way."""
 
-    def __init__(self, client: Client, spec: FeatureSchema, source: str, batch_size: int):
+    def __init__(self, client: Client, spec: FeatureSchema, tables: SideTables | None, source: str, batch_size: int):
         self.versions: set[int] = set()
         self._client = client
         self._spec = spec
+        self._tables = tables
         self._source = source
         self._batch_size = batch_size
 
@@ -134,7 +139,9 @@ class _Job:
         """One object for each data line, in order."""
         waiting: deque[tuple[ParsedLines, Pending | None]] = deque()
         try:
-            for parsed in parse_log(self._source, self._spec, labelled=False, batch_rows=self._batch_size):
+            for parsed in parse_log(
+                self._source, self._spec, labelled=False, batch_rows=self._batch_size, tables=self._tables
+            ):
                 pending = self._client.submit(parsed.columns, SIGNATURE) if len(parsed) else None
                 waiting.append((parsed, pending))
                 if len(waiting) >= self._client.max_in_flight:

@@ -56,12 +56,13 @@ def read_side_tables(
     return SideTables(spec, rows)
 
 
-def side_tables_beside(schema: str | Path, spec: FeatureSchema) -> SideTables | None:
+def side_tables_beside(schema: str | Path, spec: FeatureSchema, find: Find = local_files) -> SideTables | None:
     """The side tables for a schema file: the copies beside a resolved schema, else what the user's own names.
 
     Args:
         schema: a feature schema's file, a resolved one's, or the folder of a data set or model.
         spec: what it says.
+        find: as for :func:`read_side_tables`.
 
     Raises:
         UserError: see :func:`read_side_tables` and :meth:`SideTables.load`.
@@ -73,7 +74,7 @@ def side_tables_beside(schema: str | Path, spec: FeatureSchema) -> SideTables | 
         return SideTables.load(path, spec)
     content = read_yaml(path)
     resolved = isinstance(content, dict) and "format_version" in content
-    return SideTables.load(path.parent, spec) if resolved else read_side_tables(spec, path.parent)
+    return SideTables.load(path.parent, spec) if resolved else read_side_tables(spec, path.parent, find)
 
 
 def _read(name: str, table: SideTable, path: str, found: dict[bytes, tuple[bytes, ...]]) -> None:

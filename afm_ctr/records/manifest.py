@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from afm_ctr.errors import UserError
 from afm_ctr.records import files
+from afm_ctr.schema import FeatureSchema
+from afm_ctr.sidetables import TABLES_FOLDER, SideTables
 from afm_ctr.statistics import DataStatistics
 
 MANIFEST_NAME = "manifest.json"
@@ -55,6 +59,26 @@ class ShardInfo(BaseModel):
         return self
 
 
+class TableInfo(BaseModel):
+    """A copy of a side table: ``side/<name>.jsonl``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    sha256: str
+
+    @classmethod
+    def of(cls, tables: SideTables | None) -> dict[str, TableInfo]:
+        """What there is to say of each table."""
+        return {
+            Path(name).stem: cls(
+                rows=content.count(b"\n") - 1, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
+            )
+            for name, content in (tables.contents() if tables is not None else {}).items()
+        }
+
+
 class Manifest(BaseModel):
     """What a prepared data set holds and where it came from. The order of ``shards`` is the data set's file order."""
 
@@ -69,6 +93,8 @@ class Manifest(BaseModel):
     rows_out: int = Field(ge=0)
     rejects: dict[str, int] = {}
     """Rows left out, by reason."""
+    side_tables: dict[str, TableInfo] = {}
+    """The side tables that rows were joined with, by name."""
     rejects_kept: dict[str, int] = {}
     """How many of them ``rejects/`` holds: the first ones of each reason."""
     sampled_out: int = Field(default=0, ge=0)
@@ -119,6 +145,19 @@ class Manifest(BaseModel):
     def split_rows(self, split: str) -> int:
         """Rows of a split. Raises as :meth:`shards_of` does."""
         return sum(shard.rows for shard in self.shards_of(split))
+
+    def tables(self, data_dir: str | os.PathLike[str], spec: FeatureSchema) -> SideTables | None:
+        """The copies of the schema's side tables.
+
+        Raises:
+            UserError: one is not there, or is not the one that the rows were joined with.
+        """
+        tables = SideTables.load(data_dir, spec)
+        if TableInfo.of(tables) != self.side_tables:
+            raise UserError(
+                f"{files.join(data_dir, TABLES_FOLDER)} does not hold the tables of {MANIFEST_NAME}; {AGAIN}"
+            )
+        return tables
 
     def path_of(self, data_dir: str | os.PathLike[str], shard: ShardInfo) -> str:
         """Where a shard's file is."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog import parse_log
-from afm_ctr.schema import FeatureSchema
+from afm_ctr.rawlog.side import side_tables_beside
 from serving.client import Client
 from serving.errors import ServingError
 from serving.load.pace import Ended
@@ -66,7 +66,7 @@ def prepare(
     Raises:
         UserError: the schema, the log or the server is not there, or they do not fit each other.
     """
-    columns, rejected = _read(load_spec(schema_path), str(input_path), max(max_rows, batch_size))
+    columns, rejected = _read(schema_path, str(input_path), max(max_rows, batch_size))
     rows = len(next(iter(columns.values())))
     if not rows:
         raise UserError(f"load-test: {input_path} holds no row that the schema {schema_path} can read")
@@ -150,10 +150,11 @@ class GrpcWire:
         self._channel.close()
 
 
-def _read(spec: FeatureSchema, path: str, max_rows: int) -> tuple[dict[str, np.ndarray[Any, Any]], int]:
+def _read(schema: str | Path, path: str, max_rows: int) -> tuple[dict[str, np.ndarray[Any, Any]], int]:
+    spec = load_spec(schema)
     parts: list[dict[str, np.ndarray[Any, Any]]] = []
     rows = rejected = 0
-    for parsed in parse_log(path, spec, labelled=False):
+    for parsed in parse_log(path, spec, labelled=False, tables=side_tables_beside(schema, spec)):
         parts.append(parsed.columns)
         rows += len(parsed)
         rejected += len(parsed.rejects)
