@@ -123,7 +123,8 @@ def train(
     )
     model.compile(optimizer=wrap_optimizer(optimizer, world), jit_compile=False)
     model.optimizer.build(model.trainable_variables)
-    run = _Run(data_dir, Path(model_dir), config, world, resume, command, progress, profile, model)
+    origin = None if from_checkpoint is None else Path(from_checkpoint)
+    run = _Run(data_dir, Path(model_dir), config, world, resume, origin, command, progress, profile, model)
     return run_elastic(run.go, ElasticState(model, world, **config.elastic.model_dump()))
 
 
