@@ -18,6 +18,7 @@ from afm_ctr.errors import UserError, find_user_error
 from afm_ctr.features import FeatureTransform
 from afm_ctr.rawlog import parse_log
 from afm_ctr.records import Manifest, Reader
+from afm_ctr.sidetables import SideTables
 from afm_ctr.training.build import Which, load_model, make_scorer
 from afm_ctr.training.evaluate import check_readable, scoring_batch
 
@@ -111,6 +112,7 @@ def predict_logs(
     """
     paths = _expand(inputs)
     model, schema, _ = load_model(model_dir, which)
+    tables = SideTables.load(model_dir, schema.spec)
     transform, score, name = FeatureTransform(schema), make_scorer(model, batch_rows), model.output_name
     columns = {column: tf.TensorSpec([batch_rows], tf.string) for column in schema.raw_columns}
 
@@ -122,7 +124,7 @@ def predict_logs(
 
     def lines() -> Iterator[dict[str, Any]]:
         for path in paths:
-            for parsed in parse_log(path, schema.spec, labelled=False, batch_rows=batch_rows):
+            for parsed in parse_log(path, schema.spec, labelled=False, batch_rows=batch_rows, tables=tables):
                 numbered: list[tuple[int, dict[str, Any]]] = []
                 if len(parsed):
                     padding = np.full(batch_rows - len(parsed), b"", object)
@@ -169,7 +171,7 @@ def _write(output: str | Path, lines: Iterator[dict[str, Any]], reader: Reader |
     except OSError as error:
         raise UserError(f"cannot write {target}: {error}") from error
     except Exception as error:
-        mistake = (reader.error if reader is not None else None) or find_user_error(error)
+        mistake = find_user_error(error) if reader is None else reader.mistake_behind(error)
         if mistake is None:
             raise
         raise mistake from error

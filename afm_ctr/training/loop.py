@@ -228,6 +228,8 @@ class _Run:
             entry["resumed_from"] = None if checkpoint is None else checkpoint.position.step
             folder.record(self.config, schema, entry, self.command)
             save_samples(self.model_dir, load_samples(self.data_dir, schema.raw_columns))
+            if (tables := session.reader.manifest.tables(self.data_dir, schema.spec)) is not None:
+                tables.save(self.model_dir)
             return start
         except OSError as error:
             raise unwritable(self.model_dir, error) from error
