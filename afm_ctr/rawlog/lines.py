@@ -45,12 +45,13 @@ def without_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """A file's content without the byte order mark that it may begin with."""
     start, rest = b"", iter(blocks)
     try:
-        while len(start) < len(BYTE_ORDER_MARK) and (block := next(rest, None)) is not None:
-            start += block
+        while len(start) < len(BYTE_ORDER_MARK) and (more := next(rest, None)) is not None:
+            start += more
     except BrokenStream:
         yield start
         raise
     yield start.removeprefix(BYTE_ORDER_MARK)
+    start = more = b""  # megabytes that nobody needs any more
     yield from rest
 
 

@@ -92,7 +92,7 @@ class ParquetLog:
         try:
             self._file = arrow.parquet.ParquetFile(stream, buffer_size=BLOCK)
         except (arrow.ArrowException, OSError) as error:
-            raise UserError(f"{path}: no whole Parquet file ({error}); repair it or leave it out") from error
+            raise UserError(f"{path}: no whole Parquet file ({_said(error)}); repair it or leave it out") from error
         metadata = self._file.metadata
         self.groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
 
@@ -111,8 +111,9 @@ class ParquetLog:
             try:
                 yield from self._file.iter_batches(_READ_ROWS, [group], list(columns), use_threads=False)
             except (arrow.ArrowException, OSError) as error:
+                where = f"{self._path}: row group {group}"
                 raise UserError(
-                    f"{self._path}: row group {group} cannot be read ({error}); repair the file or leave it out"
+                    f"{where} cannot be read ({_said(error)}); repair the file or leave it out"
                 ) from error
 
 
@@ -174,7 +175,7 @@ class TableCutter:
         for name, text in texts.items():
             path = (text,) if text in schema.names else tuple(text.split("."))
             if (kind := _type_at(schema, path)) is not None:
-                places[name] = TWICE if schema.names.count(path[0]) > 1 else len(places)
+                places[name] = TWICE if schema.names.count(path[0]) > 1 else places.get(name, len(places))
                 if why := self._no_cell(kind):
                     raise UserError(f"{source or 'the log'}: column {name!r} is {why}")
             self._paths[name] = path
@@ -264,6 +265,10 @@ class TableCutter:
             written = [repr(float(text)) for text in texts.take(odd).to_pylist()]
             texts = compute.replace_with_mask(texts, arrow.array(~usual), arrow.array(written, arrow.string()))
         return texts
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _type_at(schema: Any, path: tuple[str, ...]) -> Any:

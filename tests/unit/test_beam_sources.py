@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from afm_ctr.errors import UserError
-from afm_ctr.schema import FeatureSchema
+from afm_ctr.schema import FeatureSchema, ParquetFormat
 from beam_jobs.sources import Chunk, count, discover, divide, pieces_to_count, read_unit, units
 
 FIELD = {"name": "site", "kind": "categorical", "encoding": {"kind": "hash", "buckets": 9}}
+
+
+PARQUET = ParquetFormat(kind="parquet")
 
 
 def schema(header: bool) -> FeatureSchema:
@@ -21,8 +29,11 @@ def schema(header: bool) -> FeatureSchema:
     )
 
 
-def chunks_of(paths: list[Path], header: bool, chunk_bytes: int = 1 << 20, chunk_lines: int = 1000) -> list[Chunk]:
-    logs = discover([(str(path), path.stat().st_size) for path in paths], schema(header))
+def chunks_of(
+    paths: list[Path], header: bool, chunk_bytes: int = 1 << 20, chunk_lines: int = 1000, **changes: Any
+) -> list[Chunk]:
+    spec = schema(header).model_copy(update=changes)
+    logs = discover([(str(path), path.stat().st_size) for path in paths], spec)
     pieces = pieces_to_count(logs, chunk_bytes)
     return divide(pieces, [count(piece) for piece in pieces], chunk_lines)
 
@@ -30,7 +41,7 @@ def chunks_of(paths: list[Path], header: bool, chunk_bytes: int = 1 << 20, chunk
 def lines_of(unit: list[Chunk]) -> list[tuple[int, int, bytes]]:
     """(global row, line number, line) of every line of a unit."""
     found = []
-    for chunk, batches in read_unit(unit, 3):
+    for chunk, batches in read_unit(unit, 3, ["site"]):
         for batch in batches:
             lines = [*batch.lines] + ([batch.broken.raw] if batch.broken else [])
             for i, line in enumerate(lines, batch.first_line):
@@ -47,11 +58,12 @@ def test_every_line_of_every_file_is_in_one_chunk(tmp_path: Path, header: bool, 
     # Named so that their order is not the order in which they are written; the last line of b has no end.
     (tmp_path / "b.csv").write_bytes(b"\n".join(top + second))
     (tmp_path / "a.csv").write_bytes(b"\r\n".join([*top, *first, b""]))
-    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"\n".join([*top, *second, b""])))
+    for name, pack in (("c.csv.gz", gzip.compress), ("d.bz2", bz2.compress), ("e.zst", zstandard.compress)):
+        (tmp_path / name).write_bytes(pack(b"\n".join([*top, *second, b""])))
     chunks = chunks_of(sorted(tmp_path.iterdir()), header, chunk_bytes=size, chunk_lines=min(size, 5))
     assert [chunk.number for chunk in chunks] == list(range(len(chunks)))
     start = 2 if header else 1
-    expected = [line for part in (first, second, second) for line in enumerate(part, start)]
+    expected = [line for part in (first, *[second] * 4) for line in enumerate(part, start)]
     for workers in (1, 3):
         found = [line for unit in units(chunks, workers) for line in lines_of(unit)]
         assert [(number, line) for _, number, line in found] == expected
@@ -66,6 +78,28 @@ def test_spans_of_a_gzip_file_hold_whole_chunks(tmp_path: Path) -> None:
     assert [len(unit) for unit in units(chunks, 1)] == [10]
     assert [len(unit) for unit in units(chunks, 2)] == [2, 3, 2, 3]
     assert lines_of(units(chunks, 2)[2])[0] == (50, 51, b"1,50")
+
+
+@pytest.mark.parametrize(("chunk_lines", "groups"), [(7, 10), (10, 10), (25, 10), (1000, 10), (4, 100), (10, 3)])
+def test_rows_of_a_parquet_file_are_cut_by_number_and_entered_by_row_group(
+    tmp_path: Path, chunk_lines: int, groups: int
+) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"site": range(95), "click": [1] * 95}), path, row_group_size=groups)
+    pq.write_table(pa.table({"site": range(5), "click": [1] * 5}), tmp_path / "b.parquet")
+    chunks = chunks_of([path, tmp_path / "b.parquet"], False, chunk_lines=chunk_lines, format=PARQUET)
+    whole = -(-95 // chunk_lines)
+    assert [chunk.rows for chunk in chunks[: whole - 1]] == [min(chunk_lines, 95)] * (whole - 1)
+    assert sum(chunk.rows for chunk in chunks) == 100
+    expected = [(i, i % 95 + 1, b'{"site": %d}' % (i % 95)) for i in range(100)]
+    for workers in (1, 3):
+        assert [line for unit in units(chunks, workers) for line in lines_of(unit)] == expected
+    # One worker takes a file's chunks by the row groups that they begin in.
+    assert all(len({(c.file.path, c.group) for c in unit}) == 1 for unit in units(chunks, 1))
+    assert len(units(chunks, 1)) == len({(chunk.file.path, chunk.group) for chunk in chunks})
+    pq.write_table(pa.table({"site": range(80), "click": [1] * 80}), path, row_group_size=groups)
+    with pytest.raises(UserError, match=r"a.parquet changed while it was read"):
+        [line for unit in units(chunks, 1) for line in lines_of(unit)]
 
 
 @pytest.mark.parametrize("lines", [3, 4])
@@ -99,6 +133,12 @@ def test_what_a_file_is_shows_in_its_first_bytes(tmp_path: Path) -> None:
     packed.rename(tmp_path / "b.gz").write_bytes(b"click,site\n")
     with pytest.raises(UserError, match="the name says gzip, the content does not"):
         discover([(str(tmp_path / "b.gz"), 11)], schema(True))
+    (tmp_path / "b.csv").write_bytes(b"x" * 70 + b"\n1,a\n")
+    short = schema(True).format.model_copy(update={"max_line_bytes": 64})
+    with pytest.raises(
+        UserError, match=r"b.csv: the header line has 70 bytes, more than format.max_line_bytes allows"
+    ):
+        chunks_of([tmp_path / "b.csv"], True, format=short)
     packed = gzip.compress(b"")
     (tmp_path / "b.gz").write_bytes(packed)
     assert discover([(str(tmp_path / "b.gz"), len(packed))], schema(True)) == []
