@@ -1,4 +1,4 @@
-"""The analysis pass: what the vocabularies and statistics of a schema are, by the train split alone."""
+"""The counting pass, and the analysis: what vocabularies and statistics a schema gets, by the train split alone."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from afm_ctr.analysis import Analyzer
-from beam_jobs.passes import Done
+from afm_ctr.analysis import Analyzer, ChunkAnalysis
+from afm_ctr.schema import Analysis
+from beam_jobs import files
+from beam_jobs.passes import Done, Passes
 from beam_jobs.rows import RowReader
 from beam_jobs.sources import Chunk, count
 from beam_jobs.splits import SPLITS
+from beam_jobs.vocabularies import merged, packed, parts_for
 
 
 @dataclass
@@ -29,9 +32,16 @@ class Counting:
 
 @dataclass
 class Analysing:
-    """The analysis pass: of every chunk its train rows and partial counts, to be merged by ``afm_ctr.analysis``."""
+    """The analysis pass: of every chunk its train rows, the facts of its numbers, and the size of its counts' file.
+
+    Attributes:
+        counts: the folder for the counts of vocabulary values, see :mod:`beam_jobs.vocabularies`.
+        parts: into how many parts they are divided.
+    """
 
     reader: RowReader
+    counts: str
+    parts: int
 
     def setup(self) -> None:
         """Load what the rows are read with."""
@@ -46,4 +56,36 @@ class Analysing:
                 if train.any():
                     analyzer.add({name: cells[train] for name, cells in batch.parsed.columns.items()}, rows)
                     rows += int(train.sum())
-            yield Done(chunk.number, pickle.dumps((rows, analyzer.partial())), {"analysed_rows": rows})
+            found = analyzer.partial()
+            content = packed(found.counts, self.parts) if found.counts else b""
+            if content:
+                files.write(_counts_file(self.counts, chunk.number), content)
+            result = (rows, ChunkAnalysis({}, found.numbers), len(content))
+            yield Done(chunk.number, pickle.dumps(result), {"analysed_rows": rows})
+
+
+def _counts_file(folder: str, chunk: int) -> str:
+    return files.join(folder, f"{chunk:08d}")
+
+
+def analyse(
+    reader: RowReader, work: Sequence[Sequence[Chunk]], input_bytes: int, passes: Passes
+) -> tuple[Analysis, int]:
+    """What the train split says, in all; and how many rows it has."""
+    task = Analysing(reader, passes.output.work("counts"), parts_for(input_bytes))
+    train_rows, size, paths = 0, 0, list[str]()
+
+    def numbers() -> Iterator[ChunkAnalysis]:
+        nonlocal train_rows, size
+        for number, result in passes.run("analyse", task, work):
+            # A file of this very run, written by its own workers.
+            rows, part, written = pickle.loads(result)
+            train_rows += rows
+            size += written
+            if written:
+                paths.append(_counts_file(task.counts, number))
+            yield part
+
+    facts = Analysis.merge(numbers()).numbers
+    counts = merged(passes, paths, size, task.parts, train_rows, reader.spec.vocabulary_spaces)
+    return Analysis(counts, facts), train_rows

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import pickle
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -146,23 +145,13 @@ def resolve_schema(
     """The resolved schema: the given one, or that of the user's schema after the analysis pass where it needs one."""
     if job.resolved is not None:
         return job.resolved
-    from afm_ctr.analysis import ChunkAnalysis, spec_needs_analysis
+    from afm_ctr.analysis import spec_needs_analysis
 
     if not spec_needs_analysis(job.spec):
         return resolve(job.spec, Analysis.empty(), job.parent)
-    from beam_jobs.analyse import Analysing
+    from beam_jobs.analyse import analyse
 
-    train_rows = 0
-
-    def parts() -> Iterator[ChunkAnalysis]:
-        nonlocal train_rows
-        for _, result in passes.run("analyse", Analysing(reader), work):
-            # A file of this very run, written by its own workers.
-            rows, part = pickle.loads(result)
-            train_rows += rows
-            yield part
-
-    analysis = Analysis.merge(parts())
+    analysis, train_rows = analyse(reader, work, sum(log.size for log in job.logs), passes)
     if not train_rows and job.parent is None:
         raise UserError(
             f"--split {job.rule.text}: the schema learns from the split 'train', which has no row; to prepare other "
