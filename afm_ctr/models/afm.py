@@ -12,7 +12,6 @@ from afm_ctr.interactions import (
     Dropout,
     attentional_pooling,
     block_rows,
-    blocked_attentional_pooling,
     count_pairs,
     pair_presence,
     pair_products,
@@ -70,18 +69,16 @@ class AFM(Interaction):
         return tf.reduce_sum(inputs.linear, axis=1) + tf.linalg.matvec(pooled, self.p.value)
 
     def _pool(self, inputs: InteractionInputs, training: bool, dropout: Dropout | None) -> tf.Tensor:
-        """The pooled vectors ``[B, k]``: in training by the fastest form, block by block for large batches else.
+        """The pooled vectors ``[B, k]``: by the fastest form in training and for batches of a size known beforehand.
 
-        A batch of unknown size is a request to an exported model: there the plain form is the simpler graph, and
-        the one of stock ops.
+        A batch of unknown size is a request to an exported model, and a small one is an explanation or a check: for
+        both the plain form is the simpler graph, and the one of stock ops.
         """
         assert inputs.vectors is not None
-        if training:
-            return training_attentional_pooling(*self._arguments(inputs), dropout=dropout, **self._switches())
         size = inputs.vectors.shape[0]
         block = block_rows(inputs.vectors.shape[1], self.options.factors, self.options.attention)
-        if size is not None and size > block:
-            return blocked_attentional_pooling(*self._arguments(inputs), dropout=dropout, **self._switches())
+        if training or (size is not None and size > block):
+            return training_attentional_pooling(*self._arguments(inputs), dropout=dropout, **self._switches())
         return attentional_pooling(*self._arguments(inputs), dropout=dropout, **self._switches())[0]
 
     def _attend(self, inputs: InteractionInputs) -> tuple[tf.Tensor, tf.Tensor]:

@@ -14,7 +14,7 @@ from afm_ctr.records import Reader
 
 _BATCHES = 4
 # What a row that is gathered costs more than a row of a dense table that is summed: it is hashed and merged, and lies
-# anywhere. Measured on CPUs with two to four ranks of one machine, `benchmarks/exchange.py`.
+# anywhere. Measured on CPUs.
 _GATHERED_ROW = 3.0
 
 

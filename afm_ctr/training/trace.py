@@ -17,9 +17,8 @@ with the wait for them, ``optimizer`` everything after that.
 """
 MARK = "profiled steps"
 _OPERATION = re.compile(r"([^:]+):\w+")
-_NEXT_BATCH = re.compile(
-    r"IteratorGetNext\w*::DoCompute"
-)  # the operation itself hands over to a thread, and has ended
+# The operation itself hands over to a thread, and has ended then.
+_NEXT_BATCH = re.compile(r"IteratorGetNext\w*::DoCompute")
 _NUMBER = re.compile(r"_\d+$")  # a scope that is entered again gets one
 
 

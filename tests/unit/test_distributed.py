@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
@@ -13,9 +13,16 @@ import pytest
 import tensorflow as tf
 from fake_world import FakeWorld
 
-from afm_ctr.distributed import SingleWorld, pin_gpu, wrap_optimizer
+from afm_ctr.distributed import (
+    Form,
+    GradientExchange,
+    SingleWorld,
+    exchanged_bytes,
+    pin_gpu,
+    wrap_optimizer,
+)
 from afm_ctr.errors import UserError
-from afm_ctr.slices import merge_slices
+from afm_ctr.slices import MergedSlices, merge_slices
 
 
 def test_merge_slices_adds_rows_of_like_index() -> None:
@@ -170,6 +177,56 @@ def test_two_equal_ranks_step_like_one() -> None:
     np.testing.assert_allclose(
         one_step([1, 2], world=FakeWorld(), weight=2.0), one_step([1, 2], weight=2.0), rtol=1e-6
     )
+
+
+class Counting(FakeWorld):
+    """Counts what is exchanged; a sum over all ranks is that of equal ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[int] = []
+
+    def allgather(self, tensor: Any, name: str | None = None) -> tf.Tensor:
+        self.sent.append(len(tensor.numpy().tobytes()))
+        return super().allgather(tensor, name)
+
+    def allreduce(self, tensor: Any, op: Any = "sum", name: str | None = None) -> tf.Tensor:
+        self.sent.append(len(tensor.numpy().tobytes()))
+        return tensor * self.size
+
+
+@pytest.mark.parametrize("form", get_args(Form))
+def test_columns_that_share_their_rows_are_exchanged_together(form: Form) -> None:
+    rows = tf.constant([7, 2, 4], tf.int64)
+    values = {2: np.arange(6.0).reshape(3, 2), 1: np.zeros((3, 1))}
+    gradients = [
+        MergedSlices(tf.constant(v, tf.float32), rows, tf.constant([9, width], tf.int64))
+        for width, v in values.items()
+    ]
+    variables = [keras.Variable(np.zeros((9, width), np.float32)) for width in values]
+    world = Counting()
+    sums, weight = GradientExchange(world, form)(gradients, variables, tf.constant(3.0))
+    assert float(weight) == 6
+    for got, given in zip(sums, values.values(), strict=True):
+        assert isinstance(got, MergedSlices) and got.indices is sums[0].indices
+        order = np.argsort(got.indices.numpy())
+        assert got.indices.numpy()[order].tolist() == [2, 4, 7]  # one of them with a gradient of zero
+        np.testing.assert_array_equal(got.values.numpy()[order], 2 * given[[1, 2, 0]])
+    assert len(world.sent) == {"gather": 2, "reduce": 1}[form]
+    assert sum(world.sent) == exchanged_bytes(form, touched=3, rows=9, width=3)
+
+
+def test_a_variable_may_say_how_its_gradient_is_exchanged() -> None:
+    world = Counting()
+    variable = keras.Variable(np.zeros((9, 2), np.float32))
+    gradient = tf.IndexedSlices(tf.ones([2, 2]), tf.constant([3, 3]), tf.constant([9, 2], tf.int64))
+    variable.exchange = "reduce"
+    (got,), _ = GradientExchange(world)([gradient], [variable], None)
+    assert got.indices.numpy().tolist() == [3] and got.values.numpy().tolist() == [[4.0, 4.0]]
+    assert len(world.sent) == 1
+    variable.exchange = "scatter"
+    with pytest.raises(ValueError, match="gather, reduce, got 'scatter'"):
+        GradientExchange(world)([gradient], [variable], None)
 
 
 @pytest.mark.parametrize("graph", [False, True])

@@ -9,6 +9,8 @@ import tensorflow as tf
 from afm_ctr import optimizers
 from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import find_user_error
+from afm_ctr.pages import on_large_pages
+from afm_ctr.slices import MergedSlices, merge_slices
 
 
 def table(rows: int = 50, **options: object) -> EmbeddingTable:
@@ -87,6 +89,23 @@ def test_the_gradient_has_each_row_once() -> None:
     assert found == {3: 37.0, 7: 18.0, 0: 0.0}
 
 
+def test_the_rows_that_a_batch_touches_are_known_to_be_merged_and_row_zero_is_none_of_them() -> None:
+    kept = table()
+    other = tf.Variable([1.0])
+    for ids in ([[3, 7, 3]], [[0, 3, 7]]):
+        with tf.GradientTape() as tape:
+            lookup = kept.lookup(tf.constant(ids, tf.int64))
+            assert int(lookup.unique_ids[0]) == 0
+            total = tf.reduce_sum(lookup.expand("vectors")) + tf.reduce_sum(lookup.expand("linear")) + other[0]
+        variables = [kept.columns["vectors"], other, kept.columns["linear"]]
+        plain = tape.gradient(total, [kept.columns["vectors"].value, other, kept.columns["linear"].value])
+        vectors, scalar, linear = kept.touched(plain, variables)
+        assert isinstance(vectors, MergedSlices) and vectors.indices is linear.indices
+        assert merge_slices(vectors) is vectors and scalar is plain[1]
+        assert vectors.indices.numpy().tolist() == [3, 7] and vectors.dense_shape.numpy().tolist() == [50, 4]
+        np.testing.assert_array_equal(vectors.values[:, 0], linear.values[:, 0])
+
+
 def test_apply_moves_the_rows_it_is_given() -> None:
     kept = table()
     before = kept.columns["vectors"].numpy()
@@ -134,3 +153,12 @@ def test_impossible_tables_are_refused() -> None:
         table(0)
     with pytest.raises(ValueError, match="placement"):
         table(placement="sharded")
+
+
+def test_large_pages_change_no_value() -> None:
+    start = np.arange(5_000_000, dtype=np.float32).reshape(-1, 4)  # 20 MB
+    variable = tf.Variable(start)
+    on_large_pages(variable)
+    np.testing.assert_array_equal(variable.numpy(), start)
+    variable.scatter_update(tf.IndexedSlices(tf.zeros([1, 4]), tf.constant([1_249_999])))
+    assert float(variable[-1, 0]) == 0 and float(variable[-2, 0]) == start[-2, 0]

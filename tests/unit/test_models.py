@@ -14,6 +14,7 @@ import tensorflow as tf
 from afm_ctr import optimizers
 from afm_ctr.distributed import SingleWorld, wrap_optimizer
 from afm_ctr.errors import UserError
+from afm_ctr.interactions import uses_fused
 from afm_ctr.models import CTRModel
 
 SLOTS, FEATURES = 4, 9
@@ -171,6 +172,29 @@ def test_penalties_count_once_a_row_and_once_a_step() -> None:
         model(row_l2=-1.0)
 
 
+def test_row_l2_of_a_dense_gradient_is_that_of_the_rows_that_it_moves() -> None:
+    afm = model(row_l2=0.125)
+    vectors = give(afm)["v"]
+    gradient = np.zeros((FEATURES, 3), np.float32)
+    gradient[[2, 5], [0, 2]] = 1.0, -2.0
+    (found,) = afm.penalize([tf.constant(gradient)], [afm.table.columns["vectors"]])
+    expected = gradient.astype(np.float64)
+    expected[[2, 5]] += 2 * 0.125 * vectors[[2, 5]]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", optimizers.names())
+def test_a_step_merges_its_ids_once(name: str) -> None:
+    afm = compiled(model(row_l2=0.1), name)
+    afm.optimizer.build(afm.trainable_variables)
+    step = tf.function(afm.train_step).get_concrete_function(batch(weight=np.ones(5, np.float32)))
+    graph = step.graph.as_graph_def()
+    kinds = [node.op for part in (graph.node, *(f.node_def for f in graph.library.function)) for node in part]
+    assert kinds.count("Unique") == 1
+    assert kinds.count("UnsortedSegmentSum") == 2  # the gradients of the two columns' rows
+    assert kinds.count("ResourceScatterUpdate") == 2 * (1 + len(afm.optimizer.slots))
+
+
 def test_row_l2_of_a_repeated_id_is_that_of_one_row() -> None:
     fm = compiled(model("fm", row_l2=0.1))
     give(fm)
@@ -304,11 +328,12 @@ def test_scoring_requests_runs_on_stock_ops_without_a_loop() -> None:
     assert not kinds & {"While", "StatelessWhile", "IdentityN", "Unique", "PyFunc", "EagerPyFunc"}
 
 
-def test_large_batches_are_scored_in_blocks_with_the_same_result() -> None:
+def test_large_batches_are_scored_like_training_with_the_same_result() -> None:
     afm = model()
     give(afm)
     small = {name: value for name, value in batch().items() if name in ("feature_ids", "feature_vals")}
     large = {name: tf.repeat(value, 400, axis=0) for name, value in small.items()}
     np.testing.assert_allclose(afm(large).numpy()[::400], afm(small).numpy(), rtol=1e-5, atol=1e-6)
     graph = tf.function(lambda: afm(large)).get_concrete_function().graph
-    assert {operation.type for operation in graph.get_operations()} & {"While", "StatelessWhile"}
+    kinds = {operation.type for operation in graph.get_operations()}
+    assert kinds & {"AfmCtrPooling"} if uses_fused(tf.float32) else kinds & {"While", "StatelessWhile"}
