@@ -1,52 +1,65 @@
-"""Attentional pooling, forward and backward: the op in C++ against the two TensorFlow forms; and its memory.
+"""Attentional pooling alone, forward and backward: the op in C++, the two TensorFlow forms, and the limit.
 
-    .venv/bin/python benchmarks/interaction.py                       # the table, a few minutes
+    .venv/bin/python benchmarks/interaction.py                       # 10 to 196 slots, batch 512 to 16384, minutes
     .venv/bin/python benchmarks/interaction.py --slots 39 --batch 4096 --rounds 9
-    .venv/bin/python benchmarks/interaction.py --steps               # whole training steps, 39 slots, 1M ids
-    .venv/bin/python benchmarks/interaction.py --memory              # peak of a process that trains 196 slots, t=64
+    .venv/bin/python benchmarks/interaction.py --memory              # peaks of processes that train 196 slots, t=64
 
 The forms take turns inside every round and medians are taken, so that a busy machine slows all of them alike.
+
+plain    the usual form, with a tensor of all pairs; where it does not fit, the table says what it needs
+blocked  the same in TensorFlow for a few rows at a time
+fused    the op
+limit    what the mathematics cannot do without, 3·k·t multiply-adds a pair (the hidden layer, and the gradients of
+         its matrix and of its input), at the speed of TensorFlow's matrix multiplication on this machine and moment
+
+``--limit-program FILE`` is for a yardstick of one's own: a program that measures 39 slots, k = t = 16, and prints
+lines ``threads 2 ex/s 100000``; its best line with the most threads is set beside the fused op's turn before it.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
-from rich.table import Table
+from plots import panels
+from report import NOTHING, Report, add_output, describe_machine, load, publish, versions
+from step_pieces import all_pairs, make_model, seconds, training_steps, zipf_batches
 
-from afm_ctr import native, optimizers
-from afm_ctr.distributed import SingleWorld, wrap_optimizer
+from afm_ctr import native
 from afm_ctr.interactions import attentional_pooling, blocked_attentional_pooling, fused_attentional_pooling
-from afm_ctr.models import CTRModel
 
 FORMS: dict[str, Callable[..., Any]] = {
     "plain": attentional_pooling,
     "blocked": blocked_attentional_pooling,
     "fused": fused_attentional_pooling,
 }
-MOST_BYTES = 3 << 30
-
-
-def pairs_of(slots: int) -> np.ndarray:
-    return np.argwhere(np.triu(np.ones((slots, slots), bool), 1)).astype(np.int32)
+LARGEST = 196, 4096, 16, 64  # slots, batch, k, t of the memory table
+AIM_BYTES = 3e9
 
 
 def plain_bytes(slots: int, batch: int, k: int, t: int) -> int:
     """What the plain form keeps at least for its backward pass: factors, products and hidden layer of all pairs."""
-    return 4 * batch * len(pairs_of(slots)) * (3 * k + 2 * t)
+    return 4 * batch * (slots * (slots - 1) // 2) * (3 * k + 2 * t)
+
+
+def most_bytes() -> int:
+    """Half of what is free, and not more than 8 GB: the plain form takes more than it must."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    return min(8 * 10**9, free // 2)
 
 
 def pooling_step(form: str, slots: int, batch: int, k: int, t: int) -> Callable[[], Any]:
@@ -54,7 +67,7 @@ def pooling_step(form: str, slots: int, batch: int, k: int, t: int) -> Callable[
     rng = np.random.default_rng(0)
     shapes = [(batch, slots, k), (k, t), (t,), (t,)]
     inputs = [tf.constant(rng.normal(size=shape) * 0.5, tf.float32) for shape in shapes]
-    present, pairs = tf.ones([batch, slots], tf.bool), pairs_of(slots)
+    present, pairs = tf.ones([batch, slots], tf.bool), all_pairs(slots)
 
     @tf.function
     def step(u: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> list[tf.Tensor]:
@@ -67,107 +80,97 @@ def pooling_step(form: str, slots: int, batch: int, k: int, t: int) -> Callable[
     return lambda: step(*inputs)[0][0, 0, 0].numpy()
 
 
-def training_step(form: str, slots: int, batch: int, k: int, t: int, ids: int) -> Callable[[], Any]:
-    """A step of AFM with Adam; the ids of a slot are Zipf-distributed and ten batches take turns."""
-    os.environ["AFM_CTR_POOLING"] = {"fused": "fused", "blocked": "tensorflow"}[form]
-    options = {"factors": k, "attention": t, "scale_by_pairs": True}
-    model = CTRModel("afm", options, feature_size=ids + 1, num_slots=slots, pairs=pairs_of(slots))
-    optimizer = wrap_optimizer(optimizers.build("adam", learning_rate=0.001), SingleWorld())
-    model.compile(optimizer=optimizer, jit_compile=False)
-    model.optimizer.build(model.trainable_variables)
-    rng = np.random.default_rng(0)
-    batches = []
-    for _ in range(10):
-        local = rng.zipf(1.2, size=(batch, slots)) % (ids // slots)
-        values = {
-            "feature_ids": tf.constant(local + 1 + np.arange(slots) * (ids // slots)),
-            "feature_vals": tf.ones([batch, slots]),
-            "label": tf.constant(rng.integers(0, 2, batch), tf.float32),
-        }
-        batches.append(values)
-    step = tf.function(model.train_step)
-    step(batches[0])
-    del os.environ["AFM_CTR_POOLING"]
-    count = iter(range(1 << 30))
-    return lambda: step(batches[next(count) % len(batches)])["loss"].numpy()
+def multiplication(size: int = 1024) -> Callable[[], Any]:
+    """size³ multiply-adds in one call."""
+    left = tf.random.stateless_normal([size, size], [1, 2])
+    product = tf.function(tf.matmul)
+    return lambda: product(left, left)[0, 0].numpy()
 
 
-def seconds(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Of each form in every round, after a round that does not count."""
-    taken: dict[str, list[float]] = {form: [] for form in steps}
-    for turn in range(rounds + 1):
-        for form, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn:
-                taken[form].append(time.perf_counter() - start)
-    return taken
+def run_program(program: Path) -> float:
+    """Rows a second: the best of its lines with the most threads."""
+    printed = subprocess.run([str(program.resolve())], capture_output=True, text=True, check=True).stdout
+    found = [(int(n), float(rate)) for n, rate in re.findall(r"threads (\d+) ex/s (\d+)", printed)]
+    if not found:
+        sys.exit(f"benchmark: {program} prints no line like: threads 2 ex/s 100000")
+    return max(found)[1]
 
 
-def cells(taken: dict[str, list[float]], batch: int) -> list[str]:
-    """Rows a second of every form, and how many times the fused one is faster, both as medians of the rounds."""
-    row = [f"{batch / statistics.median(taken[form]):,.0f}" if form in taken else "-" for form in FORMS]
-    for form in ("plain", "blocked"):
-        if form in taken and "fused" in taken:
-            ratio = statistics.median(a / b for a, b in zip(taken[form], taken["fused"], strict=True))
-            row.append(f"{ratio:.1f}")
-        else:
-            row.append("-")
-    return row
-
-
-def table_of(title: str, first: Sequence[str]) -> Table:
-    table = Table(title=title)
-    for name in [*first, "plain", "blocked", "fused", "fused / plain", "fused / blocked"]:
-        table.add_column(name, justify="right")
-    return table
-
-
-def available() -> list[str]:
-    return [form for form in FORMS if form != "fused" or native.available()]
-
-
-def compare_pooling(arguments: argparse.Namespace) -> Table:
+def compare(slots: int, batch: int, arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Rows a second by form and round; "limit" by arithmetic, and "program" where it fits."""
     k, t = arguments.k, arguments.t
-    table = table_of(
-        f"rows/s, forward and backward, k={k}, t={t}, {native.describe()}", ["slots", "batch", "plain, GB"]
-    )
-    for slots in arguments.slots:
-        for batch in arguments.batch:
-            need = plain_bytes(slots, batch, k, t)
-            forms = [form for form in available() if form != "plain" or need < MOST_BYTES]
-            steps = {form: pooling_step(form, slots, batch, k, t) for form in forms}
-            row = cells(seconds(steps, arguments.rounds), batch)
-            table.add_row(str(slots), str(batch), f"{need / 1e9:.2f}", *row)
-    return table
+    forms = ["blocked"] + (["plain"] if plain_bytes(slots, batch, k, t) < most_bytes() else [])
+    forms += ["fused"] if native.available() else []
+    steps = {form: pooling_step(form, slots, batch, k, t) for form in forms} | {"limit": multiplication()}
+    for step in steps.values():
+        step()
+    start = time.perf_counter()
+    seconds(steps, 0)
+    rounds = max(1, min(arguments.rounds, int(arguments.seconds / (time.perf_counter() - start))))
+    program: list[float] = []
+    taken: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, [turn] in seconds(steps, 1).items():
+            taken.setdefault(name, []).append(turn)
+        if arguments.limit_program and (slots, k, t) == (39, 16, 16):
+            program.append(run_program(arguments.limit_program))
+    rates = {name: [batch / turn for turn in turns] for name, turns in taken.items()}
+    needed = 3 * k * t * slots * (slots - 1) / 2
+    rates["limit"] = [1024**3 / needed / turn for turn in taken["limit"]]
+    return rates | ({"program": program} if program else {})
 
 
-def compare_steps(arguments: argparse.Namespace) -> Table:
-    table = table_of(f"rows/s, whole training steps, 39 slots, {arguments.ids:,} ids, Adam", ["batch"])
+def ratio(rates: dict[str, list[float]], one: str, other: str) -> str:
+    if one not in rates or other not in rates:
+        return NOTHING
+    return f"{statistics.median(a / b for a, b in zip(rates[one], rates[other], strict=True)):.2f}"
+
+
+def compare_all(arguments: argparse.Namespace) -> tuple[Report, dict[str, Any]]:
+    k, t = arguments.k, arguments.t
+    shown = [*FORMS, "limit"] + (["program"] if arguments.limit_program else [])
+    columns = ["slots", "batch", *(f"{name}, rows/s" for name in shown), "fused / plain", "fused / blocked"]
+    columns += ["fused / limit"] + (["fused / program"] if arguments.limit_program else []) + ["pair tensors, GB"]
+    report = Report(f"attentional pooling, forward and backward, k={k}, t={t}", columns)
+    lines: dict[str, Any] = {}
     for batch in arguments.batch:
-        forms = [form for form in available() if form != "plain"]
-        steps = {form: training_step(form, 39, batch, arguments.k, arguments.t, arguments.ids) for form in forms}
-        table.add_row(str(batch), *cells(seconds(steps, arguments.rounds), batch))
-    return table
+        part: dict[str, list[tuple[float, float]]] = lines.setdefault(f"batch {batch}", {})
+        for slots in arguments.slots:
+            rates = compare(slots, batch, arguments)
+            middle = {name: statistics.median(each) for name, each in rates.items()}
+            row = [str(slots), f"{batch}"] + [f"{middle[n]:,.0f}" if n in middle else NOTHING for n in shown]
+            row += [ratio(rates, "fused", name) for name in ("plain", *shown[1:2], *shown[3:])]
+            report.rows.append([*row, f"{plain_bytes(slots, batch, k, t) / 1e9:.2f}"])
+            for name in (*FORMS, "limit"):
+                if name in middle:
+                    part.setdefault(name, []).append((slots, middle[name]))
+            print(f"{slots} slots, batch {batch}: done, load average {load()}", file=sys.stderr, flush=True)
+    report.notes.append(
+        "The last column is arithmetic: the least that plain needs. It is left out where that does not fit."
+    )
+    return report, lines
 
 
-def compare_memory() -> Table:
-    """Each form in a process of its own: its peak after three steps."""
-    table = Table(title="peak of a training process, 196 slots, k=16, t=64, batch 4096, 100,000 ids")
-    for name in ("form", "GB", "s a step"):
-        table.add_column(name, justify="right")
-    for form in available():
-        if form == "plain":
-            table.add_row("plain", f"at least {plain_bytes(196, 4096, 16, 64) / 1e9:.0f}", "-")
-            continue
-        command = [sys.executable, __file__, "--peak", form]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        table.add_row(form, *done.stdout.split())
-    return table
+def compare_memory(quick: bool) -> tuple[Report, bool]:
+    """Each form in a process of its own: its peak after a few steps."""
+    slots, batch, k, t = (6, 64, 4, 4) if quick else LARGEST
+    title = f"peak of a process that trains {slots} slots, k={k}, t={t}, batch {batch}, 100,000 ids, Adam"
+    report, met = Report(title, ["pooling", "GB", "s a step"]), False
+    report.rows.append(["plain", f"at least {plain_bytes(slots, batch, k, t) / 1e9:.1f} (arithmetic)", NOTHING])
+    for form in ["blocked"] + (["fused"] if native.available() else []):
+        command = [sys.executable, __file__, "--peak", form, *(["--quick"] if quick else [])]
+        peak, taken = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+        report.rows.append([form, peak, taken])
+        met = float(peak) * 1e9 <= AIM_BYTES
+    said = "met" if met else "NOT met"
+    report.notes.append(f"Aim: the form that training takes here (the last line) stays within 3 GB: {said}.")
+    return report, met
 
 
-def print_peak(form: str) -> None:
-    step = training_step(form, 196, 4096, 16, 64, 100_000)
+def print_peak(form: str, quick: bool) -> None:
+    slots, batch, k, t = (6, 64, 4, 4) if quick else LARGEST
+    os.environ["AFM_CTR_POOLING"] = {"fused": "fused", "blocked": "tensorflow"}[form]
+    step = training_steps(make_model(slots, 100_000, k, t), "adam", zipf_batches(slots, 100_000, batch, 2))
     start = time.perf_counter()
     for _ in range(2):
         step()
@@ -178,21 +181,35 @@ def print_peak(form: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slots", type=int, nargs="+", default=[10, 39, 100, 196])
-    parser.add_argument("--batch", type=int, nargs="+", default=[512, 4096])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, nargs="+", default=[512, 4096, 16384])
+    parser.add_argument("--rounds", type=int, default=7, help="at most")
+    parser.add_argument("--seconds", type=float, default=10.0, help="about, for the rounds of a size; one at least")
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--t", type=int, default=16)
-    parser.add_argument("--ids", type=int, default=1_000_000)
-    parser.add_argument("--steps", action="store_true", help="whole training steps")
+    parser.add_argument("--limit-program", type=Path, metavar="FILE", help="a yardstick to run, see above")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw rows/s by slots")
     parser.add_argument("--memory", action="store_true", help="peak memory of training processes")
     parser.add_argument("--peak", choices=["blocked", "fused"], help=argparse.SUPPRESS)
+    add_output(parser)
     arguments = parser.parse_args()
     if arguments.peak:
-        print_peak(arguments.peak)
-    elif arguments.memory:
-        Console().print(compare_memory())
+        print_peak(arguments.peak, arguments.quick)
+        return
+    if arguments.quick:
+        arguments.slots, arguments.batch, arguments.rounds = [3, 6], [64], 1
+    before, met = load(), True
+    if arguments.memory:
+        report, met = compare_memory(arguments.quick)
     else:
-        Console().print(compare_steps(arguments) if arguments.steps else compare_pooling(arguments))
+        report, lines = compare_all(arguments)
+        if arguments.plot:
+            panels(arguments.plot, report.title, ("slots", "rows/s"), lines, dashed="limit")
+    facts = [
+        f"{describe_machine()}, load average {before} before, {load()} after",
+        versions("tensorflow", "keras") + f"; {native.describe()}",
+    ]
+    publish([report], arguments.output, facts)
+    sys.exit(0 if met or arguments.quick else 1)
 
 
 if __name__ == "__main__":

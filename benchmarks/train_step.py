@@ -25,8 +25,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -35,12 +33,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "scripts"))
-from building import alone, cache, run  # noqa: E402
+from peers import environment
+from report import Report, add_output, describe_machine, load, publish, versions
 
 WORKERS = Path(__file__).with_name("step_workers.py")
 BATCHES = 10
@@ -53,11 +47,6 @@ class Contender(NamedTuple):
     pooling: str = ""
 
 
-# torch by its version alone: the index decides on the build, and one without CUDA is enough.
-ENVIRONMENTS = {
-    "deepctr": ["deepctr==0.9.4", "tensorflow==2.15.1"],
-    "fuxictr": ["fuxictr==2.3.10", "torch==2.13.0", "polars<1.30"],
-}
 OURS = Contender("ours, fused pooling", "ours", None, "fused")
 OTHERS = [
     Contender("DeepCTR", "deepctr", "deepctr"),
@@ -69,23 +58,6 @@ REMARK = (
     "(*) DeepCTR hands Keras an L2 regulariser for every table also when λ is 0, which reads whole tables and makes "
     "their gradients dense; in this line they are taken away."
 )
-
-
-def environment(name: str) -> Path:
-    """The interpreter of a peer's environment, made if it is not there or is for other versions."""
-    place = cache() / "peers" / name
-    interpreter, done = place / "bin" / "python", place / "installed.txt"
-    wanted = "\n".join([platform.python_version(), *ENVIRONMENTS[name]])
-    with alone(place):
-        if not done.exists() or done.read_text() != wanted:
-            print(f"installing {' '.join(ENVIRONMENTS[name])} in {place} ", end="", flush=True)
-            log = place.parent / f"{name}.log"
-            log.unlink(missing_ok=True)
-            run([sys.executable, "-m", "venv", "--clear", str(place)], log)
-            run([str(interpreter), "-m", "pip", "install", *ENVIRONMENTS[name]], log)
-            done.write_text(wanted)
-            print()
-    return interpreter
 
 
 class Worker:
@@ -132,117 +104,112 @@ def write_batches(file: Path, arguments: argparse.Namespace) -> None:
     np.savez(file, ids=ids.astype(np.int64), labels=labels)
 
 
-def describe_machine(cores: list[int]) -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {len(cores)} of {os.cpu_count()} cores used"
-
-
-def load() -> str:
-    return f"{os.getloadavg()[0]:.1f}"
-
-
 def start(contenders: list[Contender], task: dict[str, Any], cores: list[int], folder: Path) -> dict[str, Any]:
     """The workers, built and warm, by their titles, and their versions; without the peers that cannot be had."""
     workers: dict[str, Worker] = {}
-    versions: dict[str, str] = {}
+    used: dict[str, str] = {}
     for contender in contenders:
         try:
             worker = Worker(contender, cores, folder / f"{len(workers)}.log")
-            versions[contender.title] = worker.ask(task)["versions"]
+            used[contender.title] = worker.ask(task)["versions"]
             workers[contender.title] = worker
         except RuntimeError as error:
             if contender is OURS:
                 raise
-            print(f"left out: {contender.title}: {error}")
-    return {"workers": workers, "versions": versions}
+            print(f"left out: {contender.title}: {error}", file=sys.stderr)
+    return {"workers": workers, "versions": used}
 
 
-def measure(workers: dict[str, Worker], arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+def measure(workers: dict[str, Worker], batch: int, rounds: int, seconds: float) -> dict[str, list[dict[str, Any]]]:
     """The turns of every contender; one of the others also holds "ours", the rows/s of ours in the turn before."""
     taken: dict[str, list[dict[str, Any]]] = {title: [] for title in workers}
 
     def turn(title: str) -> dict[str, Any]:
-        answer = workers[title].ask({"seconds": arguments.seconds})
-        taken[title].append(answer | {"rate": answer["steps"] * arguments.batch / answer["seconds"]})
+        answer = workers[title].ask({"seconds": seconds})
+        taken[title].append(answer | {"rate": answer["steps"] * batch / answer["seconds"]})
         return taken[title][-1]
 
-    for number in range(arguments.rounds):
+    for number in range(rounds):
+        if list(workers) == [OURS.title]:
+            turn(OURS.title)
         for title in workers:
             if title != OURS.title:
                 before = turn(OURS.title)["rate"]
                 turn(title)["ours"] = before
-        print(f"round {number + 1} of {arguments.rounds}, load average {load()}", flush=True)
+        print(f"round {number + 1} of {rounds}, load average {load()}", file=sys.stderr, flush=True)
     return taken
 
 
-def table_of(
-    taken: dict[str, list[dict[str, Any]]], versions: dict[str, str], arguments: argparse.Namespace
-) -> Table:
+def compare(contenders: list[Contender], arguments: argparse.Namespace, cores: list[int]) -> dict[str, Any]:
+    """Start the contenders on the same batches, let them take turns, end them: "taken" and "versions" by title."""
+    with tempfile.TemporaryDirectory(prefix="afm-step-") as name:
+        data = Path(name) / "batches.npz"
+        write_batches(data, arguments)
+        task = {name: getattr(arguments, name) for name in ("batch", "slots", "ids", "k", "t")}
+        task |= {"data": str(data), "rate": 0.001, "cores": len(cores)}
+        started = start(contenders, task, cores, Path(name))
+        try:
+            taken = measure(started["workers"], arguments.batch, arguments.rounds, arguments.seconds)
+        finally:
+            for worker in started["workers"].values():
+                worker.end()
+    return {"taken": taken, "versions": started["versions"]}
+
+
+def table_of(found: dict[str, Any], arguments: argparse.Namespace) -> Report:
+    taken = found["taken"]
     title = (
         f"whole training step, AFM, {arguments.slots} slots, {arguments.ids:,} ids, batch {arguments.batch}, "
         f"k={arguments.k}, t={arguments.t}, Adam (lazy in ours), float32"
     )
-    table = Table(title=title)
-    table.add_column("", no_wrap=True)
-    table.add_column("versions")
-    for name in (
-        "rows/s",
-        "lowest - highest",
-        "ms a step",
-        "peak, GB",
-        "ours / it",
-        "lowest - highest",
-        "CPU ms",
-        "CPU, it / ours",
-    ):
-        table.add_column(name, justify="right")
+    columns = ["", "versions", "rows/s", "lowest – highest", "ms a step", "peak, GB", "ours / it", "lowest – highest"]
+    report = Report(title, [*columns, "CPU ms", "CPU, it / ours"])
     cpu = {name: statistics.median(turn["cpu"] / turn["steps"] for turn in turns) for name, turns in taken.items()}
     for name, turns in taken.items():
         rates = [turn["rate"] for turn in turns]
         median = statistics.median(rates)
         ratios = [turn["ours"] / turn["rate"] for turn in turns if "ours" in turn]
-        row = [f"{median:,.0f}", f"{min(rates):,.0f} - {max(rates):,.0f}", f"{1000 * arguments.batch / median:.0f}"]
+        row = [f"{median:,.0f}", f"{min(rates):,.0f} – {max(rates):,.0f}", f"{1000 * arguments.batch / median:.0f}"]
         row.append(f"{turns[-1]['peak']:.1f}")
-        row += [f"{statistics.median(ratios):.1f}", f"{min(ratios):.1f} - {max(ratios):.1f}"] if ratios else ["", ""]
+        row += [f"{statistics.median(ratios):.1f}", f"{min(ratios):.1f} – {max(ratios):.1f}"] if ratios else ["", ""]
         row += [f"{1000 * cpu[name]:.0f}", f"{cpu[name] / cpu[OURS.title]:.1f}" if ratios else ""]
-        table.add_row(name, versions[name], *row)
-    return table
+        report.rows.append([name, found["versions"][name], *row])
+    report.notes.append("Last losses: " + ", ".join(f"{turns[-1]['loss']:.3f}" for turns in taken.values()) + ".")
+    if any(name.endswith("(*)") for name in taken):
+        report.notes.append(REMARK)
+    return report
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """The options of what is trained and how it is measured, but for its slots and batch."""
+    parser.add_argument("--ids", type=int, default=1_000_000, help="of all slots together")
+    parser.add_argument("--k", type=int, default=16)
+    parser.add_argument("--t", type=int, default=16)
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--only", nargs="+", choices=["deepctr", "deepctr-bare", "fuxictr", "ours"], metavar="PEER")
+    add_output(parser)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--slots", type=int, default=39)
-    parser.add_argument("--ids", type=int, default=1_000_000, help="of all slots together")
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--t", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a turn, which has two steps at least")
-    parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--only", nargs="+", choices=["deepctr", "deepctr-bare", "fuxictr", "ours"], metavar="PEER")
+    add_task(parser)
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.slots, arguments.batch, arguments.ids, arguments.rounds, arguments.seconds = 5, 64, 2000, 1, 0.1
     cores = sorted(os.sched_getaffinity(0))[: arguments.cores]
     others = [other for other in OTHERS if not arguments.only or other.worker in arguments.only]
     before = load()
-    with tempfile.TemporaryDirectory(prefix="afm-step-") as name:
-        data = Path(name) / "batches.npz"
-        write_batches(data, arguments)
-        task = {name: getattr(arguments, name) for name in ("batch", "slots", "ids", "k", "t")}
-        task |= {"data": str(data), "rate": 0.001, "cores": len(cores)}
-        started = start([OURS, *others], task, cores, Path(name))
-        try:
-            taken = measure(started["workers"], arguments)
-        finally:
-            for worker in started["workers"].values():
-                worker.end()
-    print(f"\n$ {shlex.join(['python', 'benchmarks/train_step.py', *sys.argv[1:]])}")
-    print(f"{describe_machine(cores)}, load average {before} before, {load()} after")
-    turns = f"{arguments.rounds} rounds, turns of {arguments.seconds:g} s, ours before each of the others"
-    print(f"{turns}; last losses: " + ", ".join(f"{t[-1]['loss']:.3f}" for t in taken.values()))
-    Console(width=190).print(table_of(taken, started["versions"], arguments))
-    if any(other.worker == "deepctr-bare" for other in others):
-        print(REMARK)
+    found = compare([OURS, *others], arguments, cores)
+    facts = [
+        f"{describe_machine(len(cores))}, load average {before} before, {load()} after",
+        versions(),
+        f"{arguments.rounds} rounds, turns of {arguments.seconds:g} s, ours before each of the others",
+    ]
+    publish([table_of(found, arguments)], arguments.output, facts)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,183 @@
+"""The exchange of gradients between several hosts: bytes on the wire and time of each form, at several speeds.
+
+    sudo .venv/bin/python benchmarks/hosts.py                       # three hosts, 1 and 10 Gbit/s, a few minutes
+    sudo .venv/bin/python benchmarks/hosts.py --links 1 2.5 10/0.2 --ids 1000000 --rounds 5
+
+The hosts are network namespaces of this machine with an sshd in each (see ``namespaces.py``), and ``horovodrun``
+starts a rank on each of them by ssh, as on a cluster. A link is a speed in Gbit/s, and behind a slash the delay in
+milliseconds one way; "free" is not limited. All ranks compute on this machine's cores, so that a whole step takes as
+much longer as there are ranks; the exchange is what to compare.
+
+raw     what a model that gathers rows from its table and hands the gradient to ``hvd.allreduce`` does: Horovod's own
+        sparse path, two allgathers of every row of the batch, as often as it occurs; merged where they arrive
+gather  this package's: each distinct row once, gathered and merged
+reduce  this package's: the whole table, summed as a dense tensor
+
+The bytes are those that the hosts' interfaces count, the headers of TCP and IP with them. Needs root, iproute2 and
+openssh-server; nothing of the machine's own network is touched, and at the end, after Ctrl-C too, all is removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from namespaces import Lab, LabError, Link
+from report import Report, add_output, describe_machine, load, publish, versions
+from wire import attained
+
+WORKER = Path(__file__).with_name("hosts_worker.py")
+LINKS = ["1", "10", "10/0.2"]
+FORMS = ("raw", "gather", "reduce")
+LONGEST = 1800
+
+
+def parse_link(text: str) -> Link:
+    speed, _, delay = text.partition("/")
+    try:
+        rate = None if speed == "free" else round(float(speed) * 1e9)
+        late = float(delay or 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: a speed in Gbit/s or free, and /milliseconds") from None
+    if (rate is not None and rate <= 0) or late < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: speed and delay are not negative")
+    name = "not limited" if rate is None else f"{speed} Gbit/s"
+    return Link(name + (f", {delay} ms" if late else ""), rate, late)
+
+
+def run(lab: Lab, links: list[Link], task: dict[str, Any]) -> dict[str, Any]:
+    """Start the ranks, shape the links when rank 0 asks for it, and give what was found."""
+    (lab.folder / "task.json").write_text(json.dumps(task))
+    launcher = str(Path(sys.executable).with_name("horovodrun"))
+    hosts = ",".join(f"{name}:1" for name in lab.names)
+    job = ["--gloo", "-np", str(len(lab.addresses)), "-H", hosts, "--network-interfaces", "eth0", "--disable-cache"]
+    log = lab.folder / "job.log"
+    with log.open("wb") as sink:
+        command = [launcher, *job, sys.executable, str(WORKER), str(lab.folder)]
+        process = lab.popen(0, command, stdout=sink, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + LONGEST
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                raise LabError(f"the ranks have not ended after {LONGEST} seconds")
+            for file in lab.folder.glob("want-*"):
+                _, number, link = file.name.split("-")
+                file.unlink()
+                lab.shape(links[int(link)])
+                (lab.folder / f"have-{number}").touch()
+            time.sleep(0.02)
+    if process.returncode:
+        lines = log.read_text(errors="replace").splitlines()
+        said = [line for line in lines if line.startswith("[")] or lines  # the ranks' own lines before the launcher's
+        raise LabError(f"horovodrun ended with {process.returncode}\n" + "\n".join(said[-25:]))
+    return json.loads((lab.folder / "found.json").read_text())
+
+
+def median(found: list[dict[str, Any]], name: str, **key: Any) -> float:
+    return statistics.median(entry[name] for entry in found if all(entry[k] == v for k, v in key.items()))
+
+
+def bytes_table(found: dict[str, Any], task: dict[str, Any], ranks: int) -> tuple[Report, bool]:
+    columns = ["ids of the table", "rows read", "distinct", *(f"{form}, MB" for form in FORMS), "gather / raw"]
+    title = (
+        f"megabytes that a host sends in a step, {ranks} hosts, {task['slots']} slots, batch {task['batch']} a rank"
+    )
+    report, met = Report(title, columns), True
+    for ids in task["ids"]:
+        sent = {form: median(found["found"], "sent", ids=ids, form=form, kind="exchange") for form in FORMS}
+        facts = found["facts"][str(ids)]
+        share = sent["gather"] / sent["raw"]
+        met &= share <= 1 / 3
+        row = [f"{ids:,}", f"{facts['read']:,}", f"{facts['touched']:,}", *(f"{sent[form]:.2f}" for form in FORMS)]
+        report.rows.append([*row, f"{share:.2f}"])
+    report.notes.append(f"Aim: gather sends at most a third of raw's bytes: {'met' if met else 'NOT met'}.")
+    return report, met
+
+
+def time_table(found: dict[str, Any], task: dict[str, Any], links: list[Link], speeds: list[float]) -> Report:
+    columns = ["link", "attained, Gbit/s", "ids", *(f"{form}, ms" for form in FORMS), "fastest"]
+    columns += [f"step, {form}, ms" for form in FORMS]
+    report = Report("exchange of a step, and the whole step, by link: medians of the rounds", columns)
+    for (number, link), ids in itertools.product(enumerate(links), task["ids"]):
+        key = {"link": number, "ids": ids}
+        taken = {f: 1e3 * median(found["found"], "seconds", form=f, kind="exchange", **key) for f in FORMS}
+        whole = {f: 1e3 * median(found["found"], "seconds", form=f, kind="whole", **key) for f in FORMS}
+        best = min(taken, key=lambda form: taken[form])
+        row = [link.name, f"{speeds[number]:.1f}", f"{ids:,}", *(f"{taken[form]:.0f}" for form in FORMS), best]
+        report.rows.append([*row, *(f"{whole[form]:.0f}" for form in FORMS)])
+    report.notes += crossings(found, task, links)
+    return report
+
+
+def crossings(found: dict[str, Any], task: dict[str, Any], links: list[Link]) -> list[str]:
+    """Between two measured speeds a form's time is a part that stays and a part that goes with the inverse speed."""
+    measured = sorted((link.rate, number) for number, link in enumerate(links) if link.rate)
+    notes = []
+    for ids, (one, other) in itertools.product(task["ids"], itertools.combinations(FORMS, 2)):
+        for (slow, a), (fast, b) in itertools.pairwise(measured):
+            gaps = []
+            for number in (a, b):
+                at = [
+                    median(found["found"], "seconds", link=number, ids=ids, form=form, kind="exchange")
+                    for form in (one, other)
+                ]
+                gaps.append(at[0] - at[1])
+            if gaps[0] * gaps[1] < 0:
+                inverse = (gaps[0] / fast - gaps[1] / slow) / (gaps[0] - gaps[1])
+                below, above = (one, other) if gaps[0] < 0 else (other, one)
+                notes.append(
+                    f"{ids:,} ids: {below} beats {above} below about {1e-9 / inverse:.1f} Gbit/s, not above."
+                )
+    return notes or ["No form overtakes another between the limited speeds measured."]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hosts", type=int, default=3)
+    parser.add_argument("--links", type=parse_link, nargs="+", default=[parse_link(text) for text in LINKS])
+    parser.add_argument("--ids", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--slots", type=int, default=39)
+    parser.add_argument("--batch", type=int, default=4096, help="of a rank")
+    parser.add_argument("--k", type=int, default=16)
+    parser.add_argument("--t", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3, help="in a turn")
+    add_output(parser)
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.ids, arguments.slots, arguments.batch, arguments.rounds, arguments.steps = [2000], 5, 256, 1, 2
+    task = {name: getattr(arguments, name) for name in ("ids", "slots", "batch", "k", "t", "rounds", "steps")}
+    links, before = arguments.links, load()
+    try:
+        with Lab(arguments.hosts) as lab:
+            speeds = []
+            for link in links:
+                lab.shape(link)
+                speeds.append(attained(lab, 8 if arguments.quick else 128))
+            found = run(lab, links, task | {"links": len(links)})
+            netem = lab.netem
+    except LabError as error:
+        sys.exit(f"benchmark: {error}")
+    except KeyboardInterrupt:
+        sys.exit("benchmark: stopped; the namespaces are removed")
+    wire, met = bytes_table(found, task, arguments.hosts)
+    facts = [
+        f"{describe_machine()}, load average {before} before, {load()} after",
+        versions("tensorflow", "keras", "horovod"),
+        f"{arguments.rounds} rounds of {arguments.steps} steps, forms and links taking turns; Gloo over TCP",
+    ]
+    if any(link.delay_ms for link in links):
+        relay = "by a switch in user space (this kernel has no netem), which limits the speed attained"
+        facts.append(f"delay {'by netem' if netem else relay}")
+    publish([wire, time_table(found, task, links, speeds)], arguments.output, facts)
+    sys.exit(0 if met or arguments.quick else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""One rank of ``benchmarks/hosts.py``: it takes the steps that the benchmark measures and counts the bytes.
+
+Rank 0 asks for a link by making ``<folder>/want-<number>-<link>``, goes on when ``<folder>/have-<number>`` is there,
+and leaves everything that was found in ``<folder>/found.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from step_pieces import (
+    FORMS,
+    Pieces,
+    built_optimizer,
+    distinct_rows,
+    make_model,
+    one_by_one,
+    whole_steps,
+    zipf_batches,
+)
+from wire import received_and_sent
+
+from afm_ctr import distributed
+from afm_ctr.distributed import World
+
+BATCHES = 3
+
+
+def prepare(task: dict[str, Any], ids: int, world: World) -> dict[str, Any]:
+    """Steps and exchanges of every form, run once, and what the batches touch."""
+    model = make_model(task["slots"], ids, task["k"], task["t"])
+    optimizer = built_optimizer(model)
+    batches = zipf_batches(task["slots"], ids, task["batch"], BATCHES, seed=1 + world.rank)
+    calls: dict[str, Any] = {}
+    for form in FORMS:
+        pieces = Pieces(model, optimizer, world, form)
+        parts = one_by_one(pieces, model, batches)
+        calls[form] = {"whole": whole_steps(pieces, batches), "exchange": parts["exchange"]}
+    touched = int(np.median([distinct_rows(batch) for batch in batches]))
+    return {"calls": calls, "facts": {"touched": touched, "read": task["batch"] * task["slots"]}}
+
+
+def measured(call: Any, steps: int, world: World) -> dict[str, float]:
+    """Seconds a step on this rank, and megabytes a step that its interface sent and received."""
+    world.barrier()
+    before, start = received_and_sent(), time.perf_counter()
+    for _ in range(steps):
+        call()
+    taken, after = time.perf_counter() - start, received_and_sent()
+    received, sent = ((b - a) / steps / 1e6 for a, b in zip(before, after, strict=True))
+    return {"seconds": taken / steps, "received": received, "sent": sent}
+
+
+def ask(folder: Path, number: int, link: int) -> None:
+    (folder / f"want-{number}-{link}").touch()
+    deadline = time.monotonic() + 60
+    while not (folder / f"have-{number}").exists():
+        if time.monotonic() > deadline:
+            sys.exit("benchmark: nobody shapes the links")
+        time.sleep(0.02)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    task = json.loads((folder / "task.json").read_text())
+    world = distributed.init()
+    prepared = {ids: prepare(task, ids, world) for ids in task["ids"]}
+    found: list[dict[str, Any]] = []
+    number = 0
+    for turn in range(task["rounds"]):
+        for link in range(task["links"]):
+            number += 1
+            if world.is_chief:
+                ask(folder, number, link)
+            world.barrier()
+            for ids, ready in prepared.items():
+                for form, calls in ready["calls"].items():
+                    for kind, call in calls.items():
+                        mine = measured(call, task["steps"], world)
+                        key = {"round": turn, "link": link, "ids": ids, "form": form, "kind": kind}
+                        ranks = world.allgather_object(mine)
+                        found.append(key | {name: float(np.mean([rank[name] for rank in ranks])) for name in mine})
+    if world.is_chief:
+        facts = {str(ids): ready["facts"] for ids, ready in prepared.items()}
+        (folder / "found.json").write_text(json.dumps({"found": found, "facts": facts}))
+    world.barrier()
+
+
+if __name__ == "__main__":
+    main()
