@@ -2,53 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from afm_ctr.schema import ResolvedSchema
+from afm_ctr.schema import CROSS_SEPARATOR, ResolvedSchema
 
 LONGEST = 96  # bytes of a value that are kept: a cell may be as long as its line
-JOINT = b"\x1f"  # between the parts of a cross
 # Of these kinds an id says more than the cell.
 BY_ID = ("libfm", "time")
 
 
-def values_of(field: Any, columns: Mapping[str, np.ndarray], strip: bool) -> list[list[bytes]]:
-    """The values of each row; an empty list where the field has none.
+class Values(NamedTuple):
+    """The values of some rows one after the other, each once a row; and how many rows have none."""
+
+    values: list[bytes]
+    missing: int
+
+
+def values_of(field: Any, columns: Mapping[str, np.ndarray], rows: np.ndarray, strip: bool) -> Values:
+    """The values of some rows.
 
     Args:
         field: a field that is of none of the kinds ``BY_ID``.
         columns: bytes [n] of every raw column.
+        rows: int64 [m].
         strip: whether white space around a value is dropped, as numbers and declared ids have it.
     """
     if field.kind == "cross":
-        parts = [columns[name] for name in field.columns]
-        return [[JOINT.join(row)] if all(row) else [] for row in zip(*parts, strict=True)]
-    cells: Sequence[bytes] = columns[field.column or field.name].tolist()
+        parts = [columns[name][rows].tolist() for name in field.columns]
+        joined = (CROSS_SEPARATOR.join(row) if all(row) else b"" for row in zip(*parts, strict=True))
+        return _given(joined, len(rows))
+    cells: list[bytes] = columns[field.column or field.name][rows].tolist()
     separator = getattr(field, "separator", None)
     if separator is None:
-        pieces = [[cell] for cell in cells]
-    else:
-        between = separator.encode()
-        pieces = [cell.split(between) for cell in cells]
-    if strip:
-        pieces = [[piece.strip() for piece in row] for row in pieces]
-    return [[piece for piece in row if piece][: getattr(field, "max_values", 1)] for row in pieces]
+        return _given((cell.strip() for cell in cells) if strip else cells, len(rows))
+    return _pieces((cell.split(separator.encode()) for cell in cells), field.max_values, strip)
 
 
-def texts_of_ids(schema: ResolvedSchema, field: Any, ids: np.ndarray) -> list[list[bytes]]:
-    """The same for the kinds ``BY_ID``, out of encoded ids int64 [n, slots]: libfm ids as in the file; the parts of
+def _given(cells: Iterable[bytes], rows: int) -> Values:
+    given = [cell for cell in cells if cell]
+    return Values(given, rows - len(given))
+
+
+def _pieces(cells: Iterable[list[bytes]], most: int, strip: bool) -> Values:
+    values: list[bytes] = []
+    missing = 0
+    for cell in cells:
+        pieces = [piece for text in cell if (piece := text.strip() if strip else text)][:most]
+        values += dict.fromkeys(pieces)
+        missing += not pieces
+    return Values(values, missing)
+
+
+def texts_of_ids(schema: ResolvedSchema, field: Any, ids: np.ndarray) -> Values:
+    """The same for the kinds ``BY_ID``, out of encoded ids int64 [m, slots]: libfm ids as in the file; the parts of
     a time as numbers."""
     first = field.ids[0] if field.kind == "libfm" else 0
-    ranges = schema.ranges_of(field.name)
     local = np.full(ids.shape, -1, np.int64)
-    for owned in ranges:
+    for owned in schema.ranges_of(field.name):
         inside = (ids >= owned.start) & (ids < owned.start + owned.size)
         local = np.where(inside, ids - owned.start + owned.local_start, local)
     rows: Any = local.tolist()
-    return [[b"%d" % (first + place) for place in row if place >= 0] for row in rows]
+    return _pieces(([b"%d" % (first + place) for place in row if place >= 0] for row in rows), ids.shape[1], False)
 
 
 def shown(value: bytes) -> str:

@@ -7,8 +7,8 @@ hands on are whole numbers, sets and counts of texts, so the result does not dep
 
 from __future__ import annotations
 
+import heapq
 import pickle
-import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,13 +88,15 @@ class Collector:
             labels: float [n]; nan = no label.
         """
         part, layout = self._part, self._layout
-        missing = ids[:, layout.first_slots] == layout.own_ids
+        firsts = ids if len(layout.first_slots) == ids.shape[1] else ids[:, layout.first_slots]
         positive = labels > 0
+        # Whole numbers below 2^24, exact in float32: a product of matrices, where adding booleans would be slow.
+        counted = np.stack([np.ones(len(ids), np.float32), positive.astype(np.float32)])
+        missing = counted @ (firsts == layout.own_ids).astype(np.float32)
         part.rows += len(ids)
         part.positives += int(positive.sum())
         part.labelled &= not np.isnan(labels).any()
-        part.missing[0] += missing.sum(axis=0)
-        part.missing[1] += missing[positive].sum(axis=0)
+        part.missing += missing.astype(np.int64)
         for seen in self._seen:
             seen.add(ids)
 
@@ -107,27 +109,29 @@ class Collector:
             labels: float [m].
         """
         part = self._part
-        positive = np.flatnonzero(labels > 0).tolist()
+        positive = np.flatnonzero(labels > 0)
         part.sampled += len(ids)
         part.sampled_positives += len(positive)
+        rows = [np.arange(len(ids)), positive]
         for index, spec_field in enumerate(self._schema.spec.fields):
-            if spec_field.kind in BY_ID:
-                values = texts_of_ids(self._schema, spec_field, ids[:, self._layout.slots[index]])
-            else:
-                values = values_of(spec_field, columns, self._layout.strips[index])
-            part.counts[index].update(piece for row in values for piece in dict.fromkeys(row))
-            part.positive_counts[index].update(piece for i in positive for piece in dict.fromkeys(values[i]))
-            part.sample_missing[0, index] += sum(not row for row in values)
-            part.sample_missing[1, index] += sum(not values[i] for i in positive)
+            for at, counts in enumerate((part.counts[index], part.positive_counts[index])):
+                if spec_field.kind in BY_ID:
+                    mine = texts_of_ids(self._schema, spec_field, ids[rows[at]][:, self._layout.slots[index]])
+                else:
+                    mine = values_of(spec_field, columns, rows[at], self._layout.strips[index])
+                counts.update(mine.values)
+                part.sample_missing[at, index] += mine.missing
 
     def partial(self) -> bytes:
         """What the chunk hands on to a :class:`Merger`."""
         for seen in self._seen:
             found = seen.ids()
             for index in seen.fields:
-                mine = np.concatenate([found[(found >= a) & (found < b)] for a, b in self._layout.ids[index]])
-                self._part.hashes[index] = distinct.least_hashes([distinct.mixed(mine)])
-        return zlib.compress(pickle.dumps(self._part), 1)
+                mine = np.concatenate(
+                    [found[slice(*np.searchsorted(found, ends))] for ends in self._layout.ids[index]]
+                )
+                self._part.hashes[index] = distinct.least_hashes(mine)
+        return pickle.dumps(self._part)
 
 
 def sampling_limit(rows_in: int, sample_rows: int) -> np.uint64:
@@ -144,7 +148,7 @@ class Merger:
 
     def add(self, partial: bytes) -> None:
         """Take a chunk's :meth:`Collector.partial` into account: bytes that the job's own workers wrote."""
-        total, part = self._total, pickle.loads(zlib.decompress(partial))
+        total, part = self._total, pickle.loads(partial)
         total.rows += part.rows
         total.positives += part.positives
         total.labelled &= part.labelled
@@ -153,8 +157,7 @@ class Merger:
         total.missing += part.missing
         total.sample_missing += part.sample_missing
         for index, found in part.hashes.items():
-            before = total.hashes.get(index, found)
-            total.hashes[index] = distinct.least_hashes([before, found])
+            total.hashes[index] = distinct.join_hashes(total.hashes.get(index, found), found)
         for mine, more in zip(total.counts, part.counts, strict=True):
             mine.update(more)
         for mine, more in zip(total.positive_counts, part.positive_counts, strict=True):
@@ -180,7 +183,7 @@ def _finish(schema: ResolvedSchema, part: _Part, index: int) -> FieldStatistics:
     if _fills(spec_field) and part.sampled:
         scale = part.rows / part.sampled
         missing, missing_positives = (round(scale * int(n)) for n in part.sample_missing[:, index])
-    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:TOP_VALUES]
+    order = heapq.nsmallest(TOP_VALUES, counts.items(), key=lambda item: (-item[1], item[0]))
     positives = part.positive_counts[index]
     exact, found = _distinct(schema, part, index)
     return FieldStatistics(

@@ -22,10 +22,15 @@ def mixed(numbers: np.ndarray) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
-def least_hashes(parts: Iterable[np.ndarray]) -> np.ndarray:
-    """The ``KEPT`` least distinct hashes of all parts, ascending: uint64. Joining is associative and commutative."""
-    found = np.unique(np.concatenate([np.zeros(0, np.uint64), *parts]))
-    return found[:KEPT]
+def least_hashes(numbers: np.ndarray) -> np.ndarray:
+    """The ``KEPT`` least hashes of distinct integers [n], ascending: uint64."""
+    hashes = mixed(numbers)
+    return np.sort(np.partition(hashes, KEPT)[:KEPT] if len(hashes) > KEPT else hashes)
+
+
+def join_hashes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The same of the integers behind both; associative and commutative."""
+    return np.union1d(one, other)[:KEPT]
 
 
 def count_by_hashes(hashes: np.ndarray) -> float:
