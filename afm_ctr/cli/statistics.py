@@ -1,0 +1,191 @@
+"""``infer-schema`` and ``stats``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from afm_ctr.cli.app import JsonFlag, app, console, report
+from afm_ctr.errors import UserError
+from afm_ctr.records import Manifest
+from afm_ctr.records.manifest import MANIFEST_NAME
+from afm_ctr.statistics import DataStatistics, Drift, FieldStatistics, drift
+
+PAGE = "statistics.png"
+
+
+@app.command(
+    "infer-schema", epilog="Example: afm-ctr infer-schema --input 'logs/*.csv.gz' --output schema.yaml --label click"
+)
+def infer_schema(
+    input: Annotated[list[str], typer.Option(help="Raw logs: a local path or a glob; may be given several times.")],
+    output: Annotated[Path | None, typer.Option(help="File to write; without it the schema is printed.")] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The label's column; without a header line c1, c2, …")
+    ] = None,
+    no_label: Annotated[bool, typer.Option("--no-label", help="The logs carry no label.")] = False,
+    name: Annotated[str | None, typer.Option(help="What the data set is called; default: after the file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Look at a sample of raw logs and write a first schema: every suggestion with the figures behind it."""
+    if label is not None and no_label:
+        raise UserError("infer-schema: give --label or --no-label, not both")
+    if output is not None and output.exists() and not overwrite:
+        raise UserError(f"{output} is there already; give --overwrite to replace it, or another --output")
+    from afm_ctr import infer
+
+    with console.status("looking at the logs"):
+        found = infer.infer_schema(input, label=label, labelled=not no_label, name=name)
+    if output is not None:
+        infer.save(found, output, overwrite)
+
+    def show() -> None:
+        if output is None:
+            if not as_json:
+                console.print(found.text, markup=False, soft_wrap=True, end="")
+            return
+        table = Table("column", "suggested", "distinct", "missing", "alone AUC", "look at this", box=SIMPLE_HEAD)
+        for column in found.columns:
+            suggested = column["suggested"]
+            table.add_row(
+                escape(column["name"]),
+                _suggested(suggested) if suggested is not None else "[yellow]left out[/]",
+                f"{column['distinct']:,}" if "distinct" in column else "",
+                f"{column['missing']:.1%}" if column.get("missing") else "",
+                f"{column['auc']:.2f}" if column.get("auc") is not None else "",
+                escape("; ".join(column["odd"])),
+            )
+        console.print(table)
+        console.print(
+            f"{output}: from {found.rows:,} rows of {found.looked_at} of {found.files} files; read it, then "
+            f"afm-ctr prepare --schema {output} --input {' --input '.join(input)} --output DATA",
+            markup=False,
+            soft_wrap=True,
+        )
+
+    result = found.to_json() | {"output": None if output is None else str(output)}
+    report(as_json, result, show)
+
+
+def _suggested(fields: Any) -> str:
+    words = []
+    for field in fields if isinstance(fields, list) else [fields]:
+        encoding = field.get("encoding", {})
+        more = [f"{key} {value}" for key, value in encoding.items() if key != "kind" and value is not True]
+        words.append(" ".join([encoding.get("kind") or field.get("part") or field["kind"], *more]))
+    return escape(", ".join(words))
+
+
+@app.command("stats", epilog="Example: afm-ctr stats data --baseline last-week/data --output stats/")
+def stats(
+    data: Annotated[str, typer.Argument(help="Prepared data set, or its manifest.json.")],
+    baseline: Annotated[
+        str | None, typer.Option(metavar="MANIFEST", help="Manifest or folder of a data set to compare with.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help=f"Folder for a page of plots, {PAGE}.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the statistics of every field of a prepared data set, and how far they have moved from another's.
+
+    PSI below 0.1 is no change by custom, above 0.25 a large one; flagged fields come first. Always exit code 0.
+    """
+    now = _statistics(data)
+    before = _statistics(baseline) if baseline is not None else None
+    found = drift(now, before) if before is not None else None
+    page = None
+    if output is not None:
+        from afm_ctr.statistics.pictures import draw
+
+        page = draw(now, output / PAGE, before, found)
+
+    def show() -> None:
+        console.print(_table(data, now))
+        if found is not None:
+            console.print(_drift_table(found, baseline or ""))
+        if page is not None:
+            console.print(f"plots: {page}", markup=False, soft_wrap=True)
+
+    result: dict[str, Any] = {"data": data, "statistics": now.model_dump(mode="json")}
+    if found is not None:
+        result |= {"baseline": baseline, "drift": found.to_json(), "flagged": [f.name for f in found.flagged]}
+    if page is not None:
+        result["plots"] = str(page)
+    report(as_json, result, show)
+
+
+def _statistics(path: str) -> DataStatistics:
+    folder = os.path.dirname(path) or "." if path.endswith(MANIFEST_NAME) else path
+    found = Manifest.load(folder, check_files=False).statistics
+    if found is None:
+        raise UserError(
+            f"{path}: its manifest has no statistics: an earlier afm-ctr wrote it; prepare the data again"
+        )
+    return found
+
+
+def _table(data: str, statistics: DataStatistics) -> Table:
+    sampled = "" if statistics.sampled == statistics.rows else f", values of {statistics.sampled:,} sampled rows"
+    positive = f", {statistics.positives:,} positive" if statistics.positives is not None else ""
+    title = f"{escape(data)}, {statistics.split}: {statistics.rows:,} rows{positive}{sampled}"
+    caption = (
+        "values: least, 5 %, median, 95 %, most of many numbers; else the most frequent with their share of rows"
+    )
+    if statistics.positives is not None:
+        caption += " and the share of positive ones among them"
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    for heading in ("field", "encoding", "missing", "distinct"):
+        table.add_column(heading, justify="right" if heading in ("missing", "distinct") else "left")
+    table.add_column("values", overflow="fold")
+    for field in statistics.fields:
+        table.add_row(
+            field.name,
+            field.encoding,
+            f"{field.missing_share:.2%}" if field.missing else "",
+            f"{'' if field.exact else '~'}{field.distinct:,}",
+            _values(field, statistics),
+        )
+    return table
+
+
+def _values(field: FieldStatistics, statistics: DataStatistics) -> str:
+    if field.quantiles and not field.complete:
+        return " … ".join(f"{field.quantiles[i]:g}" for i in (0, 5, 50, 95, 100))
+    words = []
+    for top in field.top[:3]:
+        value = "".join(c if c.isprintable() else "·" for c in top.value)
+        value = value if len(value) <= 16 else value[:15] + "…"
+        positive = f"/{top.positives / top.rows:.0%}" if statistics.positives is not None else ""
+        words.append(f"{value} {top.rows / statistics.sampled:.1%}{positive}")
+    return escape(", ".join(words))
+
+
+def _drift_table(found: Drift, baseline: str) -> Table:
+    def share(number: float | None) -> str:
+        return "-" if number is None else f"{number:.2%}"
+
+    title = f"against {escape(baseline)}: {len(found.flagged)} of {len(found.fields)} fields flagged"
+    if found.positive_before is not None and found.positive_now is not None:
+        title += f"; positive {share(found.positive_before)}, now {share(found.positive_now)}"
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    for heading in ("field", "PSI", "by chance", "missing", "now", "new values"):
+        table.add_column(heading, justify="left" if heading == "field" else "right")
+    table.add_column("flags")
+    for field in found.fields:
+        table.add_row(
+            field.name,
+            "-" if field.psi is None else f"{field.psi:.4f}",
+            "-" if field.psi is None else f"{field.noise:.4f}",
+            share(field.missing_before),
+            share(field.missing_now),
+            share(field.new_share) if field.new_share else "",
+            ", ".join(field.flags),
+            style="bold red" if "large change" in field.flags else "yellow" if field.flags else None,
+        )
+    return table

@@ -1,0 +1,45 @@
+"""libfm text: which ids belong to which field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+_ENTRY = re.compile(rb"(\d+):")
+
+
+def libfm_fields(rows: Sequence[bytes]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Comment lines and the fields.
+
+    Where every row has as many entries and each place's ids lie apart from the others', a place is a field. Else all
+    ids are one field of several values.
+    """
+    ids = np.array([int(text) for text in _ENTRY.findall(b" ".join(rows))], np.int64)
+    sizes = np.array([row.count(b":") for row in rows])
+    size = int(ids.max()) + 1 if len(ids) else 1
+    many = int(sizes.max()) if len(sizes) else 1
+    if len(ids) and sizes.min() == sizes.max():
+        places = ids.reshape(-1, many)
+        low, high = places.min(axis=0), places.max(axis=0)
+        if (low[1:] > high[:-1]).all():
+            ends = [*low[1:].tolist(), size]
+            why = [
+                f"Every row has {many} entries, and the ids of each place lie apart from the others': a field each.",
+                "Names are yours to give. A field ends where the next one's least id seen here begins.",
+            ]
+            starts = [0, *ends[:-1]]
+            found = zip(starts, ends, places.T, strict=True)
+            fields = []
+            for number, (start, end, mine) in enumerate(found):
+                why.append(f"f{number + 1}: {len(np.unique(mine)):,} distinct ids from {mine.min()} to {mine.max()}")
+                fields.append({"name": f"f{number + 1}", "kind": "libfm", "ids": [start, end]})
+            return why, fields
+    why = [
+        f"{len(np.unique(ids)):,} distinct ids up to {size - 1}; {sizes.min()} to {many} entries a row. Ranges of "
+        "ids do not tell them apart: one field of several values. If you know which ids belong together, give those "
+        "a field of their own.",
+    ]
+    return why, [{"name": "features", "kind": "libfm", "ids": [0, size], "max_values": max(many, 1)}]

@@ -1,0 +1,168 @@
+"""What a sample says of one column."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from afm_ctr.infer.layout import NUMBER
+from afm_ctr.metrics.auc import ExactAUC
+
+_WHOLE = re.compile(rb"[+-]?\d+")
+_SEPARATORS = ("|", ";", ",", "^", " ")
+_FEWEST = 20  # rows of either label below which an AUC says nothing
+
+
+@dataclass
+class Profile:
+    """A column of the sample.
+
+    Attributes:
+        name: as a schema calls it.
+        header: as the log calls it.
+        cells: bytes of every row; b"" = missing.
+        counts: of the cells that are not missing (white space alone is missing only where the column is numbers).
+        auc: how well the column alone orders the labels, 0.5 … 1; ``None``: cannot be told.
+    """
+
+    name: str
+    header: str
+    cells: Sequence[bytes]
+    auc: float | None = None
+    counts: Counter[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = Counter(self.cells)
+        del self.counts[b""]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the sample."""
+        return len(self.cells)
+
+    @cached_property
+    def blank(self) -> int:
+        """Cells of white space alone."""
+        return sum(count for cell, count in self.counts.items() if not cell.strip())
+
+    @property
+    def present(self) -> int:
+        """Rows with a cell."""
+        return sum(self.counts.values())
+
+    @property
+    def missing(self) -> int:
+        """Rows without one; for numbers, blank ones count too."""
+        return self.rows - self.present + (self.blank if self.is_numeric else 0)
+
+    @property
+    def distinct(self) -> int:
+        """Distinct cells."""
+        return len(self.counts)
+
+    @property
+    def once(self) -> int:
+        """Cells that were seen once. Their share of the rows is about the chance that a further row holds a cell not
+        seen so far (Good, The population frequencies of species, Biometrika 40, 1953)."""
+        return sum(count == 1 for count in self.counts.values())
+
+    @cached_property
+    def is_numeric(self) -> bool:
+        """Whether all cells but a few are decimal numbers."""
+        numbers = sum(n for cell, n in self.counts.items() if NUMBER.fullmatch(cell))
+        there = self.present - self.blank
+        return there > 0 and numbers >= 0.995 * there and not self._is_code
+
+    @cached_property
+    def _is_code(self) -> bool:
+        """Digits with zeros in front: a code, not a number."""
+        return any(len(cell) > 1 and cell.isdigit() and cell.startswith(b"0") for cell in self.counts)
+
+    @cached_property
+    def not_numbers(self) -> int:
+        """Rows with a cell that is no number and not blank."""
+        return sum(n for cell, n in self.counts.items() if cell.strip() and not NUMBER.fullmatch(cell))
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether its numbers are all whole."""
+        return self.is_numeric and all(_WHOLE.fullmatch(c.strip()) for c in self.counts if NUMBER.fullmatch(c))
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """The numbers, ascending: float64 [rows with one]."""
+        pairs = [(float(cell), n) for cell, n in self.counts.items() if NUMBER.fullmatch(cell)]
+        values = np.array([value for value, _ in pairs])
+        return np.sort(np.repeat(values, [n for _, n in pairs])) if pairs else np.zeros(0)
+
+    def quantile(self, share: float) -> float:
+        """A number of the column such that about ``share`` of them are not above it."""
+        return float(self.numbers[int(share * (len(self.numbers) - 1))])
+
+    def shown_top(self, count: int = 3) -> str:
+        """The most frequent cells, with their shares of the rows."""
+        order = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))[:count]
+        return ", ".join(f"{shown(cell)} {n / self.rows:.0%}" for cell, n in order)
+
+    @cached_property
+    def separator(self) -> tuple[str, int, int] | None:
+        """What divides a cell into values, if its pieces come again and again in other cells: the separator, the
+        distinct pieces, and how many pieces nearly every cell has at most."""
+        if self.distinct < 10 or self.is_numeric:
+            return None
+        for mark in _SEPARATORS:
+            between = mark.encode()
+            having = sum(n for cell, n in self.counts.items() if between in cell)
+            if having < 0.2 * self.present:
+                continue
+            pieces = {cell: [piece for piece in cell.split(between) if piece] for cell in self.counts}
+            different = {piece for mine in pieces.values() for piece in mine}
+            if len(different) <= 0.5 * self.distinct:
+                sizes = np.repeat([len(mine) for mine in pieces.values()], list(self.counts.values()))
+                return mark, len(different), max(int(np.quantile(sizes, 0.99)), 2)
+        return None
+
+    def rate(self, labels: np.ndarray) -> None:
+        """Fill in :attr:`auc`.
+
+        The rows are halved by turns; each half's positive shares by cell (a missing one is a cell too) order the
+        rows of the other, so a cell that is there once tells nothing. Numbers also order the rows by themselves.
+
+        Args:
+            labels: bool [rows].
+        """
+        if min(int(labels.sum()), int((~labels).sum())) < _FEWEST:
+            return
+        place = {cell: i for i, cell in enumerate(self.counts)}
+        codes = np.array([place.get(cell, len(place)) for cell in self.cells])
+        turn = np.arange(len(codes)) % 2 == 0
+        found = []
+        for half in (turn, ~turn):
+            seen = np.bincount(codes[half], minlength=len(place) + 1)
+            positive = np.bincount(codes[half], labels[half], minlength=len(place) + 1)
+            scores = (positive + labels[half].mean()) / (seen + 1)
+            found.append(_auc(labels[~half], scores[codes[~half]]))
+        self.auc = sum(found) / 2
+        if self.is_numeric:
+            rows = [i for i, cell in enumerate(self.cells) if NUMBER.fullmatch(cell)]
+            mine = labels[rows]
+            if min(int(mine.sum()), int((~mine).sum())) >= _FEWEST and len(rows) > 0.5 * self.rows:
+                alone = _auc(mine, np.array([float(self.cells[i]) for i in rows]))
+                self.auc = max(self.auc, alone, 1 - alone)
+
+
+def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    metric = ExactAUC()
+    metric.update(labels, scores)
+    return metric.result()
+
+
+def shown(cell: bytes, longest: int = 24) -> str:
+    """A cell in a comment: on one line, and short."""
+    text = "".join(c if c.isprintable() else "?" for c in cell.decode("utf-8", "replace"))
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,129 @@
+"""A bounded look at text logs: lines that are spread evenly over what is read of each file."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from afm_ctr.errors import UserError
+from afm_ctr.rawlog import open_log
+from afm_ctr.rawlog.codecs import FIRST_BYTES, PARQUET_MAGIC, codec_of
+from afm_ctr.rawlog.lines import BYTE_ORDER_MARK
+
+ROWS = 30_000  # of all files together
+MOST_FILES = 20
+READ_BYTES = 256 << 20  # unpacked, of all files together
+_STRETCHES = 16  # places of a plain file larger than its share of that
+
+
+@dataclass
+class FileSample:
+    """Some lines of a file.
+
+    Attributes:
+        first: its first line, without a byte order mark.
+        lines: the sampled ones, in order, ``first`` not among them.
+        total: how many lines there are behind the first: counted where the whole file was read, estimated for a
+            plain file, ``None`` for a packed one that was not read to its end.
+    """
+
+    path: str
+    first: bytes
+    lines: list[bytes]
+    total: int | None
+
+
+def matching(patterns: Sequence[str]) -> list[str]:
+    """The local files of some globs, sorted.
+
+    Raises:
+        UserError: a glob matches no file, or names a place that is not local.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        if "://" in pattern:
+            raise UserError(f"{pattern}: infer-schema looks at local files; copy a few of the logs here")
+        paths = [path for path in glob.glob(os.path.expanduser(pattern)) if os.path.isfile(path)]
+        if not paths:
+            raise UserError(f"{pattern}: no such file")
+        found.update(paths)
+    paths = sorted(path for path in found if os.path.getsize(path))
+    if not paths:
+        raise UserError(f"{', '.join(patterns)}: the files are empty")
+    return paths
+
+
+def chosen(paths: Sequence[str]) -> list[str]:
+    """At most ``MOST_FILES`` of the files, spread evenly, the first among them."""
+    count = min(len(paths), MOST_FILES)
+    return [paths[i * len(paths) // count] for i in range(count)]
+
+
+def is_parquet(path: str) -> bool:
+    """Whether a file is Parquet, by its first bytes."""
+    return _first_bytes(path).startswith(PARQUET_MAGIC)
+
+
+def sample_file(path: str, rows: int, read_bytes: int) -> FileSample:
+    """Up to about ``rows`` lines of a file of which no more than ``read_bytes`` are read.
+
+    Raises:
+        UserError: the file cannot be read, or holds no text.
+    """
+    size = os.path.getsize(path)
+    plain = codec_of(path, _first_bytes(path)) == "plain"
+    if plain and size > read_bytes:
+        return _stretches(path, size, rows, read_bytes)
+    kept: list[bytes] = []
+    stride, number, taken_bytes, ended = 1, 0, 0, False
+    with open_log(path) as stream:
+        first = next(iter(stream.take(1)), b"").removeprefix(BYTE_ORDER_MARK)
+        while taken_bytes < read_bytes:
+            lines = stream.take(1024)
+            if not lines:
+                ended = True
+                break
+            kept += lines[-number % stride :: stride]
+            number += len(lines)
+            taken_bytes += sum(map(len, lines)) + len(lines)
+            while len(kept) > 2 * rows:
+                kept, stride = kept[::2], 2 * stride
+    return FileSample(path, first, _spread(kept, rows), number if ended else None)
+
+
+def _stretches(path: str, size: int, rows: int, read_bytes: int) -> FileSample:
+    """Of a large plain file: stretches at even distances."""
+    length = read_bytes // _STRETCHES
+    kept: list[bytes] = []
+    seen = seen_bytes = 0
+    with open(path, "rb") as stream:
+        first = stream.readline(length).rstrip(b"\r\n").removeprefix(BYTE_ORDER_MARK)
+        for number in range(_STRETCHES):
+            stream.seek(number * size // _STRETCHES)
+            # The first piece may be the end of a line, and the last one the beginning of another.
+            lines = [line.removesuffix(b"\r") for line in stream.read(length).split(b"\n")[1:-1]]
+            seen, seen_bytes = seen + len(lines), seen_bytes + sum(map(len, lines)) + len(lines)
+            kept += _spread(lines, -(-rows // _STRETCHES))
+    return FileSample(path, first, kept, round(size * seen / max(seen_bytes, 1)))
+
+
+def _spread(lines: list[bytes], count: int) -> list[bytes]:
+    if len(lines) <= count:
+        return lines
+    return [lines[i * len(lines) // count] for i in range(count)]
+
+
+def _first_bytes(path: str) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(FIRST_BYTES)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it: {error.strerror}") from error
+
+
+def sample_files(paths: Sequence[str], rows: int) -> Iterator[FileSample]:
+    """Samples of some files which share ``rows`` and ``READ_BYTES``."""
+    for path in paths:
+        yield sample_file(path, max(rows // len(paths), 1), READ_BYTES // len(paths))

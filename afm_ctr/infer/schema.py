@@ -1,0 +1,214 @@
+"""A first schema for a log, out of a look at a sample of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from afm_ctr.errors import UserError
+from afm_ctr.infer.label import LabelGuess, find_label
+from afm_ctr.infer.libfm import libfm_fields
+from afm_ctr.infer.profile import Profile
+from afm_ctr.infer.suggest import Suggestion, is_group, suggest
+from afm_ctr.infer.table import Table, read_table
+from afm_ctr.infer.write import columns, comment, flow
+from afm_ctr.schema import FeatureSchema, read_yaml, validate
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A schema and what led to it.
+
+    Attributes:
+        text: the YAML, with comments.
+        schema: the same, read.
+        rows: sampled rows.
+        files: how many files match, and ``looked_at``: how many of them were read.
+        total: rows of all files; ``None``: unknown.
+        rejects: sampled lines that are no rows, by reason.
+        columns: for each column its name, what is suggested, and what is odd about it.
+    """
+
+    text: str
+    schema: FeatureSchema
+    rows: int
+    files: int
+    looked_at: int
+    total: int | None
+    rejects: dict[str, int]
+    columns: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {**self.__dict__, "schema": self.schema.model_dump(mode="json", exclude_defaults=True)}
+
+
+def infer_schema(
+    inputs: Sequence[str], label: str | None = None, labelled: bool = True, name: str | None = None
+) -> Inference:
+    """Look at a sample of some logs and write a schema for them.
+
+    At most 30,000 rows are looked at, spread evenly over up to 20 files and the first 256 MB of them (a plain file
+    that is larger than its share: 16 stretches of it).
+
+    Args:
+        inputs: local paths or globs.
+        label: the label's column, as the log calls it; ``None``: guess.
+        labelled: False: the log has no label.
+        name: of the data set; ``None``: after the first file.
+
+    Raises:
+        UserError: the files are not there or of no known form, or the label cannot be guessed.
+    """
+    table = read_table(inputs)
+    if table.layout.format["kind"] == "libfm":
+        body, found = _libfm(table, labelled)
+    else:
+        body, found = _columns(table, label, labelled)
+    title = name or _title(table.paths[0])
+    text = "\n".join([*_head(table), f"name: {flow(title)}", "", *_format(table), "", *body]) + "\n"
+    schema = validate(FeatureSchema, yaml.safe_load(text), "the inferred schema")
+    return Inference(
+        text=text,
+        schema=schema,
+        rows=table.rows,
+        files=len(table.paths),
+        looked_at=len(table.looked_at),
+        total=table.total,
+        rejects=dict(sorted(table.rejects.items())),
+        columns=found,
+    )
+
+
+def _title(path: str) -> str:
+    return Path(path).name.split(".")[0] or "log"
+
+
+def _head(table: Table) -> list[str]:
+    total = "an unknown number" if table.total is None else f"{'' if table.whole else 'about '}{table.total:,}"
+    files = f"{len(table.looked_at)} of {len(table.paths)} files" if len(table.paths) > 1 else table.paths[0]
+    lines = [
+        f"A first schema, written by afm-ctr infer-schema after a look at {table.rows:,} rows of {total} in {files}.",
+        "Every figure below is of those rows. Read it, change what you know better, then run afm-ctr prepare.",
+        "Alone AUC: how a column's positive shares in one half of the rows order the other half.",
+        "Chance of a new value: the share of rows whose value was seen once.",
+    ]
+    if table.rejects:
+        bad = ", ".join(f"{reason}: {count}" for reason, count in sorted(table.rejects.items()))
+        lines.append(f"Lines that are no rows: {bad}.")
+    return [*comment(lines), ""]
+
+
+def _format(table: Table) -> list[str]:
+    lines = comment(table.layout.why)
+    lines.append("format:")
+    lines += [f"  {key}: {flow(value)}" for key, value in table.layout.format.items()]
+    named = [column for column in table.columns if column.header is not None]
+    if table.layout.format["kind"] == "delimited" and not table.layout.format["header"]:
+        lines += ["  # Without a header line: every column, in file order. Give them better names.", "  columns:"]
+        lines += columns([column.name for column in table.columns])
+    elif named:
+        lines += ["  # Names for what the log calls its columns, where that is no name for a schema.", "  columns:"]
+        lines += columns([column.model_dump() for column in named])
+    return lines
+
+
+def _libfm(table: Table, labelled: bool) -> tuple[list[str], list[dict[str, Any]]]:
+    label = Profile("label", "label", table.cells["label"])
+    lines: list[str] = []
+    if labelled and label.present:
+        guess = find_label([label], "label", False, table.paths[0])
+        lines += [*comment(guess.why[1:]), f"label: {flow(guess.schema)}", ""]
+    why, fields = libfm_fields(table.cells["features"])
+    lines += [*comment(why), "fields:", *(f"  - {flow(field)}" for field in fields)]
+    return lines, [{"name": field["name"], "suggested": field, "odd": []} for field in fields]
+
+
+def _columns(table: Table, label: str | None, labelled: bool) -> tuple[list[str], list[dict[str, Any]]]:
+    profiles = [
+        Profile(column.name, column.header or column.name, table.cells[column.name]) for column in table.columns
+    ]
+    headless = table.layout.format.get("header") is False
+    guess = find_label(profiles, label, headless, table.paths[0]) if labelled else None
+    if guess is not None:
+        profiles = [profile for profile in profiles if profile is not guess.profile]
+    if guess is not None and guess.positive is not None:
+        for profile in profiles:
+            profile.rate(guess.positive)
+    suggestions = [suggest(profile, table.total) for profile in profiles]
+    if all(suggestion.left_out for suggestion in suggestions):
+        raise UserError(
+            f"{table.paths[0]}: no column is fit for a feature: "
+            + "; ".join(f"{s.profile.name}: {s.left_out}" for s in suggestions[:5])
+        )
+    lines = _label(guess) if guess is not None else [*comment(["No label: to score with, not to train on."]), ""]
+    lines += _roles(suggestions)
+    lines.append("fields:")
+    for suggestion in suggestions:
+        lines += _field(suggestion)
+    return lines, [_summary(suggestion) for suggestion in suggestions]
+
+
+def _label(guess: LabelGuess) -> list[str]:
+    return [*comment(guess.why), f"label: {flow(guess.schema)}", ""]
+
+
+def _roles(suggestions: Sequence[Suggestion]) -> list[str]:
+    """The key and, as a comment, the group."""
+    lines: list[str] = []
+    key = next((suggestion.profile for suggestion in suggestions if suggestion.key), None)
+    if key is not None:
+        why = f"{key.distinct} distinct in {key.rows} rows: it names the row; predictions and rejects carry it."
+        lines += [*comment([why]), f"key: {key.name}", ""]
+    group = next((s.profile for s in suggestions if is_group(s.profile) and s.profile is not key), None)
+    if group is not None:
+        why = f"By its name whose row it is ({group.distinct} distinct): with this, evaluate gives the group AUC too."
+        lines += [*comment([why, f"group: {group.name}"]), ""]
+    return lines
+
+
+def _field(suggestion: Suggestion) -> list[str]:
+    lines = comment([f"{suggestion.profile.header}: {suggestion.why[0]}", *suggestion.why[1:]], 2)
+    lines += comment([f"LOOK AT THIS: {warning}" for warning in suggestion.warnings], 2)
+    if suggestion.left_out is None:
+        return [*lines, *(f"  - {flow(field)}" for field in suggestion.fields)]
+    left_out = "the key" if suggestion.key else "left out"
+    lines += comment([f"LOOK AT THIS, {left_out}: {suggestion.left_out}."], 2)
+    return [*lines, *(f"  # - {flow(field)}" for field in suggestion.fields)]
+
+
+def _summary(suggestion: Suggestion) -> dict[str, Any]:
+    profile = suggestion.profile
+    return {
+        "name": profile.name,
+        "missing": profile.missing / profile.rows,
+        "distinct": profile.distinct,
+        "auc": profile.auc,
+        "suggested": None if suggestion.left_out else list(suggestion.fields),
+        "odd": [*([suggestion.left_out] if suggestion.left_out else []), *suggestion.warnings],
+    }
+
+
+def save(inference: Inference, path: Path, overwrite: bool) -> None:
+    """Write the schema, and read it again as prepare will.
+
+    Raises:
+        UserError: the file is there and may not be replaced, or cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} is there already; give --overwrite to replace it, or another --output")
+        aside.write_text(inference.text, encoding="utf-8")
+        if validate(FeatureSchema, read_yaml(aside), path) != inference.schema:
+            raise RuntimeError(f"{path}: the schema reads differently than it was meant")
+        aside.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,217 @@
+"""What a column should be in a schema, and why."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from afm_ctr.infer.profile import Profile, shown
+from afm_ctr.infer.timestamps import has_hour, time_format
+from afm_ctr.statistics.distinct import count_by_sample
+
+LEAKS, ODD = 0.98, 0.9  # AUC of a column alone
+_UNIQUE = 0.99
+_FEW = 20  # whole numbers with no more values than that are names of things
+_UNSEEN = 0.01  # chance that the next row holds a new value, up to which values are worth listing
+_LONGEST_LIST = 10_000
+_MOST_BUCKETS = 1_000_000
+_ID_NAME = re.compile(r"(^|_)(id|ids|uid|uuid|key|code|zip)$|Id$|ID$")
+_GROUP_NAME = re.compile(r"^(user|uid|user_?id|member_?id|customer_?id|visitor_?id|cookie(_?id)?)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What to write for a column.
+
+    Attributes:
+        why: comment lines with the figures.
+        fields: fields of a schema.
+        left_out: what is wrong with the column, so that its fields only stand there as a comment.
+        key: whether it names the row.
+    """
+
+    profile: Profile
+    why: tuple[str, ...]
+    fields: tuple[dict[str, Any], ...]
+    left_out: str | None = None
+    key: bool = False
+    warnings: tuple[str, ...] = field(default=())
+
+
+def suggest(profile: Profile, total: int | None) -> Suggestion:
+    """The suggestion for a column.
+
+    Args:
+        total: rows of all files, where it is known.
+    """
+    moment = time_format(profile.counts)
+    facts = [_facts(profile, total, with_numbers=moment is None)]
+    warnings = []
+    if profile.auc is not None and ODD <= profile.auc < LEAKS:
+        warnings.append(f"alone it has an AUC of {profile.auc:.3f}: is it known before the label is?")
+    if not profile.present or (profile.distinct == 1 and moment is None):
+        what = "always empty" if not profile.present else f"always {shown(next(iter(profile.counts)))!r}"
+        if profile.missing and profile.present:
+            what += " or empty"
+        else:
+            return Suggestion(profile, tuple(facts), (_hashed(profile, 1000),), f"constant: {what}")
+    if profile.auc is not None and profile.auc >= LEAKS:
+        why, fields = _encoding(profile, total)
+        problem = f"gives the label away: alone it has an AUC of {profile.auc:.3f}"
+        return Suggestion(profile, (*facts, *why), fields, problem)
+    if moment is not None:
+        return _time(profile, facts, *moment, tuple(warnings))
+    fractions = profile.is_numeric and not profile.is_whole
+    if profile.present >= 100 and profile.distinct >= _UNIQUE * profile.present and not fractions:
+        fields = (_hashed(profile, _MOST_BUCKETS),)
+        problem = f"nearly every row has a value of its own ({profile.distinct} in {profile.present})"
+        return Suggestion(profile, tuple(facts), fields, problem, key=not profile.missing)
+    why, fields = _encoding(profile, total)
+    return Suggestion(profile, (*facts, *why), fields, warnings=tuple(warnings))
+
+
+def _facts(profile: Profile, total: int | None, with_numbers: bool) -> str:
+    parts = []
+    if profile.missing:
+        parts.append(f"{profile.missing / profile.rows:.1%} missing")
+    parts.append(f"{profile.distinct:,} distinct" + _in_all(profile, total))
+    if with_numbers and profile.is_numeric and len(profile.numbers):
+        ends = [profile.quantile(share) for share in (0, 0.01, 0.5, 0.99, 1)]
+        parts.append(" … ".join(f"{end:.10g}" for end in ends) + " (0, 1, 50, 99, 100 %)")
+    if profile.distinct and (not profile.is_numeric or profile.distinct <= _FEW):
+        parts.append(profile.shown_top())
+    if profile.auc is not None:
+        parts.append(f"alone AUC {profile.auc:.2f}")
+    return "; ".join(parts)
+
+
+def _in_all(profile: Profile, total: int | None) -> str:
+    if total is None or total <= profile.rows * 1.01:
+        return ""
+    estimate = _estimated(profile, total)
+    return f" (perhaps {_rounded(estimate):,} in all)" if estimate > 1.1 * profile.distinct else ""
+
+
+def _estimated(profile: Profile, total: int | None) -> float:
+    """Distinct values of all rows."""
+    share = min(1.0, profile.rows / total) if total else 1.0
+    return count_by_sample(profile.counts.values(), share)
+
+
+def _rounded(number: float) -> int:
+    scale = 10 ** max(int(math.log10(max(number, 1))) - 1, 0)
+    return int(number / scale) * scale
+
+
+def _encoding(profile: Profile, total: int | None) -> tuple[list[str], tuple[dict[str, Any], ...]]:
+    """Comment lines and fields for a column of numbers or words."""
+    if profile.is_numeric and not _ID_NAME.search(profile.header):
+        found = _number(profile)
+        if found is not None:
+            why, encoding = found
+            if profile.not_numbers:
+                why += f" {profile.not_numbers} cells are no numbers: prepare will reject those rows."
+            missing = {"missing": "own"} if profile.missing else {}
+            return [why], ({"name": profile.name, "kind": "numeric", "encoding": encoding, **missing},)
+    return _words(profile, total)
+
+
+def _number(profile: Profile) -> tuple[str, dict[str, Any]] | None:
+    """``None``: the digits are names of things."""
+    least, middle, most = (profile.quantile(share) for share in (0, 0.5, 1))
+    if not profile.is_whole:
+        if least >= 0 and profile.quantile(0.99) > 10 * max(middle, 1e-12):
+            return (
+                "Numbers with a long tail: the logarithm, then mean 0 and deviation 1.",
+                {"kind": "value", "log": True, "standardise": True},
+            )
+        return "Numbers: ten buckets of equal share, each with a vector.", {"kind": "buckets", "quantiles": 10}
+    if profile.distinct <= _FEW:
+        return None
+    low = sum(least <= number <= least + _FEW for number in set(profile.numbers.tolist()))
+    if -10 <= least <= 2 and most > 20 * (abs(middle) + 1) and low > _FEW / 2:
+        return (
+            "Counts with a long tail: up to 2 each its own bucket, above by floor((ln x)^2).",
+            {"kind": "buckets", "log_square": True},
+        )
+    dense = profile.distinct >= 0.5 * (profile.quantile(0.99) - profile.quantile(0.01) + 1)
+    if profile.distinct <= 256 and dense:
+        return (
+            "Whole numbers that fill their range: a quantity; ten buckets of equal share.",
+            {"kind": "buckets", "quantiles": 10},
+        )
+    return None
+
+
+def _words(profile: Profile, total: int | None) -> tuple[list[str], tuple[dict[str, Any], ...]]:
+    why: list[str] = []
+    several: dict[str, Any] = {}
+    estimate, unseen, listed = _estimated(profile, total), profile.once / max(profile.present, 1), profile.distinct
+    if profile.is_numeric:
+        few = "Few whole numbers: each with a vector of its own."
+        why.append(few if listed <= _FEW else "Whole numbers, but by their values names of things and no quantity.")
+    if profile.separator is not None:
+        mark, pieces, size = profile.separator
+        why.append(
+            f"Several values a cell, {mark!r} between them: {pieces:,} distinct ones make up the "
+            f"{profile.distinct:,} distinct cells; 99 % of the cells have at most {size}."
+        )
+        several = {"separator": mark, "max_values": size}
+        estimate, unseen, listed = float(pieces), 0.0, pieces
+    missing = {"missing": "own"} if profile.missing else {}
+    base = {"name": profile.name, "kind": "categorical"}
+    if listed <= _LONGEST_LIST and unseen <= _UNSEEN:
+        rare = {"min_count": 2} if listed > 100 else {}
+        why.append("A vocabulary" + ("." if several else f"; chance of a new value {unseen:.2%}."))
+        return why, ({**base, "encoding": {"kind": "vocabulary", **rare}, **several, **missing},)
+    buckets = _buckets(estimate)
+    why.append(
+        f"Hashed; chance of a new value {unseen:.1%}; {buckets:,} buckets"
+        + (
+            f", some {buckets / max(estimate, 1):.0f} a value."
+            if buckets < _MOST_BUCKETS
+            else ", the most by default."
+        )
+    )
+    return why, ({**base, "encoding": {"kind": "hash", "buckets": buckets}, **several, **missing},)
+
+
+def _buckets(distinct: float) -> int:
+    """About five a value, so that few values meet; 1, 2 or 5 times a power of ten."""
+    wanted = max(5 * distinct, 1000)
+    for power in range(3, 7):
+        for factor in (1, 2, 5):
+            if factor * 10**power >= wanted:
+                return min(factor * 10**power, _MOST_BUCKETS)
+    return _MOST_BUCKETS
+
+
+def _hashed(profile: Profile, buckets: int) -> dict[str, Any]:
+    return {"name": profile.name, "kind": "categorical", "encoding": {"kind": "hash", "buckets": buckets}}
+
+
+def _time(
+    profile: Profile, facts: Sequence[str], form: str, first: Any, last: Any, warnings: tuple[str, ...]
+) -> Suggestion:
+    missing = {"missing": "own"} if profile.missing else {}
+    base = {"kind": "time", "column": profile.name, "format": form, **missing}
+    why = [*facts, f"A moment ({form}), from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC."]
+    parts = []
+    if has_hour(form) and (first.date(), first.hour) != (last.date(), last.hour):
+        parts.append("hour")
+    if first.date() != last.date():
+        parts.append("weekday")
+    fields = tuple({"name": f"{profile.name}_{part}", **base, "part": part} for part in parts)
+    if fields:
+        return Suggestion(profile, tuple(why), fields, warnings=warnings)
+    part = "hour" if has_hour(form) else "weekday"
+    field_ = {"name": f"{profile.name}_{part}", **base, "part": part}
+    return Suggestion(profile, tuple(why), (field_,), f"constant in the sample: one {part} only")
+
+
+def is_group(profile: Profile) -> bool:
+    """Whether a column, by its name, says whose row it is."""
+    return _GROUP_NAME.match(profile.header) is not None

@@ -1,0 +1,170 @@
+"""The sample as columns, by the parsers that read logs everywhere else."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from afm_ctr.errors import UserError
+from afm_ctr.infer.layout import Layout, layout_of
+from afm_ctr.infer.sample import READ_BYTES, ROWS, chosen, is_parquet, matching, sample_file
+from afm_ctr.rawlog import LineParser, ParsedLines, parse_log
+from afm_ctr.schema import Column, FeatureSchema, fits_name
+
+_LIBFM_ROWS = 300_000
+_PARQUET_ROWS = 400_000  # read of all files together, of which ROWS are looked at
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of a sample.
+
+    Attributes:
+        paths: all files; ``looked_at``: those of which there are rows here.
+        layout: how they are written.
+        columns: what each is called by a schema and by the log.
+        cells: of each column by its name, the cells of every row.
+        rejects: sampled lines that are no rows, by reason.
+        total: rows of all files together; ``None``: cannot be told.
+    """
+
+    paths: tuple[str, ...]
+    looked_at: tuple[str, ...]
+    layout: Layout
+    columns: tuple[Column, ...]
+    cells: dict[str, list[bytes]]
+    rejects: Counter[str]
+    total: int | None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the sample."""
+        return len(next(iter(self.cells.values()), []))
+
+    @property
+    def whole(self) -> bool:
+        """Whether the sample is all there is."""
+        return self.total is not None and self.rows + sum(self.rejects.values()) >= self.total
+
+
+def read_table(patterns: Sequence[str], rows: int = ROWS) -> Table:
+    """Look at the files of some globs.
+
+    Raises:
+        UserError: there are none, they cannot be read, or are not of a known form.
+    """
+    paths = matching(patterns)
+    some = chosen(paths)
+    if any(map(is_parquet, some)):
+        return _parquet(paths, some, rows)
+    samples = [sample_file(path, max(rows // len(some), 1), READ_BYTES // len(some)) for path in some]
+    layout = layout_of(samples)
+    if layout.format["kind"] == "libfm":  # every id that is seen bounds a field: take more
+        samples = [sample_file(path, _LIBFM_ROWS // len(some), READ_BYTES // len(some)) for path in some]
+    header = layout.format.get("header", False)
+    columns = _named(layout.names)
+    parts = []
+    for sample in samples:
+        lines = sample.lines if header else [sample.first, *sample.lines]
+        parser = LineParser(
+            _spec(layout, columns), sample.first if header else None, labelled=False, source=sample.path,
+            extra=() if columns else ("label",),
+        )  # fmt: skip
+        parts.append(parser.parse(lines, sample.path, 1 + bool(header)))
+    totals = [None if sample.total is None else sample.total + (not header) for sample in samples]
+    return _table(paths, some, layout, columns, parts, totals)
+
+
+def _table(
+    paths: Sequence[str], some: Sequence[str], layout: Layout, columns: tuple[Column, ...],
+    parts: Sequence[ParsedLines], totals: Sequence[int | None],
+) -> Table:  # fmt: skip
+    names = [column.name for column in columns] or ["features", "label"]
+    cells: dict[str, list[bytes]] = {name: [] for name in names}
+    rejects: Counter[str] = Counter()
+    for part in parts:
+        for name in names:
+            cells[name] += part.columns[name].tolist() if name in part.columns else part.extra[name].tolist()
+        rejects.update(reject.reason for reject in part.rejects)
+    known = [total for total in totals if total is not None]
+    total = round(sum(known) * len(paths) / len(some)) if len(known) == len(totals) else None
+    table = Table(tuple(paths), tuple(some), layout, columns, cells, rejects, total)
+    if not table.rows:
+        why = ", ".join(f"{reason}: {count}" for reason, count in rejects.items())
+        raise UserError(f"{some[0]}: none of the lines looked at is a row" + (f" ({why})" if why else ""))
+    return table
+
+
+def _parquet(paths: Sequence[str], some: Sequence[str], rows: int) -> Table:
+    from pyarrow import parquet
+
+    files = [parquet.ParquetFile(path) for path in some if is_parquet(path)]
+    if len(files) < len(some):
+        other = next(path for path in some if not is_parquet(path))
+        raise UserError(f"{other} is no Parquet file, and {some[0]} is: look at one kind at a time")
+    names = tuple(_leaves(files[0].schema_arrow))
+    layout = Layout({"kind": "parquet"}, names, (f"{len(some)} of the files are Parquet, by their first bytes",))
+    columns = _named(names)
+    parts, totals = [], []
+    for path, file in zip(some, files, strict=True):
+        total = file.metadata.num_rows
+        totals.append(total)
+        stride = max(1, min(total, _PARQUET_ROWS // len(some)) * len(some) // rows)
+        for number, part in enumerate(_batches(path, _spec(layout, columns), _PARQUET_ROWS // len(some))):
+            parts.append(part)
+            for name, column in part.columns.items():
+                part.columns[name] = column[-number * 4096 % stride :: stride]
+    return _table(paths, some, layout, columns, parts, totals)
+
+
+def _batches(path: str, spec: FeatureSchema, rows: int) -> Iterator[ParsedLines]:
+    return itertools.islice(parse_log(path, spec, labelled=False), -(-rows // 4096))
+
+
+def _leaves(schema: Any, before: str = "") -> list[str]:
+    names: list[str] = []
+    for field in schema:
+        inner = (
+            [field.type.field(i) for i in range(field.type.num_fields)]
+            if str(field.type).startswith("struct")
+            else []
+        )
+        names += _leaves(inner, f"{before}{field.name}.") if inner else [before + field.name]
+    return names
+
+
+def _named(headers: Sequence[str]) -> tuple[Column, ...]:
+    """Names fit for a schema, each once."""
+    columns: list[Column] = []
+    taken = {header for header in headers if fits_name(header)}
+    for header in dict.fromkeys(headers):
+        if fits_name(header):
+            columns.append(Column(name=header))
+            continue
+        stem = re.sub(r"[^A-Za-z0-9_]+", "_", header).strip("_") or "column"
+        stem = stem if fits_name(stem) else f"c_{stem}"
+        name = next(n for n in itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(2))) if n not in taken)
+        taken.add(name)
+        columns.append(Column(name=name, header=header))
+    return tuple(columns)
+
+
+def _spec(layout: Layout, columns: Sequence[Column]) -> FeatureSchema:
+    """A schema that reads every column, for the parser."""
+    if layout.format["kind"] == "libfm":
+        fields: list[dict[str, Any]] = [{"name": "features", "kind": "libfm", "ids": [0, 1]}]
+        return FeatureSchema.model_validate({"name": "sample", "format": layout.format, "fields": fields})
+    space = {"kind": "hash", "buckets": 1}
+    fields = [{"name": column.name, "kind": "categorical", "encoding": space} for column in columns]
+    written = {**layout.format, "columns": [column.model_dump() for column in columns]}
+    return FeatureSchema.model_validate({"name": "sample", "format": written, "fields": fields})
+
+
+def size_of(paths: Sequence[str]) -> int:
+    """Bytes of the files."""
+    return sum(os.path.getsize(path) for path in paths)
