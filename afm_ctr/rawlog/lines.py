@@ -20,7 +20,10 @@ KEPT_BYTES = 1024  # of a line that is too long
 
 @dataclass(frozen=True)
 class BrokenEnd:
-    """What a damaged or truncated stream leaves: the bytes after its last whole line, and what is wrong."""
+    """What a damaged or truncated stream leaves: the bytes after its last whole line, and what is wrong.
+
+    Of a line that is already too long ``raw`` holds the beginning.
+    """
 
     raw: bytes
     detail: str
