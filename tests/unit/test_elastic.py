@@ -1,0 +1,352 @@
+"""Elastic state and run without other processes, and the ranks' meeting against a small store."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from afm_ctr import distributed
+from afm_ctr.distributed import ElasticState, HostsChanged, RankRemoved, SingleWorld, elastic_meeting, run_elastic
+from afm_ctr.distributed.state import training_state
+from afm_ctr.errors import RunError, UserError
+
+LOST = tf.errors.UnknownError(None, None, "HorovodAllreduce: Horovod has been shut down. This was caused by …")
+
+
+class ElasticWorld(SingleWorld):
+    """One rank that says its world is elastic, and counts its resets; ``others`` speak at every gathering."""
+
+    elastic = True
+
+    def __init__(self) -> None:
+        self.resets = 0
+        self.others: list[Any] = []
+        self.theirs: tuple[list[np.ndarray], bytes] | None = None
+
+    def reset(self, neighbours: Any = ()) -> None:
+        self.resets += 1
+
+    def allgather_object(self, obj: Any) -> list[Any]:
+        return [obj, *self.others] if isinstance(obj, tuple) else [obj] * (1 + len(self.others))
+
+    def broadcast_variables(self, variables: Any, root: int = 0) -> None:
+        if root:
+            assert self.theirs is not None
+            for variable, value in zip(variables, self.theirs[0], strict=True):
+                variable.assign(value)
+
+    def broadcast_object(self, obj: Any = None, root: int = 0) -> Any:
+        return obj if root == 0 or self.theirs is None else self.theirs[1]
+
+
+def small_model(world: distributed.World) -> keras.Model:
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1), keras.layers.Dropout(0.1)])
+    model.compile(distributed.wrap_optimizer(keras.optimizers.Adam(0.1), world), "mse", jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def values_of(model: keras.Model) -> list[np.ndarray]:
+    return [np.array(variable) for variable in training_state(model).values()]
+
+
+def one_step(state: ElasticState) -> None:
+    variables = state.model.trainable_variables
+    state.model.optimizer.apply([tf.ones_like(variable.value) for variable in variables], variables)
+    state.model.layers[-1].seed_generator.next()
+
+
+def assert_equal(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture
+def state() -> ElasticState:
+    world = ElasticWorld()
+    return ElasticState(small_model(world), world, commit_steps=3, step=0, seen=[])
+
+
+def test_the_single_process_twin_keeps_nothing() -> None:
+    world = SingleWorld()
+    state = ElasticState(small_model(world), world, step=0)
+
+    def function(given: ElasticState) -> str:
+        given.begin()
+        one_step(given)
+        given.commit()
+        return "done"
+
+    assert run_elastic(function, state) == "done"
+    assert not state.committed
+    with pytest.raises(RuntimeError, match="do not change"):
+        world.reset()
+
+
+def test_restore_brings_back_weights_slots_seeds_and_values(state: ElasticState) -> None:
+    state.begin()
+    one_step(state)
+    state.values["seen"].append(1)
+    state.commit()
+    kept = values_of(state.model)
+    assert len(kept) >= 8  # kernel, bias, dropout's seed, iterations, learning rate, two slots of both
+    one_step(state)
+    state.values["seen"].append(2)
+    assert any((one != other).any() for one, other in zip(values_of(state.model), kept, strict=True))
+    state.restore()
+    assert_equal(values_of(state.model), kept)
+    assert state.values == {"step": 0, "seen": [1]}
+
+
+def test_commits_are_due_by_steps_or_by_time(state: ElasticState) -> None:
+    state.begin()
+    due = []
+    for step in range(1, 8):
+        state.count_step()
+        if state.due:
+            due.append(step)
+            state.commit()
+    assert due == [3, 6]
+    timed = ElasticState(state.model, state.world, commit_seconds=1000.0)
+    timed.begin()
+    intervals = []
+    for _ in range(4):
+        while not timed.due:
+            timed.count_step()
+        intervals.append(timed._since)
+        timed._last = time.monotonic() - 0.1 * timed._since  # steps of a tenth of a second
+        timed.commit()
+    assert intervals == [1, 4, 16, 64]
+    timed._cost = 100.0  # a commit of 100 s fits every 2000 s
+    timed._since, timed._interval = 10, 10**6
+    assert timed._next_interval(timed._last + 1.0) == 20_000
+    for wrong in ({"commit_seconds": -1.0}, {"commit_steps": 0}):
+        with pytest.raises(UserError, match="elastic commits"):
+            ElasticState(state.model, state.world, **wrong)
+
+
+def test_a_lost_rank_costs_what_came_after_the_commit(state: ElasticState) -> None:
+    pytest.importorskip("horovod")
+    begun_at = []
+
+    def function(given: ElasticState) -> int:
+        given.begin()
+        begun_at.append(given.values["step"])
+        while given.values["step"] < 8:
+            one_step(given)
+            given.values["step"] += 1
+            given.count_step()
+            if given.due:
+                given.commit()
+            if given.values["step"] == 5 and len(begun_at) < 3:
+                raise LOST
+        return given.values["step"]
+
+    assert run_elastic(function, state) == 8
+    assert begun_at == [0, 3, 3]
+    assert state.world.resets == 2  # type: ignore[attr-defined]
+    assert int(state.model.optimizer.iterations) == 8
+
+
+def test_changed_hosts_cost_nothing(state: ElasticState) -> None:
+    pytest.importorskip("horovod")
+    begun_at = []
+
+    def function(given: ElasticState) -> None:
+        given.begin()
+        begun_at.append(given.values["step"])
+        while given.values["step"] < 5:
+            given.values["step"] += 1
+            if given.values["step"] == 2:
+                given.on_hosts_updated(0, None)
+            given.commit()
+
+    run_elastic(function, state)
+    assert begun_at == [0, 2]
+    assert not state.keep()
+
+
+def test_what_ends_a_run(state: ElasticState) -> None:
+    pytest.importorskip("horovod")
+
+    def lose(given: ElasticState) -> None:
+        given.begin()
+        raise LOST
+
+    with pytest.raises(RunError, match="5 times in a row without a commit"):
+        run_elastic(lose, state)
+
+    def fail(given: ElasticState) -> None:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        run_elastic(fail, state)
+
+    def leave(given: ElasticState) -> None:
+        raise HostsChanged
+
+    def removed(neighbours: Any = ()) -> None:
+        raise RankRemoved
+
+    state.world.reset = removed  # type: ignore[method-assign]
+    with pytest.raises(SystemExit) as end:
+        run_elastic(leave, state)
+    assert end.value.code == 0
+
+
+def test_a_newcomer_takes_the_newest_commit(state: ElasticState) -> None:
+    world: Any = state.world
+    theirs = [np.full_like(value, 3) for value in values_of(state.model)]
+    world.others = [(7, False, "elsewhere", 1), (8, False, "elsewhere", 2)]
+    world.theirs = (theirs, pickle.dumps({"step": 12, "seen": [5]}))
+    state.sync()
+    assert state.committed
+    assert_equal(values_of(state.model), theirs)
+    assert state.values == {"step": 12, "seen": [5]}
+    one_step(state)
+    state.restore()
+    assert_equal(values_of(state.model), theirs)
+    # Everybody holds the same: nothing is sent.
+    world.others, world.theirs = [(8, False, "elsewhere", 1)], None
+    state.sync()
+
+
+def test_a_torn_state_is_not_begun_with(state: ElasticState) -> None:
+    world: Any = state.world
+    world.others = [(0, True, "elsewhere", 1)]
+    with pytest.raises(RunError, match="every rank that held the state"):
+        state.sync()
+
+
+class Store(ThreadingHTTPServer):
+    """What the launcher keeps: keys, and an answer to those who ask for a rank."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.kept: dict[str, bytes] = {}
+        self.slot = b"1,2,0,1,1,2"
+        self.ready = threading.Event()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Store
+
+    def do_GET(self) -> None:
+        key = self.path[1:]
+        if key.startswith("rank_and_size/"):
+            self.server.ready.wait(60)
+            found: bytes | None = self.server.slot
+        else:
+            found = self.server.kept.get(key)
+        self.send_response(404 if found is None else 200)
+        self.end_headers()
+        self.wfile.write(found or b"")
+
+    def do_PUT(self) -> None:
+        self.server.kept[self.path[1:]] = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    with Store() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
+        for name, value in zip(names, (0, 1, 0, 1, 0, 1), strict=True):
+            monkeypatch.setenv(f"HOROVOD_{name}", str(value))
+        monkeypatch.setenv("HOROVOD_HOSTNAME", "here")
+        monkeypatch.setenv("HOROVOD_GLOO_RENDEZVOUS_ADDR", "127.0.0.1")
+        monkeypatch.setenv("HOROVOD_GLOO_RENDEZVOUS_PORT", str(server.server_port))
+        yield server
+        server.ready.set()
+        server.shutdown()
+        thread.join()
+
+
+def test_ranks_wait_for_each_other(store: Store) -> None:
+    arrived: dict[int, bool] = {}
+
+    def come(rank: int) -> None:
+        arrived[rank] = elastic_meeting._all_here(rank, 3)
+
+    threads = [threading.Thread(target=come, args=(rank,)) for rank in range(3)]
+    for thread in threads[:2]:
+        thread.start()
+    assert not arrived
+    threads[2].start()
+    for thread in threads:
+        thread.join(60)
+    assert arrived == {0: True, 1: True, 2: True}
+
+
+def test_a_new_rank_is_asked_for_and_taken(store: Store) -> None:
+    store.ready.set()
+    store.kept["afm_ctr_here/0"] = b"here"
+    elastic_meeting.meet_again()
+    assert (os.environ["HOROVOD_RANK"], os.environ["HOROVOD_SIZE"], os.environ["HOROVOD_CROSS_SIZE"]) == (
+        "1",
+        "2",
+        "2",
+    )
+    assert store.kept["afm_ctr_here/1"] == b"here"
+    store.slot = b"-1,-1,-1,-1,-1,-1"
+    with pytest.raises(RankRemoved):
+        elastic_meeting.meet_again()
+
+
+def test_who_does_not_come_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that broke as it started: the launcher is asked again, and says that there is one rank left."""
+    monkeypatch.setattr(elastic_meeting, "_PATIENCE", 0.05)
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    store.slot = b"0,1,0,1,0,1"
+    store.ready.set()
+    elastic_meeting.arrive()
+    assert os.environ["HOROVOD_SIZE"] == "1"
+    # And who comes late finds that the others have left, and asks too.
+    monkeypatch.setattr(elastic_meeting, "_PATIENCE", 60.0)
+    store.kept["afm_ctr_here/0"] = b"left"
+    assert not elastic_meeting._all_here(1, 2)
+    assert store.kept["afm_ctr_here/1"] == b"left"
+
+
+def test_a_rank_that_stands_still_is_ended(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elastic_meeting, "_STOPPED_AFTER", 0.0)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as other:
+        os.kill(other.pid, signal.SIGSTOP)
+        while Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.01)
+        asking = threading.Thread(target=elastic_meeting._ask_for_rank, args=([other.pid],))
+        asking.start()
+        assert other.wait(60) == -signal.SIGKILL
+        store.ready.set()
+        asking.join(60)
+
+
+def test_nobody_waits_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOROVOD_ELASTIC_TIMEOUT", "0.1")
+    with pytest.raises(RunError, match="did not meet again within 0 s"):
+        elastic_meeting.meet_again()
+    monkeypatch.setenv("HOROVOD_GLOO_RENDEZVOUS_PORT", "9")
+    with pytest.raises(RunError, match="does not answer"):
+        elastic_meeting.meet_again()
