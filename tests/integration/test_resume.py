@@ -17,11 +17,12 @@ import pytest
 import tensorflow as tf
 
 from afm_ctr.distributed import SingleWorld
-from afm_ctr.errors import UserError
+from afm_ctr.errors import Stopped, UserError
 from afm_ctr.models import Interaction, InteractionInputs, register
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import TrainConfig, evaluate, load_model, train
 from afm_ctr.training.folder import RunFolder
+from afm_ctr.training.session import Session
 from tests import prepared
 
 AFM = "model={name: afm, factors: 4, attention: 4, attention_dropout: 0.2, pooled_dropout: 0.3, attention_l2: 0.01}"
@@ -113,6 +114,28 @@ def test_killed_and_resumed(kills: int, data: Path, root: Path, tmp_path: Path) 
     sessions = json.loads((run / "run.json").read_text())["sessions"]
     assert len(sessions) == kills + 1
     assert not list((run / "checkpoints").glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    settings = config("epochs=1", "checkpoint.every_steps=100")
+    go(data, tmp_path / "whole", settings)
+    run, before = tmp_path / "run", signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        counted = Session.on_train_batch_end
+
+        def count(self: Session, batch: int, logs: Any = None) -> None:
+            if self.position.step == 4:
+                signal.raise_signal(number)
+            counted(self, batch, logs)
+
+        patch.setattr(Session, "on_train_batch_end", count)
+        with pytest.raises(Stopped, match=f"stopped by {number.name} after step 5: the state is saved in") as stop:
+            go(data, run, settings)
+    assert stop.value.code == 128 + number
+    assert signal.getsignal(number) is before
+    assert go(data, run, settings).resumed_from == 5
+    assert_same_end(run, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "ftrl"])

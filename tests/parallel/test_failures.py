@@ -9,10 +9,24 @@ from pathlib import Path
 import pytest
 from launch import JOBS, horovodrun, needs_horovod
 
+from afm_ctr.distributed import SingleWorld
+from afm_ctr.training import TrainConfig, train
+from afm_ctr.training.shelf import CheckpointShelf
+from tests import prepared
+
 EXPECTED = {
-    "killed": r"",
     "stuck": r"afm-ctr: rank \d of 2: no step finished for \d+ s \(last finished step: \d; at [^\n]+\): ending",
     "drift": r"variable [^\n]*second/bias has drifted apart after 5 steps: rank 0 and rank 1 disagree",
+}
+# What the job's last words are under `afm-ctr train`: which rank, and why. How many steps are saved at least.
+TOLD = {
+    "killed": (r"\(rank 0\): rank 1 on localhost has ended without a word: killed, perhaps by the system", 4),
+    "stopped": (r"no step finished for [^\n]+; rank 1 on localhost has not answered for \d+ s: stopped", 4),
+    "stuck": (r"no step finished for [^\n]+; [^\n]*rank 1 at failing_train.py:\d+ fail", 4),
+    "memory": (r"\(rank 1\): out of memory \([^\n]+\): lower batch_size [^\n]*/run\n", 4),
+    "disk": (r"\(rank 0\): cannot write the run in [^\n]*/run: [^\n]*File too large; every checkpoint there is", 4),
+    "shard": (r"\(rank \d\): [^\n]*part-00009\.tfrecord: block 0 [^\n]+ checksum does not match", 4),
+    "signal": (r"\(rank 0\): stopped by SIGTERM after step 10: the state is saved in [^\n]*/run,", 10),
 }
 
 
@@ -27,3 +41,33 @@ def test_the_job_ends_with_an_error(how: str, tmp_path: Path) -> None:
     assert misbehaved, job.output[-4000:]
     assert ended - float(misbehaved[1]) < 60  # bounded: the stock behaviour of a stuck rank is to wait for ever
     assert re.search(EXPECTED[how], job.output), job.output[-4000:]
+
+
+@needs_horovod
+@pytest.mark.parametrize("how", [pytest.param(h, marks=[pytest.mark.soak] * (h == "stuck")) for h in TOLD])
+def test_training_ends_with_a_cause_and_can_go_on(how: str, tmp_path: Path) -> None:
+    data, run, file = prepared.write(tmp_path / "data", {"train": 400}), tmp_path / "run", tmp_path / "train.yaml"
+    shard = data / "attempt/train/part-00009.tfrecord"
+    whole = shard.read_bytes()
+    if how == "shard":
+        shard.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    settings = TrainConfig.load(
+        None,
+        ["model={name: fm, factors: 4}", "batch_size=16", "epochs=1", "validation=null", "checkpoint.every_steps=2"]
+        + ["watchdog.timeout_seconds=20", "tensorboard=false"],
+    )
+    file.write_text(settings.to_yaml())
+    arguments = ["train", "--data", data, "--model-dir", run, "--config", file]
+    job = horovodrun(2, [JOBS / "failing_train.py", how, *arguments], tmp_path, timeout=300)
+    ended = time.time()
+    said, saved = TOLD[how]
+    assert job.code not in (0, 124), job.output[-4000:]
+    assert re.search(said, job.output), job.output[-6000:]
+    if how != "shard":
+        failed = re.search(r"fails at ([\d.]+)", job.output)
+        assert failed and ended - float(failed[1]) < 120, job.output[-4000:]
+    last = CheckpointShelf(run / "checkpoints").latest()
+    assert last is not None and last.position.step >= saved
+    shard.write_bytes(whole)
+    summary = train(data, run, settings, SingleWorld(), progress="none")
+    assert (summary.resumed_from, summary.steps) == (last.position.step, 25)

@@ -1,6 +1,6 @@
-"""``failing_train.py HOW ARGUMENTS...``: ``afm-ctr ARGUMENTS`` in which one rank fails after step 3, as told.
+"""``failing_train.py HOW ARGUMENTS...``: ``afm-ctr ARGUMENTS`` in which one rank fails after step 8, as told.
 
-``stopped``, ``killed``, ``stuck`` and ``memory`` befall the last rank, ``first-stopped`` and ``disk`` rank 0.
+``killed``, ``stopped``, ``stuck``, ``memory`` and ``signal`` befall the last rank, ``disk`` rank 0, others nobody.
 """
 
 from __future__ import annotations
@@ -21,15 +21,19 @@ counted = Session.on_train_batch_end
 
 
 def count(self: Session, batch: int, logs: dict[str, Any] | None = None) -> None:
+    if self.position.step == 7 and self.world.rank == (0 if how == "disk" else self.world.size - 1):
+        fail()
     counted(self, batch, logs)
-    first = how in ("first-stopped", "disk")
-    if self.position.step != 3 or self.world.rank != (0 if first else self.world.size - 1):
-        return
+
+
+def fail() -> None:
     print(f"fails at {time.time()}", flush=True)
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if how in ("stopped", "first-stopped"):
+    if how == "stopped":
         os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "signal":
+        os.kill(os.getpid(), signal.SIGTERM)
     if how == "stuck":
         time.sleep(600)
     if how == "disk":  # from now on no file takes more than so many bytes
