@@ -1,0 +1,116 @@
+"""What ``prepare.py`` compares with: each contender reads the log once, in a process of its own, and ends.
+
+PYTHON prepare_workers.py plain|fuxictr|deepctr LOG OUTPUT CORES
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+from pathlib import Path
+
+COUNTS = [f"I{i}" for i in range(1, 14)]
+CATEGORIES = [f"C{i}" for i in range(1, 27)]
+BUCKETS = 100_000
+
+
+def plain(log: str, out: str, cores: int) -> None:
+    """What one writes first: a line to a dict to a tf.Example, a row at a time."""
+    import zlib
+
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    # The buckets of a count: each integer up to 2 its own, above that floor((ln x)^2); then the missing one.
+    width = 3 + 2**10
+
+    class ToExample(beam.DoFn):
+        def process(self, line: str):  # type: ignore[no-untyped-def]
+            import tensorflow as tf
+
+            label, *cells = line.split("\t")
+            ids = []
+            for place, cell in enumerate(cells):
+                if place < len(COUNTS):
+                    if not cell:
+                        bucket = width - 1
+                    else:
+                        number = float(cell)
+                        bucket = int(math.log(number) ** 2) + 2 if number > 2 else max(0, int(number))
+                    ids.append(1 + place * width + bucket)
+                else:
+                    start = 1 + len(COUNTS) * width + (place - len(COUNTS)) * (BUCKETS + 1)
+                    ids.append(start + (1 + zlib.crc32(cell.encode()) % BUCKETS if cell else 0))
+            feature = {
+                "label": tf.train.Feature(float_list=tf.train.FloatList(value=[float(label)])),
+                "feature_ids": tf.train.Feature(int64_list=tf.train.Int64List(value=ids)),
+                "feature_vals": tf.train.Feature(float_list=tf.train.FloatList(value=[1.0] * len(ids))),
+            }
+            yield tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+
+    options = PipelineOptions([f"--direct_num_workers={cores}", "--direct_running_mode=multi_processing"])
+    with beam.Pipeline(FnApiRunner(), options=options) as pipeline:
+        _ = (
+            pipeline
+            | beam.io.ReadFromText(log)
+            | beam.Reshuffle()  # else one worker reads and converts the whole file
+            | beam.ParDo(ToExample())
+            | beam.io.WriteToTFRecord(os.path.join(out, "part"), file_name_suffix=".tfrecord")
+        )
+
+
+def fuxictr(log: str, out: str, cores: int) -> None:
+    """FuxiCTR's own way from CSV to Parquet."""
+    import polars as pl
+    from fuxictr.preprocess import FeatureProcessor, build_dataset
+
+    class Processor(FeatureProcessor):
+        def bucket(self, name: str) -> pl.Expr:
+            number = pl.col(name).cast(pl.Float64, strict=False)
+            large = (number.log().pow(2)).floor()
+            return pl.when(number > 2).then(large).otherwise(number).cast(pl.Int64).cast(pl.String).fill_null("")
+
+    # Pickled by its name, here and by Ray.
+    Processor.__qualname__ = "Processor"
+    globals()["Processor"] = Processor
+    # It reads files with a header line and this suffix.
+    csv = Path(out) / "log.csv"
+    csv.parent.mkdir(parents=True)
+    with csv.open("wb") as target, open(log, "rb") as source:
+        target.write("\t".join(["label", *COUNTS, *CATEGORIES]).encode() + b"\n")
+        shutil.copyfileobj(source, target, 1 << 20)
+    processor = Processor(
+        feature_cols=[
+            {"name": COUNTS, "active": True, "dtype": "str", "type": "categorical", "preprocess": "bucket"},
+            {"name": CATEGORIES, "active": True, "dtype": "str", "type": "categorical"},
+        ],
+        label_col={"name": "label", "dtype": "float"},
+        dataset_id="criteo",
+        data_root=out,
+    )
+    build_dataset(processor, train_data=str(csv), sep="\t", min_categr_count=1)
+
+
+def deepctr(log: str, out: str, cores: int) -> None:
+    """The recipe of DeepCTR's examples: everything in memory, a column after the other."""
+    import pandas as pd
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import LabelEncoder, MinMaxScaler
+
+    data = pd.read_csv(log, sep="\t", header=None, names=["label", *COUNTS, *CATEGORIES])
+    data[CATEGORIES] = data[CATEGORIES].fillna("-1")
+    data[COUNTS] = data[COUNTS].fillna(0)
+    for name in CATEGORIES:
+        data[name] = LabelEncoder().fit_transform(data[name])
+    data[COUNTS] = MinMaxScaler(feature_range=(0, 1)).fit_transform(data[COUNTS])
+    train, test = train_test_split(data, test_size=0.2, random_state=2020)
+    parts = [{name: part[name] for name in COUNTS + CATEGORIES} for part in (train, test)]
+    print(len(parts), len(train), len(test))
+
+
+if __name__ == "__main__":
+    name, log, out, cores = sys.argv[1:]
+    {"plain": plain, "fuxictr": fuxictr, "deepctr": deepctr}[name](log, out, int(cores))
