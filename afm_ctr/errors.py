@@ -54,6 +54,7 @@ def release(error: BaseException) -> None:
     """
     for seen in chain_of(error):
         traceback.clear_frames(seen.__traceback__)
+        seen.__traceback__ = None  # Keras cuts its own frames out; those left lead to them all the same
     gc.collect()
 
 

@@ -52,20 +52,36 @@ def test_the_end_of_another_rank_is_one_line(text: str) -> None:
     assert (done.returncode, done.stderr) == (1, f"afm-ctr: {found}\n")
 
 
-def test_what_the_frames_of_a_told_exception_hold_is_freed() -> None:
-    class Iterator:
-        pass
+class Held:
+    """Something that a frame holds."""
 
-    def fail() -> weakref.ref[Iterator]:
-        held = Iterator()
-        alive.append(weakref.ref(held))
-        raise ValueError("inner")
 
-    alive: list[weakref.ref[Iterator]] = []
+def fails() -> None:
+    held = Held()
+    alive.append(weakref.ref(held))
+    raise ValueError("inner")
+
+
+def fails_below() -> None:
+    held = Held()
+    alive.append(weakref.ref(held))
+    fails()
+
+
+alive: list[weakref.ref[Held]] = []
+
+
+@pytest.mark.parametrize("cut", [0, 2], ids=["whole", "outer frames cut out"])
+def test_what_the_frames_of_a_told_exception_hold_is_freed(cut: int) -> None:
+    alive.clear()
     try:
-        fail()
+        fails_below()
     except ValueError as inner:
-        told = caused(UserError("outer"), inner)
-    assert alive[0]() is not None
+        frames = inner.__traceback__
+        for _ in range(cut):
+            frames = frames.tb_next  # type: ignore[union-attr]
+        told = caused(UserError("outer"), inner.with_traceback(frames))
+        del frames
+    assert [held() is not None for held in alive] == [True, True]
     release(told)
-    assert alive[0]() is None
+    assert [held() for held in alive] == [None, None]
