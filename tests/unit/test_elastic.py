@@ -110,6 +110,11 @@ def test_restore_brings_back_weights_slots_seeds_and_values(state: ElasticState)
     state.restore()
     assert_equal(values_of(state.model), kept)
     assert state.values == {"step": 0, "seen": [1]}
+    one_step(state)  # what is kept is not changed by steps after it was put back
+    state.values["seen"].append(3)
+    state.restore()
+    assert_equal(values_of(state.model), kept)
+    assert state.values == {"step": 0, "seen": [1]}
 
 
 def test_commits_are_due_by_steps_or_by_time(state: ElasticState) -> None:
