@@ -137,9 +137,7 @@ class ElasticState:
         """Go back to the last commit, if there is one."""
         if self.committed:
             for array, variable in zip(self._arrays, training_state(self.model).values(), strict=True):
-                raw = raw_variable(variable)
-                # A plain assignment may make the array's memory the variable's own, to be changed by the next step.
-                (raw[:] if raw.shape.rank else raw).assign(array)
+                raw_variable(variable).assign(array)  # which copies
             self.values = pickle.loads(self._pickled)
 
     def sync(self) -> None:
