@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
-from building import alone, cache, run  # noqa: E402
+from building import alone, cache, run
 
 # torch by its version alone: the index decides on the build, and one without CUDA is enough.
 ENVIRONMENTS = {
