@@ -165,7 +165,8 @@ def main() -> None:
     except LabError as error:
         sys.exit(f"benchmark: {error}")
     except KeyboardInterrupt:
-        sys.exit("benchmark: stopped; the namespaces are removed")
+        print("benchmark: stopped; the namespaces are removed", file=sys.stderr)
+        sys.exit(130)
     wire, met = bytes_table(found, task, arguments.hosts)
     facts = [
         f"{describe_machine()}, load average {before} before, {load()} after",

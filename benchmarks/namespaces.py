@@ -2,7 +2,7 @@
 
 Nothing of it touches the machine's own network: the switch is a bridge in a namespace of its own, the hosts' only
 other interface is loopback, the keys and settings of ssh live in a temporary folder. Leaving the :class:`Lab` ends
-every process that still lives in its namespaces and removes them; one that was killed is cleared away by the next.
+every process that still lives in its namespaces and removes them; what a killed one left is cleared by the next.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Lab:
             self._handlers[number] = signal.signal(number, _leave)
         try:
             _clear_stale()
-            self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-"))
+            self.folder = Path(tempfile.mkdtemp(prefix=f"{self._stem}-"))
             self._connect()
             self._start_sshd()
             self.netem = self._has_netem()
@@ -291,10 +291,14 @@ def _remove(name: str) -> None:
 
 
 def _clear_stale() -> None:
-    """The namespaces of a lab whose process is gone."""
-    listed = subprocess.run([str(_program("ip")), "netns", "list"], capture_output=True, text=True)
-    for line in listed.stdout.splitlines():
-        name = line.split()[0]
-        parts = name.split("-")
-        if parts[0] == PREFIX and len(parts) == 3 and not Path(f"/proc/{parts[1]}").exists():
+    """The namespaces and folders of labs whose process is gone."""
+    listed = subprocess.run([str(_program("ip")), "netns", "list"], capture_output=True, text=True).stdout
+    names = [line.split()[0] for line in listed.splitlines() if line.startswith(f"{PREFIX}-")]
+    folders = [folder.name for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}-*-*")]
+    for name in [*names, *folders]:
+        if Path(f"/proc/{name.split('-')[1]}").exists():
+            continue
+        if name in names:
             _remove(name)
+        else:
+            shutil.rmtree(Path(tempfile.gettempdir()) / name, ignore_errors=True)
