@@ -20,6 +20,7 @@ _NAMES = (
 _POSITIVE = {b"1", b"1.0", b"yes", b"y", b"true", b"t", b"click", b"clicked", b"positive", b"pos", b"+1"}
 _NEGATIVE = {b"0", b"0.0", b"-1", b"-1.0", b"no", b"n", b"false", b"f", b"none", b"negative", b"neg"}
 _MOST_GRADES = 12
+_NEARLY = 0.98
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def find_label(profiles: Sequence[Profile], asked: str | None, headless: bool, p
         profile = by_name.get(name)
         if profile is not None and (profile.distinct <= _MOST_GRADES or profile.is_numeric):
             return _read(profile, "a guess, by its name", path)
-    known = [p for p in profiles if _is_yes_or_no(p)]
+    known = [p for p in profiles if _yes_and_no(p)]
     if headless:
         known = [p for p in known if p in (profiles[0], profiles[-1])][:1]
         where = "first" if known == [profiles[0]] else "last"
@@ -81,9 +82,13 @@ def _columns(profiles: Sequence[Profile]) -> str:
     return ", ".join(map(one, profiles[:12])) + (f" and {len(profiles) - 12} more" if len(profiles) > 12 else "")
 
 
-def _is_yes_or_no(profile: Profile) -> bool:
-    texts = {cell.strip().lower() for cell in profile.counts}
-    return len(texts) == 2 and len(texts & _POSITIVE) == 1 and len(texts & _NEGATIVE) == 1
+def _yes_and_no(profile: Profile) -> tuple[bytes, bytes] | None:
+    """The text that means yes and the one that means no, where nearly all rows hold one of the two."""
+    yes = [text for text in profile.counts if text.strip().lower() in _POSITIVE]
+    no = [text for text in profile.counts if text.strip().lower() in _NEGATIVE]
+    if len(yes) == len(no) == 1 and profile.counts[yes[0]] + profile.counts[no[0]] >= _NEARLY * profile.present:
+        return yes[0], no[0]
+    return None
 
 
 def _read(profile: Profile, why: str, path: str) -> LabelGuess:
@@ -93,6 +98,10 @@ def _read(profile: Profile, why: str, path: str) -> LabelGuess:
     lines = [why[0].upper() + why[1:] + f". In the sample: {profile.shown_top(6)}."]
     if profile.missing:
         lines.append(f"{profile.missing / profile.rows:.2%} of the rows have none: they will be rejected.")
+    if both := _yes_and_no(profile):
+        if others := profile.present - sum(profile.counts[text] for text in both):
+            lines.append(f"{others / profile.rows:.2%} of the rows hold neither of the two: they will be rejected.")
+        return _binary(profile, both[:1], both[1:], lines)
     if len(texts) <= 2:
         positive = [text for text in texts if text.strip().lower() in _POSITIVE]
         if len(texts) == 1:

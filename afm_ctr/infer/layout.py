@@ -98,6 +98,8 @@ def _delimited(samples: Sequence[FileSample], lines: Sequence[bytes]) -> Layout:
         if best is None or (share > best[0] + 0.05) or (share >= best[0] - 0.05 and width > 2 * best[1]):
             best = share, width, delimiter, quote
     path = samples[0].path
+    if sum(b"::" in line for line in lines) > _ENOUGH * len(lines) and (best is None or best[2] == " "):
+        raise UserError(f"{path}: '::' stands between its cells, and a delimiter is one character; replace it first")
     if best is None:
         shown = lines[0][:60].decode("utf-8", "replace")
         raise UserError(
@@ -105,8 +107,6 @@ def _delimited(samples: Sequence[FileSample], lines: Sequence[bytes]) -> Layout:
             f"semicolons or bars; it begins {shown!r}"
         )
     share, width, delimiter, quote = best
-    if sum(b"::" in line for line in lines) > _ENOUGH * len(lines):
-        raise UserError(f"{path}: '::' stands between its cells, and a delimiter is one character; replace it first")
     firsts = [cells_of(sample.first, delimiter, quote) for sample in samples]
     rows = [cells for line in lines[1:] if len(cells := cells_of(line, delimiter, quote)) == width]
     header, because = _header(firsts, rows, width)

@@ -120,8 +120,8 @@ def _numbers(axis: Axes, field: FieldStatistics, before: FieldStatistics | None)
             before.quantiles, np.linspace(0, 1, len(before.quantiles)), where="post", color=_BEFORE, linewidth=3
         )
     axis.step(field.quantiles, share, where="post", color=_NOW, linewidth=1.4)
-    middle, low, high = (np.quantile(field.quantiles, q) for q in (0.5, 0.01, 0.99))
-    if high - low > 50 * (abs(middle) + 1):
+    low, quarter, three_quarters, high = (field.quantiles[i] for i in (0, 25, 75, -1))
+    if high - low > 10 * max(three_quarters - quarter, 1.0):
         axis.set_xscale("symlog", linthresh=1.0)
     axis.set_ylim(0, 1.02)
     axis.set_ylabel("rows up to x", fontsize=7)
