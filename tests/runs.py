@@ -20,7 +20,16 @@ EVERY_KIND: dict[str, Any] = {
     "name": "every kind of field",
     "format": {
         "kind": "delimited",
-        "columns": ["clicked", {"name": "Age", "header": "age in years"}, "site", "tags", "user", "price", "hour"],
+        "columns": [
+            "clicked",
+            {"name": "Age", "header": "age in years"},
+            "site",
+            "tags",
+            "user",
+            "price",
+            "hour",
+            "at",
+        ],
     },
     "label": {"column": "clicked"},
     "spaces": {"word": {"kind": "vocabulary", "min_count": 1, "oov": 2, "capacity": 12}},
@@ -31,13 +40,15 @@ EVERY_KIND: dict[str, Any] = {
         {"name": "user", "kind": "categorical", "encoding": {"kind": "ids", "size": 20}},
         {"name": "price", "kind": "numeric", "encoding": {"kind": "buckets", "boundaries": [0.5, 1.5, 10.0]}},
         {"name": "hour", "kind": "categorical", "space": "word"},
+        {"name": "pair", "kind": "cross", "columns": ["site", "hour"], "space": "word", "missing": "own"},
+        {"name": "weekday", "column": "at", "kind": "time", "format": "iso", "part": "weekday"},
     ],
 }
 
 
 def every_kind(**changes: Any) -> ResolvedSchema:
     """A schema with fields of every kind; ``changes`` replace keys of the specification."""
-    words = {b"news": 5, b"sport": 4, b"caf\xc3\xa9": 3, b"h1": 2, b"h2": 1}
+    words = {b"news": 5, b"sport": 4, b"caf\xc3\xa9": 3, b"h1": 2, b"h2": 1, b"a.com\x1fh1": 1}
     facts = Analysis({"word": words}, {"Age": NumberFacts(10, 3.0, 0.5, np.linspace(1.0, 60.0, 10))})
     return resolve(FeatureSchema.model_validate({**EVERY_KIND, **changes}), facts)
 
@@ -52,6 +63,7 @@ def raw_rows(count: int, seed: int = 0) -> dict[str, np.ndarray]:
         "user": [b"0", b"7", b"19", b"20", b"-1", b""],
         "price": [b"0.49", b"0.5", b"9", b"11", b"", b"cheap"],
         "hour": [b"h1", b"h2", b"h9", b""],
+        "at": [b"2024-02-29T12:00", b"2024-03-01 23:30-01:00", b"", b"2023-02-29"],
     }
     return {
         name: np.array([cells[i] for i in rng.integers(0, len(cells), count)], object)

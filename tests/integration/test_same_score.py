@@ -23,6 +23,7 @@ from afm_ctr.predict import predict_logs, predict_records
 from afm_ctr.rawlog import parse_log
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.schema import ResolvedSchema
+from afm_ctr.sidetables import SideTables
 from afm_ctr.synthetic import make_logs
 from beam_jobs.prepare import PrepareOptions, prepare
 from serving.client import Client
@@ -111,9 +112,12 @@ def scored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     schema = ResolvedSchema.load(data)
     options = {"name": "afm", "factors": 4, "attention": 3, "scale_by_pairs": True}
     write_run(run, schema, options, scale=0.25)
+    tables = SideTables.load(data, schema.spec)
+    if tables is not None:
+        tables.save(run)
     exported = export_model(run, folder / "models")
 
-    parsed = list(parse_log(str(log), schema.spec, labelled=False))
+    parsed = list(parse_log(str(log), schema.spec, labelled=False, tables=tables))
     assert not any(part.rejects for part in parsed)
     predict_logs(run, [str(log)], folder / "logs.jsonl", batch_rows=300)
     predicted = read_lines(folder / "logs.jsonl")

@@ -168,7 +168,7 @@ def test_rank_correlation_is_spearmans():
 
 def test_what_a_slot_holds_in_words():
     schema = every_kind()
-    row = {"Age": "3", "site": "", "tags": "news|nobody", "user": "7", "price": "0.7", "hour": "h1"}
+    row = {"Age": "3", "site": "", "tags": "news|nobody", "user": "7", "price": "0.7", "hour": "h1", "at": ""}
     encoded = FeatureTransform(schema)({name: tf.constant([cell]) for name, cell in row.items()})
     ids, vals = encoded.feature_ids.numpy()[0], encoded.feature_vals.numpy()[0]
     held = {
@@ -184,4 +184,6 @@ def test_what_a_slot_holds_in_words():
         "user": "id 7",
         "price": "[0.5, 1.5)",
         "hour": "h1",
+        "pair": "missing",
+        "weekday": "absent",
     }
