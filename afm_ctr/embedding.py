@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from afm_ctr.errors import in_graph
 from afm_ctr.pages import on_large_pages
-from afm_ctr.slices import MergedSlices
+from afm_ctr.slices import MergedSlices, add_rows
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 1 << 15  # elements hashed at a time: what fits a core's second-level cache with room for temporaries
@@ -35,8 +35,19 @@ class Lookup(NamedTuple):
 
     def expand(self, column: str) -> tf.Tensor:
         """The rows laid out as the ids were asked for: ``[..., d]``."""
+
+        @tf.custom_gradient
+        def laid_out(rows: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+            def added_up(upstream: tf.Tensor) -> tf.Tensor:
+                with tf.name_scope("lookup"):
+                    each = tf.reshape(upstream, [-1, rows.shape[1]])
+                    position = tf.cast(tf.reshape(self.inverse, [-1]), tf.int64)
+                    return add_rows(each, position, tf.size(self.unique_ids, tf.int64))
+
+            return tf.gather(rows, self.inverse), added_up
+
         with tf.name_scope("lookup"):
-            return tf.gather(self.rows[column], self.inverse)
+            return laid_out(self.rows[column])
 
 
 @keras.saving.register_keras_serializable(package="afm_ctr")
