@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from operator import itemgetter
 from typing import Any
 
 from afm_ctr.rawlog.cutting import Cells, Reasons, check_text
@@ -12,6 +14,7 @@ from afm_ctr.schema import FeatureSchema, JsonlFormat
 # Numbers stay the digits that were written: 1.10 is another text than 1.1, and 2^53 + 1 is no float. Control
 # characters inside strings are data, as in delimited text.
 _DECODER = json.JSONDecoder(parse_int=str.encode, parse_float=str.encode, parse_constant=str.encode, strict=False)
+_MARK = b"-73056193128840517"
 _SPACE = " \t\r\n"
 _CONSTANTS = {True: b"true", False: b"false", None: b""}
 
@@ -28,35 +31,44 @@ class JsonCutter:
     def __init__(self, spec: FeatureSchema, wanted: Sequence[str]) -> None:
         assert isinstance(spec.format, JsonlFormat)
         headers = {column.name: column.header or column.name for column in spec.format.columns}
-        self._getters = {name: _getter(headers.get(name, name)) for name in wanted}
+        self._headers = {name: headers.get(name, name) for name in wanted}
+        self._nothing = dict.fromkeys(self._headers.values())
         self._separator = spec.format.list_separator.encode()
 
     def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
         """The wanted columns; lines that are bad get empty cells."""
+        good = [line for i, line in enumerate(lines) if i not in bad] if bad else lines
+        objects = iter(_all_objects(good) or map(_one_object, good))
         rows: list[dict[str, Any]] = []
-        for i, line in enumerate(lines):
-            row: Any = {}
-            if i not in bad:
-                try:
-                    text = line.decode().strip(_SPACE)
-                    row, end = _DECODER.raw_decode(text)
-                    if end < len(text):
-                        raise ValueError(f"something follows the value: {_shown(text[end:])}")
-                    if not isinstance(row, dict):
-                        raise ValueError(f"no object but {_shown(text)}")
-                except (ValueError, RecursionError) as error:
-                    said = "nested too deep" if isinstance(error, RecursionError) else str(error)
-                    bad[i], row = ("bad_json", said), {}
-            rows.append(row)
-        return {name: self._column(name, [get(row) for row in rows], bad) for name, get in self._getters.items()}
+        for i in range(len(lines)):
+            found = self._nothing if i in bad else next(objects)
+            if isinstance(found, str):
+                bad[i], found = ("bad_json", found), self._nothing
+            rows.append(found)
+        return {name: self._column(name, values, bad) for name, values in self._values(rows).items()}
 
-    def _column(self, name: str, values: list[Any], bad: Reasons) -> Sequence[bytes]:
+    def _values(self, rows: list[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """What the objects have for each column; None where they have nothing."""
+        plain = {name: header for name, header in self._headers.items() if "." not in header}
+        found: dict[str, Sequence[Any]] = {}
+        if len(plain) > 1 and rows:
+            with suppress(KeyError):  # an object lacks a key
+                found = dict(zip(plain, zip(*map(itemgetter(*plain.values()), rows), strict=True), strict=True))
+        for name, header in self._headers.items():
+            if name not in found:
+                get = _getter(header)
+                found[name] = [get(row) for row in rows]
+        return found
+
+    def _column(self, name: str, values: Sequence[Any], bad: Reasons) -> Sequence[bytes]:
         kinds = set(map(type, values))
         try:
             if kinds == {bytes}:
                 return values
             if kinds <= {bytes, type(None)}:
                 return [value or b"" for value in values]
+            if kinds == {str}:
+                return list(map(str.encode, values))
             if kinds <= {str, type(None)}:
                 return [value.encode() if value else b"" for value in values]
         except UnicodeEncodeError:
@@ -83,6 +95,40 @@ class JsonCutter:
             except UnicodeEncodeError as error:
                 raise NoCell("a text with half a surrogate pair") from error
         return value if isinstance(value, bytes) else _CONSTANTS[value]
+
+
+def _all_objects(lines: Sequence[bytes]) -> list[dict[str, Any]] | None:
+    """The objects of lines that are all right, in one go: keys are made once. None: one by one, there is more to say.
+
+    Between the lines stands a mark that none of them holds. If they are read as object, mark, object, … then every
+    mark was met between two values, and every line is one value: no quote or bracket has reached beyond its line.
+    """
+    whole = (b",%s," % _MARK).join(lines)
+    if not lines or whole.count(_MARK) != len(lines) - 1:
+        return None
+    text = f"[{whole.decode()}]"
+    try:
+        values, end = _DECODER.raw_decode(text)
+    except (ValueError, RecursionError):
+        return None
+    objects = values[::2]
+    if end != len(text) or values[1::2] != [_MARK] * (len(lines) - 1) or set(map(type, objects)) != {dict}:
+        return None
+    return objects
+
+
+def _one_object(line: bytes) -> dict[str, Any] | str:
+    """The object of a line, or what is wrong with it."""
+    text = line.decode().strip(_SPACE)
+    try:
+        found, end = _DECODER.raw_decode(text)
+    except RecursionError:
+        return "nested too deep"
+    except ValueError as error:
+        return str(error)
+    if end < len(text):
+        return f"something follows the value: {_shown(text[end:])}"
+    return found if isinstance(found, dict) else f"no object but {_shown(text)}"
 
 
 def _getter(header: str) -> Callable[[dict[str, Any]], Any]:

@@ -104,7 +104,7 @@ def test_broken_json_has_its_reason_and_the_rest_is_kept() -> None:
     assert (rows.labels.tolist(), list(rows.columns["x"])) == ([1, 0], [b"a", b""])
 
 
-PARSER = LineParser(schema("jsonl", "x"))
+PARSER = LineParser(schema("jsonl", "x"), labelled=False)
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=5), st.integers(), st.booleans()), min_size=1, max_size=6))
@@ -113,6 +113,20 @@ def test_cells_do_not_depend_on_the_rows_beside_them(values: list[Any]) -> None:
     lines = [json.dumps({"x": value}).encode() for value in values]
     alone = [PARSER.parse([line], "d", 1).columns["x"][0] for line in lines]
     assert list(PARSER.parse(lines, "d", 1).columns["x"]) == alone
+
+
+PIECES = ['{"x":1}', '{"x":[1', "2]}", '{"x":1},{"x":2}', '{"x":"a', 'b"}', "7", "null", '{"x":1}]', '[{"x":1}', "{}"]
+PIECES += ['{"x":-73056193128840517}', "-73056193128840517", '{"x":"', '"', ",", "]", "[", " ", '{"x":1}, ']
+
+
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=7))
+@settings(max_examples=300, deadline=None)
+def test_a_broken_line_does_not_join_with_its_neighbours(texts: list[str]) -> None:
+    lines = [text.encode() for text in texts]
+    alone = [PARSER.parse([line], "d", i) for i, line in enumerate(lines, 1)]
+    together = PARSER.parse(lines, "d", 1)
+    assert together.rejects == [reject for rows in alone for reject in rows.rejects]
+    assert list(together.columns["x"]) == [cell for rows in alone for cell in rows.columns["x"]]
 
 
 # Parquet
