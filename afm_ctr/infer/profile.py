@@ -12,6 +12,7 @@ import numpy as np
 
 from afm_ctr.infer.layout import NUMBER
 from afm_ctr.metrics.auc import ExactAUC
+from afm_ctr.statistics.distinct import mixed
 
 _WHOLE = re.compile(rb"[+-]?\d+")
 _SEPARATORS = ("|", ";", ",", "^", " ")
@@ -130,8 +131,9 @@ class Profile:
     def rate(self, labels: np.ndarray) -> None:
         """Fill in :attr:`auc`.
 
-        The rows are halved by turns; each half's positive shares by cell (a missing one is a cell too) order the
-        rows of the other, so a cell that is there once tells nothing. Numbers also order the rows by themselves.
+        The rows are halved by a hash of their place; each half's positive shares by cell (a missing one is a cell
+        too) order the rows of the other, so a cell that is there once tells nothing. Numbers also order the rows by
+        themselves.
 
         Args:
             labels: bool [rows].
@@ -140,9 +142,11 @@ class Profile:
             return
         place = {cell: i for i, cell in enumerate(self.counts)}
         codes = np.array([place.get(cell, len(place)) for cell in self.cells])
-        turn = np.arange(len(codes)) % 2 == 0
+        first = mixed(np.arange(len(codes))) % np.uint64(2) == 0
+        if any(len(set(labels[half].tolist())) < 2 for half in (first, ~first)):
+            return
         found = []
-        for half in (turn, ~turn):
+        for half in (first, ~first):
             seen = np.bincount(codes[half], minlength=len(place) + 1)
             positive = np.bincount(codes[half], labels[half], minlength=len(place) + 1)
             scores = (positive + labels[half].mean()) / (seen + 1)

@@ -26,6 +26,8 @@ COMMANDS = [
     "score",
     "load-test",
     "doctor",
+    "infer-schema",
+    "stats",
 ]
 
 
