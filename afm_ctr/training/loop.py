@@ -190,7 +190,7 @@ class _Run:
         except Exception as error:
             if world.elastic and find_lost_rank(error) is not None:
                 raise  # not the end
-            cause = session.tell(error)
+            cause = session.guard.tell(error)
             if cause is None:
                 raise
             raise cause from error
@@ -206,8 +206,8 @@ class _Run:
             resumed_from=state.values["resumed_from"],
             seconds=round(session.speed.seconds, 3),
             rows_per_second=session.speed.rows_per_second,
-            best=session.best,
-            last=session.history.epochs[-1] if session.history.epochs else None,
+            best=session.epochs.best,
+            last=session.epochs.history.epochs[-1] if session.epochs.history.epochs else None,
         )
 
     def _begin(self, session: Session, held: contextlib.ExitStack, entry: dict[str, Any]) -> RunState | None:

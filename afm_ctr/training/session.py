@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from afm_ctr.distributed import BroadcastVariables, DriftCheck, LearningRateWarmup, Watchdog, World
-from afm_ctr.distributed.roll_call import RollCall
-from afm_ctr.distributed.watchdog import main_thread_place
+from afm_ctr.distributed import BroadcastVariables, DriftCheck, LearningRateWarmup, World
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.training.build import HISTORY, TENSORBOARD
-from afm_ctr.training.callbacks import EpochHistory, Stateful, deciders
+from afm_ctr.training.callbacks import Stateful
 from afm_ctr.training.checkpoint import Checkpoint, Position
 from afm_ctr.training.config import TrainConfig
-from afm_ctr.training.evaluate import Evaluator
+from afm_ctr.training.epochs import EpochEnds
 from afm_ctr.training.expiry import begun_now
-from afm_ctr.training.failures import told
 from afm_ctr.training.folder import RunFolder
+from afm_ctr.training.guard import Guard
 from afm_ctr.training.profile import StepProfile
 from afm_ctr.training.progress import Mode, Reporter, TensorBoardScalars
-from afm_ctr.training.ranks import on_chief
 from afm_ctr.training.saving import Saver
 from afm_ctr.training.snapshot import Snapshot
 from afm_ctr.training.speed import Speed
-from afm_ctr.training.stopping import StopSignals
+from afm_ctr.training.sums import RunningSums
 
 RunState = tuple[Position, dict[str, Any], dict[str, np.ndarray]]
 """Where a run is: position, state of the callbacks (plain data), running sums of the metrics over all ranks."""
@@ -69,41 +63,33 @@ class Session(keras.callbacks.Callback):
         super().__init__()
         self.network, self.config, self.reader, self.world, self.folder = model, config, reader, world, folder
         self.position = Position()
-        self.best: dict[str, Any] | None = None
         self.runs = [begun_now(after=0)]  # this one, and before it those that it continues
         self.speed = Speed()
         self._data = data
-        self._sums: dict[str, np.ndarray] = {}
+        self._sums = RunningSums(model, world)
         self.reporter = Reporter(
             reader.steps_per_epoch, config.epochs, lambda: self.position.step_in_epoch, self._rows_done, progress
         )
         self.shelf = folder.shelf(config.checkpoint.keep, self.reporter.say)
         optimizer = config.optimizer
         self.warmup = LearningRateWarmup(world, optimizer.warmup_steps, optimizer.learning_rate, verbose=False)
-        self.roll: RollCall | None = None
-        self.watchdog: Watchdog | None = None
-        if config.watchdog is not None:
-            self.watchdog = Watchdog(world, config.watchdog.timeout_seconds, explain=self._who_is_stuck)
-        self._signals = StopSignals()
+        self.guard = Guard(config, world, folder.path, reader)
         drift = config.drift_check
         self._drift = DriftCheck(world, drift.every_steps) if drift is not None and world.size > 1 else None
-        self.history = EpochHistory(folder.path / HISTORY if world.is_chief else None)
-        self.deciders = deciders(config)
+        self.epochs = EpochEnds(model, config, reader, world, folder.path / HISTORY, self.reporter.say)
         self.tensorboard: TensorBoardScalars | None = None
         if config.tensorboard and world.is_chief:
             self.tensorboard = TensorBoardScalars(
                 folder.path / TENSORBOARD, lambda: self.position.step, self._rows_done
             )
         self.profile: StepProfile | None = None
-        self._validate: Evaluator | None = None
-        self._beat = self.watchdog.beat if self.watchdog is not None else lambda: None
-        self._saver = Saver(self.shelf, self._beat)
+        self._saver = Saver(self.shelf, self.guard.beat)
         self._first_fit = True
         self.stopping = False
 
     def validate_on(self, reader: Reader) -> None:
         """Look at this split after each epoch."""
-        self._validate = Evaluator(self.network, reader, self.world, self._beat)
+        self.epochs.validate_on(reader, self.guard.beat)
 
     # -- one fit ----------------------------------------------------------------------------------------------------
 
@@ -112,8 +98,7 @@ class Session(keras.callbacks.Callback):
         """Why the run is over: ``epochs``, ``early_stopping``, ``max_steps``; None while it is not."""
         if self.position.epoch >= self.config.epochs:
             return "epochs"
-        early = self.deciders.get("early_stopping")
-        if early is not None and early.stopped:
+        if self.epochs.stopped:
             return "early_stopping"
         if self.config.max_steps is not None and self.position.step >= self.config.max_steps:
             return "max_steps"
@@ -127,8 +112,8 @@ class Session(keras.callbacks.Callback):
             steps = min(steps, self.config.max_steps - start.step)
         batches = self.reader.dataset(epoch, start.step_in_epoch).take(steps)
         if self._first_fit:
-            self.roll = RollCall(self.world, main_thread_place)
-        with self._signals:
+            self.guard.begin()
+        with self.guard.signals:
             self.network.fit(
                 batches,
                 epochs=epoch + 1,
@@ -143,7 +128,7 @@ class Session(keras.callbacks.Callback):
             if self.position.step_in_epoch:
                 self.save()
             self.settle()
-            raise self._signals.stopped(self.position.step, self.folder.path)
+            raise self.guard.signals.stopped(self.position.step, self.folder.path)
         if self.position.step != start.step + steps:
             raise RuntimeError(f"{steps} steps were due after step {start.step}, the run is at {self.position.step}")
         if self.position.step_in_epoch:
@@ -151,7 +136,7 @@ class Session(keras.callbacks.Callback):
 
     def _callbacks(self) -> list[keras.callbacks.Callback]:
         chosen = [
-            self.watchdog,
+            self.guard.watchdog,
             BroadcastVariables(self.world) if self._first_fit else None,
             self.warmup,
             self._drift,
@@ -162,38 +147,19 @@ class Session(keras.callbacks.Callback):
         ]
         return [callback for callback in chosen if callback is not None]
 
-    def tell(self, error: Exception) -> Exception | None:
-        """What to say of an exception that ends the run, to the user and to the other ranks; see :func:`told`.
-
-        None if the exception itself is what to say, or nobody foresaw it.
-        """
-        cause = told(error, self.folder.path, self.reader, self.roll)
-        if self.roll is not None:
-            self.roll.close(str(cause or f"{type(error).__name__}, see its traceback"))
-        return None if cause is error else cause
-
-    def _who_is_stuck(self) -> str | None:
-        return None if self.roll is None else self.roll.explain(stuck=True)
-
     def close(self) -> None:
         """Leave the terminal and the files in order."""
-        if self.roll is not None:
-            self.roll.close("stopped")
+        self.guard.close()
         self._saver.close()
         self.reporter.close()
         if self.tensorboard is not None:
             self.tensorboard.close()
-        if self.watchdog is not None:
-            self.watchdog.stop()
 
     # -- callbacks --------------------------------------------------------------------------------------------------
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.speed.begin(counts=not self._first_fit)
-        if self._sums:  # Keras has just reset the metrics; a resumed epoch goes on counting
-            for name, variable in _metric_variables(self.network).items():
-                variable.assign(self._sums[name] if self.world.is_chief else tf.zeros_like(variable.value))
-            self._sums = {}
+        self._sums.begin_epoch()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         loss = float((logs or {})["loss"])
@@ -205,51 +171,20 @@ class Session(keras.callbacks.Callback):
         whole = self.position.step_in_epoch == self.reader.steps_per_epoch
         if not whole and self.position.step % self.config.checkpoint.every_steps == 0:
             self.save()
-        if self._signals.agreed(self.world, self.position.step):
+        if self.guard.signals.agreed(self.world, self.position.step):
             self.stopping = self.model.stop_training = True
         self.speed.go_on()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.position.step_in_epoch < self.reader.steps_per_epoch:
             return  # max_steps: the epoch goes on another time
-        figures = self._figures()
         self.position = Position(epoch + 1, 0, self.position.step)
-        for decider in self.deciders.values():
-            decider.set_model(self.network)
-            decider.on_epoch_end(epoch, figures)
-        if "best" in self.deciders and self.deciders["best"].improved:
-            best = self.deciders["best"]
-            self.best = {"metric": best.metric, "value": best.value, "epoch": epoch, "step": self.position.step}
-        self.history.on_epoch_end(epoch, figures)
+        figures = self.epochs.end(epoch, self.position.step, self._sums, self.speed)
         # What comes after in the list of callbacks shows the whole figures, and not this rank's running loss.
         if logs is not None:
             logs.update(figures)
         self.speed.end_epoch()
         self.save()
-
-    def _figures(self) -> dict[str, Any]:
-        """The epoch's object in the history: training loss over all ranks, speed, validation."""
-        sums = self._running_sums()
-        weight = float(sums["loss/weight"])
-        if not weight:
-            raise UserError(
-                f"every row of split {self.config.train_split!r} has weight 0: nothing was learnt; look at column "
-                f"{self.reader.schema.spec.weight!r}, which the schema names as `weight`"
-            )
-        figures: dict[str, Any] = {
-            "step": self.position.step,
-            "loss": float(sums["loss/numerator"]) / weight,
-            "learning_rate": float(self.network.optimizer.learning_rate),
-            "seconds": round(self.speed.epoch_seconds, 3),
-            "rows_per_second": self.speed.epoch_rows_per_second,
-        }
-        if self._validate is not None:
-            found = self._validate()
-            kept = {name: value for name, value in found.items() if isinstance(value, (int, float, type(None)))}
-            figures |= {f"val_{name}": value for name, value in kept.items()}
-            for name, reason in found["reasons"].items():
-                self.reporter.say(f"validation: {name} is not defined: {reason}")
-        return figures
 
     def _rows_done(self) -> int:
         """Rows trained since the run began; the last batch of an epoch is short."""
@@ -264,23 +199,15 @@ class Session(keras.callbacks.Callback):
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
-    def _running_sums(self) -> dict[str, np.ndarray]:
-        """The metrics' variables, summed over the ranks; all of them must ask."""
-        variables = _metric_variables(self.network)
-        totals = self.world.grouped_sum([variable.value.read_value() for variable in variables.values()])
-        return {name: total.numpy() for name, total in zip(variables, totals, strict=True)}
-
     def state(self) -> RunState:
         """Where the run is, beside the values of its variables, as :meth:`take_up` wants it.
 
         All ranks must call it. What it returns is a copy: it does not change when the run goes on.
         """
-        sums = dict(self._sums)  # taken up and not yet given to the metrics
-        if not sums and self.position.step_in_epoch:
-            sums = self._running_sums()
+        sums = self._sums.read() if self.position.step_in_epoch else {}
         state = {
             "data_id": self._data,
-            "best": self.best,
+            "best": self.epochs.best,
             "runs": self.runs,
             "callbacks": {name: callback.get_state() for name, callback in self._stateful().items()},
         }
@@ -295,8 +222,8 @@ class Session(keras.callbacks.Callback):
         position, state, sums = self.state()
         if not all(np.isfinite(value).all() for value in sums.values()):
             raise UserError(self._diverged("the loss is not finite"))
-        schema_id, best = self.reader.schema.id, self.best
-        self._wait_for_chief(
+        schema_id, best = self.reader.schema.id, self.epochs.best
+        self.guard.wait_for_chief(
             lambda: self._saver.save(
                 lambda: Snapshot.take(self.network, position, schema_id=schema_id, state=state, extra=sums), best
             )
@@ -308,21 +235,10 @@ class Session(keras.callbacks.Callback):
         Raises:
             UserError: it could not be written.
         """
-        self._wait_for_chief(self._saver.settle)
-
-    def _wait_for_chief(self, work: Callable[[], None]) -> None:
-        """Rank 0's disk may take longer than a step: as long as it moves, it is no reason to end the job."""
-        waits = self.watchdog is not None and not self.world.is_chief
-        with self.watchdog.paused() if self.watchdog is not None and waits else contextlib.nullcontext():
-            try:
-                on_chief(self.world, work)
-            except UserError as error:
-                if self.world.is_chief:
-                    raise
-                raise UserError(f"rank 0: {error}") from error
+        self.guard.wait_for_chief(self._saver.settle)
 
     def _stateful(self) -> dict[str, Stateful]:
-        return {"history": self.history, "warmup": self.warmup, "speed": self.speed, **self.deciders}
+        return {"warmup": self.warmup, "speed": self.speed, **self.epochs.stateful()}
 
     def take_up(self, position: Position, state: dict[str, Any], sums: dict[str, np.ndarray]) -> None:
         """Go on from what :meth:`state` gave, on any number of ranks.
@@ -331,21 +247,18 @@ class Session(keras.callbacks.Callback):
         later steps is forgotten.
         """
         state = copy.deepcopy(state)
-        self.position, self.best, self._sums = position, state["best"], dict(sums)
+        self.position, self.epochs.best = position, state["best"]
+        self._sums.take_up(sums)
         self.runs = state["runs"]
         for name, callback in self._stateful().items():
             if name in state["callbacks"]:
                 callback.set_state(state["callbacks"][name])
         self._saver.close()
         if self.world.is_chief:
-            self.shelf.rewind(position.step, self.best)
-            self.history.write()
+            self.shelf.rewind(position.step, self.epochs.best)
+            self.epochs.history.write()
 
 
 def opened(checkpoint: Checkpoint) -> RunState:
     """What :meth:`Session.take_up` wants of a checkpoint."""
     return checkpoint.position, checkpoint.state, checkpoint.extra()
-
-
-def _metric_variables(model: CTRModel) -> dict[str, keras.Variable]:
-    return {f"{metric.name}/{v.name}": v for metric in model.metrics for v in metric.variables}
