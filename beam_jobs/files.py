@@ -146,6 +146,17 @@ def names(folder: str) -> list[str]:
     return sorted(name for name in found if _ASIDE not in name)
 
 
+def half_written(folder: str) -> list[str]:
+    """Paths of the files in a folder that :func:`aside` had not completed when its process ended."""
+    if is_remote(folder):
+        try:
+            return [item.path for item in FileSystems.match([join(folder, f"*{_ASIDE}*")])[0].metadata_list]
+        except BeamIOError:
+            return []
+    found = os.listdir(folder) if os.path.isdir(folder) else []
+    return [join(folder, name) for name in sorted(found) if _ASIDE in name]
+
+
 def folders(folder: str, prefix: str) -> list[str]:
     """Names of the folders in a folder that begin with ``prefix``, sorted."""
     if not is_remote(folder):

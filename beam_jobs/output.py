@@ -113,6 +113,10 @@ class Output:
             if name != there:
                 files.remove(files.join(self.folder, name))
         files.remove(files.join(self.folder, _FAILED))
+        for folder in ("", _REJECTS, TABLES_FOLDER):
+            for path in files.half_written(files.join(self.folder, folder).rstrip("/")):
+                if folder or path.rsplit("/", 1)[-1].startswith((*_SCHEMA, SAMPLE_FILE, MANIFEST_NAME, _FAILED)):
+                    files.remove(path)
 
     def work(self, stage: str) -> str:
         """The folder for the results of a pass."""

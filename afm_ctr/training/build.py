@@ -52,8 +52,8 @@ def build_model(schema: ResolvedSchema, config: TrainConfig, training: bool = Fa
         )
     if sampling is not None and sampling.apply == "here" and config.train_split != "train":
         raise UserError(
-            f"train_split: {config.train_split}: schema {schema.spec.name!r} has negative_sampling.apply: here, which "
-            "thins the split 'train' alone; train on that, or on a log thinned before (`apply: already`)"
+            f"train_split: {config.train_split}: schema {schema.spec.name!r} has negative_sampling.apply: here, "
+            "which thins the split 'train' alone; train on that, or on a log thinned before (`apply: already`)"
         )
     return CTRModel(
         config.model.name,

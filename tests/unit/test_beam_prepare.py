@@ -285,7 +285,8 @@ def test_a_schema_that_learns_needs_train_rows(tmp_path: Path) -> None:
 def test_lost_rows_and_changed_files_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Conversion._write
     monkeypatch.setattr(Conversion, "_write", lambda *args: whole(*args)[:-1])
-    with pytest.raises(RuntimeError, match=r"rows were lost: 30 in, 20 out, 0 rejected, 0 sampled out, in chunk 0 of .*log.csv"):
+    lost = r"rows were lost: 30 in, 20 out, 0 rejected, 0 sampled out, in chunk 0 of .*log.csv"
+    with pytest.raises(RuntimeError, match=lost):
         run(tmp_path, log(30), split="column:part")
     monkeypatch.undo()
 
