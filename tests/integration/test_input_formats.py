@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,9 +20,11 @@ import zstandard
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
 
 from afm_ctr.errors import UserError
+from afm_ctr.predict import predict_logs
 from afm_ctr.records import Manifest, parse_examples
-from afm_ctr.schema import FeatureSchema, ResolvedSchema
+from afm_ctr.schema import Analysis, FeatureSchema, NumberFacts, ResolvedSchema, resolve
 from beam_jobs.prepare import PrepareOptions, prepare
+from tests.runs import write_run
 
 ROWS = 3000
 FIELDS: list[dict[str, Any]] = [
@@ -178,3 +181,22 @@ def test_inputs_are_read_from_file_systems_of_beam(tmp_path: Path, kind: str, pa
     assert set(KeptFiles.opened) >= {"kept://bucket/day1/a.log", "kept://bucket/day2/a.log"}
     with pytest.raises(UserError, match=r"no file matches kept://bucket/\*.csv"):
         run(tmp_path / "out", kind, ["kept://bucket/*.csv"])
+
+
+def test_predict_reads_the_same_formats(tmp_path: Path) -> None:
+    data = rows()[:700]
+    (tmp_path / "log.csv").write_bytes(encoded("delimited", data))
+    (tmp_path / "log.zst").write_bytes(zstandard.compress(encoded("jsonl", data) + b"{\n"))
+    (tmp_path / "log.parquet").write_bytes(encoded("parquet", data))
+    facts = Analysis({"site": {b"x": 2, "é".encode(): 1}}, {"price": NumberFacts(9, 1.0, 2.0, np.zeros(2))})
+    scored = {}
+    for kind, name in (("delimited", "log.csv"), ("jsonl", "log.zst"), ("parquet", "log.parquet")):
+        write_run(tmp_path / kind, resolve(schema(kind), facts))
+        output = tmp_path / f"{kind}.jsonl"
+        summary = predict_logs(tmp_path / kind, [f"{tmp_path}/{name}"], output, batch_rows=256)
+        assert (summary.rows, summary.errors) == ((701, 1) if kind == "jsonl" else (700, 0))
+        scored[kind] = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert scored["jsonl"].pop()["error"].startswith("bad_json: ")
+    assert scored["delimited"] == scored["jsonl"] == scored["parquet"]
+    assert [line["key"] for line in scored["parquet"]] == [row["id"] for row in data]
+    assert len({line["probability"] for line in scored["parquet"]}) > 100

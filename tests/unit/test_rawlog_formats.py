@@ -256,3 +256,17 @@ def test_which_columns_a_log_offers(tmp_path: Path) -> None:
         spec = schema(kind, "site", format={"columns": [{"name": "key", "header": "id"}]})
         assert offers(spec, first, "key", "p") and offers(spec, first, "site", "p")
         assert not offers(spec, first, "other", "p")
+
+
+def test_a_schema_says_what_belongs_to_its_format() -> None:
+    for kind, layout, fields, message in (
+        ("jsonl", {"delimiter": ","}, ["site"], "delimiter: unknown key"),
+        ("parquet", {"max_line_bytes": 9}, ["site"], "max_line_bytes: unknown key"),
+        ("jsonl", {"list_separator": ""}, ["site"], "list_separator"),
+        ("jsonl", {"max_line_bytes": 0}, ["site"], "greater than or equal to 1"),
+        ("parquet", {"columns": ["site", "site"]}, ["site"], "'site' is listed twice"),
+        ("jsonl", {"columns": [{"name": "s", "header": "site"}]}, ["site"], "that header is named 's'"),
+        ("jsonl", {}, ["click"], "a label cannot be a feature"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            schema(kind, *fields, format=layout)
