@@ -102,7 +102,8 @@ def predict_logs(
 
     Args:
         model_dir: what ``train`` wrote.
-        inputs: paths and globs of plain or gzip files; the files of a glob in the order of their names.
+        inputs: paths and globs of local files: text, plain or packed, or Parquet, as the schema says; the files of a
+            glob in the order of their names.
         output: the JSON Lines file.
         which: the ``best`` checkpoint or the ``latest``.
         batch_rows: lines scored at a time.

@@ -31,7 +31,7 @@ class PrepareOptions:
         max_rejects_kept: how many rejected lines of each reason the data set keeps; all are counted.
         max_reject_share: the share of rows that may be rejected before the job fails.
         chunk_bytes: bytes of a chunk of a plain file.
-        chunk_lines: lines of a chunk of a gzip file.
+        chunk_lines: lines of a chunk of a packed file, rows of one of a Parquet file.
         compression: of the shards. ``gzip`` shards cannot be entered half-way.
         seed: of the order of rows inside a shard.
         beam_args: Beam's options as Beam spells them.

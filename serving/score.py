@@ -69,7 +69,7 @@ def score_file(
     timeout: float = 10.0,
     max_in_flight: int = 4,
 ) -> ScoreSummary:
-    """Score a raw log, plain or gzip, delimited or libfm. Labels are neither needed nor read.
+    """Score a raw log: text, plain or packed, or Parquet, as the schema says. Labels are neither needed nor read.
 
     Each line of the output: ``key``, ``line`` (its number in the input, from 1), ``probability`` (or ``score``),
     ``logit`` and ``bad_cells`` (cells that could not be read and were treated as missing); or ``key``, ``line`` and

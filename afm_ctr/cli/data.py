@@ -61,7 +61,9 @@ def prepare(
         Literal["none", "gzip"], typer.Option(help="Of the shards; gzip ones cannot be entered half-way.")
     ] = "none",
     chunk_bytes: Annotated[int, typer.Option(min=1, help="Bytes of a plain file in one shard.")] = 8 << 20,
-    chunk_lines: Annotated[int, typer.Option(min=1, help="Lines of a gzip file in one shard.")] = 32_768,
+    chunk_lines: Annotated[
+        int, typer.Option(min=1, help="Lines of a packed file, or rows of a Parquet file, in one shard.")
+    ] = 32_768,
     max_reject_share: Annotated[
         float, typer.Option(min=0, max=1, help="Fail, and publish nothing, when a larger share of rows is rejected.")
     ] = 0.01,

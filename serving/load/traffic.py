@@ -59,7 +59,7 @@ def prepare(
     Args:
         client: of the server.
         schema_path: how a line of the log is written.
-        input_path: the log, plain or gzip.
+        input_path: the log.
         batch_size: rows in a request. A log with fewer rows is repeated.
         max_rows: how many rows are read at most (at least a batch).
 
