@@ -32,7 +32,7 @@ EVERY_KIND: dict[str, Any] = {
         ],
     },
     "label": {"column": "clicked"},
-    "spaces": {"word": {"kind": "vocabulary", "min_count": 1, "oov": 2, "capacity": 12}},
+    "spaces": {"word": {"kind": "vocabulary", "min_count": 1, "oov": 2, "capacity": 24}},
     "fields": [
         {"name": "Age", "kind": "numeric", "encoding": {"kind": "value", "log": True, "standardise": True}},
         {"name": "site", "kind": "categorical", "encoding": {"kind": "hash", "buckets": 50}, "missing": "own"},

@@ -108,10 +108,14 @@ def scored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
     data, run = folder / "data", folder / "run"
     # Words that only the later rows have are unknown to the vocabularies.
-    prepare(PrepareOptions(schema=schema_file, inputs=[str(log)], output=str(data), split="tail:0.2/0.2"))
+    # The made-up rows are full of bad cells.
+    options = PrepareOptions(
+        schema=schema_file, inputs=[str(log)], output=str(data), split="tail:0.2/0.2", max_reject_share=1.0
+    )
+    prepare(options)
     schema = ResolvedSchema.load(data)
-    options = {"name": "afm", "factors": 4, "attention": 3, "scale_by_pairs": True}
-    write_run(run, schema, options, scale=0.25)
+    model = {"name": "afm", "factors": 4, "attention": 3, "scale_by_pairs": True}
+    write_run(run, schema, model, scale=0.25)
     tables = SideTables.load(data, schema.spec)
     if tables is not None:
         tables.save(run)
