@@ -1,7 +1,7 @@
 """The exchange of gradients between several hosts: bytes on the wire and time of each form, at several speeds.
 
     sudo .venv/bin/python benchmarks/hosts.py                       # three hosts, 1 and 10 Gbit/s, a few minutes
-    sudo .venv/bin/python benchmarks/hosts.py --links 1 2.5 10/0.2 --ids 1000000 --rounds 5
+    sudo .venv/bin/python benchmarks/hosts.py --links 1 2.5 10/0.2 --ids 1000000 --rounds 9
 
 The hosts are network namespaces of this machine with an sshd in each (see ``namespaces.py``), and ``horovodrun``
 starts a rank on each of them by ssh, as on a cluster. A link is a speed in Gbit/s, and behind a slash the delay in
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4096, help="of a rank")
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--t", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="in a turn")
     add_output(parser)
     arguments = parser.parse_args()

@@ -36,7 +36,7 @@ import numpy as np
 import tensorflow as tf
 from plots import panels
 from report import NOTHING, Report, add_output, describe_machine, load, publish, versions
-from step_pieces import all_pairs, make_model, seconds, training_steps, zipf_batches
+from step_pieces import all_pairs, make_model, training_steps, zipf_batches
 
 from afm_ctr import native
 from afm_ctr.interactions import attentional_pooling, blocked_attentional_pooling, fused_attentional_pooling
@@ -96,22 +96,25 @@ def run_program(program: Path) -> float:
     return max(found)[1]
 
 
-def compare(slots: int, batch: int, arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Rows a second by form and round; "limit" by arithmetic, and "program" where it fits."""
+def compare(slots: int, batch: int, arguments: argparse.Namespace, slow: set[str]) -> dict[str, list[float]]:
+    """Rows a second by form and round, but for the slow ones; "limit" by arithmetic, and "program" where it fits."""
     k, t = arguments.k, arguments.t
-    forms = ["blocked"] + (["plain"] if plain_bytes(slots, batch, k, t) < most_bytes() else [])
-    forms += ["fused"] if native.available() else []
-    steps = {form: pooling_step(form, slots, batch, k, t) for form in forms} | {"limit": multiplication()}
+    forms = ["plain"] if plain_bytes(slots, batch, k, t) < most_bytes() else []
+    forms += ["blocked", "fused"] if native.available() else ["blocked"]
+    steps = {form: pooling_step(form, slots, batch, k, t) for form in forms if form not in slow}
+    steps["limit"] = multiplication()
     for step in steps.values():
         step()
-    start = time.perf_counter()
-    seconds(steps, 0)
-    rounds = max(1, min(arguments.rounds, int(arguments.seconds / (time.perf_counter() - start))))
+    taken: dict[str, list[float]] = {name: [] for name in steps}
     program: list[float] = []
-    taken: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for name, [turn] in seconds(steps, 1).items():
-            taken.setdefault(name, []).append(turn)
+    start = last = time.perf_counter()
+    # Another round only if there is time for one.
+    while len(taken["limit"]) < arguments.rounds and 2 * time.perf_counter() - last - start <= arguments.seconds:
+        last = time.perf_counter()
+        for name, step in steps.items():
+            begun = time.perf_counter()
+            step()
+            taken[name].append(time.perf_counter() - begun)
         if arguments.limit_program and (slots, k, t) == (39, 16, 16):
             program.append(run_program(arguments.limit_program))
     rates = {name: [batch / turn for turn in turns] for name, turns in taken.items()}
@@ -133,11 +136,15 @@ def compare_all(arguments: argparse.Namespace) -> tuple[Report, dict[str, Any]]:
     columns += ["fused / limit"] + (["fused / program"] if arguments.limit_program else []) + ["pair tensors, GB"]
     report = Report(f"attentional pooling, forward and backward, k={k}, t={t}", columns)
     lines: dict[str, Any] = {}
-    for batch in arguments.batch:
+    known: dict[tuple[str, int], float] = {}
+    for batch in sorted(arguments.batch):
         part: dict[str, list[tuple[float, float]]] = lines.setdefault(f"batch {batch}", {})
         for slots in arguments.slots:
-            rates = compare(slots, batch, arguments)
+            # By the rate that it had with fewer rows a call of this form would take longer than all rounds may.
+            slow = {form for form in FORMS if batch / known.get((form, slots), batch) > arguments.seconds}
+            rates = compare(slots, batch, arguments, slow)
             middle = {name: statistics.median(each) for name, each in rates.items()}
+            known |= {(name, slots): rate for name, rate in middle.items()}
             row = [str(slots), f"{batch}"] + [f"{middle[n]:,.0f}" if n in middle else NOTHING for n in shown]
             row += [ratio(rates, "fused", name) for name in ("plain", *shown[1:2], *shown[3:])]
             report.rows.append([*row, f"{plain_bytes(slots, batch, k, t) / 1e9:.2f}"])
@@ -146,7 +153,8 @@ def compare_all(arguments: argparse.Namespace) -> tuple[Report, dict[str, Any]]:
                     part.setdefault(name, []).append((slots, middle[name]))
             print(f"{slots} slots, batch {batch}: done, load average {load()}", file=sys.stderr, flush=True)
     report.notes.append(
-        "The last column is arithmetic: the least that plain needs. It is left out where that does not fit."
+        "The last column is arithmetic: the least that plain needs; it was left out where that does not fit. A form "
+        f"was left out too where one call would take more than {arguments.seconds:g} s."
     )
     return report, lines
 

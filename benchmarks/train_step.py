@@ -77,18 +77,25 @@ class Worker:
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
 
-    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin and self.process.stdout
+    def tell(self, command: dict[str, Any]) -> None:
+        assert self.process.stdin
         try:
             self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass
+            pass  # its answer, which there is not, says more
+
+    def answer(self) -> dict[str, Any]:
+        assert self.process.stdout
         answer = self.process.stdout.readline()
         if not answer:
             lines = self.log.read_text(errors="replace").splitlines()[-8:]
             raise RuntimeError(f"{self.title}: ended with {self.process.wait()}\n" + "\n".join(lines))
         return json.loads(answer)
+
+    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        self.tell(command)
+        return self.answer()
 
     def end(self) -> None:
         if self.process.stdin:
@@ -108,15 +115,25 @@ def start(contenders: list[Contender], task: dict[str, Any], cores: list[int], f
     """The workers, built and warm, by their titles, and their versions; without the peers that cannot be had."""
     workers: dict[str, Worker] = {}
     used: dict[str, str] = {}
+
+    def leave_out(contender: Contender, error: RuntimeError) -> None:
+        if contender is OURS:
+            raise error
+        print(f"left out: {contender.title}: {error}", file=sys.stderr)
+
     for contender in contenders:
         try:
-            worker = Worker(contender, cores, folder / f"{len(workers)}.log")
-            used[contender.title] = worker.ask(task)["versions"]
-            workers[contender.title] = worker
+            workers[contender.title] = Worker(contender, cores, folder / f"{len(workers)}.log")
+            workers[contender.title].tell(task)  # they build side by side
         except RuntimeError as error:
-            if contender is OURS:
-                raise
-            print(f"left out: {contender.title}: {error}", file=sys.stderr)
+            leave_out(contender, error)
+    for contender in contenders:
+        try:
+            if contender.title in workers:
+                used[contender.title] = workers[contender.title].answer()["versions"]
+        except RuntimeError as error:
+            del workers[contender.title]
+            leave_out(contender, error)
     return {"workers": workers, "versions": used}
 
 

@@ -19,6 +19,7 @@ sys.path.append(str(FOLDER))
 
 import hosts  # noqa: E402
 import namespaces  # noqa: E402
+import page  # noqa: E402
 from report import Report, publish  # noqa: E402
 
 needs_horovod = pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed")
@@ -84,6 +85,23 @@ def test_the_speed_at_which_one_form_overtakes_another() -> None:
     ]
     said = hosts.crossings({"found": found}, {"ids": [5]}, links)
     assert said == ["5 ids: gather beats raw below about 4.0 Gbit/s, not above."]
+
+
+def test_the_page_has_a_place_for_every_table() -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    for name, [script, *_] in page.BENCHMARKS.items():
+        assert (FOLDER / script).exists()
+        section = page.as_section(
+            f"    python benchmarks/{script} --memory --output /x/y.md\n\n| {name} |\n", "d/a.png"
+        )
+        filled = page.put(page.put(text, name, "| before |"), name, section)
+        assert (
+            f"    python benchmarks/{script} --memory\n\n| {name} |\n\n![rows a second by slots](figures/a.png)\n<!--"
+            in filled
+        )
+        assert "| before |" not in filled and filled.count("<!-- end -->") == len(page.BENCHMARKS)
+    with pytest.raises(ValueError, match="no place for the table other"):
+        page.put(text, "other", "")
 
 
 @pytest.mark.soak
