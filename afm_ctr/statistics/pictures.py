@@ -67,7 +67,7 @@ def _panel(
     baseline: DataStatistics | None, change: FieldDrift | None,
 ) -> None:  # fmt: skip
     missing = f"{field.missing_share:.1%} missing" if field.missing else "none missing"
-    title = f"{field.name}: {field.distinct:,} distinct, {missing}"
+    title = f"{field.name}: {'' if field.exact else '~'}{field.distinct:,} distinct, {missing}"
     flagged = change is not None and change.flags
     if change is not None and change.psi is not None:
         title += f"\nPSI {change.psi:.3f}" + (f", {', '.join(change.flags)}" if flagged else "")
@@ -82,7 +82,7 @@ def _panel(
         axis.set_yticks([])
         return
     axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -105,7 +105,7 @@ def _values(
         shares = [t.positives / t.rows for t in top]
         rate.plot(places, shares, "o", color=_RATE, markersize=5, markeredgecolor="white")
         # Never closer than twice the mean: else chance would look like a difference.
-        rate.set_ylim(0, 1.1 * max(*shares, 2 * now.positives / now.rows, 1e-3))
+        rate.set_ylim(0, min(1.1 * max(*shares, 2 * now.positives / now.rows, 1e-3), 1.05))
         rate.yaxis.set_major_locator(MaxNLocator(3))
         rate.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         rate.tick_params(labelsize=6, colors=_RATE)
