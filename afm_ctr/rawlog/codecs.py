@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Literal
@@ -25,6 +26,9 @@ _UNREADABLE = {
     b"Obj\x01": "an Avro file",
     b"ORC": "an ORC file",
 }
+_SKIPPABLE = re.compile(
+    rb"[\x50-\x5f]\x2a\x4d\x18"
+)  # a zstd frame without content, which parallel packers begin with
 PARQUET_MAGIC = b"PAR1"
 
 
@@ -43,7 +47,7 @@ def codec_of(path: str, first_bytes: bytes) -> Codec:
     # "BZh" may well begin a text; a block's magic number behind it does not.
     if first_bytes[:3] == b"BZh" and first_bytes[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
         return "bz2"
-    if first_bytes.startswith(b"\x28\xb5\x2f\xfd") or first_bytes[1:4] == b"\x2a\x4d\x18":
+    if first_bytes.startswith(b"\x28\xb5\x2f\xfd") or _SKIPPABLE.match(first_bytes):
         return "zstd"
     if first_bytes.startswith(PARQUET_MAGIC):
         raise UserError(f"{path} is a Parquet file; say `format: {{kind: parquet}}` in the schema")

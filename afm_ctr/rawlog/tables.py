@@ -56,7 +56,7 @@ class RowBatch(Sequence[bytes]):
 
     def pick(self, rows: Sequence[int]) -> RowBatch:
         """Some of the rows."""
-        return RowBatch(self.table.take(list(rows)))
+        return RowBatch(self.table.take(_arrow().array(rows, _arrow().int64())))
 
 
 def _plain(scalar: Any) -> Any:

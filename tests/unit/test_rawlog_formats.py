@@ -175,7 +175,10 @@ def test_only_the_columns_that_are_read_need_be_cells(tmp_path: Path) -> None:
     (reject,) = rows.rejects
     assert reject[:5] == (b"log.parquet#2", str(path), 2, "bad_utf8", "column 'word'")
     assert json.loads(reject.raw) == {"click": 0, "user": None, "word": "\\xff"}
-    assert json.loads(rows.lines[0])["user"] == {"id": 7}
+    assert json.loads(rows.lines[0])["user"] == {"id": 7} and [*rows.lines[:1]] == [rows.lines[0]]
+    strange = {"column": "click", "positive": ["7"], "negative": ["8"]}
+    nothing = next(parse_log(str(path), schema("parquet", "word", label=strange)))
+    assert (len(nothing), len(nothing.rejects), len(nothing.columns["word"])) == (0, 2, 0)
     for name, message in (
         ("user", "column 'user' is a struct; name what is in it"),
         ("maps", "column 'maps' is a map"),
