@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from afm_ctr.errors import UserError
@@ -121,9 +121,3 @@ def _first_bytes(path: str) -> bytes:
             return stream.read(FIRST_BYTES)
     except OSError as error:
         raise UserError(f"{path}: cannot read it: {error.strerror}") from error
-
-
-def sample_files(paths: Sequence[str], rows: int) -> Iterator[FileSample]:
-    """Samples of some files which share ``rows`` and ``READ_BYTES``."""
-    for path in paths:
-        yield sample_file(path, max(rows // len(paths), 1), READ_BYTES // len(paths))

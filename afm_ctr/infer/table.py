@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -163,8 +162,3 @@ def _spec(layout: Layout, columns: Sequence[Column]) -> FeatureSchema:
     fields = [{"name": column.name, "kind": "categorical", "encoding": space} for column in columns]
     written = {**layout.format, "columns": [column.model_dump() for column in columns]}
     return FeatureSchema.model_validate({"name": "sample", "format": written, "fields": fields})
-
-
-def size_of(paths: Sequence[str]) -> int:
-    """Bytes of the files."""
-    return sum(os.path.getsize(path) for path in paths)
