@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import BinaryIO, TypeVar
 
+import numpy as np
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
@@ -131,6 +132,21 @@ def write(path: str, content: bytes) -> None:
     """A whole file, by way of :func:`aside`."""
     with aside(path) as stream:
         stream.write(content)
+
+
+def joined(items: Sequence[bytes]) -> bytes:
+    """Byte strings as the content of one file, of which :func:`item` reads any without the others."""
+    ends = np.cumsum([8 * (len(items) + 1), *map(len, items)]).astype("<u8")
+    return b"".join([ends.tobytes(), *items])
+
+
+def item(path: str, number: int) -> bytes:
+    """One of the byte strings in a file of :func:`joined`."""
+    with open_raw(path) as stream:
+        stream.seek(8 * number)
+        start, end = np.frombuffer(stream.read(16), "<u8").tolist()
+        stream.seek(start)
+        return stream.read(end - start)
 
 
 def names(folder: str) -> list[str]:

@@ -7,6 +7,7 @@ user's mistake that a worker meets travels in the same way: raised, every runner
 
 from __future__ import annotations
 
+import pickle
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -61,19 +62,28 @@ class Task(Protocol[P_contra]):
 
 
 class WorkFn(beam.DoFn):
-    """Runs a task on units and files the results."""
+    """Runs a task on units, which it gets by their numbers, and files the results.
 
-    def __init__(self, task: Task[Any], folder: str) -> None:
+    Args:
+        units: the file that holds the units: in the pipeline itself those of a large input would be beyond what a
+            runner takes.
+        folder: for the results.
+    """
+
+    def __init__(self, task: Task[Any], units: str, folder: str) -> None:
         self._task = task
+        self._units = units
         self._folder = folder
 
     def setup(self) -> None:
         self._task.setup()
 
-    def process(self, unit: list[Any]) -> Iterator[int]:
+    def process(self, number: int) -> Iterator[int]:
         failed = files.join(self._folder, _FAILED)
         if files.exists(failed):
             return
+        # Written by the submitter of this very run.
+        unit = pickle.loads(files.item(self._units, number))
         try:
             for done in self._task.run(unit):
                 files.write(files.join(self._folder, _name(done.number)), done.result)
@@ -141,7 +151,9 @@ class Passes:
 
         total = sum(piece.rows for piece in pieces.values())
         with _watch(stage, folder, total, rows, self.progress):
-            self._run(stage, WorkFn(task, folder), units, engine or self.engine)
+            listed = self.output.work(f"{stage}-units")
+            files.write(listed, files.joined([pickle.dumps(list(unit)) for unit in units]))
+            self._run(stage, WorkFn(task, listed, folder), len(units), engine or self.engine)
         there = set(files.names(folder))
         if _FAILED in there:
             raise UserError(files.read(files.join(folder, _FAILED)).decode())
@@ -153,14 +165,10 @@ class Passes:
             )
         return _results(folder, sorted(pieces))
 
-    def _run(self, stage: str, work: WorkFn, units: Sequence[Sequence[P]], engine: Engine) -> None:
+    def _run(self, stage: str, work: WorkFn, units: int, engine: Engine) -> None:
         try:
             pipeline = engine.pipeline()
-            _ = (
-                pipeline
-                | f"{stage}: units" >> beam.Create([list(unit) for unit in units], reshuffle=True)
-                | stage >> beam.ParDo(work)
-            )
+            _ = pipeline | f"{stage}: units" >> beam.Create(range(units), reshuffle=True) | stage >> beam.ParDo(work)
             outcome = pipeline.run()
             outcome.wait_until_finish()
         except Exception as error:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, WorkerOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -40,6 +41,8 @@ class Engine:
         except SystemExit:
             # Beam parses with argparse, which has printed the reason.
             raise UserError(f"Beam does not take these options: {' '.join(args)}") from None
+        # For what this process itself reads and writes before its first pipeline: hdfs:// and s3:// have options.
+        FileSystems.set_options(self._options)
         self.in_process = runner is None or runner.rsplit(".", 1)[-1].lower() in _IN_PROCESS
         if self.in_process:
             self._refuse_unknown(args)

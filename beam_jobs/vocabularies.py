@@ -34,7 +34,7 @@ def parts_for(input_bytes: int) -> int:
 
 
 def packed(counts: Counts, parts: int) -> bytes:
-    """A chunk's counts as a file: the offsets of its parts and its end, <u8 [parts + 1], then the parts."""
+    """A chunk's counts as the content of a file of so many parts."""
     blocks: list[dict[str, tuple[list[bytes], list[int]]]] = [{} for _ in range(parts)]
     for space, values in counts.items():
         names, numbers = list(values), list(values.values())
@@ -44,19 +44,13 @@ def packed(counts: Counts, parts: int) -> bytes:
         for part, block in enumerate(blocks):
             mine = order[bounds[part] : bounds[part + 1]].tolist()
             block[space] = ([names[i] for i in mine], [numbers[i] for i in mine])
-    texts = [pickle.dumps(block) for block in blocks]
-    ends = np.cumsum([8 * (parts + 1), *map(len, texts)]).astype("<u8")
-    return b"".join([ends.tobytes(), *texts])
+    return files.joined([pickle.dumps(block) for block in blocks])
 
 
 def _part_of(path: str, part: int) -> dict[str, tuple[list[bytes], list[int]]]:
     """One part of a file of :func:`packed`: written by this very run's own workers."""
-    with files.open_raw(path) as stream:
-        stream.seek(8 * part)
-        start, end = np.frombuffer(stream.read(16), "<u8").tolist()
-        stream.seek(start)
-        found: dict[str, tuple[list[bytes], list[int]]] = pickle.loads(stream.read(end - start))
-        return found
+    found: dict[str, tuple[list[bytes], list[int]]] = pickle.loads(files.item(path, part))
+    return found
 
 
 @dataclass(frozen=True)
