@@ -62,6 +62,8 @@ def main() -> None:
         if missing is None:
             raise
         code = _fail(missing)
+    except SystemExit as end:  # a rank whose host was taken out of the job
+        code = end.code if isinstance(end.code, int) else 1
     except Stopped as stop:
         code = _fail(stop, stop.code)
     except RunError as error:
@@ -78,4 +80,8 @@ def main() -> None:
             code = 1
         release(error)
     sys.stdout.flush()
+    if os.environ.get("HOROVOD_ELASTIC") == "1":
+        # Where a host had left the network, the libraries' own clean-up was seen to wait for it, for minutes.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

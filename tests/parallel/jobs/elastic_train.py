@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from afm_ctr import distributed
 from afm_ctr.cli.main import main
+from afm_ctr.distributed import elastic_meeting
 from afm_ctr.models import CTRModel
 from afm_ctr.training.elastic import ElasticSession
 
@@ -32,6 +33,7 @@ train_step, step_done, fit = CTRModel.train_step, ElasticSession.step_done, Elas
 told = threading.Event()
 hear = distributed.ElasticState.on_hosts_updated
 held: dict[str, Any] = {}
+removed = False
 trace = (folder / f"trace-{os.getpid()}.jsonl").open("w")
 
 
@@ -64,6 +66,13 @@ def hear_of_it(self: distributed.ElasticState, *news: Any) -> None:
     told.set()
 
 
+class Noted(distributed.RankRemoved):
+    def __init__(self) -> None:
+        global removed
+        removed = True
+        super().__init__()
+
+
 def change_hosts(hosts: list[str]) -> None:
     aside = folder / "hosts.new"
     aside.write_text("".join(f"{host}\n" for host in hosts))
@@ -94,16 +103,21 @@ def summing_fit(self: ElasticSession) -> None:
     held.update({name: distributed.checksum(variable) for name, variable in state.items()})
 
 
+elastic_meeting.RankRemoved = Noted  # type: ignore[misc]
 BATCH = int(os.environ["BATCH"])
 CTRModel.train_step = noting_step  # type: ignore[method-assign]
 ElasticSession.step_done = eventful_step  # type: ignore[method-assign]
 ElasticSession.fit = summing_fit  # type: ignore[method-assign]
 distributed.ElasticState.on_hosts_updated = hear_of_it  # type: ignore[method-assign]
-try:
-    main()
-except SystemExit as end:
+ended = os._exit
+
+
+def tell_end(code: int) -> None:
     world = distributed.init()
-    removed = isinstance(end, distributed.RankRemoved)
-    findings = {"code": end.code, "removed": removed, "rank": world.rank, "size": world.size, "held": held}
+    findings = {"code": code, "removed": removed, "rank": world.rank, "size": world.size, "held": held}
     (folder / f"end-{os.getpid()}.json").write_text(json.dumps(findings))
-    raise
+    ended(code)
+
+
+os._exit = tell_end  # type: ignore[assignment]
+main()
