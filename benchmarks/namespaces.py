@@ -29,7 +29,6 @@ PROGRAMS = {
 }
 PORT = 22
 RELAY = Path(__file__).with_name("delayed_switch.py")
-RUN_SSHD = Path("/run/sshd")  # where sshd of Debian keeps its empty folder
 
 
 class LabError(Exception):
@@ -94,7 +93,6 @@ class Lab:
         self._namespaces = [f"{self._stem}-h{number}" for number in range(hosts)]
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._handlers: dict[int, Any] = {}
-        self._made_run_sshd = False
         self._relay: subprocess.Popen[Any] | None = None
         self.netem = False
         self.folder = Path()
@@ -126,9 +124,6 @@ class Lab:
                 _remove(name)
             for daemon in self._daemons:
                 daemon.wait()
-            if self._made_run_sshd:
-                with contextlib.suppress(OSError):
-                    RUN_SSHD.rmdir()
             if self.folder != Path():
                 shutil.rmtree(self.folder, ignore_errors=True)
             for number, handler in self._handlers.items():
@@ -189,9 +184,6 @@ class Lab:
         wrapper = folder / "bin" / "ssh"
         wrapper.write_text(f'#!/bin/sh\nexec {_program("ssh")} -F {folder}/client "$@"\n')
         wrapper.chmod(0o755)
-        if not RUN_SSHD.exists():
-            RUN_SSHD.mkdir(mode=0o755)
-            self._made_run_sshd = True
         for number, address in enumerate(self.addresses):
             settings, log = folder / f"sshd-{number}", folder / f"sshd-{number}.log"
             settings.write_text(
@@ -213,8 +205,10 @@ class Lab:
 
     def popen(self, host: int, command: list[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a program on a host, where ``ssh`` reaches the others by name; it is ended with the lab."""
-        # Mounts of `ip netns exec` are private. Horovod asks for the address of its host's own name.
-        own = f'hostname {self.names[host]} && mount --bind {self.folder}/hosts /etc/hosts && exec "$@"'
+        # Mounts of `ip netns exec` are private. Horovod asks for the address of its host's own name, and sshd wants
+        # an empty folder in /run.
+        own = f"hostname {self.names[host]} && mount --bind {self.folder}/hosts /etc/hosts && "
+        own += 'mount -t tmpfs -o mode=755 none /run && mkdir /run/sshd && exec "$@"'
         line = [str(_program("unshare")), "--uts", "sh", "-c", own, "sh", *command]
         return self._start(self._namespaces[host], line, **options)
 
