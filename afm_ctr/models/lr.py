@@ -13,8 +13,8 @@ from afm_ctr.models.base import Interaction, InteractionInputs, InteractionOptio
 class LROptions(InteractionOptions):
     """Options of :class:`LR`: none; there are no vectors."""
 
-    factors: Literal[0] = 0
-    init_stddev: float = Field(0.0, ge=0, le=0)
+    factors: Literal[0] = Field(0, description="there are no vectors")
+    init_stddev: float = Field(0.0, ge=0, le=0, description="there are no vectors")
 
 
 class LR(Interaction):

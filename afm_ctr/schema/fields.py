@@ -15,7 +15,11 @@ CROSS_SEPARATOR = b"\x1f"
 
 
 class HashSpace(Frozen):
-    """Local id = Fingerprint64(raw bytes) mod ``buckets``: no analysis, distinct values may meet."""
+    """Local id = Fingerprint64(raw bytes) mod ``buckets``: no analysis, distinct values may meet.
+
+    Attributes:
+        buckets: ids.
+    """
 
     kind: Literal["hash"]
     buckets: Count
@@ -39,7 +43,11 @@ class VocabularySpace(Frozen):
 
 
 class DeclaredIds(Frozen):
-    """The cell is itself a whole number in [0, ``size``): the local id."""
+    """The cell is itself a whole number in [0, ``size``): the local id.
+
+    Attributes:
+        size: ids.
+    """
 
     kind: Literal["ids"]
     size: Count
@@ -89,6 +97,7 @@ class CrossField(Frozen):
     """Several cells of a row taken together as one value: their texts, joined by the byte 0x1F.
 
     Attributes:
+        name: the field's name.
         columns: the columns, at least two. A row in which one of them is empty has no value.
         encoding: its own id space, a hash or a vocabulary of joined texts, or
         space: the name of a shared one.
@@ -166,7 +175,11 @@ class BucketEncoding(Frozen):
 
 
 class MissingValue(Frozen):
-    """A missing number counts as ``value`` (before log and standardising)."""
+    """A missing number counts as ``value`` (before log and standardising).
+
+    Attributes:
+        value: the number.
+    """
 
     value: float
 
@@ -189,6 +202,9 @@ class NumericField(Frozen):
     beyond float64, or a value beyond float32; a bad cell follows the missing policy.
 
     Attributes:
+        name: the field's name.
+        column: the column it reads; ``None``: the column of the same name.
+        encoding: how the number becomes an id and a value.
         missing: ``absent``, ``own``, or for the value encoding also ``{value: x}``. A present 0 is never missing.
     """
 
@@ -214,8 +230,11 @@ class LibfmField(Frozen):
     The file's values are the slots' values; entries of value 0 are absent.
 
     Attributes:
+        name: the field's name; its slots are named after it.
         ids: (lo, hi), in the file's numbering.
         max_values: slots of the field. More entries than that make the field bad.
+        within_field_pairs: whether the field's own slots form pairs with one another.
+        missing: no entry of it, or a bad one: ``absent`` takes no part, ``own`` is an id of its own.
     """
 
     kind: Literal["libfm"]

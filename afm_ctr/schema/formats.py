@@ -35,6 +35,7 @@ class _NamedColumns(Frozen):
 
     Attributes:
         columns: names for what the log calls its columns; one that is not listed is called what the log calls it.
+            A plain name stands for ``{name: …}``.
     """
 
     columns: tuple[Column, ...] = ()

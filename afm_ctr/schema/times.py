@@ -74,6 +74,8 @@ class TimeField(Frozen):
     (30 February, 24 h), is a bad cell and follows the missing policy.
 
     Attributes:
+        name: the field's name.
+        column: the column it reads; ``None``: the column of the same name.
         format: ``iso``: ``2014-10-21``, ``2014-10-21T07:05``, … with fractions of a second and ``Z`` or an offset
             (``+02:00``), which is taken off; without a time it is midnight. ``epoch`` and ``epoch_ms``: seconds or
             milliseconds since 1970. Else directives, each with exactly its digits: ``%Y`` four, ``%y`` two

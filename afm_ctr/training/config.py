@@ -51,13 +51,23 @@ class _Named(BaseModel):
 
 
 class ModelConfig(_Named):
-    """An interaction from the registry; every key but ``name`` is an option of it."""
+    """An interaction from the registry; every key but ``name`` is an option of it.
+
+    Attributes:
+        name: of the model: one of ours, or one that an installed package brings.
+    """
 
     name: str = Field(default="afm", min_length=1)
 
 
 class OptimizerConfig(_Named):
-    """An optimizer of :mod:`afm_ctr.optimizers`; further keys (``beta_1``, …) are arguments of it."""
+    """An optimizer of :mod:`afm_ctr.optimizers`; further keys (``beta_1``, …) are arguments of it.
+
+    Attributes:
+        name: of the optimizer.
+        learning_rate: for any number of ranks: it is never scaled.
+        warmup_steps: over which the learning rate rises to its value in a straight line.
+    """
 
     name: str = Field(default="adam", min_length=1)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -65,7 +75,12 @@ class OptimizerConfig(_Named):
 
 
 class ValidationConfig(_Strict):
-    """What is looked at after each epoch, and by which metric a run is steered."""
+    """What is looked at after each epoch, and by which metric a run is steered.
+
+    Attributes:
+        split: of the data set.
+        metric: what says which epoch is the best, when to stop and when to lower the learning rate.
+    """
 
     split: str = Field(default="valid", min_length=1)
     metric: Literal["auc", "group_auc", "log_loss", "rmse"] = "auc"
@@ -76,14 +91,26 @@ class ValidationConfig(_Strict):
 
 
 class EarlyStopping(_Strict):
-    """Stop when the metric has not improved by ``min_delta`` for ``patience`` epochs."""
+    """Stop when the metric has not improved by ``min_delta`` for ``patience`` epochs.
+
+    Attributes:
+        patience: epochs without improvement.
+        min_delta: a smaller change is none.
+    """
 
     patience: int = Field(default=2, ge=1)
     min_delta: float = Field(default=0.0, ge=0)
 
 
 class ReduceOnPlateau(_Strict):
-    """Multiply the learning rate by ``factor`` after ``patience`` epochs without improvement."""
+    """Multiply the learning rate by ``factor`` after ``patience`` epochs without improvement.
+
+    Attributes:
+        factor: what the learning rate is multiplied by.
+        patience: epochs without improvement.
+        min_delta: a smaller change is none.
+        min_learning_rate: the learning rate does not fall below it.
+    """
 
     factor: float = Field(default=0.1, gt=0, lt=1)
     patience: int = Field(default=1, ge=1)
@@ -92,7 +119,12 @@ class ReduceOnPlateau(_Strict):
 
 
 class CheckpointConfig(_Strict):
-    """How often the state is written within an epoch (its end always is), and how many are kept."""
+    """How often the state is written within an epoch (its end always is), and how many are kept.
+
+    Attributes:
+        every_steps: steps from one checkpoint to the next.
+        keep: the newest so many stay; that of the best epoch stays too.
+    """
 
     every_steps: int = Field(default=500, ge=1)
     keep: int = Field(default=3, ge=1)
@@ -102,6 +134,10 @@ class ElasticConfig(_Strict):
     """How often a job whose ranks may come and go commits: about every so many seconds, or exactly every few steps.
 
     A commit is a copy in host memory; what came after the last one is done again when a rank is lost.
+
+    Attributes:
+        commit_seconds: about this long from one commit to the next.
+        commit_steps: exactly so many steps instead.
     """
 
     commit_seconds: float = Field(default=5.0, ge=0)
@@ -109,7 +145,13 @@ class ElasticConfig(_Strict):
 
 
 class Expiry(_Strict):
-    """When a run that continues another forgets rows: those unseen for more than so many days, runs or steps."""
+    """When a run that continues another forgets rows: those unseen for more than so many days, runs or steps.
+
+    Attributes:
+        unseen_days: since a run that began within so many days, no batch held the row.
+        unseen_runs: no batch of the last so many runs did.
+        unseen_steps: no batch of the last so many steps did.
+    """
 
     unseen_days: int | None = Field(default=None, ge=1)
     unseen_runs: int | None = Field(default=None, ge=1)
@@ -127,19 +169,51 @@ class Expiry(_Strict):
 
 
 class DriftCheck(_Strict):
-    """Compare the ranks' variables every so many steps."""
+    """Compare the ranks' variables every so many steps.
+
+    Attributes:
+        every_steps: steps from one comparison to the next.
+    """
 
     every_steps: int = Field(default=1000, ge=1)
 
 
 class Watchdog(_Strict):
-    """End the process when no step has ended for so long: a lost rank would otherwise hang the job."""
+    """End the process when no step has ended for so long: a lost rank would otherwise hang the job.
+
+    Attributes:
+        timeout_seconds: how long.
+    """
 
     timeout_seconds: float = Field(default=600.0, gt=0)
 
 
 class TrainConfig(_Strict):
-    """A whole run. Immutable; an unknown key or an impossible value is an error that names it."""
+    """A whole run. Immutable; an unknown key or an impossible value is an error that names it.
+
+    Attributes:
+        model: which model, and its options.
+        loss: ``log``: probabilities of a binary label; ``squared``: the paper's, with a binary label as −1 and 1.
+        row_l2: λ of λ‖row‖² for each row that a batch touches; one number, or by column (``linear``, ``vectors``).
+        optimizer: which optimizer, and its arguments.
+        batch_size: rows of a step, over all ranks together.
+        epochs: passes over the split that is trained on.
+        max_steps: ends the run after so many steps in all.
+        seed: of initial values, order and dropout.
+        shuffle: whether the order of the rows is another one in each epoch.
+        train_split: what is trained on.
+        validation: what is looked at after each epoch; ``null``: nothing.
+        early_stopping: when to stop before the last epoch; ``null``: never.
+        reduce_on_plateau: when to lower the learning rate; ``null``: never.
+        checkpoint: how often the state is written.
+        expiry: which rows a continued run forgets; ``null``: none.
+        exchange: how ranks exchange a table's gradient: ``gather`` sends the rows that were touched, ``reduce`` the
+            whole table, ``auto`` chooses by how many are touched.
+        elastic: how often a job whose ranks may come and go commits.
+        drift_check: how often the ranks are compared; ``null``: never.
+        watchdog: after which silence the process ends; ``null``: it waits for ever.
+        tensorboard: whether curves are written to ``tensorboard/`` of the run's folder.
+    """
 
     model: ModelConfig = ModelConfig()
     loss: Literal["log", "squared"] = "log"
