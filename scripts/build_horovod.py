@@ -14,6 +14,7 @@ Exit code: 0 built or found and installed, 1 the build failed, 2 something that 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.metadata
 import os
 import shutil
@@ -45,6 +46,14 @@ EDITS = [
         "a reserved but empty list: the stall inspector never fired under Gloo",
     ),
     (
+        "horovod/common/gloo/gloo_context.cc",
+        "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;",
+        "  gloo_iface_ = device_attr.iface = global_context.gloo_iface_;\n"
+        "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;",
+        "the ranks' second connections ignored --network-interfaces and took what the host's name resolves to, which "
+        "is loopback on many machines",
+    ),
+    (
         "horovod/tensorflow/mpi_ops.cc",
         "#endif // TENSORFLOW_VERSION >= 2011000000\n#endif // HAVE_GPU",
         "#endif // TENSORFLOW_VERSION >= 2011000000\n"
@@ -59,7 +68,9 @@ EDITS = [
 
 
 def cache_folder(tensorflow: str, flavour: str) -> Path:
-    return cache() / "wheels" / f"horovod-{VERSION}-tf{tensorflow}-{python_tag()}-{flavour}"
+    """The place of the wheel for one TensorFlow, one Python, one flavour and these edits."""
+    edits = hashlib.sha256(repr(EDITS).encode()).hexdigest()[:8]
+    return cache() / "wheels" / f"horovod-{VERSION}-tf{tensorflow}-{python_tag()}-{flavour}-{edits}"
 
 
 def gpu_environment() -> dict[str, str]:
