@@ -18,7 +18,7 @@ class HashSpace(Frozen):
     """Local id = Fingerprint64(raw bytes) mod ``buckets``: no analysis, distinct values may meet.
 
     Attributes:
-        buckets: ids.
+        buckets: how many ids.
     """
 
     kind: Literal["hash"]
@@ -46,7 +46,7 @@ class DeclaredIds(Frozen):
     """The cell is itself a whole number in [0, ``size``): the local id.
 
     Attributes:
-        size: ids.
+        size: how many ids.
     """
 
     kind: Literal["ids"]
