@@ -51,6 +51,7 @@ class Engine:
                 # Else every worker process reports its coming and going.
                 self._options.view_as(WorkerOptions).default_sdk_harness_log_level = "WARNING"
         direct = self._options.view_as(DirectOptions)
+        self.workers_are_threads = self.in_process and direct.direct_running_mode != "multi_processing"
         self.workers = (direct.direct_num_workers or os.cpu_count() or 1) if self.in_process else _WORKERS_ELSEWHERE
 
     def for_little(self, size: int) -> Engine:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from afm_ctr.cli.app import JsonFlag, app, console, report
 from afm_ctr.cli.progress import row_progress
-from afm_ctr.cli.quiet import load_tensorflow
+from afm_ctr.cli.quiet import load_beam
 from afm_ctr.errors import UserError
 
 
@@ -73,7 +73,7 @@ def prepare(
     as_json: JsonFlag = False,
 ) -> None:
     """Turn raw logs into sharded TFRecords with Apache Beam. Every further option is Beam's own."""
-    load_tensorflow("apache_beam")
+    load_beam(context.args)
     from beam_jobs.prepare import PrepareOptions
     from beam_jobs.prepare import prepare as run
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 # What the C++ side logs before its log level is in force, and the missing GPU driver of a machine without a GPU.
@@ -35,15 +35,33 @@ def without_chatter() -> Iterator[None]:
             os.write(2, b"".join(kept))
 
 
-def load_tensorflow(*others: str) -> None:
-    """Import TensorFlow (and the other packages named) and look for GPUs once, quietly.
+def load_tensorflow() -> None:
+    """Import TensorFlow and look for GPUs once, quietly.
 
     Raises:
-        ModuleNotFoundError: one of them is not installed.
+        ModuleNotFoundError: it is not installed.
     """
     with without_chatter():
         import tensorflow as tf
 
         tf.config.list_physical_devices("GPU")
-        for name in others:
-            importlib.import_module(name)
+
+
+def load_beam(arguments: Sequence[str]) -> None:
+    """Import Beam quietly, and TensorFlow if workers are to be threads of this process.
+
+    Worker processes import it themselves, all at once, and need not wait until this one has.
+
+    Args:
+        arguments: Beam's options.
+
+    Raises:
+        ModuleNotFoundError: one of them is not installed.
+    """
+    with without_chatter():
+        from beam_jobs.runners import Engine
+
+        if importlib.util.find_spec("tensorflow") is None:
+            raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+    if Engine(arguments).workers_are_threads:
+        load_tensorflow()
