@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,40 +16,6 @@ import pytest
 from tests import prepared
 from tests.integration.conftest import AFM_CTR
 
-SETUP = """
-from setuptools import setup
-setup(
-    name="outside-ctr", version="1.0", py_modules=["outside_ctr"],
-    entry_points={"afm_ctr.models": ["squares = outside_ctr:Squares"]},
-)
-"""
-MODEL = '''
-"""A model of people who know afm_ctr by its contract alone."""
-
-import keras
-import tensorflow as tf
-
-from afm_ctr.models import Interaction, InteractionOptions
-
-
-class Options(InteractionOptions):
-    units: int = 4
-
-
-class Squares(Interaction):
-    Options = Options
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.hidden = keras.layers.Dense(self.options.units, activation="relu")
-        self.drop = keras.layers.Dropout(0.1)
-        self.out = keras.layers.Dense(1)
-
-    def call(self, inputs, training=False, rows=None):
-        pooled = tf.square(tf.reduce_sum(inputs.vectors, axis=1))
-        hidden = self.drop(self.hidden(pooled), training=training)
-        return tf.reduce_sum(inputs.linear, axis=1) + self.out(hidden)[:, 0]
-'''
 # Python imports it as it starts; after that Horovod looks as if it were not there.
 NO_HOROVOD = "import sys\nsys.modules['horovod'] = None\n"
 Command = Callable[..., dict[str, Any]]
@@ -73,6 +40,14 @@ def command(path: Path) -> Command:
     return run
 
 
+def plugin(root: Path) -> dict[str, str]:
+    """The files of the page, by name: each is a block below its name."""
+    page = (root / "docs" / "plugins.md").read_text(encoding="utf-8")
+    files = dict(re.findall(r"^`([\w.]+)`\n\n```\w+\n(.*?)^```$", page, re.M | re.S))
+    assert sorted(files) == ["outside_ctr.py", "setup.py", "train.yaml"]
+    return files
+
+
 def settings(folder: Path, model: str) -> Path:
     path = folder / "train.yaml"
     optimizer = "{name: adam, learning_rate: 0.05}"
@@ -80,17 +55,18 @@ def settings(folder: Path, model: str) -> Path:
     return path
 
 
-def test_a_model_of_another_package_goes_the_whole_way(data: Path, tmp_path: Path) -> None:
+def test_a_model_of_another_package_goes_the_whole_way(data: Path, root: Path, tmp_path: Path) -> None:
+    """The package of docs/plugins.md, by people who know afm_ctr by its contract alone."""
     source, site, run = tmp_path / "source", tmp_path / "site", tmp_path / "run"
     source.mkdir()
-    (source / "setup.py").write_text(SETUP)
-    (source / "outside_ctr.py").write_text(MODEL)
+    for name, content in plugin(root).items():
+        (source / name).write_text(content)
     how = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
     pip = [sys.executable, "-m", "pip", "install", *how, "--target", str(site), str(source)]
     installed = subprocess.run(pip, capture_output=True, text=True, timeout=240)
     assert installed.returncode == 0, installed.stdout + installed.stderr
     afm_ctr = command(site)
-    config = settings(tmp_path, "{name: squares, factors: 3, units: 5}")
+    config = source / "train.yaml"
     trained = afm_ctr("train", "--data", data, "--model-dir", run, "--config", config)
     assert (trained["epochs"], trained["steps"]) == (2, 14)
     judged = afm_ctr("evaluate", "--data", data, "--split", "valid", "--model-dir", run)
