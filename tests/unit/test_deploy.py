@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import subprocess
+from importlib.metadata import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -155,3 +159,81 @@ def test_flags_are_the_server_s_and_name_what_is_mounted(
     paths = {name: Path(value) for name, value in values.items() if value.startswith("/")}
     assert {path.name for path in paths.values()} == set(FILES)
     assert {str(path.parent) for path in paths.values()} == {"/config"} and {"/config", "/models/afm"} <= mounted
+
+
+class Instruction(NamedTuple):
+    """A line of a Dockerfile, continued lines joined: FROM, its text, and the number of the stage that it is in."""
+
+    name: str
+    text: str
+    stage: int
+
+
+def dockerfile(path: Path) -> list[Instruction]:
+    lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+    found: list[Instruction] = []
+    stage = -1
+    for line in "\n".join(lines).replace("\\\n", " ").splitlines():
+        if line.strip():
+            name, text = line.split(maxsplit=1)
+            stage += name == "FROM"
+            found.append(Instruction(name, text.strip(), stage))
+    return found
+
+
+@pytest.fixture(scope="module")
+def image(root: Path) -> list[Instruction]:
+    return dockerfile(root / "deploy" / "gpu" / "Dockerfile")
+
+
+def test_image_stages_and_arguments(image: list[Instruction], root: Path) -> None:
+    assert {one.name for one in image} <= {"ARG", "FROM", "ENV", "WORKDIR", "RUN", "COPY", "CMD"}
+    constraints = (root / "requirements" / "constraints.txt").read_text()
+    (pinned,) = re.findall(r"^tensorflow==(\S+)$", constraints, re.M)
+    assert image[0] == Instruction("ARG", f"TENSORFLOW={pinned}", -1)
+    stages: dict[str, int] = {}
+    declared: set[tuple[int, str]] = {(0, "TENSORFLOW")}
+    for one in image:
+        if one.name == "FROM":
+            source, _, alias = one.text.partition(" AS ")
+            assert source in stages or source == "tensorflow/tensorflow:${TENSORFLOW}-gpu"
+            stages[alias or "the image"] = one.stage
+        elif one.name == "ARG":
+            declared.add((one.stage, one.text.partition("=")[0]))
+        for variable in re.findall(r"\$\{(\w+)\}", one.text):
+            assert (one.stage, variable) in declared, f"an ARG counts in its own stage alone: {one}"
+        if copied := re.match(r"--from=(\w+)", one.text):
+            assert stages[copied[1]] < one.stage
+    assert list(stages) == ["base", "horovod", "the image"]
+    assert json.loads(image[-1].text) == ["afm-ctr", "doctor"]
+
+
+def test_image_commands_are_there(image: list[Instruction], root: Path) -> None:
+    commands = " ; ".join(one.text for one in image if one.name == "RUN")
+    assert subprocess.run(["bash", "-n", "-c", commands], check=False).returncode == 0
+    (extras,) = re.findall(r"\"\.\[([\w,]+)\]\"", commands)
+    assert set(extras.split(",")) <= set(metadata("afm-ctr").get_all("Provides-Extra") or [])
+    scripts = [(one.stage, shlex.split(one.text)) for one in image if "scripts/" in one.text]
+    assert [stage for stage, _ in scripts] == [1, 2], "built in one stage, installed in the other"
+    for _, words in scripts:
+        (at,) = [number for number, word in enumerate(words) if word.startswith("scripts/")]
+        source = (root / words[at]).read_text()
+        assert "--gpu" in words and all(f'"{option}"' in source for option in words[at + 1 :])
+        named = [word.partition("=")[0] for word in words[:at] if word.startswith("HOROVOD_")]
+        assert all(f'"{name}"' in source for name in named)
+    # The cache that one stage fills is the one that the other finds.
+    (environment,) = [shlex.split(one.text) for one in image if one.name == "ENV"]
+    cache = dict(word.split("=") for word in environment)["AFM_CTR_CACHE"]
+    assert [one.text for one in image if "--from" in one.text] == [f"--from=horovod {cache} {cache}"]
+    # What pip and the scripts read is not kept out of the image.
+    ignored = (root / "deploy" / "gpu" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert not {"afm_ctr", "beam_jobs", "serving", "scripts", "requirements", "setup.py", "README.md"} & set(ignored)
+
+
+def test_image_page_says_what_was_not_run(root: Path) -> None:
+    page = (root / "docs" / "gpu-image.md").read_text()
+    assert "**This image was never built" in page
+    builds = re.findall(r"docker build -f (\S+)", page)
+    assert builds and all((root / file).is_file() for file in builds)
+    arguments = {one.text.partition("=")[0] for one in dockerfile(root / builds[0]) if one.name == "ARG"}
+    assert set(re.findall(r"--build-arg (\w+)=", page)) <= arguments
