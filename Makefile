@@ -49,6 +49,7 @@ parallel: $(READY) ## two and three ranks under horovodrun
 	$(BIN)/python -m pytest tests/parallel -q --durations 15
 
 soak: $(READY) ## long runs: more kills, more swaps, more requests
+	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile -q --hypothesis-profile default
 	$(BIN)/python -m pytest tests -m soak -q --durations 15
 
 protos: $(READY) ## the client's messages, again from their definition

@@ -99,6 +99,10 @@ class RollCall:
         now = time.monotonic()
         with self._lock:
             known = sorted(self._members.items())
+            chief = self._members.get(0)
+        # What is heard of the others comes through rank 0: while it is silent nothing can be said of them.
+        told = now if chief is None else chief.heard
+        silence = {rank: (told if rank else now) - m.heard for rank, m in known}
         ended = [f"rank {rank} on {m.host} failed: {m.words}" for rank, m in known if m.words]
         ended += [
             f"rank {rank} on {m.host} has ended without a word: killed, perhaps by the system for want of memory"
@@ -106,10 +110,10 @@ class RollCall:
             if m.ended and not m.words
         ]
         silent = [
-            f"rank {rank} on {m.host} has not answered for {now - m.heard:.0f} s: stopped, or its machine is out of "
+            f"rank {rank} on {m.host} has not answered for {silence[rank]:.0f} s: stopped, or its machine is out of "
             "reach"
             for rank, m in known
-            if not m.ended and now - m.heard > _SILENT
+            if not m.ended and silence[rank] > _SILENT
         ]
         return "; ".join(ended or silent) or None
 

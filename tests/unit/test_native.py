@@ -63,10 +63,13 @@ def answers(pooling: Any, case: Case, dtype: Any, **options: Any) -> list[np.nda
 
 
 def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
-    """Forward within 1e-5, gradients within 1e-4 of the largest of their kind."""
+    """Forward within 1e-5, gradients within 1e-4 of the largest of their kind.
+
+    Where terms of size one cancel (a softmax over one pair passes nothing back) their rounding is left, about 1e-7.
+    """
     for name, have, want in zip(["pooled", *NAMES], found, expected, strict=True):
         limit = 1e-5 if name == "pooled" else 1e-4
-        np.testing.assert_allclose(have, want, rtol=limit, atol=limit * max(1e-3, np.abs(want).max()), err_msg=name)
+        np.testing.assert_allclose(have, want, rtol=limit, atol=limit * max(1e-2, np.abs(want).max()), err_msg=name)
 
 
 def oracle_answers(case: Case, scale: bool, keep: np.ndarray | None = None) -> list[np.ndarray]:

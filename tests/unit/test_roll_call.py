@@ -35,7 +35,7 @@ class ThreadWorld(SingleWorld):
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(module, "_EVERY", 0.05)
-    monkeypatch.setattr(module, "_SILENT", 2.0)
+    monkeypatch.setattr(module, "_SILENT", DEADLINE)
     desk, meet = [None] * SIZE, threading.Barrier(SIZE)
     made: dict[int, RollCall] = {}
 
@@ -88,10 +88,22 @@ def test_a_rank_that_is_killed_drops_its_connection(calls: dict[int, RollCall], 
 
 
 @pytest.mark.parametrize("still", [0, 2])
-def test_a_rank_that_is_stopped_falls_silent(calls: dict[int, RollCall], still: int) -> None:
+def test_a_rank_that_is_stopped_falls_silent(
+    calls: dict[int, RollCall], still: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls[still]._say_all = lambda: None  # type: ignore[method-assign]
-    soon(lambda: said(calls[1], "has not answered for"))
-    assert f"rank {still} on " in (calls[1].explain(stuck=True) or "")
+    monkeypatch.setattr(module, "_SILENT", 1.5)
+    soon(lambda: said(calls[1], f"rank {still} on "))
+    assert "has not answered for" in (calls[1].explain(stuck=True) or "")
+
+
+def test_while_rank_0_is_silent_nothing_is_held_against_the_others(
+    calls: dict[int, RollCall], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls[0]._say_all = lambda: None  # type: ignore[method-assign]
+    monkeypatch.setattr(module, "_SILENT", 1.5)
+    soon(lambda: calls[1]._missing() is not None)
+    assert "rank 0 on " in calls[1]._missing() and "rank 2 on " not in calls[1]._missing()  # type: ignore[operator]
 
 
 def test_a_stranger_is_not_listened_to(calls: dict[int, RollCall]) -> None:
