@@ -31,6 +31,9 @@ CHUNK_LINES = 32768
 # stays linear: gzip, zstd and Parquet unpack some twenty times faster than rows are converted, bzip2 but twice.
 MOST_SPANS: dict[str, int] = {"gzip": 8, "zstd": 8, "parquet": 8, "bz2": 2}
 
+# Chunks of plain files that are handed out together, and how many such units a worker gets at least.
+MOST_TOGETHER, UNITS_A_WORKER = 8, 4
+
 
 @dataclass(frozen=True)
 class LogFile:
@@ -195,13 +198,21 @@ def divide(pieces: Sequence[Chunk], counts: Sequence[Counted], chunk_lines: int)
 
 
 def units(chunks: Sequence[Chunk], workers: int) -> list[list[Chunk]]:
-    """What is handed to workers: single chunks of plain files, runs of chunks of what is read as a stream."""
+    """What is handed to workers: runs of chunks of a file, so that one is written while the next one is read.
+
+    Short runs of plain files, a good many for every worker; runs as long as the workers allow of streams.
+    """
     streams: dict[tuple[str, int], list[Chunk]] = {}
     result: list[list[Chunk]] = []
+    most = max(1, min(MOST_TOGETHER, len(chunks) // (UNITS_A_WORKER * workers)))
     for chunk in chunks:
         if chunk.file.kind != "plain":
             streams.setdefault((chunk.file.path, chunk.group), []).append(chunk)
-        elif chunk.rows:
+        elif not chunk.rows:
+            continue
+        elif result and len(result[-1]) < most and result[-1][0].file.path == chunk.file.path:
+            result[-1].append(chunk)
+        else:
             result.append([chunk])
     for run in streams.values():
         most = min(MOST_SPANS[run[0].file.kind], len(run))
@@ -240,11 +251,15 @@ def read_unit(
             for chunk in unit:
                 yield chunk, _batches(chunk, rows, batch)
         return
+    if first.file.kind == "plain":
+        for chunk in unit:
+            with _open(chunk) as lines:
+                if not chunk.start:
+                    lines.skip(chunk.file.header_lines)
+                yield chunk, _batches(chunk, lines, batch)
+        return
     with _open(first) as lines:
-        if first.file.kind != "plain":
-            lines.skip(first.start)
-        elif not first.start:
-            lines.skip(first.file.header_lines)
+        lines.skip(first.start)
         for chunk in unit:
             yield chunk, _batches(chunk, lines, batch)
 

@@ -51,9 +51,10 @@ class Contender(NamedTuple):
     environment: str | None = None  # None: this interpreter's
 
 
-OURS = Contender("ours", "ours")
+OURS = Contender("ours", "ours, a thread a core")
 OTHERS = [
-    Contender("ours-one", "ours, one process"),
+    Contender("ours-one", "ours, no option"),
+    Contender("ours-processes", "ours, a process a core"),
     Contender("plain", "plain Beam, a row a DoFn"),
     Contender("fuxictr", "FuxiCTR 2.3.10", "fuxictr"),
     Contender("deepctr", "DeepCTR's recipe", "pandas"),
@@ -69,11 +70,13 @@ class Ran(NamedTuple):
 
 
 def command_of(contender: Contender, log: Path, out: Path, cores: int) -> list[str]:
-    if contender.name in ("ours", "ours-one"):
+    if contender.name.startswith("ours"):
         afm_ctr = str(Path(sys.executable).with_name("afm-ctr"))
         command = [afm_ctr, "prepare", "--schema", str(SCHEMA), "--input", str(log), "--output", str(out), "--json"]
-        several = [f"--direct_num_workers={cores}", "--direct_running_mode=multi_processing"]
-        return command + (several if contender.name == "ours" else [])
+        modes = {"ours": "multi_threading", "ours-processes": "multi_processing"}
+        if mode := modes.get(contender.name):
+            command += [f"--direct_num_workers={cores}", f"--direct_running_mode={mode}"]
+        return command
     interpreter = environment(contender.environment) if contender.environment else Path(sys.executable)
     return [str(interpreter), str(WORKERS), contender.name, str(log), str(out), str(cores)]
 
