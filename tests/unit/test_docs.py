@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from apache_beam.options.pipeline_options import PipelineOptions
 from typer.main import get_command
 
 from afm_ctr.cli import commands as _registered  # noqa: F401
@@ -22,6 +21,7 @@ from afm_ctr.cli.app import app
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.training import TrainConfig
 from serving.server.flags import ServerFlags
+from tests.unit.test_runner_docs import unknown_to_beam
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*/README.md"))]
@@ -88,14 +88,6 @@ def ours(program: str) -> list[Line]:
         at = [number for number, word in enumerate(line.words) if re.fullmatch(program, word)]
         found += [Line(line.page, line.words[at[0] :])] if at else []
     return found
-
-
-def unknown_to_beam(options: list[str]) -> list[str]:
-    unknown: list[str] = []
-    PipelineOptions(options).get_all_options(
-        add_extra_args_fn=lambda parser: unknown.extend(parser.parse_known_args(options)[1])
-    )
-    return unknown
 
 
 def problem_of(words: tuple[str, ...]) -> str | None:
