@@ -30,6 +30,10 @@ CertFile = Annotated[
 ]
 KeyFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Mutual TLS: its private key, PEM.")]
 
+Wait = Annotated[
+    float, typer.Option(min=0, max=86_400, metavar="SECONDS", help="Wait at most so long for the model to be served.")
+]
+
 
 class Connection(TypedDict):
     """What :func:`serving.score.score_file` and :func:`serving.load.load_test` are told of the connection."""
@@ -66,3 +70,21 @@ def connection(
         except ValueError as error:
             raise UserError(f"TLS: {error}") from error
     return Connection(version=version, label=label, credentials=credentials)
+
+
+def await_model(target: str, model_name: str, seconds: float, server: Connection) -> None:
+    """Return as soon as the model is served, at once where ``seconds`` is 0.
+
+    Raises:
+        UserError: it was not in time; says what was seen last.
+    """
+    if not seconds:
+        return
+    from serving.client import Client
+    from serving.errors import ServingError
+
+    try:
+        with Client(target, model_name, **server) as client:
+            client.wait_ready(seconds)
+    except (ServingError, ValueError) as error:
+        raise UserError(f"{target}: {error}") from error

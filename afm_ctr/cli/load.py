@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from afm_ctr.cli.app import JsonFlag, app, console, report
-from afm_ctr.cli.connection import CaFile, CertFile, KeyFile, ModelVersion, VersionLabel, connection
+from afm_ctr.cli.connection import (
+    CaFile,
+    CertFile,
+    KeyFile,
+    ModelVersion,
+    VersionLabel,
+    Wait,
+    await_model,
+    connection,
+)
 from afm_ctr.cli.progress import row_progress
 
 SLO_MISSED = 3
@@ -43,6 +52,7 @@ def load_test(
     output: Annotated[Path | None, typer.Option(help="Folder for load.json and the pictures.")] = None,
     model_version: ModelVersion = None,
     label: VersionLabel = None,
+    wait: Wait = 0.0,
     ca: CaFile = None,
     cert: CertFile = None,
     key: KeyFile = None,
@@ -59,6 +69,7 @@ def load_test(
     from serving.load.pace import Bounds
 
     limits = Slo.parse(slo or [])
+    await_model(target, model_name, wait, server)
     with row_progress("load") as progress:
         result = run(
             target,

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from afm_ctr.cli.app import JsonFlag, app, console, report
-from afm_ctr.cli.connection import CaFile, CertFile, KeyFile, ModelVersion, VersionLabel, connection
+from afm_ctr.cli.connection import (
+    CaFile,
+    CertFile,
+    KeyFile,
+    ModelVersion,
+    VersionLabel,
+    Wait,
+    await_model,
+    connection,
+)
 from afm_ctr.cli.quiet import load_tensorflow
 
 
@@ -48,6 +57,7 @@ def score(
     timeout: Annotated[float, typer.Option(min=0.001, help="Deadline of each request, seconds.")] = 10.0,
     model_version: ModelVersion = None,
     label: VersionLabel = None,
+    wait: Wait = 0.0,
     ca: CaFile = None,
     cert: CertFile = None,
     key: KeyFile = None,
@@ -58,6 +68,7 @@ def score(
     from serving.score import score_file
 
     with console.status(f"scoring {input} by {target}"):
+        await_model(target, model_name, wait, server)
         summary = score_file(
             target=target,
             model_name=model_name,

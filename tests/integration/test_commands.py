@@ -198,3 +198,11 @@ def test_an_unknown_beam_option_is_refused_by_name(walked: Walk, tmp_path: Path)
         "prepare", "--schema", walked.schema, "--input", walked.logs, "--output", tmp_path / "d", "--dirct_workers=2"
     )  # fmt: skip
     assert "--dirct_workers" in line
+
+
+def test_waiting_for_a_model_that_nobody_serves(walked: Walk, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        target = f"127.0.0.1:{taken.getsockname()[1]}"
+    more = ["--schema", walked.schema, "--input", walked.logs, "--output", tmp_path / "scores.jsonl"]
+    line = complaint("score", "--target", target, "--wait", 1, *more)
+    assert "was not ready in 1 s" in line and target in line

@@ -11,7 +11,6 @@ import gzip
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -71,7 +70,6 @@ def shop_rows(count: int, seed: int) -> list[str]:
     return lines
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="README waits for its server with curl, which is not here")
 def test_the_path_on_your_own_logs(root: Path, tmp_path: Path) -> None:
     """The schema and every command of README's section, then its client against the server that they started."""
     page = root / "README.md"
