@@ -6,7 +6,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +91,8 @@ class Conversion:
         self.reader.setup()
         self._schema: ResolvedSchema = load_schema(self.schema)
         self._encode = Encoder(self._schema)
+        # One for the worker's life: memory that a thread has freed is for the most part not had by the next one.
+        self._writer = ThreadPoolExecutor(1)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
@@ -101,8 +103,8 @@ class Conversion:
         A chunk is written while the next one is encoded: TensorFlow leaves Python's lock free meanwhile.
         """
         parser = self.reader.parser_of(unit[0])
-        with ThreadPoolExecutor(1) as pool:
-            writing: Future[Done] | None = None
+        writing: Future[Done] | None = None
+        try:
             for chunk, batches in self.reader.read(unit, parser, leave_columns=True):
                 # The first chunks are enough to find samples in.
                 most_samples = SAMPLE_ROWS if chunk.number < SAMPLE_ROWS else 0
@@ -112,9 +114,12 @@ class Conversion:
                     self._add(chunk, batch, parser, columns, rejects)
                 if writing is not None:
                     yield writing.result()
-                writing = pool.submit(self._finish, chunk, columns, rejects, parser.weighted)
+                writing = self._writer.submit(self._finish, chunk, columns, rejects, parser.weighted)
             if writing is not None:
                 yield writing.result()
+        finally:
+            if writing is not None:
+                wait([writing])
 
     def _finish(self, chunk: Chunk, columns: _Columns, rejects: ChunkRejects, weighted: bool) -> Done:
         """Write the shards and rejects of a chunk."""
