@@ -149,8 +149,8 @@ class RollCall:
 
     def _hang_up(self, rank: int) -> None:
         with self._lock:
-            if rank in self._members and not self._stop.is_set():
-                self._members[rank].ended = True
+            if rank in self._hosts and not self._stop.is_set():  # it may be gone before it has said anything
+                self._members.setdefault(rank, _Member(self._hosts[rank])).ended = True
 
     def _listen(self, listener: socket.socket, token: str) -> None:
         while not self._stop.is_set():
@@ -177,6 +177,7 @@ class RollCall:
 
     def _tell(self) -> None:
         """Rank 0: everybody's state to everybody."""
+        self._say_all()
         while not self._stop.wait(_EVERY):
             self._say_all()
 

@@ -28,7 +28,7 @@ class Guard:
 
     Attributes:
         watchdog: for ``fit``; None if the config wants none.
-        signals: to be entered around ``fit``.
+        signals: to be entered around the run.
     """
 
     def __init__(self, config: TrainConfig, world: World, folder: Path, reader: Reader) -> None:

@@ -164,7 +164,9 @@ class _Run:
         if self.profile and world.is_chief:
             traces, table = folder.path / TENSORBOARD, folder.path / PROFILE
             session.profile = StepProfile(self.profile, traces, table, config.batch_size, session.reporter.say)
-        held = contextlib.ExitStack()  # the folder, from before its first byte is written to the end
+        held = contextlib.ExitStack()
+        # The signals to the end: a launcher ends the other ranks as soon as one has failed, and they say why first.
+        held.enter_context(session.guard.signals)
         try:
             exchange = choose_exchange(self.model, reader, world, config.exchange, session.reporter.say)
             entry = {"data": str(self.data_dir), "data_id": data, "world_size": world.size}

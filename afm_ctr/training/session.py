@@ -113,16 +113,15 @@ class Session(keras.callbacks.Callback):
         batches = self.reader.dataset(epoch, start.step_in_epoch).take(steps)
         if self._first_fit:
             self.guard.begin()
-        with self.guard.signals:
-            self.network.fit(
-                batches,
-                epochs=epoch + 1,
-                initial_epoch=epoch,
-                steps_per_epoch=steps,
-                shuffle=False,
-                callbacks=self._callbacks(),
-                verbose=0,
-            )
+        self.network.fit(
+            batches,
+            epochs=epoch + 1,
+            initial_epoch=epoch,
+            steps_per_epoch=steps,
+            shuffle=False,
+            callbacks=self._callbacks(),
+            verbose=0,
+        )
         self._first_fit = False
         if self.stopping and self.ended is None:
             if self.position.step_in_epoch:

@@ -106,6 +106,16 @@ def test_while_rank_0_is_silent_nothing_is_held_against_the_others(
     assert "rank 0 on " in calls[1]._missing() and "rank 2 on " not in calls[1]._missing()  # type: ignore[operator]
 
 
+def test_a_rank_may_go_before_it_has_said_anything(calls: dict[int, RollCall]) -> None:
+    for one in calls.values():
+        one._say_all = lambda: None  # type: ignore[method-assign]
+    with calls[0]._lock:
+        calls[0]._members.clear()
+    calls[2].close()
+    soon(lambda: said(calls[0], "rank 2 on "))
+    assert "without a word: killed" in (calls[0].explain() or "")
+
+
 def test_a_stranger_is_not_listened_to(calls: dict[int, RollCall]) -> None:
     import socket
 
