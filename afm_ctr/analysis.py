@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from afm_ctr.mixing import GOLDEN, finalise
 from afm_ctr.schema import (
     CategoricalField,
     DeclaredIds,
@@ -155,12 +156,6 @@ def _values(field: WordField, texts: Mapping[str, Any], good: np.ndarray) -> lis
 
 
 def _hashed(chunk: int, rows: np.ndarray) -> np.ndarray:
-    """A row's place as 64 well-mixed bits: SplitMix64's finaliser, one to one. uint64 [n] to uint64 [n].
-
-    Source: Steele, Lea, Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
-    """
+    """A row's place as 64 well-mixed bits, one to one. uint64 [n] to uint64 [n]."""
     with np.errstate(over="ignore"):
-        z = rows + np.uint64((chunk << 40) % 2**64) + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+        return finalise(rows + np.uint64((chunk << 40) % 2**64) + np.uint64(GOLDEN))

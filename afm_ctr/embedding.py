@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.errors import in_graph
+from afm_ctr.mixing import GOLDEN, finalise
 from afm_ctr.pages import on_large_pages
 from afm_ctr.slices import MergedSlices, add_rows
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 1 << 15  # elements hashed at a time: what fits a core's second-level cache with room for temporaries
 _SUM_MEAN = 4 * 65535 / 2
 _SUM_STDDEV = float(np.sqrt(4 * (65536.0**2 - 1) / 12))
@@ -247,15 +247,9 @@ class EmbeddingTable(keras.layers.Layer):
 
 
 def _normal(base: np.uint64, first: int, last: int, stddev: float) -> np.ndarray:
-    """Numbers ``first`` … ``last − 1`` of the stream ``base``: splitmix64 of a counter, four 16-bit parts summed.
-
-    Source: Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014 (the finaliser).
-    """
+    """Numbers ``first`` … ``last − 1`` of the stream ``base``: SplitMix64 of a counter, four 16-bit parts summed."""
     with np.errstate(over="ignore"):
-        x = np.arange(first + 1, last + 1, dtype=np.uint64) * _GOLDEN + base
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x ^= x >> np.uint64(31)
+        x = finalise(np.arange(first + 1, last + 1, dtype=np.uint64) * np.uint64(GOLDEN) + base)
         # Two sums at once in the halves of a word.
         pair = (x & np.uint64(0x0000FFFF0000FFFF)) + ((x >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF))
         total = (pair & np.uint64(0xFFFFFFFF)) + (pair >> np.uint64(32))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from afm_ctr.mixing import GOLDEN, finalise
 from afm_ctr.rawlog import LineParser, ParsedLines, Reject
 from afm_ctr.records import BLOCK_RECORDS, ShardWriter, serialize_examples
 from afm_ctr.records.writer import Compression
@@ -27,22 +28,17 @@ from beam_jobs.rows import RowReader, SplitRows, fingerprint64
 from beam_jobs.sources import Chunk
 from beam_jobs.splits import NO_SPLIT, SPLITS
 
-_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-_GOLDEN = 0x9E3779B97F4A7C15
 _TRAIN = SPLITS.index("train")
 
 
 def shuffled(rows: int, seed: int, chunk: int) -> np.ndarray:
     """A permutation of ``rows`` that is a function of (seed, chunk, rows): int64 [rows].
 
-    The order of splitmix64 hashes (Steele, Lea, Flood 2014), so that it is the same under every NumPy.
+    The order of SplitMix64's hashes, so that it is the same under every NumPy.
     """
     with np.errstate(over="ignore"):
         start = np.uint64((seed * 0x5851F42D4C957F2D + chunk * 0x2545F4914F6CDD1D) % 2**64)
-        mixed = start + np.arange(1, rows + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(_MULTIPLIERS[0])
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_MULTIPLIERS[1])
-        mixed ^= mixed >> np.uint64(31)
+        mixed = finalise(start + np.arange(1, rows + 1, dtype=np.uint64) * np.uint64(GOLDEN))
     return np.argsort(mixed, kind="stable")
 
 

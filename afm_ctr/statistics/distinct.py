@@ -7,19 +7,15 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from afm_ctr.mixing import GOLDEN, finalise
+
 KEPT = 1024  # least hashes that are kept of a field: beyond as many values the estimate is off by about 3 %
 
 
 def mixed(numbers: np.ndarray) -> np.ndarray:
-    """Integers as 64 well-mixed bits, one to one: int64 or uint64 [n] to uint64 [n].
-
-    SplitMix64's finaliser. Source: Steele, Lea, Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
-    """
+    """Integers as 64 well-mixed bits, one to one: int64 or uint64 [n] to uint64 [n]."""
     with np.errstate(over="ignore"):
-        z = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+        return finalise(numbers.astype(np.uint64) + np.uint64(GOLDEN))
 
 
 def least_hashes(numbers: np.ndarray) -> np.ndarray:

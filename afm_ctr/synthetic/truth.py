@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from afm_ctr.mixing import finalise
+
 INTEGERS = 13
 CATEGORIES = 26
 CELLS = INTEGERS + CATEGORIES
@@ -180,10 +182,8 @@ class Truth:
 
 def token_hashes(column: int, ids: np.ndarray) -> np.ndarray:
     """uint32 of every id: its eight hexadecimal digits in the log. The same id of two columns looks different."""
-    value = ids.astype(np.uint64) + np.uint64((column + 1) << 32)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((value ^ (value >> np.uint64(31))) >> np.uint64(32)).astype(np.uint32)
+    mixed = finalise(ids.astype(np.uint64) + np.uint64((column + 1) << 32))
+    return (mixed >> np.uint64(32)).astype(np.uint32)
 
 
 class _Normal:
