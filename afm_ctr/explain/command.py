@@ -166,8 +166,8 @@ def _written(explanation: Explanation, schema: ResolvedSchema, folder: Path) -> 
         folder.mkdir(parents=True, exist_ok=True)
         files: list[Any] = [folder / f"{stem}.csv"]
         explanation.write_csv(files[0])
-        files.append(pictures.bars(explanation, folder / f"{stem}-bars.png"))
-        files.append(pictures.heat_map(explanation, schema, folder / f"{stem}-map.png"))
+        files.append(pictures.save(pictures.bars_figure(explanation), folder / f"{stem}-bars.png"))
+        files.append(pictures.save(pictures.heat_map_figure(explanation, schema), folder / f"{stem}-map.png"))
     except OSError as error:
         raise UserError(f"explain: cannot write to {folder}: {error.strerror or error}") from error
     return replace(explanation, files=tuple(str(file) for file in files))

@@ -15,7 +15,13 @@ from afm_ctr.schema import ResolvedSchema
 _EFFECT, _ATTENTION = "#1b6ca8", "#d9822b"
 
 
-def bars(explanation: Explanation, path: Path, top: int = 20) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG."""
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def bars_figure(explanation: Explanation, top: int = 20) -> Figure:
     """The first pairs as bars: effect on the left, and on the right the share of attention where there is one."""
     pairs = explanation.pairs[:top]
     panels = []
@@ -40,11 +46,10 @@ def bars(explanation: Explanation, path: Path, top: int = 20) -> Path:
     axes[0].set_yticks(places, [pair.name for pair in pairs])
     axes[0].invert_yaxis()
     figure.suptitle(_title(explanation), fontsize=11)
-    figure.savefig(path, dpi=120)
-    return path
+    return figure
 
 
-def heat_map(explanation: Explanation, schema: ResolvedSchema, path: Path) -> Path:
+def heat_map_figure(explanation: Explanation, schema: ResolvedSchema) -> Figure:
     """All pairs as a matrix of slots, one for the effect and one for the attention."""
     names = [slot.name for slot in schema.slots]
     place = {name: index for index, name in enumerate(names)}
@@ -63,8 +68,7 @@ def heat_map(explanation: Explanation, schema: ResolvedSchema, path: Path) -> Pa
     for axis, (label, values, colours) in zip(axes, panels, strict=True):
         _matrix(figure, axis, names, values, label, colours)
     figure.suptitle(_title(explanation), fontsize=11)
-    figure.savefig(path, dpi=120)
-    return path
+    return figure
 
 
 def _matrix(figure: Figure, axis: Axes, names: list[str], values: np.ndarray, label: str, colours: str) -> None:
