@@ -5,6 +5,8 @@ All take numpy arrays batch by batch, count in float64, leave rows of weight 0 o
 * ``update(labels, predictions, weights=None)``,
 * ``state()``: a dict of numpy arrays, and ``merge(state)``: adds another process's,
 * ``result()``: the figure, NaN where the data does not define it, and ``reason()``: then why.
+
+Intervals around a figure need the rows themselves: :mod:`afm_ctr.metrics.intervals`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from afm_ctr.metrics.auc import ExactAUC
 from afm_ctr.metrics.calibration import Calibration, CalibrationBin
 from afm_ctr.metrics.evaluation import Evaluation
 from afm_ctr.metrics.group_auc import GroupAUC
+from afm_ctr.metrics.intervals import Interval, auc_interval, effective_rows, mean_interval, ratio_interval, wilson
 from afm_ctr.metrics.losses import RMSE, LogLoss
 from afm_ctr.metrics.scores import ScoreTable
 
@@ -24,8 +27,14 @@ __all__ = [
     "Evaluation",
     "ExactAUC",
     "GroupAUC",
+    "Interval",
     "LogLoss",
     "ScoreTable",
+    "auc_interval",
+    "effective_rows",
+    "mean_interval",
+    "ratio_interval",
     "sigmoid",
     "signed",
+    "wilson",
 ]

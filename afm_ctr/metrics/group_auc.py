@@ -89,8 +89,11 @@ class GroupAUC:
         groups = np.asarray(state["groups"], np.int64).reshape(-1)
         self._add(groups, column(state, "scores"), column(state, "positives"), column(state, "negatives"))
 
-    def _by_group(self) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
-        """AUC, weight and "has both classes" of every group, in the order of the groups' numbers."""
+    def by_group(self) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+        """AUC, weight and "has both classes" of every group ``[g]``, in the order of the groups' numbers.
+
+        The AUC of a group of one class is 0 and means nothing.
+        """
         self._compact()
         groups, _, positives, negatives = self._table
         if not groups.size:
@@ -106,14 +109,14 @@ class GroupAUC:
 
     def reason(self) -> str | None:
         """Why :meth:`result` is NaN; None when it is a number."""
-        auc, _, used = self._by_group()
+        auc, _, used = self.by_group()
         if not auc.size:
             return "no row has a group" if self.rows_without_group else "no rows"
         return None if used.any() else "no group has both classes"
 
     def counts(self) -> dict[str, int]:
         """``groups_used``, ``groups_left_out`` (one class only) and ``rows_without_group``."""
-        _, _, used = self._by_group()
+        _, _, used = self.by_group()
         return {
             "groups_used": int(used.sum()),
             "groups_left_out": int((~used).sum()),
@@ -122,5 +125,5 @@ class GroupAUC:
 
     def result(self) -> float:
         """The weighted mean in [0, 1]; NaN where no group has both classes (see :meth:`reason`)."""
-        auc, weight, used = self._by_group()
+        auc, weight, used = self.by_group()
         return float(np.dot(auc[used], weight[used]) / weight[used].sum()) if used.any() else float("nan")

@@ -289,7 +289,7 @@ class TrainConfig(_Strict):
             other: the config before.
             only: look at these keys, and what is below them, alone.
         """
-        mine, theirs = (_flat(c.model_dump(mode="json", exclude=set(MAY_CHANGE))) for c in (self, other))
+        mine, theirs = (flat(c.model_dump(mode="json", exclude=set(MAY_CHANGE))) for c in (self, other))
         for key in sorted(mine.keys() | theirs.keys()):
             if only and not any(f"{key}.".startswith(f"{one}.") for one in only):
                 continue
@@ -317,11 +317,12 @@ def describe(error: ValidationError) -> str:
     return "; ".join(text for path, text in parts.items() if not any(o.startswith(f"{path}.") for o in parts))
 
 
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict) and value:
-            flat.update(_flat(value, f"{prefix}{key}."))
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found

@@ -1,0 +1,127 @@
+"""How far a figure may lie from the truth: 95 % confidence intervals."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from afm_ctr.metrics._rows import Floats, counted_rows
+
+_Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
+
+
+class Interval(NamedTuple):
+    """A figure with the ends of its 95 % interval, which are None where the rows do not define one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def within(self, least: float, most: float = math.inf) -> Interval:
+        """The same with ends that do not leave what the figure can be."""
+        ends = (None if end is None else min(max(end, least), most) for end in (self.low, self.high))
+        return Interval(self.value, *ends)
+
+
+def auc_interval(
+    labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Interval | None:
+    """The exact AUC with DeLong's interval, in O(n log n).
+
+    With the share of negatives below a positive i (ties one half) as V10_i, and the share of positives above a
+    negative j as V01_j, the AUC is the mean of either, and its variance that of the two means: DeLong, DeLong and
+    Clarke-Pearson, "Comparing the areas under two or more correlated receiver operating characteristic curves",
+    Biometrics 44, 1988. Both shares follow from the ranks. With weights the means are weighted ones.
+
+    Args:
+        labels: 0 or 1, ``[n]``.
+        scores: ``[n]``.
+        weights: ``[n]`` >= 0; rows of weight 0 do not count.
+
+    Returns:
+        None where there are not both classes. No ends where a class has one row only, or where the variance is 0 (the
+        classes are apart, or all scores equal): such rows say nothing of others.
+
+    Raises:
+        UserError: as :meth:`afm_ctr.metrics.ExactAUC.update`.
+    """
+    rows = counted_rows(labels, scores, weights, "scores", binary=True)
+    distinct, place = np.unique(rows.predictions, return_inverse=True)
+    is_positive = rows.labels == 1
+    positives = np.bincount(place, rows.weights * rows.labels, distinct.size)
+    negatives = np.bincount(place, rows.weights * (1.0 - rows.labels), distinct.size)
+    of_positives, of_negatives = positives.sum(), negatives.sum()
+    if not of_positives or not of_negatives:
+        return None
+    below = (np.cumsum(negatives) - 0.5 * negatives) / of_negatives
+    above = 1.0 - (np.cumsum(positives) - 0.5 * positives) / of_positives
+    value = float(np.dot(positives, below) / of_positives)
+    variance = 0.0
+    for of_class, shares in ((is_positive, below), (~is_positive, above)):
+        weight = rows.weights[of_class]
+        error = _standard_error(weight * shares[place[of_class]], weight, value)
+        if error is None:
+            return Interval(value, None, None)
+        variance += error**2
+    return _around(value, math.sqrt(variance)).within(0.0, 1.0)
+
+
+def mean_interval(values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Interval | None:
+    """A weighted mean over independent rows ``[n]`` with its normal interval; None without weight."""
+    number = np.asarray(values, np.float64).reshape(-1)
+    weight = np.ones_like(number) if weights is None else np.asarray(weights, np.float64).reshape(-1)
+    counted = weight > 0
+    return ratio_interval((weight * number)[counted], weight[counted])
+
+
+def ratio_interval(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> Interval | None:
+    """``sum(a) / sum(b)`` over independent rows ``[n]`` with its normal interval.
+
+    The variance is that of the residuals ``a - r b`` (linearised: Cochran, "Sampling Techniques", 3rd edition,
+    section 6.4). None where the denominators come to nothing; no ends for a single row or a variance of 0.
+    """
+    a, b = (np.asarray(part, np.float64).reshape(-1) for part in (numerators, denominators))
+    total = b.sum()
+    if not total:
+        return None
+    value = float(a.sum() / total)
+    error = _standard_error(a, b, value)
+    return Interval(value, None, None) if error is None else _around(value, error)
+
+
+def wilson(share: float, trials: float) -> Interval:
+    """A share of so many independent trials with Wilson's score interval, which stays inside [0, 1].
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927. Of weighted rows
+    the trials are :func:`effective_rows`.
+    """
+    if not trials > 0:
+        return Interval(share, None, None)
+    square = _Z * _Z / trials
+    middle = (share + square / 2) / (1 + square)
+    half = _Z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
+    return Interval(share, min(middle - half, share), max(middle + half, share)).within(0.0, 1.0)
+
+
+def effective_rows(weights: Floats) -> float:
+    """How many rows of equal weight say as much as these: (Σw)² / Σw² (Kish)."""
+    squares = float(np.dot(weights, weights))
+    return float(weights.sum()) ** 2 / squares if squares else 0.0
+
+
+def _standard_error(numerators: Floats, denominators: Floats, ratio: float) -> float | None:
+    residuals = numerators - ratio * denominators
+    rows = residuals.size
+    if rows < 2:
+        return None
+    return math.sqrt(rows / (rows - 1) * float(np.dot(residuals, residuals))) / float(denominators.sum())
+
+
+def _around(value: float, error: float) -> Interval:
+    # What rounding leaves of a variance of 0 is not an interval.
+    if error <= 1e-12 * max(abs(value), 1.0):
+        return Interval(value, None, None)
+    return Interval(value, value - _Z * error, value + _Z * error)
