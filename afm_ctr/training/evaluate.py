@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from afm_ctr.distributed import World
 from afm_ctr.errors import UserError
@@ -16,6 +18,8 @@ from afm_ctr.training.build import Which, make_scorer, open_run
 
 SMALLEST_BATCH = 4096  # evaluation keeps no gradients: small training batches would only cost time
 _ALIGNED = 64  # rows of a rank's batch: the odd ones at an array's end may be rounded in another way
+
+_OF_A_ROW = ("feature_ids", "feature_vals", "label", "weight", "group", "has_group")
 
 
 class Evaluator:
@@ -31,9 +35,9 @@ class Evaluator:
     def __init__(
         self, model: CTRModel, reader: Reader, world: World, beat: Callable[[], None] = lambda: None
     ) -> None:
-        self._model, self._reader, self._world, self._beat = model, reader, world, beat
-        self._score = make_scorer(model, reader.local_batch)
+        self._model, self._world = model, world
         self._grouped = reader.schema.spec.group is not None
+        self._batches = scored_batches(model, reader, beat)
 
     def __call__(self) -> dict[str, Any]:
         """The figures of :meth:`afm_ctr.metrics.Evaluation.result`, the same on every rank.
@@ -42,20 +46,45 @@ class Evaluator:
             UserError: a damaged record, or a model whose scores are not numbers.
         """
         evaluation = Evaluation(self._model.loss_kind, self._model.label_kind)  # type: ignore[arg-type]
+        for batch in self._batches():
+            add_batch(evaluation, batch, self._grouped)
+        return evaluation.over(self._world).result()
+
+
+def scored_batches(
+    model: CTRModel, reader: Reader, beat: Callable[[], None] = lambda: None
+) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
+    """A function that walks once over this rank's rows of a split, in file order, without padding.
+
+    It yields of each batch ``feature_ids``, ``feature_vals``, ``label``, ``weight``, ``group`` and ``has_group`` as
+    :meth:`afm_ctr.records.Reader.batch` gives them, and ``logit`` float32 [B], with the correction for negative
+    sampling. The model's weights are those of the moment.
+
+    Raises:
+        UserError: (while walking) a damaged record.
+    """
+    score = make_scorer(model, reader.local_batch)
+
+    def walk() -> Iterator[dict[str, np.ndarray]]:
         try:
-            for step, batch in enumerate(self._reader.dataset(0)):
-                logits, _ = self._score(batch["feature_ids"], batch["feature_vals"])
-                rows = slice(0, self._reader.local_rows(step))  # behind them stands padding
-                part = {n: batch[n].numpy()[rows] for n in ("label", "weight", "group", "has_group")}
-                groups = {"groups": part["group"], "has_group": part["has_group"]} if self._grouped else {}
-                evaluation.update(part["label"], logits.numpy()[rows], weights=part["weight"], **groups)
-                self._beat()
+            for step, batch in enumerate(reader.dataset(0)):
+                logits, _ = score(batch["feature_ids"], batch["feature_vals"])
+                rows = slice(0, reader.local_rows(step))  # behind them stands padding
+                yield {**{name: batch[name].numpy()[rows] for name in _OF_A_ROW}, "logit": logits.numpy()[rows]}
+                beat()
         except Exception as error:
-            mistake = self._reader.mistake_behind(error)
+            mistake = reader.mistake_behind(error)
             if mistake is None:
                 raise
             raise mistake from error
-        return evaluation.over(self._world).result()
+
+    return walk
+
+
+def add_batch(evaluation: Evaluation, batch: dict[str, np.ndarray], grouped: bool) -> None:
+    """Add to the metrics what :func:`scored_batches` yields; ``grouped`` where the schema names a group."""
+    groups = {"groups": batch["group"], "has_group": batch["has_group"]} if grouped else {}
+    evaluation.update(batch["label"], batch["logit"], weights=batch["weight"], **groups)
 
 
 def evaluate(

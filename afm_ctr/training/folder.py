@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -41,6 +42,25 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def machine() -> dict[str, Any]:
+    """What kind of machine this is: ``processor``, ``cores``, ``system``, and ``gpus``, which TensorFlow may use."""
+    import tensorflow as tf
+
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):  # not on Linux, or a processor without a name
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "gpus": [
+            tf.config.experimental.get_device_details(gpu).get("device_name", "unknown")
+            for gpu in tf.config.get_visible_devices("GPU")
+        ],
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +154,8 @@ class RunFolder:
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path} is damaged: {error}") from error
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        entry = {"started": now, "command": list(command), "versions": versions(), "schema_id": schema.id, **session}
+        entry = {"started": now, "command": list(command), "versions": versions(), "machine": machine()}
+        entry |= {"schema_id": schema.id, **session}
         run = {"format_version": 1, **entry, "seed": config.seed, "config": config.model_dump(mode="json")}
         write_json(path, {**run, "sessions": [*sessions, entry]})
         schema.save(self.path)

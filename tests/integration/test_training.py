@@ -12,6 +12,7 @@ import pytest
 import yaml
 from sklearn.metrics import log_loss, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorflow import make_ndarray
 
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.errors import UserError
@@ -68,10 +69,24 @@ def test_the_folder_says_how_it_came_about(data: Path, trained: tuple[Path, Trai
     assert {"python", "tensorflow", "keras", "numpy"} <= set(said["versions"])
     assert said["config"] == yaml.safe_load((run / "config.yaml").read_text())
     assert TrainConfig.load(run / "config.yaml").batch_size == 16
+    assert said["machine"]["cores"] >= 1 and said["machine"]["processor"]
+
+
+def test_tensorboard_shows_the_curves_of_the_history(trained: tuple[Path, TrainSummary]) -> None:
+    run, _ = trained
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for one in read_history(run):
+        for name, value in one.items():
+            if name not in ("epoch", "step") and value is not None:
+                curves.setdefault(f"epoch/{name}", []).append((one["step"], float(np.float32(value))))
+    assert {"epoch/loss", "epoch/val_auc", "epoch/learning_rate", "epoch/rows_per_second"} <= curves.keys()
     tags = set(events.Tags()["tensors"])
-    assert {"epoch/loss", "epoch/val_auc", "epoch/rows_per_second", "train/loss", "train/rows_per_second"} <= tags
+    assert {tag for tag in tags if tag.startswith("epoch/")} == curves.keys()
+    assert {"train/loss", "train/learning_rate", "train/rows_per_second"} <= tags
+    for tag, points in curves.items():
+        assert [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)] == points, tag
 
 
 def test_evaluation_is_exact_and_of_the_best_checkpoint(data: Path, trained: tuple[Path, TrainSummary]) -> None:
