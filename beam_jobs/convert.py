@@ -14,7 +14,7 @@ import numpy as np
 
 from afm_ctr.mixing import GOLDEN, finalise
 from afm_ctr.rawlog import LineParser, ParsedLines, Reject
-from afm_ctr.records import BLOCK_RECORDS, ShardWriter, serialize_examples
+from afm_ctr.records import BLOCK_RECORDS, ShardWriter, framed_examples
 from afm_ctr.records.writer import Compression
 from afm_ctr.samples import SAMPLE_ROWS
 from afm_ctr.schema import ResolvedSchema, columns_of
@@ -212,7 +212,7 @@ class Conversion:
                 for at in range(0, len(rows), 16 * BLOCK_RECORDS):
                     some = rows[at : at + 16 * BLOCK_RECORDS]
                     writer.write(
-                        serialize_examples(
+                        framed_examples(
                             ids[some],
                             vals[some],
                             labels[some],

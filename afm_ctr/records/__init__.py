@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from afm_ctr.records.example import serialize_examples
+from afm_ctr.records.example import framed_examples, serialize_examples
 from afm_ctr.records.manifest import Manifest, ShardInfo
 from afm_ctr.records.order import EpochOrder
 from afm_ctr.records.parsing import parse_examples
@@ -17,6 +17,7 @@ __all__ = [
     "ShardInfo",
     "ShardStats",
     "ShardWriter",
+    "framed_examples",
     "parse_examples",
     "serialize_examples",
 ]

@@ -43,6 +43,57 @@ def header(length: int) -> bytes:
     return packed + masked_crcs([packed]).tobytes()
 
 
+class FramedRecords(Sequence[bytes]):
+    """Records back to back in their frames, as they lie in a shard; as a sequence, the records without frames.
+
+    Args:
+        frames: uint8.
+        sizes: int64 [n], bytes of each frame.
+    """
+
+    def __init__(self, frames: np.ndarray, sizes: np.ndarray) -> None:
+        self.frames = frames
+        self.sizes = sizes
+        self._ends = np.cumsum(sizes)
+
+    @classmethod
+    def of(cls, records: Sequence[bytes]) -> FramedRecords:
+        """Put records into frames."""
+        blank = bytes(FOOTER_BYTES)
+        data = b"".join([part for record in records for part in (header(len(record)), record, blank)])
+        sizes = np.fromiter(map(len, records), np.int64, len(records)) + (HEADER_BYTES + FOOTER_BYTES)
+        return cls.without_footers(np.frombuffer(bytearray(data), np.uint8), sizes)
+
+    @classmethod
+    def without_footers(cls, frames: np.ndarray, sizes: np.ndarray) -> FramedRecords:
+        """Frames whose last four bytes are still to be written, which happens in place."""
+        framed = cls(frames, sizes)
+        footers = masked_crcs(framed._records()).view(np.uint8).reshape(-1, FOOTER_BYTES)
+        frames[(framed._ends - FOOTER_BYTES)[:, None] + np.arange(FOOTER_BYTES)] = footers
+        return framed
+
+    @classmethod
+    def joined(cls, parts: Sequence[FramedRecords]) -> FramedRecords:
+        """All records of some, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        none = cls(np.zeros(0, np.uint8), np.zeros(0, np.int64))
+        frames, sizes = zip(*((part.frames, part.sizes) for part in [none, *parts]), strict=True)
+        return cls(np.concatenate(frames), np.concatenate(sizes))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> bytes:  # type: ignore[override]  # no slices
+        end = int(self._ends[index])
+        return self.frames[end - int(self.sizes[index]) + HEADER_BYTES : end - FOOTER_BYTES].tobytes()
+
+    def _records(self) -> list[bytes]:
+        whole = self.frames.tobytes()
+        ends = (self._ends - FOOTER_BYTES).tolist()
+        return [whole[a:b] for a, b in zip((self._ends - self.sizes + HEADER_BYTES).tolist(), ends, strict=True)]
+
+
 # Headers that were checked before, and their lengths.
 _LENGTHS: dict[bytes, int] = {}
 

@@ -9,7 +9,7 @@ from typing import IO, Literal, NamedTuple, cast
 
 import numpy as np
 
-from afm_ctr.records.framing import FOOTER_BYTES, HEADER_BYTES, header, masked_crcs
+from afm_ctr.records.framing import FramedRecords
 
 Compression = Literal["none", "gzip"]
 BLOCK_RECORDS = 256
@@ -35,7 +35,7 @@ class _Digest:
         self.sha256 = hashlib.sha256()
         self.bytes = 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         self._stream.write(data)
         self.sha256.update(data)
         self.bytes += len(data)
@@ -72,21 +72,16 @@ class ShardWriter:
         self._offsets: list[int] = []
 
     def write(self, records: Sequence[bytes]) -> None:
-        """Append serialized records in order."""
+        """Append serialized records in order; in frames already, or put into them here."""
         if not records:
             return
-        sizes = np.fromiter(map(len, records), np.int64, len(records)) + HEADER_BYTES + FOOTER_BYTES
-        starts = self._position + np.cumsum(sizes) - sizes
+        framed = records if isinstance(records, FramedRecords) else FramedRecords.of(records)
+        starts = self._position + np.cumsum(framed.sizes) - framed.sizes
         first = -self._rows % self.block_records
         self._offsets += starts[first :: self.block_records].tolist()
-        footers = masked_crcs(records).tobytes()
-        parts: list[bytes] = []
-        for i, record in enumerate(records):
-            parts += (header(len(record)), record, footers[4 * i : 4 * i + 4])
-        data = b"".join(parts)
-        (self._gzip or self._file).write(data)
-        self._rows += len(records)
-        self._position += len(data)
+        (self._gzip or self._file).write(framed.frames.data)
+        self._rows += len(framed)
+        self._position += len(framed.frames)
 
     def close(self) -> ShardStats:
         """End the shard (the stream stays open) and say what it holds."""
