@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from afm_ctr.lean import load_tensorflow_alone
 from afm_ctr.rawlog import LineParser, ParsedLines
 from afm_ctr.schema import DelimitedFormat, ResolvedSchema
 
@@ -18,6 +19,7 @@ class Encoder:
     """
 
     def __init__(self, schema: ResolvedSchema) -> None:
+        load_tensorflow_alone()
         import tensorflow as tf
 
         from afm_ctr.features import FeatureTransform

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from afm_ctr.lean import load_tensorflow_alone
+
 # What the C++ side logs before its log level is in force, and the missing GPU driver of a machine without a GPU.
 CHATTER = re.compile(
     rb"^(WARNING: All log messages before absl|[IWE]\d{4} [\d:.]+ +\d+ |To enable the following |"
@@ -35,13 +37,18 @@ def without_chatter() -> Iterator[None]:
             os.write(2, b"".join(kept))
 
 
-def load_tensorflow() -> None:
+def load_tensorflow(*, keras: bool = True) -> None:
     """Import TensorFlow and look for GPUs once, quietly.
+
+    Args:
+        keras: whether Keras will be needed; without it that takes little more than half the time.
 
     Raises:
         ModuleNotFoundError: it is not installed.
     """
     with without_chatter():
+        if not keras:
+            load_tensorflow_alone()
         import tensorflow as tf
 
         tf.config.list_physical_devices("GPU")
@@ -64,4 +71,4 @@ def load_beam(arguments: Sequence[str]) -> None:
         if importlib.util.find_spec("tensorflow") is None:
             raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
     if Engine(arguments).workers_are_threads:
-        load_tensorflow()
+        load_tensorflow(keras=False)
