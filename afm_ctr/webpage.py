@@ -40,18 +40,20 @@ th, td { padding: .22rem .7rem; text-align: left; vertical-align: top; border-bo
 th { background: var(--shade); font-weight: 600; }
 .number { text-align: right; white-space: nowrap; }
 tr.marked td { background: var(--mark); }
-td { max-width: 34rem; overflow-wrap: anywhere; }
+td { min-width: 7rem; max-width: 34rem; overflow-wrap: anywhere; }
+td.number { min-width: 0; }
 .facts { display: grid; grid-template-columns: minmax(8rem, max-content) 1fr; gap: .15rem 1.2rem; margin: .6rem 0;
   font-size: .95rem; }
 .facts dt { color: var(--soft); } .facts dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 1rem 0 1.4rem; }
+.drawing { overflow-x: auto; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figcaption { font-size: .92rem; margin-top: .3rem; max-width: 78ch; }
 summary { cursor: pointer; padding: .2rem 0; overflow-wrap: anywhere; }
 @media (max-width: 600px) { body { padding: .8rem .8rem 3rem; } th, td { padding: .2rem .4rem; }
-  .facts { grid-template-columns: 1fr; } .facts dd { margin-bottom: .4rem; } }
+  .facts { grid-template-columns: 1fr; } .facts dd { margin-bottom: .4rem; } figure img { max-width: 44rem; } }
 @media print { nav { display: none; } body { max-width: none; font-size: 11pt; } figure, tr { break-inside: avoid; }
-  .wide { overflow: visible; } details::details-content { content-visibility: visible; block-size: auto; } }
+  .wide, .drawing { overflow: visible; } details::details-content { content-visibility: visible; block-size: auto; } }
 """
 
 
@@ -137,8 +139,8 @@ class Page:
         source = base64.b64encode(_svg(figure)).decode()
         width = round(float(figure.get_figwidth()) * 96)
         self._body.append(
-            f'<figure><img width="{width}" alt="{escape(alt)}" src="data:image/svg+xml;base64,{source}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
+            f'<figure><div class="drawing"><img width="{width}" alt="{escape(alt)}" '
+            f'src="data:image/svg+xml;base64,{source}"></div><figcaption>{escape(caption)}</figcaption></figure>'
         )
 
     def html(self) -> str:

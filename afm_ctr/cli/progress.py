@@ -41,6 +41,7 @@ def _lines(title: str) -> RowProgress:
         if stage == last_stage and now - last_time < _SECONDS_BETWEEN_LINES:
             return
         last_stage, last_time = stage, now
-        console.print(f"{title}: {stage} {done:,}" + (f" of {total:,} rows" if total else ""))
+        count = f" {done:,} of {total:,} rows" if total else f" {done:,}" if done else ""
+        console.print(f"{title}: {stage}{count}")
 
     return update

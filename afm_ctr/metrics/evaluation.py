@@ -92,6 +92,11 @@ class Evaluation:
         else:
             self._rmse.update(signed(labels), scores, weights)
 
+    @property
+    def groups(self) -> GroupAUC:
+        """The group AUC behind the figure; empty where no groups were given."""
+        return self._groups
+
     def _parts(self) -> dict[str, ScoreTable | GroupAUC | LogLoss | RMSE]:
         return {"scores": self._table, "groups": self._groups, "log_loss": self._log_loss, "rmse": self._rmse}
 

@@ -1,0 +1,55 @@
+"""``report``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from afm_ctr.cli.app import JsonFlag, app, console
+from afm_ctr.cli.app import report as show_result
+from afm_ctr.cli.model import Checkpoint, ModelDir
+from afm_ctr.cli.progress import row_progress
+from afm_ctr.cli.quiet import load_tensorflow
+from afm_ctr.errors import UserError
+
+
+@app.command("report", epilog="Example: afm-ctr report --model-dir runs/afm --data data --slices C1 --slices I5")
+def report(
+    model_dir: ModelDir,
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared data set; default: the one that the run was trained on.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Which split; default: test, or else the validation's.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The page; default: report.html in MODEL_DIR.")] = None,
+    slices: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD", help="Slice by this field; may be given several times. Default: by all."),
+    ] = None,
+    checkpoint: Checkpoint = "best",
+    as_json: JsonFlag = False,
+) -> None:
+    """Write one HTML page about a run, finished or under way: curves, metrics with intervals, slices, explanations.
+
+    The page needs no network and no script. What cannot be said, without data or labels, is named there.
+    """
+    if int(os.environ.get("HOROVOD_SIZE", "1")) > 1:
+        raise UserError("report works in one process: run it without horovodrun")
+    load_tensorflow()
+    from afm_ctr import report as reporting
+
+    with row_progress("report") as progress:
+        summary = reporting.report(model_dir, data, split, output, slices=slices, which=checkpoint, progress=progress)
+
+    def show() -> None:
+        if summary.metrics:
+            table = Table("", "", "95 % from", "to", title=f"{model_dir} on {summary.split}", title_justify="left")
+            for name, interval in summary.metrics.items():
+                table.add_row(name, *("" if value is None else f"{value:.6f}" for value in interval))
+            console.print(table)
+        console.print(f"wrote {summary.output}", markup=False, soft_wrap=True)
+
+    show_result(as_json, summary.to_json(), show)

@@ -1,0 +1,161 @@
+"""Reports on a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from afm_ctr.errors import UserError
+from afm_ctr.explain import explain
+from afm_ctr.explain.page import add_pairs, add_trust
+from afm_ctr.explain.pictures import heat_map_figure
+from afm_ctr.metrics import Interval
+from afm_ctr.models import CTRModel
+from afm_ctr.records import Reader
+from afm_ctr.report import about, quality
+from afm_ctr.report.record import Judged, RunRecord
+from afm_ctr.report.scored import score_split
+from afm_ctr.report.slices import chosen_fields, slices_of, slots_of
+from afm_ctr.schema import ResolvedSchema
+from afm_ctr.training.build import Which, open_run
+from afm_ctr.training.evaluate import SMALLEST_BATCH, scoring_batch
+from afm_ctr.webpage import Page
+
+PAGE = "report.html"
+EXPLAINED_ROWS = 5_000
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportSummary:
+    """What was written.
+
+    Attributes:
+        output: the page.
+        split: what the model was judged on; None: there was nothing.
+        checkpoint: whose weights.
+        metrics: figures with the ends of their intervals, by name.
+    """
+
+    output: str
+    split: str | None
+    checkpoint: str
+    metrics: dict[str, Interval]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {**dataclasses.asdict(self), "metrics": {name: i._asdict() for name, i in self.metrics.items()}}
+
+
+def report(
+    model_dir: str | Path,
+    data_dir: str | Path | None = None,
+    split: str | None = None,
+    output: str | Path | None = None,
+    *,
+    slices: Sequence[str] | None = None,
+    which: Which = "best",
+    progress: Progress = lambda stage, done, total: None,
+) -> ReportSummary:
+    """Write one page about a run, finished or under way. In one process, on one rank.
+
+    What there is no data, label, epoch or pair for is said to be missing on the page. Memory: see
+    :class:`~afm_ctr.report.scored.ScoredSplit`.
+
+    Args:
+        model_dir: what ``train`` wrote.
+        data_dir: the data set to judge it on; None: the one that it was trained on, where that is still there.
+        split: of it; None: ``test``, or else the run's validation split.
+        output: the page; None: ``report.html`` in the run's folder.
+        slices: the fields to slice by; None: all.
+        which: ``best`` or ``latest`` checkpoint.
+        progress: told of a stage, and of rows done and rows in all (0: not known).
+
+    Raises:
+        UserError: no run or no checkpoint; data, split or field that was named and is not there; a foreign schema;
+            a damaged file; a page that cannot be written.
+    """
+    folder = Path(model_dir)
+    record = RunRecord.load(folder)
+    model, schema, _, checkpoint = open_run(folder, which)
+    names = chosen_fields(schema, slices)
+    judged = Judged.find(record, schema, data_dir, split)
+    reader = None if judged.split is None else _open_split(record, judged)
+    best = checkpoint.state.get("best")
+
+    page = Page(
+        f"Training run {folder.resolve().name}",
+        f"model {model.interaction_name}, {checkpoint.folder.name} ("
+        + ("best by validation" if which == "best" and best is not None else "latest")
+        + f" checkpoint), schema {schema.spec.name}"
+        + (f", judged on split {judged.split} of {judged.folder}" if judged.split else ""),
+    )
+    scored = None
+    if reader is not None:
+        rows = reader.rows
+        scored = score_split(model, reader, slots_of(schema, names), lambda done: progress("scoring", done, rows))
+    metrics: dict[str, Interval] = {}
+    if scored is not None:
+        metrics = quality.add_metrics(page, scored)
+    else:
+        page.section("Metrics")
+        page.paragraph(judged.why_not)
+    page.facts(_checkpoint_facts(checkpoint.position, best))
+    about.add_curves(page, record, best)
+    if scored is not None:
+        quality.add_calibration(page, scored)
+        progress("slicing by field", 0, 0)
+        quality.add_slices(page, scored, slices_of(scored, schema, names), named=bool(slices))
+    if reader is not None:
+        progress("explaining", 0, 0)
+        _add_explanation(page, record, judged, model, schema, which)
+    about.add_speed(page, record)
+    about.add_data(page, record, judged)
+    about.add_config(page, record.config)
+    about.add_surroundings(page, record)
+    path = page.write(folder / PAGE if output is None else output)
+    return ReportSummary(str(path), judged.split, checkpoint.folder.name, metrics)
+
+
+def _open_split(record: RunRecord, judged: Judged) -> Reader:
+    """In batches as ``evaluate`` makes them, so that scores are equal to the last bit."""
+    assert judged.folder is not None and judged.manifest is not None and judged.split is not None
+    batch = scoring_batch(judged.manifest.split_rows(judged.split), max(record.config.batch_size, SMALLEST_BATCH))
+    return Reader(judged.folder, judged.split, batch, shuffle=False)
+
+
+def _checkpoint_facts(position: Any, best: dict[str, Any] | None) -> dict[str, str | int | None]:
+    done = f"after step {position.step:,}, {position.epoch} whole epochs"
+    if position.step_in_epoch:
+        done += f" and {position.step_in_epoch:,} steps"
+    chosen = (
+        "no epoch was validated"
+        if best is None
+        else f"{best['metric']} {best['value']:.6f}, epoch {best['epoch'] + 1}"
+    )
+    return {"checkpoint": done, "best on validation": chosen}
+
+
+def _add_explanation(
+    page: Page, record: RunRecord, judged: Judged, model: CTRModel, schema: ResolvedSchema, which: Which
+) -> None:
+    assert judged.folder is not None and judged.split is not None
+    try:
+        found = explain(record.folder, judged.folder, judged.split, max_rows=EXPLAINED_ROWS, which=which)
+    except UserError as error:
+        page.section("Explanations")
+        page.paragraph(f"Nothing can be said of pairs: {error}.")
+        return
+    add_trust(page, found)
+    if not found.pairs:
+        return
+    add_pairs(page, found)
+    page.paragraph(f"Looked at: the first {found.rows:,} rows of {judged.split}. afm-ctr explain looks at more.")
+    page.figure(
+        heat_map_figure(found, schema),
+        "A square is a pair of slots; pairs that take no part are white. Each matrix has its own scale.",
+        "matrices of slots: shares of the movement of the logit and of attention",
+    )

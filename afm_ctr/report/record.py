@@ -1,0 +1,126 @@
+"""What a run's folder says of the run, and the data set that it is judged on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from afm_ctr.errors import UserError
+from afm_ctr.records import Manifest
+from afm_ctr.schema import ResolvedSchema
+from afm_ctr.training import TrainConfig
+from afm_ctr.training.build import CONFIG, HISTORY, PROFILE, RUN
+from afm_ctr.training.evaluate import check_readable
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """A run as its folder tells it.
+
+    Attributes:
+        folder: the run's.
+        config: what it was told.
+        run: ``run.json``.
+        history: an object an epoch, see ``history.jsonl``; empty before the end of the first.
+        profile: ``profile.json``, where a profile was taken.
+    """
+
+    folder: Path
+    config: TrainConfig
+    run: dict[str, Any]
+    history: list[dict[str, Any]]
+    profile: dict[str, Any] | None
+
+    @classmethod
+    def load(cls, folder: Path) -> RunRecord:
+        """Read what is there; a run may be under way.
+
+        Raises:
+            UserError: no run, or a damaged file.
+        """
+        if not (folder / RUN).is_file() or not (folder / CONFIG).is_file():
+            raise UserError(f"{folder} holds no training run (no {RUN} or {CONFIG}); afm-ctr train makes one")
+        run, profile = _json(folder / RUN), None
+        if (folder / PROFILE).is_file():
+            profile = _json(folder / PROFILE)
+        history = []
+        if (folder / HISTORY).is_file():
+            history = [_parsed(folder / HISTORY, line) for line in _text(folder / HISTORY).splitlines()]
+        return cls(folder, TrainConfig.load(folder / CONFIG), run, history, profile)
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """Every call of ``train``, oldest first."""
+        return list(self.run.get("sessions") or [self.run])
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """The data that a run is judged on, as far as there is any.
+
+    Attributes:
+        folder: of the data set; None: there is none.
+        manifest: its manifest.
+        split: what the model is judged on; None: there is no such split.
+        why_not: why ``folder`` or ``split`` is None, in a sentence.
+    """
+
+    folder: str | None = None
+    manifest: Manifest | None = None
+    split: str | None = None
+    why_not: str = ""
+
+    @classmethod
+    def find(
+        cls, record: RunRecord, schema: ResolvedSchema, data_dir: str | Path | None, split: str | None
+    ) -> Judged:
+        """The data set that was named or else the run's own; its split that was named, or else test or valid.
+
+        Raises:
+            UserError: what was named is not there, or of a foreign schema.
+        """
+        folder = str(data_dir if data_dir is not None else record.run.get("data", ""))
+        try:
+            manifest = Manifest.load(folder)
+            check_readable(schema, ResolvedSchema.load(folder), folder)
+        except UserError as error:
+            if data_dir is not None:
+                raise
+            why = f"There is no figure of the model: the data set that it was trained on is not to be had ({error})."
+            return cls(why_not=f"{why} Name it with --data.")
+        if split is not None:
+            manifest.shards_of(split)
+            return cls(folder, manifest, split)
+        validation = record.config.validation
+        wanted = ["test", validation.split if validation is not None else "valid"]
+        found = next((name for name in wanted if manifest.splits.get(name)), None)
+        if found is None:
+            there = ", ".join(f"{name} ({rows:,} rows)" for name, rows in manifest.splits.items()) or "none"
+            why = (
+                f"The data set has no rows in a split {' or '.join(wanted)}; its splits: {there}. Name one: --split."
+            )
+            return cls(folder, manifest, None, why)
+        return cls(folder, manifest, found)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: an object is due, not {text[:40]}")
+    return content
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return _parsed(path, _text(path))
