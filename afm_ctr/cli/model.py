@@ -189,17 +189,25 @@ def explain(
     data: Data,
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
     row: Annotated[int | None, typer.Option(min=0, help="Explain this row of the split alone.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for the tables and pictures.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Beside the split, explain so many of its first rows one by one; default 5.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the tables, the pictures, and one HTML page with all of them.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many pairs to print.")] = 10,
     as_json: JsonFlag = False,
 ) -> None:
-    """Which field pairs matter: attention share, and what the logit loses without the pair."""
+    """Which field pairs matter: attention share, what the logit loses without the pair, and how far they agree."""
+    if row is not None and rows is not None:
+        raise UserError("explain: --row explains one row alone, --rows some beside the whole split: give one of them")
     load_tensorflow()
     from afm_ctr import explain as explaining
 
+    requests = 0 if row is not None else 5 if rows is None else rows
     with console.status("explaining"):
-        explanation = explaining.explain(model_dir, data, split=split, row=row, output=output)
-    report(as_json, explanation.to_json(top), lambda: console.print(explanation.table(top)))
+        found = explaining.explain(model_dir, data, split=split, row=row, output=output, requests=requests)
+    report(as_json, found.to_json(top), lambda: console.print(explaining.table(found, top)))
 
 
 def _number(value: Any) -> str:

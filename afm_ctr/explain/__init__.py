@@ -1,6 +1,8 @@
-"""Which pairs of fields matter to a trained model, over a split or for one row, as tables and pictures."""
+"""Which pairs of fields matter to a trained model, over a split and for single rows: tables, pictures, a page."""
 
 from afm_ctr.explain.command import explain
-from afm_ctr.explain.explanation import Explanation, PairEffect, RowFacts, rank_correlation
+from afm_ctr.explain.explanation import Explanation, PairEffect, RowFacts
+from afm_ctr.explain.tables import table
+from afm_ctr.explain.trust import Agreement, rank_correlation
 
-__all__ = ["Explanation", "PairEffect", "RowFacts", "explain", "rank_correlation"]
+__all__ = ["Agreement", "Explanation", "PairEffect", "RowFacts", "explain", "rank_correlation", "table"]

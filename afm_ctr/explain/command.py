@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from afm_ctr.errors import UserError
 from afm_ctr.explain.content import describe_slot
-from afm_ctr.explain.effects import PairProbe, PairSums
-from afm_ctr.explain.explanation import Explanation, PairEffect, RowFacts, rank_correlation
+from afm_ctr.explain.effects import PairProbe, PairSums, shares
+from afm_ctr.explain.explanation import Explanation, PairEffect, RowFacts
+from afm_ctr.explain.trust import Agreement, agreement_of
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.schema import ResolvedSchema
@@ -19,7 +20,7 @@ from afm_ctr.training import load_model
 from afm_ctr.training.build import Which
 from afm_ctr.training.evaluate import check_readable
 
-_BATCH_ROWS = 512  # a batch holds several float tensors of [rows, pairs, factors]
+MOST_REQUESTS = 100  # of which every pair is kept
 
 
 def explain(
@@ -29,6 +30,7 @@ def explain(
     row: int | None = None,
     output: str | Path | None = None,
     *,
+    requests: int = 0,
     max_rows: int = 20_000,
     which: Which = "best",
 ) -> Explanation:
@@ -42,111 +44,140 @@ def explain(
         data_dir: a prepared data set of its schema.
         split: which split of it.
         row: explain this row of the split (from 0, in file order) alone.
-        output: folder for a CSV file with all pairs and for pictures; None writes nothing.
+        output: folder for tables (CSV), pictures (PNG) and one page with all of it (HTML); None writes nothing.
+        requests: explain so many rows one by one too, the first of the split; not with ``row``.
         max_rows: at most so many rows, the first of the split.
         which: ``best`` or ``latest`` checkpoint.
 
     Raises:
-        UserError: no such run, split or row, a foreign schema, or a model without pairs.
+        UserError: no such run, split or row, a foreign schema, a model without pairs, too many requests, or a
+            folder that cannot be written.
     """
+    if not 0 <= requests <= MOST_REQUESTS:
+        raise UserError(f"explain: {requests} single rows were asked for; ask for 0 to {MOST_REQUESTS}")
     model, schema, _ = load_model(model_dir, which)
     if not len(schema.pairs):
         raise UserError(f"explain: schema {schema.spec.name!r} has {schema.num_slots} slot(s) and no pairs of them")
     probe = PairProbe(model)
-    if not (probe.has_changes or probe.has_attention):
+    if probe.effect_of is None and not probe.has_attention:
         raise UserError(f"explain: model {model.interaction_name!r} has no pairs to explain; train afm or fm")
-    reader = Reader(data_dir, split, _BATCH_ROWS, shuffle=False)
+    reader = Reader(data_dir, split, probe.rows, shuffle=False)
     check_readable(schema, reader.schema, data_dir)
-    if row is None:
-        explanation = _of_split(model, schema, probe, reader, split, max_rows)
+    work = _Work(model, schema, probe, reader, split)
+    if row is not None:
+        if not 0 <= row < reader.rows:
+            raise UserError(
+                f"explain: row {row} is not in split {split!r}, which has the rows 0 to {reader.rows - 1}"
+            )
+        explanation = work.of_row(row)
     else:
-        explanation = _of_row(model, schema, probe, reader, split, row)
-    return explanation if output is None else _written(explanation, schema, Path(output))
+        explanation = work.of_split(max_rows)
+        singles = tuple(work.of_row(number) for number in range(min(requests, explanation.rows)))
+        explanation = replace(explanation, requests=singles)
+    if output is None:
+        return explanation
+    from afm_ctr.explain.files import write
+
+    return write(explanation, schema, Path(output))
 
 
-def _of_split(
-    model: CTRModel, schema: ResolvedSchema, probe: PairProbe, reader: Reader, split: str, max_rows: int
-) -> Explanation:
-    sums = PairSums.of(len(schema.pairs))
-    try:
-        for step, batch in enumerate(reader.dataset(0)):
-            rows = min(reader.local_rows(step), max_rows - sums.rows)
-            if rows <= 0:
-                break
-            sums.add(probe(batch["feature_ids"][:rows], batch["feature_vals"][:rows]))
-    except Exception as error:
-        mistake = reader.mistake_behind(error)
-        if mistake is None:
-            raise
-        raise mistake from error
-    effect = sums.deviation() if probe.has_changes else None
-    attention = sums.attention / sums.rows if probe.has_attention else None
-    pairs = _ranked(schema, effect, effect, sums.absolute / sums.rows, attention, sums.present / sums.rows)
-    return Explanation(model.interaction_name, split, sums.rows, pairs, _agreement(effect, attention))
+class _Work:
+    """A model and the rows that it is explained on."""
 
+    def __init__(self, model: CTRModel, schema: ResolvedSchema, probe: PairProbe, reader: Reader, split: str) -> None:
+        self.model, self.schema, self.probe, self.reader, self.split = model, schema, probe, reader, split
+        self._batch: tuple[int, dict[str, np.ndarray]] = (-1, {})
 
-def _of_row(
-    model: CTRModel, schema: ResolvedSchema, probe: PairProbe, reader: Reader, split: str, row: int
-) -> Explanation:
-    if not 0 <= row < reader.rows:
-        raise UserError(f"explain: row {row} is not in split {split!r}, which has the rows 0 to {reader.rows - 1}")
-    step, place = divmod(row, _BATCH_ROWS)
-    batch = {name: values[place : place + 1] for name, values in reader.batch(0, step).items()}
-    found = {name: values[0] for name, values in probe(batch["feature_ids"], batch["feature_vals"]).items()}
-    change, attention = found.get("changes"), found.get("attention")
-    size = None if change is None else np.abs(change)
-    pairs = _ranked(schema, size, change, size, attention, found["present"].astype(float))
-    features = {name: batch[name] for name in ("feature_ids", "feature_vals")}
-    logit = float(model(features, training=False, corrected=True)[0])
-    linear = model.inputs_of(features).linear.numpy()[0]
-    terms = [
-        (slot.name, describe_slot(schema, slot, int(ids), float(vals)), float(term))
-        for slot, ids, vals, term in zip(
-            schema.slots, batch["feature_ids"][0], batch["feature_vals"][0], linear, strict=True
+    def of_split(self, max_rows: int) -> Explanation:
+        sums, probe = PairSums.of(len(self.schema.pairs)), self.probe
+        try:
+            for step, batch in enumerate(self.reader.dataset(0)):
+                rows = min(self.reader.local_rows(step), max_rows - sums.rows)
+                if rows <= 0:
+                    break
+                sums.add(probe(batch["feature_ids"][:rows], batch["feature_vals"][:rows]))
+        except Exception as error:
+            mistake = self.reader.mistake_behind(error)
+            if mistake is None:
+                raise
+            raise mistake from error
+        figures: dict[str, np.ndarray] = {}
+        if probe.effect_of is not None:
+            figures["effect"] = sums.deviation()
+            figures["mean_change"] = sums.absolute / sums.rows
+            figures["effect_share"] = shares(sums.absolute)
+        if probe.has_contributions:
+            figures["contribution"] = sums.contribution / sums.rows
+        if probe.has_attention:
+            figures["attention"] = sums.attention / sums.rows
+        return self._explanation(sums.rows, figures, sums.present / sums.rows)
+
+    def of_row(self, row: int) -> Explanation:
+        step, place = divmod(row, self.reader.local_batch)
+        if self._batch[0] != step:
+            self._batch = step, self.reader.batch(0, step)
+        batch = {name: values[place : place + 1] for name, values in self._batch[1].items()}
+        found = {name: values[0] for name, values in self.probe(batch["feature_ids"], batch["feature_vals"]).items()}
+        figures = {name: found[key] for name, key in _OF_ONE.items() if key in found}
+        if "changes" in found:
+            size = np.abs(found["changes"].astype(np.float64))
+            figures |= {"mean_change": size, "effect_share": shares(size)}
+        facts = self._facts(row, batch)
+        return replace(self._explanation(1, figures, found["present"].astype(float)), row=facts)
+
+    def _explanation(self, rows: int, figures: Mapping[str, np.ndarray], present: np.ndarray) -> Explanation:
+        pairs = _ranked(self.schema, figures, present)
+        name = self.model.interaction_name
+        return Explanation(name, self.split, rows, pairs, self.probe.effect_of, _agreement(figures, present))
+
+    def _facts(self, row: int, batch: Mapping[str, np.ndarray]) -> RowFacts:
+        model, schema = self.model, self.schema
+        features = {name: batch[name] for name in ("feature_ids", "feature_vals")}
+        logit = float(model(features, training=False, corrected=True)[0])
+        linear = model.inputs_of(features).linear.numpy()[0]
+        ids, vals = (features[name][0] for name in features)
+        terms = [
+            (slot.name, describe_slot(schema, slot, int(feature_id), float(value)), float(term))
+            for slot, feature_id, value, term in zip(schema.slots, ids, vals, linear, strict=True)
+            if feature_id
+        ]
+        return RowFacts(
+            number=row,
+            key=batch["key"][0].decode("utf-8", "replace"),
+            label=float(batch["label"][0]) if np.isfinite(batch["label"][0]) else None,
+            logit=logit,
+            score=float(model.predictions(np.float32(logit))),
+            linear=tuple(sorted(terms, key=lambda term: -abs(term[2]))),
+            bias=float(model.bias.numpy()) + model.bias_offset,
         )
-        if ids
-    ]
-    facts = RowFacts(
-        number=row,
-        key=batch["key"][0].decode("utf-8", "replace"),
-        label=float(batch["label"][0]) if np.isfinite(batch["label"][0]) else None,
-        logit=logit,
-        score=float(model.predictions(np.float32(logit))),
-        linear=tuple(sorted(terms, key=lambda term: -abs(term[2]))),
-        bias=float(model.bias.numpy()) + model.bias_offset,
-    )
-    return Explanation(model.interaction_name, split, 1, pairs, _agreement(size, attention), facts)
 
 
-def _ranked(
-    schema: ResolvedSchema,
-    order: np.ndarray | None,
-    effect: np.ndarray | None,
-    mean_change: np.ndarray | None,
-    attention: np.ndarray | None,
-    present: np.ndarray,
-) -> tuple[PairEffect, ...]:
-    """The pairs that some row has, by ``order``, or by attention for a model that knows no effects."""
-    leading = order if order is not None else attention
-    assert leading is not None
+_OF_ONE = {"effect": "changes", "contribution": "contributions", "attention": "attention"}
+
+
+def _ranked(schema: ResolvedSchema, figures: Mapping[str, np.ndarray], present: np.ndarray) -> tuple[PairEffect, ...]:
+    """The pairs that some row has, by the size of the effect, or by attention for a model without effects."""
+    leading = np.abs(figures["effect"]) if "effect" in figures else figures["attention"]
     there = np.flatnonzero(present > 0)
     places = there[np.argsort(-leading[there], kind="stable")]
-    attended = {}
-    if attention is not None:
-        by_share = there[np.argsort(-attention[there], kind="stable")]
+    attended: dict[int, int] = {}
+    if "attention" in figures:
+        by_share = there[np.argsort(-figures["attention"][there], kind="stable")]
         attended = {int(pair): rank for rank, pair in enumerate(by_share, start=1)}
 
-    def value(values: np.ndarray | None, pair: int) -> float | None:
-        return None if values is None else float(values[pair])
+    def value(name: str, pair: int) -> float | None:
+        return float(figures[name][pair]) if name in figures else None
 
     names = [slot.name for slot in schema.slots]
     return tuple(
         PairEffect(
             rank=rank,
             fields=(names[schema.pairs[pair, 0]], names[schema.pairs[pair, 1]]),
-            effect=value(effect, pair),
-            mean_change=None if effect is None else value(mean_change, pair),
-            attention=value(attention, pair),
+            effect=value("effect", pair),
+            mean_change=value("mean_change", pair),
+            effect_share=value("effect_share", pair),
+            contribution=value("contribution", pair),
+            attention=value("attention", pair),
             attention_rank=attended.get(int(pair)),
             present=float(present[pair]),
         )
@@ -154,20 +185,9 @@ def _ranked(
     )
 
 
-def _agreement(effect: np.ndarray | None, attention: np.ndarray | None) -> float | None:
-    return None if effect is None or attention is None else rank_correlation(effect, attention)
-
-
-def _written(explanation: Explanation, schema: ResolvedSchema, folder: Path) -> Explanation:
-    from afm_ctr.explain import pictures
-
-    stem = "pairs" if explanation.row is None else f"row-{explanation.row.number}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files: list[Any] = [folder / f"{stem}.csv"]
-        explanation.write_csv(files[0])
-        files.append(pictures.save(pictures.bars_figure(explanation), folder / f"{stem}-bars.png"))
-        files.append(pictures.save(pictures.heat_map_figure(explanation, schema), folder / f"{stem}-map.png"))
-    except OSError as error:
-        raise UserError(f"explain: cannot write to {folder}: {error.strerror or error}") from error
-    return replace(explanation, files=tuple(str(file) for file in files))
+def _agreement(figures: Mapping[str, np.ndarray], present: np.ndarray) -> Agreement | None:
+    """Over the pairs that some row has: all others are equal in both, and would make the rankings look alike."""
+    if "effect" not in figures or "attention" not in figures:
+        return None
+    there = present > 0
+    return agreement_of(np.abs(figures["effect"][there]), figures["attention"][there])

@@ -1,9 +1,9 @@
-"""Effects of pairs, summed over rows without keeping them."""
+"""What a model says of its pairs, and sums of that over rows without keeping them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -11,36 +11,59 @@ import tensorflow as tf
 from afm_ctr.interactions import pair_presence
 from afm_ctr.models import CTRModel
 
+EffectOf = Literal["removal", "contribution"]
+
+_FLOATS = 1 << 24  # 64 MB in a batch's largest tensor, [rows, pairs, width]
+_MOST_ROWS = 512
+
+
+def batch_rows(pairs: int, width: int) -> int:
+    """How many rows to look at together, so that memory does not grow with the pairs."""
+    return max(1, min(_MOST_ROWS, _FLOATS // max(pairs * width, 1)))
+
 
 class PairProbe:
-    """What a model says of the pairs of a batch.
+    """What a model says of the pairs of a batch. Each of its three answers may be missing.
 
     Attributes:
-        has_changes: whether it knows what the logit loses without a pair.
         has_attention: whether its pairs have shares.
+        has_contributions: whether its pairs add up, so that each has a part of the logit.
+        effect_of: what its effects are made of: ``removal``, what the logit loses without the pair; for a model that
+            cannot tell that ``contribution``, what the pair adds; None for a model that can tell neither.
+        rows: how many rows it takes at a time.
     """
 
     def __init__(self, model: CTRModel) -> None:
         self._model = model
+        width = max(model.options.factors, getattr(model.options, "attention", 0))
+        self.rows = batch_rows(len(model.pairs), width)
         blank = tf.zeros([1, model.num_slots], tf.int64)
         inputs = model.inputs_of({"feature_ids": blank, "feature_vals": tf.zeros(blank.shape)})
-        self.has_changes = model.interaction.ablations(inputs) is not None
         self.has_attention = model.interaction.explain(inputs) is not None
+        self.has_contributions = model.interaction.contributions(inputs) is not None
+        self._has_ablations = model.interaction.ablations(inputs) is not None
+        self.effect_of: EffectOf | None = "contribution" if self.has_contributions else None
+        if self._has_ablations:
+            self.effect_of = "removal"
         ids = tf.TensorSpec([None, model.num_slots], tf.int64)
         vals = tf.TensorSpec([None, model.num_slots], tf.float32)
         self._measure = tf.function(self._measured, input_signature=[ids, vals])
 
     def __call__(self, feature_ids: Any, feature_vals: Any) -> dict[str, np.ndarray]:
-        """``present`` bool [B, P], and ``changes`` and ``attention`` float32 [B, P] as far as the model has them."""
+        """``present`` bool [B, P], and as far as the model has them, float32 [B, P] each, ``attention``,
+        ``contributions`` and ``changes``, of which the effects are made."""
         return {name: value.numpy() for name, value in self._measure(feature_ids, feature_vals).items()}
 
     def _measured(self, feature_ids: tf.Tensor, feature_vals: tf.Tensor) -> dict[str, tf.Tensor]:
         inputs = self._model.inputs_of({"feature_ids": feature_ids, "feature_vals": feature_vals})
+        interaction = self._model.interaction
         found = {"present": pair_presence(inputs.present, self._model.pairs)}
-        if self.has_changes:
-            found["changes"] = self._model.interaction.ablations(inputs)
         if self.has_attention:
-            found["attention"] = self._model.interaction.explain(inputs)
+            found["attention"] = interaction.explain(inputs)
+        if self.has_contributions:
+            found["contributions"] = interaction.contributions(inputs)
+        if self.effect_of is not None:
+            found["changes"] = interaction.ablations(inputs) if self._has_ablations else found["contributions"]
         return found
 
 
@@ -53,11 +76,12 @@ class PairSums:
     change: np.ndarray
     square: np.ndarray
     absolute: np.ndarray
+    contribution: np.ndarray
     attention: np.ndarray
 
     @classmethod
     def of(cls, pairs: int) -> PairSums:
-        return cls(0, *(np.zeros(pairs) for _ in range(5)))
+        return cls(0, *(np.zeros(pairs) for _ in range(6)))
 
     def add(self, found: dict[str, np.ndarray]) -> None:
         """Add the rows of a batch, as :class:`PairProbe` found them."""
@@ -68,6 +92,8 @@ class PairSums:
             self.change += changes.sum(axis=0)
             self.square += np.square(changes).sum(axis=0)
             self.absolute += np.abs(changes).sum(axis=0)
+        if "contributions" in found:
+            self.contribution += found["contributions"].sum(axis=0, dtype=np.float64)
         if "attention" in found:
             self.attention += found["attention"].sum(axis=0, dtype=np.float64)
 
@@ -75,3 +101,9 @@ class PairSums:
         """Standard deviation of the change over all rows; a row without the pair counts as 0."""
         mean = self.change / self.rows
         return np.sqrt(np.maximum(self.square / self.rows - mean * mean, 0.0))
+
+
+def shares(absolute: np.ndarray) -> np.ndarray:
+    """Each pair's part of the movement of the logit, from its summed |change|: float64 [P], 1 together (or all 0)."""
+    total = absolute.sum()
+    return absolute / total if total > 0 else np.zeros_like(absolute)

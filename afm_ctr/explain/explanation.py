@@ -1,29 +1,28 @@
-"""What comes out of an explanation: effects and shares of pairs, as a table, as JSON, as CSV."""
+"""What comes out of an explanation: effects and shares of pairs, of a split and of single rows."""
 
 from __future__ import annotations
 
-import csv
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich.console import Group
-from rich.table import Table
-
-WRONG = "attention alone would mislead: it says where the model looks, the effect what that does to the score"
+from afm_ctr.explain.effects import EffectOf
+from afm_ctr.explain.trust import Agreement
 
 
 @dataclass(frozen=True)
 class PairEffect:
-    """One pair of slots.
+    """One pair of slots. What a model cannot tell is None.
 
     Attributes:
-        rank: by ``effect``, 1 is the largest.
+        rank: by the size of ``effect``, 1 is the largest; by ``attention`` for a model without effects.
         fields: names of the two slots.
-        effect: over a split the standard deviation of the change, for one row the change itself (what the logit
-            loses when the pair is taken out and the others share its attention); None where a model cannot tell.
-        mean_change: mean absolute change; None where a model cannot tell.
+        effect: over a split the standard deviation of the change, for one row the change itself. The change is what
+            the logit loses when the pair is taken out (and the others share its attention); of a model that cannot
+            tell that, what the pair adds to the logit.
+        mean_change: mean absolute change.
+        effect_share: share of the pairs' movement of the logit: sum of the pair's absolute changes over the rows,
+            divided by that sum over all pairs.
+        contribution: what the pair adds to the logit, mean over the rows; None where pairs do not add up.
         attention: mean share of attention (over the rows that have the pair its mean would be larger by
             1 / ``present``); None for a model without.
         attention_rank: by ``attention``.
@@ -34,6 +33,8 @@ class PairEffect:
     fields: tuple[str, str]
     effect: float | None
     mean_change: float | None
+    effect_share: float | None
+    contribution: float | None
     attention: float | None
     attention_rank: int | None
     present: float
@@ -65,6 +66,11 @@ class RowFacts:
     linear: tuple[tuple[str, str, float], ...]
     bias: float
 
+    @property
+    def title(self) -> str:
+        label = "" if self.label is None else f", label {self.label:g}"
+        return f"row {self.number} ({self.key}{label}): {self.score:.6f}"
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -75,8 +81,10 @@ class Explanation:
         split: which.
         rows: how many rows were looked at.
         pairs: all pairs that some row has, by rank.
-        rank_correlation: Spearman's, between effect and attention over all pairs; None where one of the two is not.
+        effect_of: what effects are made of: ``removal`` of the pair, its ``contribution``, or None: no effects.
+        agreement: of the rankings by effect and by attention; None where one of the two is not.
         row: of an explanation of a single row.
+        requests: single rows of the split, explained one by one.
         files: what was written.
     """
 
@@ -84,82 +92,68 @@ class Explanation:
     split: str
     rows: int
     pairs: tuple[PairEffect, ...]
-    rank_correlation: float | None
+    effect_of: EffectOf | None
+    agreement: Agreement | None
     row: RowFacts | None = None
+    requests: tuple[Explanation, ...] = ()
     files: tuple[str, ...] = ()
 
-    def to_json(self, top: int | None = None) -> dict[str, Any]:
-        """Plain data with the first ``top`` pairs."""
-        content = asdict(self)
-        content["pairs"] = [
-            {"name": pair.name, **asdict(pair), "fields": list(pair.fields)} for pair in self.pairs[:top]
-        ]
-        content["pairs_in_all"] = len(self.pairs)
-        return content
+    @property
+    def rank_correlation(self) -> float | None:
+        """Spearman's, between the size of effects and attention; None where it is not defined."""
+        return None if self.agreement is None else self.agreement.correlation
 
-    def table(self, top: int = 10) -> Group:
-        """The first ``top`` pairs for a terminal."""
-        one = self.row is not None
-        table = Table(title=self._title(), title_justify="left")
-        table.add_column("rank", justify="right")
-        table.add_column("pair")
-        for heading in ("change of logit",) if one else ("effect (std of change)", "mean |change|"):
-            table.add_column(heading, justify="right")
-        table.add_column("attention", justify="right")
-        table.add_column("its rank", justify="right")
-        for pair in self.pairs[:top]:
-            changes = (pair.effect,) if one else (pair.effect, pair.mean_change)
-            place = "" if pair.attention_rank is None else str(pair.attention_rank)
-            table.add_row(str(pair.rank), pair.name, *map(_number, changes), _number(pair.attention), place)
-        parts: list[Any] = [table]
-        if self.row is not None:
-            parts.append(_linear_table(self.row, top))
-        if self.rank_correlation is not None:
-            parts.append(f"rank correlation of effect and attention: {self.rank_correlation:+.3f} ({WRONG})")
-        parts += [f"wrote {file}" for file in self.files]
-        return Group(*parts)
+    @property
+    def has_attention(self) -> bool:
+        return bool(self.pairs) and self.pairs[0].attention is not None
 
-    def write_csv(self, path: Path) -> None:
-        """All pairs, one a line."""
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(
-                ["rank", "first", "second", "effect", "mean_change", "attention", "attention_rank", "present"]
-            )
-            for pair in self.pairs:
-                shares = (pair.effect, pair.mean_change, pair.attention, pair.attention_rank, pair.present)
-                writer.writerow([pair.rank, *pair.fields, *("" if value is None else value for value in shares)])
+    @property
+    def has_contributions(self) -> bool:
+        return bool(self.pairs) and self.pairs[0].contribution is not None
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
         if self.row is None:
             return f"pairs of {self.model} on {self.rows:,} rows of {self.split}"
-        label = "" if self.row.label is None else f", label {self.row.label:g}"
-        return f"row {self.row.number} of {self.split} ({self.row.key}{label}): {self.row.score:.6f}"
+        return f"{self.model}, {self.split}, {self.row.title}"
 
+    def missing(self) -> list[str]:
+        """What the model cannot tell of its pairs, a sentence each."""
+        if not self.pairs:
+            return ["No row that was looked at has two slots present: there are no pairs to explain."]
+        sentences = []
+        if self.effect_of is None:
+            sentences.append(
+                f"Model {self.model!r} tells neither what the logit loses without a pair nor what a pair adds to it: "
+                "the pairs are in order of attention, which is no measure of effect."
+            )
+        elif self.effect_of == "contribution":
+            sentences.append(
+                f"Model {self.model!r} cannot tell what the logit loses without a pair: its effects are what the "
+                "pairs add to the logit."
+            )
+        elif not self.has_contributions:
+            sentences.append(
+                f"The pairs of model {self.model!r} do not add up to the logit, so none has a contribution of its "
+                "own: its effect is the change of the logit when it is taken out."
+            )
+        if not self.has_attention:
+            sentences.append(f"Model {self.model!r} has no attention: there is no share to compare effects with.")
+        return sentences
 
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Spearman's rank correlation, equal values sharing their mean rank; None where it is not defined."""
-    if len(first) < 2:
-        return None
-    a, b = (_ranks(values) - (len(first) - 1) / 2 for values in (first, second))
-    spread = np.sqrt(np.sum(a * a) * np.sum(b * b))
-    return float(np.sum(a * b) / spread) if spread > 0 else None
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[inverse]
-
-
-def _linear_table(row: RowFacts, top: int) -> Table:
-    table = Table(title=f"single slots (bias {row.bias:+.4f}, logit {row.logit:+.4f})", title_justify="left")
-    table.add_column("slot")
-    table.add_column("holds")
-    table.add_column("its own term", justify="right")
-    for name, content, term in row.linear[:top]:
-        table.add_row(name, content, _number(term))
-    return table
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    def to_json(self, top: int | None = None) -> dict[str, Any]:
+        """Plain data with the first ``top`` pairs, of the split and of each request."""
+        return {
+            "model": self.model,
+            "split": self.split,
+            "rows": self.rows,
+            "pairs": [{"name": pair.name, **asdict(pair), "fields": list(pair.fields)} for pair in self.pairs[:top]],
+            "pairs_in_all": len(self.pairs),
+            "effect_of": self.effect_of,
+            "rank_correlation": self.rank_correlation,
+            "agreement": None if self.agreement is None else asdict(self.agreement),
+            "missing": self.missing(),
+            "row": None if self.row is None else asdict(self.row),
+            "requests": [request.to_json(top) for request in self.requests],
+            "files": list(self.files),
+        }

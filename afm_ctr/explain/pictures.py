@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,79 +9,86 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from afm_ctr.explain.explanation import Explanation
 from afm_ctr.schema import ResolvedSchema
+from afm_ctr.webpage import plain_labels
 
-_EFFECT, _ATTENTION = "#1b6ca8", "#d9822b"
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG."""
-    figure.savefig(path, dpi=120)
-    return path
+_EFFECT, _ATTENTION, _MOVEMENT = "#1b6ca8", "#d9822b", "#8fb8d8"
+_SHARES = {"effect_share": ("share of the pairs' movement of the logit", _MOVEMENT)}
+_SHARES["attention"] = ("share of attention", _ATTENTION)
+_SIDE_BY_SIDE = 20  # slots; two matrices of more are one below the other, or nobody could read their names
 
 
 def bars_figure(explanation: Explanation, top: int = 20) -> Figure:
-    """The first pairs as bars: effect on the left, and on the right the share of attention where there is one."""
+    """The first pairs as bars: the effect on the left, the shares of movement and attention on the right."""
     pairs = explanation.pairs[:top]
-    panels = []
-    if pairs and pairs[0].effect is not None:
-        one = explanation.row is not None
-        panels.append(
-            ("change of the logit" if one else "standard deviation of the logit's change", "effect", _EFFECT)
-        )
-    if pairs and pairs[0].attention is not None:
-        panels.append(("share of attention", "attention", _ATTENTION))
-    figure = Figure(figsize=(4.2 * max(len(panels), 1) + 2, 0.28 * len(pairs) + 1.6), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, max(len(panels), 1), sharey=True))
-    places = np.arange(len(pairs))
-    for axis, (label, attribute, colour) in zip(axes, panels, strict=True):
-        axis.barh(places, [getattr(pair, attribute) for pair in pairs], color=colour)
-        axis.xaxis.set_major_locator(MaxNLocator(5))
-        if attribute == "attention":
-            axis.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axis.set_xlabel(label)
-        axis.axvline(0, color="black", linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yticks(places, [pair.name for pair in pairs])
-    axes[0].invert_yaxis()
-    figure.suptitle(_title(explanation), fontsize=11)
+    shares = {name: look for name, look in _SHARES.items() if pairs and getattr(pairs[0], name) is not None}
+    panels = (["effect"] if explanation.effect_of is not None else []) + (["shares"] if shares else [])
+    with plain_labels():
+        figure = Figure(figsize=(4.2 * max(len(panels), 1) + 2, 0.3 * len(pairs) + 1.8), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(1, max(len(panels), 1), sharey=True))
+        places = np.arange(len(pairs))
+        for axis, panel in zip(axes, panels, strict=False):
+            if panel == "effect":
+                axis.barh(places, [pair.effect or 0.0 for pair in pairs], color=_EFFECT)
+                axis.set_xlabel(_effect_label(explanation))
+            else:
+                _bars_of_shares(axis, explanation, pairs, shares)
+            axis.xaxis.set_major_locator(MaxNLocator(5))
+            axis.axvline(0, color="black", linewidth=0.6)
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[0].set_yticks(places, [pair.name for pair in pairs])
+        axes[0].invert_yaxis()
+        figure.suptitle(explanation.title, fontsize=11)
     return figure
 
 
+def _effect_label(explanation: Explanation) -> str:
+    change = "the logit's change" if explanation.effect_of == "removal" else "what the pair adds"
+    return change if explanation.row is not None else f"standard deviation of {change}"
+
+
+def _bars_of_shares(axis: Axes, explanation: Explanation, pairs: tuple, shares: dict[str, tuple[str, str]]) -> None:
+    height = 0.8 / len(shares)
+    for number, (name, (label, colour)) in enumerate(shares.items()):
+        places = np.arange(len(pairs)) + (number - (len(shares) - 1) / 2) * height
+        axis.barh(places, [getattr(pair, name) for pair in pairs], height, color=colour, label=label)
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+    even = 1.0 / len(explanation.pairs)
+    axis.axvline(even, color="gray", linewidth=0.8, linestyle=":", label=f"even share of {len(explanation.pairs):,}")
+    axis.set_xlabel("share of all pairs")
+    axis.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))  # above: bars are everywhere
+
+
 def heat_map_figure(explanation: Explanation, schema: ResolvedSchema) -> Figure:
-    """All pairs as a matrix of slots, one for the effect and one for the attention."""
+    """All pairs as matrices of slots: one of shares of movement, one of shares of attention."""
     names = [slot.name for slot in schema.slots]
     place = {name: index for index, name in enumerate(names)}
     panels = []
-    for label, attribute, colours in (("effect", "effect", "Blues"), ("attention", "attention", "Oranges")):
+    for attribute, colours in (("effect_share", "Blues"), ("attention", "Oranges")):
         values = np.full((len(names), len(names)), np.nan)
         for pair in explanation.pairs:
             value = getattr(pair, attribute)
             if value is not None:
-                values[place[pair.fields[1]], place[pair.fields[0]]] = abs(value)
+                values[place[pair.fields[1]], place[pair.fields[0]]] = value
         if np.isfinite(values).any():
-            panels.append((label, values, colours))
+            panels.append((attribute, values, colours))
     side = min(max(0.19 * len(names) + 1.6, 3.5), 24)
-    figure = Figure(figsize=((side + 1) * max(len(panels), 1), side), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, max(len(panels), 1)))
-    for axis, (label, values, colours) in zip(axes, panels, strict=True):
-        _matrix(figure, axis, names, values, label, colours)
-    figure.suptitle(_title(explanation), fontsize=11)
+    count = max(len(panels), 1)
+    rows, across = (count, 1) if len(names) > _SIDE_BY_SIDE else (1, count)
+    with plain_labels():
+        figure = Figure(figsize=((side + 1) * across, (side + 0.3) * rows), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(rows, across))
+        for axis, (attribute, values, colours) in zip(axes, panels, strict=False):
+            _matrix(figure, axis, names, values, attribute, colours)
+        figure.suptitle(explanation.title, fontsize=11)
     return figure
 
 
-def _matrix(figure: Figure, axis: Axes, names: list[str], values: np.ndarray, label: str, colours: str) -> None:
-    # Shares are close to one another in most models: the scale of colours starts at the smallest of them.
-    image = axis.imshow(values, cmap=colours, vmin=0 if label == "effect" else None)
+def _matrix(figure: Figure, axis: Axes, names: list[str], values: np.ndarray, attribute: str, colours: str) -> None:
+    # Shares of attention are close to one another in most models: their colours start at the smallest.
+    image = axis.imshow(values, cmap=colours, vmin=0 if attribute == "effect_share" else None)
     size = 7 if len(names) > 15 else 9
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
     axis.set_yticks(range(len(names)), names, fontsize=size)
-    axis.set_title(label, fontsize=10)
+    axis.set_title(_SHARES[attribute][0], fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
-    shares = PercentFormatter(1.0) if label == "attention" else None
-    figure.colorbar(image, ax=axis, shrink=0.7, format=shares)
-
-
-def _title(explanation: Explanation) -> str:
-    if explanation.row is None:
-        return f"{explanation.model}: {explanation.rows:,} rows of {explanation.split}"
-    return f"{explanation.model}: row {explanation.row.number} of {explanation.split}, {explanation.row.score:.4f}"
+    figure.colorbar(image, ax=axis, shrink=0.7, format=PercentFormatter(1.0))

@@ -10,11 +10,15 @@ import pytest
 import tensorflow as tf
 from scipy.stats import spearmanr
 
+from afm_ctr.cli import model as model_commands
 from afm_ctr.errors import UserError
-from afm_ctr.explain import explain, rank_correlation
+from afm_ctr.explain import Agreement, effects, explain, rank_correlation, table
 from afm_ctr.explain.content import describe_slot
+from afm_ctr.explain.page import page_of
+from afm_ctr.explain.trust import agreement_of, interval
 from afm_ctr.features import FeatureTransform
 from afm_ctr.models import CTRModel
+from afm_ctr.models.afm import AFM
 from tests import prepared
 from tests.runs import every_kind, write_run
 
@@ -48,13 +52,17 @@ def logits_without(model: CTRModel, rows: dict[str, np.ndarray], left_out: int |
                 values.append(p @ product)
         if scores:
             weights = np.exp(np.array(scores) - max(scores))
-            logit += len(scores) * np.sum(weights / weights.sum() * np.array(values))
+            scale = len(scores) if layer.options.scale_by_pairs else 1
+            logit += scale * np.sum(weights / weights.sum() * np.array(values))
         logits.append(logit)
     return np.array(logits)
 
 
-def test_effects_are_those_of_leaving_the_pair_out(data, afm):
+@pytest.mark.parametrize("scaled", [True, False])
+def test_effects_are_those_of_leaving_the_pair_out(tmp_path, data, afm, scaled):
     folder, model = afm
+    if not scaled:
+        folder, model = tmp_path, write_run(tmp_path, prepared.schema(), {"name": "afm", "factors": 4})
     rows = prepared.rows_of("test", ROWS)
     explanation = explain(folder, data)
     assert explanation.rows == ROWS, "padding of the last batch is no row"
@@ -64,15 +72,30 @@ def test_effects_are_those_of_leaving_the_pair_out(data, afm):
     for number, fields in enumerate(names):
         change = whole - logits_without(model, rows, number)
         effect[fields] = np.std(change), np.mean(np.abs(change))
+    movement = sum(mean for _, mean in effect.values())
     assert [pair.rank for pair in explanation.pairs] == list(range(1, len(names) + 1))
     assert [pair.fields for pair in explanation.pairs] == sorted(names, key=lambda name: -effect[name][0])
     for pair in explanation.pairs:
         np.testing.assert_allclose((pair.effect, pair.mean_change), effect[pair.fields], atol=2e-5)
+        assert pair.effect_share == pytest.approx(effect[pair.fields][1] / movement, abs=1e-5)
     assert sum(pair.attention for pair in explanation.pairs) == pytest.approx(1.0, abs=1e-5)
+    inputs = model.inputs_of({name: tf.constant(rows[name]) for name in ("feature_ids", "feature_vals")})
+    rest = np.sum(inputs.linear, axis=1) + model.bias.numpy()
+    assert sum(pair.contribution for pair in explanation.pairs) == pytest.approx(np.mean(whole - rest), abs=1e-5)
     expected = spearmanr(
         [pair.effect for pair in explanation.pairs], [pair.attention for pair in explanation.pairs]
     ).statistic
     assert explanation.rank_correlation == pytest.approx(expected)
+
+
+def test_a_row_with_one_pair_loses_all_of_it(tmp_path, afm):
+    ids = prepared.rows_of("test", ROWS)["feature_ids"].copy()
+    ids[0, 2:] = 0
+    data = prepared.write(tmp_path, feature_ids=ids, splits={"test": ROWS})
+    (pair,) = explain(afm[0], data, row=0).pairs
+    assert (pair.fields, pair.attention) == (("a", "b"), pytest.approx(1.0))
+    assert pair.effect == pytest.approx(pair.contribution) and abs(pair.effect) > 1e-3
+    assert pair.effect_share == pytest.approx(1.0)
 
 
 def test_one_row(data, afm):
@@ -114,26 +137,97 @@ def test_files_table_and_json(tmp_path, data, afm):
     from rich.console import Console
 
     for row in (None, 3):
-        explanation = explain(afm[0], data, row=row, output=tmp_path)
-        stem = "pairs" if row is None else "row-3"
-        assert explanation.files == tuple(str(tmp_path / f"{stem}{end}") for end in (".csv", "-bars.png", "-map.png"))
+        explanation = explain(afm[0], data, row=row, output=tmp_path, requests=2 if row is None else 0)
+        names = ["row-3.csv", "row-3-bars.png", "row-3-map.png", "row-3.html"]
+        if row is None:
+            names = ["pairs.csv", "pairs-requests.csv", "pairs-bars.png", "pairs-map.png", "pairs.html"]
+        assert explanation.files == tuple(str(tmp_path / name) for name in names)
         with open(explanation.files[0], encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
         assert [(line["first"], line["second"]) for line in lines] == [pair.fields for pair in explanation.pairs]
-        for picture in explanation.files[1:]:
+        assert [float(line["effect_share"]) for line in lines] == [pair.effect_share for pair in explanation.pairs]
+        for picture in explanation.files[-3:-1]:
             with open(picture, "rb") as file:
                 assert file.read(8) == b"\x89PNG\r\n\x1a\n"
         told = json.loads(json.dumps(explanation.to_json(2), allow_nan=False))
         assert len(told["pairs"]) == 2 and told["pairs_in_all"] == len(explanation.pairs)
         assert told["pairs"][0]["fields"] == list(explanation.pairs[0].fields)
         console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
-        console.print(explanation.table(3))
+        console.print(table(explanation, 3))
         text = console.export_text()
         assert explanation.pairs[0].name in text and "rank correlation" in text
+        page = (tmp_path / names[-1]).read_text(encoding="utf-8")
+        assert page.count("<img") == 2 and 'src="http' not in page and 'href="http' not in page
+        assert f"rank correlation of attention and effect is {explanation.rank_correlation:+.3f}" in page
+        rows = [explanation.row] if row else [request.row for request in explanation.requests]
+        assert rows and all(facts.key in page and facts.key in text for facts in rows)
+    with open(tmp_path / "pairs-requests.csv", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["key"] for line in lines} == {"test-0", "test-1"} and float(lines[0]["effect"])
+
+
+def test_requests_are_single_rows(data, afm, monkeypatch):
+    whole = explain(afm[0], data)
+    monkeypatch.setattr(effects, "_MOST_ROWS", 8)
+    explanation = explain(afm[0], data, requests=10)
+    for few, many in zip(explanation.pairs, whole.pairs, strict=True):
+        assert few.fields == many.fields and few.effect == pytest.approx(many.effect, rel=1e-5)
+    assert [request.row.number for request in explanation.requests] == list(range(10))
+    request, alone = explanation.requests[9], explain(afm[0], data, row=9)
+    assert (request.row, request.pairs, request.agreement) == (alone.row, alone.pairs, alone.agreement)
+
+
+def test_rankings_are_compared_over_pairs_that_are_there(data, afm):
+    present = prepared.rows_of("test", ROWS)["feature_ids"] > 0
+    row = int(np.flatnonzero(present.sum(axis=1) == 3)[0])
+    explanation = explain(afm[0], data, row=row)
+    sizes, attention = ([abs(getattr(p, name)) for p in explanation.pairs] for name in ("effect", "attention"))
+    assert explanation.agreement.pairs == len(sizes) == 3
+    assert explanation.rank_correlation == pytest.approx(spearmanr(sizes, attention).statistic)
+
+
+TELLS = [  # attention, contributions, ablations: what the effects are made of, and what is said to be missing
+    ((1, 1, 1), "removal", []),
+    ((0, 1, 1), "removal", ["no attention"]),
+    ((1, 0, 1), "removal", ["do not add up"]),
+    ((0, 0, 1), "removal", ["do not add up", "no attention"]),
+    ((1, 1, 0), "contribution", ["its effects are what the pairs add"]),
+    ((0, 1, 0), "contribution", ["its effects are what the pairs add", "no attention"]),
+    ((1, 0, 0), None, ["no measure of effect"]),
+]
+
+
+@pytest.mark.parametrize(("tells", "effect_of", "missing"), TELLS)
+def test_models_that_cannot_tell_everything(data, afm, monkeypatch, tells, effect_of, missing):
+    whole = {pair.fields: pair for pair in explain(afm[0], data).pairs}
+    for name, told in zip(("explain", "contributions", "ablations"), tells, strict=True):
+        if not told:
+            monkeypatch.setattr(AFM, name, lambda self, inputs: None)
+    explanation = explain(afm[0], data, requests=2)
+    assert explanation.effect_of == effect_of and {pair.fields for pair in explanation.pairs} == set(whole)
+    sentences = explanation.missing()
+    assert len(sentences) == len(missing)
+    assert all(words in sentence for words, sentence in zip(missing, sentences, strict=True))
+    for pair in explanation.pairs:
+        assert (pair.attention is not None, pair.contribution is not None) == tuple(map(bool, tells[:2]))
+        assert (pair.effect is None) == (pair.effect_share is None) == (effect_of is None)
+        if effect_of == "removal":
+            assert (pair.effect, pair.effect_share) == (whole[pair.fields].effect, whole[pair.fields].effect_share)
+    leading = "attention" if effect_of is None else "effect"
+    values = [getattr(pair, leading) for pair in explanation.pairs]
+    assert values == sorted(values, reverse=True)
+    if effect_of is not None:
+        assert sum(pair.effect_share for pair in explanation.pairs) == pytest.approx(1.0)
+    assert (explanation.agreement is None) == (effect_of is None or not tells[0])
+    if sum(tells) == 1:
+        page = page_of(explanation, prepared.schema()).html()
+        assert all(words in page for words in missing) and page.count("<img") == 2
+    json.dumps(explanation.to_json(3), allow_nan=False)
 
 
 def test_at_most_so_many_rows(data, afm):
-    assert explain(afm[0], data, "train", max_rows=41).rows == 41
+    explanation = explain(afm[0], data, "train", max_rows=41, requests=50)
+    assert (explanation.rows, len(explanation.requests)) == (41, 41)
 
 
 def test_mistakes_are_named(tmp_path, data, afm):
@@ -154,6 +248,10 @@ def test_mistakes_are_named(tmp_path, data, afm):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         explain(afm[0], data, output=tmp_path / "file")
+    with pytest.raises(UserError, match="101 single rows"):
+        explain(afm[0], data, requests=101)
+    with pytest.raises(UserError, match="give one of them"):
+        model_commands.explain(afm[0], data, row=1, rows=2)
 
 
 def test_rank_correlation_is_spearmans():
@@ -164,6 +262,44 @@ def test_rank_correlation_is_spearmans():
     assert rank_correlation(np.arange(4.0), np.array([1.0, 10.0, 100.0, 1000.0])) == pytest.approx(1.0)
     assert rank_correlation(np.ones(4), np.arange(4.0)) is None
     assert rank_correlation(np.ones(1), np.ones(1)) is None
+
+
+def test_figures_of_agreement():
+    effect = np.arange(12.0, 0.0, -1.0)
+    attention = effect.copy()
+    attention[[0, 11]] = attention[[11, 0]]
+    found = agreement_of(effect, attention)
+    assert (found.pairs, found.top, found.common, found.by_chance) == (12, 4, 3, pytest.approx(16 / 12))
+    assert found.correlation == pytest.approx(spearmanr(effect, attention).statistic)
+    assert found.evenness == pytest.approx(12 / 6.5)
+    # atanh(0.5) ± 1.96 sqrt(1.125 / 97), by hand.
+    assert interval(0.5, 100) == pytest.approx((0.32590, 0.64130), abs=1e-4)
+    assert interval(0.9, 3) == (None, None) and interval(1.0, 9) == (1.0, 1.0)
+    assert agreement_of(effect[:1], attention[:1]) is None
+    even = agreement_of(effect, np.ones(12))
+    assert even.correlation is None and "not defined" in even.figures() and "go by the effect" in even.verdict()
+
+
+@pytest.mark.parametrize(
+    ("correlation", "common", "words"),
+    [
+        (0.9, 8, "first guide"),
+        (0.9, 2, "misses the strongest"),
+        (0.1, 8, "as a hint"),
+        (0.5, 5, "in part"),
+        (-0.4, 1, "no measure of importance"),
+    ],
+)
+def test_verdicts(correlation, common, words):
+    agreement = Agreement(correlation, *interval(correlation, 741), pairs=741, top=10, common=common, evenness=1.5)
+    assert words in agreement.verdict() and f"{correlation:+.3f}" in agreement.figures()
+
+
+def test_memory_of_a_batch_does_not_grow_with_pairs():
+    assert effects.batch_rows(6, 16) == 512
+    for pairs, width in ((741, 16), (741, 256), (20_000, 64)):
+        assert effects.batch_rows(pairs, width) * pairs * width * 4 <= 64 << 20
+    assert effects.batch_rows(10_000_000, 64) == 1
 
 
 def test_what_a_slot_holds_in_words():

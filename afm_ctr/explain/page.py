@@ -1,0 +1,143 @@
+"""An explanation as one page of HTML that needs nothing beside itself."""
+
+from __future__ import annotations
+
+from afm_ctr.explain import pictures
+from afm_ctr.explain.explanation import Explanation, RowFacts
+from afm_ctr.explain.tables import cell, columns
+from afm_ctr.schema import ResolvedSchema
+from afm_ctr.webpage import Page
+
+_TOP, _OF_REQUEST, _MOST = 20, 10, 2000  # pairs shown at once, of a request, and in the folded table of all
+
+_WORDS = {
+    "effect": (
+        "Effect: the standard deviation, over the rows, of the change of the logit when the pair is taken out (and "
+        "the others share its attention). A pair that moves every row alike has none, since it changes no order of "
+        "rows; a row without the pair counts as a change of 0."
+    ),
+    "effect_share": (
+        "Share of movement: how much of all that the pairs do to the logit this pair does, in rows r: "
+        "Σ_r |change of the pair| / Σ_r Σ_pairs |change|. It is attention weighted by its effect: in a model "
+        "without attention the same formula holds."
+    ),
+    "contribution": (
+        "Contribution: what the pair adds to the logit as it stands, a share of attention times the product it is "
+        "spent on; contributions, single slots and the bias sum to the logit."
+    ),
+    "attention": "Attention: the pair's share of the softmax, mean over the rows; 0 in rows without the pair.",
+}
+_ADDED = "Effect: the standard deviation, over the rows, of what the pair adds to the logit."
+
+
+def page_of(explanation: Explanation, schema: ResolvedSchema) -> Page:
+    """Verdict, bars, tables, heat maps and single rows of an explanation.
+
+    Args:
+        explanation: of a split or of a row.
+        schema: of the model, whose slots the heat maps show.
+    """
+    title, where = "Which pairs of fields matter", f"{explanation.rows:,} rows of {explanation.split}"
+    if explanation.row is not None:
+        title, where = f"Why this score: row {explanation.row.number}", f"split {explanation.split}"
+    page = Page(title, f"model {explanation.model}, schema {schema.spec.name}, {where}")
+    if explanation.row is not None:
+        page.section("The row")
+        _row(page, explanation.row)
+    add_trust(page, explanation)
+    if explanation.pairs:
+        add_pairs(page, explanation)
+        page.section("All pairs by slots")
+        page.figure(
+            pictures.heat_map_figure(explanation, schema),
+            "A square is a pair of slots; pairs that take no part are white. Each matrix has its own scale.",
+            "matrices of slots: shares of the movement of the logit and of attention",
+        )
+    if explanation.requests:
+        page.section("Single rows", "The first rows of the split, each with its strongest pairs.")
+        for request in explanation.requests:
+            assert request.row is not None
+            page.heading(request.row.title)
+            _pair_table(page, request, _OF_REQUEST)
+    return page
+
+
+def add_trust(page: Page, explanation: Explanation) -> None:
+    """The section that says how far attention weights may be trusted, and what the model cannot tell."""
+    page.section("How far the attention weights may be trusted")
+    agreement = explanation.agreement
+    if agreement is not None:
+        page.paragraph(agreement.verdict())
+        page.paragraph(agreement.figures())
+        page.paragraph(
+            f"The largest share of attention is {agreement.evenness:.1f} times the mean share: "
+            + ("the weights hardly choose. " if agreement.evenness < 2 else "")
+            + "Attention says how much of the pooling a pair gets, and not what that does to the score: a large "
+            "share of a product that is near zero, or the same in all rows, does nothing. The effect is measured by "
+            "taking the pair out. The interval treats pairs as independent, which pairs of shared fields are not, "
+            "and all of this holds for this model and these rows."
+        )
+    for sentence in explanation.missing():
+        page.paragraph(sentence)
+
+
+def add_pairs(page: Page, explanation: Explanation, top: int = _TOP) -> None:
+    """The section of bars and tables of pairs, with the meaning of each figure."""
+    page.section("The strongest pairs")
+    page.figure(
+        pictures.bars_figure(explanation, top),
+        f"The first {min(top, len(explanation.pairs))} of {len(explanation.pairs):,} pairs.",
+        "bars: effect, share of movement and share of attention of the strongest pairs",
+    )
+    _pair_table(page, explanation, top)
+    if len(explanation.pairs) > top:
+        _pair_table(page, explanation, _MOST, folded=True)
+    if explanation.row is None:
+        words = {name: _WORDS[name] for name in columns(explanation) if name in _WORDS}
+        if explanation.effect_of == "contribution":
+            words["effect"] = _ADDED
+        for text in words.values():
+            page.paragraph(text)
+
+
+def _pair_table(page: Page, explanation: Explanation, top: int, folded: bool = False) -> None:
+    wanted, one = columns(explanation), explanation.row is not None
+    pairs = explanation.pairs[:top]
+    more = len(explanation.pairs) - len(pairs)
+    caption = f"all {len(explanation.pairs):,} pairs" if not more else f"the first {len(pairs):,} pairs"
+    page.table(
+        ["rank", "pair", *wanted.values(), "present in"][: None if not one else -1],
+        [
+            [
+                pair.rank,
+                pair.name,
+                *(cell(name, getattr(pair, name), one) for name in wanted),
+                *([] if one else [cell("present", pair.present)]),
+            ]
+            for pair in pairs
+        ],
+        caption=caption if folded else "",
+        numeric=["rank", *wanted.values(), "present in"],
+        folded=folded,
+    )
+
+
+def _row(page: Page, row: RowFacts) -> None:
+    page.facts(
+        {
+            "key": row.key,
+            "label": None if row.label is None else f"{row.label:g}",
+            "score": f"{row.score:.6f}",
+            "logit": f"{row.logit:+.4f}",
+            "bias": f"{row.bias:+.4f}",
+            "single slots together": f"{sum(term for _, _, term in row.linear):+.4f}",
+            "pairs together": f"{row.logit - row.bias - sum(term for _, _, term in row.linear):+.4f}",
+        }
+    )
+    page.table(
+        ["slot", "holds", "its own term"],
+        [[name, content, f"{term:+.4f}"] for name, content, term in row.linear],
+        caption=f"the {len(row.linear)} slots that are present, and what each adds by itself",
+        numeric=["its own term"],
+        folded=len(row.linear) > 12,
+    )

@@ -1,0 +1,126 @@
+"""An explanation as tables: for a terminal, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from afm_ctr.explain.explanation import Explanation, PairEffect, RowFacts
+
+_OF_REQUEST = 3  # pairs of each request in a terminal
+
+
+def columns(explanation: Explanation) -> dict[str, str]:
+    """The figures of a pair that this explanation has: attribute to heading."""
+    one = explanation.row is not None
+    wanted: dict[str, str] = {}
+    if explanation.effect_of is not None:
+        wanted["effect"] = "change of logit" if one else "effect (std of change)"
+        wanted["effect_share"] = "share of movement"
+    if explanation.has_contributions:
+        wanted["contribution"] = "contribution" if one else "mean contribution"
+    if explanation.has_attention:
+        wanted["attention"] = "attention" if one else "mean attention"
+        wanted["attention_rank"] = "its rank"
+    return wanted
+
+
+def cell(attribute: str, value: float | None, one: bool = False) -> str:
+    """A figure of a pair as it is read: shares in per cent, and with a sign what may be negative, as for one row."""
+    if value is None:
+        return ""
+    if attribute in ("attention", "effect_share", "present"):
+        return f"{value:.3%}"
+    if attribute == "attention_rank":
+        return f"{value:.0f}"
+    return f"{value:+.4f}" if one or attribute == "contribution" else f"{value:.4f}"
+
+
+def table(explanation: Explanation, top: int = 10) -> Group:
+    """The first ``top`` pairs for a terminal, and how far the weights may be trusted."""
+    main = Table(title=escape(explanation.title), title_justify="left")
+    main.add_column("rank", justify="right")
+    main.add_column("pair")
+    wanted, one = columns(explanation), explanation.row is not None
+    if not one:
+        wanted.pop("contribution", None)  # eighty columns have no room for it; the files do
+    for heading in wanted.values():
+        main.add_column(heading, justify="right")
+    for pair in explanation.pairs[:top]:
+        main.add_row(str(pair.rank), escape(pair.name), *(cell(name, getattr(pair, name), one) for name in wanted))
+    parts: list[Any] = [main]
+    if explanation.row is not None:
+        parts.append(_linear_table(explanation.row, top))
+    if explanation.requests:
+        parts.append(_request_table(explanation.requests))
+    if explanation.agreement is not None:
+        parts.append(explanation.agreement.figures() + " " + explanation.agreement.verdict())
+    parts += [escape(sentence) for sentence in explanation.missing()]
+    parts += [f"wrote {escape(file)}" for file in explanation.files]
+    return Group(*parts)
+
+
+def csv_of_pairs(explanation: Explanation) -> bytes:
+    """All pairs, one a line."""
+    names = ["effect", "mean_change", "effect_share", "contribution", "attention", "attention_rank", "present"]
+    lines = [[pair.rank, *pair.fields, *_values(pair, names)] for pair in explanation.pairs]
+    return _csv(["rank", "first", "second", *names], lines)
+
+
+def csv_of_requests(requests: Sequence[Explanation]) -> bytes:
+    """All pairs of all requests, one a line."""
+    names = ["effect", "effect_share", "contribution", "attention", "attention_rank"]
+    lines = []
+    for request in requests:
+        assert request.row is not None
+        label = "" if request.row.label is None else request.row.label
+        head = [request.row.number, request.row.key, label, request.row.score]
+        lines += [[*head, pair.rank, *pair.fields, *_values(pair, names)] for pair in request.pairs]
+    return _csv(["row", "key", "label", "score", "rank", "first", "second", *names], lines)
+
+
+def _values(pair: PairEffect, names: list[str]) -> list[Any]:
+    return ["" if (value := getattr(pair, name)) is None else value for name in names]
+
+
+def _csv(header: list[str], lines: list[list[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(lines)
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def _linear_table(row: RowFacts, top: int) -> Table:
+    found = Table(title=f"single slots (bias {row.bias:+.4f}, logit {row.logit:+.4f})", title_justify="left")
+    found.add_column("slot")
+    found.add_column("holds")
+    found.add_column("its own term", justify="right")
+    for name, content, term in row.linear[:top]:
+        found.add_row(escape(name), escape(content), f"{term:+.4f}")
+    return found
+
+
+def _request_table(requests: Sequence[Explanation]) -> Table:
+    found = Table(title="single rows, each with its strongest pairs", title_justify="left")
+    for heading in ("row", "key", "label", "score", "pair", "change of logit", "attention"):
+        found.add_column(heading, justify="left" if heading in ("key", "pair") else "right", overflow="fold")
+    for request in requests:
+        row, pairs = request.row, request.pairs[:_OF_REQUEST]
+        assert row is not None
+        found.add_row(
+            str(row.number),
+            escape(row.key),
+            "" if row.label is None else f"{row.label:g}",
+            f"{row.score:.6f}",
+            "\n".join(escape(pair.name) for pair in pairs),
+            "\n".join(cell("effect", pair.effect, one=True) for pair in pairs),
+            "\n".join(cell("attention", pair.attention) for pair in pairs),
+        )
+    return found
