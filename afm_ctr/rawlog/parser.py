@@ -168,6 +168,12 @@ class LineParser:
         return tuple(self._cutter.places[name] for name in self.spec.raw_columns)
 
     @property
+    def width(self) -> int:
+        """Cells of a delimited line."""
+        assert isinstance(self._cutter, DelimitedCutter)
+        return self._cutter.width
+
+    @property
     def reads(self) -> list[str]:
         """What the columns to be read are called in a Parquet file."""
         return self._cutter.reads if isinstance(self._cutter, TableCutter) else []

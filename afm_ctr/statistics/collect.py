@@ -75,6 +75,7 @@ class Collector:
         self._limit = sampling_limit(rows_in, sample_rows)
         self._seen = [_Seen(schema.feature_size, slots) for slots in self._layout.layers]
         self._part = _Part.empty(len(schema.spec.fields))
+        self._samples: list[tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]] = []
 
     def sampled(self, numbers: np.ndarray) -> np.ndarray:
         """Which rows belong to the sample: numbers among all data rows, int64 [n], to indices int64 [m]."""
@@ -108,6 +109,16 @@ class Collector:
             ids: int64 [m, F].
             labels: float [m].
         """
+        self._samples.append((columns, ids, labels))
+
+    def _count_samples(self) -> None:
+        """Once a chunk: a few rows are not worth the calls for every field."""
+        if not self._samples:
+            return
+        parts, all_ids, all_labels = zip(*self._samples, strict=True)
+        self._samples = []
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        ids, labels = np.concatenate(all_ids), np.concatenate(all_labels)
         part = self._part
         positive = np.flatnonzero(labels > 0)
         part.sampled += len(ids)
@@ -124,6 +135,7 @@ class Collector:
 
     def partial(self) -> bytes:
         """What the chunk hands on to a :class:`Merger`."""
+        self._count_samples()
         for seen in self._seen:
             found = seen.ids()
             for index in seen.fields:
