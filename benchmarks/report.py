@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 NOTHING = "–"
+FOLDER = Path(__file__).resolve().parent
 
 
 def describe_machine(cores: int | None = None) -> str:
@@ -50,13 +51,17 @@ def load() -> str:
 
 def command() -> str:
     """What was called, as it can be called again."""
-    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    script = Path(sys.argv[0]).resolve()
+    inside = script.is_relative_to(FOLDER)
+    name = script.relative_to(FOLDER) if inside else script.name
+    return shlex.join(["python", f"benchmarks/{name}", *sys.argv[1:]])
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
-    """The options that every benchmark has."""
+def add_output(parser: argparse.ArgumentParser, quick: bool = True) -> None:
+    """The options that every benchmark has; some have no quick form."""
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the tables there too, as Markdown")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
+    if quick:
+        parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
 
 
 @dataclass
