@@ -178,6 +178,18 @@ class Page:
         return path
 
 
+def file_of(path: str | Path) -> Path:
+    """Where a page is to go; for who wants to know before the work is done.
+
+    Raises:
+        UserError: it is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, the page is a file; name a file in it, such as {path / 'page.html'}")
+    return path
+
+
 @contextmanager
 def plain_labels() -> Iterator[None]:
     """Draw figures in this context: a ``$`` in a label is a dollar and begins no formula."""

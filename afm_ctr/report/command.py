@@ -21,7 +21,7 @@ from afm_ctr.report.slices import chosen_fields, slices_of, slots_of
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.build import Which, open_run
 from afm_ctr.training.evaluate import SMALLEST_BATCH, scoring_batch
-from afm_ctr.webpage import Page
+from afm_ctr.webpage import Page, file_of
 
 PAGE = "report.html"
 EXPLAINED_ROWS = 5_000
@@ -79,10 +79,11 @@ def report(
             a damaged file; a page that cannot be written.
     """
     folder = Path(model_dir)
-    record = RunRecord.load(folder)
-    model, schema, _, checkpoint = open_run(folder, which)
+    target = file_of(folder / PAGE if output is None else output)
+    record, schema = RunRecord.load(folder), ResolvedSchema.load(folder)
     names = chosen_fields(schema, slices)
     judged = Judged.find(record, schema, data_dir, split)
+    model, schema, _, checkpoint = open_run(folder, which)
     reader = None if judged.split is None else _open_split(record, judged)
     best = checkpoint.state.get("best")
 
@@ -116,7 +117,7 @@ def report(
     about.add_data(page, record, judged)
     about.add_config(page, record.config)
     about.add_surroundings(page, record)
-    path = page.write(folder / PAGE if output is None else output)
+    path = page.write(target)
     return ReportSummary(str(path), judged.split, checkpoint.folder.name, metrics)
 
 

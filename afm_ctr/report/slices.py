@@ -105,7 +105,7 @@ def _slice(
 def _groups(schema: ResolvedSchema, name: str, ids: np.ndarray, values: np.ndarray) -> Iterator[tuple[str, Mask]]:
     """Names and rows of a field's slices, without empty ones; ``ids`` and ``values`` are [m, slots of the field]."""
     field = next(field for field in schema.spec.fields if field.name == name)
-    own = [r.start for r in schema.ranges if r.space == missing_space(name)]
+    own = [owner.start for owner in schema.ranges_of(missing_space(name))]
     missing = np.asarray(np.isin(ids, own).any(axis=1))
     absent = np.asarray((ids == 0).all(axis=1))
     present = ~missing & ~absent
@@ -178,8 +178,7 @@ def _between(schema: ResolvedSchema, field: NumericField, low: Any, high: Any) -
 def _local(schema: ResolvedSchema, space: str, ids: np.ndarray) -> np.ndarray:
     """Local indices of a space from ids; what is not of the space is -1."""
     local = np.full(ids.shape, -1, np.int64)
-    for owner in schema.ranges:
-        if owner.space == space:
-            inside = (ids >= owner.start) & (ids < owner.start + owner.size)
-            local[inside] = ids[inside] - owner.start + owner.local_start
+    for owner in schema.ranges_of(space):
+        inside = (ids >= owner.start) & (ids < owner.start + owner.size)
+        local[inside] = ids[inside] - owner.start + owner.local_start
     return local
