@@ -17,9 +17,9 @@ _WORDS = {
         "rows; a row without the pair counts as a change of 0."
     ),
     "effect_share": (
-        "Share of movement: how much of all that the pairs do to the logit this pair does, in rows r: "
-        "Σ_r |change of the pair| / Σ_r Σ_pairs |change|. It is attention weighted by its effect: in a model "
-        "without attention the same formula holds."
+        "Share of movement: Σ |change by this pair| over the rows, divided by Σ |change| over the rows and pairs. "
+        "It is the share of attention weighted by its effect on the logit; the effect of a pair holds its attention "
+        "already. Unlike the effect it counts what is the same in all rows."
     ),
     "contribution": (
         "Contribution: what the pair adds to the logit as it stands, a share of attention times the product it is "
@@ -70,7 +70,7 @@ def add_trust(page: Page, explanation: Explanation) -> None:
         page.paragraph(agreement.verdict())
         page.paragraph(agreement.figures())
         page.paragraph(
-            f"The largest share of attention is {agreement.evenness:.1f} times the mean share: "
+            f"The largest share of attention is {agreement.evenness:.2f} times the mean share: "
             + ("the weights hardly choose. " if agreement.evenness < 2 else "")
             + "Attention says how much of the pooling a pair gets, and not what that does to the score: a large "
             "share of a product that is near zero, or the same in all rows, does nothing. The effect is measured by "

@@ -36,6 +36,7 @@ def bars_figure(explanation: Explanation, top: int = 20) -> Figure:
             axis.axvline(0, color="black", linewidth=0.6)
             axis.spines[["top", "right"]].set_visible(False)
         axes[0].set_yticks(places, [pair.name for pair in pairs])
+        axes[0].margins(y=0.01)
         axes[0].invert_yaxis()
         figure.suptitle(explanation.title, fontsize=11)
     return figure

@@ -36,7 +36,7 @@ def cell(attribute: str, value: float | None, one: bool = False) -> str:
     if value is None:
         return ""
     if attribute in ("attention", "effect_share", "present"):
-        return f"{value:.3%}"
+        return f"{value:.1%}" if attribute == "present" else f"{value:.3%}"
     if attribute == "attention_rank":
         return f"{value:.0f}"
     return f"{value:+.4f}" if one or attribute == "contribution" else f"{value:.4f}"
