@@ -50,6 +50,7 @@ setup(
         "console_scripts": ["afm-ctr = afm_ctr.cli:main"],
         "afm_ctr.models": [
             "afm = afm_ctr.models.afm:AFM",
+            "deep_afm = afm_ctr.models.deep_afm:DeepAFM",
             "fm = afm_ctr.models.fm:FM",
             "lr = afm_ctr.models.lr:LR",
         ],

@@ -18,6 +18,7 @@ from afm_ctr.interactions.pooling import (
     masked_softmax,
     pair_presence,
     pair_products,
+    pool_by_slot,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "masked_softmax",
     "pair_presence",
     "pair_products",
+    "pool_by_slot",
     "stateless_keep",
     "training_attentional_pooling",
     "uses_fused",

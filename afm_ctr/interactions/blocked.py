@@ -88,10 +88,11 @@ def blocked_attentional_pooling(
     pairs: np.ndarray,
     *,
     scale_by_pairs: bool = False,
+    by_slot: bool = False,
     dropout: Dropout | None = None,
     rows_at_once: int | None = None,
 ) -> tf.Tensor:
-    """The pooled vectors of :func:`attentional_pooling`, ``[B, k]``, with its arguments, in little memory.
+    """The pooled vectors of :func:`attentional_pooling`, with its arguments, in little memory.
 
     Differentiable once, by u, W, b and h. Besides inputs and results it holds a few tensors of one block.
 
@@ -102,7 +103,8 @@ def blocked_attentional_pooling(
     slots = u.shape[1]
     layout = _layout(slots, tuple((int(i), int(j)) for i, j in pairs))
     if not len(pairs):
-        return tf.zeros_like(u[:, 0, :])
+        return tf.zeros_like(u if by_slot else u[:, 0, :])
+    shape = list(u.shape[1:]) if by_slot else [W.shape[0]]
     block = rows_at_once or block_rows(slots, W.shape[0], W.shape[1])
     total = tf.shape(u)[0]
 
@@ -116,20 +118,23 @@ def blocked_attentional_pooling(
     def pooled(u: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         def forward(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
             part = _attend(u[start:stop], present[start:stop], W, b, h, layout, scale_by_pairs, keep(start, stop))
-            return 0.5 * tf.reduce_sum(part.u * part.mixed, axis=1), []
+            slots_pooled = part.u * part.mixed
+            return slots_pooled if by_slot else 0.5 * tf.reduce_sum(slots_pooled, axis=1), []
 
         def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
             def step(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
                 part = _attend(u[start:stop], present[start:stop], W, b, h, layout, scale_by_pairs, keep(start, stop))
-                return _gradients(part, upstream[start:stop], W, h, layout)
+                # Each slot's sum takes part in the one of all slots by one half.
+                by_sum = upstream[start:stop] if by_slot else 0.5 * upstream[start:stop, tf.newaxis]
+                return _gradients(part, by_sum, W, h, layout)
 
             by_u, sums = _over_blocks(step, total, block, u.shape[1:], [W, b, h], u.dtype)
             return by_u, *sums
 
-        return _over_blocks(forward, total, block, [W.shape[0]], [], u.dtype)[0], backward
+        return _over_blocks(forward, total, block, shape, [], u.dtype)[0], backward
 
     result = pooled(u, W, b, h)
-    result.set_shape([u.shape[0], W.shape[0]])
+    result.set_shape([u.shape[0], *shape])
     return result
 
 
@@ -166,6 +171,7 @@ class _Attended(NamedTuple):
         hidden: ``[c·Q, t]``, after the relu.
         attention: ``[c, Q]``.
         factor: ``[c, Q]`` or ``[c, 1]``, what dropout and scaling make of the attention.
+        matrix: ``[c, F, F]``, a_ij·factor, symmetric.
         mixed: ``[c, F, k]``, Σ_j a_ij·factor u_j.
     """
 
@@ -175,6 +181,7 @@ class _Attended(NamedTuple):
     hidden: tf.Tensor
     attention: tf.Tensor
     factor: tf.Tensor
+    matrix: tf.Tensor
     mixed: tf.Tensor
 
 
@@ -200,21 +207,21 @@ def _attend(
         factor *= keep
     # The column of zeros that is appended is where the diagonal and the pairs outside the list point to.
     matrix = tf.gather(tf.pad(attention * factor, [[0, 0], [0, 1]]), layout.position, axis=1)
-    mixed = tf.matmul(tf.reshape(matrix, [-1, slots, slots]), u)
-    return _Attended(u, other, products, hidden, attention, factor, mixed)
+    matrix = tf.reshape(matrix, [-1, slots, slots])
+    return _Attended(u, other, products, hidden, attention, factor, matrix, tf.matmul(matrix, u))
 
 
 def _gradients(
     part: _Attended, upstream: tf.Tensor, W: tf.Tensor, h: tf.Tensor, layout: _Layout
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """By u, and by W, b and h, from the gradient ``[c, k]`` by the pooled vectors."""
+    """By u, and by W, b and h, from the gradient by the slots' sums: ``[c, F, k]``, or ``[c, 1, k]`` if alike."""
     u = part.u
     slots, half = u.shape[1], u.shape[1] // 2
-    through = u * upstream[:, tf.newaxis]
-    # gᵀ(u_i ⊙ u_j) of all pairs is one product of matrices.
-    by_weight = tf.gather(
-        tf.reshape(tf.matmul(through, u, transpose_b=True), [-1, slots * slots]), layout.cell, axis=1
-    )
+    through = u * upstream
+    # (g_i + g_j)ᵀ(u_i ⊙ u_j) of all pairs is one product of matrices, and its transpose.
+    half_way = tf.matmul(through, u, transpose_b=True)
+    by_weight = half_way + tf.linalg.matrix_transpose(half_way)
+    by_weight = tf.gather(tf.reshape(by_weight, [-1, slots * slots]), layout.cell, axis=1)
     by_attention = by_weight * part.factor
     mean = tf.reduce_sum(part.attention * by_attention, axis=1, keepdims=True)
     by_score = tf.reshape(part.attention * (by_attention - mean), [-1, 1])
@@ -225,7 +232,8 @@ def _gradients(
     by_other = by_product * u[:, tf.newaxis]
     back = [tf.roll(by_other[:, d], d + 1, axis=1) for d in range(half)]
     by_u = tf.reduce_sum(by_product * part.other, axis=1) + tf.add_n(back)
-    return by_u + upstream[:, tf.newaxis] * part.mixed, [by_W, tf.reduce_sum(by_hidden, axis=0), by_h]
+    by_u += upstream * part.mixed + tf.matmul(part.matrix, through)
+    return by_u, [by_W, tf.reduce_sum(by_hidden, axis=0), by_h]
 
 
 def _shifted(x: tf.Tensor) -> tf.Tensor:

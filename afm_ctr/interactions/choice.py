@@ -43,11 +43,17 @@ def training_attentional_pooling(
     pairs: np.ndarray,
     *,
     scale_by_pairs: bool = False,
+    by_slot: bool = False,
     dropout: Dropout | None = None,
 ) -> tf.Tensor:
-    """The pooled vectors of :func:`attentional_pooling`, ``[B, k]``, with its arguments, in the form for training."""
-    if not uses_fused(u.dtype) or not len(pairs):
-        return blocked_attentional_pooling(u, present, W, b, h, pairs, scale_by_pairs=scale_by_pairs, dropout=dropout)
+    """The pooled vectors of :func:`attentional_pooling`, with its arguments, in the form for training.
+
+    The fused op pools all slots into one vector; by slot it is the blocks of rows.
+    """
+    if by_slot or not uses_fused(u.dtype) or not len(pairs):
+        return blocked_attentional_pooling(
+            u, present, W, b, h, pairs, scale_by_pairs=scale_by_pairs, by_slot=by_slot, dropout=dropout
+        )
     return fused_attentional_pooling(u, present, W, b, h, pairs, scale_by_pairs=scale_by_pairs, dropout=dropout)
 
 

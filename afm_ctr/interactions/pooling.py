@@ -53,6 +53,7 @@ def attentional_pooling(
     pairs: np.ndarray,
     *,
     scale_by_pairs: bool = False,
+    by_slot: bool = False,
     dropout: Dropout | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Σ a_ij (u_i ⊙ u_j) over the pairs of present slots (equation 4), and the weights a_ij.
@@ -69,10 +70,11 @@ def attentional_pooling(
         pairs: int32 ``[P, 2]``, the pairs of slots that take part.
         scale_by_pairs: multiply by the number of present pairs, so that uniform attention is a factorization
             machine, and not one divided by the number of pairs.
+        by_slot: pool the pairs of each slot apart: u_i ⊙ Σ_j a_ij u_j. Half their sum is what is pooled otherwise.
         dropout: on the pair weights, after the softmax; the returned weights are without it.
 
     Returns:
-        pooled ``[B, k]``, attention ``[B, P]``, which sums to 1 over the present pairs.
+        pooled ``[B, k]`` (by slot ``[B, F, k]``), attention ``[B, P]``, which sums to 1 over the present pairs.
     """
     mask = pair_presence(present, pairs)
     products = pair_products(u, pairs)
@@ -80,10 +82,27 @@ def attentional_pooling(
     weights = attention
     if dropout is not None and dropout.rate > 0:
         weights *= stateless_keep(dropout.rows, len(pairs), dropout.rate, dropout.seed, dropout.salt, u.dtype)
-    pooled = tf.squeeze(tf.matmul(weights[:, tf.newaxis, :], products), axis=1)
     if scale_by_pairs:
-        pooled *= count_pairs(mask, u.dtype)
-    return pooled, attention
+        weights *= count_pairs(mask, u.dtype)
+    if by_slot:
+        return pool_by_slot(u, weights, pairs), attention
+    return tf.squeeze(tf.matmul(weights[:, tf.newaxis, :], products), axis=1), attention
+
+
+def pool_by_slot(u: tf.Tensor, weights: tf.Tensor, pairs: np.ndarray) -> tf.Tensor:
+    """u_i ⊙ Σ_j weight_ij u_j, each slot's sum over its pairs: ``[B, F, k]``.
+
+    Args:
+        u: floating ``[B, F, k]``; absent slots hold zeros.
+        weights: ``[B, P]``.
+        pairs: int32 ``[P, 2]``.
+    """
+    slots = u.shape[1]
+    place = np.full((slots, slots), len(pairs), np.int32)
+    place[pairs[:, 0], pairs[:, 1]] = place[pairs[:, 1], pairs[:, 0]] = np.arange(len(pairs))
+    # The column of zeros that is appended is where the diagonal and the pairs outside the list point to.
+    matrix = tf.gather(tf.pad(weights, [[0, 0], [0, 1]]), place, axis=1)
+    return u * tf.matmul(matrix, u)
 
 
 def count_pairs(mask: tf.Tensor, dtype: tf.DType) -> tf.Tensor:

@@ -20,7 +20,7 @@ from afm_ctr.interactions import (
 )
 from afm_ctr.models.base import Interaction, InteractionInputs, InteractionOptions
 
-_PAIR_SALT, _POOLED_SALT = 1, 2
+PAIR_SALT, _POOLED_SALT = 1, 2
 
 
 class AFMOptions(InteractionOptions):
@@ -46,7 +46,7 @@ class AFM(Interaction):
         Interactions via Attention Networks, IJCAI 2017, equations 2 to 8.
     """
 
-    Options = AFMOptions
+    Options: type[AFMOptions] = AFMOptions
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -61,7 +61,7 @@ class AFM(Interaction):
         self.p = self.add_weight(shape=(k,), initializer="ones", name="pooled_projection")
 
     def call(self, inputs: InteractionInputs, training: bool = False, rows: tf.Tensor | None = None) -> tf.Tensor:
-        drop = self._dropout(training, rows, self.options.attention_dropout, _PAIR_SALT)
+        drop = self._dropout(training, rows, self.options.attention_dropout, PAIR_SALT)
         pooled = self._pool(inputs, training, drop)
         drop = self._dropout(training, rows, self.options.pooled_dropout, _POOLED_SALT)
         if drop is not None:
@@ -69,7 +69,7 @@ class AFM(Interaction):
         return tf.reduce_sum(inputs.linear, axis=1) + tf.linalg.matvec(pooled, self.p.value)
 
     def _pool(self, inputs: InteractionInputs, training: bool, dropout: Dropout | None) -> tf.Tensor:
-        """The pooled vectors ``[B, k]``: by the fastest form in training and for batches of a size known beforehand.
+        """The pooled vectors: by the fastest form in training and for batches of a size known beforehand.
 
         A batch of unknown size is a request to an exported model, and a small one is an explanation or a check: for
         both the plain form is the simpler graph, and the one of stock ops.

@@ -11,7 +11,12 @@ from afm_ctr.models.base import Interaction
 GROUP = "afm_ctr.models"
 
 # Ours by name too, so that they are found where the package runs from a folder without being installed.
-_OURS = {"afm": "afm_ctr.models.afm:AFM", "fm": "afm_ctr.models.fm:FM", "lr": "afm_ctr.models.lr:LR"}
+_OURS = {
+    "afm": "afm_ctr.models.afm:AFM",
+    "deep_afm": "afm_ctr.models.deep_afm:DeepAFM",
+    "fm": "afm_ctr.models.fm:FM",
+    "lr": "afm_ctr.models.lr:LR",
+}
 _registered: dict[str, type[Interaction]] = {}
 
 

@@ -46,14 +46,14 @@ def entry(name: str, value: str) -> EntryPoint:
 
 
 def test_ours_are_there_without_an_installed_package(entries: list[EntryPoint]) -> None:
-    assert names() == ["afm", "fm", "lr"]
+    assert names() == ["afm", "deep_afm", "fm", "lr"]
     assert interaction_class("afm") is AFM
 
 
 def test_our_package_declares_its_models() -> None:
     from importlib.metadata import entry_points
 
-    assert {"afm", "fm", "lr"} <= {e.name for e in entry_points(group="afm_ctr.models")}
+    assert {"afm", "deep_afm", "fm", "lr"} <= {e.name for e in entry_points(group="afm_ctr.models")}
 
 
 def test_an_entry_point_is_a_model(entries: list[EntryPoint]) -> None:
@@ -77,7 +77,7 @@ def test_an_entry_point_is_a_model(entries: list[EntryPoint]) -> None:
 
 
 def test_mistakes_are_one_line(entries: list[EntryPoint]) -> None:
-    with pytest.raises(UserError, match="no model 'deepfm'; there are: afm, fm, lr"):
+    with pytest.raises(UserError, match="no model 'deepfm'; there are: afm, deep_afm, fm, lr"):
         interaction_class("deepfm")
     with pytest.raises(
         UserError, match="model 'afm' has no option 'atention'; it has: factors, init_stddev, attention"

@@ -1,0 +1,126 @@
+"""An attentional factorization machine that pools by slot and reads the pooled vectors with a small network."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import keras
+import tensorflow as tf
+from pydantic import Field
+
+from afm_ctr.interactions import (
+    count_pairs,
+    masked_softmax,
+    pair_presence,
+    pair_products,
+    pool_by_slot,
+    stateless_keep,
+)
+from afm_ctr.models.afm import AFM, PAIR_SALT, AFMOptions
+from afm_ctr.models.base import InteractionInputs
+
+_FIRST_LAYER_SALT = 2
+_EPSILON = 1e-12  # of a variance: products of fresh vectors are about 1e-4
+
+
+class DeepAFMOptions(AFMOptions):
+    """Options of :class:`DeepAFM`."""
+
+    scale_by_pairs: bool = Field(True, description="multiply pooled vectors by the number of present pairs")
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((64, 64), description="widths of the network's layers")
+    pooled_dropout: float = Field(0.0, ge=0, lt=1, description="share of each hidden layer dropped")
+
+
+class DeepAFM(AFM):
+    """The paper's attention over pairs, but pooled for each slot apart, and read by a network beside the projection.
+
+    With the attention a_ij of :class:`AFM` and n the number of present pairs::
+
+        m_i = u_i ⊙ n Σ_j a_ij u_j                                         each slot's attended products: [F, k]
+        y   = w0 + Σ w_i x_i + ½ Σ_i pᵀ m_i + network(normalised(m_1, …, m_F))
+
+    Σ_i m_i is twice AFM's pooled vector, so without the network this is AFM with ``scale_by_pairs``. Whatever the
+    network knows of two slots has passed through the weight of their pair: a pair of weight 0 plays no part. Before
+    the network the F·k numbers of a row are brought to mean 0 and variance 1 (layer normalisation without gain and
+    offset), so a strong L2 penalty on the vectors does not starve it. Unlike batch normalisation this is a function
+    of the row alone: any number of ranks computes the same.
+
+    References:
+        Xiao et al., IJCAI 2017, equations 2 to 5, for the attention.
+        He, Chua: Neural Factorization Machines for Sparse Predictive Analytics, SIGIR 2017, for a network on
+        pooled products.
+        Ba, Kiros, Hinton: Layer Normalization, 2016.
+    """
+
+    Options = DeepAFMOptions
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.network: list[tuple[keras.Variable, keras.Variable]] = []
+
+    def build(self, inputs_shape: Any) -> None:
+        """The network's kernels and offsets: how wide the first is depends on the number of slots."""
+        width = inputs_shape[1][1] * self.options.factors
+        for place, units in enumerate((*self.options.hidden, 1)):
+            last = place == len(self.options.hidden)
+            kind = keras.initializers.GlorotUniform if last else keras.initializers.HeNormal
+            initial = kind(seed=self.seed + 2 + place)
+            kernel = self.add_weight(shape=(width, units), initializer=initial, name=f"kernel_{place}")
+            offset = self.add_weight(shape=(units,), initializer="zeros", name=f"offset_{place}")
+            self.network.append((kernel, offset))
+            width = units
+
+    def call(self, inputs: InteractionInputs, training: bool = False, rows: tf.Tensor | None = None) -> tf.Tensor:
+        drop = self._dropout(training, rows, self.options.attention_dropout, PAIR_SALT)
+        pooled = self._pool(inputs, training, drop)
+        return tf.reduce_sum(inputs.linear, axis=1) + self._read(pooled, training, rows)
+
+    def _read(self, pooled: tf.Tensor, training: bool = False, rows: tf.Tensor | None = None) -> tf.Tensor:
+        """The pairs' part of the logit, ``[B]``, from the slots' sums ``[B, F, k]``."""
+        straight = 0.5 * tf.linalg.matvec(tf.reduce_sum(pooled, axis=1), self.p.value)
+        layer = _normalised(tf.reshape(pooled, [-1, pooled.shape[1] * pooled.shape[2]]))
+        for place, (kernel, offset) in enumerate(self.network):
+            layer = tf.matmul(layer, kernel.value) + offset.value
+            if place == len(self.network) - 1:
+                break
+            layer = tf.nn.relu(layer)
+            drop = self._dropout(training, rows, self.options.pooled_dropout, _FIRST_LAYER_SALT + place)
+            if drop is not None:
+                layer *= stateless_keep(drop.rows, layer.shape[1], drop.rate, drop.seed, drop.salt, layer.dtype)
+        return straight + tf.squeeze(layer, axis=1)
+
+    def _switches(self) -> dict[str, Any]:
+        return {**super()._switches(), "by_slot": True}
+
+    def contributions(self, inputs: InteractionInputs) -> None:
+        """None: through the network the pairs do not add up; :meth:`ablations` tells what each of them does."""
+        return None
+
+    def ablations(self, inputs: InteractionInputs) -> tf.Tensor:
+        """By how much the logit falls if one pair is taken out and the others share its attention: ``[B, P]``.
+
+        Pair by pair the softmax runs over the others and the network reads what they pool to. A row's only pair
+        leaves what the network says of nothing.
+        """
+        if not len(self.pairs):
+            return tf.zeros([tf.shape(inputs.present)[0], 0], inputs.linear.dtype)
+        mask = pair_presence(inputs.present, self.pairs)
+        hidden = tf.nn.relu(tf.tensordot(pair_products(inputs.vectors, self.pairs), self.W.value, 1) + self.b.value)
+        scores = tf.linalg.matvec(hidden, self.h.value)
+
+        def logits(mask: tf.Tensor) -> tf.Tensor:
+            weights = masked_softmax(scores, mask)
+            if self.options.scale_by_pairs:
+                weights *= count_pairs(mask, weights.dtype)
+            return self._read(pool_by_slot(inputs.vectors, weights, self.pairs))
+
+        whole = logits(mask)
+        others = ~tf.eye(len(self.pairs), dtype=tf.bool)
+        changes = tf.map_fn(lambda rest: whole - logits(mask & rest), others, fn_output_signature=whole.dtype)
+        return tf.where(mask, tf.transpose(changes), tf.zeros_like(scores))
+
+
+def _normalised(x: tf.Tensor) -> tf.Tensor:
+    """Each row brought to mean 0 and variance 1; a row of equal numbers becomes 0."""
+    apart = x - tf.reduce_mean(x, axis=1, keepdims=True)
+    return apart * tf.math.rsqrt(tf.reduce_mean(tf.square(apart), axis=1, keepdims=True) + _EPSILON)
