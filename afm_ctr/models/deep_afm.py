@@ -78,7 +78,7 @@ class DeepAFM(AFM):
     def _read(self, pooled: tf.Tensor, training: bool = False, rows: tf.Tensor | None = None) -> tf.Tensor:
         """The pairs' part of the logit, ``[B]``, from the slots' sums ``[B, F, k]``."""
         straight = 0.5 * tf.linalg.matvec(tf.reduce_sum(pooled, axis=1), self.p.value)
-        layer = _normalised(tf.reshape(pooled, [-1, pooled.shape[1] * pooled.shape[2]]))
+        layer = self._normal(self._flat(pooled))
         for place, (kernel, offset) in enumerate(self.network):
             layer = tf.matmul(layer, kernel.value) + offset.value
             if place == len(self.network) - 1:
@@ -88,6 +88,15 @@ class DeepAFM(AFM):
             if drop is not None:
                 layer *= stateless_keep(drop.rows, layer.shape[1], drop.rate, drop.seed, drop.salt, layer.dtype)
         return straight + tf.squeeze(layer, axis=1)
+
+    def _flat(self, pooled: tf.Tensor) -> tf.Tensor:
+        """What the network reads of the slots' sums, ``[B, F·k]``, before it is normalised."""
+        return tf.reshape(pooled, [-1, pooled.shape[1] * pooled.shape[2]])
+
+    def _normal(self, flat: tf.Tensor) -> tf.Tensor:
+        """Each row brought to mean 0 and variance 1; a row of equal numbers becomes 0."""
+        apart = flat - tf.reduce_mean(flat, axis=1, keepdims=True)
+        return apart * tf.math.rsqrt(tf.reduce_mean(tf.square(apart), axis=1, keepdims=True) + _EPSILON)
 
     def _switches(self) -> dict[str, Any]:
         return {**super()._switches(), "by_slot": True}
@@ -118,9 +127,3 @@ class DeepAFM(AFM):
         others = ~tf.eye(len(self.pairs), dtype=tf.bool)
         changes = tf.map_fn(lambda rest: whole - logits(mask & rest), others, fn_output_signature=whole.dtype)
         return tf.where(mask, tf.transpose(changes), tf.zeros_like(scores))
-
-
-def _normalised(x: tf.Tensor) -> tf.Tensor:
-    """Each row brought to mean 0 and variance 1; a row of equal numbers becomes 0."""
-    apart = x - tf.reduce_mean(x, axis=1, keepdims=True)
-    return apart * tf.math.rsqrt(tf.reduce_mean(tf.square(apart), axis=1, keepdims=True) + _EPSILON)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 CONFIGS = Path(__file__).with_name("configs")
 FIRST_SEED = 2021  # and the next ones
-IMPROVED = "improved"  # file name of its configs
+IMPROVED = "deep_afm"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import sys
 from importlib.metadata import version
@@ -72,6 +73,7 @@ def run(task: dict[str, Any], seed: int, folder: Path) -> None:
 
 def main() -> None:
     task = json.load(sys.stdin)
+    runpy.run_path(str(Path(__file__).with_name("variants.py")))  # they enter the registry
     tf.config.threading.set_intra_op_parallelism_threads(task["threads"])
     tf.config.threading.set_inter_op_parallelism_threads(2)
     for one in task["runs"]:

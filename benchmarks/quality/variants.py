@@ -1,0 +1,73 @@
+"""Models that differ from ``deep_afm`` in one thing, for ``ablation.py``; what did not help is nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from afm_ctr.interactions import (
+    Dropout,
+    count_pairs,
+    masked_softmax,
+    pair_presence,
+    pair_products,
+    pool_by_slot,
+    stateless_keep,
+)
+from afm_ctr.models import InteractionInputs, register
+from afm_ctr.models.deep_afm import DeepAFM
+
+
+class Uniform(DeepAFM):
+    """Every present pair has the same share: the attention network is there, and says 0."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.h.assign(tf.zeros_like(self.h))
+        self.h.trainable = False
+
+
+class OnePool(DeepAFM):
+    """The network reads the paper's pooled vector, in which all slots are added up: [k] in place of [F, k]."""
+
+    def build(self, inputs_shape: Any) -> None:
+        super().build([inputs_shape[0], (None, 1, self.options.factors)])
+
+    def _flat(self, pooled: tf.Tensor) -> tf.Tensor:
+        return 0.5 * tf.reduce_sum(pooled, axis=1)
+
+
+class Raw(DeepAFM):
+    """The network reads the slots' sums as they are, without normalisation."""
+
+    def _normal(self, flat: tf.Tensor) -> tf.Tensor:
+        return flat
+
+
+class PairBias(DeepAFM):
+    """Field-aware attention: a learned number for each pair of slots is added to its score."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.pair_bias = self.add_weight(shape=(len(self.pairs),), initializer="zeros", name="pair_bias")
+
+    def _pool(self, inputs: InteractionInputs, training: bool, dropout: Dropout | None) -> tf.Tensor:
+        mask = pair_presence(inputs.present, self.pairs)
+        hidden = tf.nn.relu(tf.tensordot(pair_products(inputs.vectors, self.pairs), self.W.value, 1) + self.b.value)
+        weights = masked_softmax(tf.linalg.matvec(hidden, self.h.value) + self.pair_bias.value, mask)
+        weights *= count_pairs(mask, weights.dtype)
+        if dropout is not None:
+            keep = (dropout.rows, len(self.pairs), dropout.rate, dropout.seed, dropout.salt)
+            weights *= stateless_keep(*keep, weights.dtype)
+        return pool_by_slot(inputs.vectors, weights, self.pairs)
+
+
+VARIANTS: dict[str, type[DeepAFM]] = {
+    "uniform": Uniform,
+    "one_pool": OnePool,
+    "raw": Raw,
+    "pair_bias": PairBias,
+}
+for _name, _model in VARIANTS.items():
+    register(f"deep_afm_{_name}", _model)
