@@ -40,8 +40,7 @@ th, td { padding: .22rem .7rem; text-align: left; vertical-align: top; border-bo
 th { background: var(--shade); font-weight: 600; }
 .number { text-align: right; white-space: nowrap; }
 tr.marked td { background: var(--mark); }
-td { min-width: 7rem; max-width: 34rem; overflow-wrap: anywhere; }
-td.number { min-width: 0; }
+td { max-width: 34rem; overflow-wrap: break-word; }
 .facts { display: grid; grid-template-columns: minmax(8rem, max-content) 1fr; gap: .15rem 1.2rem; margin: .6rem 0;
   font-size: .95rem; }
 .facts dt { color: var(--soft); } .facts dd { margin: 0; overflow-wrap: anywhere; }
@@ -51,6 +50,7 @@ figure img { display: block; max-width: 100%; height: auto; background: #fff; bo
 figcaption { font-size: .92rem; margin-top: .3rem; max-width: 78ch; }
 summary { cursor: pointer; padding: .2rem 0; overflow-wrap: anywhere; }
 @media (max-width: 600px) { body { padding: .8rem .8rem 3rem; } th, td { padding: .2rem .4rem; }
+  td { max-width: 14rem; }
   .facts { grid-template-columns: 1fr; } .facts dd { margin-bottom: .4rem; } figure img { max-width: 44rem; } }
 @media print { nav { display: none; } body { max-width: none; font-size: 11pt; } figure, tr { break-inside: avoid; }
   .wide, .drawing { overflow: visible; } details::details-content { content-visibility: visible; block-size: auto; } }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import math
+from collections.abc import Sequence
 
 from afm_ctr.schema import (
     CROSS_SEPARATOR,
@@ -33,12 +34,7 @@ def describe_slot(schema: ResolvedSchema, slot: Slot, feature_id: int, value: fl
     if isinstance(field, NumericField):
         if not isinstance(field.encoding, BucketEncoding):
             return f"value {value:.6g}"
-        bounds = schema.statistics[field.name].boundaries
-        low = bounds[local - 1] if local else -math.inf
-        high = bounds[local] if local < len(bounds) else math.inf
-        short = f"[{low:.6g}, {high:.6g})"
-        # Neighbouring floats look alike when they are cut short.
-        return short if f"{low:.6g}" != f"{high:.6g}" else f"[{low!r}, {high!r})"
+        return describe_buckets(schema.statistics[field.name].boundaries, local, local)
     if isinstance(field, LibfmField):
         return f"id {field.ids[0] + local}{weight}"
     if isinstance(field, TimeField):
@@ -53,6 +49,15 @@ def describe_slot(schema: ResolvedSchema, slot: Slot, feature_id: int, value: fl
         parts = entry.split(CROSS_SEPARATOR) if isinstance(field, CrossField) else [entry]
         return " & ".join(part.decode("utf-8", "replace") for part in parts) + weight
     return f"hash {local}{weight}" if isinstance(space, HashSpace) else f"id {local}{weight}"
+
+
+def describe_buckets(boundaries: Sequence[float], first: int, last: int) -> str:
+    """The numbers of a bucket, or of several that lie side by side."""
+    low = boundaries[first - 1] if first else -math.inf
+    high = boundaries[last] if last < len(boundaries) else math.inf
+    short = f"[{low:.6g}, {high:.6g})"
+    # Neighbouring floats look alike when they are cut short.
+    return short if f"{low:.6g}" != f"{high:.6g}" else f"[{low!r}, {high!r})"
 
 
 def _moment(field: TimeField, local: int) -> str:

@@ -187,7 +187,7 @@ def _slices_note(scored: ScoredSplit) -> str:
     return (
         f"By the {MOST} most frequent values of a field, or about {MOST} groups of equally many rows of a number. A "
         "row with several values is in several slices. Of a hash its number is known, and not the text. Mean "
-        f"prediction and what was observed are weighted.{some}"
+        f"prediction and what was observed are weighted. Intervals of few rows are rough.{some}"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from afm_ctr.errors import UserError
-from afm_ctr.explain.content import describe_slot
+from afm_ctr.explain.content import describe_buckets, describe_slot
 from afm_ctr.metrics import Interval
 from afm_ctr.report.scored import ScoredSplit
 from afm_ctr.schema import BucketEncoding, NumericField, ResolvedSchema, TimeField, ValueEncoding, missing_space
@@ -161,10 +161,7 @@ def _between(schema: ResolvedSchema, field: NumericField, low: Any, high: Any) -
     """Both ends in the unit of the log: of buckets the outer boundaries, else the numbers that were met."""
     statistics = schema.statistics[field.name]
     if isinstance(field.encoding, BucketEncoding):
-        bounds = statistics.boundaries
-        begin = bounds[int(low) - 1] if low else -math.inf
-        end = bounds[int(high)] if high < len(bounds) else math.inf
-        return f"[{begin:.6g}, {end:.6g})"
+        return describe_buckets(statistics.boundaries, int(low), int(high))
 
     def raw(number: float) -> float:
         assert isinstance(field.encoding, ValueEncoding)
