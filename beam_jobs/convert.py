@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,21 +42,32 @@ def shuffled(rows: int, seed: int, chunk: int) -> np.ndarray:
     return np.argsort(mixed, kind="stable")
 
 
-@dataclass
 class _Columns:
-    """The good rows of a chunk, batch by batch, and the statistics of those of the split ``train``."""
+    """The good rows of a chunk, in arrays with room for all of its rows, and the statistics of its train rows."""
 
-    statistics: Collector
-    ids: list[np.ndarray] = field(default_factory=list)
-    vals: list[np.ndarray] = field(default_factory=list)
-    labels: list[np.ndarray] = field(default_factory=list)
-    weights: list[np.ndarray] = field(default_factory=list)
-    codes: list[np.ndarray] = field(default_factory=list)
-    groups: list[bytes | None] = field(default_factory=list)
-    keys: list[bytes] = field(default_factory=list)
-    samples: list[dict[str, str]] = field(default_factory=list)  # the raw columns of the first few
-    most_samples: int = 0
-    sampled_out: int = 0
+    def __init__(self, rows: int, schema: ResolvedSchema, rows_in: int, most_samples: int) -> None:
+        self.ids = np.empty((rows, schema.num_slots), np.int64)
+        self.vals = np.empty((rows, schema.num_slots), np.float32)
+        self.labels = np.empty(rows, np.float32)
+        self.weights = np.empty(rows, np.float32)
+        self.codes = np.empty(rows, np.int8)
+        self.groups: list[bytes | None] = []
+        self.keys: list[bytes] = []
+        self.samples: list[dict[str, str]] = []  # the raw columns of the first few
+        self.most_samples = most_samples
+        self.sampled_out = 0
+        self.statistics = Collector(schema, rows_in)
+
+    def add(self, batch: SplitRows, ids: np.ndarray, vals: np.ndarray, kept: np.ndarray) -> None:
+        """Rows of a batch, by their places."""
+        parsed = batch.parsed
+        some = slice(len(self.keys), len(self.keys) + len(kept))
+        np.take(ids, kept, 0, self.ids[some], "clip")
+        np.take(vals, kept, 0, self.vals[some], "clip")
+        self.labels[some], self.weights[some] = parsed.labels[kept], parsed.weights[kept]
+        self.codes[some] = batch.codes[kept]
+        self.groups += [parsed.groups[i] for i in kept.tolist()]
+        self.keys += [parsed.keys[i] for i in kept.tolist()]
 
 
 @dataclass
@@ -104,7 +115,7 @@ class Conversion:
             for chunk, batches in self.reader.read(unit, parser, leave_columns=True):
                 # The first chunks are enough to find samples in.
                 most_samples = SAMPLE_ROWS if chunk.number < SAMPLE_ROWS else 0
-                columns = _Columns(Collector(self._schema, self.rows), most_samples=most_samples)
+                columns = _Columns(chunk.rows, self._schema, self.rows, most_samples)
                 rejects = ChunkRejects(self.rejects_kept)
                 for batch in batches:
                     self._add(chunk, batch, parser, columns, rejects)
@@ -155,15 +166,9 @@ class Conversion:
         rejects.counts += more
         good &= ~wrong
         kept = np.flatnonzero(good)
-        columns.ids.append(ids[kept])
-        columns.vals.append(vals[kept])
-        columns.labels.append(parsed.labels[kept])
-        columns.weights.append(parsed.weights[kept])
-        columns.codes.append(batch.codes[kept])
+        columns.add(batch, ids, vals, kept)
         for i in kept[: columns.most_samples - len(columns.samples)].tolist():
             columns.samples.append({name: cell.decode() for name, cell in parser.cells_of(parsed, i).items()})
-        columns.groups += [parsed.groups[i] for i in kept.tolist()]
-        columns.keys += [parsed.keys[i] for i in kept.tolist()]
         train = kept[batch.codes[kept] == _TRAIN]
         columns.statistics.add(ids[train], parsed.labels[train])
         numbers = parsed.line_numbers[train] - chunk.first_line + chunk.first_row
@@ -194,13 +199,11 @@ class Conversion:
         return parsed.reject(row, reason, f"field {field.name!r}: {cell if len(cell) < 80 else cell[:79] + '…'!r}")
 
     def _write(self, chunk: Chunk, columns: _Columns, weighted: bool) -> list[dict[str, Any]]:
-        if not columns.codes:
-            return []
-        ids, vals = np.concatenate(columns.ids), np.concatenate(columns.vals)
-        labels, codes = np.concatenate(columns.labels), np.concatenate(columns.codes)
-        weights = np.concatenate(columns.weights) if weighted else None
+        count = len(columns.keys)
+        ids, vals, labels, codes = columns.ids, columns.vals, columns.labels, columns.codes[:count]
+        weights = columns.weights if weighted else None
         groups = _fingerprints(columns.groups) if self.reader.spec.group else None
-        order = shuffled(len(codes), self.seed, chunk.number)
+        order = shuffled(count, self.seed, chunk.number)
         shards = []
         for code, split in enumerate(SPLITS):
             rows = order[codes[order] == code]

@@ -19,6 +19,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics, MetricsFilter
 
 from afm_ctr.errors import UserError, find_user_error, in_graph
+from afm_ctr.lean import share_memory
 from beam_jobs import files
 from beam_jobs.output import Output
 from beam_jobs.runners import Engine
@@ -76,6 +77,7 @@ class WorkFn(beam.DoFn):
         self._folder = folder
 
     def setup(self) -> None:
+        share_memory()
         self._task.setup()
 
     def process(self, number: int) -> Iterator[int]:

@@ -84,8 +84,8 @@ def prepare(options: PrepareOptions) -> PrepareSummary:
         raise UserError("--max-reject-share is a share, between 0 and 1, and --max-rejects-kept is not below 0")
     engine = Engine(options.beam_args)
     output = Output(options.output, options.overwrite)
-    passes = Passes(engine, output, options.progress)
     job = plan(options, output)
+    passes = Passes(engine.for_input(sum(log.size for log in job.logs)), output, options.progress)
     with output.alone():
         output.begin()
         try:

@@ -18,6 +18,9 @@ from afm_ctr.errors import UserError
 # Other runners do not say how many workers they have; this many pieces of a gzip file are worth having then.
 _WORKERS_ELSEWHERE = 16
 _LITTLE = 1 << 30
+# Threads where nobody has said how many workers: beyond a few they wait for Python's lock. And from so many bytes on.
+_THREADS, _WORTH_THREADS = 2, 32 << 20
+_WORKER_OPTIONS = ("--direct_num_workers", "--direct_running_mode")
 _LOG_LEVEL = "--default_sdk_harness_log_level"
 
 
@@ -35,6 +38,7 @@ class Engine:
     """
 
     def __init__(self, args: Sequence[str] = ()) -> None:
+        self._args = list(args)
         try:
             self._options = PipelineOptions(list(args))
             runner = self._options.view_as(StandardOptions).runner
@@ -53,6 +57,16 @@ class Engine:
         direct = self._options.view_as(DirectOptions)
         self.workers_are_threads = self.in_process and direct.direct_running_mode != "multi_processing"
         self.workers = (direct.direct_num_workers or os.cpu_count() or 1) if self.in_process else _WORKERS_ELSEWHERE
+
+    def for_input(self, size: int) -> Engine:
+        """What to run a job on whose logs have ``size`` bytes: two threads if they are worth it, and neither the
+        options nor the number of cores say otherwise."""
+        threads = min(_THREADS, _cores())
+        told = any(arg.startswith(_WORKER_OPTIONS) for arg in self._args)
+        if not self.in_process or told or threads == 1 or size < _WORTH_THREADS:
+            return self
+        number, mode = _WORKER_OPTIONS
+        return Engine([*self._args, f"{number}={threads}", f"{mode}=multi_threading"])
 
     def for_little(self, size: int) -> Engine:
         """What to run a pass on that reads ``size`` bytes and computes next to nothing: starting worker processes
@@ -75,6 +89,11 @@ class Engine:
         )
         if unknown:
             raise UserError(f"{unknown[0]} is an option neither of this command nor of Beam")
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _IN_PROCESS = {"directrunner", "direct", "fnapirunner", "switchingdirectrunner", "bundlebaseddirectrunner"}

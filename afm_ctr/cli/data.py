@@ -72,7 +72,10 @@ def prepare(
     ] = 10_000,
     as_json: JsonFlag = False,
 ) -> None:
-    """Turn raw logs into sharded TFRecords with Apache Beam. Every further option is Beam's own."""
+    """Turn raw logs into sharded TFRecords with Apache Beam. Every further option is Beam's own.
+
+    Without one it runs here, in two threads where there are two cores and enough to do; docs/runners.md has the rest.
+    """
     load_beam(context.args)
     from beam_jobs.prepare import PrepareOptions
     from beam_jobs.prepare import prepare as run

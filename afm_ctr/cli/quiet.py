@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from afm_ctr.lean import load_tensorflow_alone
+from afm_ctr.lean import load_tensorflow_alone, share_memory
 
 # What the C++ side logs before its log level is in force, and the missing GPU driver of a machine without a GPU.
 CHATTER = re.compile(
@@ -65,6 +65,7 @@ def load_beam(arguments: Sequence[str]) -> None:
     Raises:
         ModuleNotFoundError: one of them is not installed.
     """
+    share_memory()
     with without_chatter():
         from beam_jobs.runners import Engine
 

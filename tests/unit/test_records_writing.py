@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from afm_ctr.errors import UserError, find_user_error
-from afm_ctr.records import Manifest, ShardInfo, ShardWriter, parse_examples, serialize_examples
+from afm_ctr.records import Manifest, ShardInfo, ShardWriter, framed_examples, parse_examples, serialize_examples
 
 IDS = np.array([[1, 127, 128], [0, 16383, 16384], [2**31, 2**63 - 1, 0]])
 VALS = np.array([[1, 0.5, -2], [0, 3.25, 1e-30], [0, 1e30, 0]], np.float32)
@@ -72,6 +72,18 @@ def test_any_ids_survive_the_bytes(ids, data):
     parsed = parse_examples(records, slots)
     np.testing.assert_array_equal(parsed["feature_ids"], ids)
     np.testing.assert_array_equal(parsed["feature_vals"], vals)
+
+
+def test_a_long_key_among_short_ones_keeps_its_place():
+    keys = [b"a", b"", b"k" * (3 << 20), b"b\0", b"c"]
+    ids, vals = np.arange(10).reshape(5, 2), np.ones((5, 2), np.float32)
+    framed = framed_examples(ids, vals, None, None, None, keys)
+    expected = [
+        _example(feature_ids=row.tolist(), feature_vals=[1.0, 1.0], key=[key])
+        for row, key in zip(ids, keys, strict=True)
+    ]
+    assert list(framed) == expected
+    assert _shard(framed)[0] == _shard(expected)[0]
 
 
 def test_parse_fills_in_what_is_missing():
