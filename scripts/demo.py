@@ -201,7 +201,7 @@ def show(
     console.print(
         f"`make demo` took {seconds:.0f} s after set-up; Python {platform.python_version()}, "
         f"TensorFlow {version('tensorflow')}, Beam {version('apache-beam')}, {os.cpu_count()} cores, "
-        f"{platform.machine()}, CPU only. Pictures: see the folder explain/."
+        f"{platform.machine()}, CPU only. The pairs as a page: explain/pairs.html in the same folder."
     )
 
 

@@ -40,6 +40,15 @@ def run(folder: Path, script: str, *options: object, timeout: float = 300) -> li
     return [[table[0], *table[2:]] for table in rows]
 
 
+@pytest.mark.soak
+def test_planted_pairs(tmp_path: Path) -> None:
+    [table] = run(tmp_path, "planted_pairs", timeout=1800)
+    (row,) = table[1:]
+    places = [list(map(int, cell.split("/"))) for cell in row[1:5]]
+    assert all(1 <= rank <= 741 for pair in places for rank in pair)
+    assert len({ranks[0] for ranks in places}) == 4 and 0 < float(row[-2]) < 1
+
+
 def test_interaction(tmp_path: Path) -> None:
     yardstick, plot = tmp_path / "yardstick", tmp_path / "figures" / "plot.png"
     yardstick.write_text("#!/bin/sh\necho threads 1 ex/s 7; echo threads 2 ex/s 11; echo threads 2 ex/s 12\n")
