@@ -1,8 +1,8 @@
 """From a raw log to records: ours beside a plain Beam pipeline, FuxiCTR's and DeepCTR's preprocessing, rows a second.
 
-    .venv/bin/python benchmarks/prepare.py                          # some minutes, and once the peers' environments
+    .venv/bin/python benchmarks/prepare.py                 # a dozen minutes, and once the peers' environments
     .venv/bin/python benchmarks/prepare.py --rows 200000 --only plain
-    .venv/bin/python benchmarks/prepare.py --only --memory 4        # ours alone, and its memory at four times that
+    .venv/bin/python benchmarks/prepare.py --only          # ours alone, and its memory at four times the rows
 
 All get the same synthetic Criteo-shaped log (13 counts, 26 categories, tab-separated, plain text) and the same cores.
 Each runs as a process of its own from its start to its end, imports included, one after the other in every round;
@@ -51,9 +51,9 @@ class Contender(NamedTuple):
     environment: str | None = None  # None: this interpreter's
 
 
-OURS = Contender("ours", "ours, a thread a core")
+OURS = Contender("ours", "ours, no option")
 OTHERS = [
-    Contender("ours-one", "ours, no option"),
+    Contender("ours-one", "ours, one thread"),
     Contender("ours-processes", "ours, a process a core"),
     Contender("plain", "plain Beam, a row a DoFn"),
     Contender("fuxictr", "FuxiCTR 2.3.10", "fuxictr"),
@@ -73,10 +73,11 @@ def command_of(contender: Contender, log: Path, out: Path, cores: int) -> list[s
     if contender.name.startswith("ours"):
         afm_ctr = str(Path(sys.executable).with_name("afm-ctr"))
         command = [afm_ctr, "prepare", "--schema", str(SCHEMA), "--input", str(log), "--output", str(out), "--json"]
-        modes = {"ours": "multi_threading", "ours-processes": "multi_processing"}
-        if mode := modes.get(contender.name):
-            command += [f"--direct_num_workers={cores}", f"--direct_running_mode={mode}"]
-        return command
+        workers = {
+            "ours-one": ["--direct_num_workers=1"],
+            "ours-processes": [f"--direct_num_workers={cores}", "--direct_running_mode=multi_processing"],
+        }
+        return command + workers.get(contender.name, [])
     interpreter = environment(contender.environment) if contender.environment else Path(sys.executable)
     return [str(interpreter), str(WORKERS), contender.name, str(log), str(out), str(cores)]
 
