@@ -153,7 +153,14 @@ def export(dataset: Dataset, data: Path, folder: Path, file: str | None = None) 
     ours = {name: str(folder / f"rows-{name}.npz") for name in splits}
     peers = {name: str(folder / f"peers-{name}.npz") for name in splits}
     for name, rows in splits.items():
-        np.savez(ours[name], **rows._asdict())
-        np.savez(peers[name], **fields.columns(rows))
+        write(ours[name], rows._asdict())
+        write(peers[name], fields.columns(rows))
     labels = {name: rows.labels for name, rows in splits.items()}
     return PreparedRows(target, ours, peers, fields.fields, sha.hexdigest()[:16], labels)
+
+
+def write(file: str, arrays: dict[str, np.ndarray]) -> None:
+    """Aside and renamed: another call of the command may be reading what was there."""
+    aside = Path(file).with_name(f".tmp-{Path(file).name}")
+    np.savez(aside, **arrays)
+    aside.replace(file)
