@@ -22,6 +22,7 @@ COMMANDS = [
     "export",
     "validate-export",
     "explain",
+    "report",
     "serve",
     "score",
     "load-test",
