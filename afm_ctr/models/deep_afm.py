@@ -28,6 +28,7 @@ class DeepAFMOptions(AFMOptions):
 
     scale_by_pairs: bool = Field(True, description="multiply pooled vectors by the number of present pairs")
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((64, 64), description="widths of the network's layers")
+    normalise: bool = Field(True, description="bring what the network reads of a row to mean 0 and variance 1")
     pooled_dropout: float = Field(0.0, ge=0, lt=1, description="share of each hidden layer dropped")
 
 
@@ -40,10 +41,13 @@ class DeepAFM(AFM):
         y   = w0 + Σ w_i x_i + ½ Σ_i pᵀ m_i + network(normalised(m_1, …, m_F))
 
     Σ_i m_i is twice AFM's pooled vector, so without the network this is AFM with ``scale_by_pairs``. Whatever the
-    network knows of two slots has passed through the weight of their pair: a pair of weight 0 plays no part. Before
-    the network the F·k numbers of a row are brought to mean 0 and variance 1 (layer normalisation without gain and
-    offset), so a strong L2 penalty on the vectors does not starve it. Unlike batch normalisation this is a function
-    of the row alone: any number of ranks computes the same.
+    network knows of two slots has passed through the weight of their pair: a pair of weight 0 plays no part.
+
+    ``normalise`` brings the F·k numbers of a row to mean 0 and variance 1 before the network reads them (layer
+    normalisation without gain and offset), so a strong L2 penalty on the vectors does not starve it. It helps where
+    ids are seen often; where most are rare it lets their noise through, and a penalty that keeps their products
+    near 0 is better. Unlike batch normalisation it is a function of the row alone: any number of ranks computes
+    the same.
 
     References:
         Xiao et al., IJCAI 2017, equations 2 to 5, for the attention.
@@ -78,7 +82,10 @@ class DeepAFM(AFM):
     def _read(self, pooled: tf.Tensor, training: bool = False, rows: tf.Tensor | None = None) -> tf.Tensor:
         """The pairs' part of the logit, ``[B]``, from the slots' sums ``[B, F, k]``."""
         straight = 0.5 * tf.linalg.matvec(tf.reduce_sum(pooled, axis=1), self.p.value)
-        layer = self._normal(self._flat(pooled))
+        layer = self._flat(pooled)
+        if self.options.normalise:
+            apart = layer - tf.reduce_mean(layer, axis=1, keepdims=True)
+            layer = apart * tf.math.rsqrt(tf.reduce_mean(tf.square(apart), axis=1, keepdims=True) + _EPSILON)
         for place, (kernel, offset) in enumerate(self.network):
             layer = tf.matmul(layer, kernel.value) + offset.value
             if place == len(self.network) - 1:
@@ -90,13 +97,8 @@ class DeepAFM(AFM):
         return straight + tf.squeeze(layer, axis=1)
 
     def _flat(self, pooled: tf.Tensor) -> tf.Tensor:
-        """What the network reads of the slots' sums, ``[B, F·k]``, before it is normalised."""
+        """What the network reads of the slots' sums, ``[B, F·k]``, before normalisation."""
         return tf.reshape(pooled, [-1, pooled.shape[1] * pooled.shape[2]])
-
-    def _normal(self, flat: tf.Tensor) -> tf.Tensor:
-        """Each row brought to mean 0 and variance 1; a row of equal numbers becomes 0."""
-        apart = flat - tf.reduce_mean(flat, axis=1, keepdims=True)
-        return apart * tf.math.rsqrt(tf.reduce_mean(tf.square(apart), axis=1, keepdims=True) + _EPSILON)
 
     def _switches(self) -> dict[str, Any]:
         return {**super()._switches(), "by_slot": True}

@@ -38,13 +38,6 @@ class OnePool(DeepAFM):
         return 0.5 * tf.reduce_sum(pooled, axis=1)
 
 
-class Raw(DeepAFM):
-    """The network reads the slots' sums as they are, without normalisation."""
-
-    def _normal(self, flat: tf.Tensor) -> tf.Tensor:
-        return flat
-
-
 class PairBias(DeepAFM):
     """Field-aware attention: a learned number for each pair of slots is added to its score."""
 
@@ -66,7 +59,6 @@ class PairBias(DeepAFM):
 VARIANTS: dict[str, type[DeepAFM]] = {
     "uniform": Uniform,
     "one_pool": OnePool,
-    "raw": Raw,
     "pair_bias": PairBias,
 }
 for _name, _model in VARIANTS.items():

@@ -55,8 +55,10 @@ def loops(layer: DeepAFM, inputs: InteractionInputs, pairs: np.ndarray, keep: np
             weight *= 1.0 if keep is None else keep[row, q]
             pooled[i] += weight * u[i] * u[j]
             pooled[j] += weight * u[i] * u[j]
-        hidden = pooled.reshape(-1) - pooled.mean()
-        hidden /= np.sqrt((hidden**2).mean() + 1e-12)
+        hidden = pooled.reshape(-1)
+        if layer.options.normalise:
+            hidden = hidden - hidden.mean()
+            hidden /= np.sqrt((hidden**2).mean() + 1e-12)
         for place in range(3):
             hidden = hidden @ value[f"kernel_{place}"] + value[f"offset_{place}"]
             hidden = np.maximum(hidden, 0) if place < 2 else hidden
@@ -66,9 +68,10 @@ def loops(layer: DeepAFM, inputs: InteractionInputs, pairs: np.ndarray, keep: np
 
 @pytest.mark.parametrize("pairs", LISTS, ids=["all", "some"])
 @pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("training", [False, True], ids=["plain", "blocked"])
-def test_the_logit_equals_the_loops(pairs: np.ndarray, scale: bool, training: bool) -> None:
-    layer, inputs = made(pairs, scale_by_pairs=scale)
+def test_the_logit_equals_the_loops(pairs: np.ndarray, scale: bool, normalise: bool, training: bool) -> None:
+    layer, inputs = made(pairs, scale_by_pairs=scale, normalise=normalise)
     np.testing.assert_allclose(layer(inputs, training=training), loops(layer, inputs, pairs), rtol=1e-12)
 
 
