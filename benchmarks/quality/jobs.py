@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -120,6 +121,7 @@ def work(jobs: list[Job], splits: list[str], rows: PreparedRows, keep: bool, sid
         waiting = [[job for job in jobs if job.model == model] for model in dict.fromkeys(job.model for job in jobs)]
     threads = max(len(os.sched_getaffinity(0)) // side_by_side, 1)
     running: list[Worker] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers are ended too
     try:
         while waiting or running:
             while waiting and len(running) < side_by_side:
