@@ -20,13 +20,19 @@ ROWS, BATCH, STEPS, EPOCH = 100, 32, 20, 4  # the last batch of an epoch has 4 r
 RESUMED, RESUMED_AT = "adagrad", 6  # begun by one rank, in the middle of an epoch
 MODEL = "model={name: afm, factors: 4, attention: 4, attention_dropout: 0.2, pooled_dropout: 0.2, attention_l2: 0.01}"
 
+DEEP = (
+    "model={name: deep_afm, factors: 4, attention: 4, hidden: [6, 5], attention_dropout: 0.2, pooled_dropout: 0.2, "
+    "attention_l2: 0.01}"
+)
+
 
 def config(optimizer: str, *overrides: str) -> TrainConfig:
     rates = {"sgd": 0.1, "adagrad": 0.05, "adam": 0.01, "ftrl": 0.05}
     steering = ["reduce_on_plateau={patience: 1, factor: 0.5}", "drift_check.every_steps=7", f"max_steps={STEPS}"]
     how = [f"optimizer={{name: {optimizer}, learning_rate: {rates[optimizer]}}}", "row_l2=0.001", "epochs=9"]
     how += ["expiry={unseen_runs: 1}"]  # so that the marks of the rows are compared as well
-    return TrainConfig.load(None, [MODEL, f"batch_size={BATCH}", *how, *steering, *overrides])
+    model = DEEP if optimizer == "sgd" else MODEL
+    return TrainConfig.load(None, [model, f"batch_size={BATCH}", *how, *steering, *overrides])
 
 
 @pytest.fixture(scope="module")
