@@ -163,11 +163,7 @@ class Page:
         Raises:
             UserError: it cannot be written there.
         """
-        path = Path(path)
-        if path.is_dir():
-            raise UserError(
-                f"{path} is a folder, the page is a file; name a file in it, such as {path / 'page.html'}"
-            )
+        path = file_of(path)
         try:
             # What is not UTF-8 in a log may have become lone surrogates on its way.
             write_aside(str(path), self.html().encode("utf-8", "replace"))

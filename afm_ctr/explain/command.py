@@ -56,6 +56,29 @@ def explain(
     if not 0 <= requests <= MOST_REQUESTS:
         raise UserError(f"explain: {requests} single rows were asked for; ask for 0 to {MOST_REQUESTS}")
     model, schema, _ = load_model(model_dir, which)
+    explanation = explain_model(model, schema, data_dir, split, row, requests=requests, max_rows=max_rows)
+    if output is None:
+        return explanation
+    from afm_ctr.explain.files import write
+
+    return write(explanation, schema, Path(output))
+
+
+def explain_model(
+    model: CTRModel,
+    schema: ResolvedSchema,
+    data_dir: str | Path,
+    split: str,
+    row: int | None = None,
+    *,
+    requests: int = 0,
+    max_rows: int,
+) -> Explanation:
+    """:func:`explain` for a model that is loaded, with the schema it was trained with; nothing is written.
+
+    Raises:
+        UserError: as :func:`explain`.
+    """
     if not len(schema.pairs):
         raise UserError(f"explain: schema {schema.spec.name!r} has {schema.num_slots} slot(s) and no pairs of them")
     probe = PairProbe(model)
@@ -69,16 +92,10 @@ def explain(
             raise UserError(
                 f"explain: row {row} is not in split {split!r}, which has the rows 0 to {reader.rows - 1}"
             )
-        explanation = work.of_row(row)
-    else:
-        explanation = work.of_split(max_rows)
-        singles = tuple(work.of_row(number) for number in range(min(requests, explanation.rows)))
-        explanation = replace(explanation, requests=singles)
-    if output is None:
-        return explanation
-    from afm_ctr.explain.files import write
-
-    return write(explanation, schema, Path(output))
+        return work.of_row(row)
+    explanation = work.of_split(max_rows)
+    singles = tuple(work.of_row(number) for number in range(min(requests, explanation.rows)))
+    return replace(explanation, requests=singles)
 
 
 class _Work:

@@ -48,11 +48,7 @@ def page_of(explanation: Explanation, schema: ResolvedSchema) -> Page:
     if explanation.pairs:
         add_pairs(page, explanation)
         page.section("All pairs by slots")
-        page.figure(
-            pictures.heat_map_figure(explanation, schema),
-            "A square is a pair of slots; pairs that take no part are white. Each matrix has its own scale.",
-            "matrices of slots: shares of the movement of the logit and of attention",
-        )
+        add_map(page, explanation, schema)
     if explanation.requests:
         page.section("Single rows", "The first rows of the split, each with its strongest pairs.")
         for request in explanation.requests:
@@ -98,6 +94,15 @@ def add_pairs(page: Page, explanation: Explanation, top: int = _TOP) -> None:
             words["effect"] = _ADDED
         for text in words.values():
             page.paragraph(text)
+
+
+def add_map(page: Page, explanation: Explanation, schema: ResolvedSchema) -> None:
+    """The figure of all pairs as matrices of slots."""
+    page.figure(
+        pictures.heat_map_figure(explanation, schema),
+        "A square is a pair of slots; pairs that take no part are white. Each matrix has its own scale.",
+        "matrices of slots: shares of the movement of the logit and of attention",
+    )
 
 
 def _pair_table(page: Page, explanation: Explanation, top: int, folded: bool = False) -> None:

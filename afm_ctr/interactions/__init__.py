@@ -11,6 +11,7 @@ from afm_ctr.interactions.blocked import block_rows, blocked_attentional_pooling
 from afm_ctr.interactions.choice import fused_attentional_pooling, training_attentional_pooling, uses_fused
 from afm_ctr.interactions.dropout import Dropout, stateless_keep
 from afm_ctr.interactions.pooling import (
+    attention_scores,
     attention_weights,
     attentional_pooling,
     count_pairs,
@@ -23,6 +24,7 @@ from afm_ctr.interactions.pooling import (
 
 __all__ = [
     "Dropout",
+    "attention_scores",
     "attention_weights",
     "attentional_pooling",
     "block_rows",

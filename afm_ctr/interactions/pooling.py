@@ -30,6 +30,11 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=-1, keepdims=True))
 
 
+def attention_scores(products: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
+    """hᵀ relu(Wᵀ(u_i ⊙ u_j) + b), what the softmax of :func:`attention_weights` is taken of: ``[B, P]``."""
+    return tf.linalg.matvec(tf.nn.relu(tf.tensordot(products, W, axes=1) + b), h)
+
+
 def attention_weights(products: tf.Tensor, mask: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
     """a_ij = softmax over present pairs of hᵀ relu(Wᵀ(u_i ⊙ u_j) + b) (equation 5): ``[B, P]``.
 
@@ -40,8 +45,7 @@ def attention_weights(products: tf.Tensor, mask: tf.Tensor, W: tf.Tensor, b: tf.
         b: ``[t]``.
         h: ``[t]``.
     """
-    hidden = tf.nn.relu(tf.tensordot(products, W, axes=1) + b)
-    return masked_softmax(tf.linalg.matvec(hidden, h), mask)
+    return masked_softmax(attention_scores(products, W, b, h), mask)
 
 
 def attentional_pooling(

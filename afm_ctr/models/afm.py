@@ -20,7 +20,7 @@ from afm_ctr.interactions import (
 )
 from afm_ctr.models.base import Interaction, InteractionInputs, InteractionOptions
 
-PAIR_SALT, _POOLED_SALT = 1, 2
+PAIR_SALT, POOLED_SALT = 1, 2
 
 
 class AFMOptions(InteractionOptions):
@@ -63,9 +63,7 @@ class AFM(Interaction):
     def call(self, inputs: InteractionInputs, training: bool = False, rows: tf.Tensor | None = None) -> tf.Tensor:
         drop = self._dropout(training, rows, self.options.attention_dropout, PAIR_SALT)
         pooled = self._pool(inputs, training, drop)
-        drop = self._dropout(training, rows, self.options.pooled_dropout, _POOLED_SALT)
-        if drop is not None:
-            pooled *= stateless_keep(drop.rows, pooled.shape[1], drop.rate, drop.seed, drop.salt, pooled.dtype)
+        pooled = self._thinned(pooled, training, rows, POOLED_SALT)
         return tf.reduce_sum(inputs.linear, axis=1) + tf.linalg.matvec(pooled, self.p.value)
 
     def _pool(self, inputs: InteractionInputs, training: bool, dropout: Dropout | None) -> tf.Tensor:
@@ -96,6 +94,13 @@ class AFM(Interaction):
         if rows is None:
             raise ValueError("dropout needs `rows`: a number for each example and step, int64 [B]")
         return Dropout(rows, rate, self.seed, salt)
+
+    def _thinned(self, values: tf.Tensor, training: bool, rows: tf.Tensor | None, salt: int) -> tf.Tensor:
+        """``[B, width]`` after the dropout ``pooled_dropout``."""
+        drop = self._dropout(training, rows, self.options.pooled_dropout, salt)
+        if drop is None:
+            return values
+        return values * stateless_keep(drop.rows, values.shape[1], drop.rate, drop.seed, drop.salt, values.dtype)
 
     def penalties(self) -> list[tuple[keras.Variable, float]]:
         return [(self.W, self.options.attention_l2)] if self.options.attention_l2 else []

@@ -9,17 +9,16 @@ import tensorflow as tf
 from pydantic import Field
 
 from afm_ctr.interactions import (
+    attention_scores,
     count_pairs,
     masked_softmax,
     pair_presence,
     pair_products,
     pool_by_slot,
-    stateless_keep,
 )
-from afm_ctr.models.afm import AFM, PAIR_SALT, AFMOptions
+from afm_ctr.models.afm import AFM, PAIR_SALT, POOLED_SALT, AFMOptions
 from afm_ctr.models.base import InteractionInputs
 
-_FIRST_LAYER_SALT = 2
 _EPSILON = 1e-12  # of a variance: products of fresh vectors are about 1e-4
 
 
@@ -90,10 +89,7 @@ class DeepAFM(AFM):
             layer = tf.matmul(layer, kernel.value) + offset.value
             if place == len(self.network) - 1:
                 break
-            layer = tf.nn.relu(layer)
-            drop = self._dropout(training, rows, self.options.pooled_dropout, _FIRST_LAYER_SALT + place)
-            if drop is not None:
-                layer *= stateless_keep(drop.rows, layer.shape[1], drop.rate, drop.seed, drop.salt, layer.dtype)
+            layer = self._thinned(tf.nn.relu(layer), training, rows, POOLED_SALT + place)
         return straight + tf.squeeze(layer, axis=1)
 
     def _flat(self, pooled: tf.Tensor) -> tf.Tensor:
@@ -116,8 +112,8 @@ class DeepAFM(AFM):
         if not len(self.pairs):
             return tf.zeros([tf.shape(inputs.present)[0], 0], inputs.linear.dtype)
         mask = pair_presence(inputs.present, self.pairs)
-        hidden = tf.nn.relu(tf.tensordot(pair_products(inputs.vectors, self.pairs), self.W.value, 1) + self.b.value)
-        scores = tf.linalg.matvec(hidden, self.h.value)
+        products = pair_products(inputs.vectors, self.pairs)
+        scores = attention_scores(products, self.W.value, self.b.value, self.h.value)
 
         def logits(mask: tf.Tensor) -> tf.Tensor:
             weights = masked_softmax(scores, mask)

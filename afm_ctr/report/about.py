@@ -176,7 +176,7 @@ def add_curves(page: Page, record: RunRecord, best: dict[str, Any] | None) -> No
                 number(one["step"]),
                 *(number(one.get(key)) for key in shown),
                 f"{one['learning_rate']:.3g}",
-                number(one.get("rows_per_second"), 0) if one.get("rows_per_second") is None else _whole(one),
+                _whole(one.get("rows_per_second")),
             ]
             for one in history
         ],
@@ -187,8 +187,8 @@ def add_curves(page: Page, record: RunRecord, best: dict[str, Any] | None) -> No
     )
 
 
-def _whole(epoch: dict[str, Any]) -> str:
-    return f"{epoch['rows_per_second']:,.0f}"
+def _whole(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
 
 
 def add_speed(page: Page, record: RunRecord) -> None:

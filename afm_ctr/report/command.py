@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from afm_ctr.errors import UserError
-from afm_ctr.explain import explain
-from afm_ctr.explain.page import add_pairs, add_trust
-from afm_ctr.explain.pictures import heat_map_figure
+from afm_ctr.explain import explain_model
+from afm_ctr.explain.page import add_map, add_pairs, add_trust
 from afm_ctr.metrics import Interval
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
@@ -112,7 +111,7 @@ def report(
         quality.add_slices(page, scored, slices_of(scored, schema, names), named=bool(slices))
     if reader is not None:
         progress("explaining", 0, 0)
-        _add_explanation(page, record, judged, model, schema, which)
+        _add_explanation(page, judged, model, schema)
     about.add_speed(page, record)
     about.add_data(page, record, judged)
     about.add_config(page, record.config)
@@ -140,12 +139,10 @@ def _checkpoint_facts(position: Any, best: dict[str, Any] | None) -> dict[str, s
     return {"checkpoint": done, "best on validation": chosen}
 
 
-def _add_explanation(
-    page: Page, record: RunRecord, judged: Judged, model: CTRModel, schema: ResolvedSchema, which: Which
-) -> None:
+def _add_explanation(page: Page, judged: Judged, model: CTRModel, schema: ResolvedSchema) -> None:
     assert judged.folder is not None and judged.split is not None
     try:
-        found = explain(record.folder, judged.folder, judged.split, max_rows=EXPLAINED_ROWS, which=which)
+        found = explain_model(model, schema, judged.folder, judged.split, max_rows=EXPLAINED_ROWS)
     except UserError as error:
         page.section("Explanations")
         page.paragraph(f"Nothing can be said of pairs: {error}.")
@@ -155,8 +152,4 @@ def _add_explanation(
         return
     add_pairs(page, found)
     page.paragraph(f"Looked at: the first {found.rows:,} rows of {judged.split}. afm-ctr explain looks at more.")
-    page.figure(
-        heat_map_figure(found, schema),
-        "A square is a pair of slots; pairs that take no part are white. Each matrix has its own scale.",
-        "matrices of slots: shares of the movement of the logit and of attention",
-    )
+    add_map(page, found, schema)

@@ -24,7 +24,7 @@ from datasets import DATA, DATASETS, FIRST_SEED, ROOT
 from jobs import Job, work
 from report import Report, add_output, describe_machine, load, publish, versions
 from rows import export
-from run import collect, config_of, missing, versions_of
+from run import collect, config_of, job_of, missing
 
 # Model, then title and what is changed, in dotted keys.
 SWITCHES: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -81,12 +81,9 @@ def main() -> None:
             if arguments.only and changes and title not in arguments.only:
                 continue
             config = changed(config_of(arguments.dataset, model), changes)
-            used = versions_of(model)
-            for seed in range(FIRST_SEED, FIRST_SEED + arguments.seeds):
-                # The first line has the name of run.py's own run: what one trained the other need not.
-                key = f"{model}-{seed}-{outcome.digest([config, rows.digest, used])}"
-                job = Job(model, seed, config, out / "runs" / key, out / "results" / f"{key}.json", used)
-                plans.setdefault((model, title), []).append(job)
+            # The first line is run.py's own run: what one trained the other need not.
+            seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
+            plans[model, title] = [job_of(model, seed, config, rows, out) for seed in seeds]
     before = load()
     for jobs in plans.values():  # a config a worker
         left = [job for job in jobs if missing(job, arguments.dataset, rows, splits)]

@@ -60,14 +60,14 @@ def title_of(model: str, config: dict[str, Any]) -> str:
 
 def jobs_of(name: str, models: list[str], seeds: list[int], rows: PreparedRows, out: Path) -> list[Job]:
     """A job for each model and seed, with the names of its files."""
-    jobs = []
-    for model in models:
-        config = config_of(name, model)
-        used = versions_of(model)
-        for seed in seeds:
-            key = f"{model}-{seed}-{outcome.digest([config, rows.digest, used])}"
-            jobs.append(Job(model, seed, config, out / "runs" / key, out / "results" / f"{key}.json", used))
-    return jobs
+    return [job_of(model, seed, config_of(name, model), rows, out) for model in models for seed in seeds]
+
+
+def job_of(model: str, seed: int, config: dict[str, Any], rows: PreparedRows, out: Path) -> Job:
+    """The job of a config; equal configs on equal rows are one job, whoever asks for it."""
+    used = versions_of(model)
+    key = f"{model}-{seed}-{outcome.digest([config, rows.digest, used])}"
+    return Job(model, seed, config, out / "runs" / key, out / "results" / f"{key}.json", used)
 
 
 def collect(job: Job, name: str, rows: PreparedRows) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from afm_ctr.interactions import (
     Dropout,
+    attention_scores,
     count_pairs,
     masked_softmax,
     pair_presence,
@@ -47,8 +48,9 @@ class PairBias(DeepAFM):
 
     def _pool(self, inputs: InteractionInputs, training: bool, dropout: Dropout | None) -> tf.Tensor:
         mask = pair_presence(inputs.present, self.pairs)
-        hidden = tf.nn.relu(tf.tensordot(pair_products(inputs.vectors, self.pairs), self.W.value, 1) + self.b.value)
-        weights = masked_softmax(tf.linalg.matvec(hidden, self.h.value) + self.pair_bias.value, mask)
+        products = pair_products(inputs.vectors, self.pairs)
+        scores = attention_scores(products, self.W.value, self.b.value, self.h.value)
+        weights = masked_softmax(scores + self.pair_bias.value, mask)
         weights *= count_pairs(mask, weights.dtype)
         if dropout is not None:
             keep = (dropout.rows, len(self.pairs), dropout.rate, dropout.seed, dropout.salt)
