@@ -239,7 +239,7 @@ def options_of_models(examples: dict[str, str]) -> list[str]:
 
 
 def options_of_optimizers(examples: dict[str, str]) -> list[str]:
-    text = "Keys of `optimizer` beside `name`, `learning_rate` and `warmup_steps`."
+    text = "Keys of `optimizer` beside `name`, `learning_rate`, `warmup_steps` and `decay`."
     lines = ["## Options of optimizers", "", text, ""]
     for name in optimizers.names():
         optimizer = type(optimizers.build(name))

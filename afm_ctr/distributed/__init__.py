@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 
-from afm_ctr.distributed.callbacks import BroadcastVariables, DriftCheck, LearningRateWarmup
+from afm_ctr.distributed.callbacks import BroadcastVariables, DriftCheck, LearningRateSchedule
 from afm_ctr.distributed.elastic import Commits, ElasticState, HostsChanged, run_elastic
 from afm_ctr.distributed.elastic_meeting import RankRemoved
 from afm_ctr.distributed.exchange import Form, GradientExchange, exchanged_bytes
@@ -34,7 +34,7 @@ __all__ = [
     "Form",
     "GradientExchange",
     "HostsChanged",
-    "LearningRateWarmup",
+    "LearningRateSchedule",
     "RankRemoved",
     "SingleWorld",
     "Watchdog",

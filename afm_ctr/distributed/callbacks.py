@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any, Literal
 
@@ -48,33 +49,47 @@ class BroadcastVariables(keras.callbacks.Callback):
             self.world.broadcast_variables(list(state.values()))
 
 
-class LearningRateWarmup(keras.callbacks.Callback):
-    """Raise the learning rate linearly: step t of the first ``steps`` takes start + (target - start) t / steps.
+class LearningRateSchedule(keras.callbacks.Callback):
+    """The learning rate as a function of the step: a linear rise, then ``target``, or a fall to the run's end.
+
+    Steps count from 1. Step t of the first ``warmup_steps`` takes start + (target - start) t / warmup_steps. Without
+    ``decay`` the callback then leaves the rate alone, so that others may lower it. With it, the n-th of the m steps
+    that are left takes target · (1 - x) (``linear``) or target · (1 + cos πx) / 2 (``cosine``; Loshchilov, Hutter:
+    SGDR, ICLR 2017, equation 5, without restarts) with x = (n - 1) / m: the last rate is small and never 0.
 
     Nothing is ever scaled by the number of ranks unless ``start="one_rank"`` or the ``target`` given here says so.
-    From step ``steps`` on the rate is ``target`` and the callback leaves it alone, so that others may lower it.
 
     Args:
         world: for its size, and so that the chief alone speaks.
-        steps: number of warm-up steps; 0 = none.
         target: the rate to reach.
+        warmup_steps: number of steps of the rise; 0 = none.
         start: ``zero``, or ``one_rank`` = target / number of ranks (Goyal et al., "Accurate, Large Minibatch SGD",
             2017, section 2.2), or a number.
+        decay: how the rate falls after the rise; None: it does not.
+        total_steps: of the run, which a decay ends with.
         verbose: whether the chief prints one line about it as training begins.
+
+    Raises:
+        UserError: a negative number of steps, a decay that has no step left after the rise, or (as training begins)
+            an optimizer with a schedule of its own.
     """
 
     def __init__(
         self,
         world: World,
-        steps: int,
         target: float,
+        warmup_steps: int = 0,
         start: float | Literal["zero", "one_rank"] = "zero",
+        decay: Literal["linear", "cosine"] | None = None,
+        total_steps: int = 0,
         verbose: bool = True,
     ) -> None:
         super().__init__()
-        if steps < 0:
-            raise UserError(f"warm-up steps: {steps} is negative")
-        self.steps = steps
+        if warmup_steps < 0:
+            raise UserError(f"warm-up steps: {warmup_steps} is negative")
+        if decay is not None and total_steps <= warmup_steps:
+            raise UserError(f"{decay} decay: the run's {total_steps} steps end within the {warmup_steps} of warm-up")
+        self.warmup_steps, self.decay, self.total_steps = warmup_steps, decay, total_steps
         self.target = float(target)
         self.start = {"zero": 0.0, "one_rank": self.target / world.size}[start] if isinstance(start, str) else start
         self.step = 0
@@ -91,23 +106,35 @@ class LearningRateWarmup(keras.callbacks.Callback):
 
     def rate(self, step: int) -> float:
         """The learning rate of the step with this number, counted from 1."""
-        return self.start + (self.target - self.start) * min(1.0, step / self.steps) if self.steps else self.target
+        if step <= self.warmup_steps:
+            return self.start + (self.target - self.start) * step / self.warmup_steps
+        if self.decay is None:
+            return self.target
+        done = min(1.0, (step - 1 - self.warmup_steps) / (self.total_steps - self.warmup_steps))
+        return self.target * ((1 - done) if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2)
+
+    def describe(self) -> str | None:
+        """What lies ahead, in words; None when the rate stays as it is."""
+        ahead = []
+        if self.step < self.warmup_steps:
+            done = f", {self.step:,} of them done" if self.step else ""
+            ahead.append(f"rises from {self.start:g} to {self.target:g} over {self.warmup_steps:,} steps{done}")
+        if self.decay is not None and self.step < self.total_steps:
+            ahead.append(f"falls from {self.target:g} to 0 by step {self.total_steps:,} ({self.decay})")
+        return ", then ".join(ahead) or None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        if not self.steps or self.step >= self.steps:
+        ahead = self.describe()
+        if ahead is None:
             return
         if not isinstance(self.model.optimizer._learning_rate, keras.Variable):
-            raise UserError("warm-up sets the learning rate itself: give the optimizer a number, not a schedule")
+            raise UserError("this sets the learning rate itself: give the optimizer a number, not a schedule")
         if self._speaks:
-            print(
-                f"learning rate: warm-up from {self.start:g} to {self.target:g} over {self.steps} steps"
-                + (f", {self.step} of them done" if self.step else ""),
-                flush=True,
-            )
+            print(f"learning rate: {ahead}", flush=True)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._begun = batch
-        if self.step < self.steps:
+        if self.step < self.warmup_steps or self.decay is not None:
             self.model.optimizer.learning_rate = self.rate(self.step + 1)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:

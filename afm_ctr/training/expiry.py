@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.embedding import EmbeddingTable
-from afm_ctr.training.config import Expiry
+from afm_ctr.training.sections import Expiry
 from afm_ctr.training.variables import tables_of
 
 _BLOCK_ROWS = 1 << 20

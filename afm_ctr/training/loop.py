@@ -292,6 +292,6 @@ def _announce(session: Session, resumed_from: int | None) -> None:
         say(f"training {config.model.name}{ranks}: {reader.rows:,} rows, {steps} an epoch, {config.epochs} epochs")
     else:
         say(f"going on{ranks} after step {resumed_from:,} (epoch {session.position.epoch + 1})")
-    if config.optimizer.warmup_steps > session.warmup.step:
-        rate, rising = config.optimizer.learning_rate, config.optimizer.warmup_steps
-        say(f"warm-up: the learning rate rises to {rate:g} over {rising:,} steps")
+    rate = session.schedule.describe()
+    if rate is not None:
+        say(f"the learning rate {rate}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import sys
 from typing import Any
 
 import keras
 import numpy as np
 
-from afm_ctr.distributed import BroadcastVariables, DriftCheck, LearningRateWarmup, World
+from afm_ctr.distributed import BroadcastVariables, DriftCheck, LearningRateSchedule, World
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
@@ -72,7 +73,15 @@ class Session(keras.callbacks.Callback):
         )
         self.shelf = folder.shelf(config.checkpoint.keep, self.reporter.say)
         optimizer = config.optimizer
-        self.warmup = LearningRateWarmup(world, optimizer.warmup_steps, optimizer.learning_rate, verbose=False)
+        total = min(reader.steps_per_epoch * config.epochs, config.max_steps or sys.maxsize)
+        self.schedule = LearningRateSchedule(
+            world,
+            optimizer.learning_rate,
+            optimizer.warmup_steps,
+            decay=optimizer.decay,
+            total_steps=total,
+            verbose=False,
+        )
         self.guard = Guard(config, world, folder.path, reader)
         drift = config.drift_check
         self._drift = DriftCheck(world, drift.every_steps) if drift is not None and world.size > 1 else None
@@ -137,7 +146,7 @@ class Session(keras.callbacks.Callback):
         chosen = [
             self.guard.watchdog,
             BroadcastVariables(self.world) if self._first_fit else None,
-            self.warmup,
+            self.schedule,
             self._drift,
             self,
             self.tensorboard,
@@ -237,7 +246,7 @@ class Session(keras.callbacks.Callback):
         self.guard.wait_for_chief(self._saver.settle)
 
     def _stateful(self) -> dict[str, Stateful]:
-        return {"warmup": self.warmup, "speed": self.speed, **self.epochs.stateful()}
+        return {"schedule": self.schedule, "speed": self.speed, **self.epochs.stateful()}
 
     def take_up(self, position: Position, state: dict[str, Any], sums: dict[str, np.ndarray]) -> None:
         """Go on from what :meth:`state` gave, on any number of ranks.

@@ -116,9 +116,14 @@ def test_killed_and_resumed(kills: int, data: Path, root: Path, tmp_path: Path) 
     assert not list((run / "checkpoints").glob(".tmp-*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
-    settings = config("epochs=1", "checkpoint.every_steps=100")
+@pytest.mark.parametrize(
+    ("number", "steering"),
+    [(signal.SIGTERM, []), (signal.SIGINT, ["reduce_on_plateau=null", "optimizer={warmup_steps: 3, decay: cosine}"])],
+)
+def test_told_to_stop(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, steering: list[str]
+) -> None:
+    settings = config("epochs=1", "checkpoint.every_steps=100", *steering)
     go(data, tmp_path / "whole", settings)
     run, before = tmp_path / "run", signal.getsignal(number)
     with monkeypatch.context() as patch:

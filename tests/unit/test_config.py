@@ -76,6 +76,8 @@ def test_overrides_win_over_the_file_and_are_yaml(tmp_path: Path) -> None:
         ("validation: {split: train}", "both 'train'"),
         ("loss: squared\nvalidation: {metric: log_loss}", "log_loss needs `loss: log`"),
         ("reduce_on_plateau: {min_learning_rate: 1}", "min_learning_rate is above"),
+        ("reduce_on_plateau: {}\noptimizer: {decay: linear}", "both lower the learning rate: keep one"),
+        ("optimizer: {decay: exponential}", "optimizer.decay = 'exponential': input should be 'linear' or 'cosine'"),
         ("epochs: 1\nepochs: 2", "line 2, column 1: not valid YAML: key 'epochs' is given twice"),
         ("epochs: [1", "not valid YAML"),
         ("- 1", "is a mapping of keys, not list"),

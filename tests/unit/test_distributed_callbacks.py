@@ -103,29 +103,46 @@ class Rates(keras.callbacks.Callback):
         self.seen.append(round(float(self.model.optimizer.learning_rate), 6))
 
 
-def rates(warmup: distributed.LearningRateWarmup, steps: int) -> list[float]:
+def rates(schedule: distributed.LearningRateSchedule, steps: int) -> list[float]:
     model, noted = compiled(SingleWorld()), Rates()
     x = np.ones((steps, 2), np.float32)
-    model.fit(x, x[:, :1], batch_size=1, verbose=0, callbacks=[warmup, noted])
+    model.fit(x, x[:, :1], batch_size=1, verbose=0, callbacks=[schedule, noted])
     return noted.seen
 
 
 def test_warmup_is_linear_then_lets_go_and_goes_on_after_a_stop(capsys: pytest.CaptureFixture[str]) -> None:
     world = FakeWorld(size=2)
-    assert rates(distributed.LearningRateWarmup(world, 4, 0.8), 6) == [0.2, 0.4, 0.6, 0.8, 0.8, 0.8]
-    assert "from 0 to 0.8 over 4 steps" in capsys.readouterr().out
-    first = distributed.LearningRateWarmup(world, 4, 0.8, start="one_rank", verbose=False)
+    assert rates(distributed.LearningRateSchedule(world, 0.8, 4), 6) == [0.2, 0.4, 0.6, 0.8, 0.8, 0.8]
+    assert "learning rate: rises from 0 to 0.8 over 4 steps\n" in capsys.readouterr().out
+    first = distributed.LearningRateSchedule(world, 0.8, 4, start="one_rank", verbose=False)
     assert rates(first, 2) == [0.5, 0.6]
-    second = distributed.LearningRateWarmup(world, 4, 0.8, start="one_rank", verbose=False)
+    second = distributed.LearningRateSchedule(world, 0.8, 4, start="one_rank", verbose=False)
     second.set_state(first.get_state())
     assert rates(second, 3) == [0.7, 0.8, 0.8]
-    assert rates(distributed.LearningRateWarmup(world, 0, 0.8), 2) == [0.1, 0.1]
+    assert rates(distributed.LearningRateSchedule(world, 0.8, 0), 2) == [0.1, 0.1]
 
 
-def test_warmup_refuses_a_schedule() -> None:
+def test_decay_falls_from_the_end_of_the_warmup_to_the_end_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    world = FakeWorld(size=2)
+    linear = distributed.LearningRateSchedule(world, 0.8, 2, decay="linear", total_steps=6)
+    assert rates(linear, 6) == [0.4, 0.8, 0.8, 0.6, 0.4, 0.2]
+    said = "learning rate: rises from 0 to 0.8 over 2 steps, then falls from 0.8 to 0 by step 6 (linear)"
+    assert capsys.readouterr().out.splitlines() == [said]
+    cosine = {"decay": "cosine", "total_steps": 4, "verbose": False}
+    first = distributed.LearningRateSchedule(world, 0.8, **cosine)
+    assert rates(first, 3) == [0.8, 0.682843, 0.4]
+    second = distributed.LearningRateSchedule(world, 0.8, **cosine)
+    second.set_state(first.get_state())
+    assert rates(second, 1) == [0.117157]
+    assert second.describe() is None
+    with pytest.raises(UserError, match="cosine decay: the run's 4 steps end within the 4 of warm-up"):
+        distributed.LearningRateSchedule(world, 0.8, 4, **cosine)
+
+
+def test_a_schedule_of_the_optimizers_own_is_refused() -> None:
     model = compiled(SingleWorld())
     model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
-    warmup = distributed.LearningRateWarmup(SingleWorld(), 3, 0.8)
+    warmup = distributed.LearningRateSchedule(SingleWorld(), 0.8, 3)
     warmup.set_model(model)
     with pytest.raises(UserError, match="schedule"):
         warmup.on_train_begin()
