@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from afm_ctr.metrics.intervals import Z_95
+
 _TOP = 10
 _HIGH, _LOW = 0.7, 0.3  # of the rank correlation
 
@@ -115,7 +117,7 @@ def interval(correlation: float, count: int) -> tuple[float | None, float | None
     if abs(correlation) > 1 - 1e-12:
         return correlation, correlation
     middle = math.atanh(correlation)
-    half = 1.959964 * math.sqrt((1 + correlation**2 / 2) / (count - 3))
+    half = Z_95 * math.sqrt((1 + correlation**2 / 2) / (count - 3))
     return math.tanh(middle - half), math.tanh(middle + half)
 
 

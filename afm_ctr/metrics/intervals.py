@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from afm_ctr.metrics._rows import Floats, counted_rows
 
-_Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
+Z_95 = 1.959963984540054  # 97.5 % of a normal distribution lie below
 
 
 class Interval(NamedTuple):
@@ -100,9 +100,9 @@ def wilson(share: float, trials: float) -> Interval:
     """
     if not trials > 0:
         return Interval(share, None, None)
-    square = _Z * _Z / trials
+    square = Z_95 * Z_95 / trials
     middle = (share + square / 2) / (1 + square)
-    half = _Z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
+    half = Z_95 * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
     return Interval(share, min(middle - half, share), max(middle + half, share)).within(0.0, 1.0)
 
 
@@ -124,4 +124,4 @@ def _around(value: float, error: float) -> Interval:
     # What rounding leaves of a variance of 0 is not an interval.
     if error <= 1e-12 * max(abs(value), 1.0):
         return Interval(value, None, None)
-    return Interval(value, value - _Z * error, value + _Z * error)
+    return Interval(value, value - Z_95 * error, value + Z_95 * error)

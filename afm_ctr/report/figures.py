@@ -71,12 +71,12 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int | None) -> Figure:
     return figure
 
 
-def calibration(points: Sequence[tuple[CalibrationBin, Interval]]) -> Figure:
+def calibration(points: Sequence[tuple[CalibrationBin, Interval, int]]) -> Figure:
     """Observed against predicted share, a dot a bin with its interval."""
-    predicted = np.array([point.predicted for point, _ in points])
-    observed = np.array([point.observed for point, _ in points])
-    low = np.array([interval.value if interval.low is None else interval.low for _, interval in points])
-    high = np.array([interval.value if interval.high is None else interval.high for _, interval in points])
+    predicted = np.array([point.predicted for point, _, _ in points])
+    observed = np.array([point.observed for point, _, _ in points])
+    low = np.array([interval.value if interval.low is None else interval.low for _, interval, _ in points])
+    high = np.array([interval.value if interval.high is None else interval.high for _, interval, _ in points])
     figure = Figure(figsize=(5.6, 4.6), layout="constrained")
     axis = figure.subplots()
     top = min(1.0, 1.05 * max(float(high.max()), float(predicted.max())))

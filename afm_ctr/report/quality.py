@@ -105,13 +105,15 @@ def add_metrics(page: Page, scored: ScoredSplit) -> dict[str, Interval]:
     return found
 
 
-def calibration_points(scored: ScoredSplit) -> list[tuple[CalibrationBin, Interval]]:
-    """The bins of ``evaluate``'s curve with Wilson's interval of the observed share."""
+def calibration_points(scored: ScoredSplit) -> list[tuple[CalibrationBin, Interval, int]]:
+    """The bins of ``evaluate``'s curve with Wilson's interval of the observed share, and their rows."""
     bins = [CalibrationBin(**point) for point in (scored.figures or {}).get("calibration_curve", [])]
     predictions, weights = scored.predictions, scored.weights.astype(np.float64)
     place = np.searchsorted([point.high for point in bins], predictions)
+    mine = [place == number for number in range(len(bins))]
     return [
-        (point, wilson(point.observed, effective_rows(weights[place == number]))) for number, point in enumerate(bins)
+        (point, wilson(point.observed, effective_rows(weights[rows])), int(rows.sum()))
+        for point, rows in zip(bins, mine, strict=True)
     ]
 
 
@@ -121,9 +123,6 @@ def add_calibration(page: Page, scored: ScoredSplit) -> None:
     what = "probability" if scored.loss == "log" else "score"
     if scored.loss == "log" and scored.labels is not None and scored.scores.size:
         points = calibration_points(scored)
-        predictions = scored.predictions
-        place = np.searchsorted([point.high for point, _ in points], predictions)
-        counts = np.bincount(place, minlength=len(points))
         page.figure(
             figures.calibration(points),
             "Bins of nearly equal weight, rows sorted by prediction.",
@@ -135,10 +134,10 @@ def add_calibration(page: Page, scored: ScoredSplit) -> None:
             [
                 [
                     *(number(value, 4) for value in (point.low, point.high)),
-                    number(int(rows)),
+                    number(rows),
                     *(number(v, 4) for v in (point.predicted, point.observed, interval.low, interval.high)),
                 ]
-                for (point, interval), rows in zip(points, counts, strict=True)
+                for point, interval, rows in points
             ],
             numeric=header,
         )

@@ -146,9 +146,11 @@ def test_calibration_points_count_every_row_once() -> None:
     split = scored()
     points = quality.calibration_points(split)
     assert len(points) == 10
-    assert sum(point.weight for point, _ in points) == split.weights.sum()
-    for point, interval in points:
+    assert sum(point.weight for point, _, _ in points) == split.weights.sum()
+    assert sum(rows for _, _, rows in points) == split.weights.size
+    for point, interval, rows in points:
         inside = (split.predictions >= point.low) & (split.predictions <= point.high)
+        assert rows == inside.sum()
         effective = split.weights[inside].sum() ** 2 / np.square(split.weights[inside]).sum()
         assert interval.value == point.observed
         assert interval == pytest.approx(quality.wilson(point.observed, float(effective)))
