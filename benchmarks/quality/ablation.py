@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -23,9 +24,10 @@ import results as outcome
 from datasets import DATA, DATASETS, FIRST_SEED, ROOT
 from jobs import Job, work
 from report import Report, add_output, describe_machine, load, publish, versions
-from rows import export
+from rows import PreparedRows, export
 from run import collect, config_of, job_of, missing
 
+BEGIN = "begin_with"  # no key of a config: the model whose table, trained with the same seed, a run begins with
 # Model, then title and what is changed, in dotted keys.
 SWITCHES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "afm": [
@@ -34,6 +36,7 @@ SWITCHES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("initial vectors 0.01 in place of 0.1", {"model.init_stddev": 0.01}),
         ("no dropout", {"model.attention_dropout": 0.0, "model.pooled_dropout": 0.0}),
         ("row L2 1e-6", {"row_l2": 1e-6}),
+        ("begun with a trained FM's table (the paper's)", {BEGIN: "fm"}),
     ],
     "deep_afm": [
         ("as it is", {}),
@@ -61,6 +64,17 @@ def changed(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def plan(name: str, model: str, changes: dict[str, Any], seeds: range, rows: PreparedRows, out: Path) -> list[Job]:
+    """The jobs of a line. The first line's are run.py's own: what one trained the other need not."""
+    config = changed(config_of(name, model), changes)
+    found = [job_of(model, seed, config, rows, out) for seed in seeds]
+    first = config.pop(BEGIN, None)
+    if first is None:
+        return found
+    folders = [job_of(first, seed, config_of(name, first), rows, out).folder for seed in seeds]
+    return [dataclasses.replace(job, begin_with=folder) for job, folder in zip(found, folders, strict=True)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=DATASETS)
@@ -75,15 +89,17 @@ def main() -> None:
     dataset, out = DATASETS[arguments.dataset], arguments.output_dir / arguments.dataset
     rows = export(dataset, arguments.data, out, None)
     splits = [dataset.report]
+    seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
     plans: dict[tuple[str, str], list[Job]] = {}
     for model in arguments.models:
         for title, changes in SWITCHES[model]:
             if arguments.only and changes and title not in arguments.only:
                 continue
-            config = changed(config_of(arguments.dataset, model), changes)
-            # The first line is run.py's own run: what one trained the other need not.
-            seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
-            plans[model, title] = [job_of(model, seed, config, rows, out) for seed in seeds]
+            if BEGIN in changes:
+                if not dataset.keep:
+                    continue  # there are no trained models to begin with
+                plans[changes[BEGIN], ""] = plan(arguments.dataset, changes[BEGIN], {}, seeds, rows, out)
+            plans[model, title] = plan(arguments.dataset, model, changes, seeds, rows, out)
     before = load()
     for jobs in plans.values():  # a config a worker
         left = [job for job in jobs if missing(job, arguments.dataset, rows, splits)]
@@ -118,7 +134,7 @@ def main() -> None:
         tables.append(table)
     facts = [describe_machine(), f"load average before {before}, after {load()}"]
     facts.append(versions("tensorflow", "keras", "numpy"))
-    facts.append(f"seeds {FIRST_SEED} to {FIRST_SEED + arguments.seeds - 1}")
+    facts.append(f"seeds {seeds[0]} to {seeds[-1]}")
     publish(tables, arguments.output, facts)
 
 

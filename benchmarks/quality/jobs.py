@@ -32,6 +32,7 @@ class Job:
         folder: of the run.
         result: the file of its figures.
         versions: of what it runs on.
+        begin_with: the folder of a run whose table and bias it begins with; None: with its own initial values.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Job:
     folder: Path
     result: Path
     versions: list[str]
+    begin_with: Path | None = None
 
 
 def versions_of(model: str) -> list[str]:
@@ -62,7 +64,10 @@ class Worker:
         task = {
             "name": f"config of {model}",
             "config": jobs[0].config,
-            "runs": [{"seed": job.seed, "folder": str(job.folder)} for job in jobs],
+            "runs": [
+                {"seed": job.seed, "folder": str(job.folder), "begin_with": job.begin_with and str(job.begin_with)}
+                for job in jobs
+            ],
             "score": splits,
             "rows": rows.peers if peer else rows.ours,
             "fields": rows.fields,
