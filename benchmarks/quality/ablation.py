@@ -45,7 +45,7 @@ SWITCHES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("no normalisation", {"model.normalise": False}),
         ("no normalisation, row L2 1e-4", {"model.normalise": False, "row_l2": 1e-4}),
         ("row L2 1e-4", {"row_l2": 1e-4}),
-        ("no dropout", {"model.attention_dropout": 0.0, "model.pooled_dropout": 0.0}),
+        ("dropout: pairs 0.1, hidden layers 0.2", {"model.attention_dropout": 0.1, "model.pooled_dropout": 0.2}),
         ("a learned number a pair in the attention", {"model.name": "deep_afm_pair_bias"}),
         ("wider network: 256, 128", {"model.hidden": [256, 128]}),
     ],
