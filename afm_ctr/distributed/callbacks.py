@@ -88,7 +88,9 @@ class LearningRateSchedule(keras.callbacks.Callback):
         if warmup_steps < 0:
             raise UserError(f"warm-up steps: {warmup_steps} is negative")
         if decay is not None and total_steps <= warmup_steps:
-            raise UserError(f"{decay} decay: the run's {total_steps} steps end within the {warmup_steps} of warm-up")
+            raise UserError(
+                f"{decay} decay: the run's {total_steps} steps end within its {warmup_steps} of warm-up: take fewer"
+            )
         self.warmup_steps, self.decay, self.total_steps = warmup_steps, decay, total_steps
         self.target = float(target)
         self.start = {"zero": 0.0, "one_rank": self.target / world.size}[start] if isinstance(start, str) else start

@@ -135,7 +135,7 @@ def test_decay_falls_from_the_end_of_the_warmup_to_the_end_of_the_run(capsys: py
     second.set_state(first.get_state())
     assert rates(second, 1) == [0.117157]
     assert second.describe() is None
-    with pytest.raises(UserError, match="cosine decay: the run's 4 steps end within the 4 of warm-up"):
+    with pytest.raises(UserError, match="run's 4 steps end within its 4 of warm-up: take fewer"):
         distributed.LearningRateSchedule(world, 0.8, 4, **cosine)
 
 
