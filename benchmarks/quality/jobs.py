@@ -93,14 +93,14 @@ class Worker:
     def tell(self) -> None:
         """Print the epochs that have ended since."""
         for job in self.jobs:
-            for file in (job.folder / "history.jsonl", job.folder / "model" / "history.jsonl"):
-                epochs = file.read_text().splitlines() if file.exists() else []
-                before = self._seen.get(job.folder)
-                self._seen[job.folder] = max(len(epochs), before or 0)
-                for line in epochs[len(epochs) if before is None else before :]:
-                    epoch = json.loads(line)
-                    auc = f", validation AUC {epoch['val_auc']:.5f}" if epoch.get("val_auc") else ""
-                    print(f"{job.model}, seed {job.seed}, epoch {epoch['epoch'] + 1}{auc}", flush=True)
+            files = [job.folder / "history.jsonl", job.folder / "model" / "history.jsonl"]  # the peer's, or ours
+            epochs = [line for file in files if file.exists() for line in file.read_text().splitlines()]
+            before = self._seen.get(job.folder, len(epochs))
+            self._seen[job.folder] = max(len(epochs), before)
+            for line in epochs[before:]:
+                epoch = json.loads(line)
+                auc = f", validation AUC {epoch['val_auc']:.5f}" if epoch.get("val_auc") else ""
+                print(f"{job.model}, seed {job.seed}, epoch {epoch['epoch'] + 1}{auc}", flush=True)
 
     def ended(self) -> bool:
         code = self.process.poll()
