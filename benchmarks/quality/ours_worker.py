@@ -97,7 +97,7 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(task["threads"])
     tf.config.threading.set_inter_op_parallelism_threads(2)
     for one in task["runs"]:
-        run(task, one["seed"], Path(one["folder"]), one.get("begin_with"))
+        run(task, one["seed"], Path(one["folder"]), one["begin_with"])
 
 
 if __name__ == "__main__":

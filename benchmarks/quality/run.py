@@ -60,7 +60,8 @@ def title_of(model: str, config: dict[str, Any]) -> str:
 
 def jobs_of(name: str, models: list[str], seeds: list[int], rows: PreparedRows, out: Path) -> list[Job]:
     """A job for each model and seed, with the names of its files."""
-    return [job_of(model, seed, config_of(name, model), rows, out) for model in models for seed in seeds]
+    configs = {model: config_of(name, model) for model in models}
+    return [job_of(model, seed, config, rows, out) for model, config in configs.items() for seed in seeds]
 
 
 def job_of(model: str, seed: int, config: dict[str, Any], rows: PreparedRows, out: Path) -> Job:
