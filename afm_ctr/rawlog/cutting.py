@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from afm_ctr.rawlog.layout import BadQuoting, column_places, require, split_quoted
 from afm_ctr.rawlog.lines import LongLine
-from afm_ctr.schema import LIBFM_COLUMN, DelimitedFormat, FeatureSchema
+from afm_ctr.schema import (
+    LIBFM_COLUMN,
+    CategoricalField,
+    DelimitedFormat,
+    FeatureSchema,
+    JsonlFormat,
+    ParquetFormat,
+    column_of,
+)
 
 Reasons = dict[int, tuple[str, str]]  # index of a line in its batch -> (reason code, detail)
 Cells = dict[str, Sequence[bytes]]
@@ -38,6 +46,23 @@ def _is_utf8(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def list_separators(spec: FeatureSchema, column: str) -> tuple[bytes, ...]:
+    """What no element of a list in this column may hold: the list would come apart inside it.
+
+    That is the text that lists are joined with, and the separators of the fields that read the column.
+    """
+    assert isinstance(spec.format, (JsonlFormat, ParquetFormat))
+    fields = [field for field in spec.fields if isinstance(field, CategoricalField) and column_of(field) == column]
+    found = [spec.format.list_separator, *(field.separator for field in fields if field.separator)]
+    return tuple(dict.fromkeys(text.encode() for text in found))
+
+
+def bad_element(element: bytes) -> str:
+    """The detail of a ``bad_list`` reject."""
+    text = element.decode("utf-8", "replace")
+    return f"the list's element {text if len(text) <= 40 else text[:40] + '…'!r} holds the separator of lists"
 
 
 class DelimitedCutter:

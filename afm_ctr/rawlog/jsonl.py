@@ -8,7 +8,7 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import Any
 
-from afm_ctr.rawlog.cutting import Cells, Reasons, check_text
+from afm_ctr.rawlog.cutting import Cells, Reasons, bad_element, check_text, list_separators
 from afm_ctr.schema import FeatureSchema, JsonlFormat
 
 # Numbers stay the digits that were written: 1.10 is another text than 1.1, and 2^53 + 1 is no float. Control
@@ -20,7 +20,19 @@ _CONSTANTS = {True: b"true", False: b"false", None: b""}
 
 
 class NoCell(ValueError):
-    """A value that is no cell."""
+    """A value that is no cell.
+
+    Attributes:
+        reason: of the row's reject.
+    """
+
+    reason = "bad_json"
+
+
+class BadList(NoCell):
+    """A list that would come apart at other places than between its elements."""
+
+    reason = "bad_list"
 
 
 class JsonCutter:
@@ -34,6 +46,7 @@ class JsonCutter:
         self._headers = {name: headers.get(name, name) for name in wanted}
         self._nothing = dict.fromkeys(self._headers.values())
         self._separator = spec.format.list_separator.encode()
+        self._separators = {name: list_separators(spec, name) for name in wanted}
 
     def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
         """The wanted columns; lines that are bad get empty cells."""
@@ -76,17 +89,21 @@ class JsonCutter:
         cells = []
         for i, value in enumerate(values):
             try:
-                cells.append(self._cell(value))
+                cells.append(self._cell(value, self._separators[name]))
             except NoCell as error:
-                bad.setdefault(i, ("bad_json", f"column {name!r}: {error}"))
+                bad.setdefault(i, (error.reason, f"column {name!r}: {error}"))
                 cells.append(b"")
         return cells
 
-    def _cell(self, value: Any) -> bytes:
+    def _cell(self, value: Any, separators: Sequence[bytes]) -> bytes:
         if isinstance(value, list):
             if any(isinstance(item, (list, dict)) for item in value):
                 raise NoCell("a list that holds a list or an object")
-            return self._separator.join([self._cell(item) for item in value])
+            elements = [self._cell(item, ()) for item in value]
+            for element in elements:
+                if any(separator in element for separator in separators):
+                    raise BadList(bad_element(element))
+            return self._separator.join(elements)
         if isinstance(value, dict):
             raise NoCell("an object; name what is in it: `header: a.b`")
         if isinstance(value, str):

@@ -11,6 +11,7 @@ REASONS = {
     "bad_utf8": "the line is not UTF-8",
     "line_too_long": "the line is longer than format.max_line_bytes; raw is its beginning",
     "bad_json": "the line is no JSON object, or a column of it holds an object or a list of lists",
+    "bad_list": "an element of a list holds the text that separates elements (format.list_separator, or the field's)",
     "bad_quoting": "quotes that do not close or have text after them (a line end inside quotes is not supported)",
     "column_count": "more or fewer columns than there should be",
     "bad_label": "the label is missing, none of the declared ones, or no number",

@@ -11,7 +11,7 @@ import numpy as np
 
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog.codecs import BLOCK, PARQUET_MAGIC
-from afm_ctr.rawlog.cutting import Cells, Reasons
+from afm_ctr.rawlog.cutting import Cells, Reasons, bad_element, list_separators
 from afm_ctr.rawlog.layout import TWICE, require
 from afm_ctr.schema import FeatureSchema, ParquetFormat
 
@@ -182,6 +182,7 @@ class TableCutter:
         require(places, wanted, source)
         self.reads = sorted({".".join(path) for path in self._paths.values()})
         self._separator = spec.format.list_separator
+        self._separators = {name: list_separators(spec, name) for name in wanted}
 
     def check(self, lines: Sequence[bytes], bad: Reasons) -> bytes:
         """Nothing is wrong with a row as a whole."""
@@ -194,7 +195,10 @@ class TableCutter:
         cells: Cells = {}
         for name, (first, *rest) in self._paths.items():
             column = lines.table.column(first).combine_chunks()
-            texts = self._texts(self._arrow.compute.struct_field(column, rest) if rest else column)
+            column = self._arrow.compute.struct_field(column, rest) if rest else column
+            texts = self._texts(column)
+            if _is_list(self._arrow.types, column.type):
+                self._check_elements(name, column, bad)
             try:
                 texts.cast(self._arrow.string()).validate(full=True)
             except self._arrow.ArrowInvalid:
@@ -204,6 +208,22 @@ class TableCutter:
             texts = texts.cast(self._arrow.binary()).fill_null(b"")
             cells[name] = texts.to_numpy(zero_copy_only=False)  # type: ignore[assignment]
         return cells
+
+    def _check_elements(self, name: str, column: Any, bad: Reasons) -> None:
+        """Note the rows with a list that holds an element with a separator in it."""
+        compute, elements = self._arrow.compute, self._elements(column)
+        rows = np.repeat(np.arange(len(column)), self._lengths(column))
+        for separator in self._separators[name]:
+            found = compute.match_substring(elements, separator)
+            for at in compute.indices_nonzero(found).to_pylist():
+                bad.setdefault(int(rows[at]), ("bad_list", f"column {name!r}: {bad_element(elements[at].as_py())}"))
+
+    def _lengths(self, lists: Any) -> np.ndarray:
+        return self._arrow.compute.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+
+    def _elements(self, lists: Any) -> Any:
+        """The texts of all elements of a column of lists, one after the other: binary."""
+        return self._texts(self._arrow.compute.list_flatten(lists)).cast(self._arrow.binary()).fill_null(b"")
 
     def _no_cell(self, kind: Any) -> str | None:
         """Why values of a type are no cells; None: they are."""
@@ -227,10 +247,8 @@ class TableCutter:
         if types.is_dictionary(kind):
             return self._texts(column.dictionary_decode())
         if _is_list(types, kind):
-            lengths = arrow.compute.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-            offsets = np.r_[0, np.cumsum(lengths)].astype(np.int32)
-            inside = self._texts(arrow.compute.list_flatten(column)).cast(arrow.binary()).fill_null(b"")
-            lists = arrow.ListArray.from_arrays(arrow.array(offsets), inside)
+            offsets = np.r_[0, np.cumsum(self._lengths(column))].astype(np.int32)
+            lists = arrow.ListArray.from_arrays(arrow.array(offsets), self._elements(column))
             return arrow.compute.binary_join(lists, self._separator.encode())
         if types.is_floating(kind):
             return self._floats(column)

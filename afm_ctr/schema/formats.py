@@ -122,7 +122,8 @@ class _Typed(_NamedColumns):
     """Formats whose cells have types: they become the texts that a delimited log would have.
 
     Attributes:
-        list_separator: what stands between the cells of a list.
+        list_separator: what stands between the cells of a list. A row whose list has an element that holds it, or
+            that holds the ``separator`` of a field that reads the column, is rejected (``bad_list``).
     """
 
     list_separator: Annotated[str, Field(min_length=1)] = "|"

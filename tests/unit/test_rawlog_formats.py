@@ -68,6 +68,52 @@ def test_a_json_value_is_the_text_that_was_written() -> None:
     assert json_cells('{"x":1,"x":2}', '{"x":"tab\tand \0"}') == [b"2", b"tab\tand \0"]
 
 
+TAGS = {
+    "label": {"column": "click"},
+    "fields": [{"name": "x", "kind": "categorical", "separator": ",", "max_values": 3, "encoding": HASH}],
+}
+LISTS: list[Any] = [
+    ["a", "b"],
+    ["a|b", "c"],
+    ["c", "a,b"],
+    ["a|b"],
+    [],
+    None,
+    ["", "a"],
+    ["|"],
+    [None, "d"],
+]
+HELD = [(2, "'a|b'"), (3, "'a,b'"), (4, "'a|b'"), (8, "'|'")]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "list", "large_list", "dictionary", "fixed"])
+def test_a_list_with_a_separator_inside_an_element_is_rejected(kind: str, tmp_path: Path) -> None:
+    """It would come apart inside the element: by the separator of lists, or by that of the field."""
+    spec = schema("jsonl" if kind == "jsonl" else "parquet", "x", **TAGS)
+    if kind == "jsonl":
+        lines = [json.dumps({"click": 1, "x": value}).encode() for value in LISTS]
+        rows = LineParser(spec).parse(lines, "d.jsonl", 1)
+    else:
+        text = pa.dictionary(pa.int32(), pa.string()) if kind == "dictionary" else pa.string()
+        lists, values = pa.list_(text), LISTS
+        if kind == "large_list":
+            lists = pa.large_list(text)
+        elif kind == "fixed":
+            lists, values = pa.list_(text, 2), [([*(value or []), "", ""])[:2] for value in LISTS]
+        path = tmp_path / "d.parquet"
+        pq.write_table(pa.table({"click": [1] * len(LISTS), "x": pa.array(values, lists)}), path)
+        (rows,) = parse_log(str(path), spec)
+    assert [(line, reason) for line, reason, _ in reasons(rows)] == [(line, "bad_list") for line, _ in HELD]
+    for (_, _, detail), (_, element) in zip(reasons(rows), HELD, strict=True):
+        assert detail == f"column 'x': the list's element {element} holds the separator of lists"
+    assert [cell.strip(b"|") for cell in rows.columns["x"]] == [b"a|b", b"", b"", b"a", b"d"]
+
+
+def test_a_text_with_separators_is_no_list(tmp_path: Path) -> None:
+    assert json_cells('{"x":"a|b,c"}') == [b"a|b,c"]
+    assert parquet_cells(["a|b,c"], tmp_path) == [b"a|b,c"]
+
+
 def test_a_dotted_key_reaches_into_objects() -> None:
     columns = {"columns": [{"name": "x", "header": "user.id"}]}
     texts = ['{"user":{"id":7}}', '{"user.id":8,"user":{"id":7}}', '{"user":3}', '{"user":null}', "{}"]
