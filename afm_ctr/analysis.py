@@ -64,16 +64,19 @@ class Analyzer:
         """
         import tensorflow as tf
 
+        from afm_ctr.features.cells import FieldCells
+
         texts = {name: tf.constant(columns[name], tf.string) for name in self._spec.raw_columns}
-        numbers, good = self._parse_numbers(texts)
-        good &= self._good_ids(texts) & self._good_times(texts)
+        cells = FieldCells(self._spec, texts)
+        numbers, good = self._parse_numbers(cells)
+        good &= self._good_ids(cells) & self._good_times(cells)
         for field in self._spec.fields:
             name, space = self._spec.space_of(field)
             if isinstance(field, WordField) and isinstance(space, VocabularySpace):
-                self._counts[name].update(_values(field, texts, good))
+                self._counts[name].update(_values(field, cells, good))
         rows = first_row + np.arange(len(good), dtype=np.int64)
         for field in self._fitted:
-            values, ok = numbers[column_of(field)]
+            values, ok = numbers[field.name]
             self._numbers[field.name].append(values[good & ok])
             self._rows[field.name].append(rows[good & ok])
 
@@ -101,58 +104,68 @@ class Analyzer:
             keys, raw = keys[:0], raw[:0]
         return NumberPart.join([NumberPart(moments, keys, raw)])
 
-    def _parse_numbers(self, texts: Mapping[str, Any]) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
-        """Values and validity of every numeric column; and which rows have no bad number."""
+    def _parse_numbers(self, cells: Any) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
+        """Values and validity of every numeric field; and which rows have no bad number."""
         import tensorflow as tf
 
         from afm_ctr.features.cells import parse_numbers
 
-        rows = next(iter(texts.values())).shape[0]
-        names = list(dict.fromkeys(column_of(f) for f in self._spec.fields if isinstance(f, NumericField)))
-        if not names:
-            return {}, np.ones(rows, bool)
-        parsed = parse_numbers(tf.stack([texts[name] for name in names]))
-        found = dict(zip(names, zip(parsed.values.numpy(), parsed.ok.numpy(), strict=True), strict=True))
+        fields = [field for field in self._spec.fields if isinstance(field, NumericField)]
+        if not fields:
+            return {}, np.ones(_rows(cells), bool)
+        read = [(column_of(field), cells.missing(field)) for field in fields]
+        sources = list(dict.fromkeys(read))
+        parsed = parse_numbers(tf.stack([cells.without(*source) for source in sources]))
+        values, ok = parsed.values.numpy(), parsed.ok.numpy()
+        places = [sources.index(source) for source in read]
+        found = {field.name: (values[at], ok[at]) for field, at in zip(fields, places, strict=True)}
         return found, ~parsed.bad.numpy().any(axis=0)
 
-    def _good_ids(self, texts: Mapping[str, Any]) -> np.ndarray:
+    def _good_ids(self, cells: Any) -> np.ndarray:
         """Which rows have no bad declared id."""
         from afm_ctr.features.cells import parse_whole, split_pieces
 
-        good = np.ones(next(iter(texts.values())).shape[0], bool)
+        good = np.ones(_rows(cells), bool)
         for field in self._spec.fields:
             space = self._spec.space_of(field).space
             if not isinstance(field, CategoricalField) or not isinstance(space, DeclaredIds):
                 continue
-            column = texts[column_of(field)]
+            column = cells.of(field)
             if field.separator is None:
-                rows, cells = np.arange(len(good)), column
+                rows, texts = np.arange(len(good)), column
             else:
-                pieces = split_pieces(column, field.separator, field.max_values, strip=True)
-                rows, cells = pieces.value_rowids().numpy(), pieces.flat_values
-            parsed = parse_whole(cells)
+                pieces = split_pieces(
+                    column, field.separator, field.max_values, strip=True, missing=cells.missing(field)
+                )
+                rows, texts = pieces.value_rowids().numpy(), pieces.flat_values
+            parsed = parse_whole(texts)
             bad = parsed.bad.numpy() | (parsed.ok.numpy() & (parsed.values.numpy() >= space.size))
             good[rows[bad]] = False
         return good
 
-    def _good_times(self, texts: Mapping[str, Any]) -> np.ndarray:
+    def _good_times(self, cells: Any) -> np.ndarray:
         """Which rows have no bad time."""
         from afm_ctr.features.times import parse_times
 
         fields = [field for field in self._spec.fields if isinstance(field, TimeField)]
-        good = np.ones(next(iter(texts.values())).shape[0], bool)
-        for column, form in dict.fromkeys((column_of(field), field.format) for field in fields):
-            good &= ~parse_times(texts[column], form).bad.numpy()
+        good = np.ones(_rows(cells), bool)
+        for column, missing, form in dict.fromkeys((column_of(f), cells.missing(f), f.format) for f in fields):
+            good &= ~parse_times(cells.without(column, missing), form).bad.numpy()
         return good
 
 
-def _values(field: WordField, texts: Mapping[str, Any], good: np.ndarray) -> list[bytes]:
+def _rows(cells: Any) -> int:
+    return int(next(iter(cells.columns.values())).shape[0])
+
+
+def _values(field: WordField, cells: Any, good: np.ndarray) -> list[bytes]:
     from afm_ctr.features.cells import split_pieces, word_cells
 
-    cells = word_cells(field, texts).numpy()[good]
+    texts = word_cells(field, cells).numpy()[good]
     if field.separator is None:
-        return list(cells)
-    return list(split_pieces(cells, field.separator, field.max_values).flat_values.numpy())
+        return list(texts)
+    pieces = split_pieces(texts, field.separator, field.max_values, missing=cells.missing(field))
+    return list(pieces.flat_values.numpy())
 
 
 def _hashed(chunk: int, rows: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from afm_ctr.schema import CategoricalField, ResolvedSchema, VocabularySpace, WordField
 
-from .cells import parse_whole, split_pieces, word_cells
+from .cells import FieldCells, parse_whole, split_pieces, word_cells
 from .rows import EncodedSlots, TableRows
 
 LocalIds = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
@@ -86,14 +86,16 @@ class CategoricalEncoder(tf.Module):
         self._table_rows = TableRows(schema, [s for s, n in zip(spaces, counts, strict=True) for _ in range(n)])
         self._owner = np.repeat(np.arange(len(fields), dtype=np.int32), counts)
 
-    def __call__(self, columns: Mapping[str, tf.Tensor]) -> EncodedSlots:
+    def __call__(self, columns: FieldCells) -> EncodedSlots:
         cells, weights = [], []
         if self._singles:
             cells.append(tf.stack([word_cells(field, columns) for field in self._singles]))
             weights.append(tf.ones_like(cells[0], tf.float32))
         for field in self._multis:
             assert field.separator is not None
-            pieces = split_pieces(word_cells(field, columns), field.separator, field.max_values, self._strip)
+            pieces = split_pieces(
+                word_cells(field, columns), field.separator, field.max_values, self._strip, columns.missing(field)
+            )
             dense = tf.transpose(pieces.to_tensor("", shape=(None, field.max_values)))
             weight = tf.ones_like(dense, tf.float32)
             if field.value == "mean":

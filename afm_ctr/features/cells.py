@@ -3,16 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from afm_ctr.schema import CROSS_SEPARATOR, CrossField, WordField, column_of
+from afm_ctr.schema import CROSS_SEPARATOR, CrossField, FeatureSchema, OneField, WordField, column_of
 
 # Decimal text alone: what Python or C would also read (hexadecimal, nan, inf, 1_000) is bad on every path.
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 # Eighteen digits always fit int64.
 WHOLE = r"[0-9]{1,18}"
+
+
+class FieldCells:
+    """The raw columns of a batch as each field reads them: a cell that is one of its ``missing_values`` is empty.
+
+    Args:
+        spec: the schema.
+        columns: string [B] by name.
+    """
+
+    def __init__(self, spec: FeatureSchema, columns: Mapping[str, Any]) -> None:
+        self.columns = columns
+        self._spec = spec
+        self._made: dict[tuple[str, tuple[bytes, ...]], tf.Tensor] = {}
+
+    def missing(self, field: OneField) -> tuple[bytes, ...]:
+        """The texts that count as empty."""
+        return self._spec.missing_of(field)
+
+    def of(self, field: OneField, column: str | None = None) -> tf.Tensor:
+        """String [B]: the field's column, or the one that is named."""
+        return self.without(column or column_of(field), self.missing(field))  # type: ignore[arg-type]
+
+    def without(self, column: str, missing: tuple[bytes, ...]) -> tf.Tensor:
+        """A column with "" in place of the texts of ``missing``."""
+        if (column, missing) not in self._made:
+            cells = self.columns[column]
+            self._made[column, missing] = tf.where(is_one_of(cells, missing), "", cells) if missing else cells
+        return self._made[column, missing]
+
+
+def is_one_of(texts: tf.Tensor, known: tuple[bytes, ...]) -> tf.Tensor:
+    """Which texts are equal to one of ``known``: string to bool, of one shape."""
+    found = tf.zeros_like(texts, tf.bool)
+    for text in known:
+        found |= tf.equal(texts, text)
+    return found
 
 
 class Numbers(NamedTuple):
@@ -50,24 +87,26 @@ def parse_whole(texts: tf.Tensor) -> Numbers:
     return Numbers(values, ok, given & ~ok)
 
 
-def word_cells(field: WordField, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
+def word_cells(field: WordField, cells: FieldCells) -> tf.Tensor:
     """The cells of a categorical field; of a cross its columns' texts joined, empty where one of them is.
 
     Args:
         field: the field.
-        columns: string [B] by name.
+        cells: of all columns.
 
     Returns:
         String [B].
     """
     if not isinstance(field, CrossField):
-        return columns[column_of(field)]
-    parts = tf.stack([columns[name] for name in field.columns])
+        return cells.of(field)
+    parts = tf.stack([cells.of(field, name) for name in field.columns])
     whole = tf.reduce_all(tf.strings.length(parts) > 0, axis=0)
     return tf.where(whole, tf.strings.join(tf.unstack(parts), CROSS_SEPARATOR), "")
 
 
-def split_pieces(texts: tf.Tensor, separator: str, max_values: int, strip: bool = False) -> tf.RaggedTensor:
+def split_pieces(
+    texts: tf.Tensor, separator: str, max_values: int, strip: bool = False, missing: tuple[bytes, ...] = ()
+) -> tf.RaggedTensor:
     """The first ``max_values`` non-empty pieces of every cell, in order, repeated ones kept.
 
     Args:
@@ -75,14 +114,16 @@ def split_pieces(texts: tf.Tensor, separator: str, max_values: int, strip: bool 
         separator: text between pieces.
         max_values: how many pieces of a cell are kept.
         strip: whether ASCII white space around a piece is dropped (before it is judged empty).
+        missing: pieces that count as empty.
 
     Returns:
         Ragged string [B, (≤ max_values)].
     """
     pieces = tf.strings.split(texts, separator)
+    said = ~is_one_of(pieces.flat_values, missing)
     if strip:
         pieces = pieces.with_flat_values(tf.strings.strip(pieces.flat_values))
-    given = pieces.with_flat_values(tf.strings.length(pieces.flat_values) > 0)
+    given = pieces.with_flat_values((tf.strings.length(pieces.flat_values) > 0) & said)
     return tf.ragged.boolean_mask(pieces, given)[:, :max_values]
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import tensorflow as tf
 
 from afm_ctr.schema import LIBFM_COLUMN, LibfmField, ResolvedSchema
 
-from .cells import NUMBER, WHOLE
+from .cells import NUMBER, WHOLE, FieldCells
 from .rows import EncodedSlots, TableRows
 
 
@@ -32,8 +30,8 @@ class LibfmEncoder(tf.Module):
         self._owner = np.repeat(np.arange(len(fields), dtype=np.int32), self._capacity)
         self._table_rows = TableRows(schema, [fields[i].name for i in self._owner])
 
-    def __call__(self, columns: Mapping[str, tf.Tensor]) -> EncodedSlots:
-        entries = tf.strings.split(columns[LIBFM_COLUMN])
+    def __call__(self, cells: FieldCells) -> EncodedSlots:
+        entries = tf.strings.split(cells.columns[LIBFM_COLUMN])
         batch, num_fields, num_slots = entries.nrows(), len(self._capacity), len(self._owner)
         row = entries.value_rowids()
         is_entry = tf.strings.regex_full_match(entries.flat_values, f"{WHOLE}:{NUMBER}")

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import tensorflow as tf
 
-from afm_ctr.schema import BucketEncoding, MissingValue, NumericField, ResolvedSchema, ValueEncoding, column_of
+from afm_ctr.schema import (
+    BucketEncoding,
+    FeatureSchema,
+    MissingValue,
+    NumericField,
+    ResolvedSchema,
+    ValueEncoding,
+    column_of,
+)
 
-from .cells import encode_numbers, parse_numbers
+from .cells import FieldCells, encode_numbers, parse_numbers
 from .rows import EncodedSlots, TableRows
 
 
 class NumberColumns(tf.Module):
     """Parses every column that numeric fields read, once, for the encoders below."""
 
-    def __init__(self, fields: list[NumericField]) -> None:
+    def __init__(self, spec: FeatureSchema, fields: list[NumericField]) -> None:
         super().__init__()
-        self.columns = tuple(dict.fromkeys(column_of(field) for field in fields))
+        self._of = [(column_of(field), spec.missing_of(field)) for field in fields]
+        self._names = [field.name for field in fields]
+        self._sources = tuple(dict.fromkeys(self._of))
 
-    def __call__(self, columns: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def __call__(self, cells: FieldCells) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Values float64, ok and bad bool, each [columns, B]."""
-        return parse_numbers(tf.stack([columns[name] for name in self.columns]))
+        return parse_numbers(tf.stack([cells.without(*source) for source in self._sources]))
 
     def rows_of(self, fields: list[NumericField]) -> np.ndarray:
         """Which rows of the result the fields read."""
-        return np.array([self.columns.index(column_of(field)) for field in fields], np.int32)
+        places = {name: self._sources.index(source) for name, source in zip(self._names, self._of, strict=True)}
+        return np.array([places[field.name] for field in fields], np.int32)
 
 
 class ValueEncoder(tf.Module):

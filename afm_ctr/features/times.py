@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import tensorflow as tf
 
 from afm_ctr.schema import ResolvedSchema, TimeField, column_of, time_layout
 
-from .cells import Numbers
+from .cells import FieldCells, Numbers
 from .rows import EncodedSlots, TableRows
 
 _ISO = (
@@ -122,13 +120,14 @@ class TimeEncoder(tf.Module):
 
     def __init__(self, schema: ResolvedSchema, fields: list[TimeField]) -> None:
         super().__init__()
-        self._sources = tuple(dict.fromkeys((column_of(field), field.format) for field in fields))
-        self._source_of = np.array([self._sources.index((column_of(f), f.format)) for f in fields], np.int32)
+        read = [(column_of(field), schema.spec.missing_of(field), field.format) for field in fields]
+        self._sources = tuple(dict.fromkeys(read))
+        self._source_of = np.array([self._sources.index(source) for source in read], np.int32)
         self._parts = tuple(field.part for field in fields)
         self._table_rows = TableRows(schema, [field.name for field in fields])
 
-    def __call__(self, columns: Mapping[str, tf.Tensor]) -> EncodedSlots:
-        parsed = [parse_times(columns[name], form) for name, form in self._sources]
+    def __call__(self, cells: FieldCells) -> EncodedSlots:
+        parsed = [parse_times(cells.without(name, missing), form) for name, missing, form in self._sources]
         minutes, ok, bad = (tf.gather(tf.stack(part), self._source_of) for part in zip(*parsed, strict=True))
         local = tf.stack([_part(part, minutes[slot]) for slot, part in enumerate(self._parts)])
         return EncodedSlots(self._table_rows(local), tf.ones_like(local, tf.float32), ok, bad)

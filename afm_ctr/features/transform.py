@@ -29,6 +29,7 @@ from afm_ctr.schema import (
 from afm_ctr.schema.resolved import vocabulary_bytes
 
 from .categorical import CategoricalEncoder, DeclaredLocalIds, HashIds, VocabularyIds
+from .cells import FieldCells
 from .libfm import LibfmEncoder
 from .numeric import BucketEncoder, NumberColumns, ValueEncoder
 from .times import TimeEncoder
@@ -87,8 +88,9 @@ class FeatureTransform(tf.Module):
         if absent:
             raise ValueError(f"columns: '{absent[0]}' is not there; give every one of {list(self._columns)}")
         texts = {name: tf.convert_to_tensor(columns[name], tf.string) for name in self._columns}
-        numbers = self._numbers(texts) if self._numbers is not None else None
-        parts = [e(numbers if isinstance(e, (ValueEncoder, BucketEncoder)) else texts) for e in self._encoders]
+        cells = FieldCells(self.schema.spec, texts)
+        numbers = self._numbers(cells) if self._numbers is not None else None
+        parts = [e(numbers if isinstance(e, (ValueEncoder, BucketEncoder)) else cells) for e in self._encoders]
         ids, vals, present = (
             tf.gather(tf.concat([getattr(part, name) for part in parts], 0), self._slot_order)
             for name in ("ids", "vals", "present")
@@ -111,7 +113,7 @@ class FeatureTransform(tf.Module):
 
         numeric = [f for f in spec.fields if isinstance(f, NumericField)]
         if numeric:
-            numbers = self._numbers = NumberColumns(numeric)
+            numbers = self._numbers = NumberColumns(spec, numeric)
             values = [f for f in numeric if isinstance(f.encoding, ValueEncoding)]
             buckets = [f for f in numeric if not isinstance(f.encoding, ValueEncoding)]
             if values:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 
@@ -31,8 +31,18 @@ def numbers(cells: Sequence[bytes], parse: Callable[[bytes], float | None] = num
     return values, np.flatnonzero(np.isnan(values)).tolist()
 
 
-def label_parser(label: Label) -> Callable[[bytes], float | None]:
-    """What turns the cell of a label into 0/1 (binary) or its number (real); None = a bad label."""
+def label_parser(label: Label, missing: Container[bytes] = ()) -> Callable[[bytes], float | None]:
+    """What turns the cell of a label into 0/1 (binary) or its number (real); None = a bad label.
+
+    Args:
+        label: what the schema says of it.
+        missing: texts that count as no label.
+    """
+    parse = _label_parser(label)
+    return lambda cell: None if cell in missing else parse(cell)
+
+
+def _label_parser(label: Label) -> Callable[[bytes], float | None]:
     if label.kind == "real":
         return number
     known = {text.encode(): 1.0 for text in label.positive}
@@ -42,10 +52,12 @@ def label_parser(label: Label) -> Callable[[bytes], float | None]:
     return known.get
 
 
-def weight_parser() -> Callable[[bytes], float | None]:
-    """What turns the cell of a weight into a number of 0 or more; None = a bad weight."""
+def weight_parser(missing: Container[bytes] = ()) -> Callable[[bytes], float | None]:
+    """What turns the cell of a weight into a number of 0 or more; None = a bad one, as all of ``missing`` are."""
 
     def parse(cell: bytes) -> float | None:
+        if cell in missing:
+            return None
         value = number(cell)
         return value if value is not None and 0 <= value <= _LARGEST_WEIGHT else None
 

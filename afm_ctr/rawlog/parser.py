@@ -137,8 +137,9 @@ class LineParser:
         self.weighted = self.labelled and (spec.weight is not None or sampled_by_weight)
         self._extra = list(extra)
         self._label_name = spec.label.column if spec.label is not None else ""
-        self._parse_label = label_parser(spec.label) if spec.label is not None else None
-        self._parse_weight = weight_parser()
+        self._missing = frozenset(text.encode() for text in spec.missing_values)
+        self._parse_label = label_parser(spec.label, self._missing - {b""}) if spec.label is not None else None
+        self._parse_weight = weight_parser(self._missing)
         # Weights and groups serve training and evaluation, which need labels.
         read = [self._label_name, spec.weight, spec.group] if self.labelled else []
         self._others = [name for name in dict.fromkeys([*read, spec.key, *self._extra]) if name]
@@ -228,7 +229,7 @@ class LineParser:
             labels, weights, numbered = labels[kept], weights[kept], numbered[kept]
         groups: list[bytes | None] = [None] * len(numbered)
         if self.labelled and self.spec.group:
-            groups = [cell or None for cell in rows(cells[self.spec.group])]
+            groups = [None if not cell or cell in self._missing else cell for cell in rows(cells[self.spec.group])]
         columns = {} if plain else {column: _array(rows(cells[column])) for column in self.spec.log_columns}
         if self.spec.side_tables:
             assert self._tables is not None

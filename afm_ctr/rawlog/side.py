@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog.log import parse_log
 from afm_ctr.rawlog.parser import ParsedLines
-from afm_ctr.schema import FLAG_SEPARATOR, FeatureSchema, JoinedColumn, SideTable, read_yaml
+from afm_ctr.schema import FLAG_SEPARATOR, FeatureSchema, JoinedColumn, read_yaml
 from afm_ctr.sidetables import SideTables
 
 _SET, _NOT_SET = (b"1", b"true"), (b"", b"0", b"false")
@@ -51,7 +51,7 @@ def read_side_tables(
                 raise UserError(f"side_tables.{name}.input: no file matches {table.input} (from {os.fspath(folder)})")
             found: dict[bytes, tuple[bytes, ...]] = {}
             for path in paths:
-                _read(name, table, path, found)
+                _read(spec, name, path, found)
             rows[name] = list(found.values())
     return SideTables(spec, rows)
 
@@ -77,8 +77,10 @@ def side_tables_beside(schema: str | Path, spec: FeatureSchema, find: Find = loc
     return SideTables.load(path.parent, spec) if resolved else read_side_tables(spec, path.parent, find)
 
 
-def _read(name: str, table: SideTable, path: str, found: dict[bytes, tuple[bytes, ...]]) -> None:
-    """Add the rows of a file."""
+def _read(schema: FeatureSchema, name: str, path: str, found: dict[bytes, tuple[bytes, ...]]) -> None:
+    """Add the rows of a file of the side table ``name``."""
+    table = schema.side_tables[name]
+    missing = frozenset(text.encode() for text in schema.missing_values)
     fields = [
         {"name": column, "kind": "categorical", "encoding": {"kind": "hash", "buckets": 1}}
         for column in table.table_columns
@@ -90,15 +92,15 @@ def _read(name: str, table: SideTable, path: str, found: dict[bytes, tuple[bytes
                 said = f"{reject.reason}: {reject.detail}" if reject.detail else reject.reason
                 raise UserError(f"side_tables.{name}: {path}, line {reject.line}: {said}")
         keys = parsed.columns[table.key.table]
-        cells = [_cells(name, column, parsed) for column in table.columns]
+        cells = [_cells(name, column, parsed, missing) for column in table.columns]
         for place, (key, *row) in enumerate(zip(keys, *cells, strict=True)):
-            if not key or key in found:
-                what = f"a second row with the key {key.decode()!r}" if key else "the key is empty"
+            if not key or key in missing or key in found:
+                what = f"a second row with the key {key.decode()!r}" if key in found else "the key is missing"
                 raise UserError(f"side_tables.{name}: {path}, line {parsed.line_numbers[place]}: {what}")
             found[key] = (key, *row)
 
 
-def _cells(name: str, column: JoinedColumn, parsed: ParsedLines) -> np.ndarray:
+def _cells(name: str, column: JoinedColumn, parsed: ParsedLines, missing: Container[bytes]) -> np.ndarray:
     if not column.flags:
         return parsed.columns[column.name]
     found: list[list[bytes]] = [[] for _ in range(len(parsed))]
@@ -106,7 +108,7 @@ def _cells(name: str, column: JoinedColumn, parsed: ParsedLines) -> np.ndarray:
         for row, cell in enumerate(parsed.columns[flag]):
             if cell in _SET:
                 found[row].append(flag.encode())
-            elif cell not in _NOT_SET:
+            elif cell not in _NOT_SET and cell not in missing:
                 where = f"{parsed.source}, line {parsed.line_numbers[row]}"
                 raise UserError(f"side_tables.{name}: {where}: {flag}: {cell.decode()!r} is neither 0 nor 1")
     joined = np.empty(len(found), object)

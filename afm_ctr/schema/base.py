@@ -7,13 +7,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_]*"
 
 # Names of columns are argument names of a SavedModel signature, and names of spaces are file names.
 Name = Annotated[str, StringConstraints(strict=True, pattern=f"^{NAME_PATTERN}$")]
 Count = Annotated[int, Field(strict=True, ge=1)]
+
+
+def cell_texts(value: Any) -> tuple[str, ...]:
+    """A list of cell texts; whole numbers are taken as their digits, since YAML reads an unquoted 1 as a number."""
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("must be a list of cell texts")
+    for text in value:
+        if isinstance(text, bool) or not isinstance(text, (str, int)):
+            shown = "null" if text is None else repr(text).lower() if isinstance(text, bool) else repr(text)
+            raise ValueError(f"{shown} is not a cell text; put it in quotes")
+    return tuple(str(text) for text in value)
+
+
+CellTexts = Annotated[tuple[str, ...], BeforeValidator(cell_texts)]
 
 
 @dataclass(frozen=True)

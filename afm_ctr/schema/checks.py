@@ -140,6 +140,8 @@ def _libfm(spec: FeatureSchema) -> list[Problem]:
     for key in ("key", "group", "weight"):
         if text := getattr(spec, key):
             problems.append(Problem((key,), f"'{text}': a libfm line has no columns; remove it"))
+    if spec.missing_values:
+        problems.append(Problem(("missing_values",), "a libfm line leaves out what is missing; remove it"))
     if spec.label and spec.label.column != "label":
         problems.append(Problem(("label", "column"), f"'{spec.label.column}': a libfm label is the column 'label'"))
     owners = sorted((f.ids, i, f.name) for i, f in enumerate(spec.fields) if isinstance(f, LibfmField))

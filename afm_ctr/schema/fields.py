@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from .base import Count, Frozen, Name, Problem, Problems
+from .base import CellTexts, Count, Frozen, Name, Problem, Problems
 from .times import TimeField
 
 LIBFM_COLUMN = "features"
@@ -70,6 +70,8 @@ class CategoricalField(Frozen):
         value: what each of n kept values weighs: ``mean`` is 1/n, ``one`` is 1.
         within_field_pairs: whether the field's own slots form pairs with one another.
         missing: an empty cell, or one that is bad: ``absent`` takes no part, ``own`` is an id of its own.
+        missing_values: texts that count as an empty cell, and as an empty piece of one; compared exactly. ``None``:
+            the schema's ``missing_values``.
     """
 
     kind: Literal["categorical"]
@@ -82,6 +84,7 @@ class CategoricalField(Frozen):
     value: Literal["mean", "one"] = "mean"
     within_field_pairs: bool = Field(default=True, strict=True)
     missing: Literal["absent", "own"] = "absent"
+    missing_values: CellTexts | None = None
 
     @model_validator(mode="after")
     def _check(self) -> CategoricalField:
@@ -102,6 +105,8 @@ class CrossField(Frozen):
         encoding: its own id space, a hash or a vocabulary of joined texts, or
         space: the name of a shared one.
         missing: a row without a value: ``absent`` takes no part, ``own`` is an id of its own.
+        missing_values: texts that count as an empty cell; compared exactly. ``None``: the schema's
+            ``missing_values``.
     """
 
     kind: Literal["cross"]
@@ -110,6 +115,7 @@ class CrossField(Frozen):
     encoding: Annotated[HashSpace | VocabularySpace, Field(discriminator="kind")] | None = None
     space: Name | None = None
     missing: Literal["absent", "own"] = "absent"
+    missing_values: CellTexts | None = None
 
     max_values: ClassVar[int] = 1
     separator: ClassVar[None] = None
@@ -199,13 +205,17 @@ class NumericField(Frozen):
     """A cell that is a number: decimal text, parsed to float64.
 
     White space around it is ignored. Anything else (hexadecimal, ``nan``, ``1_000``) is bad, and so is a number
-    beyond float64, or a value beyond float32; a bad cell follows the missing policy.
+    beyond float64, or a value beyond float32. ``prepare`` rejects a row with a bad cell (``bad_number``); ``predict``
+    and a served model take the cell as missing and count it in ``bad_cells``. A text that stands for a missing number
+    belongs in ``missing_values``.
 
     Attributes:
         name: the field's name.
         column: the column it reads; ``None``: the column of the same name.
         encoding: how the number becomes an id and a value.
         missing: ``absent``, ``own``, or for the value encoding also ``{value: x}``. A present 0 is never missing.
+        missing_values: texts that count as an empty cell; compared exactly. ``None``: the schema's
+            ``missing_values``.
     """
 
     kind: Literal["numeric"]
@@ -213,6 +223,7 @@ class NumericField(Frozen):
     column: Name | None = None
     encoding: Annotated[ValueEncoding | BucketEncoding, Field(discriminator="kind")]
     missing: NumericMissing = "absent"
+    missing_values: CellTexts | None = None
 
     max_values: ClassVar[int] = 1
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from .base import Count, Frozen, Name, Problem, Problems
+from .base import Count, Frozen, Name, Problem, Problems, cell_texts
 
 MAX_LINE_BYTES = 1 << 20
 
@@ -154,13 +154,9 @@ Format = Annotated[DelimitedFormat | LibfmFormat | JsonlFormat | ParquetFormat, 
 
 
 def _texts(value: Any) -> Any:
-    """A list of cell texts; whole numbers are taken as their digits, since YAML reads an unquoted 1 as a number."""
-    if not isinstance(value, (list, tuple)) or not value:
+    if not value:
         raise ValueError("must be a list of cell texts with at least one entry")
-    for text in value:
-        if isinstance(text, bool) or not isinstance(text, (str, int)):
-            raise ValueError(f"{text!r} is not a cell text; put it in quotes")
-    return tuple(str(text) for text in value)
+    return cell_texts(value)
 
 
 def _negative_texts(value: Any) -> Any:

@@ -16,8 +16,8 @@ def check_parent(spec: FeatureSchema, parent: ResolvedSchema) -> None:
     """Refuse a schema whose ids would mean something else than its parent's.
 
     The same fields in the same order, of the same kinds and encodings, in the same id spaces. What may differ: how
-    the log is written (format, names of columns, the format of a time), ``min_count``, ``top``, ``capacity``, and
-    the size of declared or libfm ids, which may grow.
+    the log is written (format, names of columns, the format of a time, ``missing_values``), ``min_count``, ``top``,
+    ``capacity``, and the size of declared or libfm ids, which may grow.
 
     Raises:
         UserError: names the first difference.
@@ -56,7 +56,7 @@ def _fixed(part: Any) -> dict[str, Any]:
     """What must stay as it is."""
     if part is None:
         return {}
-    free = {"column", "separator"}
+    free = {"column", "separator", "missing_values"}
     if isinstance(part, VocabularySpace):
         free = {"min_count", "top", "capacity"}
     elif isinstance(part, DeclaredIds):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, model_validator
 
-from .base import NAME_PATTERN, Frozen, Name, Problems
+from .base import NAME_PATTERN, CellTexts, Frozen, Name, Problems
 from .checks import problems_of
 from .fields import (
     LIBFM_COLUMN,
@@ -46,6 +46,9 @@ class FeatureSchema(Frozen):
         key: column whose text travels to predictions and rejects; ``None``: ``<file>#<line>``.
         group: column by which the group AUC groups rows.
         weight: column of example weights (numbers ≥ 0).
+        missing_values: texts that count as an empty cell, such as ``["\\N", "NULL", "nan"]``: in every field without
+            a list of its own, in the label, the weight, the group and the keys of side tables. Compared exactly, on
+            every path, the signature ``raw`` included.
         negative_sampling: says that negatives were thinned before, or that ``prepare`` is to do it, and how that is
             corrected.
         side_tables: tables that bring further columns, by name.
@@ -59,6 +62,7 @@ class FeatureSchema(Frozen):
     key: Name | None = None
     group: Name | None = None
     weight: Name | None = None
+    missing_values: CellTexts = ()
     negative_sampling: NegativeSampling | None = None
     side_tables: dict[Name, SideTable] = Field(default_factory=dict)
     spaces: dict[Name, Space] = Field(default_factory=dict)
@@ -108,6 +112,11 @@ class FeatureSchema(Frozen):
                 return FieldSpace(field.space, self.spaces[field.space])
             return FieldSpace(field.name, field.encoding)
         return FieldSpace(field.name, None)
+
+    def missing_of(self, field: OneField) -> tuple[bytes, ...]:
+        """The texts that count as an empty cell of a field."""
+        own = None if isinstance(field, LibfmField) else field.missing_values
+        return tuple(text.encode() for text in dict.fromkeys(self.missing_values if own is None else own) if text)
 
     def bad_reason(self, field: OneField) -> str | None:
         """The reject's reason code for a bad cell of a field; ``None``: no cell of it can be bad."""

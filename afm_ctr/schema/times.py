@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
-from .base import Frozen, Name, Problem, Problems
+from .base import CellTexts, Frozen, Name, Problem, Problems
 
 # Ids of each part: hour of the day; Monday is 0; 1 at a weekend; day of the month and month count from 0.
 PART_SIZES = {"hour": 24, "weekday": 7, "weekend": 2, "day": 31, "month": 12}
@@ -71,7 +71,8 @@ class TimeField(Frozen):
     """A cell that tells a moment; a part of it, in UTC, is the id. The value is 1.
 
     ASCII white space around the cell is ignored; what does not fit the format, or is no moment of the calendar
-    (30 February, 24 h), is a bad cell and follows the missing policy.
+    (30 February, 24 h), is a bad cell: ``prepare`` rejects its row (``bad_time``); ``predict`` and a served model
+    take it as missing and count it in ``bad_cells``.
 
     Attributes:
         name: the field's name.
@@ -83,6 +84,8 @@ class TimeField(Frozen):
         part: ``hour`` 0-23, ``weekday`` Monday first, ``weekend`` (Saturday and Sunday), ``day`` of the month,
             ``month``.
         missing: an empty cell, or one that is bad: ``absent`` takes no part, ``own`` is an id of its own.
+        missing_values: texts that count as an empty cell; compared exactly. ``None``: the schema's
+            ``missing_values``.
     """
 
     kind: Literal["time"]
@@ -91,6 +94,7 @@ class TimeField(Frozen):
     format: str
     part: Literal["hour", "weekday", "weekend", "day", "month"]
     missing: Literal["absent", "own"] = "absent"
+    missing_values: CellTexts | None = None
 
     max_values: ClassVar[int] = 1
 

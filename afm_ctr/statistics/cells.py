@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,9 @@ class Values(NamedTuple):
     missing: int
 
 
-def values_of(field: Any, columns: Mapping[str, np.ndarray], rows: np.ndarray, strip: bool) -> Values:
+def values_of(
+    field: Any, columns: Mapping[str, np.ndarray], rows: np.ndarray, strip: bool, missing: Sequence[bytes] = ()
+) -> Values:
     """The values of some rows.
 
     Args:
@@ -29,16 +31,24 @@ def values_of(field: Any, columns: Mapping[str, np.ndarray], rows: np.ndarray, s
         columns: bytes [n] of every raw column.
         rows: int64 [m].
         strip: whether white space around a value is dropped, as numbers and declared ids have it.
+        missing: texts that count as an empty cell or piece.
     """
+    nothing = frozenset(missing)
+
+    def read(name: str) -> list[bytes]:
+        cells: list[bytes] = columns[name][rows].tolist()
+        return [b"" if cell in nothing else cell for cell in cells] if nothing else cells
+
     if field.kind == "cross":
-        parts = [columns[name][rows].tolist() for name in field.columns]
+        parts = [read(name) for name in field.columns]
         joined = (CROSS_SEPARATOR.join(row) if all(row) else b"" for row in zip(*parts, strict=True))
         return _given(joined, len(rows))
-    cells: list[bytes] = columns[field.column or field.name][rows].tolist()
+    cells = read(field.column or field.name)
     separator = getattr(field, "separator", None)
     if separator is None:
         return _given((cell.strip() for cell in cells) if strip else cells, len(rows))
-    return _pieces((cell.split(separator.encode()) for cell in cells), field.max_values, strip)
+    split = ([piece for piece in cell.split(separator.encode()) if piece not in nothing] for cell in cells)
+    return _pieces(split, field.max_values, strip)
 
 
 def _given(cells: Iterable[bytes], rows: int) -> Values:

@@ -124,12 +124,13 @@ class Collector:
         part.sampled += len(ids)
         part.sampled_positives += len(positive)
         rows = [np.arange(len(ids)), positive]
+        missing = [self._schema.spec.missing_of(field) for field in self._schema.spec.fields]
         for index, spec_field in enumerate(self._schema.spec.fields):
             for at, counts in enumerate((part.counts[index], part.positive_counts[index])):
                 if spec_field.kind in BY_ID:
                     mine = texts_of_ids(self._schema, spec_field, ids[rows[at]][:, self._layout.slots[index]])
                 else:
-                    mine = values_of(spec_field, columns, rows[at], self._layout.strips[index])
+                    mine = values_of(spec_field, columns, rows[at], self._layout.strips[index], missing[index])
                 counts.update(mine.values)
                 part.sample_missing[at, index] += mine.missing
 

@@ -110,6 +110,10 @@ def local_id(schema: ResolvedSchema, field: WordField, text: bytes) -> int | str
     return space.oov + entries.index(text) if text in entries else fingerprint64(text) % space.oov
 
 
+def given(schema: ResolvedSchema, field: object, cell: bytes) -> bytes:
+    return b"" if cell in schema.spec.missing_of(field) else cell
+
+
 def _numeric(schema: ResolvedSchema, field: NumericField, cell: bytes) -> tuple[Found, bool]:
     known = schema.statistics[field.name]
     value = number(cell)
@@ -202,7 +206,7 @@ def _categorical(
 ) -> tuple[list[tuple[int, float]], bool]:
     pieces = [cell]
     if field.separator is not None:
-        pieces = cell.split(field.separator.encode())
+        pieces = [given(schema, field, piece) for piece in cell.split(field.separator.encode())]
         if isinstance(schema.spec.space_of(field).space, DeclaredIds):
             pieces = [piece.strip(WHITE) for piece in pieces]
         pieces = [piece for piece in pieces if piece][: field.max_values]
@@ -252,15 +256,15 @@ def transform_row(schema: ResolvedSchema, row: dict[str, bytes]) -> tuple[list[i
         if isinstance(field, LibfmField):
             found, bad = libfm_found[index], libfm_bad[index]
         elif isinstance(field, NumericField):
-            found, bad = _numeric(schema, field, row[column_of(field)])
+            found, bad = _numeric(schema, field, given(schema, field, row[column_of(field)]))
         elif isinstance(field, TimeField):
-            found, bad = _time(field, row[column_of(field)])
+            found, bad = _time(field, given(schema, field, row[column_of(field)]))
         elif isinstance(field, CrossField):
-            parts = [row[name] for name in field.columns]
+            parts = [given(schema, field, row[name]) for name in field.columns]
             local = local_id(schema, field, b"\x1f".join(parts)) if all(parts) else None
             found, bad = ([(local, 1.0)] if isinstance(local, int) else []), False
         else:
-            found, bad = _categorical(schema, field, row[column_of(field)])
+            found, bad = _categorical(schema, field, given(schema, field, row[column_of(field)]))
         name = schema.spec.space_of(field).name
         slots = [(schema.global_id(name, local), value) for local, value in found]
         if not slots and field.missing == "own":

@@ -17,25 +17,28 @@ SPEC = FeatureSchema.model_validate(
     yaml.safe_load("""
 name: everything
 format: {kind: delimited}
+missing_values: ["-1", new, "2014-10-21", " "]
 spaces: {thing: {kind: vocabulary, oov: 3}, code: {kind: ids, size: 50}, met: {kind: hash, buckets: 9}}
 fields:
   - {name: one, kind: categorical, space: thing}
   - {name: logged, column: n, kind: numeric, encoding: {kind: value, log: true}}
-  - {name: tags, kind: categorical, space: thing, max_values: 3, separator: "||", missing: own}
+  - {name: tags, kind: categorical, space: thing, max_values: 3, separator: "||", missing: own,
+     missing_values: [x, "||"]}
   - {name: hashed, kind: categorical, encoding: {kind: hash, buckets: 7}, missing: own}
   - {name: codes, kind: categorical, space: code, max_values: 2, separator: ",", value: one}
-  - {name: code, column: codes, kind: categorical, space: code, missing: own}
+  - {name: code, column: codes, kind: categorical, space: code, missing: own, missing_values: []}
   - {name: filled, column: n, kind: numeric, encoding: {kind: value, standardise: true}, missing: {value: 2.5}}
   - {name: cut, column: n, kind: numeric, encoding: {kind: buckets, boundaries: [-1, 0, 1]}}
-  - {name: square, column: m, kind: numeric, encoding: {kind: buckets, log_square: true}, missing: own}
+  - {name: square, column: m, kind: numeric, encoding: {kind: buckets, log_square: true}, missing: own,
+     missing_values: [nan]}
   - {name: empty, column: one, kind: categorical, encoding: {kind: vocabulary}}
   - {name: other, column: hashed, kind: categorical, encoding: {kind: hash, buckets: 11}}
   - {name: pair, kind: cross, columns: [one, hashed], encoding: {kind: hash, buckets: 13}, missing: own}
-  - {name: known, kind: cross, columns: [one, tags], space: thing}
+  - {name: known, kind: cross, columns: [one, tags], space: thing, missing_values: [b]}
   - {name: met_one, kind: cross, columns: [hashed, one], space: met}
   - {name: met_two, kind: categorical, column: hashed, space: met}
   - {name: hour, column: iso, kind: time, format: iso, part: hour, missing: own}
-  - {name: weekday, column: iso, kind: time, format: iso, part: weekday}
+  - {name: weekday, column: iso, kind: time, format: iso, part: weekday, missing_values: ["nan"]}
   - {name: month, column: iso, kind: time, format: iso, part: month}
   - {name: weekend, column: stamp, kind: time, format: epoch, part: weekend}
   - {name: day, column: stamp, kind: time, format: epoch, part: day}

@@ -124,7 +124,7 @@ def test_numbers_are_numbers(tmp_path):
         ("2.5]}", "2.5]}, missing: {value: 1}", "fields[1].missing: a number for missing cells needs"),
         ('positive: ["1"]', 'positive: ["4"]', "label.negative: must be given beside `positive`"),
         ('positive: ["1"]', 'positive: ["1"], negative: ["1"]', "label.negative: '1' is positive too"),
-        ('positive: ["1"]', "positive: [true]", "label.positive: [True]: True is not a cell text; put it in quotes"),
+        ('positive: ["1"]', "positive: [true]", "label.positive: [True]: true is not a cell text; put it in quotes"),
         ('positive: ["1"]', 'kind: real, positive: ["1"]', "label.positive: belongs to a binary label"),
         (
             "group: user",

@@ -133,7 +133,7 @@ def test_other_forms(folder):
     ("table", "told"),
     [
         (TABLE + "u2,8,0,0,z\n", "users.csv, line 5: a second row with the key 'u2'"),
-        (TABLE + ",8,0,0,z\n", "users.csv, line 5: the key is empty"),
+        (TABLE + ",8,0,0,z\n", "users.csv, line 5: the key is missing"),
         (TABLE + "u3,8,0,2,z\n", "users.csv, line 5: Blue: '2' is neither 0 nor 1"),
         (TABLE + "u3,8\n", "users.csv, line 5: column_count: 2 columns, 5 expected"),
         (TABLE.replace("age,", "Age,"), "users.csv: no column 'age'; columns there: id, Age"),
