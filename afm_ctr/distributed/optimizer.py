@@ -9,12 +9,15 @@ import keras
 import tensorflow as tf
 
 from afm_ctr.distributed.exchange import Gradient, GradientExchange, scaled
+from afm_ctr.distributed.optimizer_copy import copy_optimizer
 from afm_ctr.distributed.world import World, raw_variable
+from afm_ctr.errors import UserError
 from afm_ctr.slices import change_values
 
 Penalty = Callable[[Sequence[Gradient], Sequence[Any]], Sequence[Gradient]]
 
 _MARK = "_afm_ctr_world"
+_READY = "_afm_ctr_ready"
 
 
 def world_of(optimizer: keras.optimizers.Optimizer) -> World | None:
@@ -22,7 +25,7 @@ def world_of(optimizer: keras.optimizers.Optimizer) -> World | None:
     return getattr(type(optimizer), _MARK, None)
 
 
-def wrap_optimizer(optimizer: keras.optimizers.Optimizer, world: World) -> keras.optimizers.Optimizer:
+def wrap_optimizer(optimizer: keras.optimizers.Optimizer | str, world: World) -> keras.optimizers.Optimizer:
     """A copy of the optimizer whose ``apply`` first sums the gradients over the ranks.
 
     It works under ``model.fit`` (compile with ``jit_compile=False``) and in a loop of one's own, for any Keras model:
@@ -42,20 +45,33 @@ def wrap_optimizer(optimizer: keras.optimizers.Optimizer, world: World) -> keras
     Sparse gradients arrive at the optimizer merged (each row once), in the single process too. How they are summed
     over the ranks a variable may say by its attribute ``exchange``: see :class:`GradientExchange`.
 
+    The copy has every attribute of the original, so that it steps as that does: variables excluded from weight
+    decay, schedules and functions as learning rate, attributes of one's own classes. No configuration is needed.
+
+    Dynamic loss scaling (``mixed_float16``) goes inside: ``wrap_optimizer(keras.optimizers.LossScaleOptimizer(...))``
+    decides for all ranks by the reduced gradients. Around the wrapped optimizer, where Keras' ``compile`` puts it by
+    itself, it would decide by one rank's, and is refused.
+
     Args:
-        optimizer: built or not; its variables' values are copied. The original is left alone.
+        optimizer: built or not; its variables' values are copied. The original is left alone. Or a name that
+            ``keras.optimizers.get`` knows.
         world: from :func:`afm_ctr.distributed.init`.
 
     Raises:
         ValueError: the optimizer is wrapped already.
+        UserError: it is no Keras optimizer, or holds what cannot be copied: see :func:`copy_optimizer`.
     """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        try:
+            optimizer = keras.optimizers.get(optimizer)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{optimizer!r} is no Keras optimizer: give an instance, such as keras.optimizers.Adam(1e-3)"
+            ) from error
     if world_of(optimizer) is not None:
         raise ValueError(f"{optimizer.name} is wrapped already")
-    wrapped = _subclass(type(optimizer), world).from_config(optimizer.get_config())
-    if optimizer.built:
-        wrapped.build(optimizer._trainable_variables)
-        for to, source in zip(wrapped.variables, optimizer.variables, strict=True):
-            to.assign(source)
+    wrapped = copy_optimizer(optimizer, _subclass(type(optimizer), world))
+    setattr(wrapped, _READY, True)
     return wrapped
 
 
@@ -77,7 +93,7 @@ def _subclass(plain: Any, world: World) -> Any:
         else:
             variables = list(trainable_variables)
             if not self.built:  # not within the conditional below, where variables cannot be made
-                with tf.init_scope():
+                with tf.init_scope(), keras.name_scope(self.name, caller=self):
                     self.build(variables)
         reduced, total = exchange(grads, variables, None if weight is None else _as_weight(weight))
         share = tf.constant(1.0 / world.size, tf.float64) if total is None else 1.0 / tf.cast(total, tf.float64)
@@ -96,8 +112,18 @@ def _subclass(plain: Any, world: World) -> Any:
         else:
             tf.cond(tf.not_equal(total, 0), step, lambda: tf.constant(False))
 
+    def set_attribute(self: Any, name: str, value: Any) -> None:
+        # keras.optimizers.LossScaleOptimizer does this to what it is put around, and nothing else says that it is.
+        if name == "loss_scale_factor" and value is None and getattr(self, _READY, False):
+            raise UserError(
+                f"loss scaling around a wrapped optimizer would look at one rank's gradients alone; put it inside: "
+                f"wrap_optimizer(keras.optimizers.LossScaleOptimizer({plain.__name__}(...)), world)"
+            )
+        plain.__setattr__(self, name, value)
+
     members = {
         "apply": tf.autograph.experimental.do_not_convert(apply),
+        "__setattr__": set_attribute,
         _MARK: world,
         "__module__": plain.__module__,
         "__qualname__": plain.__qualname__,
