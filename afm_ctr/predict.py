@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +14,8 @@ import tensorflow as tf
 
 from afm_ctr.errors import UserError, find_user_error
 from afm_ctr.features import FeatureTransform
+from afm_ctr.io.files import replacing
+from afm_ctr.io.paths import expand
 from afm_ctr.rawlog import parse_log
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.sidetables import SideTables
@@ -146,7 +146,7 @@ def predict_logs(
 def _expand(inputs: Iterable[str]) -> list[str]:
     paths: list[str] = []
     for pattern in inputs:
-        found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
+        found = expand(pattern)
         if not found:
             raise UserError(f"--input {pattern}: no such file")
         paths += found
@@ -154,21 +154,16 @@ def _expand(inputs: Iterable[str]) -> list[str]:
 
 
 def _write(output: str | Path, lines: Iterator[dict[str, Any]], reader: Reader | None = None) -> PredictSummary:
-    """Write the lines aside and rename: the file appears when it is whole."""
+    """Write the lines: the file appears when it is whole."""
     target = Path(output)
-    aside = target.with_name(f".tmp-{target.name}")
     began = time.monotonic()
     rows = errors = 0
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "w", encoding="utf-8") as file:
+        with replacing(target) as file:
             for line in lines:
                 rows += 1
                 errors += "error" in line
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, target)
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     except OSError as error:
         raise UserError(f"cannot write {target}: {error}") from error
     except Exception as error:
@@ -176,8 +171,6 @@ def _write(output: str | Path, lines: Iterator[dict[str, Any]], reader: Reader |
         if mistake is None:
             raise
         raise mistake from error
-    finally:
-        aside.unlink(missing_ok=True)
     return PredictSummary(str(target), rows, errors, time.monotonic() - began)
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from afm_ctr.io.files import write_text
 from afm_ctr.schema import (
     CROSS_SEPARATOR,
     BucketEncoding,
@@ -29,17 +30,14 @@ Row = Mapping[str, bytes]
 
 
 def save_samples(folder: str | os.PathLike[str], rows: Iterable[Row]) -> None:
-    """Write rows (column name to the cell's UTF-8 bytes), one JSON object a line, aside and then renamed.
+    """Write rows (column name to the cell's UTF-8 bytes), one JSON object a line.
 
     No rows: nothing is written.
     """
     rows = list(rows)
     if not rows:
         return
-    path = Path(folder) / SAMPLE_FILE
-    aside = path.with_name(f".tmp-{SAMPLE_FILE}")
-    aside.write_text(samples_text(rows), encoding="utf-8")
-    os.replace(aside, path)
+    write_text(Path(folder) / SAMPLE_FILE, samples_text(rows))
 
 
 def samples_text(rows: Iterable[Row]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.files import write_bytes
 from afm_ctr.schema import FeatureSchema
 
 TABLES_FOLDER = "side"
@@ -79,13 +80,9 @@ class SideTables:
         return {f"{TABLES_FOLDER}/{name}.jsonl": table.to_bytes(keys[name]) for name, table in self._tables.items()}
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the copies below a local folder, each aside and then renamed."""
+        """Write the copies below a local folder."""
         for name, content in self.contents().items():
-            path = Path(folder) / name
-            path.parent.mkdir(exist_ok=True)
-            aside = path.with_name(f".tmp-{path.name}")
-            aside.write_bytes(content)
-            os.replace(aside, path)
+            write_bytes(Path(folder) / name, content)
 
     @classmethod
     def load(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afm_ctr.errors import UserError
-from afm_ctr.records.files import write_aside
+from afm_ctr.io.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -158,7 +158,7 @@ class Page:
         )
 
     def write(self, path: str | Path) -> Path:
-        """Write the page aside and rename it; folders that are missing are made.
+        """Write the page, whole or not at all; folders that are missing are made.
 
         Raises:
             UserError: it cannot be written there.
@@ -166,7 +166,7 @@ class Page:
         path = file_of(path)
         try:
             # What is not UTF-8 in a log may have become lone surrogates on its way.
-            write_aside(str(path), self.html().encode("utf-8", "replace"))
+            write_bytes(path, self.html().encode("utf-8", "replace"))
         except OSError as error:
             raise UserError(
                 f"cannot write {path.name} in the folder {path.parent}: {error.strerror or error}; name another file"

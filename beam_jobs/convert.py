@@ -210,7 +210,7 @@ class Conversion:
             if not len(rows):
                 continue
             name = f"{split}/part-{chunk.number:05d}.tfrecord"
-            with files.aside(files.join(self.attempt, name)) as stream:
+            with files.creating(files.join(self.attempt, name)) as stream:
                 writer = ShardWriter(stream, BLOCK_RECORDS, self.compression)
                 for at in range(0, len(rows), 16 * BLOCK_RECORDS):
                     some = rows[at : at + 16 * BLOCK_RECORDS]

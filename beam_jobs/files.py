@@ -1,58 +1,101 @@
-"""Files through Beam: local paths, and every file system that the installed Beam knows (gs://, s3://, …)."""
+"""Files through Beam: local paths, and every file system that the installed Beam knows (gs://, s3://, …).
+
+Every call of Beam's ``FileSystems`` that takes a path is here. Beam takes paths for patterns where it deletes and
+lists, and knows no way to quote one; so ``[``, ``*`` and ``?`` in a folder's name would reach its neighbours. Here
+only :func:`match` and :func:`local_copies` take patterns. Local files do not go through Beam at all.
+"""
 
 from __future__ import annotations
 
 import glob
 import os
+import re
+import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import BinaryIO, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.files import TEMPORARY, replacing, target_name, temporary_name
+from afm_ctr.io.paths import escape_folders, expand, is_remote, join
 from afm_ctr.rawlog.side import local_files
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-_ASIDE = ".tmp-"
+
+# What matches one of Beam's wildcards alone. Beam makes regular expressions of patterns, in which `[[]` gives a
+# warning; so a bracket is what is neither below nor above it.
+_LITERAL = {"*": "[*]", "?": "[?]", "[": "[!\0-Z\\-\U0010ffff]"}
+_PATTERNS: dict[type, bool] = {}  # what _deletes_patterns has found
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path names a file system other than the local one."""
-    return "://" in path
-
-
-def join(folder: str, *parts: str) -> str:
-    """A path below a folder."""
-    return "/".join([folder.rstrip("/"), *parts])
+def set_options(options: Any) -> None:
+    """What this process's file systems are opened with: hdfs:// and s3:// have options of Beam's."""
+    FileSystems.set_options(options)
 
 
 def match(pattern: str) -> list[tuple[str, int]]:
-    """(path, bytes) of the files that a glob matches, sorted by path.
+    """(path, bytes) of the files that a path or glob names, sorted by path.
+
+    What exists under the literal name comes first, as in :func:`afm_ctr.io.paths.expand`.
 
     Raises:
-        UserError: none does, or the file system is not known.
+        UserError: there is none, or the file system is not known.
     """
     if is_remote(pattern):
         try:
-            found = [(item.path, int(item.size_in_bytes)) for item in FileSystems.match([pattern])[0].metadata_list]
+            found = _match(pattern)
         except (BeamIOError, ValueError) as error:
             raise UserError(f"{pattern}: cannot be listed: {error}") from error
     else:
         # Beam's local match walks everything below the first wildcard; glob looks where it must.
-        paths = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
+        paths = expand(pattern)
         if len(paths) == 1 and os.path.isdir(paths[0]):
             raise UserError(f"{pattern} is a folder; name its files: {join(pattern, '*')}")
         found = [(path, os.path.getsize(path)) for path in paths if os.path.isfile(path)]
     if not found:
         raise UserError(f"no file matches {pattern}")
     return sorted(found)
+
+
+def _match(pattern: str) -> list[tuple[str, int]]:
+    if glob.has_magic(pattern):
+        if FileSystems.exists(pattern):
+            return [item for item in _listed(pattern) if item[0] == pattern]
+        pattern = escape_folders(pattern, lambda folder: bool(_listed(f"{folder}/")), _escape)
+    items = FileSystems.match([pattern])[0].metadata_list
+    return [(item.path, int(item.size_in_bytes)) for item in items]
+
+
+def _escape(path: str) -> str:
+    """A pattern of Beam's that matches a path alone."""
+    return re.sub(r"[*?[]", lambda found: _LITERAL[found[0]], path)
+
+
+def _listed(start: str) -> list[tuple[str, int]]:
+    """(path, bytes) of all that a remote file system lists for a folder (``start`` ends with /) or a prefix.
+
+    Raises:
+        BeamIOError: it cannot be listed; some file systems say so where a folder is not there.
+    """
+    # FileSystem.match would take it for a pattern. It is made of this method, which every file system has.
+    items = FileSystems.get_filesystem(start)._list(start)
+    return [(item.path, int(item.size_in_bytes)) for item in items if item.path.startswith(start)]
+
+
+def _below(folder: str) -> dict[str, int]:
+    """Bytes of every file that a remote file system lists below a folder, by its path from there."""
+    start = join(folder, "")
+    try:
+        return {path[len(start) :]: size for path, size in _listed(start)}
+    except BeamIOError:
+        return {}
 
 
 @contextmanager
@@ -78,6 +121,8 @@ def exists(path: str) -> bool:
     Raises:
         UserError: the file system is not known or does not answer.
     """
+    if not is_remote(path):
+        return os.path.exists(path)
     try:
         return bool(FileSystems.exists(path))
     except (BeamIOError, ValueError) as error:
@@ -91,6 +136,8 @@ def open_raw(path: str) -> BinaryIO:
         UserError: the file is not there or may not be read.
     """
     try:
+        if not is_remote(path):
+            return open(path, "rb")
         return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
     except (BeamIOError, OSError) as error:
         raise UserError(f"{path}: cannot be read: {_said(error)}") from error
@@ -103,22 +150,32 @@ def read(path: str) -> bytes:
 
 
 @contextmanager
-def aside(path: str) -> Iterator[BinaryIO]:
-    """A stream to a file that gets its name when it is complete: a reader meets all of it or nothing.
+def creating(path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A stream to a file that gets its name when it is complete: a reader sees all of it or nothing.
+
+    Args:
+        durable: see :func:`afm_ctr.io.files.replacing`.
 
     Raises:
         UserError: the file cannot be written: no permission, no space left, ...
     """
-    temporary = f"{path}{_ASIDE}{uuid.uuid4().hex}"
+    try:
+        with _creating(path) if is_remote(path) else replacing(path, durable=durable) as stream:
+            yield stream
+    except (BeamIOError, OSError) as error:
+        raise UserError(f"{path}: cannot be written: {_said(error)}") from error
+
+
+@contextmanager
+def _creating(path: str) -> Iterator[BinaryIO]:
+    folder, _, name = path.rpartition("/")
+    temporary = join(folder, temporary_name(name))
     try:
         with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
             yield stream
-        if is_remote(path) and FileSystems.exists(path):
-            FileSystems.delete([path])
+        if FileSystems.exists(path):
+            _delete([path])
         FileSystems.rename([temporary], [path])
-    except (BeamIOError, OSError) as error:
-        remove(temporary)
-        raise UserError(f"{path}: cannot be written: {_said(error)}") from error
     except BaseException:
         remove(temporary)
         raise
@@ -128,9 +185,9 @@ def _said(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def write(path: str, content: bytes) -> None:
-    """A whole file, by way of :func:`aside`."""
-    with aside(path) as stream:
+def write(path: str, content: bytes, *, durable: bool = True) -> None:
+    """A whole file, by way of :func:`creating`."""
+    with creating(path, durable=durable) as stream:
         stream.write(content)
 
 
@@ -151,26 +208,19 @@ def item(path: str, number: int) -> bytes:
 
 def names(folder: str) -> list[str]:
     """Names of the complete files in a folder, sorted; none if it is not there."""
-    if not is_remote(folder):
-        found = os.listdir(folder) if os.path.isdir(folder) else []
-    else:
-        try:
-            items = FileSystems.match([join(folder, "*")])[0].metadata_list
-        except BeamIOError:
-            items = []
-        found = [item.path.rsplit("/", 1)[-1] for item in items]
-    return sorted(name for name in found if _ASIDE not in name)
+    return [name for name in _entries(folder) if not name.startswith(TEMPORARY)]
 
 
-def half_written(folder: str) -> list[str]:
-    """Paths of the files in a folder that :func:`aside` had not completed when its process ended."""
+def _entries(folder: str) -> list[str]:
     if is_remote(folder):
-        try:
-            return [item.path for item in FileSystems.match([join(folder, f"*{_ASIDE}*")])[0].metadata_list]
-        except BeamIOError:
-            return []
-    found = os.listdir(folder) if os.path.isdir(folder) else []
-    return [join(folder, name) for name in sorted(found) if _ASIDE in name]
+        return sorted(name for name in _below(folder) if "/" not in name)
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+
+def half_written(folder: str) -> dict[str, str]:
+    """Paths of the temporary files in a folder that dead processes left, with what they were to be called."""
+    targets = {join(folder, name): target_name(name) for name in _entries(folder)}
+    return {path: target for path, target in targets.items() if target is not None}
 
 
 def folders(folder: str, prefix: str) -> list[str]:
@@ -179,36 +229,68 @@ def folders(folder: str, prefix: str) -> list[str]:
         found = {name for name in names(folder) if os.path.isdir(join(folder, name))}
     else:
         # An object store has no folders: they show in the names of the objects.
-        items = FileSystems.match([join(folder, f"{prefix}**")])[0].metadata_list
-        start = len(folder.rstrip("/")) + 1
-        found = {item.path[start:].split("/", 1)[0] for item in items}
+        found = {name.split("/", 1)[0] for name in _below(folder)}
     return sorted(name for name in found if name.startswith(prefix))
 
 
 def sizes(folder: str) -> dict[str, int]:
     """Bytes of every file below a folder, by its path from there."""
-    if not is_remote(folder):
-        paths = [os.path.join(place, name) for place, _, found in os.walk(folder) for name in found]
-        return {os.path.relpath(path, folder): os.path.getsize(path) for path in paths}
-    start = len(folder.rstrip("/")) + 1
-    items = FileSystems.match([join(folder, "**")])[0].metadata_list
-    return {item.path[start:]: int(item.size_in_bytes) for item in items}
+    if is_remote(folder):
+        return _below(folder)
+    paths = [os.path.join(place, name) for place, _, found in os.walk(folder) for name in found]
+    return {os.path.relpath(path, folder): os.path.getsize(path) for path in paths}
 
 
 def remove(path: str) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there."""
+    """Remove a file, or a folder with all that is in it, if it is there.
+
+    Raises:
+        UserError: it cannot be removed.
+    """
     try:
-        if not is_remote(path):
-            if os.path.lexists(path):
-                FileSystems.delete([path])
-            return
-        items = FileSystems.match([path, join(path, "**")])
-        found = [item.path for result in items for item in result.metadata_list]
-        if found:
-            FileSystems.delete(found)
-    except BeamIOError as error:
+        if is_remote(path):
+            _delete([join(path, name) for name in _below(path)])
+            if FileSystems.exists(path):
+                _delete([path])
+        elif os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            os.unlink(path)
+    except (BeamIOError, OSError) as error:
         if exists(path):
-            raise UserError(f"{path}: cannot be removed: {error}") from error
+            raise UserError(f"{path}: cannot be removed: {_said(error)}") from error
+
+
+def _delete(paths: Sequence[str]) -> None:
+    """Delete remote files.
+
+    Raises:
+        BeamIOError: one cannot be deleted.
+    """
+    plain = [path for path in paths if not glob.has_magic(path)]
+    if plain:
+        FileSystems.delete(plain)
+    for path in paths:
+        if glob.has_magic(path):
+            FileSystems.delete([_escape(path) if _deletes_patterns(path) else path])
+
+
+def _deletes_patterns(path: str) -> bool:
+    """Whether the path's file system takes paths for patterns where it deletes: some of Beam's do, others do not.
+
+    Found out once for each, by a file of a name that no other can have.
+    """
+    kind = type(FileSystems.get_filesystem(path))
+    if kind not in _PATTERNS:
+        probe = join(path.rpartition("/")[0], temporary_name("probe"))
+        with FileSystems.create(probe, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+            stream.write(b"probe")
+        with suppress(BeamIOError):
+            FileSystems.delete([f"{_escape(probe[:-1])}[{probe[-1]}]"])
+        _PATTERNS[kind] = not FileSystems.exists(probe)
+        if not _PATTERNS[kind]:
+            FileSystems.delete([probe])
+    return _PATTERNS[kind]
 
 
 def in_threads(do: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:

@@ -26,7 +26,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from afm_ctr.errors import RunError, UserError
-from afm_ctr.locks import alone_in
+from afm_ctr.io.locks import alone_in
+from afm_ctr.io.paths import local_path
 from afm_ctr.records.manifest import MANIFEST_NAME, Manifest
 from afm_ctr.samples import SAMPLE_FILE, samples_text
 from afm_ctr.schema import ResolvedSchema
@@ -49,12 +50,14 @@ class Output:
     """
 
     def __init__(self, folder: str, overwrite: bool) -> None:
+        folder = local_path(folder)
         self.folder = folder if files.is_remote(folder) else os.path.abspath(folder)
         self.attempt_name = _ATTEMPT + uuid.uuid4().hex[:12]
         self.attempt = files.join(self.folder, self.attempt_name)
         self._overwrite = overwrite
         self._half_replaced = False
         self._published = False
+        self._mode = 0o755
         self._look()
 
     def _look(self) -> tuple[list[str], str | None]:
@@ -107,16 +110,23 @@ class Output:
             yield
 
     def begin(self) -> None:
-        """Remove what dead runs left; a data set that stands there stays for now."""
+        """Remove what dead runs left, and begin the attempt; a data set that stands there stays for now.
+
+        A local attempt is its owner's alone until it is published: what workers hand on lies there.
+        """
         attempts, there = self._look()
         for name in attempts:
             if name != there:
                 files.remove(files.join(self.folder, name))
         files.remove(files.join(self.folder, _FAILED))
         for folder in ("", _REJECTS, TABLES_FOLDER):
-            for path in files.half_written(files.join(self.folder, folder).rstrip("/")):
-                if folder or path.rsplit("/", 1)[-1].startswith((*_SCHEMA, SAMPLE_FILE, MANIFEST_NAME, _FAILED)):
+            for path, target in files.half_written(files.join(self.folder, folder).rstrip("/")).items():
+                if folder or target in (*_SCHEMA, SAMPLE_FILE, MANIFEST_NAME, _FAILED):
                     files.remove(path)
+        if not files.is_remote(self.folder):
+            os.mkdir(self.attempt)
+            self._mode = os.stat(self.attempt).st_mode
+            os.chmod(self.attempt, 0o700)
 
     def work(self, stage: str) -> str:
         """The folder for the results of a pass."""
@@ -162,6 +172,8 @@ class Output:
 
         files.in_threads(place, rejects)
         files.remove(files.join(self.attempt, "work"))
+        if not files.is_remote(self.folder):
+            os.chmod(self.attempt, self._mode)
         self._save_manifest(manifest)
         self._published = True
         for name in files.folders(self.folder, _ATTEMPT):
@@ -192,7 +204,7 @@ class Output:
     def leave_rejects(self, rejects: Sequence[Share]) -> str:
         """After a failure: write the kept rejects of this run into one file; returns its path."""
         path = files.join(self.folder, _FAILED)
-        with files.aside(path) as stream:
+        with files.creating(path) as stream:
             for share in rejects:
                 stream.write(taken(self.work(_REJECTS), share))
         return path

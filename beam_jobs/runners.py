@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, WorkerOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -14,6 +13,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProv
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from afm_ctr.errors import UserError
+from beam_jobs import files
 
 # Other runners do not say how many workers they have; this many pieces of a gzip file are worth having then.
 _WORKERS_ELSEWHERE = 16
@@ -46,7 +46,7 @@ class Engine:
             # Beam parses with argparse, which has printed the reason.
             raise UserError(f"Beam does not take these options: {' '.join(args)}") from None
         # For what this process itself reads and writes before its first pipeline: hdfs:// and s3:// have options.
-        FileSystems.set_options(self._options)
+        files.set_options(self._options)
         self.in_process = runner is None or runner.rsplit(".", 1)[-1].lower() in _IN_PROCESS
         if self.in_process:
             self._refuse_unknown(args)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import grpc
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.files import replacing
 from afm_ctr.rawlog import ParsedLines, parse_log
 from afm_ctr.rawlog.side import side_tables_beside
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
@@ -225,23 +225,16 @@ def _explained(error: ServingError, batch_size: int) -> str:
 
 
 def _write(target: Path, lines: Iterator[dict[str, Any]]) -> tuple[int, int]:
-    """Write aside and rename. Returns how many lines, and how many of them errors."""
-    aside = target.with_name(f".tmp-{os.getpid()}-{target.name}")
+    """Write the file, whole or not at all. Returns how many lines, and how many of them errors."""
     rows = errors = 0
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "w", encoding="utf-8") as file:
+        with replacing(target) as file:
             for line in lines:
                 rows += 1
                 errors += "error" in line
-                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, target)
+                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
     except OSError as error:
         raise UserError(f"score: cannot write {target}: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
     return rows, errors
 
 

@@ -12,7 +12,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.explain import pictures, tables
 from afm_ctr.explain.explanation import Explanation
 from afm_ctr.explain.page import page_of
-from afm_ctr.records.files import write_aside
+from afm_ctr.io.files import write_bytes
 from afm_ctr.schema import ResolvedSchema
 
 
@@ -32,7 +32,7 @@ def write(explanation: Explanation, schema: ResolvedSchema, folder: Path) -> Exp
     page = page_of(explanation, schema)
     try:
         for name, content in contents.items():
-            write_aside(str(folder / name), content)
+            write_bytes(folder / name, content)
     except OSError as error:
         raise UserError(f"explain: cannot write to {folder}: {error.strerror or error}") from error
     contents_and_page = [*(folder / name for name in contents), page.write(folder / f"{stem}.html")]

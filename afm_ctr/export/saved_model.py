@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.export.half import HalfChange, halve_and_measure
 from afm_ctr.export.servable import Servable
 from afm_ctr.export.warmup import Warmup, warmup_rows, write_warmup
+from afm_ctr.io.files import new_folder
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import load_model
 from afm_ctr.training.build import Which
@@ -110,25 +108,20 @@ def export_model(
     model, schema, _ = load_model(model_dir, which)
     half, change = halve_and_measure(model, schema, data_dir, split) if float16_tables else (None, None)
     servable = Servable(model, schema, half)
-    aside = base / f".tmp-{chosen}-{uuid.uuid4().hex[:8]}"
     target = base / str(chosen)
     try:
-        base.mkdir(parents=True, exist_ok=True)
-        signatures = servable.signatures()
-        # Gradients are no part of a served model, and ours could bring functions along that no server needs.
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(servable, str(aside), signatures=signatures, options=options)
-        warmup = warmup_rows(schema, Path(model_dir))
-        _write_extra(aside / EXTRA, schema, servable, warmup, base.resolve().name)
-        size = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
-        if target.exists():
-            raise UserError(f"export: version {chosen} came into being in {base} meanwhile; run export again")
-        os.rename(aside, target)
+        with new_folder(target) as temporary:
+            signatures = servable.signatures()
+            # Gradients are no part of a served model, and ours could bring functions along that no server needs.
+            options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+            tf.saved_model.save(servable, str(temporary), signatures=signatures, options=options)
+            warmup = warmup_rows(schema, Path(model_dir))
+            _write_extra(temporary / EXTRA, schema, servable, warmup, base.resolve().name)
+            size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file())
+            if target.exists():
+                raise UserError(f"export: version {chosen} came into being in {base} meanwhile; run export again")
     except OSError as error:
         raise UserError(f"export: cannot write below {base}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(aside)
     return ExportSummary(
         path=str(target),
         base=str(base),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from afm_ctr.infer.profile import Profile
 from afm_ctr.infer.suggest import Suggestion, is_group, suggest
 from afm_ctr.infer.table import Table, read_table
 from afm_ctr.infer.write import columns, comment, flow
+from afm_ctr.io.files import write_text
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
 
 
@@ -199,16 +201,14 @@ def save(inference: Inference, path: Path, overwrite: bool) -> None:
     Raises:
         UserError: the file is there and may not be replaced, or cannot be written.
     """
-    aside = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not overwrite:
             raise UserError(f"{path} is there already; give --overwrite to replace it, or another --output")
-        aside.write_text(inference.text, encoding="utf-8")
-        if validate(FeatureSchema, read_yaml(aside), path) != inference.schema:
-            raise RuntimeError(f"{path}: the schema reads differently than it was meant")
-        aside.replace(path)
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch, "schema.yaml")
+            copy.write_text(inference.text, encoding="utf-8")
+            if validate(FeatureSchema, read_yaml(copy), path) != inference.schema:
+                raise RuntimeError(f"{path}: the schema reads differently than it was meant")
+        write_text(path, inference.text)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)

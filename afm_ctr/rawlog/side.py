@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.paths import expand
 from afm_ctr.rawlog.log import parse_log
 from afm_ctr.rawlog.parser import ParsedLines
 from afm_ctr.schema import FLAG_SEPARATOR, FeatureSchema, JoinedColumn, read_yaml
@@ -24,7 +24,7 @@ Find = Callable[[str], AbstractContextManager[Sequence[str]]]
 @contextmanager
 def local_files(pattern: str) -> Iterator[Sequence[str]]:
     """The files that a path or glob of the local file system names, sorted."""
-    yield [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
+    yield expand(pattern)
 
 
 def read_side_tables(

@@ -11,7 +11,7 @@ from threading import Lock
 import numpy as np
 
 from afm_ctr.errors import UserError
-from afm_ctr.records import files
+from afm_ctr.io import paths
 from afm_ctr.records.framing import Block, DamagedError
 from afm_ctr.records.manifest import AGAIN, Manifest
 
@@ -97,7 +97,7 @@ class SplitBlocks:
     def _load(self, block: int) -> Block:
         shard = int(self._shard_of[block])
         start, stop = int(self._starts[block]), int(self._stops[block])
-        with files.open_binary(self._paths[shard]) as stream:
+        with paths.open_binary(self._paths[shard]) as stream:
             stream.seek(start)
             data = stream.read(stop - start)
         if self._shards[shard].compression == "gzip":

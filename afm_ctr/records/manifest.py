@@ -13,7 +13,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from afm_ctr.errors import UserError
-from afm_ctr.records import files
+from afm_ctr.io import files, paths
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.sidetables import TABLES_FOLDER, SideTables
 from afm_ctr.statistics import DataStatistics
@@ -155,13 +155,13 @@ class Manifest(BaseModel):
         tables = SideTables.load(data_dir, spec)
         if TableInfo.of(tables) != self.side_tables:
             raise UserError(
-                f"{files.join(data_dir, TABLES_FOLDER)} does not hold the tables of {MANIFEST_NAME}; {AGAIN}"
+                f"{paths.join(data_dir, TABLES_FOLDER)} does not hold the tables of {MANIFEST_NAME}; {AGAIN}"
             )
         return tables
 
     def path_of(self, data_dir: str | os.PathLike[str], shard: ShardInfo) -> str:
         """Where a shard's file is."""
-        return files.join(data_dir, self.attempt, shard.file)
+        return paths.join(data_dir, self.attempt, shard.file)
 
     def save(self, data_dir: str | os.PathLike[str]) -> None:
         """Write ``manifest.json`` aside and rename it: with this, and not before, the data set exists."""
@@ -173,7 +173,7 @@ class Manifest(BaseModel):
                 f',\n  "statistics": {whole.removesuffix("}")}, "fields": {_a_line_each(self.statistics.fields)}}}'
             )
         text += f',\n  "shards": {_a_line_each(self.shards)}\n}}\n'
-        files.write_aside(files.join(data_dir, MANIFEST_NAME), text.encode())
+        files.write_bytes(paths.join(data_dir, MANIFEST_NAME), text.encode())
 
     @classmethod
     def load(cls, data_dir: str | os.PathLike[str], check_files: bool = True) -> Manifest:
@@ -182,12 +182,12 @@ class Manifest(BaseModel):
         Raises:
             UserError: it is not there, is broken, is of another version, or a shard is missing or of another size.
         """
-        path = files.join(data_dir, MANIFEST_NAME)
-        if files.size_of(path) is None:
+        path = paths.join(data_dir, MANIFEST_NAME)
+        if paths.size_of(path) is None:
             raise UserError(
                 f"{os.fspath(data_dir)} is not a prepared data set: no {MANIFEST_NAME}; run afm-ctr prepare"
             )
-        with files.open_binary(path) as stream:
+        with paths.open_binary(path) as stream:
             text = stream.read()
         try:
             content = json.loads(text)
@@ -206,7 +206,7 @@ class Manifest(BaseModel):
             raise UserError(f"{path}: {where + ': ' if where else ''}{first['msg']}; {AGAIN}") from None
         if check_files:
             for shard in manifest.shards:
-                size = files.size_of(manifest.path_of(data_dir, shard))
+                size = paths.size_of(manifest.path_of(data_dir, shard))
                 if size != shard.bytes:
                     found = "is missing" if size is None else f"has {size} bytes"
                     raise UserError(

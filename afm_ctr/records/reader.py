@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from afm_ctr.errors import UserError, find_user_error, in_graph, release
-from afm_ctr.records import files
+from afm_ctr.io import paths
 from afm_ctr.records.blocks import SplitBlocks
 from afm_ctr.records.manifest import AGAIN, MANIFEST_NAME, Manifest
 from afm_ctr.records.order import EpochOrder, Take
@@ -201,7 +201,7 @@ class Reader:
             return {name: tf.ensure_shape(t, (self.local_batch, *spec[name][1])) for name, t in named.items()}
 
         steps = tf.data.Dataset.range(start_step, self.steps_per_epoch)
-        parallel = _SIDE_BY_SIDE_REMOTE if files.is_remote(self._data_dir) else 1
+        parallel = _SIDE_BY_SIDE_REMOTE if paths.is_remote(self._data_dir) else 1
         return steps.map(element, num_parallel_calls=parallel, deterministic=True).prefetch(_READY)
 
 

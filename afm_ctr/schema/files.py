@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.files import write_bytes
 
 from .base import Frozen
 from .reading import read_yaml, validate
@@ -42,10 +41,8 @@ class _File(Frozen):
 
 def save(schema: ResolvedSchema, folder: Path) -> None:
     """See :meth:`ResolvedSchema.save`. The vocabularies come first: a ``schema.yaml`` never names absent files."""
-    folder.mkdir(parents=True, exist_ok=True)
     for space, entries in schema.vocabularies.items():
-        (folder / "vocab").mkdir(exist_ok=True)
-        _replace(folder / "vocab" / f"{space}.txt", vocabulary_bytes(entries))
+        write_bytes(folder / "vocab" / f"{space}.txt", vocabulary_bytes(entries))
     content = schema.content()
     derived = derived_statistics(schema.spec)
     document = {
@@ -59,7 +56,7 @@ def save(schema: ResolvedSchema, folder: Path) -> None:
         "spec": content["spec"],
     }
     text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-    _replace(folder / "schema.yaml", (_HEAD + text).encode())
+    write_bytes(folder / "schema.yaml", (_HEAD + text).encode())
 
 
 def load(path: Path) -> ResolvedSchema:
@@ -102,19 +99,6 @@ def _vocabulary(file: Path, space: str, digest: _Digest) -> tuple[bytes, ...]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, but {file} names it; restore it or prepare the data again") from None
     return tuple(content.split(b"\n")[:-1])
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write aside and rename, so that no reader ever sees half a file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 class _Dumper(yaml.SafeDumper):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import json
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.files import replacing, write_json
 from afm_ctr.synthetic.truth import (
     CATEGORIES,
     CELLS,
@@ -108,25 +106,19 @@ def make_logs(
         raise UserError(f"make-logs: ctr is {ctr}; it must lie between 0 and 1")
     target = Path(path)
     beside = target.with_name(target.name + ".truth.json")
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     truth = Truth(seed, ctr)
     tally = _Tally()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "wb") as plain:
+        with replacing(target) as plain:
             # No file name and no time in the gzip header: the same logs are the same bytes.
             packed = gzip.GzipFile("", "wb", 1, plain, mtime=0) if target.suffix == ".gz" else None
             _write(packed or plain, truth, rows, malformed, max(1, block_rows), tally, progress)
             if packed is not None:
                 packed.close()
-        written = aside.stat().st_size
-        beside.write_text(json.dumps(_description(truth, rows, malformed, ctr), indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, target)
+            write_json(beside, _description(truth, rows, malformed, ctr))
+        written = target.stat().st_size
     except OSError as error:
         raise UserError(f"make-logs: cannot write {target}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()
     auc, log_loss = tally.best()
     return LogsSummary(
         path=str(target), truth=str(beside), rows=rows, well_formed=tally.well_formed, clicks=tally.clicks,

@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import keras
 
+from afm_ctr.io.files import write_text
 from afm_ctr.training.config import TrainConfig
-from afm_ctr.training.files import write_text
 
 Direction = Literal["max", "min"]
 

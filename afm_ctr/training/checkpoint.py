@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from afm_ctr.errors import UserError
-from afm_ctr.training.files import sha256_of
+from afm_ctr.io.files import sha256_of
 from afm_ctr.training.variables import LAST_SEEN, TableColumn, split_variables
 
 MANIFEST = "checkpoint.json"

@@ -10,7 +10,6 @@ import tensorflow as tf
 from afm_ctr.distributed.roll_call import RollCall
 from afm_ctr.errors import RunError, UserError, chain_of, find_lost_rank
 from afm_ctr.records import Reader
-from afm_ctr.training.files import unwritable
 
 
 def told(error: Exception, folder: Path, reader: Reader, roll: RollCall | None) -> UserError | RunError | None:
@@ -53,3 +52,11 @@ def _what_was_wanted(error: BaseException) -> str:
     """TensorFlow says it in the midst of many lines."""
     wanted = re.search(r"OOM when allocating tensor[^\n]*?(?= by allocator|\n|$)", str(error))
     return wanted[0] if wanted else type(error).__name__
+
+
+def unwritable(run: str | Path, error: OSError) -> UserError:
+    """What to say of a run's folder that does not take a file."""
+    return UserError(
+        f"cannot write the run in {run}: {error}; every checkpoint there is whole, so the same command goes on once "
+        "that is mended"
+    )

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afm_ctr.errors import UserError
-from afm_ctr.locks import alone_in
+from afm_ctr.io.files import remove_temporaries, write_json, write_text
+from afm_ctr.io.locks import alone_in
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.build import CHECKPOINTS, CONFIG, RUN
 from afm_ctr.training.checkpoint import Checkpoint
 from afm_ctr.training.config import TrainConfig
-from afm_ctr.training.files import write_json, write_text
 from afm_ctr.training.shelf import CheckpointShelf
 
 _PACKAGES = ("afm-ctr", "tensorflow", "keras", "horovod", "numpy")
@@ -146,6 +146,7 @@ class RunFolder:
     ) -> None:
         """Write what makes the run repeatable; a resumed run adds a session to ``run.json``."""
         self.path.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(self.path)
         sessions: list[dict[str, Any]] = []
         path = self.path / RUN
         if path.is_file():

@@ -23,7 +23,7 @@ from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.elastic import ElasticSession
 from afm_ctr.training.evaluate import SMALLEST_BATCH, open_split
 from afm_ctr.training.exchange import choose_exchange
-from afm_ctr.training.files import unwritable
+from afm_ctr.training.failures import unwritable
 from afm_ctr.training.folder import RunFolder, data_id
 from afm_ctr.training.incremental import check_origin, continue_from
 from afm_ctr.training.profile import WARM_UP, StepProfile

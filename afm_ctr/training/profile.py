@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from afm_ctr.training.files import write_json
+from afm_ctr.io.files import write_json
 from afm_ctr.training.trace import MARK, PARTS, divide, spans_of
 
 WARM_UP = 10  # the first step traces, the next ones find memory, and input is ready before it is needed

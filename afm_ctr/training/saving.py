@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from afm_ctr.training.files import unwritable
+from afm_ctr.training.failures import unwritable
 from afm_ctr.training.shelf import CheckpointShelf
 from afm_ctr.training.snapshot import Snapshot
 

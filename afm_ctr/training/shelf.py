@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.files import remove_folder, remove_temporaries, write_json
 from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint
-from afm_ctr.training.files import remove_folder, write_json
 from afm_ctr.training.snapshot import Snapshot
 
 BEST = "best.json"
@@ -96,9 +95,7 @@ class CheckpointShelf:
         self.mark_best(best)
         stay = {*self.steps()[-self.keep :], *([int(best["step"])] if best else [])}
         self._remove(step for step in self.steps() if step not in stay)
-        for entry in self.folder.glob(".tmp-*"):
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
+        remove_temporaries(self.folder)
 
     def rewind(self, step: int, best: dict[str, Any] | None) -> None:
         """Forget what came after ``step``: the run goes on from there and will write those steps again."""

@@ -9,8 +9,6 @@ import copy
 import dataclasses
 import io
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.files import HashingWriter, new_folder
 from afm_ctr.training.checkpoint import FORMAT_VERSION, MANIFEST, Checkpoint, Position
-from afm_ctr.training.files import HashingWriter, remove_folder, sync_folder
 from afm_ctr.training.variables import TableColumn, split_variables
 
 ROWS_PER_FILE = 1_000_000
@@ -90,7 +88,7 @@ class Snapshot:
         )
 
     def write(self, folder: Path, progress: Callable[[], None] = lambda: None) -> Checkpoint:
-        """Write it as a checkpoint, aside and then renamed.
+        """Write it as a checkpoint: all of it or nothing.
 
         Args:
             folder: the folder to be; replaced when it exists.
@@ -100,22 +98,11 @@ class Snapshot:
             UserError: a value is not finite: such a state is of no use, and the one before it must stay.
             OSError: the folder cannot be written.
         """
-        aside = folder.with_name(f".tmp-{folder.name}")
-        if aside.exists():
-            shutil.rmtree(aside)
-        aside.mkdir(parents=True)
-        try:
-            manifest = self._fill(aside, progress)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)  # a full disk has other uses for the room
-            raise
-        if folder.exists():
-            remove_folder(folder)
-        os.rename(aside, folder)
-        sync_folder(folder.parent)
+        with new_folder(folder, overwrite=True) as temporary:
+            manifest = self._fill(temporary, progress)
         return Checkpoint(folder, manifest)
 
-    def _fill(self, aside: Path, progress: Callable[[], None]) -> dict[str, Any]:
+    def _fill(self, temporary: Path, progress: Callable[[], None]) -> dict[str, Any]:
         """All files of the checkpoint, the manifest last, flushed to the disk."""
         files: dict[str, dict[str, Any]] = {}
         for name, value in self.dense.items():
@@ -123,12 +110,12 @@ class Snapshot:
             self._check_finite(value, self.names[group][int(number)] if group in self.names else number)
         buffer = io.BytesIO()
         np.savez(buffer, **self.dense)  # type: ignore[arg-type]
-        with HashingWriter(aside / "dense.npz") as writer:
+        with HashingWriter(temporary / "dense.npz") as writer:
             writer.write(buffer.getbuffer())
         files["dense.npz"] = writer.content
         tables: dict[str, dict[str, Any]] = {}
         for column in self.columns:
-            entry = self._write_column(aside, column, files, progress)
+            entry = self._write_column(temporary, column, files, progress)
             tables.setdefault(column.table, {})[column.key] = entry
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -139,25 +126,22 @@ class Snapshot:
             "state": self.state,
             "files": files,
         }
-        for inner in {(aside / name).parent for name in files}:
-            sync_folder(inner)
-        with HashingWriter(aside / MANIFEST) as last:
+        with HashingWriter(temporary / MANIFEST) as last:
             last.write((json.dumps(manifest, indent=1) + "\n").encode())
-        sync_folder(aside)
         return manifest
 
     def _write_column(
-        self, aside: Path, column: ColumnCopy, files: dict[str, dict[str, Any]], progress: Callable[[], None]
+        self, temporary: Path, column: ColumnCopy, files: dict[str, dict[str, Any]], progress: Callable[[], None]
     ) -> dict[str, Any]:
         names: list[Any] = []
-        (aside / "tables" / column.table).mkdir(parents=True, exist_ok=True)
+        (temporary / "tables" / column.table).mkdir(parents=True, exist_ok=True)
         start = 0
         for block in column.blocks:
             values = np.asarray(memoryview(block))  # without a further copy
             self._check_finite(values, f"{column.table}.{column.key}")
             stop = start + len(values)
             name = f"tables/{column.table}/rows-{start}-{stop}.{column.key}.npy"
-            with HashingWriter(aside / name) as writer:
+            with HashingWriter(temporary / name) as writer:
                 np.lib.format.write_array(writer, values, allow_pickle=False)
             files[name] = writer.content
             names.append([start, stop, name])

@@ -77,7 +77,7 @@ def test_killed_worker_processes_leave_no_data_set_and_the_next_run_finishes(
     prepare(PrepareOptions(**logs, output=str(tmp_path / "whole")))
     assert raw_logs.contents(out) == raw_logs.contents(tmp_path / "whole")
     assert len(list(out.glob("attempt-*"))) == 1
-    assert not list(out.rglob("*.tmp-*")) and not list(out.rglob("work"))
+    assert not list(out.rglob(".tmp-*")) and not list(out.rglob("work"))
 
 
 def test_the_command(tmp_path: Path, logs: dict[str, Any]) -> None:

@@ -131,7 +131,7 @@ def test_killed_in_the_middle_of_any_write(tmp_path: Path) -> None:
                 assert runs.run(options) == 0, runs.log.read_text()[-3000:]
                 assert raw_logs.contents(out) == whole, part
                 assert len(list(out.glob("attempt-*"))) == 1
-                assert not list(out.rglob("*.tmp-*")) and not list(out.rglob("work"))
+                assert not list(out.rglob(".tmp-*")) and not list(out.rglob("work"))
         assert watcher.wrong == []
         assert len(watcher.verified) > len(STAGES) // 2
     finally:

@@ -85,7 +85,7 @@ def test_the_page_has_every_section_and_the_figures_of_evaluate(walked: Walk, tm
     assert page.row("model.factors") == ["model.factors", "4", ""]
     assert page.row("epochs") == ["epochs", "1", "3"]
     assert walked.prepared["schema_id"] in page.text and "rank correlation of attention and effect" in page.text
-    assert not list(target.parent.glob("*.tmp")) and len(list(target.parent.iterdir())) == 1
+    assert not list(target.parent.glob(".tmp-*")) and len(list(target.parent.iterdir())) == 1
 
 
 def test_mistakes_are_one_line(data: Path, tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_an_output_is_replaced_only_when_told_so(tmp_path: Path) -> None:
         run(tmp_path)
     # What a killed run leaves is swept away, and the same input gives the same bytes.
     (tmp_path / "out" / "attempt-dead" / "train").mkdir(parents=True)
-    (tmp_path / "out" / "attempt-dead" / "train" / "part-00000.tfrecord.tmp-1").write_bytes(b"half")
+    (tmp_path / "out" / "attempt-dead" / "train" / ".tmp-1-part-00000.tfrecord").write_bytes(b"half")
     run(tmp_path, overwrite=True, chunk_bytes=300, split="column:part")
     assert shas(tmp_path / "out") == before
     assert len(list((tmp_path / "out").glob("attempt-*"))) == 1

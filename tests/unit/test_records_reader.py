@@ -291,11 +291,11 @@ def test_an_error_in_a_thread_of_tensorflow_reaches_the_caller(tmp_path):
 
 
 def test_blocks_are_read_once_by_steps_in_order(tmp_path, monkeypatch):
-    from afm_ctr.records import files
+    from afm_ctr.io import paths
 
     folder = _write(tmp_path, _split(64, 1), 8)
     opened = []
-    monkeypatch.setattr(files, "open_binary", lambda path, real=files.open_binary: opened.append(path) or real(path))
+    monkeypatch.setattr(paths, "open_binary", lambda path, real=paths.open_binary: opened.append(path) or real(path))
     reader = Reader(folder, "train", 3)
     opened.clear()
     _epoch(reader)

@@ -231,7 +231,7 @@ def test_manifest_there_and_back(tmp_path):
     manifest = _manifest(tmp_path)
     manifest.save(tmp_path)
     assert Manifest.load(tmp_path) == Manifest.load(str(tmp_path)) == manifest
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".tmp-*"))
     assert manifest.splits == {"train": 20, "test": 20} and manifest.split_rows("test") == 20
     assert manifest.path_of(tmp_path, manifest.shards[1]) == f"{tmp_path}/a1/test/part-00000.tfrecord"
 

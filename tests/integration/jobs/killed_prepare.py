@@ -18,14 +18,14 @@ from typing import Any, BinaryIO
 import tensorflow  # noqa: F401
 
 import beam_jobs.convert  # noqa: F401
-from afm_ctr.records import files as record_files
+from afm_ctr.io import files as local_files
 from beam_jobs import files, vocabularies
 from beam_jobs.prepare import PrepareOptions, prepare
 
 
 def die_in(part: str, before: int) -> None:
     """End this process when the next file but so many is half written whose path holds ``part``."""
-    aside, write_aside, left = files.aside, record_files.write_aside, before
+    creating, write_bytes, left = files.creating, local_files.write_bytes, before
 
     def hit(path: str) -> bool:
         nonlocal left
@@ -33,8 +33,8 @@ def die_in(part: str, before: int) -> None:
         return part in path and left < 0
 
     @contextmanager
-    def dying_aside(path: str) -> Iterator[BinaryIO]:
-        with aside(path) as stream:
+    def dying_creating(path: str, **options: Any) -> Iterator[BinaryIO]:
+        with creating(path, **options) as stream:
             yield stream
             if hit(path):
                 stream.flush()
@@ -43,12 +43,12 @@ def die_in(part: str, before: int) -> None:
     def dying_write(path: str, content: bytes) -> None:
         if hit(path + "?"):
             os.kill(os.getpid(), signal.SIGKILL)
-        write_aside(path, content)
+        write_bytes(path, content)
         if hit(path + "!"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    files.aside = dying_aside
-    record_files.write_aside = dying_write
+    files.creating = dying_creating
+    local_files.write_bytes = dying_write
 
 
 def run(task: dict[str, Any]) -> None:

@@ -1,0 +1,222 @@
+"""Local files and folders that are either whole or not there: written to a temporary one, synced, then renamed.
+
+Temporary files stand beside their target as ``.tmp-<hex>-<name>``. They are created exclusively and never through a
+symbolic link, so nobody can put one there first; their mode follows the umask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from afm_ctr.io import paths
+
+TEMPORARY = ".tmp-"
+_BLOCK = 1 << 20
+_NAME_BYTES = 200  # of a target's name in that of its temporary file: a file system takes 255 in all
+
+PathLike = str | os.PathLike[str]
+
+
+def temporary_name(name: str) -> str:
+    """A new name for the temporary file of a file or folder with this name."""
+    kept = os.fsencode(name)[:_NAME_BYTES].decode("utf-8", "ignore")
+    return f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{kept}"
+
+
+def target_name(name: str) -> str | None:
+    """What a temporary file was to be called, at most 200 bytes of it; None for a file that is not temporary."""
+    return name.removeprefix(TEMPORARY).partition("-")[2] if name.startswith(TEMPORARY) else None
+
+
+def create(path: PathLike) -> BinaryIO:
+    """A new file to write to. Its mode follows the umask.
+
+    Raises:
+        FileExistsError: something stands there already, be it a symbolic link to nowhere.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+@contextmanager
+def replacing(path: PathLike, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A stream to a file that gets its name when the block has ended: a reader sees the old one or the new one.
+
+    Folders that are missing are made. A device or pipe (``/dev/stdout``) is written to as it is.
+
+    Args:
+        path: of the file; what stands there is replaced.
+        durable: whether it must outlast a crash of the machine; False for what only this run reads.
+
+    Raises:
+        OSError: it cannot be written; then the temporary file is gone and the old one is as it was.
+    """
+    target = Path(path)
+    if _is_special(target):
+        with open(target, "wb") as stream:
+            yield cast(BinaryIO, stream)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(temporary_name(target.name))
+    try:
+        with create(temporary) as stream:
+            yield stream
+            stream.flush()
+            if durable:
+                os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(target.parent)
+
+
+def _is_special(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def write_bytes(path: PathLike, content: bytes) -> None:
+    """Write a whole file, local or remote, by way of a temporary one."""
+    text = os.fspath(path)
+    if not paths.is_remote(text):
+        with replacing(text) as stream:
+            stream.write(content)
+        return
+    import tensorflow as tf
+
+    folder, _, name = text.rpartition("/")
+    temporary = paths.join(folder, temporary_name(name))
+    with tf.io.gfile.GFile(temporary, "wb") as stream:
+        stream.write(content)
+    tf.io.gfile.rename(temporary, text, overwrite=True)
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """:func:`write_bytes` of a text as UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: PathLike, content: Any) -> None:
+    """:func:`write_text` of an object as JSON."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+class HashingWriter:
+    """A new binary file that knows its digest; leaving the ``with`` syncs it.
+
+    Attributes:
+        content: ``{"sha256", "bytes"}``, once it is closed.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self._file = create(path)
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self.content: dict[str, Any] = {}
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append bytes."""
+        self._hash.update(data)
+        self._size += memoryview(data).nbytes
+        return self._file.write(data)
+
+    def __enter__(self) -> HashingWriter:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        with self._file:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        self.content = {"sha256": self._hash.hexdigest(), "bytes": self._size}
+
+
+def sha256_of(path: PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def new_folder(path: PathLike, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder to fill; when the block has ended it is synced and gets its name.
+
+    Args:
+        path: of the folder to be. Its parents are made.
+        overwrite: whether a folder that stands there is replaced.
+
+    Raises:
+        OSError: it cannot be written, or a folder with something in it stands there.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(temporary_name(target.name))
+    temporary.mkdir()
+    try:
+        yield temporary
+        _sync_tree(temporary)
+        if overwrite and target.exists():
+            remove_folder(target)
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk has other uses for the room
+        raise
+    sync_folder(target.parent)
+
+
+def _sync_tree(folder: Path) -> None:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            descriptor = os.open(os.path.join(place, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_folder(place)
+
+
+def sync_folder(path: PathLike) -> None:
+    """Make a folder's entries durable, where the file system can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # not every file system can; the files themselves are synced
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def remove_folder(path: PathLike) -> None:
+    """Remove a folder so that no half of it can be taken for the whole: renamed first."""
+    target = Path(path)
+    temporary = target.with_name(temporary_name(target.name))
+    os.rename(target, temporary)
+    shutil.rmtree(temporary)
+
+
+def remove_temporaries(folder: PathLike) -> None:
+    """Remove the temporary files and folders in a folder that processes left there when they were killed."""
+    for entry in os.scandir(folder):
+        if not entry.name.startswith(TEMPORARY):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)

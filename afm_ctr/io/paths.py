@@ -1,0 +1,71 @@
+"""Paths and URLs: plain ``open`` for local ones, ``tf.io.gfile`` (imported only then) for ``gs://`` ones."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable
+from typing import IO, Any
+
+_FILE_URL = "file://"
+
+
+def is_remote(path: str) -> bool:
+    """True for ``scheme://...`` paths, which go through TensorFlow's or Beam's file systems."""
+    return "://" in path
+
+
+def local_path(path: str) -> str:
+    """``file:///a/b`` as ``/a/b``; any other path as it is."""
+    rest = path.removeprefix(_FILE_URL)
+    return rest if path.startswith(_FILE_URL) and rest.startswith("/") else path
+
+
+def join(folder: str | os.PathLike[str], *parts: str) -> str:
+    """Join with ``/``, which local POSIX paths and URLs share."""
+    return "/".join([os.fspath(folder).rstrip("/"), *parts])
+
+
+def expand(pattern: str) -> list[str]:
+    """The local paths, sorted, that a path or glob names.
+
+    What exists under the literal name comes first: the file ``log[1].csv``, and the files in the folder ``out[1]``
+    for ``out[1]/*.csv``. A ``**`` stands for any folders.
+    """
+    if os.path.lexists(pattern):
+        return [pattern]
+    return sorted(glob.glob(escape_folders(pattern, os.path.isdir, glob.escape), recursive=True))
+
+
+def escape_folders(pattern: str, is_folder: Callable[[str], bool], escape: Callable[[str], str]) -> str:
+    """A pattern whose first folders, as far as they exist under their literal names, match only themselves."""
+    *folders, last = pattern.split("/")
+    literal = 0
+    for number, folder in enumerate(folders, 1):
+        if not glob.has_magic(folder):
+            continue
+        if not is_folder("/".join(folders[:number])):
+            break
+        literal = number
+    return "/".join([*map(escape, folders[:literal]), *folders[literal:], last])
+
+
+def _gfile() -> Any:
+    import tensorflow as tf
+
+    return tf.io.gfile
+
+
+def size_of(path: str) -> int | None:
+    """Bytes of a file; None if it is not there."""
+    if not is_remote(path):
+        return os.path.getsize(path) if os.path.isfile(path) else None
+    gfile = _gfile()
+    return int(gfile.stat(path).length) if gfile.exists(path) else None
+
+
+def open_binary(path: str) -> IO[bytes]:
+    """Open for reading; the result seeks."""
+    if not is_remote(path):
+        return open(path, "rb")
+    return _gfile().GFile(path, "rb")
