@@ -29,7 +29,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["afm_ctr", "afm_ctr.*", "beam_jobs", "beam_jobs.*", "serving", "serving.*"]),
-    package_data={"serving": ["protos/*.proto"], "afm_ctr": ["py.typed"], "afm_ctr.native": ["*.cc", "*.h"]},
+    package_data={"serving": ["protos/*.proto"], "afm_ctr": ["py.typed"], "afm_ctr.native": ["*.cc", "*.cu", "*.h"]},
     install_requires=[
         "numpy>=1.26",
         "pydantic>=2.7",

@@ -1,0 +1,199 @@
+"""How the GPU's kernels of attentional pooling (``pooling.cu``) are laid out for a shape. No TensorFlow here."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+SOURCE = Path(__file__).with_name("pooling.cu")
+MOST_WIDE, MOST_SLOTS = 64, 200
+COLLECT = 512
+# Shared memory that a block may have, in KB, by compute capability; and registers that a multiprocessor has.
+_SHARED = {70: 96, 75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
+_REGISTERS = 65536
+# Chunks of rows: enough to fill any GPU, and fixed, since the order of sums depends on it.
+_CHUNKS = 1056
+
+
+class Layout(NamedTuple):
+    """A shape, and how the kernels take it; the letters are the macros of ``pooling.cu``.
+
+    Attributes:
+        F: slots.
+        KR: k, the width of the vectors.
+        TR: t, the width of the attention network.
+        BY_SLOT: whether each slot's pairs are pooled apart.
+        N: threads of a block.
+        R: rows that a block takes at a time.
+        G: slots of a row that it takes at a time, a multiple of PJ.
+        PI: slots i of a thread's tile of pairs.
+        PJ: slots j of it, a multiple of PI.
+        YC: hidden units that a thread computes at a time.
+        TX: rows of a thread's part of the matrices of the backward pass.
+        TY: columns of it.
+        BLOCKS: of the backward pass that shall find place on a multiprocessor, which bounds its registers.
+    """
+
+    F: int
+    KR: int
+    TR: int
+    BY_SLOT: bool
+    N: int
+    R: int
+    G: int
+    PI: int = 2
+    PJ: int = 4
+    YC: int = 8
+    TX: int = 8
+    TY: int = 8
+    BLOCKS: int = 1
+
+    @property
+    def K(self) -> int:
+        """k padded to a power of two."""
+        return _power(self.KR)
+
+    @property
+    def T(self) -> int:
+        """t padded to a power of two."""
+        return _power(self.TR)
+
+    @property
+    def lanes(self) -> int:
+        """Threads that a slot takes in the backward pass."""
+        return self.K // self.TX * (self.T // self.TY)
+
+    @property
+    def groups(self) -> int:
+        """Groups of slots."""
+        return -(-self.F // self.G)
+
+    def shared_bytes(self) -> tuple[int, int]:
+        """Shared memory of a block, in bytes: forward, backward."""
+        K, T, R = self.K, self.T, self.R
+        padded = -(-self.F // self.PJ) * self.PJ
+        vectors, cells = R * padded * (K + 4), R * self.G * (padded | 1)
+        words = -(-self.F // 32)
+        common = K * T + 2 * T + vectors + _up4(2 * R + R * words + -(-R * padded // 4))
+        forward = 4 * (common + vectors + cells + 2 * R * padded + R) + cells
+        by_pooled = vectors if self.BY_SLOT else R * K
+        pairs = by_pooled + _up4(R) + cells * (2 + -(-T // 32))
+        backward = 4 * (common + max(pairs, T * (K + 1)))
+        return _up4(forward), backward
+
+    def chunk_rows(self, batch: int) -> int:
+        """Rows of a chunk in the backward pass, whose sums over rows are added up at the end."""
+        return self.R * max(1, -(-batch // (self.R * _CHUNKS)))
+
+    def partial_size(self) -> int:
+        """Floats of a chunk's sums."""
+        return self.T * (self.K + 1)
+
+
+def source(layout: Layout) -> str:
+    """The program for NVRTC. Macros stand in it, since one given as an option reaches NVRTC's own headers too."""
+    macros = {**layout._asdict(), "K": layout.K, "T": layout.T, "COLLECT": COLLECT}
+    lines = [f"#define {name} {int(value)}\n" for name, value in macros.items()]
+    return "".join(lines) + SOURCE.read_text(encoding="utf-8")
+
+
+def plan_table(layout: Layout, pairs: np.ndarray) -> np.ndarray:
+    """What the kernels read of the list of pairs: int32, one part after the other.
+
+    For each group of slots the place of its first tile, then the end of the tiles; the tiles ``i0 | j0 << 16``; for
+    each slot the set of its partners, in words of 32 bits; for each (i, j) the pair's number in the list, or -1.
+
+    Args:
+        layout: of the kernels.
+        pairs: int ``[P, 2]``, distinct (i, j) with i < j.
+    """
+    F, PI, PJ, G = layout.F, layout.PI, layout.PJ, layout.G
+    number = np.full((F, F), -1, np.int32)
+    if len(pairs):
+        number[pairs[:, 0], pairs[:, 1]] = number[pairs[:, 1], pairs[:, 0]] = np.arange(len(pairs))
+    listed = number >= 0
+    words = -(-F // 32)
+    bits = np.zeros((F, words * 32), bool)
+    bits[:, :F] = listed
+    partners = np.packbits(bits, axis=1, bitorder="little").view("<u4").astype(np.uint32).view(np.int32)
+    tiles: list[int] = []
+    starts: list[int] = []
+    slots = np.arange(F)
+    for g0 in range(0, F, G):
+        starts.append(len(tiles))
+        inside = (slots >= g0) & (slots < g0 + G)
+        # A pair within the group is computed once, one that leaves it once in each of the two groups.
+        wanted = listed & inside[:, None] & ~(inside[None, :] & (slots[None, :] <= slots[:, None]))
+        for i0 in range(g0, min(g0 + G, F), PI):
+            for j0 in range(0, F, PJ):
+                if wanted[i0 : min(i0 + PI, g0 + G), j0 : j0 + PJ].any():
+                    tiles.append(i0 | j0 << 16)
+    head = np.array([*starts, len(tiles)], np.int32) + np.int32(layout.groups + 1)
+    return np.concatenate([head, np.array(tiles, np.int32), partners.ravel(), number.ravel()]).astype(np.int32)
+
+
+def shared_limit(capability: int) -> int:
+    """Shared memory that a block may have, in bytes; of a capability not known, that of the nearest below it."""
+    return 1024 * _SHARED[max((known for known in _SHARED if known <= capability), default=70)]
+
+
+def why_not(slots: int, k: int, t: int) -> str:
+    """What keeps a shape from the kernels, in a few words; "" if nothing does."""
+    if max(k, t) > MOST_WIDE:
+        return f"k = {k}, t = {t}: the GPU's kernels take up to {MOST_WIDE}"
+    return f"{slots} slots: the GPU's kernels take up to {MOST_SLOTS}" if slots > MOST_SLOTS else ""
+
+
+@lru_cache(maxsize=256)
+def choose(slots: int, k: int, t: int, by_slot: bool, capability: int) -> Layout | None:
+    """The layout for a shape, by a rough count of instructions; None if no layout fits the shared memory.
+
+    Args:
+        slots: F.
+        k: width of the vectors, up to 64.
+        t: width of the attention network, up to 64.
+        by_slot: whether each slot's pairs are pooled apart.
+        capability: of the GPU, such as 90.
+    """
+    best, best_cost = None, float("inf")
+    limit = shared_limit(capability)
+    for tile in ((2, 2, 8), (2, 4, 8)):
+        full = -(-slots // tile[1]) * tile[1]
+        groups = sorted({full, *(g for g in (4, 8, 16, 32, 64) if g < full)})
+        for N in (64, 128, 256):
+            for R in (1, 2, 3, 4, 6, 8, 12, 16):
+                for G in groups:
+                    layout = Layout(slots, k, t, by_slot, N, R, G, *tile)
+                    if layout.lanes > N or (R > 1 and full > G):
+                        continue
+                    shared = max(layout.shared_bytes())
+                    if shared <= limit and (cost := _cost(layout, shared, limit)) < best_cost:
+                        best, best_cost = layout, cost
+    return best
+
+
+def _cost(layout: Layout, shared: int, limit: int) -> float:
+    """Instructions a row, forward and backward, made worse by what too few warps cannot hide."""
+    F, K, T, N, R, G = layout.F, layout.K, layout.T, layout.N, layout.R, layout.G
+    tile = layout.PI * layout.PJ
+    halves = sum(1 for i in range(0, F, layout.PI) for j in range(0, F, layout.PJ) if j + layout.PJ > i + 1)
+    wide = -(-F // layout.PI) * -(-F // layout.PJ)
+    tiles = halves if layout.groups == 1 else (halves * G + wide * (F - G)) // F
+    rounds = -(-R * tiles // N) if layout.groups == 1 else layout.groups * -(-tiles // layout.groups // N)
+    pairs = rounds * N * tile * (K * T + 4 * T + 60)
+    slots = layout.groups * -(-R * min(F, G) // (N // layout.lanes)) * N
+    by_slots = slots * (F * (layout.TX * layout.TY + 3 * layout.TX + 3 * layout.TY + 10) + 400)
+    blocks = min((limit + 1024) // (shared + 1024), _REGISTERS // (200 * N))
+    warps = max(1, blocks) * N // 32
+    return (2 * pairs + by_slots) / R * (1 + 4 / warps)
+
+
+def _power(width: int) -> int:
+    return max(8, 1 << (width - 1).bit_length())
+
+
+def _up4(count: int) -> int:
+    return -(-count // 4) * 4

@@ -1,0 +1,130 @@
+"""Compiling for a GPU at run time by NVIDIA's NVRTC, which is found at run time too; results are kept on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+_NAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
+# Where the wheels of NVIDIA put it: nvidia-cuda-nvrtc (13), nvidia-cuda-nvrtc-cu12.
+_FOLDERS = ("cu13/lib", "cuda_nvrtc/lib")
+_OPTIONS = ("--std=c++17",)
+
+
+class CompileError(RuntimeError):
+    """NVRTC is not there, does not know the GPU, or refuses the program."""
+
+
+def cache() -> Path:
+    """``gpu`` in ``$AFM_CTR_CACHE``, else in ``$XDG_CACHE_HOME/afm-ctr``, else in ``~/.cache/afm-ctr``."""
+    named = os.environ.get("AFM_CTR_CACHE")
+    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afm-ctr"
+    return base / "gpu"
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """NVRTC: from a wheel beside this package, else where the dynamic linker looks; None if there is none."""
+    wheels = [Path(entry) / "nvidia" / folder for entry in sys.path for folder in _FOLDERS]
+    files = [str(file) for folder in wheels for file in sorted(folder.glob("libnvrtc.so.*"))]
+    for name in (*files, *_NAMES):
+        with contextlib.suppress(OSError, AttributeError):
+            found = ctypes.CDLL(name)
+            found.nvrtcGetCUBIN.restype = ctypes.c_int  # before CUDA 11.2 there was none
+            return found
+    return None
+
+
+def version() -> tuple[int, int] | None:
+    """Of NVRTC, such as (13, 0); None if there is none."""
+    if (nvrtc := library()) is None:
+        return None
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return major.value, minor.value
+
+
+def target(capability: int) -> int:
+    """The compute capability to compile for: the GPU's, or the nearest below it of its generation.
+
+    Raises:
+        CompileError: there is no NVRTC, or it knows no GPU of that generation.
+    """
+    if (nvrtc := library()) is None:
+        raise CompileError("NVRTC is not installed (pip install nvidia-cuda-nvrtc)")
+    count = ctypes.c_int()
+    nvrtc.nvrtcGetNumSupportedArchs(ctypes.byref(count))
+    known = (ctypes.c_int * count.value)()
+    nvrtc.nvrtcGetSupportedArchs(known)
+    fitting = [arch for arch in known if arch <= capability and arch // 10 == capability // 10]
+    if not fitting:
+        raise CompileError(f"NVRTC {'.'.join(map(str, version() or ()))} knows no GPU like sm_{capability}")
+    return max(fitting)
+
+
+def cubin(source: str, capability: int) -> bytes:
+    """The compiled program, from the cache if it was compiled before.
+
+    The cache is keyed by the source, the compute capability and NVRTC's version. A cache that cannot be written is
+    done without.
+
+    Raises:
+        CompileError: NVRTC is not there, does not know the GPU, or refuses the program.
+    """
+    arch = target(capability)
+    what = f"{version()}\0{arch}\0{_OPTIONS}\0{source}"
+    file = cache() / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}-sm_{arch}.cubin"
+    with contextlib.suppress(OSError):
+        kept = file.read_bytes()
+        if hashlib.sha256(kept[32:]).digest() == kept[:32]:
+            return kept[32:]
+    made = compile_program(source, arch)
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=file.parent, prefix=".cubin-")
+        try:
+            with os.fdopen(handle, "wb") as out:
+                out.write(hashlib.sha256(made).digest() + made)
+            os.replace(aside, file)
+        except OSError:
+            os.unlink(aside)
+    return made
+
+
+def compile_program(source: str, arch: int) -> bytes:
+    """The cubin of a program in CUDA C++, for compute capability ``arch``.
+
+    Raises:
+        CompileError: NVRTC is not there, or refuses the program.
+    """
+    if (nvrtc := library()) is None:
+        raise CompileError("NVRTC is not installed (pip install nvidia-cuda-nvrtc)")
+    program = ctypes.c_void_p()
+
+    def check(code: int, what: str) -> None:
+        if code:
+            raise CompileError(f"NVRTC: {what} failed with code {code}")
+
+    check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"pooling.cu", 0, None, None), "creation")
+    try:
+        options = [f"--gpu-architecture=sm_{arch}".encode(), *(option.encode() for option in _OPTIONS)]
+        if nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options)):
+            size = ctypes.c_size_t()
+            check(nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size)), "log")
+            log = ctypes.create_string_buffer(size.value)
+            check(nvrtc.nvrtcGetProgramLog(program, log), "log")
+            errors = [line for line in log.value.decode(errors="replace").splitlines() if "error" in line]
+            raise CompileError(f"NVRTC refuses the program: {errors[0] if errors else 'no reason given'}")
+        size = ctypes.c_size_t()
+        check(nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)), "cubin")
+        code = ctypes.create_string_buffer(size.value)
+        check(nvrtc.nvrtcGetCUBIN(program, code), "cubin")
+        return code.raw
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
