@@ -24,13 +24,14 @@ def signature_faults(signatures: Mapping[str, Mapping[str, Any]], slots: int, pa
         return [f"there is no signature {name}" for name in missing]
     by_ids = {"feature_ids": ("int64", [-1, slots]), "feature_vals": ("float32", [-1, slots])}
     score = next((name for name in SCORES if name in signatures["serving_default"]["outputs"]), SCORES[0])
-    scores = {score: ("float32", [-1]), "logit": ("float32", [-1])}
+    bad = {"bad_cells": ("int32", [-1])}
+    scores = {score: ("float32", [-1]), "logit": ("float32", [-1]), **bad}
     columns = dict.fromkeys(signatures["raw"]["inputs"], ("string", [-1]))
     wanted = {
         "serving_default": (by_ids, scores),
         "examples": ({"examples": ("string", [-1])}, scores),
-        "raw": (columns, {**scores, "bad_cells": ("int32", [-1])}),
-        "explain": (by_ids, {"attention": ("float32", [-1, pairs])}),
+        "raw": (columns, scores),
+        "explain": (by_ids, {"attention": ("float32", [-1, pairs]), **bad}),
     }
     faults = [f"{name} is no signature of the contract" for name in sorted(set(signatures) - set(wanted))]
     for name, (inputs, outputs) in wanted.items():

@@ -54,7 +54,7 @@ def from_run(model_dir: str | Path, which: Which, halved: bool) -> Expected:
     by_raw = _answer(model, encoded.feature_ids.numpy(), encoded.feature_vals.numpy())
     by_raw["bad_cells"] = encoded.bad.numpy().sum(axis=1)
     ids, vals = _random_rows(schema)
-    by_ids = _answer(model, ids, vals)
+    by_ids = {**_answer(model, ids, vals), "bad_cells": np.zeros(len(ids), np.int32)}
     examples = np.array(serialize_examples(ids, vals, None, None, None, [b""] * len(ids)), object)
     encoded_inputs = {"feature_ids": ids, "feature_vals": vals}
     requests: list[tuple[str, Arrays]] = [
@@ -66,7 +66,7 @@ def from_run(model_dir: str | Path, which: Which, halved: bool) -> Expected:
     attention = model.attention({name: tf.constant(array) for name, array in encoded_inputs.items()})
     if attention is not None:
         requests.append(("explain", encoded_inputs))
-        answers.append({"attention": attention.numpy()})
+        answers.append({"attention": attention.numpy(), "bad_cells": by_ids["bad_cells"]})
     half = "; vectors rounded to half precision in both" if halved else ""
     return Expected(schema.id, requests, answers, f"{len(rows)} raw and {len(ids)} random rows{half}")
 

@@ -81,12 +81,15 @@ def export_model(
     Signatures (all of method Predict; B rows, F slots):
 
     ===================  ===========================================  =====================================
-    ``serving_default``  feature_ids int64 [B, F], feature_vals       probability (or score) [B], logit [B]
-                         float32 [B, F]
+    ``serving_default``  feature_ids int64 [B, F], feature_vals       probability (or score) [B], logit [B],
+                         float32 [B, F]                               bad_cells int32 [B]
     ``examples``         examples string [B], serialized tf.Examples  the same
-    ``raw``              every raw column string [B], empty=missing   the same, and bad_cells int32 [B]
-    ``explain``          as ``serving_default``                       attention float32 [B, pairs]
+    ``raw``              every raw column string [B], empty=missing   the same
+    ``explain``          as ``serving_default``                       attention float32 [B, pairs], bad_cells
     ===================  ===========================================  =====================================
+
+    What cannot be read in a row (a cell of ``raw``; an id out of range; a value that is not finite; an Example that
+    does not parse) is missing there and counted in ``bad_cells``; it never fails the call.
 
     ``explain`` is left out for a model without attention. The folder is written under a name that no server takes
     for a version and renamed when it is whole; it needs neither the run nor this package.

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from afm_ctr.errors import in_graph
+from afm_ctr.export.examples import parse_examples
 from afm_ctr.features import FeatureTransform
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
@@ -16,8 +17,9 @@ class Servable(tf.Module):
     """A trained model together with the transform of its schema.
 
     Every function takes tensors whose first dimension is the number of rows B (0 is allowed) and returns a dict of
-    tensors whose first dimension is B. A row that is impossible (an id the table does not have, an Example that does
-    not parse) is an ``InvalidArgumentError`` for the call, never a made-up score.
+    tensors whose first dimension is B. No row makes a call fail, since a server that batches would fail the requests
+    of other callers with it: an id that the table does not have, a value that is not finite and an Example that does
+    not parse are missing, and ``bad_cells`` int32 [B] counts them.
 
     Args:
         model: built, with the weights that are to be served.
@@ -45,19 +47,19 @@ class Servable(tf.Module):
             self._weights = [*(weight for weight in self._weights if weight is not full), half_vectors]
 
     def by_ids(self, feature_ids: tf.Tensor, feature_vals: tf.Tensor) -> dict[str, tf.Tensor]:
-        """``feature_ids`` int64 [B, F], ``feature_vals`` float32 [B, F] to score and logit, float32 [B]."""
-        return self._scores(*self._checked(feature_ids, feature_vals))
+        """``feature_ids`` int64 [B, F], ``feature_vals`` float32 [B, F] to score, logit and ``bad_cells``."""
+        ids, vals, bad = self._checked(feature_ids, feature_vals)
+        return {**self._scores(ids, vals), "bad_cells": bad}
 
     def by_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Serialized ``tf.train.Example`` records, string [B], to score and logit, float32 [B]."""
-        parsed = tf.io.parse_example(
-            examples,
-            {
-                "feature_ids": tf.io.FixedLenFeature([self._slots], tf.int64),
-                "feature_vals": tf.io.FixedLenFeature([self._slots], tf.float32),
-            },
-        )
-        return self.by_ids(parsed["feature_ids"], parsed["feature_vals"])
+        """Serialized ``tf.train.Example`` records, string [B], to score, logit and ``bad_cells``.
+
+        All cells of a record without F ids and F values are bad.
+        """
+        parsed = parse_examples(examples, self._slots)
+        outputs = self.by_ids(parsed.ids, parsed.vals)
+        outputs["bad_cells"] = tf.where(parsed.ok, outputs["bad_cells"], self._slots)
+        return outputs
 
     def by_raw_columns(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
         """Raw columns, string [B] each (empty = missing), to score, logit and ``bad_cells`` int32 [B].
@@ -70,9 +72,10 @@ class Servable(tf.Module):
         return outputs
 
     def attention(self, feature_ids: tf.Tensor, feature_vals: tf.Tensor) -> dict[str, tf.Tensor]:
-        """``attention`` float32 [B, pairs]: shares that sum to 1 over the pairs of present slots."""
-        ids, vals = self._checked(feature_ids, feature_vals)
-        return {"attention": self._call.model.attention({"feature_ids": ids, "feature_vals": vals})}
+        """``attention`` float32 [B, pairs], whose shares sum to 1 over the pairs of present slots; ``bad_cells``."""
+        ids, vals, bad = self._checked(feature_ids, feature_vals)
+        shares = self._call.model.attention({"feature_ids": ids, "feature_vals": vals})
+        return {"attention": shares, "bad_cells": bad}
 
     def signatures(self) -> dict[str, Any]:
         """The concrete functions by signature name; ``explain`` only where the model has attention."""
@@ -101,7 +104,8 @@ class Servable(tf.Module):
         logit = model({"feature_ids": ids, "feature_vals": vals}, training=False, corrected=True)
         return {self.score_name: model.predictions(logit), "logit": logit}
 
-    def _checked(self, ids: tf.Tensor, vals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _checked(self, ids: tf.Tensor, vals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Ids and values without the impossible ones, and how many of those each row had, int32 [B]."""
         # The caller's shapes are not checked against the signature by every server: a batch of one row would be
         # broadcast over the other input, and surplus columns would be ignored.
         ids = tf.ensure_shape(ids, [None, self._slots])
@@ -110,13 +114,11 @@ class Servable(tf.Module):
             tf.equal(tf.shape(ids)[0], tf.shape(vals)[0]),
             [in_graph("feature_ids and feature_vals must have the same number of rows")],
         )
-        inside = tf.logical_and(ids >= 0, ids < self._rows)
-        known = tf.debugging.Assert(
-            tf.reduce_all(inside),
-            [in_graph(f"feature_ids must lie in [0, {self._rows}), the ids of the model's schema")],
-        )
-        with tf.control_dependencies([same, known]):
-            return tf.identity(ids), tf.identity(vals)
+        with tf.control_dependencies([same]):
+            # The value of an absent slot is never read.
+            bad = (ids < 0) | (ids >= self._rows) | ((ids != 0) & ~tf.math.is_finite(vals))
+        count = tf.reduce_sum(tf.cast(bad, tf.int32), axis=1)
+        return tf.where(bad, tf.zeros_like(ids), ids), tf.where(bad, tf.zeros_like(vals), vals), count
 
     def _same_length(self, columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         first, *others = columns.values()

@@ -60,10 +60,10 @@ def test_signatures_are_those_of_the_contract(served):
         name: {key: (spec.dtype.name, spec.shape.as_list()) for key, spec in f.structured_outputs.items()}
         for name, f in loaded.signatures.items()
     }
-    scores = {"probability": ("float32", [None]), "logit": ("float32", [None])}
-    assert outputs["serving_default"] == outputs["examples"] == scores
-    assert outputs["raw"] == {**scores, "bad_cells": ("int32", [None])}
-    assert outputs["explain"] == {"attention": ("float32", [None, len(schema.pairs)])}
+    bad = {"bad_cells": ("int32", [None])}
+    scores = {"probability": ("float32", [None]), "logit": ("float32", [None]), **bad}
+    assert outputs["serving_default"] == outputs["examples"] == outputs["raw"] == scores
+    assert outputs["explain"] == {"attention": ("float32", [None, len(schema.pairs)]), **bad}
     # A server with request batching cuts outputs by the first dimension, so even an unknown one must be there.
     message = saved_model_message(summary.path)
     for signature in message.meta_graphs[0].signature_def.values():
@@ -109,17 +109,44 @@ def test_no_rows_and_one_row(served, encoded, rows):
         assert all(len(value) == rows for value in outputs.values())
 
 
-@pytest.mark.parametrize("wrong", [-1, None])
-def test_an_id_out_of_range_is_an_error_of_the_call(served, encoded, wrong):
+@pytest.mark.parametrize(
+    ("wrong_id", "wrong_value"), [(-1, 1.0), (None, 1.0), (1 << 62, 1.0), (2, math.nan), (2, -math.inf)]
+)
+def test_an_impossible_slot_is_missing_and_counted_and_changes_no_other_row(served, encoded, wrong_id, wrong_value):
     _, (ids, vals, _) = encoded
-    bad = ids.numpy()
-    bad[3, 1] = served[0].feature_size if wrong is None else wrong
-    for signature in ("serving_default", "explain"):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="feature_ids must lie in"):
-            call(served[3], signature, feature_ids=tf.constant(bad), feature_vals=vals)
-    examples = serialize_examples(bad, vals.numpy(), None, None, None, [b""] * ROWS)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="feature_ids must lie in"):
-        call(served[3], "examples", examples=tf.constant(examples))
+    bad_ids, bad_vals = ids.numpy(), vals.numpy()
+    bad_ids[3, 1] = served[0].feature_size if wrong_id is None else wrong_id
+    bad_vals[3, 1] = wrong_value
+    missing = ids.numpy()
+    missing[3, 1] = 0
+    counted = np.zeros(ROWS, np.int32)
+    counted[3] = 1
+    for signature in ("serving_default", "explain", "examples"):
+        if signature == "examples":
+            inputs, wanted = (
+                {"examples": tf.constant([example(*row) for row in zip(i.tolist(), v.tolist(), strict=True)])}
+                for i, v in ((bad_ids, bad_vals), (missing, vals.numpy()))
+            )
+        else:
+            inputs = {"feature_ids": tf.constant(bad_ids), "feature_vals": tf.constant(bad_vals)}
+            wanted = {"feature_ids": tf.constant(missing), "feature_vals": vals}
+        found, expected = call(served[3], signature, **inputs), call(served[3], signature, **wanted)
+        np.testing.assert_array_equal(found.pop("bad_cells"), counted)
+        assert not expected.pop("bad_cells").any()
+        for name, array in expected.items():
+            assert found[name].tobytes() == array.tobytes(), (signature, name)
+
+
+def test_the_value_of_an_absent_slot_is_not_read(served):
+    slots = served[0].num_slots
+    outputs = call(
+        served[3],
+        "serving_default",
+        feature_ids=tf.zeros([2, slots], tf.int64),
+        feature_vals=tf.constant(np.array([[math.nan] * slots, [0.0] * slots], np.float32)),
+    )
+    assert outputs["bad_cells"].tolist() == [0, 0]
+    assert outputs["logit"][0] == outputs["logit"][1]
 
 
 def test_inputs_of_different_length_are_not_broadcast(served, encoded):
@@ -131,11 +158,55 @@ def test_inputs_of_different_length_are_not_broadcast(served, encoded):
         call(served[3], "raw", **shorter)
 
 
-def test_an_example_without_ids_is_an_error_of_the_call(served):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="feature_ids"):
-        call(served[3], "examples", examples=tf.constant([b""]))
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        call(served[3], "examples", examples=tf.constant([b"no example"]))
+def example(ids, vals, **more):
+    message = tf.train.Example()
+    for name, value in more.items():
+        message.features.feature[name].bytes_list.value.append(value)
+    if ids is not None:
+        message.features.feature["feature_ids"].int64_list.value.extend(ids)
+    if vals is not None:
+        message.features.feature["feature_vals"].float_list.value.extend(vals)
+    return message.SerializeToString()
+
+
+def test_an_example_that_does_not_parse_is_missing_and_changes_no_other_row(served, encoded):
+    _, (ids, vals, _) = encoded
+    slots = served[0].num_slots
+    one, numbers = ids.numpy()[0].tolist(), vals.numpy()[0].tolist()
+    good = example(one, numbers)
+    swapped = tf.train.Example()
+    swapped.features.feature["feature_ids"].float_list.value.extend(numbers)
+    swapped.features.feature["feature_vals"].int64_list.value.extend(one)
+    bad = [
+        b"",
+        b"no example",
+        b"\xff\xfe",
+        good[:-3],
+        good + b"\x0a",
+        example(None, numbers),
+        example(one, None),
+        example([*one, 1], numbers),
+        example(one, numbers[1:]),
+        example([], []),
+        swapped.SerializeToString(),
+        b"\x0a" + b"\xff" * 200,
+        b"x" * 100_000,
+    ]
+    # Another form than serializers write, and still an Example: with a field that nobody knows.
+    unusual = good + b"\x7a\x01x"
+    fine = call(served[3], "examples", examples=tf.constant([good] * (len(bad) + 2)))
+    mixed = call(served[3], "examples", examples=tf.constant([good, *bad, unusual]))
+    nothing = call(
+        served[3],
+        "serving_default",
+        feature_ids=tf.zeros([1, slots], tf.int64),
+        feature_vals=tf.zeros([1, slots], tf.float32),
+    )
+    assert mixed["bad_cells"].tolist() == [0, *[slots] * len(bad), 0]
+    for name in ("logit", "probability"):
+        for row in (0, -1):
+            assert mixed[name][row].tobytes() == fine[name][row].tobytes()
+        np.testing.assert_allclose(mixed[name][1:-1], nothing[name][0], rtol=1e-6)
 
 
 def test_graph_holds_stock_ops_and_no_weights(served):
@@ -224,7 +295,7 @@ def test_correction_for_thinned_negatives_is_added_once(tmp_path):
 def test_squared_loss_is_served_as_score(tmp_path):
     write_run(tmp_path / "run", every_kind(), {"name": "fm", "factors": 2}, loss="squared")
     summary = export_model(tmp_path / "run", tmp_path / "models")
-    assert summary.signatures["serving_default"] == ["logit", "score"]
+    assert summary.signatures["serving_default"] == ["bad_cells", "logit", "score"]
     raw = {name: tf.constant(cells) for name, cells in raw_rows(8).items()}
     outputs = call(tf.saved_model.load(summary.path), "raw", **raw)
     np.testing.assert_array_equal(outputs["score"], outputs["logit"])

@@ -158,7 +158,7 @@ class Odd(tf.Module):
             logit = tf.ensure_shape(tf.concat([logit, [0.0]], 0), [None])
         if self.which == "python":
             logit = tf.ensure_shape(tf.py_function(lambda x: x, [logit], tf.float32), [None])
-        return {"probability": tf.sigmoid(logit), "logit": logit}
+        return {"probability": tf.sigmoid(logit), "logit": logit, "bad_cells": tf.zeros_like(logit, tf.int32)}
 
     def raw(self, A: tf.Tensor) -> dict[str, tf.Tensor]:
         logit = tf.strings.to_number(tf.where(tf.equal(A, ""), "0", A)) + (1.0 if self.which == "apart" else 0.0)
@@ -217,12 +217,12 @@ def write_extra(folder: Path, requests: dict[str, dict[str, Any]]) -> None:
 
 def test_contract_by_hand() -> None:
     tensors = {"feature_ids": ("int64", [-1, 2]), "feature_vals": ("float32", [-1, 2])}
-    scores = {"score": ("float32", [-1]), "logit": ("float32", [-1])}
+    scores = {"score": ("float32", [-1]), "logit": ("float32", [-1]), "bad_cells": ("int32", [-1])}
     method = {"method": "tensorflow/serving/predict"}
     good: dict[str, dict[str, Any]] = {
         "serving_default": {**method, "inputs": tensors, "outputs": scores},
         "examples": {**method, "inputs": {"examples": ("string", [-1])}, "outputs": scores},
-        "raw": {**method, "inputs": {"A": ("string", [-1])}, "outputs": {**scores, "bad_cells": ("int32", [-1])}},
+        "raw": {**method, "inputs": {"A": ("string", [-1])}, "outputs": scores},
     }
     assert signature_faults(good, 2, 1) == []
     assert signature_faults(good, 3, 1)[0] == "serving_default: input feature_ids is int64 [-1, 2], not int64 [-1, 3]"
@@ -231,6 +231,8 @@ def test_contract_by_hand() -> None:
         "there is no signature serving_default",
         "there is no signature examples",
     ]
+    old = {**good, "examples": {**good["examples"], "outputs": {k: scores[k] for k in ("score", "logit")}}}
+    assert signature_faults(old, 2, 1) == ["examples: output bad_cells is missing"]
     rank = {**good, "raw": {**good["raw"], "inputs": {"A": ("string", None)}, "method": "other"}}
     assert signature_faults(rank, 2, 1) == [
         "raw: the method is other, not tensorflow/serving/predict",
