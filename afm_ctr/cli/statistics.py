@@ -65,12 +65,14 @@ def infer_schema(
         console.print(table)
         console.print(
             f"{output}: from {found.rows:,} rows of {found.looked_at} of {found.files} files; read it, then "
-            f"afm-ctr prepare --schema {output} --input {' --input '.join(input)} --output DATA",
+            + found.command(input, output),
             markup=False,
             soft_wrap=True,
         )
 
     result = found.to_json() | {"output": None if output is None else str(output)}
+    if output is not None:
+        result["next"] = found.command(input, output)
     report(as_json, result, show)
 
 

@@ -9,14 +9,9 @@ from typing import Any
 import numpy as np
 
 from afm_ctr.errors import UserError
-from afm_ctr.infer.layout import NUMBER
-from afm_ctr.infer.profile import Profile, shown
+from afm_ctr.infer.profile import Profile
+from afm_ctr.infer.texts import LABEL_NAMES, NUMBER, shown
 
-_NAMES = (
-    "label", "click", "clicked", "is_click", "clk", "target", "y", "conversion", "converted", "is_conversion",
-    "is_clicked", "churn", "response", "purchase", "purchased", "is_purchase", "buy", "like", "is_like", "install",
-    "is_attributed", "rating",
-)  # fmt: skip
 _POSITIVE = {b"1", b"1.0", b"yes", b"y", b"true", b"t", b"click", b"clicked", b"positive", b"pos", b"+1"}
 _NEGATIVE = {b"0", b"0.0", b"-1", b"-1.0", b"no", b"n", b"false", b"f", b"none", b"negative", b"neg"}
 _MOST_GRADES = 12
@@ -54,8 +49,8 @@ def find_label(profiles: Sequence[Profile], asked: str | None, headless: bool, p
         if found is None:
             raise UserError(f"--label {asked}: {path} has no such column; it has {_columns(profiles)}")
         return _read(found, f"named by --label {asked}", path)
-    by_name = {p.header.lower(): p for p in reversed(profiles)}
-    for name in _NAMES:
+    by_name = {text.strip().lower(): p for p in reversed(profiles) for text in (p.name, p.header)}
+    for name in LABEL_NAMES:
         profile = by_name.get(name)
         if profile is not None and (profile.distinct <= _MOST_GRADES or profile.is_numeric):
             return _read(profile, "a guess, by its name", path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,15 +9,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from afm_ctr.errors import UserError
+from afm_ctr.infer.header import FirstLines, find_header, readable_names
+from afm_ctr.infer.nested import json_columns, json_object
 from afm_ctr.infer.sample import FileSample
-from afm_ctr.rawlog.layout import BadQuoting, split_quoted
+from afm_ctr.infer.texts import DECIMAL_COMMA, shown
+from afm_ctr.rawlog.cutting import not_libfm
+from afm_ctr.rawlog.layout import BadQuoting, split_cells
 
 _LIBFM = re.compile(rb"\s*([-+.\deE]+\s+)?\d+:[-+.\deE]+(\s+\d+:[-+.\deE]+)*\s*(#.*)?")
-NUMBER = re.compile(rb"[ \t]*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[ \t]*")
 # A blank last: texts hold it too.
 _DELIMITERS = ("\t", ",", ";", "|", "\x01", " ")
+_NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", "\x01": "byte 1", " ": "blank"}
 _ENOUGH = 0.9  # of the lines must be of a form
 _LOOKED_AT = 2000
+_OF_OTHERS = 200
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,13 @@ class Layout:
         format: the ``format`` of a schema, without its columns.
         names: what the log calls its columns, in order; without a header line ``c1``, ``c2``, …
         why: the figures behind it, one line each.
+        left_out: columns that cannot be read, and why.
     """
 
     format: dict[str, Any]
     names: tuple[str, ...]
     why: tuple[str, ...] = field(default=())
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def layout_of(samples: Sequence[FileSample]) -> Layout:
@@ -46,101 +52,105 @@ def layout_of(samples: Sequence[FileSample]) -> Layout:
     lines = [line for line in [head.first, *head.lines[:_LOOKED_AT]] if line]
     if not lines:
         raise UserError(f"{head.path}: no line of it holds anything")
-    objects = [_object(line) for line in lines]
-    found = sum(value is not None for value in objects)
+    found = sum(json_object(line) is not None for line in lines)
     if found >= _ENOUGH * len(lines):
-        everywhere = [value for sample in samples for line in sample.lines if (value := _object(line)) is not None]
-        names = Counter(name for value in [*objects, *everywhere] if value is not None for name in _keys(value))
-        why = f"{found} of {len(lines)} lines looked at are a JSON object"
-        return Layout({"kind": "jsonl"}, tuple(names), (why,))
+        return _json(samples, f"{found} of {len(lines)} lines looked at are a JSON object")
+    for problem, count in Counter(map(not_libfm, lines)).items():
+        if problem is not None and count >= _ENOUGH * len(lines):
+            raise UserError(f"{head.path}: {problem}")
     found = sum(_LIBFM.fullmatch(line) is not None for line in lines)
     if found >= _ENOUGH * len(lines):
         return Layout({"kind": "libfm"}, (), (f"{found} of {len(lines)} lines looked at are id:value entries",))
     return _delimited(samples, lines)
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
-    if not line.lstrip().startswith(b"{"):
-        return None
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+def _json(samples: Sequence[FileSample], why: str) -> Layout:
+    everywhere = (json_object(line) for sample in samples for line in [sample.first, *sample.lines])
+    names, left_out, separator = json_columns([value for value in everywhere if value is not None])
+    if not names:
+        words = "; ".join(f"{shown(name.encode())}: {said}" for name, said in list(left_out.items())[:5])
+        raise UserError(f"{samples[0].path}: no column of it can be read{': ' if words else ''}{words}")
+    written = {"kind": "jsonl"} | ({"list_separator": separator} if separator != "|" else {})
+    return Layout(written, tuple(names), (why,), left_out)
 
 
-def _keys(value: dict[str, Any], before: str = "") -> list[str]:
-    names: list[str] = []
-    for key, inner in value.items():
-        names += _keys(inner, f"{before}{key}.") if isinstance(inner, dict) else [before + key]
-    return names
+@dataclass(frozen=True)
+class _Cut:
+    """How lines are cut into cells, and how well it does: the share of the lines that have the usual width."""
 
+    delimiter: str
+    quote: bool
+    trim: bool
+    width: int
+    share: float
 
-def cells_of(line: bytes, delimiter: str, quote: bool) -> list[bytes]:
-    """The cells of a line; none where its quotes are broken."""
-    if quote and b'"' in line:
+    def cells(self, line: bytes) -> list[bytes]:
+        """The cells of a line; none where its quotes are broken."""
         try:
-            return split_quoted(line, delimiter)
+            return split_cells(line, self.delimiter, self.quote, self.trim)
         except BadQuoting:
             return []
-    return line.split(delimiter.encode())
+
+
+def _cut_by(delimiter: str, lines: Sequence[bytes]) -> _Cut:
+    mark = delimiter.encode()
+    behind = [piece for line in lines for piece in line.split(mark)[1:] if piece]
+    blanks = sum(piece.startswith(b" ") for piece in behind)
+    trim = delimiter != " " and bool(behind) and blanks >= _ENOUGH * len(behind)
+    opening = re.compile(b"(^|" + re.escape(mark) + b")" + (b" *" if trim else b"") + b'"')
+    quote = any(opening.search(line) for line in lines)
+    cut = _Cut(delimiter, quote, trim, 0, 0.0)
+    width, count = Counter(len(cut.cells(line)) for line in lines).most_common(1)[0]
+    return _Cut(delimiter, quote, trim, width, count / len(lines))
 
 
 def _delimited(samples: Sequence[FileSample], lines: Sequence[bytes]) -> Layout:
-    best: tuple[float, int, str, bool] | None = None
-    for delimiter in _DELIMITERS:
-        quote = any(line.startswith(b'"') or delimiter.encode() + b'"' in line for line in lines)
-        widths = Counter(len(cells_of(line, delimiter, quote)) for line in lines)
-        width, count = widths.most_common(1)[0]
-        share = count / len(lines)
-        if width < 2 or share < _ENOUGH:
-            continue
-        if best is None or (share > best[0] + 0.05) or (share >= best[0] - 0.05 and width > 2 * best[1]):
-            best = share, width, delimiter, quote
+    cuts = [cut for cut in (_cut_by(mark, lines) for mark in _DELIMITERS) if cut.width > 1 and cut.share >= _ENOUGH]
+    if any(_has_decimal_comma(cut, lines) for cut in cuts if cut.delimiter != ","):
+        cuts = [cut for cut in cuts if cut.delimiter != ","]
+    fitting = [cut for cut in cuts if len(cut.cells(lines[0])) == cut.width]
+    cuts = fitting or cuts  # a header has no marks within its cells
+    best: _Cut | None = None
+    for cut in cuts:
+        much_better = best is None or cut.share > best.share + 0.05
+        if much_better or (best is not None and cut.share >= best.share - 0.05 and cut.width > 2 * best.width):
+            best = cut
     path = samples[0].path
-    if sum(b"::" in line for line in lines) > _ENOUGH * len(lines) and (best is None or best[2] == " "):
+    if sum(b"::" in line for line in lines) > _ENOUGH * len(lines) and (best is None or best.delimiter == " "):
         raise UserError(f"{path}: '::' stands between its cells, and a delimiter is one character; replace it first")
     if best is None:
-        shown = lines[0][:60].decode("utf-8", "replace")
         raise UserError(
             f"{path}: neither JSON Lines, libfm text nor text with a constant number of cells between tabs, commas, "
-            f"semicolons or bars; it begins {shown!r}"
+            f"semicolons or bars; it begins {shown(lines[0], 60)!r}"
         )
-    share, width, delimiter, quote = best
-    firsts = [cells_of(sample.first, delimiter, quote) for sample in samples]
-    rows = [cells for line in lines[1:] if len(cells := cells_of(line, delimiter, quote)) == width]
-    header, because = _header(firsts, rows, width)
-    named = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", "\x01": "byte 1", " ": "blank"}[delimiter]
-    why = (
-        f"{width} cells in {share:.1%} of the {len(lines)} lines looked at, with the {named} between them",
+    files = [_first_lines(sample, best) for sample in samples]
+    header, because = find_header(files)
+    why = [
+        f"{best.width} cells in {best.share:.1%} of the {len(lines)} lines looked at, with the "
+        f"{_NAMES[best.delimiter]} between them",
         because,
-        "cells are wrapped in double quotes" if quote else "no cell looked at is wrapped in double quotes",
-    )
-    names = tuple(cell.decode("utf-8", "replace") for cell in firsts[0]) if header else ()
-    return Layout(
-        {"kind": "delimited", "delimiter": delimiter, "header": header, "quote": quote},
-        names or tuple(f"c{i + 1}" for i in range(width)),
-        why,
+        "cells are wrapped in double quotes" if best.quote else "no cell looked at is wrapped in double quotes",
+    ]
+    written = {"kind": "delimited", "delimiter": best.delimiter, "header": header, "quote": best.quote}
+    if best.trim:
+        written["trim"] = True
+        why.append("blanks stand around the cells")
+    if not header:
+        return Layout(written, tuple(f"c{i + 1}" for i in range(best.width)), tuple(why))
+    names, left_out = readable_names(files)
+    return Layout(written, tuple(names), tuple(why), left_out)
+
+
+def _has_decimal_comma(cut: _Cut, lines: Sequence[bytes]) -> bool:
+    """Whether a column is of numbers such as 0,10."""
+    rows = [cells for line in lines[1:_OF_OTHERS] if len(cells := cut.cells(line)) == cut.width]
+    return any(
+        column and sum(DECIMAL_COMMA.fullmatch(cell) is not None for cell in column) >= _ENOUGH * len(column)
+        for column in ([cell for cell in cells if cell.strip()] for cells in zip(*rows, strict=True))
     )
 
 
-def _header(firsts: Sequence[list[bytes]], rows: Sequence[list[bytes]], width: int) -> tuple[bool, str]:
-    """Whether the first lines name the columns, and why."""
-    first = firsts[0]
-    if len(first) != width or len(set(first)) != width or not all(first):
-        return False, "the first line is no header: a cell of it is empty or stands there twice"
-    numbers = sum(NUMBER.fullmatch(cell) is not None for cell in first)
-    if numbers:
-        return False, f"the first line is no header: {numbers} of its cells are numbers"
-    if any(other != first for other in firsts[1:]):
-        return False, "the first lines of the files differ: no header"
-    if len(firsts) > 1:
-        return True, f"the first lines of {len(firsts)} files are the same: a header"
-    for place in range(width):
-        mine = [row[place] for row in rows if row[place]]
-        if mine and sum(NUMBER.fullmatch(cell) is not None for cell in mine) >= _ENOUGH * len(mine):
-            return True, f"a header: over a column of numbers it says {first[place].decode('utf-8', 'replace')!r}"
-    again = sum(any(row[place] == first[place] for row in rows) for place in range(width))
-    if again or not rows:
-        return False, f"the first line is no header: {again} of its cells come again below"
-    return True, "a header: none of its cells comes again in the column below"
+def _first_lines(sample: FileSample, cut: _Cut) -> FirstLines:
+    rows = [cells for line in sample.lines[:_OF_OTHERS] if (cells := cut.cells(line))]
+    width = Counter(map(len, rows)).most_common(1)[0][0] if rows else len(cut.cells(sample.first))
+    return FirstLines(sample.path, cut.cells(sample.first), [row for row in rows if len(row) == width], width)

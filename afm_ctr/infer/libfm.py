@@ -8,16 +8,38 @@ from typing import Any
 
 import numpy as np
 
+from afm_ctr.errors import UserError
+
 _ENTRY = re.compile(rb"(\d+):")
+_LARGEST = 1 << 31  # ids of a table
 
 
-def libfm_fields(rows: Sequence[bytes]) -> tuple[list[str], list[dict[str, Any]]]:
+def _short(digits: bytes) -> str:
+    text = digits.decode()
+    return text if len(text) <= 30 else f"{text[:29]}… ({len(text)} digits)"
+
+
+def libfm_fields(rows: Sequence[bytes], path: str) -> tuple[list[str], list[dict[str, Any]]]:
     """Comment lines and the fields.
 
     Where every row has as many entries and each place's ids lie apart from the others', a place is a field. Else all
     ids are one field of several values.
+
+    Args:
+        rows: the entries of every row.
+        path: for messages.
+
+    Raises:
+        UserError: an id is larger than a table can be.
     """
-    ids = np.array([int(text) for text in _ENTRY.findall(b" ".join(rows))], np.int64)
+    texts = _ENTRY.findall(b" ".join(rows))
+    largest = max(texts, key=lambda text: (len(text.lstrip(b"0")), text.lstrip(b"0")), default=b"0")
+    if len(largest.lstrip(b"0")) > 10 or int(largest) >= _LARGEST:
+        raise UserError(
+            f"{path}: has the id {_short(largest)}, and ids number the rows of a table, from 0 to {_LARGEST - 1}; "
+            "number them anew, or hash them and keep the remainder by the number of rows wanted"
+        )
+    ids = np.array([int(text) for text in texts], np.int64)
     sizes = np.array([row.count(b":") for row in rows])
     size = int(ids.max()) + 1 if len(ids) else 1
     many = int(sizes.max()) if len(sizes) else 1

@@ -10,13 +10,25 @@ from functools import cached_property
 
 import numpy as np
 
-from afm_ctr.infer.layout import NUMBER
+from afm_ctr.infer.texts import NUMBER, shown
 from afm_ctr.metrics.auc import ExactAUC
 from afm_ctr.statistics.distinct import mixed
 
 _WHOLE = re.compile(rb"[+-]?\d+")
-_SEPARATORS = ("|", ";", ",", "^", " ")
+_SEPARATORS = ("|", ";", ",", "^", " ", "\x1f")
 _FEWEST = 20  # rows of either label below which an AUC says nothing
+# Numbers as people and spreadsheets write them; a numeric field takes 1234.5 only.
+_DRESSED = (
+    ("a decimal comma", re.compile(rb"[+-]?\d+(,\d+)?"), re.compile(rb"(?!)"), (b",", b".")),
+    ("a decimal comma", re.compile(rb"[+-]?\d{1,3}([. ']\d{3})*,\d+"), re.compile(rb"[. ']"), (b",", b".")),
+    ("marks between thousands", re.compile(rb"[+-]?\d{1,3}([, ']\d{3})*(\.\d+)?"), re.compile(rb"[, ']"), (b"", b"")),
+    (
+        "a currency or unit",
+        re.compile(r"[+-]?(((\$|€|£|¥) ?)?\d[\d.,]*|\d[\d.,]* ?(\$|€|£|¥|%|EUR|USD|GBP|JPY|CHF|CNY|INR))".encode()),
+        re.compile(rb"[^\d.+-]"),
+        (b"", b""),
+    ),
+)
 
 
 @dataclass
@@ -88,6 +100,17 @@ class Profile:
     def not_numbers(self) -> int:
         """Rows with a cell that is no number and not blank."""
         return sum(n for cell, n in self.counts.items() if cell.strip() and not NUMBER.fullmatch(cell))
+
+    @cached_property
+    def dressed(self) -> str | None:
+        """What keeps its cells from being numbers, where nearly all of them would be; ``None``: nothing does."""
+        there = self.present - self.blank
+        for what, pattern, drop, point in _DRESSED:
+            plain = {cell: pattern.fullmatch(cell.strip()) is not None for cell in self.counts}
+            if there and sum(n for cell, n in self.counts.items() if plain[cell]) >= 0.995 * there:
+                number = next(c for c in self.counts if plain[c] and not NUMBER.fullmatch(c)).strip()
+                return f"{what}: {shown(number)} for {shown(drop.sub(b'', number).replace(*point))}"
+        return None
 
     @cached_property
     def is_whole(self) -> bool:
@@ -164,9 +187,3 @@ def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
     metric = ExactAUC()
     metric.update(labels, scores)
     return metric.result()
-
-
-def shown(cell: bytes, longest: int = 24) -> str:
-    """A cell in a comment: on one line, and short."""
-    text = "".join(c if c.isprintable() else "?" for c in cell.decode("utf-8", "replace"))
-    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.paths import expand, is_remote, local_path
 from afm_ctr.rawlog import open_log
 from afm_ctr.rawlog.codecs import FIRST_BYTES, PARQUET_MAGIC, codec_of
 from afm_ctr.rawlog.lines import BYTE_ORDER_MARK
@@ -36,16 +36,19 @@ class FileSample:
 
 
 def matching(patterns: Sequence[str]) -> list[str]:
-    """The local files of some globs, sorted.
+    """The local files of some paths and globs, sorted: those that prepare would read.
 
     Raises:
-        UserError: a glob matches no file, or names a place that is not local.
+        UserError: a glob matches no file, or names a folder or a place that is not local.
     """
     found: set[str] = set()
     for pattern in patterns:
-        if "://" in pattern:
+        if is_remote(local_path(pattern)):
             raise UserError(f"{pattern}: infer-schema looks at local files; copy a few of the logs here")
-        paths = [path for path in glob.glob(os.path.expanduser(pattern)) if os.path.isfile(path)]
+        paths = expand(local_path(pattern))
+        if len(paths) == 1 and os.path.isdir(paths[0]):
+            raise UserError(f"{pattern} is a folder; name its files: {os.path.join(pattern, '*')}")
+        paths = [path for path in paths if os.path.isfile(path)]
         if not paths:
             raise UserError(f"{pattern}: no such file")
         found.update(paths)

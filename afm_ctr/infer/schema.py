@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from afm_ctr.errors import UserError
 from afm_ctr.infer.label import LabelGuess, find_label
 from afm_ctr.infer.libfm import libfm_fields
+from afm_ctr.infer.missing import Missing, find_missing
 from afm_ctr.infer.profile import Profile
 from afm_ctr.infer.suggest import Suggestion, is_group, suggest
 from afm_ctr.infer.table import Table, read_table
+from afm_ctr.infer.texts import shown
 from afm_ctr.infer.write import columns, comment, flow
 from afm_ctr.io.files import write_text
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
@@ -33,6 +37,7 @@ class Inference:
         total: rows of all files; ``None``: unknown.
         rejects: sampled lines that are no rows, by reason.
         columns: for each column its name, what is suggested, and what is odd about it.
+        split: what to give prepare as ``--split``; ``None``: there is no label to train on.
     """
 
     text: str
@@ -43,6 +48,14 @@ class Inference:
     total: int | None
     rejects: dict[str, int]
     columns: list[dict[str, Any]]
+    split: str | None
+
+    def command(self, inputs: Sequence[str], schema: Path, output: str = "DATA") -> str:
+        """The shell's command line that prepares these logs by the schema's file."""
+        words = ["afm-ctr", "prepare", "--schema", str(schema)]
+        words += [word for item in inputs for word in ("--input", item)]
+        words += ["--output", output, *(["--split", self.split] if self.split else ["--no-label"])]
+        return shlex.join(words)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -68,9 +81,9 @@ def infer_schema(
     """
     table = read_table(inputs)
     if table.layout.format["kind"] == "libfm":
-        body, found = _libfm(table, labelled)
+        body, found, split = _libfm(table, labelled)
     else:
-        body, found = _columns(table, label, labelled)
+        body, found, split = _columns(table, label, labelled)
     title = name or _title(table.paths[0])
     text = "\n".join([*_head(table), f"name: {flow(title)}", "", *_format(table), "", *body]) + "\n"
     schema = validate(FeatureSchema, yaml.safe_load(text), "the inferred schema")
@@ -83,6 +96,7 @@ def infer_schema(
         total=table.total,
         rejects=dict(sorted(table.rejects.items())),
         columns=found,
+        split=split,
     )
 
 
@@ -119,18 +133,31 @@ def _format(table: Table) -> list[str]:
     return lines
 
 
-def _libfm(table: Table, labelled: bool) -> tuple[list[str], list[dict[str, Any]]]:
+def _split(guess: LabelGuess | None) -> str | None:
+    """The last rows, as a model will meet later ones; where those hold one label only, rows by their key."""
+    if guess is None:
+        return None
+    if guess.positive is not None:
+        tenths = np.array_split(guess.positive, 10)[-2:]
+        both = 0 < guess.positive.sum() < len(guess.positive)
+        if both and any(len(part) >= 20 and part.min() == part.max() for part in tenths):
+            return "hash:key:80/10/10"
+    return "tail:0.1/0.1"
+
+
+def _libfm(table: Table, labelled: bool) -> tuple[list[str], list[dict[str, Any]], str | None]:
     label = Profile("label", "label", table.cells["label"])
     lines: list[str] = []
+    guess = None
     if labelled and label.present:
         guess = find_label([label], "label", False, table.paths[0])
         lines += [*comment(guess.why[1:]), f"label: {flow(guess.schema)}", ""]
-    why, fields = libfm_fields(table.cells["features"])
+    why, fields = libfm_fields(table.cells["features"], table.paths[0])
     lines += [*comment(why), "fields:", *(f"  - {flow(field)}" for field in fields)]
-    return lines, [{"name": field["name"], "suggested": field, "odd": []} for field in fields]
+    return lines, [{"name": field["name"], "suggested": field, "odd": []} for field in fields], _split(guess)
 
 
-def _columns(table: Table, label: str | None, labelled: bool) -> tuple[list[str], list[dict[str, Any]]]:
+def _columns(table: Table, label: str | None, labelled: bool) -> tuple[list[str], list[dict[str, Any]], str | None]:
     profiles = [
         Profile(column.name, column.header or column.name, table.cells[column.name]) for column in table.columns
     ]
@@ -138,10 +165,12 @@ def _columns(table: Table, label: str | None, labelled: bool) -> tuple[list[str]
     guess = find_label(profiles, label, headless, table.paths[0]) if labelled else None
     if guess is not None:
         profiles = [profile for profile in profiles if profile is not guess.profile]
+    missing = find_missing({profile.name: profile.cells for profile in profiles})
+    profiles = [Profile(p.name, p.header, missing.removed(p.name, p.cells)) for p in profiles]
     if guess is not None and guess.positive is not None:
         for profile in profiles:
             profile.rate(guess.positive)
-    suggestions = [suggest(profile, table.total) for profile in profiles]
+    suggestions = [_with_missing(suggest(profile, table.total), missing) for profile in profiles]
     if all(suggestion.left_out for suggestion in suggestions):
         raise UserError(
             f"{table.paths[0]}: no column is fit for a feature: "
@@ -149,10 +178,33 @@ def _columns(table: Table, label: str | None, labelled: bool) -> tuple[list[str]
         )
     lines = _label(guess) if guess is not None else [*comment(["No label: to score with, not to train on."]), ""]
     lines += _roles(suggestions)
+    lines += _missing(missing)
     lines.append("fields:")
     for suggestion in suggestions:
         lines += _field(suggestion)
-    return lines, [_summary(suggestion) for suggestion in suggestions]
+    for column, why in table.layout.left_out.items():
+        lines += comment([f"{shown(column.encode(), 60)}: LOOK AT THIS, left out: {why}."], 2)
+    left_out = [{"name": column, "suggested": None, "odd": [why]} for column, why in table.layout.left_out.items()]
+    return lines, [*map(_summary, suggestions), *left_out], _split(guess)
+
+
+def _with_missing(suggestion: Suggestion, missing: Missing) -> Suggestion:
+    """The suggestion with the texts that mean "missing" in its column."""
+    name = suggestion.profile.name
+    if name not in missing.rows:
+        return suggestion
+    texts = [*missing.everywhere, *missing.own.get(name, ())]
+    why = f"{missing.rows[name]:,} cells say that there is no value: {', '.join(map(repr, texts))}."
+    more = {"missing_values": texts} if name in missing.own else {}
+    fields = tuple(field | more for field in suggestion.fields)
+    return replace(suggestion, why=(suggestion.why[0], why, *suggestion.why[1:]), fields=fields)
+
+
+def _missing(missing: Missing) -> list[str]:
+    if not missing.everywhere:
+        return []
+    why = "What the log writes where there is no value; each field below follows its `missing`."
+    return [*comment([why]), f"missing_values: {flow(missing.everywhere)}", ""]
 
 
 def _label(guess: LabelGuess) -> list[str]:

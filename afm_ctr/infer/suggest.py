@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from afm_ctr.infer.profile import Profile, shown
-from afm_ctr.infer.timestamps import has_hour, time_format
+from afm_ctr.infer.profile import Profile
+from afm_ctr.infer.texts import shown
+from afm_ctr.infer.timestamps import Moments, are_moments, has_hour, time_format
 from afm_ctr.statistics.distinct import count_by_sample
 
 LEAKS, ODD = 0.98, 0.9  # AUC of a column alone
@@ -48,8 +49,13 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
         total: rows of all files, where it is known.
     """
     moment = time_format(profile.counts)
-    facts = [_facts(profile, total, with_numbers=moment is None)]
     warnings = []
+    if moment is not None:
+        there = [cell for cell in profile.cells if cell.strip()]
+        is_moment, warning = are_moments(moment, profile.header, there)
+        warnings += [warning] if warning else []
+        moment = moment if is_moment else None
+    facts = [_facts(profile, total, with_numbers=moment is None)]
     if profile.auc is not None and ODD <= profile.auc < LEAKS:
         warnings.append(f"alone it has an AUC of {profile.auc:.3f}: is it known before the label is?")
     if not profile.present or (profile.distinct == 1 and moment is None):
@@ -63,7 +69,11 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
         problem = f"gives the label away: alone it has an AUC of {profile.auc:.3f}"
         return Suggestion(profile, (*facts, *why), fields, problem)
     if moment is not None:
-        return _time(profile, facts, *moment, tuple(warnings))
+        return _time(profile, facts, moment, tuple(warnings))
+    if not profile.is_numeric and profile.distinct > _FEW and (dressed := profile.dressed):
+        why, fields = _words(profile, total)
+        problem = f"numbers with {dressed}, and prepare reads only plain ones; write them plain"
+        return Suggestion(profile, (*facts, *why), fields, problem)
     fractions = profile.is_numeric and not profile.is_whole
     if profile.present >= 100 and profile.distinct >= _UNIQUE * profile.present and not fractions:
         fields = (_hashed(profile, _MOST_BUCKETS),)
@@ -193,12 +203,11 @@ def _hashed(profile: Profile, buckets: int) -> dict[str, Any]:
     return {"name": profile.name, "kind": "categorical", "encoding": {"kind": "hash", "buckets": buckets}}
 
 
-def _time(
-    profile: Profile, facts: Sequence[str], form: str, first: Any, last: Any, warnings: tuple[str, ...]
-) -> Suggestion:
+def _time(profile: Profile, facts: Sequence[str], moments: Moments, warnings: tuple[str, ...]) -> Suggestion:
     missing = {"missing": "own"} if profile.missing else {}
+    form, first, last = moments.form, moments.first, moments.last
     base = {"kind": "time", "column": profile.name, "format": form, **missing}
-    why = [*facts, f"A moment ({form}), from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC."]
+    why = [*facts, " ".join(filter(None, [f"A moment ({form}), {moments.span}.", moments.zone_note]))]
     parts = []
     if has_hour(form) and (first.date(), first.hour) != (last.date(), last.hour):
         parts.append("hour")

@@ -11,7 +11,9 @@ from typing import Any
 
 from afm_ctr.errors import UserError
 from afm_ctr.infer.layout import Layout, layout_of
-from afm_ctr.infer.sample import READ_BYTES, ROWS, chosen, is_parquet, matching, sample_file
+from afm_ctr.infer.nested import parquet_columns
+from afm_ctr.infer.sample import READ_BYTES, ROWS, FileSample, chosen, is_parquet, matching, sample_file
+from afm_ctr.infer.texts import shown
 from afm_ctr.rawlog import LineParser, ParsedLines, parse_log
 from afm_ctr.schema import Column, FeatureSchema, fits_name
 
@@ -61,22 +63,32 @@ def read_table(patterns: Sequence[str], rows: int = ROWS) -> Table:
     some = chosen(paths)
     if any(map(is_parquet, some)):
         return _parquet(paths, some, rows)
-    samples = [sample_file(path, max(rows // len(some), 1), READ_BYTES // len(some)) for path in some]
+    samples = _samples(some, rows)
     layout = layout_of(samples)
     if layout.format["kind"] == "libfm":  # every id that is seen bounds a field: take more
-        samples = [sample_file(path, _LIBFM_ROWS // len(some), READ_BYTES // len(some)) for path in some]
+        samples = _samples(some, _LIBFM_ROWS)
     header = layout.format.get("header", False)
     columns = _named(layout.names)
+    spec = _spec(layout, columns)
     parts = []
     for sample in samples:
         lines = sample.lines if header else [sample.first, *sample.lines]
         parser = LineParser(
-            _spec(layout, columns), sample.first if header else None, labelled=False, source=sample.path,
+            spec, sample.first if header else None, labelled=False, source=sample.path,
             extra=() if columns else ("label",),
         )  # fmt: skip
         parts.append(parser.parse(lines, sample.path, 1 + bool(header)))
     totals = [None if sample.total is None else sample.total + (not header) for sample in samples]
     return _table(paths, some, layout, columns, parts, totals)
+
+
+def _samples(paths: Sequence[str], rows: int) -> list[FileSample]:
+    """Of each file its share of the rows; files that hold nothing when unpacked are left out."""
+    samples = [sample_file(path, max(rows // len(paths), 1), READ_BYTES // len(paths)) for path in paths]
+    found = [sample for sample in samples if sample.first or sample.lines]
+    if not found:
+        raise UserError(f"{', '.join(paths[:3])}: the files are empty")
+    return found
 
 
 def _table(
@@ -106,15 +118,25 @@ def _parquet(paths: Sequence[str], some: Sequence[str], rows: int) -> Table:
     if len(files) < len(some):
         other = next(path for path in some if not is_parquet(path))
         raise UserError(f"{other} is no Parquet file, and {some[0]} is: look at one kind at a time")
-    names = tuple(_leaves(files[0].schema_arrow))
-    layout = Layout({"kind": "parquet"}, names, (f"{len(some)} of the files are Parquet, by their first bytes",))
+    names, left_out = parquet_columns(files[0].schema_arrow)
+    for path, file in zip(some[1:], files[1:], strict=True):
+        there, _ = parquet_columns(file.schema_arrow)
+        for name in set(names) - set(there):
+            left_out.setdefault(name, f"not in every file, or no cells in {path}")
+    names = [name for name in names if name not in left_out]
+    if not names:
+        words = "; ".join(f"{shown(name.encode())}: {why}" for name, why in list(left_out.items())[:5])
+        raise UserError(f"{some[0]}: no column of it can be read: {words or 'it has none'}")
+    why = (f"{len(some)} of the files are Parquet, by their first bytes",)
+    layout = Layout({"kind": "parquet"}, tuple(names), why, left_out)
     columns = _named(names)
+    spec = _spec(layout, columns)
     parts, totals = [], []
     for path, file in zip(some, files, strict=True):
         total = file.metadata.num_rows
         totals.append(total)
         stride = max(1, min(total, _PARQUET_ROWS // len(some)) * len(some) // rows)
-        for number, part in enumerate(_batches(path, _spec(layout, columns), _PARQUET_ROWS // len(some))):
+        for number, part in enumerate(_batches(path, spec, _PARQUET_ROWS // len(some))):
             parts.append(part)
             for name, column in part.columns.items():
                 part.columns[name] = column[-number * 4096 % stride :: stride]
@@ -123,18 +145,6 @@ def _parquet(paths: Sequence[str], some: Sequence[str], rows: int) -> Table:
 
 def _batches(path: str, spec: FeatureSchema, rows: int) -> Iterator[ParsedLines]:
     return itertools.islice(parse_log(path, spec, labelled=False), -(-rows // 4096))
-
-
-def _leaves(schema: Any, before: str = "") -> list[str]:
-    names: list[str] = []
-    for field in schema:
-        inner = (
-            [field.type.field(i) for i in range(field.type.num_fields)]
-            if str(field.type).startswith("struct")
-            else []
-        )
-        names += _leaves(inner, f"{before}{field.name}.") if inner else [before + field.name]
-    return names
 
 
 def _named(headers: Sequence[str]) -> tuple[Column, ...]:

@@ -1,43 +1,149 @@
-"""Columns that tell a moment: which way of writing it fits every cell of the sample."""
+"""Columns that hold moments: which format fits every cell of the sample, and whether digits are moments or ids."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
+from itertools import pairwise
 
-# From the most telling to the least; whole numbers alone are the last resort.
+# From the most telling to the least; formats of digits only are the last resort.
 _FORMATS = (
     ("%Y-%m-%d %H:%M:%S", True), ("%Y-%m-%dT%H:%M:%S", True), ("%Y/%m/%d %H:%M:%S", True), ("%Y-%m-%d %H:%M", True),
-    ("%Y-%m-%d", False), ("%Y/%m/%d", False), ("%Y%m%d%H%M%S", True), ("%Y%m%d%H%M", True), ("%Y%m%d%H", True),
-    ("%Y%m%d", False), ("%y%m%d%H", True),
+    ("%Y/%m/%d %H:%M", True), ("%d.%m.%Y %H:%M:%S", True), ("%d.%m.%Y %H:%M", True), ("%Y-%m-%d", False),
+    ("%Y/%m/%d", False), ("%d.%m.%Y", False), ("%Y%m%dT%H%M%S", True), ("%Y%m%d %H:%M:%S", True),
+    ("%Y%m%d%H%M%S", True), ("%Y%m%d%H%M", True), ("%Y%m%d%H", True), ("%Y%m%d", False), ("%y%m%d%H", True),
 )  # fmt: skip
 _WIDTHS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
+# As the transform reads it; Python's own reader takes week dates, too.
+_ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d(:\d\d(:\d\d([.,]\d+)?)?)?(Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII)
 _START = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2040, 1, 1, tzinfo=UTC)
+_LONGEST_LOG = timedelta(days=3653)
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_TIME_WORDS = {
+    "at", "created", "date", "datetime", "day", "dt", "epoch", "hour", "minute", "moment", "month", "on",
+    "second", "since", "stamp", "time", "times", "timestamp", "ts", "tstamp", "unix", "unixtime", "until",
+    "updated", "utc", "week", "when", "year",
+}  # fmt: skip
+_ID_WORDS = {
+    "account", "ad", "adgroup", "adv", "advert", "advertiser", "app", "article", "asin", "author", "banner",
+    "brand", "campaign", "category", "channel", "client", "code", "content", "cookie", "creative", "customer",
+    "device", "doc", "document", "ean", "goods", "gtin", "hash", "host", "id", "idfa", "ids", "imei", "ip",
+    "isbn", "item", "key", "keyword", "member", "merchant", "movie", "msisdn", "number", "offer", "order",
+    "page", "person", "phone", "photo", "placement", "product", "publisher", "query", "seller", "session",
+    "shop", "site", "sku", "song", "store", "tag", "tel", "term", "track", "uid", "upc", "user", "uuid",
+    "video", "visitor", "zip", "zone",
+}  # fmt: skip
 
 
-def time_format(cells: Iterable[bytes]) -> tuple[str, datetime, datetime] | None:
-    """How the cells tell a moment, with the first and the last one; ``None``: they do not, or not all.
+@dataclass(frozen=True)
+class Moments:
+    """How the cells of a column write moments.
 
-    Numbers count as moments only if all lie between 1990 and 2040 (and so does any other date).
+    Attributes:
+        form: ``format`` of a time field.
+        first, last: the ends in UTC; cells without a zone are taken as they stand.
+        zones: the offsets that cells carry, as written; empty: none does. An epoch is UTC by definition: ``Z``.
+        digits: whether the cells are digits only, which ids are too.
+    """
+
+    form: str
+    first: datetime
+    last: datetime
+    zones: tuple[str, ...] = ()
+    digits: bool = False
+
+    @property
+    def span(self) -> str:
+        """Both ends as the log writes them, with their zone where it is known."""
+        first, last = self.first, self.last
+        zone = ""
+        if len(self.zones) == 1:
+            zone = " UTC" if self.zones[0] == "Z" else f" {self.zones[0]}"
+            first, last = (moment.astimezone(_zone(self.zones[0])) for moment in (first, last))
+        elif self.zones:
+            zone = " UTC"
+        return f"from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}{zone}"
+
+    @property
+    def zone_note(self) -> str | None:
+        """What hours and weekdays are counted in; ``None``: the format has no hour."""
+        if not has_hour(self.form):
+            return None
+        if not self.zones:
+            return "No zone is written: hours and weekdays are those of the cells."
+        if self.zones == ("Z",):
+            return "Hours and weekdays are of UTC."
+        return f"Written with {_listed(self.zones)}; hours and weekdays are of UTC, not of local time."
+
+
+def _listed(zones: Sequence[str]) -> str:
+    return f"the offset {zones[0]}" if len(zones) == 1 else f"{len(zones)} offsets ({', '.join(zones[:4])})"
+
+
+def time_format(cells: Iterable[bytes]) -> Moments | None:
+    """How the cells write moments; ``None``: they do not, or not all.
+
+    Numbers count as moments only if all lie between 1990 and 2040 (and so does any other date). Whether digits are
+    moments at all is :func:`are_moments`'s to say.
     """
     texts = [cell.decode("ascii", "replace").strip() for cell in cells]
     if not texts:
         return None
-    if all(text.isdigit() for text in texts):
-        lengths = {len(text) for text in texts}
-        for name, unit, digits in (("epoch", 1.0, {9, 10}), ("epoch_ms", 1e-3, {12, 13})):
-            if lengths <= digits:
-                found = _ends(texts, partial(_since_1970, unit))
-                if found:
-                    return name, *found
+    digits = all(text.isdigit() for text in texts)
     for form, _ in _FORMATS:
         fitting = _all_fit(texts, form)
         if fitting:
-            return form, *fitting
-    fitting = _all_iso(texts)
-    return ("iso", *fitting) if fitting else None
+            return Moments(form, *fitting, digits=digits)
+    if digits:
+        lengths = {len(text) for text in texts}
+        for name, unit, widths in (("epoch", 1.0, {9, 10}), ("epoch_ms", 1e-3, {12, 13})):
+            fitting = _ends(texts, partial(_since_1970, unit)) if lengths <= widths else None
+            if fitting:
+                return Moments(name, *fitting, zones=("Z",), digits=True)
+    elif all(re.fullmatch(r"\d{9,10}\.\d+", text, re.ASCII) for text in texts):
+        fitting = _ends(texts, lambda text: _START + timedelta(seconds=float(text)))
+        if fitting:
+            return Moments("epoch", *fitting, zones=("Z",), digits=True)
+    return _all_iso(texts)
+
+
+def are_moments(moments: Moments, header: str, cells: Sequence[bytes]) -> tuple[bool, str | None]:
+    """Whether cells that could be moments are, and what a person should look at.
+
+    Text with marks between its parts is a moment. Digits may be ids: the column's name decides, else whether the
+    values behave like the clock of a log.
+
+    Args:
+        header: what the log calls the column; ``c3`` and the like say nothing.
+        cells: of every row that has one, in file order.
+    """
+    if not moments.digits:
+        return True, None
+    words = [word.lower() for word in _WORDS.findall(header)]
+    if any(word in _TIME_WORDS or word.endswith(("time", "stamp")) for word in words):
+        return True, None
+    read = f"digits that would read as moments ({moments.form}, {moments.span})"
+    if any(word in _ID_WORDS or word.endswith("id") for word in words):
+        return False, f"{read}; by its name they are ids"
+    if moments.last - moments.first > _LONGEST_LOG or moments.last > datetime.now(UTC) + timedelta(days=366):
+        return False, f"{read}; they span more than a log's time: taken for ids"
+    # A clock of a log runs forward, ticks in whole minutes, or rarely shows the same second twice.
+    values = [int(float(cell)) for cell in cells]
+    forward = sum(a <= b for a, b in pairwise(values)) >= 0.9 * (len(values) - 1)
+    unit = {"epoch": 60, "epoch_ms": 60_000}.get(moments.form)
+    if unit is None or forward or len(set(values)) > 0.5 * len(values) or not any(value % unit for value in values):
+        return True, "digits taken for moments by their values: are they no ids?"
+    return False, f"{read}; they repeat in no order: taken for ids"
+
+
+def _zone(written: str) -> timezone:
+    digits = re.sub(r"\D", "", written)
+    minutes = int(digits[:2] or 0) * 60 + int(digits[2:] or 0)
+    return timezone(timedelta(minutes=-minutes if written.startswith("-") else minutes))
 
 
 def _since_1970(unit: float, text: str) -> datetime:
@@ -51,15 +157,18 @@ def _all_fit(texts: list[str], form: str) -> tuple[datetime, datetime] | None:
     return _ends(texts, lambda text: datetime.strptime(text, form).replace(tzinfo=UTC))
 
 
-def _all_iso(texts: list[str]) -> tuple[datetime, datetime] | None:
-    if any(len(text) < 10 or text[4] != "-" for text in texts):
+def _all_iso(texts: list[str]) -> Moments | None:
+    matches = [_ISO.fullmatch(text) for text in texts]
+    if not all(matches):
         return None
+    found = [match[5] or "" for match in matches if match is not None]
 
     def read(text: str) -> datetime:
-        moment = datetime.fromisoformat(text)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        moment = datetime.fromisoformat(re.sub(r"(T| )(\d\d)(?=Z|[+-]|$)", r"\1\2:00", text))
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
-    return _ends(texts, read)
+    fitting = _ends(texts, read)
+    return Moments("iso", *fitting, zones=tuple(sorted(set(found) - {""}))) if fitting else None
 
 
 def _ends(texts: list[str], read: Callable[[str], datetime]) -> tuple[datetime, datetime] | None:
@@ -72,5 +181,5 @@ def _ends(texts: list[str], read: Callable[[str], datetime]) -> tuple[datetime, 
 
 
 def has_hour(form: str) -> bool:
-    """Whether a format tells the hour."""
+    """Whether a format has the hour."""
     return form in ("iso", "epoch", "epoch_ms") or dict(_FORMATS)[form]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from afm_ctr.rawlog.layout import BadQuoting, column_places, require, split_quoted
+from afm_ctr.errors import UserError
+from afm_ctr.rawlog.layout import BadQuoting, column_places, require, split_cells
 from afm_ctr.rawlog.lines import LongLine
 from afm_ctr.schema import (
     LIBFM_COLUMN,
@@ -20,6 +22,9 @@ Reasons = dict[int, tuple[str, str]]  # index of a line in its batch -> (reason 
 Cells = dict[str, Sequence[bytes]]
 
 LIBFM_LABEL = "label"
+_VALUE = rb"[-+.\deE]+"
+_RANKING = re.compile(rb"\s*%b\s+qid:\d+(\s+\d+:%b)*\s*(#.*)?" % (_VALUE, _VALUE))
+_FIELD_AWARE = re.compile(rb"\s*(%b\s+)?\d+:\d+:%b(\s+\d+:\d+:%b)*\s*(#.*)?" % (_VALUE, _VALUE, _VALUE))
 
 
 def check_text(lines: Sequence[bytes], bad: Reasons) -> bytes:
@@ -84,7 +89,7 @@ class DelimitedCutter:
     ) -> None:
         assert isinstance(spec.format, DelimitedFormat)
         self._delimiter = spec.format.delimiter.encode()
-        self._quote = spec.format.quote
+        self._quote, self._trim = spec.format.quote, spec.format.trim
         self._wanted = wanted
         self.places, self.width = column_places(spec, header, source)
         require(self.places, wanted, source)
@@ -92,7 +97,7 @@ class DelimitedCutter:
 
     def is_plain(self, joined: bytes) -> bool:
         """Whether lines, joined, can be cut at every delimiter: no quotes to heed and no stray carriage returns."""
-        return not (self._quote and b'"' in joined) and b"\r" not in joined
+        return not self._trim and not (self._quote and b'"' in joined) and b"\r" not in joined
 
     def look_at(self, line: bytes) -> None:
         """The first line of a file: does it lack the column that may be lacking?"""
@@ -100,7 +105,7 @@ class DelimitedCutter:
         if lacking is None:
             return
         try:
-            cells = split_quoted(line, self._delimiter.decode()) if self._quote else line.split(self._delimiter)
+            cells = self._split(line)
         except BadQuoting:
             return
         if len(cells) == self.width - 1:
@@ -112,11 +117,11 @@ class DelimitedCutter:
         """The wanted columns; lines that are bad get empty cells."""
         self._look_at_first(lines)
         rows = [line.split(self._delimiter) for line in lines]
-        if self._quote and b'"' in joined:
+        if self._trim or (self._quote and b'"' in joined):
             for i, line in enumerate(lines):
-                if b'"' in line:
+                if self._trim or b'"' in line:
                     try:
-                        rows[i] = split_quoted(line, self._delimiter.decode())
+                        rows[i] = self._split(line)
                     except BadQuoting as error:
                         bad.setdefault(i, ("bad_quoting", str(error)))
         for i, row in enumerate(rows):
@@ -125,6 +130,9 @@ class DelimitedCutter:
                 rows[i] = [b""] * self.width
         columns = list(zip(*rows, strict=True)) or [()] * self.width
         return {name: columns[self.places[name]] for name in self._wanted}
+
+    def _split(self, line: bytes) -> list[bytes]:
+        return split_cells(line, self._delimiter.decode(), self._quote, self._trim)
 
     def cut_few(self, lines: Sequence[bytes], names: Sequence[str], bad: Reasons) -> Cells:
         """Some columns of plain lines, cut no further than the last of them; the columns are counted all the same."""
@@ -143,16 +151,46 @@ class DelimitedCutter:
             self.look_at(next((line for line in lines if line), b""))
 
 
+def not_libfm(line: bytes) -> str | None:
+    """What a line of the formats close to libfm text is, and the command that rewrites it; ``None``: neither."""
+    if _RANKING.fullmatch(line):
+        return "libsvm text with qid:, which libfm text does not have; remove it: sed -E 's/ +qid:[^ ]+//' FILE"
+    if _FIELD_AWARE.fullmatch(line):
+        return (
+            "libffm text, field:id:value, and libfm text is id:value; remove the fields, if no two of them share "
+            "ids: sed -E 's/(^| )[0-9]+:([0-9]+:)/\\1\\2/g' FILE"
+        )
+    return None
+
+
 class LibfmCutter:
-    """Cuts ``label id:value id:value … # comment`` into label and features; unlabelled, the first may be missing."""
+    """Cuts ``label id:value id:value … # comment`` into label and features; unlabelled, the first may be missing.
+
+    Args:
+        first_line: of the file; None: the first line that is cut.
+
+    Raises:
+        UserError: a column is wanted that is not there, or the first line is of another format (without
+            ``first_line`` it is :meth:`cut` that raises).
+    """
 
     check = staticmethod(check_text)
 
-    def __init__(self, wanted: Sequence[str], source: str) -> None:
+    def __init__(self, wanted: Sequence[str], first_line: bytes | None, source: str) -> None:
         require({LIBFM_LABEL: 0, LIBFM_COLUMN: 1}, wanted, source)
+        self._source = source
+        self._looked = first_line is not None
+        self._look_at(first_line or b"")
+
+    def _look_at(self, first_line: bytes) -> None:
+        if problem := not_libfm(first_line):
+            raise UserError(f"{self._source or 'the log'}: {problem}")
 
     def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
         """Both columns."""
+        if not self._looked and lines:
+            self._look_at(lines[0])
+            self._looked = True
         labels, features = [b""] * len(lines), [b""] * len(lines)
         for i, line in enumerate(lines):
             text = line.split(b"#", 1)[0].strip()

@@ -20,18 +20,27 @@ class BadQuoting(ValueError):
     """Quotes of a line that do not close, or that have text after them."""
 
 
-def split_quoted(line: bytes, delimiter: str) -> list[bytes]:
-    """The cells of a line that holds quote characters: RFC 4180, one record a line.
+def split_cells(line: bytes, delimiter: str, quote: bool, trim: bool = False) -> list[bytes]:
+    """The cells of a line: RFC 4180, one record a line.
+
+    Args:
+        quote: whether double quotes wrap cells.
+        trim: whether blanks at either end of a cell are dropped, inside quotes too.
 
     Raises:
         BadQuoting: see there.
     """
+    if not (quote and b'"' in line):
+        cells = line.split(delimiter.encode())
+        return [cell.strip(b" ") for cell in cells] if trim else cells
     try:
         # Latin-1 maps every byte to one character and back: the csv module wants text.
-        rows = list(csv.reader([line.decode("latin-1")], delimiter=delimiter, strict=True))
+        text = line.decode("latin-1")
+        rows = list(csv.reader([text], delimiter=delimiter, strict=True, skipinitialspace=trim))
     except csv.Error as error:
         raise BadQuoting(str(error)) from error
-    return [cell.encode("latin-1") for cell in rows[0]] if rows else [b""]
+    found = rows[0] if rows else [""]
+    return [(cell.strip(" ") if trim else cell).encode("latin-1") for cell in found]
 
 
 def has_header(spec: FeatureSchema) -> bool:
@@ -72,7 +81,7 @@ def column_places(spec: FeatureSchema, header: bytes | None, source: str) -> tup
     if not header:
         raise UserError(f"{source}: no header line, which the schema says is there (format.header)")
     try:
-        cells = split_quoted(header, layout.delimiter) if layout.quote else header.split(layout.delimiter.encode())
+        cells = split_cells(header, layout.delimiter, layout.quote, layout.trim)
         texts = [cell.decode("utf-8") for cell in cells]
     except (BadQuoting, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot read the header line: {error}") from error

@@ -105,8 +105,9 @@ class LineParser:
         labelled: False: the label column need not be there, and is not read where it is.
         source: the file's path, for messages.
         extra: further columns to hand out.
-        first_line: the first data line. Only for an unlabelled log without a header: the file may have the declared
-            columns with or without the label, and its first line says which. None: the first line that is parsed.
+        first_line: the first data line. Of an unlabelled log without a header the file may have the declared
+            columns with or without the label, and its first line says which (None: the first line that is parsed).
+            Of libfm text it must not be of another format with colons.
         tables: the schema's side tables. Without them no line of a log that has some can be parsed.
 
     Raises:
@@ -146,7 +147,7 @@ class LineParser:
         wanted = list(dict.fromkeys([*spec.log_columns, *self._others]))
         self._cutter: DelimitedCutter | LibfmCutter | JsonCutter | TableCutter
         if spec.format.kind == "libfm":
-            self._cutter = LibfmCutter(wanted, source)
+            self._cutter = LibfmCutter(wanted, first_line, source)
         elif spec.format.kind == "jsonl":
             self._cutter = JsonCutter(spec, wanted)
         elif spec.format.kind == "parquet":

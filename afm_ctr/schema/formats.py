@@ -90,6 +90,8 @@ class DelimitedFormat(_NamedColumns, _Lines):
         delimiter: the one character between cells.
         header: whether the first line of every file names its columns.
         quote: whether a cell may be wrapped in double quotes (``""`` inside is one quote).
+        trim: whether blanks at either end of a cell and of a header text are dropped: ``a, "b, c"`` is two
+            cells. Inside quotes too.
         columns: without a header line: every column, in file order. With one: names for header texts; a header
             text that is not listed and is itself a fit name can be used as it is.
     """
@@ -98,6 +100,7 @@ class DelimitedFormat(_NamedColumns, _Lines):
     delimiter: str = ","
     header: bool = Field(default=True, strict=True)
     quote: bool = Field(default=True, strict=True)
+    trim: bool = Field(default=False, strict=True)
 
     @field_validator("delimiter")
     @classmethod
@@ -105,6 +108,12 @@ class DelimitedFormat(_NamedColumns, _Lines):
         if len(text) != 1 or not text.isascii() or text in '\r\n"':
             raise ValueError('must be one ASCII character such as "," or "\\t"')
         return text
+
+    @model_validator(mode="after")
+    def _check_trim(self) -> DelimitedFormat:
+        if self.trim and self.delimiter == " ":
+            raise Problems([Problem(("trim",), "drops blanks, and the delimiter is one; remove it")])
+        return self
 
     @property
     def listed_alone(self) -> bool:

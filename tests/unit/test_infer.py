@@ -284,7 +284,7 @@ def test_many_files(tmp_path):
 )  # fmt: skip
 def test_moments(cells, form):
     found = time_format(cells)
-    assert (found[0] if found else None) == form
+    assert (found.form if found else None) == form
 
 
 def test_texts_that_yaml_would_read_as_something_else(tmp_path):

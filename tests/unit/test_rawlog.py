@@ -240,3 +240,16 @@ def test_a_whole_log_file(tmp_path: Path) -> None:
     assert [batch.line_numbers.tolist() for batch in batches] == [[2], [3], []]
     (last,) = batches[-1].rejects
     assert (last.line, last.reason, last.raw, last.key) == (4, "truncated_input", b"1,e,f", b"log.csv.gz#4")
+
+
+def test_trim_drops_blanks_around_cells_and_header_texts():
+    spec = schema(format={"kind": "delimited", "trim": True})
+    parser = LineParser(spec, b'click , "site", hour')
+    lines = [b'1, "a, ""b""", 7', b"0 , c ,8", b'1," d ", 9', b"0,e"]
+    rows = parser.parse(lines, "d.csv", 2)
+    assert rows.columns["site"].tolist() == [b'a, "b"', b"c", b"d"] and rows.labels.tolist() == [1, 0, 1]
+    assert [reject.reason for reject in rows.rejects] == ["column_count"]
+    left = parser.parse(lines[1:2], "d.csv", 2, leave_columns=True)
+    assert not left.left_out  # nothing but this parser trims
+    with pytest.raises(ValueError, match="drops blanks, and the delimiter is one"):
+        schema(format={"kind": "delimited", "delimiter": " ", "trim": True})

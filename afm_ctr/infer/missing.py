@@ -1,0 +1,82 @@
+"""Texts that databases and tools write where a value is missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from afm_ctr.infer.texts import NOTHING, NUMBER, PERHAPS_NOTHING
+from afm_ctr.infer.timestamps import time_format
+
+_MOSTLY = 0.995  # of a column's other cells must be numbers
+_LEAST = 0.005  # of a column's cells must be a text that is not well known, for it to mean "missing"
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What to declare as ``missing_values``.
+
+    Attributes:
+        everywhere: texts that mean nothing else, whatever the column: for the whole schema.
+        own: of a column, further texts: they stand among numbers or times only, elsewhere they may be categories.
+        rows: of each column with any of them, how many cells they are.
+    """
+
+    everywhere: tuple[str, ...] = ()
+    own: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def removed(self, name: str, cells: Sequence[bytes]) -> Sequence[bytes]:
+        """A column's cells with b"" for those texts."""
+        texts = {text.encode() for text in (*self.everywhere, *self.own.get(name, ()))}
+        if name not in self.rows:
+            return cells
+        return [b"" if cell in texts else cell for cell in cells]
+
+
+def find_missing(columns: Mapping[str, Sequence[bytes]]) -> Missing:
+    """Look for such texts in the columns of a sample."""
+    everywhere: set[bytes] = set()
+    own: dict[str, tuple[str, ...]] = {}
+    rows: dict[str, int] = {}
+    for name, cells in columns.items():
+        counts = Counter(cells)
+        del counts[b""]
+        sure = NOTHING & counts.keys()
+        others = _own(counts, sure)
+        everywhere |= sure
+        if others:
+            own[name] = _decoded(others)
+        if sure or others:
+            rows[name] = sum(counts[text] for text in (*sure, *others))
+    return Missing(_decoded(everywhere), own, rows)
+
+
+def _decoded(texts: set[bytes]) -> tuple[str, ...]:
+    return tuple(sorted(text.decode() for text in texts))
+
+
+def _own(counts: Counter[bytes], sure: frozenset[bytes] | set[bytes]) -> set[bytes]:
+    """Texts without a digit among numbers or times only, few enough to be named."""
+    rest = {cell: count for cell, count in counts.items() if cell not in sure and cell.strip()}
+    words = {cell for cell in rest if not any(48 <= byte <= 57 for byte in cell) or cell in PERHAPS_NOTHING}
+    known = {cell for cell in words if cell in PERHAPS_NOTHING}
+    there = sum(rest.values())
+    frequent = {cell for cell in words - known if rest[cell] >= _LEAST * there and _is_text(cell)}
+    found = known | (frequent if len(frequent) <= 2 else set())
+    others = {cell: count for cell, count in rest.items() if cell not in found}
+    if not found or len(others) <= 2:
+        return set()
+    numbers = sum(count for cell, count in others.items() if NUMBER.fullmatch(cell))
+    if numbers >= _MOSTLY * sum(others.values()) or time_format(others) is not None:
+        return found
+    return set()
+
+
+def _is_text(cell: bytes) -> bool:
+    try:
+        cell.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,36 @@
+"""What texts of cells look like: numbers, values that say nothing, names of labels; and how they are shown."""
+
+from __future__ import annotations
+
+import re
+
+NUMBER = re.compile(rb"[ \t]*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[ \t]*")
+DECIMAL_COMMA = re.compile(rb"[ \t]*[+-]?\d+([. ']\d{3})*,\d+[ \t]*")
+LABEL_NAMES = (
+    "label", "click", "clicked", "is_click", "clk", "target", "y", "conversion", "converted", "is_conversion",
+    "is_clicked", "churn", "response", "purchase", "purchased", "is_purchase", "buy", "like", "is_like", "install",
+    "is_attributed", "rating",
+)  # fmt: skip
+# What databases and tools write for a value that is not there. No category has such a name.
+NOTHING = frozenset(
+    (b"\\N", b"NULL", b"null", b"Null", b"NaN", b"nan", b"NAN", b"<NA>", b"#N/A", b"N/A", b"n/a", b"(null)",
+     b"<null>", b"NaT", b"#NULL!", b"#NUM!", b"#DIV/0!", b"#VALUE!")
+)  # fmt: skip
+# These may be categories: they say nothing only among numbers or times.
+PERHAPS_NOTHING = frozenset(
+    (b"NA", b"na", b"None", b"none", b"NONE", b"nil", b"-", b"--", b"---", b"?", b".", b"unknown", b"Unknown",
+     b"UNKNOWN", b"missing", b"undefined", b"void", b"inf", b"-inf", b"Infinity", b"-Infinity", b"Inf", b"-Inf",
+     b"0000-00-00", b"0000-00-00 00:00:00")
+)  # fmt: skip
+
+
+def is_nothing(cell: bytes) -> bool:
+    """Whether a cell is empty, white space, or a text for a value that is not there."""
+    text = cell.strip()
+    return not text or text in NOTHING or text in PERHAPS_NOTHING
+
+
+def shown(cell: bytes, longest: int = 24) -> str:
+    """A cell in a comment or message: on one line, and short."""
+    text = "".join(c if c.isprintable() else "?" for c in cell.decode("utf-8", "replace"))
+    return text if len(text) <= longest else text[: longest - 1] + "…"

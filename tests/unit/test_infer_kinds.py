@@ -1,0 +1,354 @@
+# ruff: noqa: E501 - tables of cases
+"""Logs as they come: headers, delimiters, nested values, moments, ids and texts for "missing" of many kinds.
+
+What is inferred must be what prepare reads: each schema is used to parse the log that it was inferred from.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afm_ctr.errors import UserError
+from afm_ctr.infer import Inference, infer_schema
+from afm_ctr.infer.timestamps import time_format
+from afm_ctr.rawlog import parse_log
+from afm_ctr.schema import FeatureSchema
+
+ROWS = 240
+
+
+def rows_of(inference: Inference, *paths: Path) -> int:
+    """Rows that the log has by the inferred schema; none may be rejected."""
+    parsed = [batch for path in paths for batch in parse_log(str(path), inference.schema)]
+    assert [reject for batch in parsed for reject in batch.rejects] == []
+    return sum(map(len, parsed))
+
+
+def suggested(inference: Inference) -> dict[str, Any]:
+    return {column["name"]: column["suggested"] for column in inference.columns}
+
+
+def odd(inference: Inference) -> dict[str, str]:
+    return {column["name"]: "; ".join(column["odd"]) for column in inference.columns if column["odd"]}
+
+
+def write(path: Path, header: str, line: Any) -> Path:
+    path.write_text("\n".join([*([header] if header else []), *(line(i) for i in range(ROWS))]) + "\n")
+    return path
+
+
+def hit(i: int) -> int:
+    """A label that nothing else in a row follows from."""
+    return (i * 2654435761 >> 9) & 1
+
+
+def plain(i: int) -> list[str]:
+    return [str(hit(i)), f"u{i % 7}", f"{i % 13}.5"]
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "columns", "left_out"),
+    [
+        (",click,user,price", lambda i: ",".join([str(i), *plain(i)]), {"user", "price"}, {"column 1"}),
+        ("click,user,price,", lambda i: ",".join([*plain(i), ""]), {"user", "price"}, {"column 4"}),
+        (",click,user,price,", lambda i: ",".join(["", *plain(i), ""]), {"user", "price"}, {"column 1", "column 5"}),
+        ("click,user,user,price", lambda i: ",".join([*plain(i)[:2], "x", f"{i}.5"]), {"price"}, {"user"}),
+        ("click|user|price|", lambda i: "|".join([*plain(i), ""]), {"user", "price"}, {"column 4"}),
+        ("#click\tuser\tprice", lambda i: "\t".join(plain(i)), {"user", "price"}, set()),
+        ("Click;User Name;Preis €", lambda i: ";".join(plain(i)), {"User_Name", "Preis"}, set()),
+        ("click,user,1,2", lambda i: ",".join([*plain(i), str(i % 9 + 3)]), {"user", "c_1", "c_2"}, set()),
+        ("click,user,price", lambda i: ",".join([*plain(i)[:2], "" if i % 3 else "1.5"]), {"user", "price"}, set()),
+        ('"click","user","price"', lambda i: ",".join(plain(i)), {"user", "price"}, set()),
+        ("click,text,price", lambda i: f'{hit(i)},"a, ""b"" {i % 5}",{i % 13}.5', {"text", "price"}, set()),
+        ("click, text, price", lambda i: f'{hit(i)}, "a, b {i % 5}", {i % 13}.5', {"text", "price"}, set()),
+        ("click, user, price", lambda i: ", ".join(plain(i)), {"user", "price"}, set()),
+        ("click;user;price", lambda i: f"{hit(i)};u{i % 7};{i},{i % 90 + 10}", {"user"}, {"price"}),
+        ("click;user;text", lambda i: f"{hit(i)};u{i % 7};word, and {i % 5}", {"user", "text"}, set()),
+        ("click;a;b;c", lambda i: f"{hit(i)};{i},5;{i + 3},25;u{i % 4}", {"c"}, {"a", "b"}),
+        ("click;user;price", lambda i: f"{hit(i)};u{i % 7};{i % 9}.{i % 990 + 10:03d},50", {"user"}, {"price"}),
+        ("click,user,price", lambda i: f'{hit(i)},u{i % 7},"{i % 9 + 1},{i % 990 + 10:03d}.5"', {"user"}, {"price"}),
+        ("click,user,price", lambda i: f"{hit(i)},u{i % 7},${i}.50", {"user"}, {"price"}),
+        ("click,user,day", lambda i: f"{hit(i)},u{i % 7},2024-01-{i % 28 + 1:02d}", {"user", "day"}, set()),
+        ("clicked,colour", lambda i: f"{'yes' if hit(i) else 'no'},{'red' if i % 3 else 'blue'}", {"colour"}, set()),
+        ("clicked,colour,", lambda i: f"{'yes' if hit(i) else 'no'},{'red' if i % 3 else 'blue'},", {"colour"}, {"column 3"}),
+    ],
+)  # fmt: skip
+def test_headers(tmp_path, header, line, columns, left_out):
+    path = write(tmp_path / "log.csv", header, line)
+    inference = infer_schema([str(path)])
+    assert inference.schema.format.header and inference.schema.label.column.lower() in ("click", "clicked")
+    found = suggested(inference)
+    assert {name for name, fields in found.items() if fields is not None} == columns
+    assert {name for name, fields in found.items() if fields is None} == left_out == set(odd(inference))
+    assert rows_of(inference, path) == ROWS
+    for name in left_out - {"price", "a", "b"}:
+        assert f"# {name}: LOOK AT THIS, left out:" in inference.text
+
+
+@pytest.mark.parametrize(
+    ("line", "width"),
+    [
+        (lambda i: ",".join(plain(i)), 3),
+        (lambda i: f"{hit(i)},NULL,{i}.5" if i % 3 else f"{hit(i)},7,{i}.5", 3),
+        (lambda i: f"{hit(i)};{i},5;u{i % 4}", 3),
+        (lambda i: f"{hit(i)}\t\t{i % 5}", 3),
+        (lambda i: f"{hit(i)},{'red' if i % 3 else 'blue'},{'a' if i % 5 else 'b'}", 3),
+    ],
+)
+def test_logs_without_a_header(tmp_path, line, width):
+    path = write(tmp_path / "log.csv", "", line)
+    inference = infer_schema([str(path)], label="c1")
+    assert not inference.schema.format.header and len(inference.schema.format.columns) == width
+    assert rows_of(inference, path) == ROWS
+
+
+def test_headers_of_several_days(tmp_path):
+    write(tmp_path / "1.csv", "click,user,price,old", lambda i: ",".join([*plain(i), "o"]))
+    write(tmp_path / "2.csv", "price,user,click", lambda i: ",".join(reversed(plain(i))))
+    write(tmp_path / "3.csv", "click,user,price,new,", lambda i: ",".join([*plain(i), f"n{i % 3}", ""]))
+    inference = infer_schema([str(tmp_path / "*.csv")])
+    assert inference.schema.label.column == "click" and inference.rows == 3 * ROWS
+    assert {name for name, fields in suggested(inference).items() if fields} == {"user", "price"}
+    told = odd(inference)
+    assert "1.csv has no such column" in told["new"] and "2.csv has no such column" in told["old"]
+    assert rows_of(inference, *sorted(tmp_path.glob("*.csv"))) == 3 * ROWS
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a.csv": ("click,user,price", plain), "b.csv": ("", plain)}, "a.csv begins with a header line and .*b.csv"),
+        ({"a.csv": ("click,user,price", lambda i: [str(i), *plain(i)])}, "the header has 3 cells .click, ….*have 4"),
+        ({"a.csv": ("sep=,\nclick,user,price", plain)}, "the header is in the second line, behind 'sep= ?'"),
+        (
+            {"a.csv": ("# made today\nclick,user,price", plain)},
+            "second line, behind '# made today'; remove the first",
+        ),
+        (
+            {"a.csv": ("click,user,p", plain), "b.csv": ("hit,who,p2", plain)},
+            "no column that every header names once",
+        ),
+    ],
+)
+def test_headers_that_prepare_does_not_read(tmp_path, content, message):
+    for name, (header, line) in content.items():
+        write(tmp_path / name, header, lambda i, line=line: ",".join(line(i)))
+    with pytest.raises(UserError, match=message) as caught:
+        infer_schema([str(tmp_path / "*.csv")])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_is_found_by_name_whatever_its_case_and_mark(tmp_path):
+    for number, header in enumerate(["# Click,user,price", "IS_CLICK,user,price", "click ,user,price"]):
+        path = write(tmp_path / f"{number}.csv", header, lambda i: ",".join(plain(i)))
+        assert rows_of(infer_schema([str(path)]), path) == ROWS
+
+
+TEN_DIGITS = [1_000_000_000 + i * 9_999_999 for i in range(101)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("user_id", lambda draw, i: draw.choice(TEN_DIGITS), "id"),
+        ("userId", lambda draw, i: draw.choice(TEN_DIGITS), "id"),
+        ("msisdn", lambda draw, i: 1_400_000_000 + 997 * draw.randint(0, 99), "id"),
+        ("member", lambda draw, i: 1_500_000_000 + draw.randint(0, 50), "id"),
+        ("c3", lambda draw, i: draw.choice(TEN_DIGITS), "id"),
+        ("feature_7", lambda draw, i: 1_500_000_000 + draw.randint(0, 50) * 7, "id"),
+        ("item_id", lambda draw, i: 20140101 + draw.randint(0, 27), "id"),
+        ("sku", lambda draw, i: 1_600_000_000_000 + draw.randint(0, 90), "id"),
+        ("value", lambda draw, i: draw.choice(["20010101", "20391231", "19950505"]), "id"),
+        ("ts", lambda draw, i: 1_500_000_000 + draw.randint(0, 900_000), "time"),
+        ("event_time", lambda draw, i: draw.choice(TEN_DIGITS), "time"),
+        ("created_at", lambda draw, i: 1_600_000_000_000 + draw.randint(0, 10**9), "time"),
+        ("c4", lambda draw, i: 881_250_949 + 1000 * i, "time"),
+        ("x", lambda draw, i: 1_500_000_000 + 60 * draw.randint(0, 50), "time"),
+        ("hour", lambda draw, i: f"141021{draw.randint(0, 23):02d}", "time"),
+        ("hour", lambda draw, i: f"20141021{draw.randint(0, 23):02d}", "time"),
+        ("date", lambda draw, i: 20140101 + draw.randint(0, 27), "time"),
+        ("request_time", lambda draw, i: f"{1_500_000_000 + i * 60}.25", "time"),
+    ],
+)
+def test_ids_and_moments(tmp_path, name, value, kind):
+    draw = random.Random(3)
+    path = write(tmp_path / "log.csv", f"click,{name}", lambda i: f"{hit(i)},{value(draw, i)}")
+    inference = infer_schema([str(path)])
+    (column,) = inference.columns
+    kinds = {field["kind"] for field in column["suggested"] or [{"kind": "left out"}]}
+    assert (kinds == {"time"}) == (kind == "time"), inference.text
+    if kind == "id":
+        assert "would read as moments" in column["odd"][-1] or "value of its own" in column["odd"][0]
+    assert rows_of(inference, path) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("cells", "span", "note"),
+    [
+        (["2024-03-01T23:30:00+09:00", "2024-03-02T08:00:00+09:00"], "from 2024-03-01 23:30 to 2024-03-02 08:00 +09:00", "offset +09:00; hours and weekdays are of UTC"),
+        (["2024-03-01 23:30:00-0230"] * 2, "from 2024-03-01 23:30 to 2024-03-01 23:30 -0230", "offset -0230"),
+        (["2024-03-01T23:30:00Z", "2024-03-02"], "from 2024-03-01 23:30 to 2024-03-02 00:00 UTC", "are of UTC."),
+        (["2024-03-01 23:30:00", "2024-03-02 08:00:00"], "from 2024-03-01 23:30 to 2024-03-02 08:00", "those of the cells"),
+        (["1700000000", "1700000060"], "from 2023-11-14 22:13 to 2023-11-14 22:14 UTC", "are of UTC."),
+        (["2024-03-01T00:30:00+02:00", "2024-03-01T00:30:00Z"], "from 2024-02-29 22:30 to 2024-03-01 00:30 UTC", "2 offsets (+02:00, Z)"),
+    ],
+)  # fmt: skip
+def test_moments_are_shown_in_the_zone_that_they_are_in(cells, span, note):
+    found = time_format([cell.encode() for cell in cells])
+    assert found.span == span and note in (found.zone_note or "")
+
+
+@pytest.mark.parametrize(
+    "text", ["2024-W01-1", "2024-001-1", "2024-02-30", "2024-01-02T25:00", "2024-01-02T03:04:05+25"]
+)
+def test_what_python_would_read_as_a_moment_and_the_transform_does_not(text):
+    assert time_format([text.encode()]) is None
+
+
+def json_log(path: Path, row: Any) -> Path:
+    path.write_text("\n".join(json.dumps(row(i)) for i in range(ROWS)) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "left_out"),
+    [
+        (lambda i: {"geo": None if i % 3 else {"country": f"c{i % 4}"}}, {"geo_country"}, set()),
+        (lambda i: {"geo": None if i % 3 == 0 else {"c": {"d": f"c{i % 4}"} if i % 2 else None}}, {"geo_c_d"}, set()),
+        (lambda i: {"user": f"u{i % 9}", "imp": [{"id": 1}]}, {"user"}, {"imp"}),
+        (lambda i: {"user": f"u{i % 9}", "m": [[1, 2]]}, {"user"}, {"m"}),
+        (lambda i: {"user": f"u{i % 9}", "x": {"a": [{"b": 1}], "c": f"{i % 5}"}}, {"user", "x_c"}, {"x.a"}),
+        (lambda i: {"user": f"u{i % 9}", "x": {"y": f"{i % 3}"} if i % 2 else "text"}, {"user", "x_y"}, {"x"}),
+        (lambda i: {"user": f"u{i % 9}", "none": {}}, {"user"}, set()),
+        (lambda i: {"user": f"u{i % 9}", "": "x", "n": {"": 1}}, {"user"}, {"", "n."}),
+        (lambda i: {"user": f"u{i % 9}", "tags": [f"a{i % 3}|b", f"c{i % 4}"]}, {"user", "tags"}, set()),
+        (lambda i: {"user": f"u{i % 9}", "seen": {f"s{i}{j}": 1 for j in range(3)}}, {"user"}, {"seen"}),
+    ],
+)  # fmt: skip
+def test_objects_within_objects(tmp_path, row, columns, left_out):
+    path = json_log(tmp_path / "log.jsonl", lambda i: {"click": hit(i), **row(i)})
+    inference = infer_schema([str(path)])
+    found = suggested(inference)
+    assert {name for name, fields in found.items() if fields is not None} == columns, inference.text
+    assert {name for name, fields in found.items() if fields is None} == left_out
+    assert rows_of(inference, path) == ROWS
+
+
+def test_parquet_columns_that_are_no_cells(tmp_path):
+    arrow = pytest.importorskip("pyarrow", reason="Parquet is read by pyarrow")
+    from pyarrow import parquet
+
+    columns = {
+        "click": arrow.array([hit(i) for i in range(ROWS)]),
+        "user": arrow.array([f"u{i % 9}" for i in range(ROWS)]),
+        "m": arrow.array([[("a", 1)]] * ROWS, arrow.map_(arrow.string(), arrow.int64())),
+        "imp": arrow.array([[{"id": 1}]] * ROWS),
+        "deep": arrow.array([[[1]]] * ROWS),
+        "geo": arrow.array([{"country": f"c{i % 4}", "path": [{"x": 1}]} if i % 3 else None for i in range(ROWS)]),
+    }
+    table = arrow.table(columns)
+    parquet.write_table(table, tmp_path / "a.parquet")
+    parquet.write_table(table.append_column("late", columns["user"]), tmp_path / "b.parquet")
+    inference = infer_schema([str(tmp_path / "*.parquet")])
+    found = suggested(inference)
+    assert {name for name, fields in found.items() if fields is not None} == {"user", "geo_country"}
+    assert {name for name, fields in found.items() if fields is None} == {"m", "imp", "deep", "geo.path"}
+    assert rows_of(inference, *sorted(tmp_path.glob("*.parquet"))) == 2 * ROWS
+    inference = infer_schema([str(tmp_path / "[ab].parquet"), str(tmp_path / "b.parquet")])
+    assert inference.files == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{i} qid:{i} 5:1 24:1", "libsvm text with qid:.*sed -E"),
+        ("{i} 0:4:1 1:1{i}:0.0949", "libffm text, field:id:value.*sed -E"),
+        ("0:4:1 1:1{i}:0.0949", "libffm text"),
+        ("{i} 0:1 9999999999999999999999999:1", "has the id 9999999999999999999999999, and ids number the rows"),
+        ("{i} 0:1 " + "9" * 6000 + ":1", r"has the id 9+… \(6000 digits\)"),
+        ("{i} 0:1 2147483648:1", "has the id 2147483648"),
+    ],
+)
+def test_libsvm_that_is_no_libfm(tmp_path, line, message):
+    (tmp_path / "log.txt").write_text("".join(line.format(i=i % 2) + "\n" for i in range(50)))
+    with pytest.raises(UserError, match=message) as caught:
+        infer_schema([str(tmp_path / "log.txt")])
+    assert "\n" not in str(caught.value)
+    if "id:" in message:
+        spec = {
+            "name": "x",
+            "format": {"kind": "libfm"},
+            "label": {},
+            "fields": [{"name": "a", "kind": "libfm", "ids": [0, 9]}],
+        }
+        with pytest.raises(UserError, match=message):
+            list(parse_log(str(tmp_path / "log.txt"), FeatureSchema.model_validate(spec)))
+
+
+def test_the_same_globs_as_prepare(tmp_path, monkeypatch):
+    from beam_jobs import files
+
+    monkeypatch.chdir(tmp_path)
+    for path in ("log[1].csv", "log1.csv", "logs/a.csv", "logs/b/c/x.csv", "logs/b/d/e/x.csv", "a*b.csv", "q?.csv"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write(Path(path), "click,user,price", lambda i: ",".join(plain(i)))
+    for pattern in ("log[1].csv", "logs/**/*.csv", "logs/*.csv", "a*b.csv", "q?.csv", "**/x.csv", "log[12].csv"):
+        assert infer_schema([pattern]).files == len(files.match(pattern)), pattern
+    with pytest.raises(UserError, match="logs is a folder; name its files"):
+        infer_schema(["logs"])
+
+
+@pytest.mark.parametrize("text", ["\\N", "NULL", "null", "nan", "NaN", "<NA>", "N/A", "#N/A", "(null)"])
+def test_texts_for_missing(tmp_path, text):
+    draw = random.Random(5)
+
+    def line(i: int) -> str:
+        price = text if i % 5 == 0 else f"{draw.uniform(0, 9):.3f}"
+        return "\t".join([str(hit(i)), f"u{i % 7}" if i % 4 else text, price])
+
+    path = write(tmp_path / "log.tsv", "", line)
+    inference = infer_schema([str(path)], label="c1")
+    assert inference.schema.missing_values == (text,)
+    price = next(field for field in inference.schema.fields if field.name == "c3")
+    assert price.kind == "numeric" and price.missing == "own"
+    assert next(c for c in inference.columns if c["name"] == "c3")["missing"] == pytest.approx(0.2)
+    assert next(c for c in inference.columns if c["name"] == "c2")["missing"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("text", ["NA", "-", "?", "none", "unknown", "not set"])
+def test_texts_that_are_missing_among_numbers_only(tmp_path, text):
+    def line(i: int) -> str:
+        return ",".join([str(hit(i)), text if i % 3 else "x", text if i % 5 == 0 else f"{i % 90}.5"])
+
+    inference = infer_schema([str(write(tmp_path / "log.csv", "click,word,price", line))])
+    by_name = {field.name: field for field in inference.schema.fields}
+    assert by_name["price"].kind == "numeric" and by_name["price"].missing_values == (text,)
+    assert inference.schema.missing_values == () and by_name["word"].missing_values is None
+
+
+def test_missing_among_moments(tmp_path):
+    path = write(
+        tmp_path / "a.csv", "click,at", lambda i: f"{hit(i)},{'-' if i % 9 == 0 else f'2024-01-{i % 28 + 1:02d}'}"
+    )
+    (field,) = infer_schema([str(path)]).schema.fields
+    assert field.kind == "time" and field.missing == "own" and field.missing_values == ("-",)
+
+
+def test_the_next_command_is_for_the_shell(tmp_path):
+    path = write(tmp_path / "it's a $log.csv", "click,user,price", lambda i: ",".join(plain(i)))
+    inference = infer_schema([str(path)])
+    words = shlex.split(inference.command([str(path), "x *.csv"], Path("my schema.yaml")))
+    assert words == [
+        "afm-ctr", "prepare", "--schema", "my schema.yaml", "--input", str(path), "--input", "x *.csv",
+        "--output", "DATA", "--split", "tail:0.1/0.1",
+    ]  # fmt: skip
+    sorted_by_label = write(tmp_path / "s.csv", "click,user,price", lambda i: f"{i // 120},u{i % 7},{i}.5")
+    assert infer_schema([str(sorted_by_label)]).split == "hash:key:80/10/10"
+    unlabelled = infer_schema([str(path)], labelled=False)
+    assert unlabelled.command(["a"], Path("b")).endswith("--output DATA --no-label")
