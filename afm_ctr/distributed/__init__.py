@@ -22,6 +22,7 @@ from afm_ctr.distributed.gpu import pin_gpu
 from afm_ctr.distributed.optimizer import world_of, wrap_optimizer
 from afm_ctr.distributed.single import SingleWorld
 from afm_ctr.distributed.state import DistributedError, agreed_state, checksum, training_state
+from afm_ctr.distributed.steps import check_steps, end_epoch
 from afm_ctr.distributed.watchdog import Watchdog
 from afm_ctr.distributed.world import World, is_replicated
 
@@ -40,7 +41,9 @@ __all__ = [
     "Watchdog",
     "World",
     "agreed_state",
+    "check_steps",
     "checksum",
+    "end_epoch",
     "exchanged_bytes",
     "init",
     "is_replicated",

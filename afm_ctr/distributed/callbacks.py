@@ -11,6 +11,7 @@ import numpy as np
 
 from afm_ctr.distributed.optimizer import world_of
 from afm_ctr.distributed.state import DistributedError, agreed_state, check_alike, checksum, training_state
+from afm_ctr.distributed.steps import check_steps, end_epoch, end_training
 from afm_ctr.distributed.world import World
 from afm_ctr.errors import UserError
 
@@ -19,15 +20,19 @@ class BroadcastVariables(keras.callbacks.Callback):
     """Before the first step: build the optimizer, then give every rank the chief's variables.
 
     Weights, optimizer slots and counters, and the states of seed generators; sharded variables stay as they are.
+    It also sees to it that all ranks take equally many steps: see :mod:`afm_ctr.distributed.steps`.
 
-    Raises (as training begins, with more than one rank):
-        UserError: the model is not built, its optimizer is not wrapped, or it was compiled with ``jit_compile``.
-        DistributedError: the ranks' variables differ in number, shape or dtype.
+    Raises (with more than one rank):
+        UserError: as training begins: the model is not built, its optimizer is not wrapped, or it was compiled with
+            ``jit_compile``.
+        DistributedError: as training begins: the ranks' variables differ in number, shape or dtype, or they expect
+            unequal numbers of batches. As an epoch or the training ends: this rank has ended it, others have not.
     """
 
     def __init__(self, world: World) -> None:
         super().__init__()
         self.world = world
+        self._epochs = 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         model = self.model
@@ -46,7 +51,17 @@ class BroadcastVariables(keras.callbacks.Callback):
         if self.world.size > 1:
             state = training_state(model)
             check_alike(self.world, state)
+            check_steps(self.world, (self.params or {}).get("steps"))
             self.world.broadcast_variables(list(state.values()))
+        self._epochs = 0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._epochs += 1
+        end_epoch(self.model.optimizer)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self._epochs:
+            end_training(self.model.optimizer)
 
 
 class LearningRateSchedule(keras.callbacks.Callback):

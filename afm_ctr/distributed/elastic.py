@@ -15,6 +15,7 @@ import numpy as np
 
 from afm_ctr.distributed.elastic_meeting import RankRemoved
 from afm_ctr.distributed.state import check_alike, training_state
+from afm_ctr.distributed.steps import check_steps, end_epoch
 from afm_ctr.distributed.world import World, raw_variable
 from afm_ctr.errors import RunError, UserError, find_lost_rank
 
@@ -181,11 +182,20 @@ class Commits(keras.callbacks.Callback):
     """Under ``fit``: after every batch add one to ``state.values["step"]``, and commit when it is time.
 
     Put it last in the list, so that the state holds what the other callbacks did.
+
+    Raises:
+        DistributedError: the ranks have unequal numbers of batches: see :mod:`afm_ctr.distributed.steps`.
     """
 
     def __init__(self, state: ElasticState) -> None:
         super().__init__()
         self.state = state
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        check_steps(self.state.world, (self.params or {}).get("steps"))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        end_epoch(self.model.optimizer)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.state.values["step"] = self.state.values.get("step", 0) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, get_args
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.distributed.world import World, is_replicated, raw_variable
+from afm_ctr.errors import in_graph
 from afm_ctr.slices import MergedSlices, change_values, merge_slices
 
 Gradient: TypeAlias = Any
@@ -17,6 +19,9 @@ Gradient: TypeAlias = Any
 
 Form = Literal["gather", "reduce"]
 """How sparse gradients are summed: their merged rows are gathered, or they are added up as dense tables."""
+
+UNEVEN = "give every rank as many by steps_per_epoch, or let short ranks take batches of weight 0"
+"""What to do about unequal numbers of batches."""
 
 _numbers = itertools.count()
 
@@ -54,6 +59,15 @@ def _index_type(rows: int) -> tf.DType:
     return tf.int32 if rows <= np.iinfo(np.int32).max else tf.int64
 
 
+@dataclasses.dataclass
+class _Trace:
+    """What the last traced step exchanges: tables as (form, name, rows, width, dtype), vectors as (shape, dtype)."""
+
+    eager: bool
+    tables: list[tuple[Form, str, int, int, tf.DType]] = dataclasses.field(default_factory=list)
+    vectors: list[tuple[tf.TensorShape, tf.DType]] = dataclasses.field(default_factory=list)
+
+
 class GradientExchange:
     """Sums gradients over the ranks: dense ones in one exchange, sparse ones table by table.
 
@@ -68,6 +82,9 @@ class GradientExchange:
     :class:`~afm_ctr.slices.MergedSlices`) travel together. The operations carry names of their own, alike on every
     rank as long as the ranks make their exchanges in the same order.
 
+    With the dense gradients goes a mark, which is 0 in a step: a rank that has no more batches calls :meth:`finish`,
+    and the step of those that have fails instead of taking another epoch's gradients for this one's.
+
     Args:
         world: the ranks.
         form: for variables that do not say themselves: the attribute ``exchange`` of a variable, ``"gather"`` or
@@ -75,9 +92,15 @@ class GradientExchange:
     """
 
     def __init__(self, world: World, form: Form = "gather") -> None:
-        self._world = world
+        self.world = world
         self._form = _known(form)
         self._name = f"afm_ctr_exchange_{next(_numbers)}"
+        self._trace: _Trace | None = None
+
+    @property
+    def traced(self) -> bool:
+        """Whether a step was exchanged, or traced, so that :meth:`finish` can be called."""
+        return self._trace is not None
 
     def __call__(
         self, gradients: Sequence[Gradient], variables: Sequence[Any], weight: tf.Tensor | None
@@ -96,6 +119,7 @@ class GradientExchange:
         Raises:
             ValueError: a variable asks for a form that there is not.
         """
+        trace = self._trace = _Trace(tf.executing_eagerly())
         sums: list[Gradient] = list(gradients)
         dense: list[int] = []
         tables: dict[Any, list[int]] = {}
@@ -104,7 +128,7 @@ class GradientExchange:
                 if isinstance(gradient, tf.IndexedSlices):
                     merged = merge_slices(gradient)
                     sums[place] = change_values(merged, _wide(merged.values))
-                    if is_replicated(variable) and self._world.size > 1:
+                    if is_replicated(variable) and self.world.size > 1:
                         form = _known(getattr(variable, "exchange", self._form))
                         alike = (id(sums[place].indices), raw_variable(variable).shape[0], sums[place].dtype, form)
                         tables.setdefault(alike, []).append(place)
@@ -116,25 +140,54 @@ class GradientExchange:
                 widths = [shape[1:].num_elements() for shape in shapes]
                 slices = [sums[place] for place in places]
                 together = tf.concat([tf.reshape(s.values, [-1, w]) for s, w in zip(slices, widths, strict=True)], 1)
-                take = self._gather if form == "gather" else self._reduce
-                indices, total = take(slices[0].indices, together, int(rows), f"{self._name}_rows_{places[0]}")
+                name = f"{self._name}_rows_{places[0]}"
+                trace.tables.append((form, name, int(rows), sum(widths), together.dtype))
+                indices, total = self._take(form, slices[0].indices, together, int(rows), name)
                 for place, part, shape in zip(places, tf.split(total, widths, axis=1), shapes, strict=True):
                     values = tf.reshape(part, [-1, *shape[1:]])
                     sums[place] = MergedSlices(values, indices, sums[place].dense_shape)
             vectors = [_wide(tf.convert_to_tensor(gradients[place])) for place in dense]
             if weight is not None:
                 vectors.append(_wide(weight))
+            if self.world.size > 1:
+                vectors.append(tf.zeros([1]))
+            trace.vectors = [(vector.shape, vector.dtype) for vector in vectors]
             if vectors:
-                vectors = self._world.grouped_sum(vectors, self._name)
+                vectors = self.world.grouped_sum(vectors, self._name)
+            if self.world.size > 1:
+                ended = "another rank has ended its epoch or its training while this one has batches left: "
+                tf.debugging.Assert(tf.equal(vectors.pop()[0], 0), [in_graph(ended + UNEVEN)], summarize=1)
         summed_weight = vectors.pop() if weight is not None else None
         for place, gradient in zip(dense, vectors, strict=True):
             sums[place] = gradient
         return sums, summed_weight
 
+    def finish(self, mark: float) -> float:
+        """Take part in an exchange with nothing but a mark, and return the sum of all ranks' marks.
+
+        With the marks of all ranks it is an exchange of its own; with a step of others, whose mark is 0, that fails.
+        """
+        trace = self._trace
+        assert trace is not None
+
+        def exchange() -> tf.Tensor:
+            for form, name, rows, width, dtype in trace.tables:
+                self._take(form, tf.zeros([0], tf.int64), tf.zeros([0, width], dtype), rows, name)
+            zeros = [tf.zeros(shape, dtype) for shape, dtype in trace.vectors[:-1]]
+            return self.world.grouped_sum([*zeros, tf.constant([mark], tf.float32)], self._name)[-1][0]
+
+        # The operations' names must be those of the step, and depend on this.
+        return float((exchange if trace.eager else tf.function(exchange))().numpy())
+
+    def _take(
+        self, form: Form, indices: tf.Tensor, values: tf.Tensor, rows: int, name: str
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        return (self._gather if form == "gather" else self._reduce)(indices, values, rows, name)
+
     def _gather(self, indices: tf.Tensor, values: tf.Tensor, rows: int, name: str) -> tuple[tf.Tensor, tf.Tensor]:
         """Rows int64 ``[u]`` and their sums ``[u, width]``, from this rank's."""
-        everyone = self._world.allgather(values, f"{name}_values")
-        where = self._world.allgather(tf.cast(indices, _index_type(rows)), f"{name}_indices")
+        everyone = self.world.allgather(values, f"{name}_values")
+        where = self.world.allgather(tf.cast(indices, _index_type(rows)), f"{name}_indices")
         merged = merge_slices(tf.IndexedSlices(everyone, where))
         return merged.indices, merged.values
 
@@ -142,7 +195,7 @@ class GradientExchange:
         """The same as :meth:`_gather`, through the whole table; the rows come in ascending order."""
         counted = tf.concat([values, tf.ones_like(values[:, :1])], 1)
         table = tf.scatter_nd(indices[:, tf.newaxis], counted, tf.constant([rows, counted.shape[1]], tf.int64))
-        table = self._world.allreduce(table, "sum", name)
+        table = self.world.allreduce(table, "sum", name)
         touched = tf.squeeze(tf.where(table[:, -1] > 0), 1)
         return touched, tf.gather(table, touched)[:, :-1]
 

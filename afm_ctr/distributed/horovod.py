@@ -92,11 +92,15 @@ class HorovodWorld(World):
         return self._hvd.broadcast(tf.identity(tensor), root, name=name, ignore_name_scope=name is not None)
 
     def broadcast_variables(self, variables: Sequence[Any], root: int = 0) -> None:
-        for variable in filter(is_replicated, variables):
+        from horovod.tensorflow.mpi_ops import MPI_LIB
+
+        for place, variable in enumerate(filter(is_replicated, variables)):
             raw = raw_variable(variable)
             if raw.dtype in _DTYPES:
-                # In place: a table of a gigabyte is never held twice.
-                self._hvd.broadcast_([raw], root_rank=root)
+                # In place: a table of a gigabyte is never held twice, as it would be by hvd.broadcast_, which also
+                # matches variables by names, and Keras numbers its layers by what a rank has built before.
+                name = f"afm_ctr_variable_{place}"
+                MPI_LIB.horovod_broadcast_inplace_resource([raw.handle], variable_names=[name], root_rank=root)
             else:
                 raw.assign(tf.bitcast(self.broadcast(tf.bitcast(raw.read_value(), tf.uint8), root=root), raw.dtype))
 

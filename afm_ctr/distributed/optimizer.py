@@ -17,12 +17,18 @@ from afm_ctr.slices import change_values
 Penalty = Callable[[Sequence[Gradient], Sequence[Any]], Sequence[Gradient]]
 
 _MARK = "_afm_ctr_world"
+_EXCHANGE = "_afm_ctr_exchange"
 _READY = "_afm_ctr_ready"
 
 
 def world_of(optimizer: keras.optimizers.Optimizer) -> World | None:
     """The world that :func:`wrap_optimizer` gave this optimizer; None if it was not wrapped."""
     return getattr(type(optimizer), _MARK, None)
+
+
+def exchange_of(optimizer: keras.optimizers.Optimizer) -> GradientExchange | None:
+    """How a wrapped optimizer exchanges its gradients; None if it was not wrapped."""
+    return getattr(type(optimizer), _EXCHANGE, None)
 
 
 def wrap_optimizer(optimizer: keras.optimizers.Optimizer | str, world: World) -> keras.optimizers.Optimizer:
@@ -125,6 +131,7 @@ def _subclass(plain: Any, world: World) -> Any:
         "apply": tf.autograph.experimental.do_not_convert(apply),
         "__setattr__": set_attribute,
         _MARK: world,
+        _EXCHANGE: exchange,
         "__module__": plain.__module__,
         "__qualname__": plain.__qualname__,
         "__doc__": plain.__doc__,

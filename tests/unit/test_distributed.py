@@ -14,9 +14,12 @@ import tensorflow as tf
 from fake_world import FakeWorld
 
 from afm_ctr.distributed import (
+    DistributedError,
     Form,
     GradientExchange,
     SingleWorld,
+    check_steps,
+    end_epoch,
     exchanged_bytes,
     pin_gpu,
     wrap_optimizer,
@@ -269,3 +272,69 @@ def test_sharded_gradients_are_divided_but_not_summed() -> None:
     optimizer = wrap_optimizer(keras.optimizers.SGD(1.0), FakeWorld())
     optimizer.apply([tf.ones(2), tf.ones(2)], [sharded, replicated], weight=2.0)
     assert sharded.numpy()[0] == pytest.approx(0.75) and replicated.numpy()[0] == pytest.approx(0.5)
+
+
+class Marks(FakeWorld):
+    """Whose other ranks send this mark with their gradients; names of what is exchanged are noted."""
+
+    def __init__(self, mark: float) -> None:
+        super().__init__()
+        self.mark, self.names = mark, []  # type: ignore[var-annotated]
+
+    def grouped_sum(self, tensors: Any, name: str | None = None) -> list[tf.Tensor]:
+        self.names.append((name, [(tensor.shape, tensor.dtype) for tensor in tensors]))
+        return [*super().grouped_sum(tensors[:-1]), tensors[-1] + self.mark * (self.size - 1)]
+
+    def allgather(self, tensor: Any, name: str | None = None) -> tf.Tensor:
+        self.names.append((name, tensor.dtype, tensor.shape[1:]))
+        return super().allgather(tensor, name)
+
+    def allreduce(self, tensor: Any, op: Any = "sum", name: str | None = None) -> tf.Tensor:
+        self.names.append((name, tensor.dtype, tensor.shape[1:]))
+        return tensor * self.size
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_an_ended_epoch_is_noticed_on_either_side_and_changes_nothing(graph: bool) -> None:
+    world = Marks(0)
+    table, other, bias = (keras.Variable(np.ones(shape, np.float32)) for shape in ([4, 2], [5, 1], [3]))
+    other.exchange = "reduce"
+    optimizer = wrap_optimizer(keras.optimizers.Adam(0.1), world)
+    optimizer.build([table, other, bias])
+
+    def step() -> None:
+        rows = tf.constant([1, 1, 3], tf.int64)
+        slices = [
+            tf.IndexedSlices(tf.ones([3, v.shape[1]]), rows, tf.constant(list(v.shape), tf.int64))
+            for v in (table, other)
+        ]
+        optimizer.apply([*slices, tf.ones(3)], [table, other, bias], weight=2.0)
+
+    with pytest.raises(DistributedError, match="rank 0 has ended an epoch without a batch: give every rank as many"):
+        end_epoch(optimizer)
+    run = tf.function(step) if graph else step
+    run()
+    in_step, world.names = world.names, []
+    world.mark = 1
+    before = [v.numpy() for v in [table, other, bias, *optimizer.variables]]
+    end_epoch(optimizer)
+    assert world.names == in_step  # the operations meet those of a step, whoever takes which
+    for old, new in zip(before, [table, other, bias, *optimizer.variables], strict=True):
+        np.testing.assert_array_equal(old, new.numpy())
+    world.mark = 0
+    with pytest.raises(DistributedError, match="rank 0 has ended an epoch after step 1, other ranks go on"):
+        end_epoch(optimizer)
+    world.mark = 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match="another rank has ended its epoch"):
+        (tf.function(step) if graph else step)()
+
+
+def test_ranks_that_expect_unequal_numbers_of_batches_are_refused() -> None:
+    world = FakeWorld(size=4)
+    check_steps(SingleWorld(), 3)
+    world.others = [3, None, 3]
+    check_steps(world, None)
+    check_steps(world, 3)
+    world.others = [3, None, 2]
+    with pytest.raises(DistributedError, match="rank 1 has 3 batches an epoch and rank 3 has 2: give every rank"):
+        check_steps(world, None)

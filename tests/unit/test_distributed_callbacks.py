@@ -182,3 +182,22 @@ def test_watchdog_sleeps_alone_and_ends_with_fit() -> None:
     assert dog._thread is None and dog._step == 2
     with pytest.raises(UserError, match="not above 0"):
         Watchdog(SingleWorld(), timeout=0)
+
+
+def test_fit_asks_for_the_number_of_batches_and_agrees_as_epochs_and_training_end() -> None:
+    class Ended(FakeWorld):
+        marks: ClassVar[list[float]] = []
+
+        def grouped_sum(self, tensors: Any, name: str | None = None) -> list[tf.Tensor]:
+            if not isinstance(tensors[-1], tf.__internal__.EagerTensor) and name is not None:
+                self.marks.append(float(tf.get_static_value(tensors[-1])[0]))
+            return super().grouped_sum(tensors, name)
+
+    world, x = Ended(), np.ones((4, 2), np.float32)
+    callback = distributed.BroadcastVariables(world)
+    compiled(world).fit(x, x[:, :1], batch_size=2, epochs=2, verbose=0, callbacks=[callback])
+    assert world.marks == [0, 1, 1, 2]  # the step's trace, two epochs, the training
+    kinds = [(name, tuple(v.shape), str(v.dtype)) for name, v in distributed.training_state(compiled(world)).items()]
+    world.allgather_object = lambda obj: [obj, kinds if isinstance(obj, list) else 3]  # type: ignore[method-assign]
+    with pytest.raises(distributed.DistributedError, match="rank 0 has 2 batches an epoch and rank 1 has 3"):
+        compiled(world).fit(x, x[:, :1], batch_size=2, verbose=0, callbacks=[callback])

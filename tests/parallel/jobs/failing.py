@@ -1,4 +1,4 @@
-"""A training run under ``fit`` in which one rank misbehaves as told: stuck or drift."""
+"""A training run under ``fit`` in which one rank misbehaves as told: stuck, drift, or uneven (has a batch less)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from afm_ctr import distributed
 
@@ -43,7 +44,10 @@ def main(how: str) -> None:
         distributed.DriftCheck(world, every=5),
         distributed.Watchdog(world, timeout=4 if how == "stuck" else 120),
     ]
-    model.fit(x, x[:, :1], batch_size=2, epochs=2, verbose=0, callbacks=callbacks)
+    batches = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).batch(2)
+    if how == "uneven":  # and nobody can know beforehand
+        batches = batches.take(20 - world.rank).filter(lambda *_: True)
+    model.fit(batches, epochs=2, verbose=0, callbacks=callbacks)
     print("the end was reached", flush=True)
 
 

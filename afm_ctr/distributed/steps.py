@@ -1,0 +1,72 @@
+"""That all ranks take equally many steps: each step is one of all ranks together.
+
+A rank with a batch more would exchange the gradient of another epoch than the others, or wait for ever.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from afm_ctr.distributed.exchange import UNEVEN
+from afm_ctr.distributed.optimizer import exchange_of
+from afm_ctr.distributed.state import DistributedError
+from afm_ctr.distributed.world import World
+
+_EPOCH, _TRAINING = 1, 2
+
+
+def check_steps(world: World, steps: int | None) -> None:
+    """Whether all ranks expect equally many batches an epoch; all must ask, before the first step.
+
+    Args:
+        world: the ranks.
+        steps: of this rank; None where it is not known (then :func:`end_epoch` finds out).
+
+    Raises:
+        DistributedError: they do not.
+    """
+    if world.size == 1:
+        return
+    everyone = world.allgather_object(steps)
+    known = [(rank, theirs) for rank, theirs in enumerate(everyone) if theirs is not None]
+    for rank, theirs in known:
+        first, expected = known[0]
+        if theirs != expected:
+            raise DistributedError(
+                f"rank {first} has {expected} batches an epoch and rank {rank} has {theirs}: {UNEVEN}"
+            )
+
+
+def end_epoch(optimizer: Any) -> None:
+    """Find out whether all ranks have ended their epoch; every rank calls it after its last step.
+
+    In a loop of one's own it keeps ranks from running into the next epoch while others have batches left. Under
+    ``fit`` :class:`BroadcastVariables` and :class:`Commits` do it. It costs an exchange without rows.
+
+    Args:
+        optimizer: of :func:`wrap_optimizer`.
+
+    Raises:
+        DistributedError: others have batches left, or this rank has never taken a step. Those others' step fails
+            with ``tf.errors.InvalidArgumentError``.
+    """
+    _end(optimizer, _EPOCH)
+
+
+def end_training(optimizer: Any) -> None:
+    """The same after the last epoch: some ranks may have stopped early."""
+    _end(optimizer, _TRAINING)
+
+
+def _end(optimizer: Any, what: int) -> None:
+    exchange = exchange_of(optimizer)
+    if exchange is None or exchange.world.size == 1:
+        return
+    if not exchange.traced:
+        raise DistributedError(f"rank {exchange.world.rank} has ended an epoch without a batch: {UNEVEN}")
+    if exchange.finish(what) != what * exchange.world.size:
+        kind = "an epoch" if what == _EPOCH else "the training"
+        raise DistributedError(
+            f"rank {exchange.world.rank} has ended {kind} after step {int(optimizer.iterations.numpy())}, other "
+            f"ranks go on: {UNEVEN}"
+        )
