@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -230,12 +231,21 @@ class Conversion:
                     "split": split,
                     "file": name,
                     "positives": int((labels[rows] > 0).sum()),
+                    "label_sums": _label_sums(labels[rows], None if weights is None else weights[rows]),
                     "compression": self.compression,
                     "block_records": BLOCK_RECORDS,
                     **stats._asdict(),
                 }
             )
         return shards
+
+
+def _label_sums(labels: np.ndarray, weights: np.ndarray | None) -> tuple[float, float] | None:
+    """Σ weight and Σ weight · label of rows, correctly rounded; None where a label is missing."""
+    if np.isnan(labels).any():
+        return None
+    wide = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+    return math.fsum(wide), math.fsum(wide * labels)
 
 
 def _fingerprints(groups: list[bytes | None]) -> tuple[np.ndarray, np.ndarray]:

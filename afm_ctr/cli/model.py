@@ -88,6 +88,8 @@ def evaluate(
             if isinstance(value, (int, float, str)) or value is None:
                 table.add_row(name, _number(value))
         console.print(table)
+        for text in metrics["warnings"]:
+            console.print(f"warning: {text}", markup=False, soft_wrap=True)
 
     report(as_json, metrics, show)
 

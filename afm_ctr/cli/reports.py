@@ -50,6 +50,8 @@ def report(
             for name, interval in summary.metrics.items():
                 table.add_row(name, *("" if value is None else f"{value:.6f}" for value in interval))
             console.print(table)
+        for text in summary.warnings:
+            console.print(f"warning: {text}", markup=False, soft_wrap=True)
         console.print(f"wrote {summary.output}", markup=False, soft_wrap=True)
 
     show_result(as_json, summary.to_json(), show)

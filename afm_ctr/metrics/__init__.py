@@ -14,6 +14,7 @@ from __future__ import annotations
 from afm_ctr.metrics._rows import sigmoid, signed
 from afm_ctr.metrics.auc import ExactAUC
 from afm_ctr.metrics.calibration import Calibration, CalibrationBin
+from afm_ctr.metrics.constant import Constant, constant_log_loss
 from afm_ctr.metrics.evaluation import Evaluation
 from afm_ctr.metrics.group_auc import GroupAUC
 from afm_ctr.metrics.intervals import Interval, auc_interval, effective_rows, mean_interval, ratio_interval, wilson
@@ -24,6 +25,7 @@ __all__ = [
     "RMSE",
     "Calibration",
     "CalibrationBin",
+    "Constant",
     "Evaluation",
     "ExactAUC",
     "GroupAUC",
@@ -31,6 +33,7 @@ __all__ = [
     "LogLoss",
     "ScoreTable",
     "auc_interval",
+    "constant_log_loss",
     "effective_rows",
     "mean_interval",
     "ratio_interval",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from afm_ctr.metrics._rows import sigmoid, signed
 from afm_ctr.metrics.auc import ExactAUC
 from afm_ctr.metrics.calibration import Calibration
+from afm_ctr.metrics.constant import Constant, constant_log_loss
 from afm_ctr.metrics.group_auc import GroupAUC
 from afm_ctr.metrics.losses import RMSE, LogLoss
 from afm_ctr.metrics.scores import ScoreTable
@@ -28,7 +29,8 @@ class Evaluation:
     ========================  =================================================================
     loss, label               metrics
     ========================  =================================================================
-    log, binary               AUC, group AUC, log loss, RMSE of the probability, calibration
+    log, binary               AUC, group AUC, log loss beside that of a constant, RMSE of the
+                              probability, calibration
     squared, binary           AUC, group AUC, RMSE on the -1/+1 scale of that loss
     squared, real             RMSE in the label's unit
     ========================  =================================================================
@@ -39,22 +41,28 @@ class Evaluation:
         loss: ``log`` or ``squared``, what the model was trained on.
         label: ``binary`` (stored as 0/1) or ``real``.
         bins: bins of the calibration curve.
+        offset: what corrects the logits for negatives that these rows lack, and so the constant's too.
     """
 
     def __init__(
-        self, loss: Literal["log", "squared"] = "log", label: Literal["binary", "real"] = "binary", bins: int = 10
+        self,
+        loss: Literal["log", "squared"] = "log",
+        label: Literal["binary", "real"] = "binary",
+        bins: int = 10,
+        offset: float = 0.0,
     ) -> None:
         if loss not in ("log", "squared") or label not in ("binary", "real"):
             raise ValueError(f"loss is log or squared and label binary or real, not {loss} and {label}")
         if loss == "log" and label == "real":
             raise ValueError("log loss needs binary labels")
-        self.loss, self.label, self.bins = loss, label, bins
+        self.loss, self.label, self.bins, self.offset = loss, label, bins, offset
         self._table = ScoreTable()
         self._auc = ExactAUC(self._table)
         self._calibration = Calibration(bins, self._table, transform=sigmoid)
         self._groups = GroupAUC()
         self._log_loss = LogLoss()
         self._rmse = RMSE()
+        self._constant = Constant()
         self._any_groups = False
 
     def update(
@@ -80,7 +88,7 @@ class Evaluation:
                 weight.
         """
         if self.label == "real":
-            self._rmse.update(labels, scores, weights)
+            self._squared(labels, scores, weights)
             return
         self._table.update(labels, scores, weights)
         if groups is not None:
@@ -90,15 +98,25 @@ class Evaluation:
             self._log_loss.update(labels, scores, weights)
             self._rmse.update(labels, sigmoid(scores), weights)
         else:
-            self._rmse.update(signed(labels), scores, weights)
+            self._squared(signed(labels), scores, weights)
+
+    def _squared(self, targets: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None) -> None:
+        self._rmse.update(targets, scores, weights)
+        self._constant.update(targets, weights)
 
     @property
     def groups(self) -> GroupAUC:
         """The group AUC behind the figure; empty where no groups were given."""
         return self._groups
 
-    def _parts(self) -> dict[str, ScoreTable | GroupAUC | LogLoss | RMSE]:
-        return {"scores": self._table, "groups": self._groups, "log_loss": self._log_loss, "rmse": self._rmse}
+    def _parts(self) -> dict[str, ScoreTable | GroupAUC | LogLoss | RMSE | Constant]:
+        return {
+            "scores": self._table,
+            "groups": self._groups,
+            "log_loss": self._log_loss,
+            "rmse": self._rmse,
+            "constant": self._constant,
+        }
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything counted so far as a flat dict of numpy arrays: what :meth:`merge` takes in another process."""
@@ -115,16 +133,19 @@ class Evaluation:
 
     def over(self, world: Gathers) -> Evaluation:
         """The evaluation of all processes' rows together, the same on every process. All of them must call it."""
-        merged = Evaluation(self.loss, self.label, self.bins)
+        merged = Evaluation(self.loss, self.label, self.bins, self.offset)
         merged.merge(world.allgather_object(self.state()))
         return merged
 
     def result(self) -> dict[str, Any]:
         """JSON-ready figures: a metric that the data does not define is None, and ``reasons`` says why.
 
-        Keys: ``rows``, ``weight``, and as the table above says ``positive_rate``, ``auc``, ``log_loss``, ``rmse``,
-        ``calibration``, ``ece``, ``calibration_curve`` (low, high, weight, predicted, observed a bin), ``group_auc``
-        with ``groups_used``, ``groups_left_out``, ``rows_without_group``; ``reasons`` {metric: text}.
+        Keys: ``rows``, ``weight``, and as the table above says ``positive_rate``, ``auc``, ``log_loss``,
+        ``constant_log_loss`` (if every row had the rows' share of positives as its probability),
+        ``normalised_entropy`` (log loss / constant log loss: below 1 the model is better than the constant),
+        ``rmse``, under squared loss ``constant_rmse`` (if every row had the targets' mean), ``calibration``, ``ece``,
+        ``calibration_curve`` (low, high, weight, predicted, observed a bin), ``group_auc`` with ``groups_used``,
+        ``groups_left_out``, ``rows_without_group``; ``reasons`` {metric: text}.
         """
         figures: dict[str, Any] = {"rows": self._rmse.rows, "weight": self._rmse.weight}
         reasons: dict[str, str] = {}
@@ -137,17 +158,23 @@ class Evaluation:
 
         if self.label == "binary":
             positives = float(self._table.table[1].sum())
-            figures["positive_rate"] = positives / self._rmse.weight if self._rmse.weight else None
+            rate = figures["positive_rate"] = positives / self._rmse.weight if self._rmse.weight else None
             put("auc", self._auc)
             if self._any_groups:
                 put("group_auc", self._groups)
                 figures |= self._groups.counts()
         if self.loss == "log":
             put("log_loss", self._log_loss)
+            constant = figures["constant_log_loss"] = None if rate is None else constant_log_loss(rate, self.offset)
+            figures["normalised_entropy"] = figures["log_loss"] / constant if constant else None
+            if not constant:
+                reasons["normalised_entropy"] = "no rows" if rate is None else "all rows are of one class"
             put("calibration", self._calibration)
             curve = self._calibration.curve()
             figures["ece"] = self._calibration.ece() if curve else None
             figures["calibration_curve"] = [point._asdict() for point in curve]
         put("rmse", self._rmse)
+        if self.loss == "squared":
+            figures["constant_rmse"] = self._constant.rmse() if self._constant.weight else None
         figures["reasons"] = reasons
         return figures

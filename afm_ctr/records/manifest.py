@@ -34,6 +34,8 @@ class ShardInfo(BaseModel):
     rows: int = Field(ge=0)
     positives: int = Field(ge=0)
     """Rows whose label is greater than 0."""
+    label_sums: tuple[float, float] | None = None
+    """Σ weight and Σ weight · label of the rows; None: unlabelled, or written before these were counted."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
     compression: Literal["none", "gzip"] = "none"

@@ -42,6 +42,7 @@ class Reader:
     Attributes:
         manifest: the data set's manifest.
         schema: its resolved schema.
+        split: the split's name.
         rows: rows of the split.
         steps_per_epoch: ceil(rows / batch_size).
         local_batch: ceil(batch_size / size), the leading dimension of every batch.
@@ -64,7 +65,7 @@ class Reader:
             raise UserError(f"batch_size {batch_size} must be at least 1")
         if not 0 <= rank < size:
             raise ValueError(f"rank {rank} must be in [0, size {size})")
-        self._data_dir = os.fspath(data_dir)
+        self._data_dir, self.split = os.fspath(data_dir), split
         self.manifest = Manifest.load(data_dir)
         self.schema = ResolvedSchema.load(self._data_dir)
         if self.schema.id != self.manifest.schema_id:
@@ -75,10 +76,15 @@ class Reader:
         self._blocks = SplitBlocks(data_dir, self.manifest, split)
         self.rows = int(self._blocks.rows.sum())
         self.batch_size, self.rank, self.size = batch_size, rank, size
+        self._seed, self._shuffle = seed, shuffle
         self.steps_per_epoch = -(-self.rows // batch_size)
         self.local_batch = -(-batch_size // size)
         self.error: UserError | None = None
         self._order = lru_cache(maxsize=2)(lambda epoch: EpochOrder(self._blocks.rows, seed, epoch, shuffle))
+
+    def of_all_ranks(self) -> Reader:
+        """A reader of the same steps, whole."""
+        return Reader(self._data_dir, self.split, self.batch_size, seed=self._seed, shuffle=self._shuffle)
 
     def _positions(self, step: int) -> tuple[int, int]:
         """This rank's stretch of the epoch's order."""

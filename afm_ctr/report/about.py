@@ -160,12 +160,19 @@ def add_curves(page: Page, record: RunRecord, best: dict[str, Any] | None) -> No
     best_epoch = None if best is None else int(best["epoch"])
     if best is not None:
         page.paragraph(f"Best epoch: {best['epoch'] + 1}, by {best['metric']} {number(best['value'])}.")
+    constants = {"training": "constant_loss", "validation": "val_constant_log_loss"}
+    known = [
+        f"{history[-1][key]:.6f} in {name}" for name, key in constants.items() if history[-1].get(key) is not None
+    ]
+    if known:
+        page.paragraph(f"Log loss of a constant, the share of positives: {', '.join(known)}.")
     page.figure(
         figures.curves(history, best_epoch),
         "Training loss (with dropout, mean over the epoch while it was running) and validation after each epoch.",
         f"line charts over {len(history)} epochs; the figures are in the table below",
     )
-    shown = ["loss", "val_auc", "val_group_auc", "val_log_loss", "val_rmse", "val_calibration"]
+    shown = ["loss", "val_auc", "val_group_auc", "val_log_loss", "val_normalised_entropy", "val_rmse"]
+    shown.append("val_calibration")
     shown = [key for key in shown if any(one.get(key) is not None for one in history)]
     header = ["epoch", "step", *shown, "learning rate", "rows/s"]
     page.table(

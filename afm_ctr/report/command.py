@@ -20,6 +20,7 @@ from afm_ctr.report.slices import chosen_fields, slices_of, slots_of
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.build import Which, open_run
 from afm_ctr.training.evaluate import SMALLEST_BATCH, scoring_batch
+from afm_ctr.training.verdict import no_better_than_constant, warnings_of
 from afm_ctr.webpage import Page, file_of
 
 PAGE = "report.html"
@@ -37,12 +38,14 @@ class ReportSummary:
         split: what the model was judged on; None: there was nothing.
         checkpoint: whose weights.
         metrics: figures with the ends of their intervals, by name.
+        warnings: lines that say what is wrong with the model; the page begins with them.
     """
 
     output: str
     split: str | None
     checkpoint: str
     metrics: dict[str, Interval]
+    warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -97,6 +100,12 @@ def report(
     if reader is not None:
         rows = reader.rows
         scored = score_split(model, reader, slots_of(schema, names), lambda done: progress("scoring", done, rows))
+    warnings = warnings_of(record.config, record.history)
+    if scored is not None and scored.figures is not None:
+        judged_here = no_better_than_constant(scored.figures, str(judged.split))
+        warnings += [judged_here] if judged_here is not None and judged_here not in warnings else []
+    for text in warnings:
+        page.paragraph(f"Warning: {text}.")
     metrics: dict[str, Interval] = {}
     if scored is not None:
         metrics = quality.add_metrics(page, scored)
@@ -117,7 +126,7 @@ def report(
     about.add_config(page, record.config)
     about.add_surroundings(page, record)
     path = page.write(target)
-    return ReportSummary(str(path), judged.split, checkpoint.folder.name, metrics)
+    return ReportSummary(str(path), judged.split, checkpoint.folder.name, metrics, warnings)
 
 
 def _open_split(record: RunRecord, judged: Judged) -> Reader:

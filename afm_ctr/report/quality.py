@@ -20,12 +20,17 @@ _WORDS = {
     "auc": ("AUC", "DeLong, from the ranks"),
     "group_auc": ("group AUC", "groups as independent draws"),
     "log_loss": ("log loss", "normal, mean of the rows' losses"),
+    "constant_log_loss": ("log loss of a constant: the split's share of positives", ""),
+    "normalised_entropy": ("normalised entropy: log loss / that of the constant", ""),
     "rmse": ("RMSE", "root of the normal interval of the mean squared error"),
+    "constant_rmse": ("RMSE of a constant: the split's mean", ""),
     "accuracy": ("accuracy", "normal, mean over the rows"),
     "calibration": ("calibration: predicted / observed", "normal, ratio of two sums"),
     "ece": ("expected calibration error", ""),
     "positive_rate": ("share of positives", "Wilson"),
 }
+
+_WITHOUT_INTERVAL = ("constant_log_loss", "normalised_entropy", "constant_rmse", "ece")
 
 
 def intervals_of(scored: ScoredSplit) -> dict[str, Interval]:
@@ -50,8 +55,9 @@ def intervals_of(scored: ScoredSplit) -> dict[str, Interval]:
         losses = np.logaddexp(0.0, np.where(targets == 1, -logits, logits))
         found["log_loss"] = mean_interval(losses, weights)
         found["calibration"] = ratio_interval(weights * predictions, weights * targets)
-        ece = figures_.get("ece")
-        found["ece"] = None if ece is None else Interval(ece, None, None)
+    for name in _WITHOUT_INTERVAL:
+        value = figures_.get(name)
+        found[name] = None if value is None else Interval(value, None, None)
     # To the last bit what evaluate prints.
     return {
         name: interval if figures_.get(name) is None else interval._replace(value=figures_[name])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from afm_ctr.metrics import Evaluation, Interval, auc_interval, mean_interval, ratio_interval, sigmoid, signed
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
-from afm_ctr.training.evaluate import add_batch, scored_batches
+from afm_ctr.training.evaluate import add_batch, new_evaluation, scored_batches
 
 Floats = npt.NDArray[np.float64]
 
@@ -101,7 +101,7 @@ def score_split(
     Raises:
         UserError: a damaged record, or scores that are not finite.
     """
-    evaluation = Evaluation(model.loss_kind, model.label_kind)  # type: ignore[arg-type]
+    evaluation = new_evaluation(model, reader)
     labelled, grouped = reader.manifest.labelled, reader.schema.spec.group is not None
     id_type = np.int32 if reader.schema.feature_size <= np.iinfo(np.int32).max else np.int64
     every = max(1, -(-reader.rows * len(slots) * (np.dtype(id_type).itemsize + 4) // SLICE_BYTES))

@@ -29,6 +29,17 @@ class Stateful(Protocol):
         """Become what :meth:`get_state` described."""
 
 
+class UnreadLogs(keras.callbacks.CallbackList):
+    """Keras' list of callbacks, except that the logs of a step reach them as the tensors that they are.
+
+    Keras makes floats of them first, and so waits for the step before the next one can be launched.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs=logs)
+
+
 def improves(value: float, best: float | None, direction: Direction, min_delta: float = 0.0) -> bool:
     """Whether ``value`` beats ``best`` by more than ``min_delta``; anything beats None."""
     if best is None:

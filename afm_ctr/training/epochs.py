@@ -8,6 +8,7 @@ from typing import Any
 
 from afm_ctr.distributed import World
 from afm_ctr.errors import UserError
+from afm_ctr.metrics import constant_log_loss
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.training.callbacks import EpochHistory, Stateful, deciders
@@ -15,6 +16,7 @@ from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.evaluate import Evaluator
 from afm_ctr.training.speed import Speed
 from afm_ctr.training.sums import RunningSums
+from afm_ctr.training.verdict import not_steered
 
 
 class EpochEnds:
@@ -30,6 +32,7 @@ class EpochEnds:
 
     Attributes:
         history: the figures of all epochs.
+        base_rate: weighted share of positives in the train split; None: not known, or labels are not binary.
         best: ``{"metric", "value", "epoch", "step"}``; None without validation.
     """
 
@@ -44,12 +47,21 @@ class EpochEnds:
     ) -> None:
         self._model, self._config, self._reader, self._world, self._say = model, config, reader, world, say
         self.history = EpochHistory(history if world.is_chief else None)
+        self.base_rate: float | None = None
         self.best: dict[str, Any] | None = None
+        self._warned: str | None = None
         self._deciders = deciders(config)
         self._validate: Evaluator | None = None
 
     def validate_on(self, reader: Reader, beat: Callable[[], None]) -> None:
-        """Look at this split each time."""
+        """Look at this split each time; if its labels make the metric undefined, say so before the first epoch."""
+        shards = reader.manifest.shards_of(reader.split)
+        positives = sum(shard.positives for shard in shards)
+        if self._model.label_kind == "binary" and positives in (0, reader.rows):
+            reason = "all rows are positive" if positives else "all rows are negative"
+            self._warn(
+                not_steered(self._config, {"auc": reason, "group_auc": reason}, {"log_loss": 0.0, "rmse": 0.0})
+            )
         self._validate = Evaluator(self._model, reader, self._world, beat)
 
     @property
@@ -72,6 +84,12 @@ class EpochEnds:
             UserError: no row of it had a weight.
         """
         figures: dict[str, Any] = {"step": step, "loss": self._loss(sums)}
+        if self.base_rate is not None and self._config.loss == "log":
+            constant = constant_log_loss(self.base_rate)
+            figures |= {
+                "constant_loss": constant,
+                "normalised_entropy": figures["loss"] / constant if constant else None,
+            }
         figures["learning_rate"] = float(self._model.optimizer.learning_rate)
         figures |= {"seconds": round(speed.epoch_seconds, 3), "rows_per_second": speed.epoch_rows_per_second}
         figures |= self._validation()
@@ -98,6 +116,19 @@ class EpochEnds:
         if self._validate is None:
             return {}
         found = self._validate()
+        figures = {
+            f"val_{name}": value for name, value in found.items() if isinstance(value, (int, float, type(None)))
+        }
         for name, reason in found["reasons"].items():
             self._say(f"validation: {name} is not defined: {reason}")
-        return {f"val_{name}": value for name, value in found.items() if isinstance(value, (int, float, type(None)))}
+        unsteered = not_steered(self._config, found["reasons"], found)
+        if unsteered is not None:
+            figures["not_steered"] = unsteered
+            self._warn(unsteered)
+        return figures
+
+    def _warn(self, text: str | None) -> None:
+        """Once a call: it is true of every epoch."""
+        if text is not None and text != self._warned:
+            self._warned = text
+            self._say(f"warning: {text}")

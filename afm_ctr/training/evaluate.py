@@ -15,6 +15,8 @@ from afm_ctr.models import CTRModel
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.build import Which, make_scorer, open_run
+from afm_ctr.training.divergence import check_scores
+from afm_ctr.training.verdict import history_of, no_better_than_constant, still_improving
 
 SMALLEST_BATCH = 4096  # evaluation keeps no gradients: small training batches would only cost time
 _ALIGNED = 64  # rows of a rank's batch: the odd ones at an array's end may be rounded in another way
@@ -35,7 +37,7 @@ class Evaluator:
     def __init__(
         self, model: CTRModel, reader: Reader, world: World, beat: Callable[[], None] = lambda: None
     ) -> None:
-        self._model, self._world = model, world
+        self._model, self._reader, self._world = model, reader, world
         self._grouped = reader.schema.spec.group is not None
         self._batches = scored_batches(model, reader, beat)
 
@@ -45,7 +47,7 @@ class Evaluator:
         Raises:
             UserError: a damaged record, or a model whose scores are not numbers.
         """
-        evaluation = Evaluation(self._model.loss_kind, self._model.label_kind)  # type: ignore[arg-type]
+        evaluation = new_evaluation(self._model, self._reader)
         for batch in self._batches():
             add_batch(evaluation, batch, self._grouped)
         return evaluation.over(self._world).result()
@@ -61,7 +63,7 @@ def scored_batches(
     sampling. The model's weights are those of the moment.
 
     Raises:
-        UserError: (while walking) a damaged record.
+        UserError: (while walking) a damaged record, or a score that is not finite.
     """
     score = make_scorer(model, reader.local_batch)
 
@@ -70,7 +72,11 @@ def scored_batches(
             for step, batch in enumerate(reader.dataset(0)):
                 logits, _ = score(batch["feature_ids"], batch["feature_vals"])
                 rows = slice(0, reader.local_rows(step))  # behind them stands padding
-                yield {**{name: batch[name].numpy()[rows] for name in _OF_A_ROW}, "logit": logits.numpy()[rows]}
+                found = {name: batch[name].numpy()[rows] for name in (*_OF_A_ROW, "key")}
+                scores = logits.numpy()[rows]
+                check_scores(reader, found, scores)
+                del found["key"]
+                yield {**found, "logit": scores}
                 beat()
         except Exception as error:
             mistake = reader.mistake_behind(error)
@@ -79,6 +85,15 @@ def scored_batches(
             raise mistake from error
 
     return walk
+
+
+def new_evaluation(model: CTRModel, reader: Reader) -> Evaluation:
+    """Metrics that suit a model and the split that a reader reads."""
+    sampling = reader.schema.spec.negative_sampling
+    # `apply: here` thins the split "train" alone; a log thinned before is so in every split.
+    thinned = sampling is not None and (sampling.apply == "already" or reader.split == "train")
+    offset = model.bias_offset if thinned else 0.0
+    return Evaluation(model.loss_kind, model.label_kind, offset=offset)  # type: ignore[arg-type]
 
 
 def add_batch(evaluation: Evaluation, batch: dict[str, np.ndarray], grouped: bool) -> None:
@@ -102,7 +117,8 @@ def evaluate(
     Returns:
         ``auc``, ``group_auc``, ``log_loss``, ``rmse``, ``calibration`` and the rest of
         :meth:`afm_ctr.metrics.Evaluation.result` as far as loss and label define them, and ``split``, ``rows``,
-        ``positives``, ``checkpoint``.
+        ``positives``, ``checkpoint``, and ``warnings``, a list of lines: a model no better than a constant, or still
+        improving in its last epoch.
 
     Raises:
         UserError: no such run or split, unlabelled data, a foreign schema, a damaged file.
@@ -117,7 +133,9 @@ def evaluate(
         head["positives"] = positives
     if figures["rows"] != reader.rows:
         head["rows_of_weight_0"] = reader.rows - figures["rows"]
-    return {**head, **{name: value for name, value in figures.items() if name != "rows"}}
+    found = [no_better_than_constant(figures, split), still_improving(history_of(Path(model_dir)), config)]
+    warnings = [text for text in found if text is not None]
+    return {**head, **{name: value for name, value in figures.items() if name != "rows"}, "warnings": warnings}
 
 
 def open_split(data_dir: str | Path, split: str, batch_size: int, world: World) -> Reader:

@@ -18,6 +18,7 @@ from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.samples import load_samples, save_samples
 from afm_ctr.schema import ResolvedSchema
+from afm_ctr.training.base_rate import initial_bias, label_sums
 from afm_ctr.training.build import PROFILE, TENSORBOARD, build_model
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.elastic import ElasticSession
@@ -30,6 +31,7 @@ from afm_ctr.training.profile import WARM_UP, StepProfile
 from afm_ctr.training.progress import Mode
 from afm_ctr.training.ranks import on_chief
 from afm_ctr.training.session import RunState, Session, opened
+from afm_ctr.training.verdict import warnings_of
 
 _LOCK_SECONDS = 60.0
 
@@ -49,6 +51,8 @@ class TrainSummary:
         rows_per_second: trained rows a second in this call, over all ranks; None where no step but the first was.
         best: ``{"metric", "value", "epoch", "step"}``; None without validation.
         last: the history's last object; None before the first epoch's end.
+        warnings: lines that say what is wrong with the model: that nothing was steered by the validation metric, that
+            it is no better than a constant, or that it was still improving when the run ended.
     """
 
     model_dir: str
@@ -61,6 +65,7 @@ class TrainSummary:
     rows_per_second: float | None
     best: dict[str, Any] | None
     last: dict[str, Any] | None
+    warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -174,17 +179,22 @@ class _Run:
             if state.committed:
                 on_chief(world, lambda: self._take_over(session, held, entry))
                 session.go_on()
+                self._look_at_labels(session, fresh=False)
                 _announce(session, session.position.step)
             else:
                 start = on_chief(world, lambda: self._begin(session, held, entry))
                 resumed_from = state.values["resumed_from"] = (start[0].step or None) if start else None
                 if start is not None:
                     session.take_up(*start)
+                self._look_at_labels(session, fresh=start is None)
                 session.begin()
                 _announce(session, resumed_from)
             while session.ended is None:
                 session.fit()
             session.settle()
+            warnings = warnings_of(config, session.epochs.history.epochs)
+            for text in warnings:
+                session.reporter.say(f"warning: {text}")
             if session.profile is not None and not session.profile.done:
                 session.reporter.say(f"no profile: the run had no step left after {WARM_UP} that warm up")
         except HostsChanged:
@@ -210,7 +220,24 @@ class _Run:
             rows_per_second=session.speed.rows_per_second,
             best=session.epochs.best,
             last=session.epochs.history.epochs[-1] if session.epochs.history.epochs else None,
+            warnings=warnings,
         )
+
+    def _look_at_labels(self, session: Session, fresh: bool) -> None:
+        """Tell the session the base rate of what it trains on, and begin a fresh model with it; all ranks alike."""
+        reader, split, say = session.reader, self.config.train_split, session.reporter.say
+        sums = label_sums(self.data_dir, reader.manifest, split, reader.schema.num_slots, self.world, say)
+        if sums is None:
+            return
+        if self.model.label_kind == "binary":
+            session.epochs.base_rate = sums.mean
+        if not fresh:
+            return
+        bias = initial_bias(self.model, sums)
+        if bias is not None:
+            self.model.bias.assign(bias)
+        elif sums.weight:
+            say(f"warning: every row of split {split!r} is of one class: there is nothing to learn")
 
     def _begin(self, session: Session, held: contextlib.ExitStack, entry: dict[str, Any]) -> RunState | None:
         """On rank 0: make the folder this run's, and restore its last checkpoint if it has one."""

@@ -14,7 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 Mode = Literal["auto", "bar", "lines", "none"]
-_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_BARS = 10.0, 0.25
+_CONSTANTS = {
+    "loss": ("constant_loss", "normalised_entropy"),
+    "val_log_loss": ("val_constant_log_loss", "val_normalised_entropy"),
+}
 
 
 class Reporter(keras.callbacks.Callback):
@@ -69,7 +73,8 @@ class Reporter(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._steps_here += 1
         now = time.monotonic()
-        if self._bar is not None:
+        if self._bar is not None and now - self._last_line >= _SECONDS_BETWEEN_BARS:
+            self._last_line = now  # each time it shows the loss, and so waits for the step
             task = self._bar.task_ids[0]
             self._bar.update(task, completed=self._done(), figures=self._figures(now, logs))
         elif self.mode == "lines" and now - self._last_line >= _SECONDS_BETWEEN_LINES:
@@ -91,7 +96,11 @@ class Reporter(keras.callbacks.Callback):
         self.close()
         shown = ("loss", "val_auc", "val_group_auc", "val_log_loss", "val_rmse")
         logs = logs or {}
-        figures = [f"{name} {logs[name]:.5f}" for name in shown if isinstance(logs.get(name), float)]
+        figures = [
+            f"{name} {logs[name]:.5f}{_beside_constant(name, logs)}"
+            for name in shown
+            if isinstance(logs.get(name), float)
+        ]
         if logs.get("rows_per_second"):
             figures.append(f"{logs['rows_per_second']:,.0f} rows/s")
         self.say(f"{self._title()}: {', '.join(figures)}")
@@ -103,6 +112,17 @@ class Reporter(keras.callbacks.Callback):
         rate = (self._rows() - self._rows_before) / max(now - self._began, 1e-9)
         loss = (logs or {}).get("loss")
         return f"{'' if loss is None else f'loss {float(loss):.5f}, '}{rate:,.0f} rows/s"
+
+
+def _beside_constant(name: str, logs: dict[str, Any]) -> str:
+    """What a log loss is to be compared with."""
+    if name not in _CONSTANTS:
+        return ""
+    constant, entropy = (logs.get(key) for key in _CONSTANTS[name])
+    if constant is None:
+        return ""
+    ratio = "" if entropy is None else f", normalised entropy {entropy:.4f}"
+    return f" (constant {constant:.5f}{ratio})"
 
 
 class TensorBoardScalars(keras.callbacks.Callback):

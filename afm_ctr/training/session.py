@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,9 +17,10 @@ from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.training.build import HISTORY, TENSORBOARD
-from afm_ctr.training.callbacks import Stateful
+from afm_ctr.training.callbacks import Stateful, UnreadLogs
 from afm_ctr.training.checkpoint import Checkpoint, Position
 from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.divergence import largest_input
 from afm_ctr.training.epochs import EpochEnds
 from afm_ctr.training.expiry import begun_now
 from afm_ctr.training.folder import RunFolder
@@ -26,7 +28,7 @@ from afm_ctr.training.guard import Guard
 from afm_ctr.training.profile import StepProfile
 from afm_ctr.training.progress import Mode, Reporter, TensorBoardScalars
 from afm_ctr.training.saving import Saver
-from afm_ctr.training.snapshot import Snapshot
+from afm_ctr.training.snapshot import NotFinite, Snapshot
 from afm_ctr.training.speed import Speed
 from afm_ctr.training.sums import RunningSums
 
@@ -93,6 +95,7 @@ class Session(keras.callbacks.Callback):
             )
         self.profile: StepProfile | None = None
         self._saver = Saver(self.shelf, self.guard.beat)
+        self._unread: tuple[int, Any] | None = None
         self._first_fit = True
         self.stopping = False
 
@@ -128,7 +131,7 @@ class Session(keras.callbacks.Callback):
             initial_epoch=epoch,
             steps_per_epoch=steps,
             shuffle=False,
-            callbacks=self._callbacks(),
+            callbacks=UnreadLogs(self._callbacks(), add_history=True, model=self.network),
             verbose=0,
         )
         self._first_fit = False
@@ -170,13 +173,14 @@ class Session(keras.callbacks.Callback):
         self._sums.begin_epoch()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        loss = float((logs or {})["loss"])
         at, before = self.position, self._rows_done()
         self.position = dataclasses.replace(at, step_in_epoch=at.step_in_epoch + 1, step=at.step + 1)
-        self.speed.step(self._rows_done() - before)
-        if not math.isfinite(loss):
-            raise UserError(self._diverged(f"the loss is {loss}"))
         whole = self.position.step_in_epoch == self.reader.steps_per_epoch
+        self._read_loss()  # of the step before: the device is at work on this one meanwhile
+        self._unread = (self.position.step, (logs or {})["loss"])
+        if whole:
+            self._read_loss()
+        self.speed.step(self._rows_done() - before)
         if not whole and self.position.step % self.config.checkpoint.every_steps == 0:
             self.save()
         if self.guard.signals.agreed(self.world, self.position.step):
@@ -199,19 +203,41 @@ class Session(keras.callbacks.Callback):
         at = self.position
         return at.epoch * self.reader.rows + min(at.step_in_epoch * self.config.batch_size, self.reader.rows)
 
+    def _read_loss(self) -> None:
+        """Wait for the loss that was not read yet: the mean over the epoch so far, which stays NaN once it is."""
+        unread, self._unread = self._unread, None
+        if unread is not None and not math.isfinite(loss := float(unread[1])):
+            raise UserError(self._diverged(f"step {unread[0]}: the loss is {loss}"))
+
     def _diverged(self, what: str) -> str:
-        return (
-            f"step {self.position.step}: {what}: the training diverged; lower optimizer.learning_rate or look at "
-            f"large values in the data. The last good checkpoint stays in {self.shelf.folder}"
-        )
+        self._saver.close()
+        cause = largest_input(self.reader, self.position.epoch, self.position.step_in_epoch)
+        steps = self.shelf.steps()
+        kept = f"the last checkpoint is {self.shelf.path(steps[-1])}" if steps else "there is no checkpoint yet"
+        return f"{what}: the training diverged; {cause}" + (f"; {kept}" if self.world.is_chief else "")
+
+    def _on_disk(self, work: Callable[[], None]) -> None:
+        """Rank 0 hands a state to its disk or waits for one; a state that diverged is explained."""
+
+        def explained() -> None:
+            try:
+                work()
+            except NotFinite as error:
+                raise UserError(self._diverged(str(error))) from error
+
+        self.guard.wait_for_chief(explained)
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
     def state(self) -> RunState:
         """Where the run is, beside the values of its variables, as :meth:`take_up` wants it.
 
-        All ranks must call it. What it returns is a copy: it does not change when the run goes on.
+        All ranks must call it. What it returns is a copy: it does not change with the next step.
+
+        Raises:
+            UserError: the loss is not finite.
         """
+        self._read_loss()
         sums = self._sums.read() if self.position.step_in_epoch else {}
         state = {
             "data_id": self._data,
@@ -231,7 +257,7 @@ class Session(keras.callbacks.Callback):
         if not all(np.isfinite(value).all() for value in sums.values()):
             raise UserError(self._diverged("the loss is not finite"))
         schema_id, best = self.reader.schema.id, self.epochs.best
-        self.guard.wait_for_chief(
+        self._on_disk(
             lambda: self._saver.save(
                 lambda: Snapshot.take(self.network, position, schema_id=schema_id, state=state, extra=sums), best
             )
@@ -243,7 +269,7 @@ class Session(keras.callbacks.Callback):
         Raises:
             UserError: it could not be written.
         """
-        self.guard.wait_for_chief(self._saver.settle)
+        self._on_disk(self._saver.settle)
 
     def _stateful(self) -> dict[str, Stateful]:
         return {"schedule": self.schedule, "speed": self.speed, **self.epochs.stateful()}

@@ -25,6 +25,10 @@ from afm_ctr.training.variables import TableColumn, split_variables
 ROWS_PER_FILE = 1_000_000
 
 
+class NotFinite(UserError):
+    """A state with a number in it that is none."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ColumnCopy:
     """The rows of one column of a table, or of a slot of it.
@@ -95,7 +99,7 @@ class Snapshot:
             progress: called after every file.
 
         Raises:
-            UserError: a value is not finite: such a state is of no use, and the one before it must stay.
+            NotFinite: a value is not finite: such a state is of no use, and the one before it must stay.
             OSError: the folder cannot be written.
         """
         with new_folder(folder, overwrite=True) as temporary:
@@ -151,10 +155,7 @@ class Snapshot:
 
     def _check_finite(self, values: np.ndarray, name: str) -> None:
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-            raise UserError(
-                f"{name} is not finite after step {self.position.step}: the training diverged; lower "
-                "optimizer.learning_rate. The checkpoint before it is kept"
-            )
+            raise NotFinite(f"{name} is not finite after step {self.position.step}")
 
 
 def _copy(column: TableColumn, rows_per_file: int) -> ColumnCopy:

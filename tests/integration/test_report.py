@@ -109,13 +109,17 @@ def of(run: Path, *arguments: Any, **named: Any) -> Content:
 
 def test_a_trained_run_with_groups_and_weights(data: Path, tmp_path: Path) -> None:
     settings = TrainConfig.load(None, ["model={name: fm, factors: 2}", "batch_size=64", "epochs=3"])
-    train(data, tmp_path / "run", settings, SingleWorld(), progress="none")
+    summary = train(data, tmp_path / "run", settings, SingleWorld(), progress="none")
     page = of(tmp_path / "run", data, slices=["a"])
+    assert summary.last is not None
     found = evaluate(data, "test", tmp_path / "run", SingleWorld())
     assert page.row("group AUC")[1] == f"{found['group_auc']:.6f}"
     assert "150 rows, weighted" in page.text
+    constant = page.row("log loss of a constant: the split's share of positives")[1]
+    assert constant == f"{found['constant_log_loss']:.6f}"
+    assert f"{summary.last['val_constant_log_loss']:.6f} in validation" in page.text
     assert f"{found['groups_used']} groups with both classes" in page.text
-    assert [row[0] for row in page.rows if row and row[0] in "123" and len(row) == 10] == ["1", "2", "3"]
+    assert [row[0] for row in page.rows if row and row[0] in "123" and len(row) == 11] == ["1", "2", "3"]
     assert "has no attention" in page.text
     again = (tmp_path / "run/report.html").read_bytes()
     assert report(tmp_path / "run", data, slices=["a"]).split == "test"

@@ -14,6 +14,7 @@ from afm_ctr.distributed import SingleWorld
 from afm_ctr.errors import UserError
 from afm_ctr.export import export_model
 from afm_ctr.predict import predict_records
+from afm_ctr.records import Manifest
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.training import TrainConfig, evaluate, load_model, train
 from beam_jobs.prepare import PrepareOptions, prepare
@@ -51,6 +52,15 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def _check_label_sums(data: Path, rows: dict[str, int], correct: str) -> None:
+    """Those of the thinned rows, with the weights that undo it; or without, and then the offset does."""
+    sums = [shard.label_sums for shard in Manifest.load(data).shards if shard.split == "train"]
+    weight, positives = (sum(column) for column in zip(*(pair for pair in sums if pair is not None), strict=True))
+    negatives = rows["rows"] - rows["positives"]
+    assert positives == rows["positives"]
+    assert weight == positives + negatives / (RATE if correct == "weights" else 1.0)
+
+
 @pytest.mark.parametrize("correct", ["logit", "weights"])
 def test_probabilities_are_those_of_the_whole_log(correct: str, log: Path, tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
@@ -60,6 +70,7 @@ def test_probabilities_are_those_of_the_whole_log(correct: str, log: Path, tmp_p
     assert test_rows["rows"] == ROWS // 4
     kept = (train_rows["rows"] - train_rows["positives"]) / (summary.sampled_out + train_rows["rows"])
     assert kept == pytest.approx(RATE * (1 - 0.1125), abs=0.015)
+    _check_label_sums(data, train_rows, correct)
     train(data, run, TrainConfig.load(None, [*SETTINGS, "validation=null"]), WORLD, progress="none")
     found = evaluate(data, "test", run, WORLD)
     predict_records(run, data, "test", tmp_path / "scores.jsonl")
@@ -69,6 +80,8 @@ def test_probabilities_are_those_of_the_whole_log(correct: str, log: Path, tmp_p
     assert scores.mean() == pytest.approx(test_rows["positives"] / test_rows["rows"], abs=0.04)
     labels = np.array([row["label"] for row in rows])
     assert found["log_loss"] == pytest.approx(log_loss(labels, scores), rel=1e-4)
+    assert found["constant_log_loss"] == pytest.approx(log_loss(labels, np.full(len(labels), labels.mean())))
+    assert found["normalised_entropy"] < 1
     logits = np.array([row["logit"] for row in rows])
     model, _, _ = load_model(run)
     ids = np.arange(1, 5)[:, None]

@@ -245,6 +245,56 @@ def test_a_diverging_run_says_so_and_keeps_its_last_good_state(data: Path, tmp_p
             assert all(np.isfinite(dense[name]).all() for name in dense.files)
 
 
+def with_value(folder: Path, row: int, value: float, **splits: int) -> Path:
+    """A data set in which one cell of field "b" holds a number that no log should."""
+    rows = prepared.rows_of("train", sum(splits.values()))
+    rows["feature_ids"][row, 1], rows["feature_vals"][row, 1] = 1 + prepared.IDS, value
+    return prepared.write(
+        folder, splits, feature_ids=rows["feature_ids"], feature_vals=rows["feature_vals"], labels=rows["labels"]
+    )
+
+
+@pytest.mark.parametrize("steps", ["checkpoint.every_steps=1", "checkpoint.every_steps=1000"])
+def test_divergence_names_the_row_and_no_checkpoint_that_is_not_there(steps: str, tmp_path: Path) -> None:
+    data = with_value(tmp_path / "data", 37, -1e30, train=100)
+    run, settings = tmp_path / "run", config(steps, "shuffle=false", "validation=null")
+    with pytest.raises(UserError, match="diverged") as caught:
+        train(data, run, settings, WORLD, progress="none")
+    said = str(caught.value)
+    assert "-1e+30, field 'b' of row 'train-37'" in said
+    there = sorted((run / "checkpoints").glob("step-*"))
+    if steps.endswith("=1"):
+        assert said.endswith(f"the last checkpoint is {there[-1]}")
+    else:
+        assert not there and said.endswith("there is no checkpoint yet")
+
+
+def test_divergence_of_ordinary_numbers_names_the_learning_rate(data: Path, tmp_path: Path) -> None:
+    wild = config("optimizer={name: sgd, learning_rate: 1.0e+20}", "loss=squared", "validation=null")
+    with pytest.raises(UserError, match="no number that it read is above 100: lower optimizer"):
+        train(data, tmp_path / "run", wild, WORLD, progress="none")
+
+
+def test_divergence_names_a_label(tmp_path: Path) -> None:
+    real = prepared.schema(label={"column": "label", "kind": "real"})
+    labels = prepared.rows_of("train", 100)["labels"]
+    labels[61] = 3e30
+    data = prepared.write(tmp_path / "data", {"train": 100}, real, labels=labels)
+    settings = config("loss=squared", "validation=null")
+    with pytest.raises(UserError, match=r"3e\+30, the label of row 'train-61'"):
+        train(data, tmp_path / "run", settings, WORLD, progress="none")
+
+
+def test_a_score_of_validation_that_is_not_finite_names_the_row(data: Path, tmp_path: Path) -> None:
+    other = with_value(tmp_path / "other", 5, 1e30, test=20)
+    run = tmp_path / "run"
+    train(data, run, config("epochs=1"), WORLD, progress="none")
+    with pytest.raises(
+        UserError, match=r"'test': 1 scores .* row 'test-5' first; .* 1e\+30, field 'b' of row 'test-5'"
+    ):
+        evaluate(other, "test", run, WORLD)
+
+
 @pytest.mark.parametrize(
     ("overrides", "changes", "said"),
     [
@@ -313,3 +363,83 @@ def test_scoring_batches_are_as_large_as_the_split_needs() -> None:
         192,
     ]
     assert scoring_batch(10**6, 4096, 3) == 4224  # every rank's part a multiple of 64
+
+
+IDLE = ["optimizer={name: sgd, learning_rate: 1.0e-30}", "model.init_stddev=0"]
+
+
+def weighted_rate(split: str, count: int) -> float:
+    rows = prepared.rows_of(split, count)
+    return float(np.average(rows["labels"].astype(float), weights=rows["weights"].astype(float)))
+
+
+@pytest.fixture(scope="module")
+def idle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainSummary]:
+    """A run that learns nothing."""
+    run = tmp_path_factory.mktemp("runs") / "idle"
+    return run, train(data, run, config(*IDLE, "epochs=1"), WORLD, progress="none")
+
+
+def test_a_fresh_model_begins_at_the_base_rate(data: Path, idle: tuple[Path, TrainSummary]) -> None:
+    run, _ = idle
+    rate = weighted_rate("train", 700)
+    bias = load_model(run)[0].bias.numpy()
+    assert bias == np.float32(np.log(rate / (1 - rate)))
+    (epoch,) = read_history(run)
+    assert epoch["constant_loss"] == pytest.approx(-rate * np.log(rate) - (1 - rate) * np.log(1 - rate), rel=1e-12)
+    assert epoch["normalised_entropy"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_model_that_is_no_better_than_the_constant_is_named(
+    data: Path, idle: tuple[Path, TrainSummary], trained: tuple[Path, TrainSummary]
+) -> None:
+    run, summary = idle
+    (warning,) = summary.warnings
+    assert "no better than a constant" in warning
+    assert evaluate(data, "valid", run, WORLD)["warnings"] == [warning]
+    assert not any("constant" in text for text in evaluate(data, "test", trained[0], WORLD)["warnings"])
+
+
+def test_a_model_that_was_still_improving_is_named(data: Path, tmp_path: Path) -> None:
+    settings = config("epochs=2", "validation.metric=log_loss", "optimizer.learning_rate=0.01")
+    summary = train(data, tmp_path / "run", settings, WORLD, progress="none")
+    assert len(read_history(tmp_path / "run")) == 2
+    assert any("still improving in its last epoch" in text for text in summary.warnings)
+    assert any("still improving" in text for text in evaluate(data, "test", tmp_path / "run", WORLD)["warnings"])
+
+
+def test_weights_of_another_run_bring_their_own_bias(
+    data: Path, trained: tuple[Path, TrainSummary], tmp_path: Path
+) -> None:
+    origin = trained[0]
+    settings = config(*IDLE[:1], "max_steps=1", "optimizer.name=adam")
+    train(data, tmp_path / "run", settings, WORLD, from_checkpoint=origin, progress="none")
+    before, after = (
+        load_model(origin, "latest")[0].bias.numpy(),
+        load_model(tmp_path / "run", "latest")[0].bias.numpy(),
+    )
+    assert after == before != 0
+
+
+@pytest.mark.parametrize("weights", [0.0, 1.0])
+def test_validation_that_cannot_steer_is_named(
+    weights: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Negatives alone, or rows without weight: auc is not defined."""
+    changes = {"labels": np.zeros(40, np.float32)} if weights else {}
+    whole = prepared.write(tmp_path / "train", {"train": 100})
+    other = prepared.write(tmp_path / "valid", {"valid": 40}, weights=np.full(40, weights, np.float32), **changes)
+    (other / "attempt/valid").rename(whole / "attempt/valid")
+    train_part, valid_part = Manifest.load(whole), Manifest.load(other, check_files=False)
+    shards = [shard.model_copy(update={"positives": 0} if weights else {}) for shard in valid_part.shards]
+    train_part.model_copy(update={"shards": [*train_part.shards, *shards], "rows_in": 140, "rows_out": 140}).save(
+        whole
+    )
+    settings = config("epochs=2", "early_stopping={patience: 1}", "reduce_on_plateau={patience: 1}")
+    summary = train(whole, tmp_path / "run", settings, WORLD, progress="lines")
+    said = capsys.readouterr().err
+    assert summary.best is None
+    assert "auc is not defined on split 'valid'" in summary.warnings[0]
+    assert f"warning: {summary.warnings[0]}" in said
+    assert all(one["not_steered"] == summary.warnings[0] for one in read_history(tmp_path / "run"))
+    assert ("validation.metric: log_loss would do" in said) is bool(weights)

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from afm_ctr.errors import UserError
-from afm_ctr.metrics import RMSE, Calibration, Evaluation, ExactAUC, GroupAUC, LogLoss, sigmoid, signed
+from afm_ctr.metrics import (
+    RMSE,
+    Calibration,
+    Constant,
+    Evaluation,
+    ExactAUC,
+    GroupAUC,
+    LogLoss,
+    constant_log_loss,
+    sigmoid,
+    signed,
+)
 
 
 def rows(n: int, seed: int = 0, levels: int = 7) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -236,3 +247,64 @@ def test_evaluation_of_real_labels_is_rmse_alone() -> None:
     assert result["rmse"] == pytest.approx(math.sqrt(0.5)) and "auc" not in result
     with pytest.raises(ValueError, match="binary"):
         Evaluation(loss="log", label="real")
+
+
+def test_log_loss_of_a_constant_is_the_entropy() -> None:
+    assert constant_log_loss(0.5) == pytest.approx(math.log(2), rel=1e-15)
+    assert constant_log_loss(0.2) == pytest.approx(-0.2 * math.log(0.2) - 0.8 * math.log(0.8), rel=1e-15)
+    assert constant_log_loss(1e-12) == pytest.approx(1e-12 * (1 - math.log(1e-12)), rel=1e-9)
+    assert constant_log_loss(0.0) == constant_log_loss(1.0) == 0.0
+
+
+def test_a_constant_is_corrected_as_a_model_is() -> None:
+    # Three of four negatives are not there: a share of 1/2 stands for odds of 1/4, a probability of 0.2.
+    found = constant_log_loss(0.5, math.log(0.25))
+    assert found == pytest.approx(-0.5 * math.log(0.2) - 0.5 * math.log(0.8), rel=1e-15)
+
+
+def test_log_loss_comes_with_the_constants() -> None:
+    labels, scores, weights, _ = rows(300)
+    evaluation = Evaluation()
+    evaluation.update(labels, scores, weights=weights)
+    result = evaluation.result()
+    rate = float(np.dot(labels, weights.astype(float)) / weights.astype(float).sum())
+    expected = log_loss(labels, np.full(300, rate), sample_weight=weights.astype(float))
+    assert result["constant_log_loss"] == pytest.approx(expected, rel=1e-12)
+    assert result["normalised_entropy"] == pytest.approx(result["log_loss"] / expected, rel=1e-12)
+    constant = Evaluation()
+    constant.update(labels, np.full(300, math.log(rate / (1 - rate))), weights=weights)
+    assert constant.result()["normalised_entropy"] == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_normalised_entropy_needs_both_classes(label: int) -> None:
+    evaluation = Evaluation()
+    evaluation.update(np.full(3, label), np.zeros(3))
+    result = evaluation.result()
+    assert (result["constant_log_loss"], result["normalised_entropy"]) == (0.0, None)
+    assert result["reasons"]["normalised_entropy"] == "all rows are of one class"
+
+
+def test_squared_loss_comes_with_the_constants_rmse() -> None:
+    binary = Evaluation(loss="squared")
+    binary.update([1, 0, 0, 0], np.zeros(4))
+    assert binary.result()["constant_rmse"] == pytest.approx(math.sqrt(0.75), rel=1e-15)  # mean of the targets: -1/2
+    real = Evaluation(loss="squared", label="real")
+    real.update([1.0, 4.0, 99.0], np.zeros(3), weights=[2.0, 1.0, 0.0])
+    assert real.result()["constant_rmse"] == pytest.approx(math.sqrt(2.0), rel=1e-15)
+    assert "constant_log_loss" not in real.result()
+
+
+def test_a_constant_merges_without_loss() -> None:
+    rng = np.random.default_rng(3)
+    targets, weights = 1e8 + rng.normal(0, 1, 400), rng.random(400)
+    merged = Constant()
+    for part in np.split(np.arange(400), [1, 150]):
+        one = Constant()
+        one.update(targets[part], weights[part])
+        merged.merge(one.state())
+    merged.merge(Constant().state())
+    mean = math.fsum(targets * weights) / math.fsum(weights)
+    assert merged.mean == pytest.approx(mean, rel=1e-15)
+    assert merged.rmse() == pytest.approx(math.sqrt(np.average((targets - mean) ** 2, weights=weights)), rel=1e-6)
+    assert math.isnan(Constant().rmse())

@@ -120,10 +120,11 @@ def test_intervals_stand_around_the_figures_of_evaluate() -> None:
     split = scored()
     found, evaluated = quality.intervals_of(split), split.figures
     assert evaluated is not None
-    assert list(found) == ["auc", "log_loss", "rmse", "accuracy", "calibration", "ece", "positive_rate"]
-    for name in ("auc", "log_loss", "rmse", "calibration", "ece", "positive_rate"):
+    beside = ["constant_log_loss", "normalised_entropy"]
+    assert list(found) == ["auc", "log_loss", *beside, "rmse", "accuracy", "calibration", "ece", "positive_rate"]
+    for name in ("auc", "log_loss", *beside, "rmse", "calibration", "ece", "positive_rate"):
         assert found[name].value == evaluated[name]
-    for name in set(found) - {"ece"}:
+    for name in set(found) - {"ece", *beside}:
         low, high = found[name].low, found[name].high
         assert low is not None and high is not None and low < found[name].value < high, name
     right = (split.predictions >= 0.5) == (split.labels == 1)
@@ -136,7 +137,10 @@ def test_intervals_stand_around_the_figures_of_evaluate() -> None:
 
 @pytest.mark.parametrize(
     ("loss", "kind", "names"),
-    [("squared", "binary", ["auc", "rmse", "accuracy", "positive_rate"]), ("squared", "real", ["rmse"])],
+    [
+        ("squared", "binary", ["auc", "rmse", "constant_rmse", "accuracy", "positive_rate"]),
+        ("squared", "real", ["rmse", "constant_rmse"]),
+    ],
 )
 def test_only_what_loss_and_label_define_is_told(loss: str, kind: str, names: list[str]) -> None:
     assert list(quality.intervals_of(scored(loss, kind))) == names

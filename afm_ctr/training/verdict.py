@@ -1,0 +1,96 @@
+"""What a user should know of a model before it is used: warnings by the figures of a run, each one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from afm_ctr.training.build import HISTORY
+from afm_ctr.training.callbacks import improves
+from afm_ctr.training.config import TrainConfig
+
+_BY_LOSS = {"log": "log_loss", "squared": "rmse"}
+
+
+def no_better_than_constant(figures: Mapping[str, Any], split: str) -> str | None:
+    """A model whose loss a single number for all rows reaches as well; None: it is better, or that is not defined.
+
+    Args:
+        figures: of :meth:`afm_ctr.metrics.Evaluation.result`.
+        split: that they are of.
+    """
+    for name in _BY_LOSS.values():
+        value, constant = figures.get(name), figures.get(f"constant_{name}")
+        if value is None or not constant or value < constant:
+            continue
+        return (
+            f"the model is no better than a constant: {name} {value:.5f} on split {split!r}, and {constant:.5f} if "
+            "every row is given the split's mean; train for more epochs, try another optimizer.learning_rate, or "
+            "look at the fields"
+        )
+    return None
+
+
+def still_improving(history: Sequence[Mapping[str, Any]], config: TrainConfig) -> str | None:
+    """A run of two epochs or more whose last one was its best; None otherwise.
+
+    Args:
+        history: the epochs so far.
+        config: names the metric.
+    """
+    if config.validation is None:
+        return None
+    metric, direction = config.validation.metric, config.validation.direction
+    values = [one[f"val_{metric}"] for one in history if one.get(f"val_{metric}") is not None]
+    if len(values) < 2:
+        return None
+    before = max(values[:-1]) if direction == "max" else min(values[:-1])
+    if not improves(values[-1], before, direction):
+        return None
+    return (
+        f"the model was still improving in its last epoch: val_{metric} {values[-1]:.6f} after {before:.6f}; more "
+        "epochs are likely to help (the same command with a larger `epochs` continues the run)"
+    )
+
+
+def not_steered(config: TrainConfig, reasons: Mapping[str, str], figures: Mapping[str, Any]) -> str | None:
+    """Why nothing goes by the validation metric, and which one would do; None: the metric is defined.
+
+    Args:
+        config: names the metric, and what would go by it.
+        reasons: of the metrics that are not defined.
+        figures: of the others.
+    """
+    if config.validation is None or config.validation.metric not in reasons:
+        return None
+    split, metric = config.validation.split, config.validation.metric
+    off = ["no best epoch (the latest checkpoint is evaluated and exported)"]
+    off += ["no early stopping"] * (config.early_stopping is not None)
+    off += ["no lower learning rate on a plateau"] * (config.reduce_on_plateau is not None)
+    other = _BY_LOSS[config.loss]
+    remedy = (
+        f"validation.metric: {other} would do"
+        if figures.get(other) is not None
+        else "take a split with labelled rows of a weight above 0"
+    )
+    return f"{metric} is not defined on split {split!r} ({reasons[metric]}): {', '.join(off)}; {remedy}"
+
+
+def warnings_of(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All warnings by the history of a run: at its best epoch, or the last one where none is best."""
+    if config.validation is None or not history:
+        return []
+    key, best = f"val_{config.validation.metric}", max if config.validation.direction == "max" else min
+    valued = [one for one in history if one.get(key) is not None]
+    judged = best(valued, key=lambda one: float(one[key])) if valued else history[-1]
+    figures = {name.removeprefix("val_"): value for name, value in judged.items() if name.startswith("val_")}
+    found = [history[-1].get("not_steered"), no_better_than_constant(figures, config.validation.split)]
+    return [text for text in (*found, still_improving(history, config)) if text is not None]
+
+
+def history_of(folder: Path) -> list[dict[str, Any]]:
+    """The epochs of a run as far as its folder holds them."""
+    path = folder / HISTORY
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
