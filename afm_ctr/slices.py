@@ -49,8 +49,10 @@ def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Ten
         count: int64 scalar.
 
     Returns:
-        ``[count, ...]`` in the dtype of the values.
+        ``[count, ...]`` in the dtype of the values; half floats are added as float32.
     """
+    if values.dtype in (tf.float16, tf.bfloat16):
+        return tf.cast(add_rows(tf.cast(values, tf.float32), position, count), values.dtype)
     if values.dtype not in (tf.float32, tf.float64) or tf.config.get_visible_devices("GPU"):
         return tf.math.unsorted_segment_sum(values, position, count)
     # On CPUs a product with the sparse matrix of ones in these places takes a fifth of the segment sum's time.

@@ -126,8 +126,7 @@ class GradientExchange:
         with tf.name_scope("merge"):
             for place, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
                 if isinstance(gradient, tf.IndexedSlices):
-                    merged = merge_slices(gradient)
-                    sums[place] = change_values(merged, _wide(merged.values))
+                    sums[place] = merge_slices(change_values(gradient, _wide(gradient.values)))
                     if is_replicated(variable) and self.world.size > 1:
                         form = _known(getattr(variable, "exchange", self._form))
                         alike = (id(sums[place].indices), raw_variable(variable).shape[0], sums[place].dtype, form)

@@ -64,7 +64,8 @@ class ValidationConfig(Strict):
 
     Attributes:
         split: of the data set.
-        metric: what says which epoch is the best, when to stop and when to lower the learning rate.
+        metric: what says which epoch is the best, when to stop and when to lower the learning rate. Where the split
+            does not define it (AUC of one class, rows without weight), the run says that nothing goes by it.
     """
 
     split: str = Field(default="valid", min_length=1)

@@ -307,3 +307,33 @@ def test_the_order_of_a_shard_is_a_permutation_by_seed_and_chunk() -> None:
     # The published first outputs of splitmix64 from 0 begin with E2, 6E, 06, F8, 1B.
     assert shuffled(5, 0, 0).tolist() == [2, 4, 1, 0, 3]
     assert len(shuffled(0, 0, 0)) == 0
+
+
+def test_the_manifest_is_the_last_file_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it appears all that a reader may look for has its final bytes."""
+    out, seen = tmp_path / "out", {}
+
+    def content() -> dict[str, bytes]:
+        return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name[0] != "."}
+
+    def save(self: Manifest, folder: Any) -> None:
+        seen.update(content())
+        write(self, folder)
+
+    write = Manifest.save
+    monkeypatch.setattr(Manifest, "save", save)
+    spec = schema([*FIELDS, {"name": "user", "kind": "categorical", "encoding": {"kind": "vocabulary"}}])
+    run(tmp_path, log(40) + b"what,is,this,row,x\n", schema=spec, chunk_bytes=300)
+    assert set(content()) - set(seen) == {"manifest.json"}
+    assert {name: data for name, data in content().items() if name != "manifest.json"} == seen
+    assert {Path(name).parts[0] for name in seen} >= {"schema.yaml", "vocab", "rejects"}
+
+
+def test_a_manifest_holds_the_sums_of_weights_and_labels(tmp_path: Path) -> None:
+    run(tmp_path, log(40), schema=schema(weight="price"), split="column:part", chunk_bytes=300)
+    for split, shift in (("train", 0), ("valid", 1), ("test", 2)):
+        sums = [shard.label_sums for shard in Manifest.load(tmp_path / "out").shards if shard.split == split]
+        rows = range(shift, 40, 3)
+        assert len(sums) > 1 and None not in sums
+        assert sum(weight for weight, _ in sums) == sum(i + 0.5 for i in rows)  # type: ignore[misc]
+        assert sum(labels for _, labels in sums) == sum(i + 0.5 for i in rows if i % 3 == 0)  # type: ignore[misc]

@@ -73,8 +73,23 @@ def test_tail_takes_whole_rows_from_the_end() -> None:
     rule = parse_rule("tail:0.1/0.2").with_rows(19)
     assert rule.ends == (15, 16, 19)
     assert assign(rule, ["x"] * 19) == ["train"] * 15 + ["valid"] + ["test"] * 3
-    assert parse_rule("tail:0.3").with_rows(10).ends == (7, 10)  # exactly 3, where 10 * 0.3 in binary may not be
     assert assign(parse_rule("tail:0.3").with_rows(10), ["x"] * 10)[6:] == ["train", "test", "test", "test"]
+
+
+@pytest.mark.parametrize(
+    ("share", "rows", "test"), [("0.29", 100, 29), ("0.57", 100, 57), ("0.07", 300, 21), ("0.1", 30, 3)]
+)
+def test_shares_of_a_tail_are_decimals_and_not_floats(share: str, rows: int, test: int) -> None:
+    """As a float 0.29 of 100 is 28.999999999999996: a row less."""
+    assert parse_rule(f"tail:{share}").with_rows(rows).ends == (rows - test, rows)
+    twice = parse_rule(f"tail:{share}/{share}").with_rows(rows) if 2 * test < rows else None
+    assert twice is None or twice.ends == (rows - 2 * test, rows - test, rows)
+
+
+def test_a_float_would_fall_short_of_a_share() -> None:
+    assert (
+        int(100 * 0.29) == 28 and int(300 * 0.07) == 21 and int(100 * 0.57) == 56
+    )  # or the test above shows nothing
 
 
 def test_column_files_index_and_none() -> None:

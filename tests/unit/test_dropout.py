@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from afm_ctr.interactions import stateless_keep
+from afm_ctr.interactions.dropout import drop_threshold
 
 
 def test_dropout_masks_belong_to_the_row() -> None:
@@ -18,6 +19,19 @@ def test_dropout_masks_belong_to_the_row() -> None:
     np.testing.assert_array_equal(stateless_keep(rows, np.array([7, 0, 49]), 0.3, 1, 2).numpy(), mask[:, [7, 0, 49]])
     assert np.any(stateless_keep(rows, 50, 0.3, 1, 3).numpy() != mask)
     assert np.any(stateless_keep(rows, 50, 0.3, 2, 2).numpy() != mask)
+
+
+@pytest.mark.parametrize(
+    ("rate", "threshold"),
+    [(0.0, 0), (2**-24, 1), (0.003, 50_332), (0.125, 2_097_152), (0.155, 2_600_468), (0.5, 8_388_608)],
+)
+def test_24_bits_of_a_rate_count(rate: float, threshold: int) -> None:
+    assert drop_threshold(rate) == threshold
+
+
+def test_a_rate_below_one_percent_drops() -> None:
+    dropped = stateless_keep(tf.range(5000, dtype=tf.int64), 200, 0.003, seed=11, salt=1).numpy() == 0
+    assert abs(dropped.mean() - 0.003) < 4 * np.sqrt(0.003 / dropped.size)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

@@ -188,6 +188,16 @@ def test_calibration_by_hand() -> None:
         metric.update([1], [-0.5])
 
 
+def test_calibration_error_weighs_its_bins() -> None:
+    """Two bins: one of weight 6 that is off by 1/2, one of weight 2 that is right. The plain mean would be 1/4."""
+    metric = Calibration(bins=2)
+    metric.update([1, 0, 1, 1], [0.25, 0.25, 1.0, 1.0], [4.5, 1.5, 1, 1])
+    low, high = metric.curve()
+    assert (low.weight, low.predicted, low.observed) == (6, 0.25, 0.75)
+    assert (high.weight, high.predicted, high.observed) == (2, 1.0, 1.0)
+    assert metric.ece() == 0.375
+
+
 def test_calibration_keeps_equal_predictions_together_and_loses_no_weight() -> None:
     labels, logits, weights, _ = rows(1000, 2)
     metric = Calibration(bins=5)

@@ -232,3 +232,12 @@ def test_mistakes_are_named() -> None:
         optimizers.SGD(weight_decay=0.1)
     with pytest.raises(ValueError, match="no option 'momentun'"):
         optimizers.SGD(momentun=0.1)
+
+
+def test_adagrads_epsilon_stands_under_the_root() -> None:
+    """n = 0 + 9, ε = 7: √(9 + 7) = 4, where √9 + 7 would be 10."""
+    variable = keras.Variable(np.array([1.0], np.float32))
+    optimizer = optimizers.build("adagrad", learning_rate=2.0, initial_accumulator_value=0.0, epsilon=7.0)
+    optimizer.build([variable])
+    optimizer.apply([tf.constant([3.0])], [variable])
+    assert variable.numpy().tolist() == [1.0 - 2.0 * 3.0 / 4.0]

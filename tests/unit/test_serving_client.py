@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -207,6 +208,25 @@ def test_nobody_there_is_unavailable_and_named() -> None:
             client.predict({"A": ["x"]})
         with pytest.raises(Unavailable, match=r"model afm at localhost:1 was not ready in 0\.3 s"):
             client.wait_ready(0.3)
+
+
+def test_wait_ready_gives_up_on_a_socket_that_never_answers() -> None:
+    """By its own budget, not by that of a call, which is an hour here."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        Client(f"127.0.0.1:{silent.getsockname()[1]}", timeout=3600) as client,
+    ):
+        said: list[str] = []
+
+        def wait() -> None:
+            with pytest.raises(Unavailable) as caught:
+                client.wait_ready(0.5)
+            said.append(str(caught.value))
+
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        waiting.join(30)
+        assert said and "was not ready in 0.5 s" in said[0]
 
 
 def test_wait_ready_waits_for_the_version_to_be_available(fake: tuple[Fake, int]) -> None:

@@ -46,6 +46,18 @@ def test_row_form_with_several_inputs_takes_objects() -> None:
     assert arrays["v"].tolist() == [[1.0], [2.0]]
 
 
+@pytest.mark.parametrize("value", [2**53 + 1, -(2**53) - 1, 2**60 + 1, 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize(
+    "body", [{"instances": [[0]]}, {"instances": [{"x": 0}]}, {"inputs": [0]}, {"inputs": {"x": [0]}}]
+)
+def test_whole_numbers_that_no_float_holds_pass_unchanged(value: int, body: dict[str, Any]) -> None:
+    found = read(json.dumps(body).replace("0", str(value)).encode(), x="int64")["x"]
+    assert found.dtype == np.int64 and found.reshape(-1).tolist() == [value]
+    response = predict_pb2.PredictResponse()
+    tensors.to_proto(np.array([value], np.int64), response.outputs["y"])
+    assert json.loads(format_answer(response, by_row=True)) == {"predictions": [value]}
+
+
 def test_column_form() -> None:
     arrays = read({"inputs": {"s": ["a", "b"], "v": [[1], [2]]}}, s="string", v="int32")
     assert arrays["s"].tolist() == [b"a", b"b"]

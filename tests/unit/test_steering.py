@@ -1,0 +1,113 @@
+"""What goes by the figures of an epoch: best, early stopping, plateau; both directions, to the last step."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from afm_ctr.training.callbacks import BestSoFar, EarlyStopping, ReduceOnPlateau, improves
+
+MAX = [0.50, 0.60, 0.6001, 0.59]
+MIN = [-value for value in MAX]
+
+
+def run(callback: Any, values: list[float | None], rate: float = 1.0) -> list[float]:
+    """The learning rates after each epoch of a run that ends when it is told to."""
+    callback.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=rate), stop_training=False))
+    rates = []
+    for epoch, value in enumerate(values):
+        callback.on_epoch_end(epoch, {"m": value})
+        rates.append(callback.model.optimizer.learning_rate)
+        if callback.model.stop_training:
+            break
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("value", "best", "direction", "min_delta", "expected"),
+    [
+        (0.60, None, "max", 0.0, True),
+        (0.61, 0.60, "max", 0.0, True),
+        (0.60, 0.60, "max", 0.0, False),
+        (0.59, 0.60, "max", 0.0, False),
+        (0.62, 0.60, "max", 0.05, False),
+        (0.66, 0.60, "max", 0.05, True),
+        (0.58, 0.60, "max", 0.05, False),
+        (0.59, 0.60, "min", 0.0, True),
+        (0.60, 0.60, "min", 0.0, False),
+        (0.61, 0.60, "min", 0.0, False),
+        (0.58, 0.60, "min", 0.05, False),
+        (0.54, 0.60, "min", 0.05, True),
+        (0.62, 0.60, "min", 0.05, False),
+    ],
+)
+def test_an_improvement_is_larger_than_min_delta(
+    value: float, best: float | None, direction: Any, min_delta: float, expected: bool
+) -> None:
+    assert improves(value, best, direction, min_delta) is expected
+
+
+@pytest.mark.parametrize(("direction", "values"), [("max", MAX), ("min", MIN)])
+@pytest.mark.parametrize(("min_delta", "epochs"), [(0.0, 4), (0.01, 3), (0.2, 2)])
+def test_early_stopping_counts_a_small_gain_as_none(
+    direction: Any, values: list[float | None], min_delta: float, epochs: int
+) -> None:
+    callback = EarlyStopping("m", direction, patience=1, min_delta=min_delta)
+    assert len(run(callback, values)) == epochs
+    assert callback.stopped
+
+
+@pytest.mark.parametrize(("direction", "values"), [("max", MAX), ("min", MIN)])
+@pytest.mark.parametrize(
+    ("min_delta", "rates"),
+    [(0.0, [1, 1, 1, 0.5]), (0.01, [1, 1, 0.5, 0.25]), (0.2, [1, 0.5, 0.25, 0.125])],
+)
+def test_a_plateau_counts_a_small_gain_as_none(
+    direction: Any, values: list[float | None], min_delta: float, rates: list[float]
+) -> None:
+    callback = ReduceOnPlateau("m", direction, factor=0.5, patience=1, min_delta=min_delta)
+    assert run(callback, values) == rates
+
+
+def test_a_plateau_waits_anew_after_it_has_lowered_the_rate() -> None:
+    callback = ReduceOnPlateau("m", "max", factor=0.5, patience=2)
+    assert run(callback, [0.5, 0.4, 0.4, 0.4, 0.4, 0.6, 0.5, 0.5]) == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+
+
+def test_a_gain_ends_the_wait_of_a_plateau() -> None:
+    callback = ReduceOnPlateau("m", "min", factor=0.5, patience=2)
+    assert run(callback, [0.5, 0.6, 0.4, 0.5, 0.45]) == [1, 1, 1, 1, 0.5]
+
+
+def test_the_rate_stays_above_its_floor_and_never_rises() -> None:
+    values: list[float | None] = [0.5, 0.5, 0.5, 0.5]
+    assert run(ReduceOnPlateau("m", "max", 0.5, 1, min_learning_rate=0.3), values) == [1, 0.5, 0.3, 0.3]
+    assert run(ReduceOnPlateau("m", "max", 0.5, 1, min_learning_rate=0.3), values, rate=0.2) == [0.2, 0.2, 0.2, 0.2]
+
+
+def test_an_epoch_without_the_metric_does_not_count() -> None:
+    early = EarlyStopping("m", "max", patience=2)
+    assert len(run(early, [0.5, None, 0.4, None, None, 0.4, 0.4])) == 6
+
+
+@pytest.mark.parametrize(("direction", "values", "best"), [("max", MAX, 0.6001), ("min", MIN, -0.6001)])
+def test_the_best_epoch_needs_no_margin(direction: Any, values: list[float | None], best: float) -> None:
+    callback = BestSoFar("m", direction)
+    run(callback, values)
+    assert (callback.value, callback.epoch, callback.improved) == (best, 2, False)
+
+
+@pytest.mark.parametrize("kind", [EarlyStopping, ReduceOnPlateau])
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_state_taken_up_decides_alike(kind: Any, cut: int) -> None:
+    options: dict[str, Any] = {"patience": 2, "min_delta": 0.05}
+    options |= {"factor": 0.5} if kind is ReduceOnPlateau else {}
+    values: list[float | None] = [0.5, 0.52, 0.56, 0.57, 0.58]
+    whole, first, second = (kind("m", "max", **options) for _ in range(3))
+    rates = run(whole, values)
+    before = run(first, values[:cut])
+    second.set_state(first.get_state())
+    assert before + run(second, values[cut:], rate=before[-1]) == rates
+    assert second.get_state() == whole.get_state()
