@@ -116,7 +116,7 @@ class EpochEnds:
         if self._validate is None:
             return {}
         found = self._validate()
-        figures = {
+        figures: dict[str, Any] = {
             f"val_{name}": value for name, value in found.items() if isinstance(value, (int, float, type(None)))
         }
         for name, reason in found["reasons"].items():
