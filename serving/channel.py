@@ -1,9 +1,10 @@
-"""Connections: where the servers are, how calls are spread, repeated and secured."""
+"""Channels: where the servers are, and how they are reached."""
 
 from __future__ import annotations
 
 import json
-import socket
+import os
+import re
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,18 +12,10 @@ from typing import Any
 
 import grpc
 
-# A call that nobody answered is safe to repeat: scoring changes nothing. gRPC does so itself, within the deadline.
-_RETRY = {
-    "maxAttempts": 5,
-    "initialBackoff": "0.1s",
-    "maxBackoff": "2s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
-_SERVICES = [{"service": f"tensorflow.serving.{name}"} for name in ("PredictionService", "ModelService")]
 _OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.enable_retries", 1),
-    ("grpc.per_rpc_retry_buffer_size", 1 << 28),  # the default of 256 kB silently gives up retries of larger requests
+    # Of a name with several addresses all are asked. The client repeats calls by itself: gRPC cannot tell a server
+    # that is going down from one that is overloaded.
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -31,6 +24,11 @@ _OPTIONS: list[tuple[str, Any]] = [
     # Clients of one process would otherwise share a connection, and a test or a tool could not count on its own.
     ("grpc.use_local_subchannel_pool", 1),
 ]
+_RESOLVED_BY_GRPC = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):.+")
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s\[\]:/,@?#]+):([0-9]+)", re.ASCII)
+# What gRPC reads; of each the first that is set.
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+_NO_PROXIES = ("no_grpc_proxy", "no_proxy")
 
 
 def tls_credentials(
@@ -55,56 +53,74 @@ def tls_credentials(
     return grpc.ssl_channel_credentials(root, private, chain)
 
 
-def open_channel(
-    targets: Sequence[str],
-    credentials: grpc.ChannelCredentials | None,
-    server_name: str | None,
-    wait_for_ready: bool,
-) -> grpc.Channel:
-    """A channel to one or several servers.
-
-    Args:
-        targets: host:port each; a single one may be any name that gRPC resolves, such as ``dns:///afm:8500``.
-            Requests go round all the addresses behind them. Several names are resolved once, now.
-        credentials: TLS; None: plain.
-        server_name: The name that the server's certificate must hold, where it is not the target's.
-        wait_for_ready: Calls wait for a connection until their deadline, and do not fail while there is none.
+def read_targets(target: str | Sequence[str]) -> list[str]:
+    """One target, several with commas, or a list of them, checked.
 
     Raises:
-        ValueError: no target, or one of several that is not host:port or has no address.
+        ValueError: no target, or one that is neither host:port nor a name that gRPC resolves, such as ``dns:///afm``.
     """
-    config = {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "methodConfig": [{"name": _SERVICES, "waitForReady": wait_for_ready, "retryPolicy": _RETRY}],
-    }
-    options = [*_OPTIONS, ("grpc.service_config", json.dumps(config))]
-    name = server_name or (targets[0].rpartition(":")[0] if len(targets) > 1 else None)
-    if name and credentials is not None:
-        options.append(("grpc.ssl_target_name_override", name))
-    if name:
-        options.append(("grpc.default_authority", name))
-    address = _address(targets)
-    if credentials is None:
-        return grpc.insecure_channel(address, options=options)
-    return grpc.secure_channel(address, credentials, options=options)
-
-
-def _address(targets: Sequence[str]) -> str:
+    if isinstance(target, str):
+        several = not target.startswith(("ipv4:", "ipv6:"))  # those hold commas of their own
+        targets = [part.strip() for part in target.split(",")] if several else [target]
+    else:
+        targets = [str(part).strip() for part in target]
     if not targets:
         raise ValueError("no target: give host:port of a server")
-    if len(targets) == 1:
-        return targets[0]
-    found: list[str] = []
-    for target in targets:
-        host, _, port = target.rpartition(":")
-        try:
-            addresses = socket.getaddrinfo(host.strip("[]"), int(port), socket.AF_INET, socket.SOCK_STREAM)
-        except (ValueError, OSError) as error:
-            raise ValueError(
-                f"target {target}: of several, each must be host:port with an IPv4 address ({error})"
-            ) from None
-        found += [f"{item[4][0]!s}:{port}" for item in addresses]
-    return "ipv4:" + ",".join(dict.fromkeys(found))
+    for one in targets:
+        _check_target(one)
+    return targets
+
+
+def open_channels(
+    targets: Sequence[str], credentials: grpc.ChannelCredentials | None, server_name: str | None
+) -> list[grpc.Channel]:
+    """A channel to each server, so that the certificate of each is held against its own name.
+
+    Args:
+        targets: Of :func:`read_targets`. Requests also go round all the addresses behind one name.
+        credentials: TLS; None: plain.
+        server_name: The name that the servers' certificates must hold, where it is not the target's.
+    """
+    options = list(_OPTIONS)
+    if server_name is not None:
+        options.append(("grpc.default_authority", server_name))
+        if credentials is not None:
+            options.append(("grpc.ssl_target_name_override", server_name))
+    if credentials is None:
+        return [grpc.insecure_channel(target, options=options) for target in targets]
+    return [grpc.secure_channel(target, credentials, options=options) for target in targets]
+
+
+def proxy_in_the_way(targets: Sequence[str]) -> str:
+    """The variable that makes gRPC reach a target through a proxy, as ``http_proxy=http://proxy:3128``; or nothing.
+
+    User and password are left out.
+    """
+    name = next((name for name in _PROXIES if os.environ.get(name)), None)
+    if name is None:
+        return ""
+    excepted = next(filter(None, (os.environ.get(name) for name in _NO_PROXIES)), "")
+    suffixes = tuple(part.strip() for part in excepted.split(",") if part.strip())
+    hosts = [one.rpartition(":")[0].rpartition("/")[2].strip("[]") for one in targets if not one.startswith("unix")]
+    if not any("*" not in suffixes and not host.endswith(suffixes) for host in hosts):
+        return ""
+    return f"{name}={re.sub(r'//[^/]*@', '//', os.environ[name])}"
+
+
+def _check_target(target: str) -> None:
+    if _RESOLVED_BY_GRPC.fullmatch(target):
+        return
+    if not target:
+        raise ValueError("a target is empty: give host:port of a server")
+    if "://" in target:
+        rest = target.partition("://")[2].rstrip("/")
+        raise ValueError(f"target {target} is a URL; the gRPC API has none: give host:port, such as {rest}")
+    found = _HOST_AND_PORT.fullmatch(target)
+    if found is None:
+        hint = f"{target}:8500" if re.fullmatch(r"[\w.-]+", target) else "localhost:8500 or [::1]:8500"
+        raise ValueError(f"target {target} is not host:port; give such as {hint}")
+    if not 1 <= int(found[2][:6]) <= 65535:
+        raise ValueError(f"target {target}: the port must be from 1 to 65535")
 
 
 def _check(ca: str | Path | None, certificate: str | Path | None, key: str | Path | None) -> None:

@@ -10,9 +10,11 @@ Example:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from serving.answers import (
     Metadata,
@@ -70,7 +72,8 @@ class Client(Connection):
             For each row its outputs, such as ``{"probability": 0.031, "logit": -3.44, "bad_cells": 0}``.
 
         Raises:
-            ServingError: as :meth:`predict`; InvalidArgument names the row (from 0) and the column, before sending.
+            ServingError: as :meth:`predict`; InvalidArgument names the row (from 0) and the column, before sending;
+                BadCells names the first row with cells that the server could not read.
             ValueError: a ``batch_size`` below 1.
         """
         for part in self._score(rows, batch_size, signature, outputs):
@@ -79,8 +82,7 @@ class Client(Connection):
     def score(self, rows: Any, batch_size: int = 256, signature: str = "raw", outputs: Sequence[str] = ()) -> Scores:
         """Score rows like :meth:`score_rows`; the outputs are arrays over all rows, in their order."""
         parts = list(self._score(rows, batch_size, signature, outputs))
-        specs = {} if parts else self.signature(signature).outputs
-        return join(parts, {name: spec for name, spec in specs.items() if not outputs or name in outputs})
+        return join(parts, {} if parts else self._outputs_of(signature, outputs))
 
     def explain(
         self,
@@ -135,20 +137,45 @@ class Client(Connection):
             raise InvalidArgument(f"signature {signature} takes other inputs than strings: {', '.join(others)}")
         return sorted(inputs)
 
+    def submit(self, inputs: Mapping[str, Any], signature: str = "raw", outputs: Sequence[str] = ()) -> Pending:
+        """Send a request and do not wait; arguments as in :meth:`predict`.
+
+        A request without rows is answered here: a server that batches never answers it.
+        """
+        if any(_has_no_rows(value) for value in inputs.values()):
+            nothing = join([], self._outputs_of(signature, outputs))
+            version = self._known.version if self._known is not None else 0
+            return Pending(lambda: Outputs(nothing, version), lambda: None)
+        return super().submit(inputs, signature, outputs)
+
+    def _outputs_of(self, signature: str, outputs: Sequence[str]) -> dict[str, TensorSpec]:
+        specs = self.signature(signature or "serving_default").outputs
+        return {name: spec for name, spec in specs.items() if not outputs or name in outputs}
+
     def _score(self, rows: Any, batch_size: int, signature: str, outputs: Sequence[str]) -> Iterator[Outputs]:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
         pending: deque[tuple[Chunk, Pending]] = deque()
         try:
             for chunk in split(rows, batch_size):
-                pending.append((chunk, self.submit(self._encode(chunk, signature), signature, outputs)))
+                inputs = self._encode(chunk, signature)
+                pending.append((chunk, self._send(inputs, signature, self._with_bad_cells(signature, outputs))))
                 if len(pending) >= self.max_in_flight:
-                    yield self._result(*pending.popleft())
+                    yield self._chosen(self._finish(*pending.popleft()), outputs)
             while pending:
-                yield self._result(*pending.popleft())
+                yield self._chosen(self._finish(*pending.popleft()), outputs)
         finally:
             for _, call in pending:
                 call.cancel()
+
+    def _with_bad_cells(self, signature: str, outputs: Sequence[str]) -> Sequence[str]:
+        """The outputs to ask for: also the one that says whether the others are to be trusted."""
+        if not outputs or self.allow_bad_cells or "bad_cells" not in self.signature(signature).outputs:
+            return outputs
+        return list(dict.fromkeys([*outputs, "bad_cells"]))
+
+    def _chosen(self, answer: Outputs, outputs: Sequence[str]) -> Outputs:
+        return Outputs({n: a for n, a in answer.items() if not outputs or n in outputs}, answer.version)
 
     def _encode(self, chunk: Chunk, signature: str) -> dict[str, Any]:
         fresh = self._known is None
@@ -160,15 +187,22 @@ class Client(Connection):
         self._known = None  # another version may have come since, which takes what the one we asked did not
         return encode(chunk, self.signature(signature).inputs)
 
-    def _result(self, chunk: Chunk, call: Pending) -> Outputs:
+    def _finish(self, chunk: Chunk, call: Pending) -> Outputs:
         try:
-            return call.result()
+            answer = call.result()
         except InvalidArgument as error:
             self._known = None
             raise type(error)(f"rows from {chunk.start}: {error}") from None
+        return self._checked(answer, chunk.start)
 
     def _answered_by(self, version: int) -> None:
         if version not in self._versions:
             self._versions |= {version}
             if self._known is not None and self._known.version != version:
                 self._known = None
+
+
+def _has_no_rows(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.shape[:1] == (0,)
+    return isinstance(value, (list, tuple)) and not value

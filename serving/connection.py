@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
+import numpy as np
 
 from serving import tensors
 from serving.answers import Metadata, Outputs, VersionStatus, read_metadata, read_prediction, read_status
-from serving.channel import open_channel
-from serving.errors import DeadlineExceeded, InvalidArgument, NotFound, ServingError, Unavailable, from_rpc
+from serving.calls import Call, Method, Servers
+from serving.channel import open_channels, proxy_in_the_way, read_targets
+from serving.errors import (
+    BadCells,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    ServingError,
+    Unavailable,
+    from_rpc,
+)
 from serving.protos import wire_pb2 as wire
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -23,29 +33,21 @@ _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 class Pending:
     """An answer on its way; see :meth:`Connection.submit`."""
 
-    def __init__(self, call: Any, connection: Connection):
-        self._call = call
-        self._connection = connection
+    def __init__(self, wait: Callable[[], Outputs], cancel: Callable[[], object]):
+        self._wait = wait
+        self._cancel = cancel
 
     def result(self) -> Outputs:
-        """Wait for the answer.
+        """Wait for the answer; a call that must be repeated is repeated here.
 
         Raises:
             ServingError: one of its kinds, by what the server said or did not say.
         """
-        try:
-            response = self._call.result()
-        except grpc.RpcError as error:
-            raise self._connection._typed(error) from None
-        except grpc.FutureCancelledError:
-            raise ServingError(f"the call to {self._connection.target} was cancelled", "CANCELLED") from None
-        outputs = read_prediction(response)
-        self._connection._answered_by(outputs.version)
-        return outputs
+        return self._wait()
 
     def cancel(self) -> None:
         """Give up the answer."""
-        self._call.cancel()
+        self._cancel()
 
 
 class Connection:
@@ -53,7 +55,7 @@ class Connection:
 
     Args:
         target: host:port of the server's gRPC API, or any name that gRPC resolves, such as ``dns:///afm:8500``; or
-            several host:port, as a list or with commas. Requests go round all the servers that answer.
+            several of them, as a list or with commas. Requests go round all the servers that answer.
         model_name: The model's name there.
         version: Ask this version alone; default: the one that the server holds for the latest.
         label: Ask the version of this label (TF Serving maps labels to versions); excludes ``version``.
@@ -63,11 +65,14 @@ class Connection:
         server_name: The name that the server's certificate holds, where it is not the target's.
         metadata: gRPC metadata that goes with every call, such as a token.
         wait_for_ready: While no server can be reached, calls wait until their deadline. By default they fail with
-            Unavailable after five attempts, within two seconds or so.
+            Unavailable after five attempts, within two seconds or so. A server that is overloaded is always asked
+            again until the deadline, after longer and longer pauses.
+        allow_bad_cells: Give the scores of rows with cells that the server could not read and took for missing (the
+            output ``bad_cells`` counts them). By default such rows raise BadCells.
 
     Raises:
-        ValueError: both ``version`` and ``label``, a ``timeout`` or ``max_in_flight`` that is not positive, or a list
-            of targets that are not host:port.
+        ValueError: both ``version`` and ``label``, a ``timeout`` or ``max_in_flight`` that is not positive, or a
+            target that is not host:port.
     """
 
     def __init__(
@@ -83,26 +88,28 @@ class Connection:
         server_name: str | None = None,
         metadata: Sequence[tuple[str, str | bytes]] = (),
         wait_for_ready: bool = False,
+        allow_bad_cells: bool = False,
     ):
         if version is not None and label is not None:
             raise ValueError("give version or label, not both")
         if not timeout > 0 or max_in_flight < 1:
             raise ValueError(f"timeout={timeout} and max_in_flight={max_in_flight} must be positive")
-        targets = [part.strip() for part in target.split(",")] if isinstance(target, str) else list(target)
-        if isinstance(target, str) and target.startswith(("ipv4:", "ipv6:")):
-            targets = [target]
+        targets = read_targets(target)
         self.target = ",".join(targets)
         self.model_name = model_name
         self.version = version
         self.label = label
         self.timeout = timeout
         self.max_in_flight = max_in_flight
+        self.wait_for_ready = wait_for_ready
+        self.allow_bad_cells = allow_bad_cells
         self._secure = credentials is not None
+        self._proxy = proxy_in_the_way(targets)
         self._call_metadata = list(metadata) or None
-        self._channel = open_channel(targets, credentials, server_name, wait_for_ready)
-        self._predict = self._method(_PREDICT, wire.PredictResponse)
-        self._get_metadata = self._method(_METADATA, wire.GetModelMetadataResponse)
-        self._get_status = self._method(_STATUS, wire.GetModelStatusResponse)
+        self._servers = Servers(open_channels(targets, credentials, server_name))
+        self._predict = self._servers.method(_PREDICT, wire.PredictResponse)
+        self._get_metadata = self._servers.method(_METADATA, wire.GetModelMetadataResponse)
+        self._get_status = self._servers.method(_STATUS, wire.GetModelStatusResponse)
 
     def build_request(
         self, inputs: Mapping[str, Any], signature: str = "raw", outputs: Sequence[str] = ()
@@ -122,8 +129,8 @@ class Connection:
 
     def submit(self, inputs: Mapping[str, Any], signature: str = "raw", outputs: Sequence[str] = ()) -> Pending:
         """Send a request and do not wait; arguments as in :meth:`predict`."""
-        request = self.build_request(inputs, signature, outputs)
-        return Pending(self._predict.future(request, timeout=self.timeout, metadata=self._call_metadata), self)
+        pending = self._send(inputs, signature, outputs)
+        return Pending(lambda: self._checked(pending.result()), pending.cancel)
 
     def predict(self, inputs: Mapping[str, Any], signature: str = "raw", outputs: Sequence[str] = ()) -> Outputs:
         """Ask for the outputs of one batch.
@@ -137,22 +144,30 @@ class Connection:
             Arrays by output name, first dimension B, and the version that answered.
 
         Raises:
-            ServingError: Unavailable, DeadlineExceeded, InvalidArgument or NotFound, or itself for the rest.
+            ServingError: Unavailable, DeadlineExceeded, InvalidArgument or NotFound, or itself for the rest. BadCells
+                where the answer has an output ``bad_cells`` that says so and ``allow_bad_cells`` is off.
         """
         return self.submit(inputs, signature, outputs).result()
 
     def status(self, timeout: float | None = None) -> list[VersionStatus]:
-        """The model's versions as the server sees them, by number; only the client's own if it has one."""
-        request = wire.GetModelStatusRequest(model_spec=self._model_spec())
-        return read_status(self._wait(self._get_status, request, timeout))
+        """The model's versions as the server sees them, by number; only the client's own if it has one.
+
+        TensorFlow Serving ignores labels here, so the version of a label is asked for first, by GetModelMetadata.
+        """
+        end = time.monotonic() + (self.timeout if timeout is None else timeout)
+        spec = self._model_spec()
+        if self.label is not None:
+            spec.version.value = self.metadata(timeout).version
+        request = wire.GetModelStatusRequest(model_spec=spec)
+        return read_status(self._ask(self._get_status, request, max(end - time.monotonic(), 0.01)))
 
     def metadata(self, timeout: float | None = None) -> Metadata:
         """Version and signatures of the model that would answer now."""
         request = wire.GetModelMetadataRequest(model_spec=self._model_spec(), metadata_field=["signature_def"])
-        return read_metadata(self._wait(self._get_metadata, request, timeout))
+        return read_metadata(self._ask(self._get_metadata, request, timeout))
 
     def wait_ready(self, timeout: float = 60.0) -> VersionStatus:
-        """Wait until the model answers: by GetModelStatus, so that it also works where nothing else is allowed.
+        """Wait until the model answers: by GetModelStatus, and for a label by GetModelMetadata as well.
 
         Returns:
             The newest version that is available.
@@ -161,6 +176,7 @@ class Connection:
             Unavailable: not within ``timeout`` seconds; the message says what was seen last.
         """
         end = time.monotonic() + timeout
+        not_yet = (Unavailable, NotFound, DeadlineExceeded, *([InvalidArgument] if self.label else []))
         while True:
             try:
                 versions = self.status(timeout=min(self.timeout, max(end - time.monotonic(), 0.01)))
@@ -168,7 +184,7 @@ class Connection:
                 if ready:
                     return ready[-1]
                 seen = "; ".join(f"version {v.version} {v.state} {v.error_message}".strip() for v in versions)
-            except (Unavailable, NotFound, DeadlineExceeded) as error:
+            except not_yet as error:  # a label that is not there yet is INVALID_ARGUMENT
                 seen = str(error)
             if time.monotonic() + 0.3 >= end:  # too little for another call to say anything of use
                 raise Unavailable(f"model {self.model_name} at {self.target} was not ready in {timeout:g} s: {seen}")
@@ -176,7 +192,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection; calls on their way are cancelled."""
-        self._channel.close()
+        self._servers.close()
 
     def __enter__(self) -> Self:
         return self
@@ -186,13 +202,6 @@ class Connection:
     ) -> None:
         self.close()
 
-    def _method(self, path: str, response: Any) -> Any:
-        return self._channel.unary_unary(
-            path,
-            request_serializer=lambda request: request.SerializeToString(),
-            response_deserializer=response.FromString,
-        )
-
     def _model_spec(self, signature: str = "") -> wire.ModelSpec:
         spec = wire.ModelSpec(name=self.model_name, signature_name=signature)
         if self.version is not None:
@@ -201,15 +210,47 @@ class Connection:
             spec.version_label = self.label
         return spec
 
-    def _wait(self, method: Any, request: Any, timeout: float | None) -> Any:
-        seconds = self.timeout if timeout is None else timeout
-        try:
-            return method(request, timeout=seconds, metadata=self._call_metadata)
-        except grpc.RpcError as error:
-            raise self._typed(error, seconds) from None
+    def _send(self, inputs: Mapping[str, Any], signature: str, outputs: Sequence[str]) -> Pending:
+        """:meth:`submit` without a look at ``bad_cells``."""
+        call = self._call(self._predict, self.build_request(inputs, signature, outputs), self.timeout)
 
-    def _typed(self, error: grpc.RpcError, timeout: float | None = None) -> ServingError:
-        return from_rpc(error, self.target, self.timeout if timeout is None else timeout, self._secure)
+        def wait() -> Outputs:
+            outputs = read_prediction(self._result(call))
+            self._answered_by(outputs.version)
+            return outputs
+
+        return Pending(wait, call.cancel)
+
+    def _ask(self, method: Method, request: Any, timeout: float | None) -> Any:
+        return self._result(self._call(method, request, self.timeout if timeout is None else timeout))
+
+    def _call(self, method: Method, request: Any, timeout: float) -> Call:
+        return Call(method, request, timeout, self._call_metadata, patient=self.wait_for_ready)
+
+    def _result(self, call: Call) -> Any:
+        try:
+            return call.result()
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.target, call.timeout, self._secure, self._proxy) from None
+        except TimeoutError:
+            raise DeadlineExceeded(f"{self.target} did not answer within {call.timeout:g} s") from None
+        except grpc.FutureCancelledError:
+            raise ServingError(f"the call to {self.target} was cancelled", "CANCELLED") from None
+
+    def _checked(self, outputs: Outputs, start: int = 0) -> Outputs:
+        """The answer for rows from ``start``, or BadCells."""
+        bad = outputs.get("bad_cells")
+        if self.allow_bad_cells or bad is None or not bad.any():
+            return outputs
+        rows = [start + int(row) for row in np.flatnonzero(bad)]
+        more = f" and {len(rows) - 1} more rows" if len(rows) > 1 else ""
+        raise BadCells(
+            f"row {rows[0]}{more}: {int(bad[rows[0] - start])} of its cells cannot be read (an id that the model does"
+            " not have, no finite number, no Example) and would be taken for missing; correct the row, or allow it"
+            " with allow_bad_cells=True",
+            rows,
+            outputs,
+        )
 
     def _answered_by(self, version: int) -> None:
         """For those who want to know."""

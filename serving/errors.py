@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import grpc
+
+if TYPE_CHECKING:
+    from serving.answers import Outputs
 
 
 class ServingError(Exception):
@@ -26,6 +31,10 @@ class InsecureConnection(Unavailable):
     """Somebody is there, but TLS does not come about: a certificate was not accepted, or one side speaks no TLS."""
 
 
+class Overloaded(Unavailable):
+    """The server has more to do than it takes, and refused the call until its deadline. ``code`` is what it said."""
+
+
 class DeadlineExceeded(ServingError):
     """The server did not answer in time; whether it worked on the request is not known."""
 
@@ -36,6 +45,20 @@ class InvalidArgument(ServingError):
     """The request does not fit the model: a missing input, a wrong type or shape, an unknown column."""
 
     code = "INVALID_ARGUMENT"
+
+
+class BadCells(InvalidArgument):
+    """The server scored the rows, but could not read some of their cells and took them for missing.
+
+    Attributes:
+        rows: The rows with such cells, from 0.
+        outputs: What the server answered: of a whole request, all its rows.
+    """
+
+    def __init__(self, message: str, rows: list[int], outputs: Outputs):
+        super().__init__(message)
+        self.rows = rows
+        self.outputs = outputs
 
 
 class FailedPrecondition(InvalidArgument):
@@ -55,7 +78,16 @@ _CLASSES = {
 }
 
 
-def from_rpc(error: grpc.RpcError, target: str, timeout: float, secure: bool = False) -> ServingError:
+def is_overload(error: grpc.RpcError) -> bool:
+    """Whether the server refused a call since it has no thread for it, or no place in the queue of batches."""
+    code, line = _said(error)
+    exhausted = code is grpc.StatusCode.RESOURCE_EXHAUSTED and "Threadpool Exhausted" in line
+    return exhausted or (code is grpc.StatusCode.UNAVAILABLE and "batch scheduling queue" in line)
+
+
+def from_rpc(
+    error: grpc.RpcError, target: str, timeout: float, secure: bool = False, proxy: str = ""
+) -> ServingError:
     """Translate gRPC's exception.
 
     Args:
@@ -63,29 +95,42 @@ def from_rpc(error: grpc.RpcError, target: str, timeout: float, secure: bool = F
         target: host:port, for the message.
         timeout: Seconds that the call had, for the message.
         secure: Whether the client speaks TLS.
+        proxy: What in the environment puts a proxy in between, for the message.
 
     Returns:
         The typed error; its text is one line.
     """
-    status = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-    details = error.details() if isinstance(error, grpc.Call) else str(error)
-    line = " ".join((details or "").split())
+    status, line = _said(error)
     code = status.name
+    if is_overload(error):
+        return Overloaded(
+            f"{target} is overloaded and refused the call for {timeout:g} s: send less at once, or add replicas or "
+            f"threads (--grpc_max_threads) ({line})",
+            code,
+        )
+    via = f"; calls go through a proxy, by {proxy}: for a direct connection add the host to no_proxy" if proxy else ""
     if status is grpc.StatusCode.UNAVAILABLE and "handshake failed" in line:
-        return InsecureConnection(f"{target}: no TLS connection: {_handshake(line)}")
+        return InsecureConnection(f"{target}: no TLS connection: {_handshake(line)}{via}")
     if status is grpc.StatusCode.UNAVAILABLE and ("Socket closed" in line or "reset" in line):
         hint = "does it want another client certificate?" if secure else "does it want TLS?"
-        line = f"{target} closed the connection: is the server going down, or {hint} ({line})"
+        line = f"{target} closed the connection: is the server going down, or {hint} ({line}){via}"
     elif status is grpc.StatusCode.UNAVAILABLE:
-        line = f"{target} does not answer: is a model server running there? ({line})"
+        line = f"{target} does not answer: is a model server running there? ({line}){via}"
     elif status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        line = f"{target} did not answer within {timeout:g} s"
+        line = f"{target} did not answer within {timeout:g} s{via}"
     elif status is grpc.StatusCode.RESOURCE_EXHAUSTED:
         line = f"{target}: {line}; send smaller batches"
     else:
         line = f"{target}: {line or code}"
     kind = _CLASSES.get(code)
     return kind(line) if kind else ServingError(f"{line} [{code}]", code)
+
+
+def _said(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
+    """Status and text, the text on one line."""
+    known = isinstance(error, grpc.Call)
+    text = error.details() if known else str(error)
+    return error.code() if known else grpc.StatusCode.UNKNOWN, " ".join((text or "").split())
 
 
 def _handshake(line: str) -> str:

@@ -97,7 +97,14 @@ def score_file(
     began = time.monotonic()
     try:
         client = Client(
-            target, model_name, version, label, timeout, max_in_flight=max_in_flight, credentials=credentials
+            target,
+            model_name,
+            version,
+            label,
+            timeout,
+            max_in_flight=max_in_flight,
+            credentials=credentials,
+            allow_bad_cells=True,  # each line of the output says how many it had
         )
     except ValueError as error:
         raise UserError(f"score: {error}") from error

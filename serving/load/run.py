@@ -144,7 +144,9 @@ def load_test(
     _check_settings(rate, concurrency, sweep, slo)
     folder = None if output is None else _folder(Path(output))
     try:
-        with Client(target, model_name, version, label, bounds.timeout, credentials=credentials) as client:
+        with Client(
+            target, model_name, version, label, bounds.timeout, credentials=credentials, allow_bad_cells=True
+        ) as client:
             traffic = prepare(client, schema_path, input_path, batch_size)
     except (ServingError, ValueError) as error:
         raise UserError(f"load-test: {error}") from error

@@ -214,7 +214,7 @@ def test_served_scores_are_those_of_predict(scored: Scored, expected: np.ndarray
         assert [line["bad_cells"] for line in lines] == [line["bad_cells"] for line in scored.predicted]
         answers["score"] = everything, column(lines, "probability")
         recorded = [row for row, key in enumerate(scored.keys) if key in scored.record_ids]
-        with Client(target, "afm") as client:
+        with Client(target, "afm", allow_bad_cells=True) as client:
             answers["raw"] = everything, client.predict(scored.raw, "raw")["probability"]
             by_ids = {
                 "feature_ids": np.stack([scored.record_ids[scored.keys[row]] for row in recorded]),

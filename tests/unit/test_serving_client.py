@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 import numpy as np
@@ -18,7 +19,16 @@ import pytest
 
 from serving import tensors
 from serving.client import Client
-from serving.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, ServingError, Unavailable
+from serving.errors import (
+    BadCells,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Overloaded,
+    ServingError,
+    Unavailable,
+)
 from serving.protos import wire_pb2 as wire
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -187,6 +197,218 @@ def test_unavailable_is_repeated_even_for_a_large_request(fake: tuple[Fake, int]
     assert outputs["logit"].tolist() == [7.0]
     assert outputs.version == 4
     assert fake[0].calls == [PREDICT] * 3
+
+
+FULL_POOL = (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+FULL_QUEUE = (
+    grpc.StatusCode.UNAVAILABLE,
+    "The batch scheduling queue to which this task was submitted is full; num batches: 16",
+)
+
+
+@pytest.mark.parametrize("refusal", [FULL_POOL, FULL_QUEUE])
+def test_an_overloaded_server_is_asked_again_after_pauses(fake: tuple[Fake, int], refusal: Any) -> None:
+    """More often than a server that is gone would be."""
+
+    def busy(request: bytes, context: grpc.ServicerContext) -> Any:
+        if len(fake[0].calls) < 7:
+            context.abort(*refusal)
+        return echo(request, context)
+
+    fake[0].answers[PREDICT] = busy
+    with client_of(fake, timeout=60) as client, patch("serving.calls.time.sleep") as pauses:
+        assert client.predict({"A": ["7"], "B": ["x"]})["logit"].tolist() == [7.0]
+    assert fake[0].calls == [PREDICT] * 7
+    seconds = [call.args[0] for call in pauses.call_args_list if call.args[0]]
+    assert all(
+        pause / 2 <= slept <= pause for pause, slept in zip([0.1, 0.2, 0.4, 0.8, 1.6, 2.0], seconds, strict=True)
+    )
+
+
+@pytest.mark.parametrize("refusal", [FULL_POOL, FULL_QUEUE])
+def test_an_overloaded_server_is_named_so_within_the_deadline(fake: tuple[Fake, int], refusal: Any) -> None:
+    fake[0].answers[PREDICT] = lambda request, context: context.abort(*refusal)
+    with client_of(fake, timeout=0.5) as client, pytest.raises(Overloaded, match="is overloaded") as caught:
+        client.predict({"A": ["7"], "B": ["x"]})
+    assert caught.value.code == refusal[0].name
+    assert "is a model server running" not in str(caught.value) and "smaller batches" not in str(caught.value)
+    assert 2 <= fake[0].calls.count(PREDICT) <= 6
+
+
+def test_a_message_that_is_too_large_is_not_repeated(fake: tuple[Fake, int]) -> None:
+    said = "Received message larger than max (2 vs. 1)"
+    fake[0].answers[PREDICT] = lambda request, context: context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, said)
+    with client_of(fake) as client, pytest.raises(ServingError, match="send smaller batches"):
+        client.predict({"A": ["7"], "B": ["x"]})
+    assert fake[0].calls == [PREDICT]
+
+
+def test_a_patient_client_asks_until_the_deadline(fake: tuple[Fake, int]) -> None:
+    def away(request: bytes, context: grpc.ServicerContext) -> Any:
+        if len(fake[0].calls) < 9:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
+        return echo(request, context)
+
+    fake[0].answers[PREDICT] = away
+    with client_of(fake, timeout=60, wait_for_ready=True) as client, patch("serving.calls.time.sleep"):
+        assert client.predict({"A": ["7"], "B": ["x"]})["logit"].tolist() == [7.0]
+    with Client("localhost:1", timeout=0.3, wait_for_ready=True) as client, pytest.raises(DeadlineExceeded):
+        client.predict({"A": ["7"], "B": ["x"]})
+
+
+def counting(request: bytes, context: grpc.ServicerContext) -> Any:
+    """``logit`` and ``bad_cells``: a cell of A that is no number."""
+    columns, wanted = wire.PredictRequest.FromString(request).inputs, wire.PredictRequest.FromString(request)
+    bad = np.array([not cell.isdigit() for cell in columns["A"].string_val], np.int32)
+    response = wire.PredictResponse()
+    for name, array in (("logit", np.zeros(len(bad), np.float32)), ("bad_cells", bad)):
+        if not wanted.output_filter or name in wanted.output_filter:
+            tensors.to_proto(array, response.outputs[name], compact=False)
+    return response
+
+
+def test_cells_that_cannot_be_read_raise_unless_allowed(fake: tuple[Fake, int]) -> None:
+    def with_outputs(request: bytes, context: grpc.ServicerContext) -> Any:
+        response = metadata(request, context)
+        signatures = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value)
+        for name, dtype in (("logit", 1), ("bad_cells", 3)):
+            signatures.signature_def["raw"].outputs[name].dtype = dtype
+        response.metadata["signature_def"].value = signatures.SerializeToString()
+        return response
+
+    fake[0].answers |= {PREDICT: counting, METADATA: with_outputs}
+    rows = [{"A": "x" if number in (5, 8) else number} for number in range(10)]
+    columns = {"A": [b"1", b"x"], "B": [b"", b""]}
+    with client_of(fake) as client:
+        for asked in ((), ["logit"]):
+            with pytest.raises(BadCells, match=r"row 5: 1 of its cells cannot be read") as caught:
+                client.score(rows, batch_size=4, outputs=asked)
+            assert caught.value.rows == [5] and len(caught.value.outputs["bad_cells"]) == 4
+            with pytest.raises(BadCells, match=r"row 5 and 1 more rows"):
+                client.score(rows, outputs=asked)
+        assert list(client.score(rows[:5], outputs=["logit"])) == ["logit"]
+        with pytest.raises(BadCells, match="row 1"):
+            client.predict(columns)
+    with client_of(fake, allow_bad_cells=True) as client:
+        assert client.score(rows, batch_size=4)["bad_cells"].nonzero()[0].tolist() == [5, 8]
+        assert client.predict(columns)["bad_cells"].tolist() == [0, 1]
+
+
+def test_a_request_without_rows_is_answered_by_the_client(fake: tuple[Fake, int]) -> None:
+    """A server that batches would never answer it."""
+
+    def with_outputs(request: bytes, context: grpc.ServicerContext) -> Any:
+        response = metadata(request, context)
+        signatures = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value)
+        attention = signatures.signature_def["raw"].outputs["attention"]
+        attention.dtype = 1
+        for size in (-1, 3):
+            attention.tensor_shape.dim.add(size=size)
+        response.metadata["signature_def"].value = signatures.SerializeToString()
+        return response
+
+    fake[0].answers |= {METADATA: with_outputs}
+    with client_of(fake) as client:
+        for nothing in ([], np.zeros(0, object), np.zeros((0, 2), object)):
+            answer = client.predict({"A": nothing, "B": nothing})
+            assert (answer["attention"].shape, answer["attention"].dtype, answer.version) == ((0, 3), np.float32, 4)
+        assert client.score({"A": [], "B": []})["attention"].shape == (0, 3)
+    assert PREDICT not in fake[0].calls
+
+
+def test_the_version_of_a_label_is_asked_for_by_metadata(fake: tuple[Fake, int]) -> None:
+    """GetModelStatus of the real server ignores labels."""
+    asked: list[wire.ModelSpec] = []
+
+    def status(request: bytes, context: grpc.ServicerContext) -> Any:
+        spec = wire.GetModelStatusRequest.FromString(request).model_spec
+        asked.append(spec)
+        response = wire.GetModelStatusResponse()
+        for version in (4, 5):
+            if not spec.HasField("version") or spec.version.value == version:
+                response.model_version_status.add(version=version, state=30)
+        return response
+
+    def labelled(request: bytes, context: grpc.ServicerContext) -> Any:
+        assert wire.GetModelMetadataRequest.FromString(request).model_spec.version_label == "stable"
+        if fake[0].calls.count(METADATA) < 3:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Unrecognized servable version label: stable")
+        return metadata(request, context)
+
+    fake[0].answers |= {METADATA: labelled, STATUS: status}
+    with client_of(fake, label="stable") as client:
+        with pytest.raises(InvalidArgument, match="label: stable"):
+            client.status()
+        assert client.wait_ready(20).version == 4
+        assert [item.version for item in client.status()] == [4]
+    assert all(spec.version.value == 4 and not spec.version_label for spec in asked)
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("", "a target is empty"),
+        ("a:1,,b:2", "a target is empty"),
+        ("localhost", "target localhost is not host:port; give such as localhost:8500"),
+        ("localhost:", "is not host:port"),
+        ("localhost:http", "is not host:port"),
+        (":8500", "is not host:port"),
+        ("localhost:99999", "the port must be from 1 to 65535"),
+        ("localhost:0", "the port must be from 1 to 65535"),
+        ("localhost:8500/v1", "is not host:port"),
+        ("http://localhost:8500", "is a URL; .* such as localhost:8500"),
+        ("grpc://localhost:8500/", "is a URL; .* such as localhost:8500"),
+        ("::1:8500", "is not host:port"),
+        ("a b:8500", "is not host:port"),
+        (["localhost:8500", "other"], "target other is not host:port"),
+        ([], "no target"),
+    ],
+)
+def test_a_target_that_cannot_be_is_named(target: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        Client(target)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["[::1]:8500", "a:1,[::1]:2", ["[fe80::1%eth0]:1", "10.0.0.1:2"], "dns:///afm:8500", "ipv4:1.2.3.4:1,1.2.3.5:2",
+     "unix:/tmp/x", "dns:///a:1,b:2"],
+)  # fmt: skip
+def test_targets_of_every_form(target: Any) -> None:
+    with Client(target) as client:
+        assert client.target == (target if isinstance(target, str) else ",".join(target))
+
+
+def test_a_list_takes_ipv6_beside_other_servers(fake: tuple[Fake, int]) -> None:
+    fake[0].answers[PREDICT] = echo
+    with Client(["[::1]:1", f"localhost:{fake[1]}"], timeout=20) as client:
+        assert client.score([{"A": number} for number in range(6)], batch_size=1)["logit"].tolist() == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"http_proxy": "http://me:secret@127.0.0.1:1"}, True),
+        ({"grpc_proxy": "http://127.0.0.1:1"}, True),
+        ({"https_proxy": "http://127.0.0.1:1", "no_proxy": "elsewhere"}, True),
+        ({"https_proxy": "http://127.0.0.1:1", "no_proxy": "elsewhere, localhost"}, False),
+        ({"https_proxy": "http://127.0.0.1:1", "no_grpc_proxy": "localhost"}, False),
+        ({}, False),
+    ],
+)
+def test_a_proxy_in_the_environment_is_named(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], named: bool
+) -> None:
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with Client("localhost:1", timeout=0.3) as client, pytest.raises(ServingError) as caught:
+        client.predict({"A": ["x"]})
+    proxy = next(iter(environment), "")
+    assert (f"by {proxy}=http://127.0.0.1:1: " in str(caught.value)) is named
+    assert "secret" not in str(caught.value)
 
 
 def test_a_deadline_ends_a_call_that_nobody_answers(fake: tuple[Fake, int]) -> None:

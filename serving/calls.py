@@ -1,0 +1,129 @@
+"""One call to one of several servers, repeated where that helps, within its deadline."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import grpc
+
+from serving.errors import is_overload
+
+_ATTEMPTS = 5
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+
+# (request, seconds, gRPC metadata) to a future
+Method = Callable[[Any, float, Any], Any]
+
+
+class Servers:
+    """Channels to servers that are asked in turn; one that cannot be reached is passed over while others can.
+
+    Args:
+        channels: One or more; closed with this object.
+    """
+
+    def __init__(self, channels: Sequence[grpc.Channel]):
+        self._channels = channels
+        self._turns = count()
+        self._failing = [False] * len(channels)
+        if len(channels) > 1:
+            for number, channel in enumerate(channels):
+                channel.subscribe(self._watch(number), try_to_connect=True)
+
+    def method(self, path: str, response: Any) -> Method:
+        """A unary method by its gRPC path; ``response`` is the message type of its answer."""
+        stubs = [
+            channel.unary_unary(
+                path,
+                request_serializer=lambda request: request.SerializeToString(),
+                response_deserializer=response.FromString,
+            )
+            for channel in self._channels
+        ]
+
+        def start(request: Any, seconds: float, metadata: Any) -> Any:
+            return stubs[self._next()].future(request, timeout=seconds, metadata=metadata)
+
+        return start
+
+    def close(self) -> None:
+        """Close the channels."""
+        for channel in self._channels:
+            channel.close()
+
+    def _next(self) -> int:
+        turn = next(self._turns)
+        order = [(turn + step) % len(self._channels) for step in range(len(self._channels))]
+        return next((number for number in order if not self._failing[number]), order[0])
+
+    def _watch(self, number: int) -> Callable[[grpc.ChannelConnectivity], None]:
+        def changed(state: grpc.ChannelConnectivity) -> None:
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                self._failing[number] = True
+            elif state is grpc.ChannelConnectivity.READY:
+                self._failing[number] = False
+
+        return changed
+
+
+class Call:
+    """A request on its way, and its repeats: scoring changes nothing, so a call that nobody answered may be repeated.
+
+    Args:
+        method: Of :meth:`Servers.method`.
+        request: The message.
+        timeout: Seconds for all attempts together.
+        metadata: gRPC metadata.
+        patient: Go on until the deadline where no server can be reached, instead of five attempts.
+    """
+
+    def __init__(self, method: Method, request: Any, timeout: float, metadata: Any, *, patient: bool):
+        self.timeout = timeout
+        self._method, self._request, self._metadata, self._patient = method, request, metadata, patient
+        self._end = time.monotonic() + timeout
+        self._future = method(request, timeout, metadata)
+
+    def result(self) -> Any:
+        """Wait for the answer.
+
+        Raises:
+            grpc.RpcError: of the last attempt; of a server that was overloaded until the deadline, what it said.
+            TimeoutError: no server could be reached before the deadline of a patient call.
+            grpc.FutureCancelledError: cancelled.
+        """
+        attempt, refused = 1, None
+        while True:
+            try:
+                return self._future.result()
+            except grpc.RpcError as error:
+                overloaded = is_overload(error)
+                if refused is not None and _code(error) is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise refused from None
+                if not overloaded and (_code(error) is not grpc.StatusCode.UNAVAILABLE or self._is_last(attempt)):
+                    raise
+                # Spread: callers that were refused together should not come back together.
+                pause = min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+                left = self._end - time.monotonic()
+                if pause >= left and self._patient and not overloaded:
+                    raise TimeoutError from None
+                if pause >= left:
+                    raise
+                refused = error if overloaded else None
+            time.sleep(pause)
+            attempt += 1
+            self._future = self._method(self._request, max(self._end - time.monotonic(), 0.001), self._metadata)
+
+    def cancel(self) -> None:
+        """Give up the answer."""
+        self._future.cancel()
+
+    def _is_last(self, attempt: int) -> bool:
+        return not self._patient and attempt >= _ATTEMPTS
+
+
+def _code(error: grpc.RpcError) -> grpc.StatusCode:
+    return error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
