@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from serving import tensors
+from serving.cells import ColumnForm
 from serving.protos import wire_pb2 as wire
 
 
@@ -16,6 +17,16 @@ class TensorSpec(NamedTuple):
 
     dtype: str
     shape: tuple[int, ...] | None
+
+
+class ColumnSpec(TensorSpec):
+    """The same of a raw column of which the model says more.
+
+    Attributes:
+        form: what kind of values it holds.
+    """
+
+    form: ColumnForm
 
 
 class Signature(NamedTuple):
@@ -98,10 +109,14 @@ def read_metadata(response: wire.GetModelMetadataResponse) -> Metadata:
 
 
 def _specs(infos: Mapping[str, wire.TensorInfo]) -> dict[str, TensorSpec]:
-    return {
-        name: TensorSpec(
-            tensors.type_name(info.dtype),
-            None if info.tensor_shape.unknown_rank else tuple(dim.size for dim in info.tensor_shape.dim),
-        )
-        for name, info in sorted(infos.items())
-    }
+    return {name: _spec(info) for name, info in sorted(infos.items())}
+
+
+def _spec(info: wire.TensorInfo) -> TensorSpec:
+    shape = None if info.tensor_shape.unknown_rank else tuple(dim.size for dim in info.tensor_shape.dim)
+    form = ColumnForm.from_name(info.tensor_shape.dim[0].name) if shape else None
+    if form is None:
+        return TensorSpec(tensors.type_name(info.dtype), shape)
+    spec = ColumnSpec(tensors.type_name(info.dtype), shape)
+    spec.form = form
+    return spec

@@ -61,9 +61,10 @@ class Client(Connection):
         """Score rows, several requests in flight, results in the order of the rows; rows are read as they are needed.
 
         Args:
-            rows: Mappings of column to value, a row each; or a mapping of column to array; or a DataFrame. In string
-                columns, such as those of ``raw``, a cell is bytes, text or a number, and None, NaN or nothing at all
-                is a missing value. Other inputs need a value of the model's type and shape in each row.
+            rows: Mappings of column to value, a row each; or a mapping of column to array; or a DataFrame or Arrow
+                table. In string columns, such as those of ``raw``, a cell is any value of the table in
+                :mod:`serving.cells`; None, NaN or nothing at all is a missing value. Other inputs need a value of
+                the model's type and shape in each row.
             batch_size: Rows in a request.
             signature: Which signature of the model.
             outputs: Only these outputs; default: all.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -10,12 +9,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from serving import tensors
-from serving.answers import Outputs, TensorSpec
+from serving.answers import ColumnSpec, Outputs, TensorSpec
+from serving.cells import ColumnForm, cell_text
 from serving.errors import InvalidArgument
 
 Specs = Mapping[str, TensorSpec]
 
 _KINDS = {"string": "OSU", "float": "fiu", "double": "fiu", "half": "fiu", "bool": "b"}  # others are whole: "iu"
+# Types of columns whose values would be widened one by one, by their names in pandas and polars.
+_NARROW = {
+    "float16": np.float16,
+    "halffloat[pyarrow]": np.float16,
+    "float32": np.float32,
+    "float[pyarrow]": np.float32,
+}
 
 
 class Chunk(NamedTuple):
@@ -30,14 +37,16 @@ def split(data: Any, batch_size: int) -> Iterator[Chunk]:
 
     Args:
         data: An iterable of mappings (a row each); a mapping of column name to array or list, first dimension the
-            rows; or a DataFrame (anything with ``columns`` whose columns have ``to_numpy``).
+            rows; a DataFrame (anything with ``columns`` whose columns have ``to_numpy``); or an Arrow table.
         batch_size: Rows in a chunk; the last may have fewer.
 
     Raises:
         InvalidArgument: columns of different length, or something else than rows.
     """
-    if hasattr(data, "columns") and hasattr(data, "__getitem__"):
-        data = {str(name): data[name].to_numpy() for name in data.columns}
+    if hasattr(data, "column_names"):
+        data = {name: data.column(at) for at, name in enumerate(data.column_names)}
+    elif hasattr(data, "columns") and hasattr(data, "__getitem__"):
+        data = {str(name): data[name] for name in data.columns}
     if isinstance(data, Mapping):
         yield from _split_columns({name: _sliceable(name, column) for name, column in data.items()}, batch_size)
         return
@@ -50,8 +59,8 @@ def split(data: Any, batch_size: int) -> Iterator[Chunk]:
 def encode(chunk: Chunk, specs: Specs) -> dict[str, np.ndarray[Any, Any]]:
     """A chunk as the arrays of a request, held against what the model says of its inputs.
 
-    A cell of a string column [B] may be bytes, text or a number; None, NaN or an absent column is missing (an empty
-    string). Inputs of another type or shape must be there in every row, and have that type and shape.
+    A cell of a string column [B] may be any value of the table in :mod:`serving.cells`; an absent column is missing
+    (an empty string). Inputs of another type or shape must be there in every row, and have that type and shape.
 
     Raises:
         InvalidArgument: names the row and the column.
@@ -92,11 +101,30 @@ def _split_columns(columns: Mapping[str, Any], batch_size: int) -> Iterator[Chun
 
 
 def _sliceable(name: str, column: Any) -> Any:
-    column = column.to_numpy() if hasattr(column, "to_numpy") else column
+    column = _plain(column)
     single = isinstance(column, (str, bytes, Mapping)) or (isinstance(column, np.ndarray) and not column.ndim)
     if single or not hasattr(column, "__len__"):
         raise InvalidArgument(f"column {name}: {type(column).__name__} is no column: give an array or a list")
     return column
+
+
+def _plain(column: Any) -> Any:
+    """The values of a column of a DataFrame or an Arrow table, as exact as they are there.
+
+    As one NumPy array, whole numbers beside a null would become floats.
+    """
+    if hasattr(column, "type") and hasattr(column, "combine_chunks"):  # of Arrow
+        return list(column)
+    kind = str(getattr(column, "dtype", "")).lower()
+    if kind in _NARROW and hasattr(column, "to_numpy"):
+        return np.array([np.nan if _is_missing(value) else value for value in column.to_list()], _NARROW[kind])
+    if hasattr(column, "to_list") and not isinstance(column, np.ndarray):
+        return column.to_list()
+    return column.to_numpy() if hasattr(column, "to_numpy") else column
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or type(value).__name__ == "NAType"
 
 
 def _encode_columns(chunk: Chunk, specs: Specs) -> dict[str, np.ndarray[Any, Any]]:
@@ -112,7 +140,7 @@ def _encode_columns(chunk: Chunk, specs: Specs) -> dict[str, np.ndarray[Any, Any
 
 def _column(name: str, values: Any, spec: TensorSpec, start: int) -> np.ndarray[Any, Any]:
     if spec.dtype == "string" and (spec.shape is None or len(spec.shape) == 1):
-        return _strings(name, values, start)
+        return _strings(name, values, start, spec.form if isinstance(spec, ColumnSpec) else None)
     whole = _whole(values, spec)
     if whole is not None:
         return whole
@@ -143,7 +171,7 @@ def _cell_array(name: str, value: Any, spec: TensorSpec, row: int) -> np.ndarray
             raise ValueError("is missing")
         if spec.dtype == "string":
             array = tensors.as_array(value)
-            return _fitting(array if array.dtype == object else np.array(_text_cell(value), dtype=object), spec)
+            return _fitting(array if array.dtype == object else np.array(cell_text(value), dtype=object), spec)
         return _cast(np.asarray(value), spec)
     except (ValueError, OverflowError) as error:
         raise InvalidArgument(f"row {row}, column {name}: {error}") from None
@@ -186,11 +214,15 @@ def _show(array: np.ndarray[Any, Any]) -> str:
     return text if len(text) <= 60 else text[:60] + "..."
 
 
-def _strings(name: str, values: Iterable[Any], start: int) -> np.ndarray[Any, Any]:
+def _strings(name: str, values: Iterable[Any], start: int, form: ColumnForm | None) -> np.ndarray[Any, Any]:
+    separators = form.separators if form is not None else ()
+    takes_floats = form is None or form.takes_floats
     cells: list[bytes] = []
     for row, value in enumerate(values, start):
         try:
-            cells.append(_text_cell(value))
+            if not takes_floats:
+                _refuse_whole_floats(value)
+            cells.append(cell_text(value, separators))
         except ValueError as error:
             raise InvalidArgument(f"row {row}, column {name}: {error}") from None
     column = np.empty(len(cells), dtype=object)
@@ -198,20 +230,17 @@ def _strings(name: str, values: Iterable[Any], start: int) -> np.ndarray[Any, An
     return column
 
 
-def _text_cell(value: Any) -> bytes:
-    if value is None:
-        return b""
-    if isinstance(value, bytes):
-        return value
+def _refuse_whole_floats(value: Any) -> None:
+    """A float may be an id that became one, as integers do in a DataFrame beside a null: which text was learned?"""
     if isinstance(value, str):
-        try:
-            return value.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError(f"{value!r} has no UTF-8 form") from None
-    if isinstance(value, (float, np.floating)):
-        return b"" if math.isnan(value) else str(value).encode("ascii")
-    if isinstance(value, (bool, np.bool_, int, np.integer)):
-        return str(int(value)).encode("ascii")
-    if type(value).__name__ in ("NAType", "NaTType"):  # how a DataFrame says missing
-        return b""
-    raise ValueError(f"{value!r} is neither text, bytes nor a number")
+        return
+    if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value):
+        for item in value:
+            _refuse_whole_floats(item)
+    elif hasattr(value, "as_py"):
+        _refuse_whole_floats(value.as_py())
+    elif isinstance(value, (float, np.floating)) and float(value).is_integer():
+        raise ValueError(
+            f"{float(value)!r} is a float where the model has ids or words: the log may have it as {int(value)} or "
+            f"as {float(value)!r}; give a whole number or the log's text (in a DataFrame: astype('Int64'))"
+        )

@@ -12,6 +12,7 @@ import tensorflow as tf
 from pydantic import BaseModel, ConfigDict
 
 from afm_ctr.errors import UserError
+from afm_ctr.export.columns import write_column_forms
 from afm_ctr.export.half import HalfChange, halve_and_measure
 from afm_ctr.export.servable import Servable
 from afm_ctr.export.warmup import Warmup, warmup_rows, write_warmup
@@ -118,6 +119,7 @@ def export_model(
             # Gradients are no part of a served model, and ours could bring functions along that no server needs.
             options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
             tf.saved_model.save(servable, str(temporary), signatures=signatures, options=options)
+            write_column_forms(temporary, schema)
             warmup = warmup_rows(schema, Path(model_dir))
             _write_extra(temporary / EXTRA, schema, servable, warmup, base.resolve().name)
             size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file())

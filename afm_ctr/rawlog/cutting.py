@@ -64,12 +64,6 @@ def list_separators(spec: FeatureSchema, column: str) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(text.encode() for text in found))
 
 
-def bad_element(element: bytes) -> str:
-    """The detail of a ``bad_list`` reject."""
-    text = element.decode("utf-8", "replace")
-    return f"the list's element {text if len(text) <= 40 else text[:40] + '…'!r} holds the separator of lists"
-
-
 class DelimitedCutter:
     """Cuts delimited lines.
 

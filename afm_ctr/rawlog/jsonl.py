@@ -8,31 +8,21 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import Any
 
-from afm_ctr.rawlog.cutting import Cells, Reasons, bad_element, check_text, list_separators
+from afm_ctr.rawlog.cutting import Cells, Reasons, check_text, list_separators
 from afm_ctr.schema import FeatureSchema, JsonlFormat
+from serving.cells import NoCell, cell_text
 
-# Numbers stay the digits that were written: 1.10 is another text than 1.1, and 2^53 + 1 is no float. Control
-# characters inside strings are data, as in delimited text.
-_DECODER = json.JSONDecoder(parse_int=str.encode, parse_float=str.encode, parse_constant=str.encode, strict=False)
+# Whole numbers are their digits already, whatever their size; a float gets the text that it has as a value, so that
+# a caller who has parsed the line sends the same. Control characters inside strings are data, as in delimited text.
+_CONSTANTS = {"NaN": None, "Infinity": b"inf", "-Infinity": b"-inf"}
+_DECODER = json.JSONDecoder(
+    parse_int=str.encode,
+    parse_float=lambda digits: cell_text(float(digits)),
+    parse_constant=_CONSTANTS.__getitem__,
+    strict=False,
+)
 _MARK = b"-73056193128840517"
 _SPACE = " \t\r\n"
-_CONSTANTS = {True: b"true", False: b"false", None: b""}
-
-
-class NoCell(ValueError):
-    """A value that is no cell.
-
-    Attributes:
-        reason: of the row's reject.
-    """
-
-    reason = "bad_json"
-
-
-class BadList(NoCell):
-    """A list that would come apart at other places than between its elements."""
-
-    reason = "bad_list"
 
 
 class JsonCutter:
@@ -45,7 +35,6 @@ class JsonCutter:
         headers = {column.name: column.header or column.name for column in spec.format.columns}
         self._headers = {name: headers.get(name, name) for name in wanted}
         self._nothing = dict.fromkeys(self._headers.values())
-        self._separator = spec.format.list_separator.encode()
         self._separators = {name: list_separators(spec, name) for name in wanted}
 
     def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
@@ -76,10 +65,8 @@ class JsonCutter:
     def _column(self, name: str, values: Sequence[Any], bad: Reasons) -> Sequence[bytes]:
         kinds = set(map(type, values))
         try:
-            if kinds == {bytes}:
-                return values
             if kinds <= {bytes, type(None)}:
-                return [value or b"" for value in values]
+                return [b"0" if value == b"-0" else value or b"" for value in values]
             if kinds == {str}:
                 return list(map(str.encode, values))
             if kinds <= {str, type(None)}:
@@ -89,29 +76,17 @@ class JsonCutter:
         cells = []
         for i, value in enumerate(values):
             try:
-                cells.append(self._cell(value, self._separators[name]))
+                cells.append(_cell(value, self._separators[name]))
             except NoCell as error:
                 bad.setdefault(i, (error.reason, f"column {name!r}: {error}"))
                 cells.append(b"")
         return cells
 
-    def _cell(self, value: Any, separators: Sequence[bytes]) -> bytes:
-        if isinstance(value, list):
-            if any(isinstance(item, (list, dict)) for item in value):
-                raise NoCell("a list that holds a list or an object")
-            elements = [self._cell(item, ()) for item in value]
-            for element in elements:
-                if any(separator in element for separator in separators):
-                    raise BadList(bad_element(element))
-            return self._separator.join(elements)
-        if isinstance(value, dict):
-            raise NoCell("an object; name what is in it: `header: a.b`")
-        if isinstance(value, str):
-            try:
-                return value.encode()
-            except UnicodeEncodeError as error:
-                raise NoCell("a text with half a surrogate pair") from error
-        return value if isinstance(value, bytes) else _CONSTANTS[value]
+
+def _cell(value: Any, separators: Sequence[bytes]) -> bytes:
+    if isinstance(value, list):
+        value = [b"0" if item == b"-0" else item for item in value]
+    return b"0" if value == b"-0" else cell_text(value, separators)
 
 
 def _all_objects(lines: Sequence[bytes]) -> list[dict[str, Any]] | None:

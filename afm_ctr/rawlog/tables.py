@@ -11,9 +11,10 @@ import numpy as np
 
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog.codecs import BLOCK, PARQUET_MAGIC
-from afm_ctr.rawlog.cutting import Cells, Reasons, bad_element, list_separators
+from afm_ctr.rawlog.cutting import Cells, Reasons, list_separators
 from afm_ctr.rawlog.layout import TWICE, require
 from afm_ctr.schema import FeatureSchema, ParquetFormat
+from serving.cells import bad_element, cell_text
 
 _READ_ROWS = 4096
 
@@ -240,37 +241,47 @@ class TableCutter:
         return None
 
     def _texts(self, column: Any) -> Any:
-        """An array of a column's cells: string or binary, null where they are missing."""
+        """An array of a column's cells, as :func:`serving.cells.cell_text` has them: string or binary, null where
+        they are missing.
+
+        The usual types are turned as a whole; a test holds them against that function.
+        """
         arrow, types, kind = self._arrow, self._arrow.types, column.type
         if isinstance(kind, arrow.BaseExtensionType):
-            return self._texts(column.storage)
+            named = kind.extension_name in ("arrow.uuid", "arrow.bool8")
+            return self._one_by_one(column) if named else self._texts(column.storage)
         if types.is_dictionary(kind):
             return self._texts(column.dictionary_decode())
         if _is_list(types, kind):
             offsets = np.r_[0, np.cumsum(self._lengths(column))].astype(np.int32)
             lists = arrow.ListArray.from_arrays(arrow.array(offsets), self._elements(column))
             return arrow.compute.binary_join(lists, self._separator.encode())
-        if types.is_floating(kind):
+        if types.is_float32(kind) or types.is_float64(kind):
             return self._floats(column)
-        if types.is_timestamp(kind):
-            texts = column.cast(arrow.timestamp(kind.unit)).cast(arrow.string())
-            texts = arrow.compute.replace_substring_regex(texts, r"\.0+$", "")
+        if types.is_timestamp(kind) or types.is_time(kind):
+            plain = column.cast(arrow.timestamp(kind.unit)) if types.is_timestamp(kind) else column
+            texts = plain.cast(arrow.string())
+            texts = arrow.compute.replace_substring_regex(texts, r"(\.[0-9]*?)0+$", r"\1")
+            texts = arrow.compute.replace_substring_regex(texts, r"\.$", "")
             texts = arrow.compute.replace_substring(texts, " ", "T", max_replacements=1)
-            return arrow.compute.binary_join_element_wise(texts, "Z", "") if kind.tz else texts
-        if types.is_duration(kind):
-            return column.cast(arrow.int64()).cast(arrow.string())
+            return arrow.compute.binary_join_element_wise(texts, "Z", "") if getattr(kind, "tz", None) else texts
         if types.is_null(kind):
             return arrow.nulls(len(column), arrow.string())
         text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
         if text or types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
             return column.cast(arrow.binary())
-        return column.cast(arrow.string())
+        if types.is_integer(kind) or types.is_boolean(kind) or types.is_date32(kind):
+            return column.cast(arrow.string())
+        return self._one_by_one(column)
+
+    def _one_by_one(self, column: Any) -> Any:
+        """The cells of a column of a rarer type."""
+        return self._arrow.array([cell_text(value) or None for value in column], self._arrow.binary())
 
     def _floats(self, column: Any) -> Any:
-        """The shortest text that is the number, written as Python writes it: 2.0, 1e-07."""
+        """The cells of doubles or singles: a NaN is missing."""
         arrow, compute = self._arrow, self._arrow.compute
-        if self._arrow.types.is_float16(column.type):
-            column = column.cast(arrow.float32())
+        column = compute.if_else(compute.is_nan(column), arrow.scalar(None, column.type), column)
         texts = column.cast(arrow.string())
         values = column.cast(arrow.float64()).fill_null(1.5).to_numpy(zero_copy_only=False)
         sizes = np.abs(values)
@@ -280,8 +291,8 @@ class TableCutter:
         texts = compute.if_else(whole, compute.binary_join_element_wise(texts, ".0", ""), texts)
         if not usual.all():
             odd = np.flatnonzero(~usual)
-            written = [repr(float(text)) for text in texts.take(odd).to_pylist()]
-            texts = compute.replace_with_mask(texts, arrow.array(~usual), arrow.array(written, arrow.string()))
+            written = [cell_text(float(text)) for text in texts.take(odd).to_pylist()]
+            texts = compute.replace_with_mask(texts, arrow.array(~usual), arrow.array(written).cast(arrow.string()))
         return texts
 
 

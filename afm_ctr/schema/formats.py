@@ -141,8 +141,9 @@ class _Typed(_NamedColumns):
 class JsonlFormat(_Typed, _Lines):
     """JSON Lines: one object a line.
 
-    A string is its text, a number its digits as written, ``true`` and ``false`` are those words, ``null`` and a key
-    that is not there are missing, a list of those is its cells with ``list_separator`` between them.
+    A string is its text, a whole number its digits, another number the shortest text that is the same float (``1.1``
+    for 1.10), ``true`` and ``false`` are those words, ``null``, ``NaN`` and a key that is not there are missing, a
+    list of those is its cells with ``list_separator`` between them. The whole table: docs/cells.md.
     """
 
     kind: Literal["jsonl"]
@@ -152,8 +153,8 @@ class ParquetFormat(_Typed):
     """Apache Parquet: the columns that the schema reads, and no others, are read.
 
     Whole numbers become their digits, floating-point ones the shortest text that is the same number (``2.0``,
-    ``1e-07``), booleans ``true`` and ``false``, dates and times ISO 8601 (UTC where they have a zone), null is
-    missing, a list of those is its cells with ``list_separator`` between them.
+    ``1e-07``), booleans ``true`` and ``false``, dates and times ISO 8601 (UTC where they have a zone), null and NaN
+    are missing, a list of those is its cells with ``list_separator`` between them. The whole table: docs/cells.md.
     """
 
     kind: Literal["parquet"]

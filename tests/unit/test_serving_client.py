@@ -139,7 +139,7 @@ def test_cells_of_any_kind_become_text(fake: tuple[Fake, int]) -> None:
     cells = ["é", b"\xff", 3, np.int64(4), 0.5, np.float32(0.1), float("nan"), None, True]
     with client_of(fake) as client:
         list(client.score_rows([{"A": 0, "B": cell} for cell in cells] + [{"A": 0}]))
-    assert sent == [["é".encode(), b"\xff", b"3", b"4", b"0.5", b"0.1", b"", b"", b"1", b""]]
+    assert sent == [["é".encode(), b"\xff", b"3", b"4", b"0.5", b"0.1", b"", b"", b"true", b""]]
 
 
 def test_a_wrong_row_is_named_before_anything_is_sent(fake: tuple[Fake, int]) -> None:
