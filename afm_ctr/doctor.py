@@ -10,6 +10,8 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 
+from afm_ctr.native import nvrtc
+
 BUILD_HOROVOD = "python scripts/build_horovod.py"
 BUILD_NATIVE = "python scripts/build_native.py"
 
@@ -103,13 +105,14 @@ def _gpu(horovod: Finding) -> Finding:
 
 
 def _pooling() -> Finding:
-    """The form of attentional pooling that training takes; where a GPU is used there is nothing to mend."""
+    """The form of attentional pooling that training takes, on a GPU after its kernels were compiled once."""
     probe = _run(_PROBE_POOLING)
     state = _last_line(probe.stdout if probe.returncode == 0 else probe.stderr)
     if probe.returncode:
         state = f"TensorFlow form: {state}"
-    ok = state.startswith("fused") or state.endswith("a GPU is used")
-    return Finding(ok, "attentional pooling", state, "" if ok else BUILD_NATIVE, optional=True)
+    ok = state.startswith("fused")
+    mend = nvrtc.INSTALL if nvrtc.MISSING in state else BUILD_NATIVE
+    return Finding(ok, "attentional pooling", state, "" if ok else mend, optional=True)
 
 
 def examine() -> list[Finding]:

@@ -15,10 +15,18 @@ from afm_ctr.interactions.dropout import Dropout, drop_key, drop_threshold
 POOLING = "AFM_CTR_POOLING"
 
 
-def uses_fused(dtype: tf.DType) -> bool:
-    """Whether a training step is built around the fused op: it is for float32 on CPUs, when its library is there.
+def uses_fused(dtype: tf.DType, slots: int = 2, k: int = 1, t: int = 1, by_slot: bool = False) -> bool:
+    """Whether a training step is built around the fused op: for float32, when its library is there.
 
-    The environment variable ``AFM_CTR_POOLING`` asks for one form: ``fused`` or ``tensorflow``.
+    On a GPU its kernels are compiled for the shape, if NVRTC is there. The environment variable ``AFM_CTR_POOLING``
+    asks for one form: ``fused`` or ``tensorflow``.
+
+    Args:
+        dtype: of the vectors.
+        slots: F.
+        k: width of the vectors.
+        t: width of the attention network.
+        by_slot: whether each slot's pairs are pooled apart.
 
     Raises:
         UserError: the variable asks for what is not there.
@@ -28,9 +36,11 @@ def uses_fused(dtype: tf.DType) -> bool:
         raise UserError(f"{POOLING}={wanted}: choose fused or tensorflow, or leave it out")
     if wanted == "tensorflow" or dtype != tf.float32:
         return False
-    if wanted == "fused" and not native.available():
-        raise UserError(f"{POOLING}=fused, but: {native.why_not()}; build it by `{native.BUILD}`")
-    return native.available()
+    reason = native.why_not(slots, k, t, by_slot)
+    if wanted == "fused" and reason:
+        mend = "leave it out" if native.uses_gpu() else f"build it by `{native.BUILD}`"
+        raise UserError(f"{POOLING}=fused, but: {reason}; {mend}")
+    return not reason
 
 
 @tf.autograph.experimental.do_not_convert
@@ -46,15 +56,10 @@ def training_attentional_pooling(
     by_slot: bool = False,
     dropout: Dropout | None = None,
 ) -> tf.Tensor:
-    """The pooled vectors of :func:`attentional_pooling`, with its arguments, in the form for training.
-
-    The fused op pools all slots into one vector; by slot it is the blocks of rows.
-    """
-    if by_slot or not uses_fused(u.dtype) or not len(pairs):
-        return blocked_attentional_pooling(
-            u, present, W, b, h, pairs, scale_by_pairs=scale_by_pairs, by_slot=by_slot, dropout=dropout
-        )
-    return fused_attentional_pooling(u, present, W, b, h, pairs, scale_by_pairs=scale_by_pairs, dropout=dropout)
+    """The pooled vectors of :func:`attentional_pooling`, with its arguments, in the form for training."""
+    fused = len(pairs) and uses_fused(u.dtype, u.shape[1], W.shape[0], W.shape[1], by_slot)
+    form = fused_attentional_pooling if fused else blocked_attentional_pooling
+    return form(u, present, W, b, h, pairs, scale_by_pairs=scale_by_pairs, by_slot=by_slot, dropout=dropout)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -67,9 +72,10 @@ def fused_attentional_pooling(
     pairs: np.ndarray,
     *,
     scale_by_pairs: bool = False,
+    by_slot: bool = False,
     dropout: Dropout | None = None,
 ) -> tf.Tensor:
-    """The pooled vectors of :func:`attentional_pooling`, ``[B, k]``, with its arguments, by the op in C++.
+    """The pooled vectors of :func:`attentional_pooling`, with its arguments, by the op in C++.
 
     Raises:
         ValueError: the pairs are not distinct (i, j) with i < j.
@@ -88,4 +94,4 @@ def fused_attentional_pooling(
             "keep_scale": 1.0 / (1.0 - dropout.rate),
             "key": drop_key(dropout.seed, dropout.salt),
         }
-    return native.fused_pooling(u, present, W, b, h, pairs, scale_by_pairs=scale_by_pairs, **drop)
+    return native.fused_pooling(u, present, W, b, h, pairs, scale_by_pairs=scale_by_pairs, by_slot=by_slot, **drop)

@@ -1,4 +1,4 @@
-"""Attentional pooling as a TensorFlow op in C++, for training on CPUs.
+"""Attentional pooling as a TensorFlow op in C++, for training on CPUs and on NVIDIA GPUs.
 
 The library is built at set-up by ``scripts/build_native.py``, and nothing here needs it to be imported:
 :func:`why_not` says what keeps the op from being used, :func:`available` whether nothing does.
@@ -7,7 +7,7 @@ The library is built at set-up by ``scripts/build_native.py``, and nothing here 
 from __future__ import annotations
 
 from afm_ctr.native.library import key, library_path, sources, tensorflow_version
-from afm_ctr.native.op import BUILD, available, describe, fused_pooling, instruction_sets, why_not
+from afm_ctr.native.op import BUILD, available, describe, fused_pooling, instruction_sets, uses_gpu, why_not
 
 __all__ = [
     "BUILD",
@@ -19,5 +19,6 @@ __all__ = [
     "library_path",
     "sources",
     "tensorflow_version",
+    "uses_gpu",
     "why_not",
 ]

@@ -15,7 +15,7 @@ COLLECT = 512
 _SHARED = {70: 96, 75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
 _REGISTERS = 65536
 # Chunks of rows: enough to fill any GPU, and fixed, since the order of sums depends on it.
-_CHUNKS = 1056
+CHUNKS = 1056
 
 
 class Layout(NamedTuple):
@@ -86,7 +86,7 @@ class Layout(NamedTuple):
 
     def chunk_rows(self, batch: int) -> int:
         """Rows of a chunk in the backward pass, whose sums over rows are added up at the end."""
-        return self.R * max(1, -(-batch // (self.R * _CHUNKS)))
+        return self.R * max(1, -(-batch // (self.R * CHUNKS)))
 
     def partial_size(self) -> int:
         """Floats of a chunk's sums."""

@@ -15,6 +15,8 @@ _NAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
 # Where the wheels of NVIDIA put it: nvidia-cuda-nvrtc (13), nvidia-cuda-nvrtc-cu12.
 _FOLDERS = ("cu13/lib", "cuda_nvrtc/lib")
 _OPTIONS = ("--std=c++17",)
+INSTALL = "pip install nvidia-cuda-nvrtc-cu12"  # of the major version of TensorFlow's CUDA
+MISSING = "NVRTC, which compiles the GPU's kernels, is not installed"
 
 
 class CompileError(RuntimeError):
@@ -57,7 +59,7 @@ def target(capability: int) -> int:
         CompileError: there is no NVRTC, or it knows no GPU of that generation.
     """
     if (nvrtc := library()) is None:
-        raise CompileError("NVRTC is not installed (pip install nvidia-cuda-nvrtc)")
+        raise CompileError(MISSING)
     count = ctypes.c_int()
     nvrtc.nvrtcGetNumSupportedArchs(ctypes.byref(count))
     known = (ctypes.c_int * count.value)()
@@ -104,7 +106,7 @@ def compile_program(source: str, arch: int) -> bytes:
         CompileError: NVRTC is not there, or refuses the program.
     """
     if (nvrtc := library()) is None:
-        raise CompileError("NVRTC is not installed (pip install nvidia-cuda-nvrtc)")
+        raise CompileError(MISSING)
     program = ctypes.c_void_p()
 
     def check(code: int, what: str) -> None:

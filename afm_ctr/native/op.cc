@@ -52,9 +52,17 @@ int64_t count_blocks(int64_t rows, int64_t sums) {
   return std::min(rows, most);
 }
 
+// The last three are for GPUs: the compiled program, what it reads of the pairs, and its sizes (see gpu.py).
 #define AFM_CTR_POOLING_ATTRIBUTES                                                                                  \
-  Attr("scale_by_pairs: bool").Attr("threshold: int").Attr("keep_scale: float").Attr("key: int").Attr(              \
-      "instructions: string = ''")
+  Attr("scale_by_pairs: bool")                                                                                      \
+      .Attr("by_slot: bool = false")                                                                                \
+      .Attr("threshold: int")                                                                                       \
+      .Attr("keep_scale: float")                                                                                    \
+      .Attr("key: int")                                                                                             \
+      .Attr("instructions: string = ''")                                                                            \
+      .Attr("gpu_program: string = ''")                                                                             \
+      .Attr("gpu_plan: string = ''")                                                                                \
+      .Attr("gpu_sizes: list(int) = []")
 
 class PoolingBase : public OpKernel {
  public:
@@ -66,6 +74,9 @@ class PoolingBase : public OpKernel {
     OP_REQUIRES_OK(construction, construction->GetAttr("key", &key));
     std::string instructions;
     OP_REQUIRES_OK(construction, construction->GetAttr("instructions", &instructions));
+    bool by_slot;
+    OP_REQUIRES_OK(construction, construction->GetAttr("by_slot", &by_slot));
+    OP_REQUIRES(construction, !by_slot, Refusal("by slot it is for GPUs alone"));
     OP_REQUIRES(construction, threshold >= 0 && threshold <= (1 << 24),
                 Refusal("threshold must be in [0, 2^24], got ", threshold));
     threshold_ = static_cast<int32_t>(threshold);
@@ -224,7 +235,9 @@ REGISTER_OP("AfmCtrPooling")
     .SetShapeFn([](shape_inference::InferenceContext* c) {
       shape_inference::ShapeHandle u;
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 3, &u));
-      c->set_output(0, c->MakeShape({c->Dim(u, 0), c->Dim(u, 2)}));
+      bool by_slot;
+      TF_RETURN_IF_ERROR(c->GetAttr("by_slot", &by_slot));
+      c->set_output(0, by_slot ? u : c->MakeShape({c->Dim(u, 0), c->Dim(u, 2)}));
       c->set_output(1, c->MakeShape({c->Dim(u, 0)}));
       return absl::OkStatus();
     });

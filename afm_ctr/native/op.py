@@ -6,7 +6,10 @@ import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from afm_ctr.errors import UserError
+from afm_ctr.native import gpu
 from afm_ctr.native.library import FOLDER, library_path
 
 if TYPE_CHECKING:
@@ -42,19 +45,25 @@ def _load() -> _Loaded:
     return _Loaded(module, tuple(name.decode() for name in names))
 
 
-def why_not() -> str:
-    """What keeps the op from being used here, in a few words; "" if nothing does."""
-    reason = _load().reason
-    if reason:
-        return reason
+def uses_gpu() -> bool:
+    """Whether TensorFlow computes on a GPU."""
     import tensorflow as tf
 
-    return "a GPU is used" if tf.config.get_visible_devices("GPU") else ""
+    return bool(tf.config.get_visible_devices("GPU"))
 
 
-def available() -> bool:
-    """Whether the library is built, loads, and the computation is on a CPU."""
-    return not why_not()
+def why_not(slots: int = 2, k: int = 1, t: int = 1, by_slot: bool = False) -> str:
+    """What keeps the op from being used here for a shape, in a few words; "" if nothing does."""
+    if reason := _load().reason:
+        return reason
+    if uses_gpu():
+        return gpu.why_not(slots, k, t, by_slot)
+    return "pooling by slot is for GPUs" if by_slot else ""
+
+
+def available(slots: int = 2, k: int = 1, t: int = 1, by_slot: bool = False) -> bool:
+    """Whether the library is built, loads, and has kernels for this device and shape."""
+    return not why_not(slots, k, t, by_slot)
 
 
 def instruction_sets() -> list[str]:
@@ -71,9 +80,10 @@ def _instructions() -> str:
 
 
 def describe() -> str:
-    """For a report: "fused (avx512)" or "TensorFlow form: " and why."""
-    reason = why_not()
-    return f"TensorFlow form: {reason}" if reason else f"fused ({_instructions() or instruction_sets()[0]})"
+    """For a report: "fused (avx512)", "fused (GPU …)", or "TensorFlow form: " and why."""
+    if reason := why_not():
+        return f"TensorFlow form: {reason}"
+    return f"fused ({gpu.describe() if uses_gpu() else _instructions() or instruction_sets()[0]})"
 
 
 def fused_pooling(
@@ -85,12 +95,16 @@ def fused_pooling(
     pairs: Any,
     *,
     scale_by_pairs: bool = False,
+    by_slot: bool = False,
     rows: tf.Tensor | None = None,
     threshold: int = 0,
     keep_scale: float = 1.0,
     key: int = 0,
 ) -> tf.Tensor:
     """Σ c·m_ij·a_ij (u_i ⊙ u_j) over the pairs of present slots: ``[B, k]``; once differentiable by u, W, b and h.
+
+    By slot: over each slot's pairs, ``[B, F, k]``. On a GPU the kernels for the shape are compiled when it is first
+    seen, and kept on disk.
 
     Memory: inputs, outputs, B floats, and a workspace a thread of (F + 128)·(k + t) floats or so. The result does not
     depend on the number of threads; between instruction sets it differs by rounding.
@@ -102,6 +116,7 @@ def fused_pooling(
         b: float32 ``[t]``.
         h: float32 ``[t]``.
         pairs: int32 ``[P, 2]``.
+        by_slot: whether each slot's pairs are pooled apart, for GPUs alone.
         scale_by_pairs: whether c is the number of the row's pairs, and not 1.
         rows: int64 ``[B]``; needed if there is dropout.
         threshold: a pair is dropped if the upper 24 bits of its hash are below this; 0 for no dropout.
@@ -117,6 +132,9 @@ def fused_pooling(
         raise RuntimeError(f"fused pooling: {loaded.reason}; build it by `{BUILD}`")
     import tensorflow as tf
 
+    for_gpu = {}
+    if uses_gpu():
+        for_gpu = gpu.attributes(u.shape[1], W.shape[0], W.shape[1], by_slot, np.reshape(pairs, (-1, 2)))
     pooled, _ = loaded.module.afm_ctr_pooling(
         u=u,
         present=present,
@@ -126,22 +144,24 @@ def fused_pooling(
         rows=tf.zeros([0], tf.int64) if rows is None else rows,
         pairs=tf.constant(pairs, tf.int32, shape=(len(pairs), 2)),
         scale_by_pairs=scale_by_pairs,
+        by_slot=by_slot,
         threshold=threshold,
         keep_scale=keep_scale,
         key=key - (1 << 64) if key >= 1 << 63 else key,  # attributes of ops are signed
         instructions=_instructions(),
+        **for_gpu,
     )
     return pooled
 
 
 def _gradient(op: Any, by_pooled: tf.Tensor, _: tf.Tensor) -> list[Any]:
     """By u, W, b and h; nothing flows through the second output, which is there for this function."""
-    names = ("scale_by_pairs", "threshold", "keep_scale", "key")
+    names = ["scale_by_pairs", "by_slot", "threshold", "keep_scale", "key", "instructions"]
+    names += ["gpu_program", "gpu_plan", "gpu_sizes"]
     by_u, by_W, by_b, by_h = _load().module.afm_ctr_pooling_grad(
         *op.inputs,
         *op.outputs,
         by_pooled,
         **{name: op.get_attr(name) for name in names},
-        instructions=op.get_attr("instructions").decode(),
     )
     return [by_u, None, by_W, by_b, by_h, None, None]

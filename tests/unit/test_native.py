@@ -25,6 +25,7 @@ from afm_ctr.interactions import (
     training_attentional_pooling,
     uses_fused,
 )
+from afm_ctr.native import nvrtc
 
 needs_library = pytest.mark.skipif(not native.available(), reason=f"fused pooling: {native.why_not()}")
 SETS = native.instruction_sets()
@@ -243,8 +244,7 @@ def test_the_form_is_chosen_by_the_library_the_type_and_the_variable(monkeypatch
     with pytest.raises(UserError, match="fused or tensorflow"):
         uses_fused(tf.float32)
     monkeypatch.setenv("AFM_CTR_POOLING", "fused")
-    monkeypatch.setattr(native, "why_not", lambda: "not built")
-    monkeypatch.setattr(native, "available", lambda: False)
+    monkeypatch.setattr(native, "why_not", lambda *shape: "not built")
     with pytest.raises(UserError, match=r"not built; build it by `python scripts/build_native\.py`"):
         uses_fused(tf.float32)
 
@@ -286,12 +286,17 @@ def test_set_up_without_a_compiler_says_so_in_one_line(root: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("state", "ok"),
-    [("fused (avx2)", True), ("TensorFlow form: not built", False), ("TensorFlow form: a GPU is used", True)],
+    ("state", "mend"),
+    [
+        ("fused (avx2)", ""),
+        ("fused (GPU sm_90, NVRTC 12.9: kernels for 39 slots, k = t = 16 compiled in 2.3 s, once a shape)", ""),
+        ("TensorFlow form: not built", "python scripts/build_native.py"),
+        (f"TensorFlow form: {nvrtc.MISSING}", "pip install nvidia-cuda-nvrtc-cu12"),
+    ],
 )
-def test_doctor_names_the_form_and_what_mends_it(state: str, ok: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_names_the_form_and_what_mends_it(state: str, mend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = subprocess.CompletedProcess([], 0, stdout=f"{state}\n", stderr="")
     monkeypatch.setattr(doctor, "_run", lambda code: answer)
     finding = doctor._pooling()
-    assert (finding.ok, finding.state, finding.optional) == (ok, state, True)
-    assert finding.mend == ("" if ok else "python scripts/build_native.py")
+    assert (finding.ok, finding.state, finding.optional) == (not mend, state, True)
+    assert finding.mend == mend

@@ -1,0 +1,76 @@
+"""What the op needs on a GPU: whether its kernels can be used there, and what is compiled for a shape."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from afm_ctr.native import gpu_plan, nvrtc
+
+# What doctor compiles to say how long it takes: the slots of Criteo, the width of the paper.
+_USUAL = (39, 16, 16, False)
+
+
+def capability() -> int | None:
+    """Compute capability of the first visible GPU, such as 90; None if there is none or TensorFlow cannot say."""
+    import tensorflow as tf
+
+    for device in tf.config.get_visible_devices("GPU"):
+        found = tf.config.experimental.get_device_details(device).get("compute_capability")
+        return found and 10 * found[0] + found[1]
+    return None
+
+
+@lru_cache(maxsize=256)
+def _compiled(slots: int, k: int, t: int, by_slot: bool, capability: int) -> tuple[gpu_plan.Layout, bytes] | str:
+    """The layout and the cubin for a shape, or what keeps it from being compiled."""
+    if reason := gpu_plan.why_not(slots, k, t):
+        return reason
+    layout = gpu_plan.choose(slots, k, t, by_slot, capability)
+    if layout is None:
+        return f"sm_{capability} has too little shared memory for {slots} slots and k = {k}"
+    try:
+        return layout, nvrtc.cubin(gpu_plan.source(layout), capability)
+    except nvrtc.CompileError as error:
+        return str(error)
+
+
+def why_not(slots: int, k: int, t: int, by_slot: bool = False) -> str:
+    """What keeps the kernels from being used for a shape, in a few words; "" if nothing does. It compiles them."""
+    found = capability()
+    if found is None:
+        return "the GPU's compute capability is not known"
+    compiled = _compiled(slots, k, t, by_slot, found)
+    return compiled if isinstance(compiled, str) else ""
+
+
+def attributes(slots: int, k: int, t: int, by_slot: bool, pairs: np.ndarray) -> dict[str, Any]:
+    """The op's attributes for GPUs.
+
+    Raises:
+        RuntimeError: the kernels cannot be used, see :func:`why_not`.
+    """
+    if reason := why_not(slots, k, t, by_slot):
+        raise RuntimeError(f"fused pooling on the GPU: {reason}")
+    compiled = _compiled(slots, k, t, by_slot, capability() or 0)
+    assert not isinstance(compiled, str)
+    layout, cubin = compiled
+    sizes = [slots, k, t, layout.N, layout.R, gpu_plan.CHUNKS, layout.partial_size(), gpu_plan.COLLECT]
+    plan = gpu_plan.plan_table(layout, pairs).tobytes()
+    return {"gpu_program": cubin, "gpu_plan": plan, "gpu_sizes": [*sizes, *layout.shared_bytes()]}
+
+
+def describe() -> str:
+    """For a report: "GPU sm_90, NVRTC 13.0: compiled in 2.3 s", or "… found in …" if it was compiled before."""
+    start = time.monotonic()
+    reason = why_not(*_USUAL)
+    seconds = time.monotonic() - start
+    if reason:
+        return reason
+    program = f"GPU sm_{capability()}, NVRTC {'.'.join(map(str, nvrtc.version() or ()))}"
+    if seconds < 0.5:
+        return f"{program}: kernels are kept in {nvrtc.cache()}"
+    return f"{program}: kernels for 39 slots, k = t = 16 compiled in {seconds:.1f} s, once a shape"
