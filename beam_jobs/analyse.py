@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from afm_ctr.analysis import Analyzer, ChunkAnalysis
+from afm_ctr.io.packed import pack, unpack
 from afm_ctr.schema import Analysis
+from afm_ctr.schema.facts import NumberPart
 from beam_jobs import files
 from beam_jobs.passes import Done, Passes
 from beam_jobs.rows import RowReader
-from beam_jobs.sources import Chunk, count
+from beam_jobs.sources import Chunk, ChunkTask, count
 from beam_jobs.splits import SPLITS
 from beam_jobs.vocabularies import merged, packed, parts_for
 
 
 @dataclass
-class Counting:
+class Counting(ChunkTask):
     """The counting pass: data lines of every piece. See :func:`beam_jobs.sources.count`."""
 
     def setup(self) -> None:
@@ -31,7 +32,7 @@ class Counting:
 
 
 @dataclass
-class Analysing:
+class Analysing(ChunkTask):
     """The analysis pass: of every chunk its train rows, the facts of its numbers, and the size of its counts' file.
 
     Attributes:
@@ -59,9 +60,23 @@ class Analysing:
             found = analyzer.partial()
             content = packed(found.counts, self.parts) if found.counts else b""
             if content:
-                files.write(_counts_file(self.counts, chunk.number), content)
-            result = (rows, ChunkAnalysis({}, found.numbers), len(content))
-            yield Done(chunk.number, pickle.dumps(result), {"analysed_rows": rows})
+                files.write(_counts_file(self.counts, chunk.number), content, durable=False)
+            yield Done(chunk.number, _packed(rows, len(content), found.numbers), {"analysed_rows": rows})
+
+
+def _packed(rows: int, size: int, numbers: Mapping[str, NumberPart]) -> bytes:
+    moments = {name: part.moments for name, part in numbers.items()}
+    return pack([rows, size, moments], [array for part in numbers.values() for array in (part.keys, part.sample)])
+
+
+def _unpacked(content: bytes) -> tuple[int, int, ChunkAnalysis]:
+    """Train rows of a chunk, bytes of its counts' file, and the facts of its numbers."""
+    (rows, size, moments), arrays = unpack(content)
+    numbers = {
+        name: NumberPart(tuple(map(tuple, found)), arrays[2 * at], arrays[2 * at + 1])
+        for at, (name, found) in enumerate(moments.items())
+    }
+    return rows, size, ChunkAnalysis({}, numbers)
 
 
 def _counts_file(folder: str, chunk: int) -> str:
@@ -77,9 +92,7 @@ def analyse(
 
     def numbers() -> Iterator[ChunkAnalysis]:
         nonlocal train_rows, size
-        for number, result in passes.run("analyse", task, work):
-            # A file of this very run, written by its own workers.
-            rows, part, written = pickle.loads(result)
+        for number, (rows, written, part) in passes.run("analyse", task, work, _unpacked):
             train_rows += rows
             size += written
             if written:

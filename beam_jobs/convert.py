@@ -26,7 +26,7 @@ from beam_jobs.output import load_schema
 from beam_jobs.passes import Done
 from beam_jobs.rejects import ChunkRejects, reject_file
 from beam_jobs.rows import RowReader, SplitRows, fingerprint64
-from beam_jobs.sources import Chunk
+from beam_jobs.sources import Chunk, ChunkTask
 from beam_jobs.splits import NO_SPLIT, SPLITS
 
 _TRAIN = SPLITS.index("train")
@@ -72,7 +72,7 @@ class _Columns:
 
 
 @dataclass
-class Conversion:
+class Conversion(ChunkTask):
     """The conversion pass. Picklable; the schema is read where the work is done, since vocabularies may be large.
 
     Attributes:
@@ -133,7 +133,7 @@ class Conversion:
         """Write the shards and rejects of a chunk."""
         shards = self._write(chunk, columns, weighted)
         if lines := rejects.lines():
-            files.write(files.join(self.rejects, reject_file(chunk.number)), lines)
+            files.write(files.join(self.rejects, reject_file(chunk.number)), lines, durable=False)
         reasons = dict(sorted(rejects.counts.items()))
         counters = {
             "rows": sum(shard["rows"] for shard in shards),

@@ -7,7 +7,6 @@ user's mistake that a worker meets travels in the same way: raised, every runner
 
 from __future__ import annotations
 
-import pickle
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 import apache_beam as beam
 from apache_beam.metrics import Metrics, MetricsFilter
 
-from afm_ctr.errors import UserError, find_user_error, in_graph
+from afm_ctr.errors import RunError, UserError, find_user_error, in_graph
 from afm_ctr.lean import share_memory
 from beam_jobs import files
 from beam_jobs.output import Output
@@ -40,6 +39,7 @@ class Piece(Protocol):
 
 
 P = TypeVar("P", bound=Piece)
+R = TypeVar("R")
 P_contra = TypeVar("P_contra", bound=Piece, contravariant=True)
 
 
@@ -53,10 +53,18 @@ class Done:
 
 
 class Task(Protocol[P_contra]):
-    """The work of a pass; pickled to the workers."""
+    """The work of a pass. Beam takes it to the workers; units and results go through files, which hold no pickles."""
 
     def setup(self) -> None:
         """Once a worker, before its first unit."""
+
+    @staticmethod
+    def pack(unit: Sequence[P_contra]) -> bytes:
+        """A unit as the content of a file."""
+
+    @staticmethod
+    def unpack(content: bytes) -> Sequence[Any]:
+        """The unit again."""
 
     def run(self, unit: Sequence[P_contra]) -> Iterator[Done]:
         """The work of one unit: a result for each of its pieces."""
@@ -84,15 +92,15 @@ class WorkFn(beam.DoFn):
         failed = files.join(self._folder, _FAILED)
         if files.exists(failed):
             return
-        # Written by the submitter of this very run.
-        unit = pickle.loads(files.item(self._units, number))
         try:
+            with whole(self._units):
+                unit = self._task.unpack(files.item(self._units, number))
             for done in self._task.run(unit):
-                files.write(files.join(self._folder, _name(done.number)), done.result)
+                files.write(files.join(self._folder, _name(done.number)), done.result, durable=False)
                 for name, count in done.counters.items():
                     Metrics.counter(_NAMESPACE, name).inc(count)
                 yield done.number
-        except UserError as error:
+        except (UserError, RunError) as error:
             try:
                 files.write(failed, str(error).encode())
             except UserError:
@@ -125,13 +133,15 @@ class Passes:
         stage: str,
         task: Task[P],
         units: Sequence[Sequence[P]],
+        read: Callable[[bytes], R],
         engine: Engine | None = None,
-        rows_of: Callable[[int, Callable[[], bytes]], int] | None = None,
-    ) -> Iterator[tuple[int, bytes]]:
+        rows_of: Callable[[int, Callable[[], R]], int] | None = None,
+    ) -> Iterator[tuple[int, R]]:
         """Run a task over all units.
 
         Args:
             stage: name of the pass, for Beam and for the progress.
+            read: makes something of a result's bytes; raises ValueError where they are no result.
             engine: another one than that of the job.
             rows_of: rows of a piece, by its number and a function that reads its result; by default ``Piece.rows``.
 
@@ -141,20 +151,20 @@ class Passes:
 
         Raises:
             UserError: a worker met the user's mistake.
-            RuntimeError: a result is missing.
+            RuntimeError: a result is missing, or is not what a worker of this run wrote.
         """
         pieces = {piece.number: piece for unit in units for piece in unit}
         if not pieces:
             return iter(())
         folder = self.output.work(stage)
 
-        def rows(number: int, result: Callable[[], bytes]) -> int:
+        def rows(number: int, result: Callable[[], R]) -> int:
             return rows_of(number, result) if rows_of else pieces[number].rows
 
         total = sum(piece.rows for piece in pieces.values())
-        with _watch(stage, folder, total, rows, self.progress):
+        with _watch(stage, folder, total, rows, read, self.progress):
             listed = self.output.work(f"{stage}-units")
-            files.write(listed, files.joined([pickle.dumps(list(unit)) for unit in units]))
+            files.write(listed, files.joined([task.pack(unit) for unit in units]), durable=False)
             self._run(stage, WorkFn(task, listed, folder), len(units), engine or self.engine)
         there = set(files.names(folder))
         if _FAILED in there:
@@ -165,7 +175,7 @@ class Passes:
                 f"{stage}: the runner lost {len(missing)} of {len(pieces)} pieces of work, the first is "
                 f"{pieces[int(missing[0])]}"
             )
-        return _results(folder, sorted(pieces))
+        return _results(folder, sorted(pieces), read)
 
     def _run(self, stage: str, work: WorkFn, units: int, engine: Engine) -> None:
         try:
@@ -190,15 +200,37 @@ def _counters(outcome: Any) -> list[Any]:
         return []
 
 
-def _results(folder: str, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+@contextmanager
+def whole(path: str) -> Iterator[None]:
+    """Something is made of a file that a process of this run wrote.
+
+    Raises:
+        RunError: for any ValueError or the like: somebody else has written there.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise RunError(
+            f"{path} is not what this run wrote ({error}): somebody else writes below --output; prepare again, into "
+            "a folder that only you may write to"
+        ) from error
+
+
+def _read(path: str, read: Callable[[bytes], R]) -> R:
+    content = files.read(path)
+    with whole(path):
+        return read(content)
+
+
+def _results(folder: str, numbers: Sequence[int], read: Callable[[bytes], R]) -> Iterator[tuple[int, R]]:
     for at in range(0, len(numbers), _AT_ONCE):
         some = numbers[at : at + _AT_ONCE]
         paths = [files.join(folder, _name(number)) for number in some]
-        yield from zip(some, files.in_threads(files.read, paths), strict=True)
+        yield from zip(some, files.in_threads(lambda path: _read(path, read), paths), strict=True)
 
 
 @contextmanager
-def _watch(stage: str, folder: str, total: int, rows: Any, progress: Progress | None) -> Iterator[None]:
+def _watch(stage: str, folder: str, total: int, rows: Any, read: Any, progress: Progress | None) -> Iterator[None]:
     """Report the rows of filed results now and then, by whatever worker, until the block ends."""
     if progress is None:
         yield
@@ -212,7 +244,7 @@ def _watch(stage: str, folder: str, total: int, rows: Any, progress: Progress | 
         for name in files.names(folder):
             if name not in seen and name != _FAILED:
                 seen.add(name)
-                done += rows(int(name), lambda name=name: files.read(files.join(folder, name)))
+                done += rows(int(name), lambda name=name: _read(files.join(folder, name), read))
         progress(stage, done, total)
 
     def repeat() -> None:

@@ -60,10 +60,11 @@ class Plan:
             "count",
             Counting(),
             [[piece] for piece in pieces],
+            _counted,
             passes.engine.for_little(sum(log.size for log in self.logs)),
-            lambda number, result: _counted(result()).lines,
+            lambda number, result: result().lines,
         )
-        return divide(pieces, [_counted(result) for _, result in done], self.chunk_lines)
+        return divide(pieces, [counted for _, counted in done], self.chunk_lines)
 
     def complete_rule(self, rows: int, output: Output) -> SplitRule:
         """The rule for so many rows; the index file becomes a byte a row, of which a worker reads its part."""
@@ -201,8 +202,31 @@ class Converted:
         return None
 
 
+@dataclass(frozen=True)
+class ChunkResult:
+    """What the conversion says of a chunk: see :meth:`beam_jobs.convert.Conversion.run`."""
+
+    shards: list[ShardInfo]
+    rejects: dict[str, int]
+    sampled_out: int
+    samples: list[dict[str, bytes]]
+    statistics: bytes
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> ChunkResult:
+        """Raises ValueError, TypeError or KeyError where the bytes are no result."""
+        found = json.loads(content)
+        return cls(
+            shards=[ShardInfo(**shard) for shard in found["shards"]],
+            rejects={str(reason): int(count) for reason, count in found["rejects"].items()},
+            sampled_out=int(found["sampled_out"]),
+            samples=[{name: cell.encode() for name, cell in row.items()} for row in found["samples"]],
+            statistics=base64.b64decode(found["statistics"]),
+        )
+
+
 def assemble(
-    chunks: Sequence[Chunk], results: Iterable[tuple[int, bytes]], schema: ResolvedSchema, rejects_kept: int
+    chunks: Sequence[Chunk], results: Iterable[tuple[int, ChunkResult]], schema: ResolvedSchema, rejects_kept: int
 ) -> Converted:
     """The results of all chunks, ascending, together; ``rejects_kept``: how many of each reason the data set keeps.
 
@@ -216,22 +240,20 @@ def assemble(
     sampled_out = 0
     statistics = Merger(schema)
     by_number = {chunk.number: chunk for chunk in chunks}
-    for number, text in results:
-        chunk, result = by_number[number], json.loads(text)
-        written = [ShardInfo(**shard) for shard in result["shards"]]
-        out, rejected = sum(shard.rows for shard in written), sum(result["rejects"].values())
-        thinned = result["sampled_out"]
-        if out + rejected + thinned != chunk.rows:
+    for number, result in results:
+        chunk = by_number[number]
+        out, rejected = sum(shard.rows for shard in result.shards), sum(result.rejects.values())
+        if out + rejected + result.sampled_out != chunk.rows:
             raise RuntimeError(
-                f"rows were lost: {chunk.rows} in, {out} out, {rejected} rejected, {thinned} sampled out, in chunk "
-                f"{chunk.number} of {chunk.file.path}"
+                f"rows were lost: {chunk.rows} in, {out} out, {rejected} rejected, {result.sampled_out} sampled out, "
+                f"in chunk {chunk.number} of {chunk.file.path}"
             )
-        shards += written
-        sampled_out += thinned
-        rejects.update(result["rejects"])
-        statistics.add(base64.b64decode(result["statistics"]))
-        by_chunk.append((reject_file(chunk.number), result["rejects"]))
-        samples += [{name: cell.encode() for name, cell in row.items()} for row in result["samples"]]
+        shards += result.shards
+        sampled_out += result.sampled_out
+        rejects.update(result.rejects)
+        statistics.add(result.statistics)
+        by_chunk.append((reject_file(chunk.number), result.rejects))
+        samples += result.samples
     order = {"train": 0, "valid": 1, "test": 2}
     shards.sort(key=lambda shard: order[shard.split])  # stable: by chunk within a split
     found, kept = shares(by_chunk, rejects_kept)

@@ -23,7 +23,7 @@ from afm_ctr.schema import ResolvedSchema
 from beam_jobs.options import PrepareOptions
 from beam_jobs.output import Output
 from beam_jobs.passes import Passes
-from beam_jobs.plan import Plan, assemble, plan, resolve_schema
+from beam_jobs.plan import ChunkResult, Plan, assemble, plan, resolve_schema
 from beam_jobs.rows import RowReader
 from beam_jobs.runners import Engine
 from beam_jobs.sources import units
@@ -137,7 +137,9 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
         compression=options.compression,
         rows=rows,
     )
-    converted = assemble(chunks, passes.run("convert", conversion, work), schema, options.max_rejects_kept)
+    converted = assemble(
+        chunks, passes.run("convert", conversion, work, ChunkResult.from_bytes), schema, options.max_rejects_kept
+    )
     if problem := converted.problem(job, rows, options.max_reject_share):
         where = f"; the lines are in {output.leave_rejects(converted.shares)}" if converted.shares else ""
         raise UserError(problem + where)

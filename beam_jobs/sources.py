@@ -8,6 +8,7 @@ depend on the input alone and never on a runner, its workers or its bundles.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -128,6 +129,36 @@ class Chunk:
     first_row: int = 0
     broken: bool = False
     group: int = 0
+
+
+class ChunkTask:
+    """A task whose units are chunks: how those travel to a worker."""
+
+    @staticmethod
+    def pack(unit: Sequence[Chunk]) -> bytes:
+        """Chunks as JSON; each of their files once, since a line of it may be long."""
+        logs = list(dict.fromkeys(chunk.file for chunk in unit))
+        chunks = [{**vars(chunk), "file": logs.index(chunk.file)} for chunk in unit]
+        texts = [{**vars(log), "header": _text(log.header), "first_line": _text(log.first_line)} for log in logs]
+        return json.dumps({"files": texts, "chunks": chunks}).encode()
+
+    @staticmethod
+    def unpack(content: bytes) -> list[Chunk]:
+        """The chunks of :meth:`pack`."""
+        found = json.loads(content)
+        logs = []
+        for log in found["files"]:
+            texts = {name: _bytes(log[name]) for name in ("header", "first_line")}
+            logs.append(LogFile(**{**log, **texts, "groups": tuple(log["groups"])}))
+        return [Chunk(**{**chunk, "file": logs[chunk["file"]]}) for chunk in found["chunks"]]
+
+
+def _text(line: bytes | None) -> str | None:
+    return None if line is None else line.decode("latin-1")
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else text.encode("latin-1")
 
 
 @dataclass(frozen=True)

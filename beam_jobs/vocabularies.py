@@ -8,16 +8,17 @@ holds more than a part, and the submitter no more than the vocabularies that com
 from __future__ import annotations
 
 import heapq
-import pickle
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from afm_ctr.io.packed import pack, pack_pairs, unpack, unpack_pairs
 from afm_ctr.schema import VocabularySpace
 from beam_jobs import files
-from beam_jobs.passes import Done, Passes
+from beam_jobs.passes import Done, Passes, whole
 from beam_jobs.rows import fingerprint64
 
 Counts = Mapping[str, Mapping[bytes, int]]
@@ -44,13 +45,26 @@ def packed(counts: Counts, parts: int) -> bytes:
         for part, block in enumerate(blocks):
             mine = order[bounds[part] : bounds[part + 1]].tolist()
             block[space] = ([names[i] for i in mine], [numbers[i] for i in mine])
-    return files.joined([pickle.dumps(block) for block in blocks])
+    return files.joined([_to_bytes(block) for block in blocks])
 
 
 def _part_of(path: str, part: int) -> dict[str, tuple[list[bytes], list[int]]]:
-    """One part of a file of :func:`packed`: written by this very run's own workers."""
-    found: dict[str, tuple[list[bytes], list[int]]] = pickle.loads(files.item(path, part))
-    return found
+    """One part of a file of :func:`packed`."""
+    with whole(path):
+        return _from_bytes(files.item(path, part))
+
+
+def _to_bytes(block: Mapping[str, tuple[Sequence[bytes], Sequence[int]]]) -> bytes:
+    return pack(list(block), [array for texts, numbers in block.values() for array in pack_pairs(texts, numbers)])
+
+
+def _from_bytes(content: bytes) -> dict[str, tuple[list[bytes], list[int]]]:
+    spaces, arrays = unpack(content)
+    return {name: unpack_pairs(arrays[3 * at : 3 * at + 3]) for at, name in enumerate(spaces)}
+
+
+def _counts(content: bytes) -> dict[str, dict[bytes, int]]:
+    return {name: dict(zip(*pairs, strict=True)) for name, pairs in _from_bytes(content).items()}
 
 
 @dataclass(frozen=True)
@@ -76,9 +90,19 @@ class Merging:
     def setup(self) -> None:
         """Nothing to prepare."""
 
+    @staticmethod
+    def pack(unit: Sequence[Part]) -> bytes:
+        return json.dumps([vars(part) for part in unit]).encode()
+
+    @staticmethod
+    def unpack(content: bytes) -> list[Part]:
+        return [Part(**part) for part in json.loads(content)]
+
     def run(self, unit: Sequence[Part]) -> Iterator[Done]:
         for part in unit:
-            yield Done(part.number, pickle.dumps(self.merge(part.number)))
+            merged = self.merge(part.number)
+            block = {name: (list(counts), list(counts.values())) for name, counts in merged.items()}
+            yield Done(part.number, _to_bytes(block))
 
     def merge(self, part: int) -> dict[str, dict[bytes, int]]:
         """The values of a part that may come into a vocabulary, with their counts in all chunks."""
@@ -119,7 +143,7 @@ def merged(
     results = (
         (task.merge(piece.number) for piece in pieces)
         if size <= _LITTLE
-        else (pickle.loads(result) for _, result in passes.run("vocabularies", task, [[piece] for piece in pieces]))
+        else (counts for _, counts in passes.run("vocabularies", task, [[piece] for piece in pieces], _counts))
     )
     for part in results:
         for name, counts in part.items():

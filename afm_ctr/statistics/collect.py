@@ -8,7 +8,6 @@ hands on are whole numbers, sets and counts of texts, so the result does not dep
 from __future__ import annotations
 
 import heapq
-import pickle
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from afm_ctr.io.packed import pack, pack_counts, unpack, unpack_pairs
 from afm_ctr.schema import DeclaredIds, HashSpace, MissingValue, ResolvedSchema, VocabularySpace, missing_space
 from afm_ctr.statistics import distinct
 from afm_ctr.statistics.cells import BY_ID, shown, texts_of_ids, values_of
@@ -49,6 +49,24 @@ class _Part:
             return np.zeros((2, fields), np.int64)
 
         return _Part(0, 0, True, 0, 0, nothing(), {}, counts(), counts(), nothing())
+
+    def to_bytes(self) -> bytes:
+        facts = [self.rows, self.positives, self.labelled, self.sampled, self.sampled_positives, list(self.hashes)]
+        counters = [array for count in (*self.counts, *self.positive_counts) for array in pack_counts(count)]
+        return pack(facts, [self.missing, self.sample_missing, *self.hashes.values(), *counters])
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> _Part:
+        """Raises ValueError where the bytes are not of :meth:`to_bytes`."""
+        facts, (missing, sample_missing, *arrays) = unpack(content)
+        rows, positives, labelled, sampled, sampled_positives, hashed = facts
+        hashes = dict(zip(hashed, arrays, strict=False))
+        parts = arrays[len(hashed) :]
+        pairs = [unpack_pairs(parts[at : at + 3]) for at in range(0, len(parts), 3)]
+        counts = [Counter(dict(zip(texts, found, strict=True))) for texts, found in pairs]
+        half = len(counts) // 2
+        sums = (rows, positives, labelled, sampled, sampled_positives)
+        return cls(*sums, missing, hashes, counts[:half], counts[half:], sample_missing)
 
 
 class Collector:
@@ -144,7 +162,7 @@ class Collector:
                     [found[slice(*np.searchsorted(found, ends))] for ends in self._layout.ids[index]]
                 )
                 self._part.hashes[index] = distinct.least_hashes(mine)
-        return pickle.dumps(self._part)
+        return self._part.to_bytes()
 
 
 def sampling_limit(rows_in: int, sample_rows: int) -> np.uint64:
@@ -160,8 +178,8 @@ class Merger:
         self._total = _Part.empty(len(schema.spec.fields))
 
     def add(self, partial: bytes) -> None:
-        """Take a chunk's :meth:`Collector.partial` into account: bytes that the job's own workers wrote."""
-        total, part = self._total, pickle.loads(partial)
+        """Take a chunk's :meth:`Collector.partial` into account. Raises ValueError for other bytes."""
+        total, part = self._total, _Part.from_bytes(partial)
         total.rows += part.rows
         total.positives += part.positives
         total.labelled &= part.labelled
