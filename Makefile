@@ -40,7 +40,7 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/mypy
 
 unit: $(READY) ## seconds: one room at a time
-	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest tests/unit tests/security -n 2 --dist loadfile -q
 
 integration: $(READY) ## whole paths through files, processes and sockets
 	$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile -q --durations 15
@@ -49,7 +49,7 @@ parallel: $(READY) ## two and three ranks under horovodrun
 	$(BIN)/python -m pytest tests/parallel -q --durations 15
 
 soak: $(READY) ## long runs: more kills, more swaps, more requests
-	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile -q --hypothesis-profile default
+	$(BIN)/python -m pytest tests/unit tests/security -n 2 --dist loadfile -q --hypothesis-profile default
 	$(BIN)/python -m pytest tests -m soak -q --durations 15
 
 protos: $(READY) ## the client's messages, again from their definition
