@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class PrepareOptions:
         seed: of the order of rows inside a shard.
         beam_args: Beam's options as Beam spells them.
         progress: called with (stage, rows done, rows in all; 0 = not known).
+        warn: called with a line that the user should see; by default it goes to stderr.
     """
 
     schema: str | Path | FeatureSchema | ResolvedSchema
@@ -53,3 +55,4 @@ class PrepareOptions:
     seed: int = 0
     beam_args: Sequence[str] = ()
     progress: Progress | None = None
+    warn: Callable[[str], None] = lambda line: print(f"prepare: {line}", file=sys.stderr)

@@ -84,11 +84,17 @@ class Output:
     def refuse_own(self, inputs: Iterable[str]) -> None:
         """Raise UserError where an input is a file of the data set that stands in this folder."""
         for path in inputs:
-            whole = path if files.is_remote(path) else os.path.abspath(path)
-            name = whole.removeprefix(files.join(self.folder, "")).split("/", 1)[0]
-            own = name in _OWN or name.startswith(_ATTEMPT)
-            if own and whole.startswith(files.join(self.folder, "")):
+            spellings = [path] if files.is_remote(path) else [os.path.abspath(path), os.path.realpath(path)]
+            if any(map(self._is_own, spellings)):
                 raise UserError(f"{path} is no log but a file of the data set in --output; narrow --input")
+
+    def _is_own(self, path: str) -> bool:
+        folders = {self.folder} if files.is_remote(path) else {self.folder, os.path.realpath(self.folder)}
+        for folder in (files.join(folder, "") for folder in folders):
+            name = path.removeprefix(folder).split("/", 1)[0]
+            if path.startswith(folder) and (name in _OWN or name.startswith(_ATTEMPT)):
+                return True
+        return False
 
     @contextmanager
     def alone(self) -> Iterator[None]:

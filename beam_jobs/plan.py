@@ -94,7 +94,7 @@ def plan(options: PrepareOptions, output: Output) -> Plan:
             "a resolved schema is used as it is: give either a feature schema with its parent, or that alone"
         )
     rule = parse_rule(options.split)
-    found, split_of = input_files(rule, options.inputs)
+    found, split_of = input_files(rule, options.inputs, options.warn)
     output.refuse_own(path for path, _ in found)
     logs = [replace(log, split=split_of.get(log.path)) for log in discover(found, spec)]
     if not logs:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog import BrokenEnd, LineParser, LineStream, LongLine, ParquetLog, has_header
-from afm_ctr.rawlog.codecs import FIRST_BYTES, Codec, codec_of, read_blocks, unpack
+from afm_ctr.rawlog.codecs import Codec, open_text, read_blocks, unpack
 from afm_ctr.rawlog.layout import header_line
 from afm_ctr.rawlog.lines import range_blocks, without_mark
 from afm_ctr.rawlog.tables import TableStream
@@ -91,9 +91,9 @@ def discover(found: Sequence[tuple[str, int]], spec: FeatureSchema) -> list[LogF
             if spec.format.kind == "parquet":
                 table = ParquetLog(stream, path)
                 return LogFile(path, size, "parquet", table.header, None, groups=table.groups)
-            codec, longest = codec_of(path, stream.read(FIRST_BYTES)), spec.format.max_line_bytes
-            stream.seek(0)
-            lines = LineStream(without_mark(unpack(codec, read_blocks(stream, 1 << 16))), longest)
+            longest = spec.format.max_line_bytes
+            codec, blocks = open_text(path, stream, 1 << 16)
+            lines = LineStream(without_mark(blocks), longest)
             header = header_line(lines, path) if has_header(spec) else None
             first = next(iter(lines.take(1)), None)
         if has_header(spec) and header is None:

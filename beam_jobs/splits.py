@@ -20,8 +20,9 @@ Two shares (90/10), or one for ``tail``, make ``train`` and ``test``. Without a 
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -29,6 +30,7 @@ from typing import Literal
 import numpy as np
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.paths import local_path
 from afm_ctr.rawlog import ParsedLines
 from beam_jobs import files
 
@@ -162,17 +164,33 @@ def _files_rule(text: str, rest: str) -> SplitRule:
     return SplitRule("files", text, asked, globs=tuple(globs))
 
 
-def input_files(rule: SplitRule, patterns: Sequence[str]) -> tuple[list[tuple[str, int]], dict[str, str]]:
+def input_files(
+    rule: SplitRule, patterns: Sequence[str], warn: Callable[[str], None] = lambda line: None
+) -> tuple[list[tuple[str, int]], dict[str, str]]:
     """The (path, bytes) of all input files, and the split of each by the ``files`` form.
+
+    A file that is reached by two paths (``a.csv`` and ``./a.csv``, a symbolic link) is read once, under the plainest
+    of them: one without links, without ``.`` and ``..``.
+
+    Args:
+        warn: called with a line for the files that were reached by several paths.
 
     Raises:
         UserError: a glob matches nothing, a file belongs to two splits, or ``--input`` and the globs disagree.
     """
-    named = {item for pattern in patterns for item in files.match(pattern)}
+    matched = [files.match(local_path(pattern)) for pattern in patterns]
+    matched_by_rule = [(split, files.match(local_path(pattern))) for split, pattern in rule.globs]
+    every = {path for found in (*matched, *(found for _, found in matched_by_rule)) for path, _ in found}
+    once = _one_path_each(every)
+    twice = sorted(every - {*once.values()})
+    if twice:
+        more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
+        warn(f"{twice[0]} is the file {once[twice[0]]}{more}: each file is read once")
+    named = {(once[path], size) for found in matched for path, size in found}
     splits: dict[str, str] = {}
     by_rule = set()
-    for split, pattern in rule.globs:
-        for item in files.match(pattern):
+    for split, found in matched_by_rule:
+        for item in {(once[path], size) for path, size in found}:
             if splits.setdefault(item[0], split) != split:
                 raise UserError(f"--split {rule.text}: {item[0]} is both {splits[item[0]]} and {split}")
             by_rule.add(item)
@@ -183,6 +201,18 @@ def input_files(rule: SplitRule, patterns: Sequence[str]) -> tuple[list[tuple[st
     if not (named or by_rule):
         raise UserError("no input: name the logs with --input")
     return sorted(by_rule or named), splits
+
+
+def _one_path_each(paths: Iterable[str]) -> dict[str, str]:
+    """Of every path the one that its file is read under."""
+    reached: dict[str, list[str]] = {}
+    for path in paths:
+        reached.setdefault(path if files.is_remote(path) else os.path.realpath(path), []).append(path)
+    chosen: dict[str, str] = {}
+    for real, same in reached.items():
+        plainest = min(same, key=lambda path: (os.path.abspath(path) != real, os.path.normpath(path) != path, path))
+        chosen |= dict.fromkeys(same, plainest)
+    return chosen
 
 
 def read_index(rule: SplitRule, rows: int) -> np.ndarray:

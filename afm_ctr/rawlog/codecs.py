@@ -13,7 +13,7 @@ from afm_ctr.errors import UserError
 Codec = Literal["plain", "gzip", "bz2", "zstd"]
 
 BLOCK = 1 << 20  # bytes read or unpacked at a time
-FIRST_BYTES = 10  # of a file: they tell how it is written
+FIRST_BYTES = 512  # of a file: they tell how it is written; a tar archive's header has as many
 # What bzip2 and zstd are fed at a time. A call that fails gives nothing of what it had unpacked, and zstd unpacks all
 # that it is given, up to 128 kB for every four bytes: small pieces keep both small.
 _PIECE = 256
@@ -25,7 +25,10 @@ _UNREADABLE = {
     b"\x04\x22\x4d\x18": "an lz4 file",
     b"Obj\x01": "an Avro file",
     b"ORC": "an ORC file",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"Rar!\x1a\x07": "a RAR archive",
 }
+_TEXT = "text is read plain or packed by gzip, bzip2 or zstd"
 _SKIPPABLE = re.compile(
     rb"[\x50-\x5f]\x2a\x4d\x18"
 )  # a zstd frame without content, which parallel packers begin with
@@ -42,22 +45,79 @@ def codec_of(path: str, first_bytes: bytes) -> Codec:
     Raises:
         UserError: its name says that it is compressed and its content does not; or it is no text at all.
     """
+    if (codec := _packed_by(first_bytes)) != "plain":
+        return codec
+    if first_bytes.startswith(PARQUET_MAGIC):
+        raise UserError(f"{path} is a Parquet file; say `format: {{kind: parquet}}` in the schema")
+    if what := _no_text(path, first_bytes):
+        raise UserError(f"{path} is {what}; {_TEXT}")
+    for suffix, named in _SUFFIXES.items():
+        if path.endswith(suffix) and first_bytes:
+            raise UserError(f"{path}: the name says {named}, the content does not; rename or repair the file")
+    return "plain"
+
+
+def _packed_by(first_bytes: bytes) -> Codec:
     if first_bytes.startswith(b"\x1f\x8b"):
         return "gzip"
     # "BZh" may well begin a text; a block's magic number behind it does not.
     if first_bytes[:3] == b"BZh" and first_bytes[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
         return "bz2"
-    if first_bytes.startswith(b"\x28\xb5\x2f\xfd") or _SKIPPABLE.match(first_bytes):
-        return "zstd"
-    if first_bytes.startswith(PARQUET_MAGIC):
-        raise UserError(f"{path} is a Parquet file; say `format: {{kind: parquet}}` in the schema")
+    return "zstd" if first_bytes.startswith(b"\x28\xb5\x2f\xfd") or _SKIPPABLE.match(first_bytes) else "plain"
+
+
+def _no_text(path: str, first_bytes: bytes) -> str | None:
+    """What kind of file begins so, if it is one that holds no lines."""
     for magic, what in _UNREADABLE.items():
         if first_bytes.startswith(magic) and (magic != b"ORC" or path.endswith(".orc")):
-            raise UserError(f"{path} is {what}; text is read plain or packed by gzip, bzip2 or zstd")
-    for suffix, named in _SUFFIXES.items():
-        if path.endswith(suffix) and first_bytes:
-            raise UserError(f"{path}: the name says {named}, the content does not; rename or repair the file")
-    return "plain"
+            return what
+    return "a tar archive" if _is_tar(first_bytes) else None
+
+
+def _is_tar(block: bytes) -> bool:
+    """Whether 512 bytes are the header of a tar archive of any kind: it holds the sum of its own bytes."""
+    if len(block) < 512 or (written := re.fullmatch(rb"[ \0]*([0-7]{1,7})[ \0]*", block[148:156])) is None:
+        return False
+    return int(written[1], 8) == sum(block[:148]) + 8 * ord(" ") + sum(block[156:512])
+
+
+def open_text(path: str, stream: BinaryIO, size: int = BLOCK) -> tuple[Codec, Iterator[bytes]]:
+    """How a file of text is packed, and its unpacked content in blocks.
+
+    Args:
+        path: for messages.
+        stream: at the beginning of the file; seekable.
+        size: of the blocks that are read.
+
+    Raises:
+        UserError: as :func:`codec_of` says; and, when the first block is asked for, where an archive or another
+            packed file is what is packed.
+    """
+    codec = codec_of(path, stream.read(FIRST_BYTES))
+    stream.seek(0)
+    blocks = unpack(codec, read_blocks(stream, size))
+    return codec, blocks if codec == "plain" else _text_inside(path, codec, blocks)
+
+
+def _text_inside(path: str, codec: Codec, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    start, broken = b"", None
+    try:
+        while len(start) < FIRST_BYTES and (more := next(blocks, None)) is not None:
+            start += more
+    except BrokenStream as error:
+        broken = error
+    inside = _no_text("", start)
+    if inside is None and start.startswith(PARQUET_MAGIC):
+        inside = "a Parquet file"
+    if inside is not None:
+        raise UserError(f"{path} is {inside} packed by {codec}; unpack it and name the files in it: {_TEXT}")
+    if (second := _packed_by(start)) != "plain":
+        raise UserError(f"{path} is packed twice, by {codec} and by {second} inside; unpack it once: {_TEXT}")
+    yield start
+    if broken is not None:
+        raise broken
+    start = b""  # megabytes that nobody needs any more
+    yield from blocks
 
 
 def read_blocks(stream: BinaryIO, size: int = BLOCK) -> Iterator[bytes]:

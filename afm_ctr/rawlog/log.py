@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal
 
 from afm_ctr.errors import UserError
-from afm_ctr.rawlog.codecs import FIRST_BYTES, codec_of, read_blocks, unpack
+from afm_ctr.rawlog.codecs import open_text
 from afm_ctr.rawlog.layout import has_header, header_line
 from afm_ctr.rawlog.lines import BrokenEnd, LineStream, without_mark
 from afm_ctr.rawlog.parser import LineParser, ParsedLines
@@ -30,9 +30,7 @@ def open_log(path: str, limit: int = MAX_LINE_BYTES, encoding: Encoding = "utf-8
         UserError: the file is not there, cannot be read, or is no text.
     """
     with _open(path) as stream:
-        codec = codec_of(path, stream.read(FIRST_BYTES))
-        stream.seek(0)
-        blocks = unpack(codec, read_blocks(stream))
+        _, blocks = open_text(path, stream)
         if encoding == "latin-1":
             blocks = (
                 block.decode("latin-1").encode() for block in blocks

@@ -35,6 +35,36 @@ def assign(
     return ["-" if code == NO_SPLIT else SPLITS[code] for code in codes.tolist()]
 
 
+def test_a_file_reached_by_two_paths_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "days").mkdir()
+    for name in ("a.csv", "b.csv", "days/c.csv"):
+        (tmp_path / name).write_bytes(b"1\n")
+    (tmp_path / "0-link.csv").symlink_to("a.csv")
+    (tmp_path / "0-days").symlink_to("days")
+    (tmp_path / "copy.csv").write_bytes(b"1\n")
+    monkeypatch.chdir(tmp_path)
+    whole = str(tmp_path)
+    for patterns, read, words in (
+        (["a.csv", "b.csv"], ["a.csv", "b.csv"], []),
+        (["a.csv", "a.csv", "*.csv"], ["a.csv", "b.csv", "copy.csv"], ["0-link.csv is the file a.csv"]),
+        (["a.csv", "./a.csv"], ["a.csv"], ["./a.csv is the file a.csv"]),
+        (["a.csv", f"{whole}/a.csv"], [f"{whole}/a.csv"], [f"a.csv is the file {whole}/a.csv"]),
+        ([f"file://{whole}/b.csv", "b.csv"], [f"{whole}/b.csv"], [f"b.csv is the file {whole}/b.csv"]),
+        (["0-link.csv"], ["0-link.csv"], []),
+        (["*days/*"], ["days/c.csv"], ["0-days/c.csv is the file days/c.csv"]),
+        (["days/../b.csv", "b.csv", "days/c.csv"], ["b.csv", "days/c.csv"], ["days/../b.csv is the file b.csv"]),
+    ):
+        said: list[str] = []
+        found, _ = input_files(parse_rule(None), patterns, said.append)
+        assert sorted(path for path, _ in found) == read, patterns
+        assert said == [f"{word}: each file is read once" for word in words]
+    # One file in two splits would be trained on and tested with.
+    with pytest.raises(UserError, match=r"(a|0-link).csv is both train and test"):
+        input_files(parse_rule("files:train=a.csv,test=0-link.csv"), [])
+    _, splits = input_files(parse_rule("files:train=./a.csv,test=b.csv"), ["0-link.csv", "a.csv", "b.csv"])
+    assert splits == {"a.csv": "train", "b.csv": "test"}
+
+
 def test_fingerprints_are_those_of_hashed_ids() -> None:
     import tensorflow as tf
 

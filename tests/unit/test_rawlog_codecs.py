@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import random
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,6 +102,68 @@ def test_the_first_bytes_say_what_a_file_is() -> None:
     ):
         with pytest.raises(UserError, match=message):
             codec_of(path, start)
+
+
+def tar(kind: int) -> bytes:
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=kind) as archive:
+        member = tarfile.TarInfo("dac/" + "long" * 30 + "/train.txt")
+        member.size = 4
+        archive.addfile(member, io.BytesIO(b"1\ta\n"))
+    return target.getvalue()
+
+
+def v7() -> bytes:
+    """As the first tar wrote them: without a magic number."""
+    header = bytearray(512)
+    header[:9], header[100:108], header[124:136] = b"train.txt", b"0000644\0", b"00000000004\0"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + b"1\ta\n".ljust(512, b"\0")
+
+
+ARCHIVES = {
+    "a tar archive": [tar(tarfile.GNU_FORMAT), tar(tarfile.PAX_FORMAT), tar(tarfile.USTAR_FORMAT), v7()],
+    "a zip archive": [b"PK\x03\x04" + bytes(100)],
+    "an xz file": [b"\xfd7zXZ\0" + bytes(100)],
+    "a 7-Zip archive": [b"7z\xbc\xaf\x27\x1c" + bytes(100)],
+}
+
+
+@pytest.mark.parametrize(("what", "content"), [(what, one) for what, many in ARCHIVES.items() for one in many])
+@pytest.mark.parametrize("codec", ["plain", *PACK])
+def test_an_archive_is_named_plain_or_packed(tmp_path: Path, codec: Codec, what: str, content: bytes) -> None:
+    path = tmp_path / f"dac.{codec}"
+    path.write_bytes(content if codec == "plain" else PACK[codec](content))
+    packed = "" if codec == "plain" else f" packed by {codec}"
+    with pytest.raises(UserError, match=f"{path} is {what}{packed}; ") as raised, open_log(str(path)) as lines:
+        lines.take(1)
+    assert "\n" not in str(raised.value)
+
+
+@CODECS
+def test_a_file_packed_twice_is_named(tmp_path: Path, codec: Codec) -> None:
+    path = tmp_path / "a.log"
+    for second in ("gzip", "bz2", "zstd"):
+        path.write_bytes(PACK[codec](PACK[second](b"1,a\n")))
+        message = f"packed twice, by {codec} and by {second} inside"
+        with pytest.raises(UserError, match=message), open_log(str(path)) as lines:
+            lines.take(1)
+
+
+def test_text_is_no_tar_archive() -> None:
+    """Whatever stands where a header has its sum."""
+    for line in (b"1,a,b,0000644\n" * 40, b" " * 600, b"0" * 600, v7()[:511], b"x" + v7()):
+        assert codec_of("a.csv", line[:FIRST_BYTES]) == "plain"
+
+
+@CODECS
+def test_a_broken_stream_shorter_than_a_header_keeps_its_rows(tmp_path: Path, codec: Codec) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(PACK[codec](b"1,a\n" * 3)[:-3] if codec == "gzip" else PACK[codec](b"1,a\n" * 3) + b"rest")
+    with open_log(str(path)) as lines:
+        assert lines.take(9)[:3] == [b"1,a"] * 3
+        assert lines.broken is not None
 
 
 @CODECS

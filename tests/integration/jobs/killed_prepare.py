@@ -40,11 +40,11 @@ def die_in(part: str, before: int) -> None:
                 stream.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def dying_write(path: str, content: bytes) -> None:
-        if hit(path + "?"):
+    def dying_write(path: str | os.PathLike[str], content: bytes) -> None:
+        if hit(f"{path}?"):
             os.kill(os.getpid(), signal.SIGKILL)
         write_bytes(path, content)
-        if hit(path + "!"):
+        if hit(f"{path}!"):
             os.kill(os.getpid(), signal.SIGKILL)
 
     files.creating = dying_creating
