@@ -16,7 +16,7 @@ from afm_ctr.errors import UserError, find_user_error
 from afm_ctr.features import FeatureTransform
 from afm_ctr.io.files import replacing
 from afm_ctr.io.paths import expand
-from afm_ctr.rawlog import parse_log
+from afm_ctr.rawlog import ColumnTypes, parse_log, word_columns
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.sidetables import SideTables
 from afm_ctr.training.build import Which, load_model, make_scorer
@@ -124,8 +124,11 @@ def predict_logs(
         return (*score(encoded.feature_ids, encoded.feature_vals), bad_cells)
 
     def lines() -> Iterator[dict[str, Any]]:
+        types = ColumnTypes(word_columns(schema.spec))
         for path in paths:
-            for parsed in parse_log(path, schema.spec, labelled=False, batch_rows=batch_rows, tables=tables):
+            for parsed in parse_log(
+                path, schema.spec, labelled=False, batch_rows=batch_rows, tables=tables, types=types
+            ):
                 numbered: list[tuple[int, dict[str, Any]]] = []
                 if len(parsed):
                     padding = np.full(batch_rows - len(parsed), b"", object)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from afm_ctr.errors import UserError
-from afm_ctr.rawlog import offers
+from afm_ctr.rawlog import ColumnTypes, offers, word_columns
 from afm_ctr.rawlog.side import read_side_tables, side_tables_beside
 from afm_ctr.records import ShardInfo
 from afm_ctr.samples import SAMPLE_ROWS
@@ -101,12 +101,13 @@ def plan(options: PrepareOptions, output: Output) -> Plan:
         raise UserError(f"no data row in {', '.join(path for path, _ in found[:5])}: the files are empty")
     if rule.kind == "hash" and rule.column == "key" and not _offered(spec, logs, "key"):
         rule = replace(rule, column=None)
-    checked = set()
+    checked, types = set(), ColumnTypes(word_columns(spec) | {rule.column or ""})
     for log in logs:
         # Thousands of files of one log share a header: each is checked once.
         if log.header not in checked:
             checked.add(log.header)
-            log.parser(spec, options.labelled, [rule.column] if rule.column else [])
+            parser = log.parser(spec, options.labelled, [rule.column] if rule.column else [])
+            types.add(parser.types, log.path)
     tables = _side_tables(options.schema, spec)
     return Plan(spec, resolved, parent, tables, logs, rule, options.chunk_bytes, options.chunk_lines)
 

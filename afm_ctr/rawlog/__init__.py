@@ -8,10 +8,12 @@ from afm_ctr.rawlog.log import open_log, parse_log
 from afm_ctr.rawlog.parser import LineParser, ParsedLines, offers
 from afm_ctr.rawlog.rejects import REASONS, Reject
 from afm_ctr.rawlog.tables import ParquetLog, RowBatch
+from afm_ctr.rawlog.types import ColumnTypes, word_columns
 
 __all__ = [
     "REASONS",
     "BrokenEnd",
+    "ColumnTypes",
     "LineParser",
     "LineStream",
     "LongLine",
@@ -23,4 +25,5 @@ __all__ = [
     "offers",
     "open_log",
     "parse_log",
+    "word_columns",
 ]

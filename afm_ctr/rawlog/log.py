@@ -14,6 +14,7 @@ from afm_ctr.rawlog.lines import BrokenEnd, LineStream, without_mark
 from afm_ctr.rawlog.parser import LineParser, ParsedLines
 from afm_ctr.rawlog.rejects import Reject
 from afm_ctr.rawlog.tables import ParquetLog, TableStream
+from afm_ctr.rawlog.types import ColumnTypes
 from afm_ctr.schema import MAX_LINE_BYTES, FeatureSchema
 from afm_ctr.sidetables import SideTables
 
@@ -46,21 +47,25 @@ def parse_log(
     *,
     tables: SideTables | None = None,
     encoding: Encoding = "utf-8",
+    types: ColumnTypes | None = None,
 ) -> Iterator[ParsedLines]:
     """All rows of a local log file, in order, in batches of at most ``batch_rows`` lines.
 
-    ``tables`` must be given where the schema has side tables.
+    ``tables`` must be given where the schema has side tables. One ``types`` for several files holds their columns
+    against each other.
 
     The broken end of a packed file comes as a last batch of one ``truncated_input`` reject.
 
     Raises:
-        UserError: the file cannot be read, or a column is missing.
+        UserError: the file cannot be read, a column is missing, or has another type than in an earlier file.
     """
     path = str(path)
     if spec.format.kind == "parquet":
         with _open(path) as stream:
             table = ParquetLog(stream, path)
             parser = LineParser(spec, table.header, labelled, source=path, tables=tables)
+            if types is not None:
+                types.add(parser.types, path)
             yield from _parsed(path, parser, table.rows(parser.reads), 1, batch_rows)
         return
     with open_log(path, spec.format.max_line_bytes, encoding) as lines:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -179,6 +180,11 @@ class LineParser:
     def reads(self) -> list[str]:
         """What the columns to be read are called in a Parquet file."""
         return self._cutter.reads if isinstance(self._cutter, TableCutter) else []
+
+    @property
+    def types(self) -> dict[str, Any]:
+        """The Arrow types of the columns that are read from a Parquet file, by the schema's names."""
+        return self._cutter.types if isinstance(self._cutter, TableCutter) else {}
 
     def cells_of(self, parsed: ParsedLines, row: int) -> dict[str, bytes]:
         """The ``columns`` of one row, also where they were left out."""

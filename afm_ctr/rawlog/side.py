@@ -13,6 +13,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.io.paths import expand
 from afm_ctr.rawlog.log import parse_log
 from afm_ctr.rawlog.parser import ParsedLines
+from afm_ctr.rawlog.types import ColumnTypes, word_columns
 from afm_ctr.schema import FLAG_SEPARATOR, FeatureSchema, JoinedColumn, read_yaml
 from afm_ctr.sidetables import SideTables
 
@@ -50,8 +51,10 @@ def read_side_tables(
             if not paths:
                 raise UserError(f"side_tables.{name}.input: no file matches {table.input} (from {os.fspath(folder)})")
             found: dict[bytes, tuple[bytes, ...]] = {}
+            words = word_columns(spec) & {column.name for column in table.columns if not column.flags}
+            types = ColumnTypes({table.key.table} | words)
             for path in paths:
-                _read(spec, name, path, found)
+                _read(spec, name, path, found, types)
             rows[name] = list(found.values())
     return SideTables(spec, rows)
 
@@ -77,7 +80,9 @@ def side_tables_beside(schema: str | Path, spec: FeatureSchema, find: Find = loc
     return SideTables.load(path.parent, spec) if resolved else read_side_tables(spec, path.parent, find)
 
 
-def _read(schema: FeatureSchema, name: str, path: str, found: dict[bytes, tuple[bytes, ...]]) -> None:
+def _read(
+    schema: FeatureSchema, name: str, path: str, found: dict[bytes, tuple[bytes, ...]], types: ColumnTypes
+) -> None:
     """Add the rows of a file of the side table ``name``."""
     table = schema.side_tables[name]
     missing = frozenset(text.encode() for text in schema.missing_values)
@@ -86,7 +91,7 @@ def _read(schema: FeatureSchema, name: str, path: str, found: dict[bytes, tuple[
         for column in table.table_columns
     ]
     spec = FeatureSchema.model_validate({"name": name, "format": table.format, "fields": fields})
-    for parsed in parse_log(path, spec, labelled=False, encoding=table.encoding):
+    for parsed in parse_log(path, spec, labelled=False, encoding=table.encoding, types=types):
         for reject in parsed.rejects:
             if reject.reason != "empty_line":
                 said = f"{reject.reason}: {reject.detail}" if reject.detail else reject.reason

@@ -157,6 +157,7 @@ class TableCutter:
 
     Attributes:
         reads: what the columns are called in the file.
+        types: their Arrow types, by the schema's names.
 
     Raises:
         UserError: a wanted column is not there, twice there, or of a type that is no cell.
@@ -173,9 +174,11 @@ class TableCutter:
             names.get(text, text): i for i, text in enumerate(schema.names) if text in names or text not in headers
         }
         self._paths: dict[str, tuple[str, ...]] = {}
+        self.types: dict[str, Any] = {}
         for name, text in texts.items():
             path = (text,) if text in schema.names else tuple(text.split("."))
             if (kind := _type_at(schema, path)) is not None:
+                self.types[name] = kind
                 places[name] = TWICE if schema.names.count(path[0]) > 1 else places.get(name, len(places))
                 if why := self._no_cell(kind):
                     raise UserError(f"{source or 'the log'}: column {name!r} is {why}")
