@@ -17,7 +17,6 @@ from afm_ctr.mixing import GOLDEN, finalise
 from afm_ctr.rawlog import LineParser, ParsedLines, Reject
 from afm_ctr.records import BLOCK_RECORDS, ShardWriter, framed_examples
 from afm_ctr.records.writer import Compression
-from afm_ctr.samples import SAMPLE_ROWS
 from afm_ctr.schema import ResolvedSchema, columns_of
 from afm_ctr.statistics import Collector
 from beam_jobs import files
@@ -83,6 +82,7 @@ class Conversion(ChunkTask):
         rejects_kept: how many of each reason are kept.
         seed: of the order of rows in a shard.
         rows: data rows of the whole input.
+        sample_rows: how many raw rows the data set keeps.
     """
 
     reader: RowReader
@@ -93,6 +93,7 @@ class Conversion(ChunkTask):
     seed: int
     compression: Compression
     rows: int
+    sample_rows: int
 
     def setup(self) -> None:
         """Load the schema and trace the transform: one function for all batches of this worker."""
@@ -115,7 +116,7 @@ class Conversion(ChunkTask):
         try:
             for chunk, batches in self.reader.read(unit, parser, leave_columns=True):
                 # The first chunks are enough to find samples in.
-                most_samples = SAMPLE_ROWS if chunk.number < SAMPLE_ROWS else 0
+                most_samples = self.sample_rows if chunk.number < self.sample_rows else 0
                 columns = _Columns(chunk.rows, self._schema, self.rows, most_samples)
                 rejects = ChunkRejects(self.rejects_kept)
                 for batch in batches:

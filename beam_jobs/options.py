@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afm_ctr.records.writer import Compression
+from afm_ctr.samples import SAMPLE_ROWS
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
 from beam_jobs.passes import Progress
 from beam_jobs.sources import CHUNK_BYTES, CHUNK_LINES
@@ -31,6 +32,7 @@ class PrepareOptions:
         overwrite: replace a data set that is there; it stays until the new one is complete.
         max_rejects_kept: how many rejected lines of each reason the data set keeps; all are counted.
         max_reject_share: the share of rows that may be rejected before the job fails.
+        sample_rows: raw rows that travel with the data set, its runs and exports, to warm a server up with; 0: none.
         chunk_bytes: bytes of a chunk of a plain file.
         chunk_lines: lines of a chunk of a packed file, rows of one of a Parquet file.
         compression: of the shards. ``gzip`` shards cannot be entered half-way.
@@ -49,6 +51,7 @@ class PrepareOptions:
     overwrite: bool = False
     max_rejects_kept: int = REJECTS_KEPT
     max_reject_share: float = REJECT_SHARE
+    sample_rows: int = SAMPLE_ROWS
     chunk_bytes: int = CHUNK_BYTES
     chunk_lines: int = CHUNK_LINES
     compression: Compression = "none"

@@ -171,7 +171,8 @@ class Output:
         _save_schema(schema, self.folder)
         if tables is not None:
             _save_tables(tables, self.folder)
-        files.write(files.join(self.folder, SAMPLE_FILE), samples_text(samples).encode())
+        if text := samples_text(samples):
+            files.write(files.join(self.folder, SAMPLE_FILE), text.encode())
 
         def place(share: Share) -> None:
             files.write(files.join(self.folder, _REJECTS, share.name), taken(self.work(_REJECTS), share))

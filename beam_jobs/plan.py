@@ -15,7 +15,6 @@ from afm_ctr.errors import UserError
 from afm_ctr.rawlog import ColumnTypes, offers, word_columns
 from afm_ctr.rawlog.side import read_side_tables, side_tables_beside
 from afm_ctr.records import ShardInfo
-from afm_ctr.samples import SAMPLE_ROWS
 from afm_ctr.schema import Analysis, FeatureSchema, ResolvedSchema, read_yaml, resolve
 from afm_ctr.sidetables import SideTables
 from afm_ctr.statistics import DataStatistics, Merger
@@ -227,9 +226,20 @@ class ChunkResult:
 
 
 def assemble(
-    chunks: Sequence[Chunk], results: Iterable[tuple[int, ChunkResult]], schema: ResolvedSchema, rejects_kept: int
+    chunks: Sequence[Chunk],
+    results: Iterable[tuple[int, ChunkResult]],
+    schema: ResolvedSchema,
+    rejects_kept: int,
+    sample_rows: int,
 ) -> Converted:
-    """The results of all chunks, ascending, together; ``rejects_kept``: how many of each reason the data set keeps.
+    """The results of all chunks, ascending, together.
+
+    Args:
+        chunks: in order.
+        results: of each.
+        schema: the resolved one.
+        rejects_kept: how many rejects of each reason the data set keeps.
+        sample_rows: how many raw rows.
 
     Raises:
         RuntimeError: a chunk's rows are not those that were counted.
@@ -259,4 +269,4 @@ def assemble(
     shards.sort(key=lambda shard: order[shard.split])  # stable: by chunk within a split
     found, kept = shares(by_chunk, rejects_kept)
     counts = dict(sorted(rejects.items()))
-    return Converted(shards, counts, kept, found, sampled_out, samples[:SAMPLE_ROWS], statistics.finish("train"))
+    return Converted(shards, counts, kept, found, sampled_out, samples[:sample_rows], statistics.finish("train"))

@@ -136,10 +136,10 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
         seed=options.seed,
         compression=options.compression,
         rows=rows,
+        sample_rows=options.sample_rows,
     )
-    converted = assemble(
-        chunks, passes.run("convert", conversion, work, ChunkResult.from_bytes), schema, options.max_rejects_kept
-    )
+    results = passes.run("convert", conversion, work, ChunkResult.from_bytes)
+    converted = assemble(chunks, results, schema, options.max_rejects_kept, options.sample_rows)
     if problem := converted.problem(job, rows, options.max_reject_share):
         where = f"; the lines are in {output.leave_rejects(converted.shares)}" if converted.shares else ""
         raise UserError(problem + where)

@@ -70,6 +70,9 @@ def prepare(
     max_rejects_kept: Annotated[
         int, typer.Option(min=0, help="Rejected lines of each reason that the data set keeps; all are counted.")
     ] = 10_000,
+    sample_rows: Annotated[
+        int, typer.Option(min=0, help="Raw rows kept to warm a server up with, also in runs and exports; 0: none.")
+    ] = 16,
     as_json: JsonFlag = False,
 ) -> None:
     """Turn raw logs into sharded TFRecords with Apache Beam. Every further option is Beam's own.
@@ -96,6 +99,7 @@ def prepare(
                 chunk_lines=chunk_lines,
                 max_reject_share=max_reject_share,
                 max_rejects_kept=max_rejects_kept,
+                sample_rows=sample_rows,
                 beam_args=list(context.args),
                 progress=progress,
             )

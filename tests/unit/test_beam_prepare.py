@@ -337,3 +337,13 @@ def test_a_manifest_holds_the_sums_of_weights_and_labels(tmp_path: Path) -> None
         assert len(sums) > 1 and None not in sums
         assert sum(weight for weight, _ in sums) == sum(i + 0.5 for i in rows)  # type: ignore[misc]
         assert sum(labels for _, labels in sums) == sum(i + 0.5 for i in rows if i % 3 == 0)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("asked", "kept"), [({}, 16), ({"sample_rows": 3}, 3), ({"sample_rows": 0}, 0)])
+def test_how_many_raw_rows_travel_with_the_data(asked: dict[str, int], kept: int, tmp_path: Path) -> None:
+    run(tmp_path, log(40), chunk_bytes=200)
+    out = tmp_path / "out"
+    run(tmp_path, log(40), chunk_bytes=200, overwrite=True, **asked)
+    file = out / "sample_rows.jsonl"
+    assert len(file.read_text().splitlines() if file.exists() else []) == kept
+    assert file.exists() == bool(kept), "rows of the data set that was replaced are gone too"
