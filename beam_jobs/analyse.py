@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from afm_ctr.analysis import Analyzer, ChunkAnalysis
 from afm_ctr.io.packed import pack, unpack
@@ -11,9 +12,10 @@ from afm_ctr.schema import Analysis
 from afm_ctr.schema.facts import NumberPart
 from beam_jobs import files
 from beam_jobs.passes import Done, Passes
+from beam_jobs.rejects import ChunkRejects, reject_file
 from beam_jobs.rows import RowReader
 from beam_jobs.sources import Chunk, ChunkTask, count
-from beam_jobs.splits import SPLITS
+from beam_jobs.splits import NO_SPLIT, SPLITS
 from beam_jobs.vocabularies import merged, packed, parts_for
 
 
@@ -38,11 +40,15 @@ class Analysing(ChunkTask):
     Attributes:
         counts: the folder for the counts of vocabulary values, see :mod:`beam_jobs.vocabularies`.
         parts: into how many parts they are divided.
+        rejects: the folder for rejected lines; the conversion, if it comes to that, replaces its files.
+        rejects_kept: how many of each reason are kept.
     """
 
     reader: RowReader
     counts: str
     parts: int
+    rejects: str
+    rejects_kept: int
 
     def setup(self) -> None:
         """Load what the rows are read with."""
@@ -51,8 +57,11 @@ class Analysing(ChunkTask):
     def run(self, unit: Sequence[Chunk]) -> Iterator[Done]:
         for chunk, batches in self.reader.read(unit, self.reader.parser_of(unit[0])):
             analyzer = Analyzer(self.reader.spec, chunk.number)
-            rows = 0
+            rejects = ChunkRejects(self.rejects_kept)
+            rows = others = 0
             for batch in batches:
+                rejects.add(batch.parsed.rejects)
+                others += int((batch.codes != NO_SPLIT).sum()) + batch.sampled_out
                 train = batch.codes == SPLITS.index("train")
                 if train.any():
                     analyzer.add({name: cells[train] for name, cells in batch.parsed.columns.items()}, rows)
@@ -61,39 +70,63 @@ class Analysing(ChunkTask):
             content = packed(found.counts, self.parts) if found.counts else b""
             if content:
                 files.write(_counts_file(self.counts, chunk.number), content, durable=False)
-            yield Done(chunk.number, _packed(rows, len(content), found.numbers), {"analysed_rows": rows})
+            if lines := rejects.lines():
+                files.write(files.join(self.rejects, reject_file(chunk.number)), lines, durable=False)
+            sums = [rows, others - rows, len(content), rejects.counts]
+            yield Done(chunk.number, _packed(sums, found.numbers), {"analysed_rows": rows})
 
 
-def _packed(rows: int, size: int, numbers: Mapping[str, NumberPart]) -> bytes:
+def _packed(sums: Sequence[Any], numbers: Mapping[str, NumberPart]) -> bytes:
     moments = {name: part.moments for name, part in numbers.items()}
-    return pack([rows, size, moments], [array for part in numbers.values() for array in (part.keys, part.sample)])
+    return pack([*sums, moments], [array for part in numbers.values() for array in (part.keys, part.sample)])
 
 
-def _unpacked(content: bytes) -> tuple[int, int, ChunkAnalysis]:
-    """Train rows of a chunk, bytes of its counts' file, and the facts of its numbers."""
-    (rows, size, moments), arrays = unpack(content)
+def _unpacked(content: bytes) -> tuple[int, int, int, dict[str, int], ChunkAnalysis]:
+    """Of a chunk its train rows, other rows, bytes of its counts' file, rejects, and the facts of its numbers."""
+    (rows, others, size, rejects, moments), arrays = unpack(content)
     numbers = {
         name: NumberPart(tuple(map(tuple, found)), arrays[2 * at], arrays[2 * at + 1])
         for at, (name, found) in enumerate(moments.items())
     }
-    return rows, size, ChunkAnalysis({}, numbers)
+    return rows, others, size, rejects, ChunkAnalysis({}, numbers)
 
 
 def _counts_file(folder: str, chunk: int) -> str:
     return files.join(folder, f"{chunk:08d}")
 
 
+@dataclass(frozen=True)
+class Analysed:
+    """What the analysis pass says of all chunks.
+
+    Attributes:
+        analysis: what the train split says.
+        train_rows: its rows.
+        other_rows: good rows that are not among them: of other splits, or thinned out.
+        rejects: of each chunk the name of its file of rejects and their counts by reason.
+    """
+
+    analysis: Analysis
+    train_rows: int
+    other_rows: int
+    rejects: list[tuple[str, dict[str, int]]]
+
+
 def analyse(
-    reader: RowReader, work: Sequence[Sequence[Chunk]], input_bytes: int, passes: Passes
-) -> tuple[Analysis, int]:
-    """What the train split says, in all; and how many rows it has."""
-    task = Analysing(reader, passes.output.work("counts"), parts_for(input_bytes))
-    train_rows, size, paths = 0, 0, list[str]()
+    reader: RowReader, work: Sequence[Sequence[Chunk]], input_bytes: int, passes: Passes, rejects_kept: int
+) -> Analysed:
+    """Run the analysis pass."""
+    output = passes.output
+    task = Analysing(reader, output.work("counts"), parts_for(input_bytes), output.work("rejects"), rejects_kept)
+    train_rows, other_rows, size, paths = 0, 0, 0, list[str]()
+    rejects: list[tuple[str, dict[str, int]]] = []
 
     def numbers() -> Iterator[ChunkAnalysis]:
-        nonlocal train_rows, size
-        for number, (rows, written, part) in passes.run("analyse", task, work, _unpacked):
+        nonlocal train_rows, other_rows, size
+        for number, (rows, others, written, reasons, part) in passes.run("analyse", task, work, _unpacked):
             train_rows += rows
+            other_rows += others
+            rejects.append((reject_file(number), reasons))
             size += written
             if written:
                 paths.append(_counts_file(task.counts, number))
@@ -101,4 +134,4 @@ def analyse(
 
     facts = Analysis.merge(numbers()).numbers
     counts = merged(passes, paths, size, task.parts, train_rows, reader.spec.vocabulary_spaces)
-    return Analysis(counts, facts), train_rows
+    return Analysed(Analysis(counts, facts), train_rows, other_rows, rejects)

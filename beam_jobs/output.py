@@ -209,12 +209,14 @@ class Output:
             files.write(files.join(self.folder, MANIFEST_NAME), Path(local, MANIFEST_NAME).read_bytes())
 
     def leave_rejects(self, rejects: Sequence[Share]) -> str:
-        """After a failure: write the kept rejects of this run into one file; returns its path."""
+        """After a failure: write the kept rejects of this run into one file; returns the words that say so."""
+        if not rejects:
+            return ""
         path = files.join(self.folder, _FAILED)
         with files.creating(path) as stream:
             for share in rejects:
                 stream.write(taken(self.work(_REJECTS), share))
-        return path
+        return f"; the lines are in {path}"
 
     def abandon(self) -> None:
         """After a failure: remove what this run has written, but for the rejects that it left on purpose."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -142,8 +142,13 @@ def resolve_schema(
     reader: RowReader,
     work: Sequence[list[Chunk]],
     passes: Passes,
+    rejects_kept: int,
 ) -> ResolvedSchema:
-    """The resolved schema: the given one, or that of the user's schema after the analysis pass where it needs one."""
+    """The resolved schema: the given one, or that of the user's schema after the analysis pass where it needs one.
+
+    Raises:
+        UserError: the schema learns from ``train``, which has no row.
+    """
     if job.resolved is not None:
         return job.resolved
     from afm_ctr.analysis import spec_needs_analysis
@@ -152,13 +157,26 @@ def resolve_schema(
         return resolve(job.spec, Analysis.empty(), job.parent)
     from beam_jobs.analyse import analyse
 
-    analysis, train_rows = analyse(reader, work, sum(log.size for log in job.logs), passes)
-    if not train_rows and job.parent is None:
-        raise UserError(
-            f"--split {job.rule.text}: the schema learns from the split 'train', which has no row; to prepare other "
-            "splits alone, give as --schema the resolved schema of the data set that holds train"
-        )
-    return resolve(job.spec, analysis, job.parent)
+    found = analyse(reader, work, sum(log.size for log in job.logs), passes, rejects_kept)
+    if not found.train_rows and job.parent is None:
+        counts: Counter[str] = Counter()
+        for _, reasons in found.rejects:
+            counts.update(reasons)
+        problem = "no row is left" + _why(counts)
+        if found.other_rows:
+            rule = f"--split {job.rule.text}: " if job.rule.text else ""
+            problem = (
+                f"{rule}the schema learns from the split 'train', which has no row{_why(counts)}; to prepare other "
+                "splits alone, give as --schema the resolved schema of the data set that holds train"
+            )
+        raise UserError(problem + passes.output.leave_rejects(shares(found.rejects, rejects_kept)[0]))
+    return resolve(job.spec, found.analysis, job.parent)
+
+
+def _why(rejects: Mapping[str, int]) -> str:
+    """The counts of rejected lines in brackets; nothing where there are none."""
+    why = ", ".join(f"{reason}: {count}" for reason, count in sorted(rejects.items()))
+    return f" (rejected lines: {why})" if why else ""
 
 
 @dataclass
@@ -188,7 +206,7 @@ class Converted:
         rejected = sum(self.rejects.values())
         why = ", ".join(f"{reason}: {count}" for reason, count in self.rejects.items())
         if not self.shards:
-            return "no row is left" + (f" (rejected lines: {why})" if why else "")
+            return "no row is left" + _why(self.rejects)
         if rejected > most * rows:
             return (
                 f"{rejected} of {rows} rows ({rejected / rows:.2%}) are rejected, more than --max-reject-share "
@@ -197,8 +215,7 @@ class Converted:
         there = {shard.split for shard in self.shards}
         for name in job.rule.asked:
             if name not in there and job.rule.kind not in ("column", "index"):
-                rejects = f" (rejected lines: {why})" if why else ""
-                return f"--split {job.rule.text}: the split {name!r} comes out empty{rejects}"
+                return f"--split {job.rule.text}: the split {name!r} comes out empty{_why(self.rejects)}"
         return None
 
 

@@ -126,7 +126,7 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
     tables = None if job.tables is None else output.save_tables(job.tables)
     reader = RowReader(job.spec, options.labelled, job.complete_rule(rows, output), tables)
     work = units(chunks, passes.engine.workers)
-    schema = resolve_schema(job, reader, work, passes)
+    schema = resolve_schema(job, reader, work, passes, options.max_rejects_kept)
     conversion = Conversion(
         reader=reader,
         schema=output.save_schema(schema),
@@ -141,8 +141,7 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
     results = passes.run("convert", conversion, work, ChunkResult.from_bytes)
     converted = assemble(chunks, results, schema, options.max_rejects_kept, options.sample_rows)
     if problem := converted.problem(job, rows, options.max_reject_share):
-        where = f"; the lines are in {output.leave_rejects(converted.shares)}" if converted.shares else ""
-        raise UserError(problem + where)
+        raise UserError(problem + output.leave_rejects(converted.shares))
     manifest = Manifest(
         attempt=output.attempt_name,
         schema_id=schema.id,

@@ -230,6 +230,38 @@ def test_the_users_mistakes_publish_nothing(
     assert all(path.name == "rejects-failed.jsonl" for path in left)
 
 
+VOCABULARY = {"name": "site", "kind": "categorical", "encoding": {"kind": "vocabulary"}}
+LEARNERS = {
+    "vocabulary": [FIELDS[0], VOCABULARY],
+    "standardised": [{"name": "price", "kind": "numeric", "encoding": {"kind": "value", "standardise": True}}],
+    "quantiles": [{"name": "price", "kind": "numeric", "encoding": {"kind": "buckets", "quantiles": 3}}],
+    "hash": FIELDS,
+}
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [(b"click,1,a,u,train", "bad_label"), (b"1,2", "column_count"), (b"1,1,\xff,u,train", "bad_utf8"),
+     (b"1,x,a,u,train", "bad_number"), (b"1,1,a,u,nowhere", "bad_split")],
+)  # fmt: skip
+def test_a_schema_that_learns_says_why_no_row_is_left(tmp_path: Path, learner: str, line: bytes, reason: str) -> None:
+    spec, split = schema(LEARNERS[learner]), "column:part"
+    with pytest.raises(UserError) as raised:
+        run(tmp_path, (line + b"\n") * 30, schema=spec, split=split, chunk_bytes=100, max_rejects_kept=20)
+    kept = tmp_path / "out" / "rejects-failed.jsonl"
+    assert str(raised.value) == f"no row is left (rejected lines: {reason}: 30); the lines are in {kept}"
+    assert [json.loads(text)["line"] for text in kept.open()] == list(range(1, 21))
+    # Rows of another split are no help to it, and the line says so.
+    other = b"0,1,b,u,test\n"
+    if learner != "hash" and reason != "bad_number":
+        with pytest.raises(
+            UserError, match=r"learns from the split 'train', which has no row \(rejected lines: "
+        ) as raised:
+            run(tmp_path, (line + b"\n") * 3 + other, schema=spec, split=split)
+        assert f"{reason}: 3); to prepare" in str(raised.value) and len(kept.read_bytes().splitlines()) == 3
+
+
 def test_an_output_is_replaced_only_when_told_so(tmp_path: Path) -> None:
     run(tmp_path, log(30), chunk_bytes=300, split="column:part")
     before = shas(tmp_path / "out")
