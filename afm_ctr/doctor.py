@@ -81,7 +81,7 @@ def _horovod(tensorflow: str | None) -> Finding:
         return Finding(False, "horovod", "not installed: one process only", BUILD_HOROVOD, optional=True)
     probe = _run(_PROBE_HOROVOD)
     if "ModuleNotFoundError" in probe.stderr:
-        return Finding(False, "horovod", f"{version}: {_last_line(probe.stderr)}", "pip install 'afm-ctr[horovod]'")
+        return Finding(False, "horovod", f"{version}: {_last_line(probe.stderr)}", "pip install '.[horovod]'")
     if probe.returncode:
         return Finding(
             False,
@@ -125,7 +125,7 @@ def examine() -> list[Finding]:
     ]
     for distribution, purpose, extra in _PACKAGES:
         version = _version(distribution)
-        mend = f"pip install 'afm-ctr[{extra}]'" if extra else "pip install afm-ctr"
+        mend = f"pip install '.[{extra}]'" if extra else "pip install ."
         if version:
             findings.append(Finding(True, distribution, version))
         else:

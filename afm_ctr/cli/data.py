@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from afm_ctr.cli.app import JsonFlag, app, console, report
@@ -143,9 +144,15 @@ def doctor(as_json: JsonFlag = False) -> None:
         table.add_column(heading, overflow="fold")
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]" if finding.optional else "[red]no[/]"
-        table.add_row(mark, finding.what, finding.state, finding.mend)
+        table.add_row(mark, escape(finding.what), escape(finding.state), escape(finding.mend))
     result = examination.as_json(findings)
-    report(as_json, result, lambda: console.print(table))
+
+    def show() -> None:
+        console.print(table)
+        if any(finding.mend for finding in findings):
+            console.print("commands: to be run in the project's folder, with this Python's pip and python")
+
+    report(as_json, result, show)
     if not result["ok"]:
         broken = next(f for f in findings if not (f.ok or f.optional))
         raise UserError(f"{broken.what}: {broken.state}; mend it with: {broken.mend}")

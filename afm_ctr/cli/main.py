@@ -14,6 +14,7 @@ import typer
 from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
 from afm_ctr.cli.app import app
 from afm_ctr.errors import RunError, Stopped, UserError, find_lost_rank, find_user_error, release
+from afm_ctr.io.secrets import mask_text
 
 _EXTRA_OF = {
     "tensorflow": "train",
@@ -30,13 +31,13 @@ def _missing_package(error: ModuleNotFoundError) -> UserError | None:
     extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
     if extra is None:
         return None
-    return UserError(f"{error.name} is not installed here: pip install 'afm-ctr[{extra}]'")
+    return UserError(f"{error.name} is not installed here: pip install '.[{extra}]' in the project's folder")
 
 
 def _fail(error: Exception, code: int = 2) -> int:
     rank = os.environ.get("HOROVOD_RANK")
     where = f" (rank {rank})" if rank else ""
-    print(f"afm-ctr{where}: {error}", file=sys.stderr, flush=True)
+    print(f"afm-ctr{where}: {mask_text(str(error))}", file=sys.stderr, flush=True)
     release(error)
     return code
 

@@ -46,13 +46,14 @@ def table(explanation: Explanation, top: int = 10) -> Group:
     """The first ``top`` pairs for a terminal, and how far the weights may be trusted."""
     main = Table(title=escape(explanation.title), title_justify="left")
     main.add_column("rank", justify="right")
-    main.add_column("pair")
+    main.add_column("pair", overflow="fold")
     wanted, one = columns(explanation), explanation.row is not None
     if not one:
         wanted.pop("contribution", None)  # eighty columns have no room for it; the files do
-    for heading in wanted.values():
-        main.add_column(heading, justify="right")
-    for pair in explanation.pairs[:top]:
+    pairs = explanation.pairs[:top]
+    for name, heading in wanted.items():
+        _numbers(main, heading, [cell(name, getattr(pair, name), one) for pair in pairs])
+    for pair in pairs:
         main.add_row(str(pair.rank), escape(pair.name), *(cell(name, getattr(pair, name), one) for name in wanted))
     parts: list[Any] = [main]
     if explanation.row is not None:
@@ -109,18 +110,26 @@ def _linear_table(row: RowFacts, top: int) -> Table:
 
 def _request_table(requests: Sequence[Explanation]) -> Table:
     found = Table(title="single rows, each with its strongest pairs", title_justify="left")
-    for heading in ("row", "key", "label", "score", "pair", "change of logit", "attention"):
-        found.add_column(heading, justify="left" if heading in ("key", "pair") else "right", overflow="fold")
+    rows: list[list[str]] = []
     for request in requests:
-        row, pairs = request.row, request.pairs[:_OF_REQUEST]
+        row = request.row
         assert row is not None
-        found.add_row(
-            str(row.number),
-            escape(row.key),
-            "" if row.label is None else f"{row.label:g}",
-            f"{row.score:.6f}",
-            "\n".join(escape(pair.name) for pair in pairs),
-            "\n".join(cell("effect", pair.effect, one=True) for pair in pairs),
-            "\n".join(cell("attention", pair.attention) for pair in pairs),
-        )
+        label = "" if row.label is None else f"{row.label:g}"
+        head = [str(row.number), row.key, label, f"{row.score:.6f}"]
+        for pair in request.pairs[:_OF_REQUEST]:  # a row each: figures stay by a folded name
+            figures = [cell("effect", pair.effect, one=True), cell("attention", pair.attention)]
+            rows.append([*head, pair.name, *figures])
+            head = [""] * len(head)
+    for place, heading in enumerate(("row", "key", "label", "score", "pair", "change of logit", "attention")):
+        if heading in ("key", "pair"):
+            found.add_column(heading, overflow="fold")
+        else:
+            _numbers(found, heading, [row[place] for row in rows])
+    for cells in rows:
+        found.add_row(*map(escape, cells))
     return found
+
+
+def _numbers(table: Table, heading: str, cells: Sequence[str]) -> None:
+    """A column of figures, none of which is ever broken in two."""
+    table.add_column(heading, justify="right", min_width=max(map(len, cells), default=1))

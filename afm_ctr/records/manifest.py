@@ -10,10 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from afm_ctr.errors import UserError
 from afm_ctr.io import files, paths
+from afm_ctr.io.secrets import mask_command
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.sidetables import TABLES_FOLDER, SideTables
 from afm_ctr.statistics import DataStatistics
@@ -109,6 +110,11 @@ class Manifest(BaseModel):
     """UTC, ISO 8601."""
     statistics: DataStatistics | None = None
     """Of the split ``train``, field by field."""
+
+    @field_validator("command")
+    @classmethod
+    def _without_secrets(cls, command: str) -> str:
+        return mask_command(command)
 
     @model_validator(mode="after")
     def _conserved(self) -> Manifest:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.secrets import without_secrets
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import TrainConfig
@@ -42,7 +43,9 @@ class RunRecord:
         """
         if not (folder / RUN).is_file() or not (folder / CONFIG).is_file():
             raise UserError(f"{folder} holds no training run (no {RUN} or {CONFIG}); afm-ctr train makes one")
-        run, profile = _json(folder / RUN), None
+        run, profile = without_secrets(_json(folder / RUN)), None
+        if "sessions" in run:
+            run["sessions"] = [without_secrets(one) for one in run["sessions"]]
         if (folder / PROFILE).is_file():
             profile = _json(folder / PROFILE)
         history = []

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import remove_temporaries, write_json, write_text
 from afm_ctr.io.locks import alone_in
+from afm_ctr.io.secrets import mask_words, without_secrets
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.build import CHECKPOINTS, CONFIG, RUN
@@ -151,11 +152,11 @@ class RunFolder:
         path = self.path / RUN
         if path.is_file():
             try:
-                sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+                sessions = [without_secrets(one) for one in json.loads(path.read_text(encoding="utf-8"))["sessions"]]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path} is damaged: {error}") from error
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        entry = {"started": now, "command": list(command), "versions": versions(), "machine": machine()}
+        entry = {"started": now, "command": mask_words(command), "versions": versions(), "machine": machine()}
         entry |= {"schema_id": schema.id, **session}
         run = {"format_version": 1, **entry, "seed": config.seed, "config": config.model_dump(mode="json")}
         write_json(path, {**run, "sessions": [*sessions, entry]})

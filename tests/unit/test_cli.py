@@ -97,5 +97,34 @@ def test_a_missing_extra_is_named_with_its_remedy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
-    assert "pip install 'afm-ctr[train]'" in result.stderr
+    assert "pip install '.[train]'" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_doctor_prints_its_remedies_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from afm_ctr import doctor
+    from afm_ctr.cli import data
+
+    findings = [
+        doctor.Finding(True, "numpy", "2.0"),
+        doctor.Finding(False, "tensorflow", "missing: [training]", "pip install '.[train]'", optional=True),
+    ]
+    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    data.doctor()
+    said = capsys.readouterr().out
+    assert "pip install '.[train]'" in said and "missing: [training]" in said and "in the project's folder" in said
+
+
+def test_remedies_need_no_public_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    from afm_ctr import doctor
+
+    monkeypatch.setattr(doctor, "_version", lambda distribution: None)
+    remedies = {finding.mend for finding in doctor.examine() if finding.mend.startswith("pip")}
+    assert remedies == {
+        "pip install .",
+        "pip install '.[train]'",
+        "pip install '.[beam]'",
+        "pip install '.[serving]'",
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -322,3 +323,29 @@ def test_what_a_slot_holds_in_words():
         "pair": "missing",
         "weekday": "absent",
     }
+
+
+def test_figures_stay_beside_their_pairs_at_eighty_columns(data, afm):
+    from rich.console import Console
+
+    explanation = explain(afm[0], data, requests=2)
+    long = tuple(
+        replace(pair, fields=(f"a_long_name_of_a_field_{pair.rank}", f"another_long_name_of_a_field_{pair.rank}"))
+        for pair in explanation.pairs
+    )
+    requests = tuple(
+        replace(one, pairs=long, row=replace(one.row, key="a-key-that-is-longer-than-its-column-" * 2))
+        for one in explanation.requests
+    )
+    console = Console(record=True, width=80, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table(replace(explanation, pairs=long, requests=requests), 3))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    cells = [[cell.strip() for cell in line.split("│")] for line in lines if "│" in line]
+    for pair, row in zip(long[:3], [row for row in cells if row[1].isdigit()], strict=False):
+        assert row[2] and pair.name.startswith(row[2]) and row[3] == f"{pair.effect:.4f}"
+    shown = [row for row in cells if row[-2].endswith("%") and row[-3][:1] in "+-"]
+    expected = [pair for request in requests for pair in request.pairs[:3]]
+    assert len(shown) == len(expected) == 6
+    for pair, row in zip(expected, shown, strict=True):
+        assert pair.name.startswith(row[5]) and row[6] == f"{pair.effect:+.4f}" and row[7] == f"{pair.attention:.3%}"
