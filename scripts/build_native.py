@@ -21,9 +21,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from building import Missing, alone, cache, run, tool
+from building import Missing, alone, cache, run, tool, trusted
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from afm_ctr.io.ownership import DIGEST_SUFFIX, record_digest
 from afm_ctr.native import library
 
 INSTEAD = "training uses the TensorFlow form: the same results, slower"
@@ -84,6 +85,7 @@ def build(target: Path, log: Path) -> None:
         made = f"{scratch}/library.so"
         run(["g++", "-shared", *objects, *link_flags, "-o", made], log)
         os.replace(made, target)
+        record_digest(target)
 
 
 def install(built: Path) -> None:
@@ -92,9 +94,11 @@ def install(built: Path) -> None:
     aside = place.with_suffix(f".{os.getpid()}")
     shutil.copy2(built, aside)
     os.replace(aside, place)
+    record_digest(place)
     for other in library.FOLDER.glob(f"{place.name.rsplit('-', 1)[0]}-*.so"):
         if other != place:
             other.unlink(missing_ok=True)
+            other.with_name(other.name + DIGEST_SUFFIX).unlink(missing_ok=True)
 
 
 def main() -> int:
@@ -109,7 +113,7 @@ def main() -> int:
     start = time.monotonic()
     try:
         with alone(built):
-            if arguments.rebuild or not built.exists():
+            if arguments.rebuild or not trusted(built):
                 print("building the ops for TensorFlow", library.tensorflow_version(), end=" ", flush=True)
                 log.unlink(missing_ok=True)
                 build(built, log)

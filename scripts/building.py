@@ -11,6 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from afm_ctr.io.ownership import adopt, why_not_ours
+
 
 class Missing(Exception):
     """Something that the build needs is not on this machine."""
@@ -46,6 +49,17 @@ def run(command: list[str], log: Path, cwd: Path | None = None, env: dict[str, s
     if code:
         tail = log.read_text(errors="replace").splitlines()[-25:]
         raise RuntimeError(f"{' '.join(command[:6])} … ended with {code}\n" + "\n".join(tail))
+
+
+def trusted(file: Path) -> bool:
+    """Whether a file of the cache may be used; if not, says why, and it is built again."""
+    if not file.exists():
+        return False
+    adopt(file)
+    if why := why_not_ours(file):
+        print(f"not from the cache: {why}")
+        return False
+    return True
 
 
 @contextlib.contextmanager

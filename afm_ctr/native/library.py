@@ -7,6 +7,8 @@ import importlib.metadata
 import sys
 from pathlib import Path
 
+from afm_ctr.io.ownership import why_not_ours
+
 FOLDER = Path(__file__).parent
 
 
@@ -32,6 +34,14 @@ def key() -> str:
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
     return f"tf{tensorflow_version()}-{python}-{digest.hexdigest()[:12]}"
+
+
+def why_not_trusted(path: Path) -> str | None:
+    """Why a library is not to be loaded, see :func:`afm_ctr.io.ownership.why_not_ours`; ``None``: it may be.
+
+    Whose Python code runs here may also have built the library.
+    """
+    return why_not_ours(path, trusted=[Path(__file__).stat().st_uid])
 
 
 def library_path() -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 
 from afm_ctr.errors import UserError
 from afm_ctr.native import gpu
-from afm_ctr.native.library import FOLDER, library_path
+from afm_ctr.native.library import FOLDER, library_path, why_not_trusted
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -33,6 +33,8 @@ def _load() -> _Loaded:
     if not path.exists():
         others = any(FOLDER.glob("_afm-*.so"))
         return _Loaded(reason="built for another TensorFlow or from other sources" if others else "not built")
+    if why := why_not_trusted(path):
+        return _Loaded(reason=f"not trusted: {why}")
     import tensorflow as tf
 
     try:
