@@ -16,12 +16,14 @@ from sklearn.metrics import log_loss, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorflow import make_ndarray
 
+from afm_ctr import optimizers
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.errors import UserError
 from afm_ctr.predict import predict_logs, predict_records
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.training import TrainConfig, TrainSummary, evaluate, load_model, snapshot, speed, train
+from afm_ctr.training import TrainConfig, TrainSummary, build_model, evaluate, load_model, snapshot, speed, train
+from afm_ctr.training.checkpoint import Checkpoint
 from afm_ctr.training.evaluate import scoring_batch
 from tests import prepared
 
@@ -448,3 +450,18 @@ def test_validation_that_cannot_steer_is_named(
     assert f"warning: {summary.warnings[0]}" in said
     assert all(one["not_steered"] == summary.warnings[0] for one in read_history(tmp_path / "run"))
     assert ("validation.metric: log_loss would do" in said) is bool(weights)
+
+
+@pytest.mark.parametrize("end", ["epochs=2", "max_steps=5"])
+def test_a_decay_ends_with_the_run(end: str, tmp_path: Path) -> None:
+    """Seven steps an epoch: the n-th of m takes 1 - (n - 1) / m of the rate."""
+    data = prepared.write(tmp_path / "data", {"train": 100})
+    settings = config(end, "optimizer.decay=linear", "optimizer.learning_rate=0.5", "validation=null")
+    train(data, tmp_path / "run", settings, WORLD, progress="none")
+    steps = 14 if end == "epochs=2" else 5
+    checkpoint = Checkpoint.open(tmp_path / f"run/checkpoints/step-{steps:09d}")
+    model = build_model(ResolvedSchema.load(data), settings)
+    model.compile(optimizer=optimizers.build("adam"))
+    model.optimizer.build(model.trainable_variables)
+    checkpoint.restore(model)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.5 / steps, rel=1e-6)
