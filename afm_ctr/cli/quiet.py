@@ -38,7 +38,7 @@ def without_chatter() -> Iterator[None]:
 
 
 def load_tensorflow(*, keras: bool = True) -> None:
-    """Import TensorFlow and look for GPUs once, quietly.
+    """Import TensorFlow and look for GPUs once, quietly; float32 is IEEE float32 there until a run asks for TF32.
 
     Args:
         keras: whether Keras will be needed; without it that takes little more than half the time.
@@ -52,6 +52,7 @@ def load_tensorflow(*, keras: bool = True) -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices("GPU")
+        tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def load_beam(arguments: Sequence[str]) -> None:

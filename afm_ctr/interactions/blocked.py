@@ -91,6 +91,7 @@ def blocked_attentional_pooling(
     by_slot: bool = False,
     dropout: Dropout | None = None,
     rows_at_once: int | None = None,
+    network_dtype: tf.DType | None = None,
 ) -> tf.Tensor:
     """The pooled vectors of :func:`attentional_pooling`, with its arguments, in little memory.
 
@@ -98,10 +99,13 @@ def blocked_attentional_pooling(
 
     Args:
         rows_at_once: size of a block; by default that of :func:`block_rows`.
+        network_dtype: of the factors in the products with W and h, forward and backward; None: that of ``u``. What
+            is summed over pairs or rows is summed in the dtype of ``u``, and so is the softmax.
     """
     u, present, W, b, h = (tf.convert_to_tensor(x) for x in (u, present, W, b, h))
     slots = u.shape[1]
     layout = _layout(slots, tuple((int(i), int(j)) for i, j in pairs))
+    low = tf.as_dtype(network_dtype or u.dtype)
     if not len(pairs):
         return tf.zeros_like(u if by_slot else u[:, 0, :])
     shape = list(u.shape[1:]) if by_slot else [W.shape[0]]
@@ -116,14 +120,18 @@ def blocked_attentional_pooling(
 
     @tf.custom_gradient
     def pooled(u: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        def attend(start: tf.Tensor, stop: tf.Tensor) -> _Attended:
+            network = tuple(tf.cast(x, low) for x in (W, b, h))
+            return _attend(u[start:stop], present[start:stop], network, layout, scale_by_pairs, keep(start, stop))
+
         def forward(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            part = _attend(u[start:stop], present[start:stop], W, b, h, layout, scale_by_pairs, keep(start, stop))
+            part = attend(start, stop)
             slots_pooled = part.u * part.mixed
             return slots_pooled if by_slot else 0.5 * tf.reduce_sum(slots_pooled, axis=1), []
 
         def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
             def step(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-                part = _attend(u[start:stop], present[start:stop], W, b, h, layout, scale_by_pairs, keep(start, stop))
+                part = attend(start, stop)
                 # Each slot's sum takes part in the one of all slots by one half.
                 by_sum = upstream[start:stop] if by_slot else 0.5 * upstream[start:stop, tf.newaxis]
                 return _gradients(part, by_sum, W, h, layout)
@@ -188,20 +196,20 @@ class _Attended(NamedTuple):
 def _attend(
     u: tf.Tensor,
     present: tf.Tensor,
-    W: tf.Tensor,
-    b: tf.Tensor,
-    h: tf.Tensor,
+    network: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
     layout: _Layout,
     scale_by_pairs: bool,
     keep: tf.Tensor | None,
 ) -> _Attended:
+    W, b, h = network
     slots, k, places = u.shape[1], u.shape[2], len(layout.listed)
     other = _shifted(u)
-    products = tf.reshape(u[:, tf.newaxis] * other, [-1, k])
+    products = tf.cast(tf.reshape(u[:, tf.newaxis] * other, [-1, k]), W.dtype)
     hidden = tf.nn.relu(tf.nn.bias_add(tf.matmul(products, W), b))
     mask = tf.reshape(tf.logical_and(present[:, tf.newaxis], _shifted(present)), [-1, places])
     mask = tf.logical_and(mask, layout.listed)
-    attention = masked_softmax(tf.reshape(tf.matmul(hidden, h[:, tf.newaxis]), [-1, places]), mask)
+    scores = tf.cast(tf.matmul(hidden, h[:, tf.newaxis]), u.dtype)
+    attention = masked_softmax(tf.reshape(scores, [-1, places]), mask)
     factor = count_pairs(mask, u.dtype) if scale_by_pairs else tf.ones([1, 1], u.dtype)
     if keep is not None:
         factor *= keep
@@ -225,15 +233,22 @@ def _gradients(
     by_attention = by_weight * part.factor
     mean = tf.reduce_sum(part.attention * by_attention, axis=1, keepdims=True)
     by_score = tf.reshape(part.attention * (by_attention - mean), [-1, 1])
-    by_h = tf.squeeze(tf.matmul(part.hidden, by_score, transpose_a=True), axis=1)
-    by_hidden = tf.raw_ops.ReluGrad(gradients=by_score * h, features=part.hidden)
-    by_W = tf.matmul(part.products, by_hidden, transpose_a=True)
-    by_product = tf.reshape(tf.matmul(by_hidden, W, transpose_b=True), [-1, half, slots, u.shape[2]])
+    by_h = tf.squeeze(_summed(part.hidden, by_score), axis=1)
+    low = part.hidden.dtype
+    by_hidden = tf.raw_ops.ReluGrad(gradients=tf.cast(by_score * h, low), features=part.hidden)
+    by_W = _summed(part.products, tf.cast(by_hidden, u.dtype))
+    by_product = tf.cast(tf.matmul(by_hidden, tf.cast(W, low), transpose_b=True), u.dtype)
+    by_product = tf.reshape(by_product, [-1, half, slots, u.shape[2]])
     by_other = by_product * u[:, tf.newaxis]
     back = [tf.roll(by_other[:, d], d + 1, axis=1) for d in range(half)]
     by_u = tf.reduce_sum(by_product * part.other, axis=1) + tf.add_n(back)
     by_u += upstream * part.mixed + tf.matmul(part.matrix, through)
-    return by_u, [by_W, tf.reduce_sum(by_hidden, axis=0), by_h]
+    return by_u, [by_W, tf.reduce_sum(tf.cast(by_hidden, u.dtype), axis=0), by_h]
+
+
+def _summed(factors: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
+    """Σ over pairs and rows of factors ⊗ by, in the dtype of ``by``: ``[n, a]`` and ``[n, b]`` to ``[a, b]``."""
+    return tf.matmul(tf.cast(factors, by.dtype), by, transpose_a=True)
 
 
 def _shifted(x: tf.Tensor) -> tf.Tensor:

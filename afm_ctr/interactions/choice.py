@@ -55,11 +55,17 @@ def training_attentional_pooling(
     scale_by_pairs: bool = False,
     by_slot: bool = False,
     dropout: Dropout | None = None,
+    network_dtype: tf.DType | None = None,
 ) -> tf.Tensor:
-    """The pooled vectors of :func:`attentional_pooling`, with its arguments, in the form for training."""
-    fused = len(pairs) and uses_fused(u.dtype, u.shape[1], W.shape[0], W.shape[1], by_slot)
-    form = fused_attentional_pooling if fused else blocked_attentional_pooling
-    return form(u, present, W, b, h, pairs, scale_by_pairs=scale_by_pairs, by_slot=by_slot, dropout=dropout)
+    """The pooled vectors of :func:`attentional_pooling`, with its arguments, in the form for training.
+
+    ``network_dtype`` is that of :func:`blocked_attentional_pooling`: the fused op knows float32 alone.
+    """
+    options = {"scale_by_pairs": scale_by_pairs, "by_slot": by_slot, "dropout": dropout}
+    same = network_dtype in (None, u.dtype)
+    if len(pairs) and same and uses_fused(u.dtype, u.shape[1], W.shape[0], W.shape[1], by_slot):
+        return fused_attentional_pooling(u, present, W, b, h, pairs, **options)
+    return blocked_attentional_pooling(u, present, W, b, h, pairs, network_dtype=network_dtype, **options)
 
 
 @tf.autograph.experimental.do_not_convert

@@ -76,7 +76,10 @@ class AFM(Interaction):
         size = inputs.vectors.shape[0]
         block = block_rows(inputs.vectors.shape[1], self.options.factors, self.options.attention)
         if training or (size is not None and size > block):
-            return training_attentional_pooling(*self._arguments(inputs), dropout=dropout, **self._switches())
+            low = tf.as_dtype(self.network_dtype) if training else None
+            return training_attentional_pooling(
+                *self._arguments(inputs), dropout=dropout, network_dtype=low, **self._switches()
+            )
         return attentional_pooling(*self._arguments(inputs), dropout=dropout, **self._switches())[0]
 
     def _attend(self, inputs: InteractionInputs) -> tuple[tf.Tensor, tf.Tensor]:

@@ -42,6 +42,9 @@ class Interaction(keras.layers.Layer):
     To plug in a model of your own, subclass this, implement :meth:`call`, and name the class in the entry point
     group ``afm_ctr.models`` of your package. Preparation, training, export and serving stay as they are.
 
+    Inputs, variables and logits are float32 whatever the ``precision`` of the run. A model with matrix products may
+    take their factors in ``network_dtype`` while it trains: "bfloat16" if the run asks for it, else the layer's own.
+
     Args:
         options: an instance of the class's ``Options``.
         pairs: int32 ``[P, 2]``, the pairs of slots that take part, i < j, in lexicographic order.
@@ -61,6 +64,7 @@ class Interaction(keras.layers.Layer):
         self.options = options
         self.pairs = np.asarray(pairs, np.int32).reshape(-1, 2)
         self.seed = int(seed)
+        self.network_dtype = self.compute_dtype
 
     def call(self, inputs: InteractionInputs, training: bool = False, rows: tf.Tensor | None = None) -> tf.Tensor:
         """Logits ``[B]`` without the global bias; they include the linear terms if the model has them.

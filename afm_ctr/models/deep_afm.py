@@ -86,7 +86,9 @@ class DeepAFM(AFM):
             apart = layer - tf.reduce_mean(layer, axis=1, keepdims=True)
             layer = apart * tf.math.rsqrt(tf.reduce_mean(tf.square(apart), axis=1, keepdims=True) + _EPSILON)
         for place, (kernel, offset) in enumerate(self.network):
-            layer = tf.matmul(layer, kernel.value) + offset.value
+            low = self.network_dtype if training else layer.dtype
+            product = tf.matmul(tf.cast(layer, low), tf.cast(kernel.value, low))
+            layer = tf.cast(product, layer.dtype) + offset.value
             if place == len(self.network) - 1:
                 break
             layer = self._thinned(tf.nn.relu(layer), training, rows, POOLED_SALT + place)

@@ -51,6 +51,7 @@ class CTRModel(keras.Model):
         mark_rows: keep which step touched each row of the table last, see :class:`EmbeddingTable`.
         bias_offset: added to the logit wherever predictions leave the training loop; ln(rate) undoes training on
             logs of which only that share of the negatives was kept.
+        precision: "float32", or "bfloat16" for the factors of the interaction's matrix products in training.
         name: of the model; the paths of its variables begin with it.
         **kwargs: of ``keras.Model``.
 
@@ -76,6 +77,7 @@ class CTRModel(keras.Model):
         seed: int = 0,
         mark_rows: bool = False,
         bias_offset: float = 0.0,
+        precision: str = "float32",
         name: str = "ctr",
         **kwargs: Any,
     ) -> None:
@@ -94,6 +96,7 @@ class CTRModel(keras.Model):
         self.label_kind = label_kind
         self.seed = int(seed)
         self.bias_offset = float(bias_offset)
+        self.precision = precision
         columns = {"linear": 1}
         if self.options.factors:
             columns["vectors"] = self.options.factors
@@ -108,6 +111,8 @@ class CTRModel(keras.Model):
         )
         self.bias = self.add_weight(shape=(), initializer="zeros", name="bias")
         self.interaction = layer(self.options, self.pairs, self.seed, name=interaction, dtype=self.dtype)
+        if precision == "bfloat16":
+            self.interaction.network_dtype = precision
         self.loss_tracker = WeightedMean(name="loss")
         # A layer from outside may make its weights at its first call, and they are needed before training starts.
         self.interaction(self._inputs_of(self._blank(), training=False))
@@ -271,6 +276,7 @@ class CTRModel(keras.Model):
             "seed": self.seed,
             "mark_rows": self.table.mark_rows,
             "bias_offset": self.bias_offset,
+            "precision": self.precision,
         }
         return {**super().get_config(), **own}
 

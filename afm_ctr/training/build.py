@@ -32,7 +32,8 @@ Scorer = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 def build_model(schema: ResolvedSchema, config: TrainConfig, training: bool = False) -> CTRModel:
     """A fresh model; its initial weights are a function of the schema, the config and the seed.
 
-    In ``training`` it also holds what only training needs: the marks of an expiry rule.
+    In ``training`` it also holds what only training needs: the marks of an expiry rule. It sets whether this process
+    takes TF32 on GPUs: only in training, and if ``precision: tf32`` asks for it.
 
     ``negative_sampling: {correct: logit}`` becomes the model's ``bias_offset`` ln(rate): a model trained on logs
     that kept the share r of the negatives overstates the odds by 1/r.
@@ -55,6 +56,7 @@ def build_model(schema: ResolvedSchema, config: TrainConfig, training: bool = Fa
             f"train_split: {config.train_split}: schema {schema.spec.name!r} has negative_sampling.apply: here, "
             "which thins the split 'train' alone; train on that, or on a log thinned before (`apply: already`)"
         )
+    tf.config.experimental.enable_tensor_float_32_execution(training and config.precision == "tf32")
     return CTRModel(
         config.model.name,
         config.model.options,
@@ -65,6 +67,7 @@ def build_model(schema: ResolvedSchema, config: TrainConfig, training: bool = Fa
         label_kind=label.kind,
         row_l2=config.row_l2,
         seed=config.seed,
+        precision="bfloat16" if config.precision == "bfloat16" else "float32",
         mark_rows=training and config.expiry is not None,
         bias_offset=math.log(sampling.rate) if sampling is not None and sampling.correct == "logit" else 0.0,
     )

@@ -267,9 +267,9 @@ def test_log_loss_of_a_constant_is_the_entropy() -> None:
 
 
 def test_a_constant_is_corrected_as_a_model_is() -> None:
-    # Three of four negatives are not there: a share of 1/2 stands for odds of 1/4, a probability of 0.2.
-    found = constant_log_loss(0.5, math.log(0.25))
-    assert found == pytest.approx(-0.5 * math.log(0.2) - 0.5 * math.log(0.8), rel=1e-15)
+    # Half of the negatives are not there: a share of 1/4, odds of 1/3, stands for odds of 1/6, a probability of 1/7.
+    found = constant_log_loss(0.25, math.log(0.5))
+    assert found == pytest.approx(-0.25 * math.log(1 / 7) - 0.75 * math.log(6 / 7), rel=1e-15)
 
 
 def test_log_loss_comes_with_the_constants() -> None:
