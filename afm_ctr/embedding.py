@@ -67,7 +67,7 @@ class EmbeddingTable(keras.layers.Layer):
         stddev: standard deviation of the initial values by column; a column that is not named starts at zero.
         name: of the table; the initial values depend on it.
         placement: "replicated": every rank holds the whole table.
-        mark_rows: keep in ``last_seen``, int32 ``[feature_size]``, the number of the step that touched each row last.
+        mark_rows: keep in ``last_seen``, int64 ``[feature_size]``, the number of the step that touched each row last.
 
     Example:
         >>> table = EmbeddingTable(1000, {"vectors": 16}, seed=7, stddev={"vectors": 0.01})
@@ -114,7 +114,7 @@ class EmbeddingTable(keras.layers.Layer):
                 self._fill(variable, column, width)
         if self.mark_rows:
             self.last_seen = self.add_weight(
-                shape=(self.feature_size,), initializer="zeros", dtype="int32", trainable=False, name="last_seen"
+                shape=(self.feature_size,), initializer="zeros", dtype="int64", trainable=False, name="last_seen"
             )
             self.last_seen.placement = self.placement
         self.built = True
@@ -217,7 +217,7 @@ class EmbeddingTable(keras.layers.Layer):
             step: the step's number, counted from 1.
         """
         assert self.last_seen is not None
-        step = tf.cast(step, tf.int32)
+        step = tf.cast(step, tf.int64)  # of which GPUs have a scatter, and of int32 none
         if isinstance(gradient, tf.IndexedSlices):
             steps = tf.where(gradient.indices > 0, step, 0)  # the absent slot's row has nothing to forget
             self.last_seen.value.scatter_update(tf.IndexedSlices(steps, gradient.indices))

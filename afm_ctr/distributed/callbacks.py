@@ -161,7 +161,8 @@ class LearningRateSchedule(keras.callbacks.Callback):
 class DriftCheck(keras.callbacks.Callback):
     """Compare checksums of the replicated variables over the ranks every so many steps and as training ends.
 
-    It reads every variable once: about a second a gigabyte. Bit-identical ranks are expected on CPUs.
+    It reads every variable once: about a second a gigabyte. Bit-identical ranks are expected: they step on the same
+    reduced gradients, and what this package adds after the exchange has a fixed order, on GPUs too.
 
     Args:
         world: the ranks to compare.
@@ -205,5 +206,6 @@ class DriftCheck(keras.callbacks.Callback):
                     where = "rank " + " and rank ".join(", ".join(map(str, group)) for group in groups) + " disagree"
                 raise DistributedError(
                     f"variable {name} has drifted apart after {self._step} steps: {where}; something changes it "
-                    "outside the exchange (another callback, an unwrapped optimizer, a random operation)"
+                    "outside the exchange (another callback, an unwrapped optimizer, a random operation, or on GPUs "
+                    "an operation that is not deterministic: try TF_DETERMINISTIC_OPS=1)"
                 )

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from afm_ctr.distributed.elastic_meeting import RankRemoved
-from afm_ctr.distributed.state import check_alike, training_state
+from afm_ctr.distributed.state import assign_blocks, blocks_of, check_alike, training_state
 from afm_ctr.distributed.steps import check_steps, end_epoch
 from afm_ctr.distributed.world import World, raw_variable
 from afm_ctr.errors import RunError, UserError, find_lost_rank
@@ -131,14 +131,15 @@ class ElasticState:
         if not self._arrays:
             self._arrays = [np.empty(v.shape, v.dtype.as_numpy_dtype) for v in variables]
         for array, variable in zip(self._arrays, variables, strict=True):
-            np.copyto(array, np.asarray(variable.read_value()))  # into the same memory again
+            for place, block in blocks_of(variable):
+                array[place] = block  # into the same memory again
         self._pickled = pickle.dumps(self.values, protocol=5)
 
     def restore(self) -> None:
         """Go back to the last commit, if there is one."""
         if self.committed:
             for array, variable in zip(self._arrays, training_state(self.model).values(), strict=True):
-                raw_variable(variable).assign(array)  # which copies
+                assign_blocks(variable, array)
             self.values = pickle.loads(self._pickled)
 
     def sync(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -72,19 +73,39 @@ def check_alike(world: World, state: dict[str, Any]) -> None:
 
 
 def checksum(variable: Any) -> int:
-    """CRC-32 of a variable's bytes in row-major order, read in chunks of at most 64 MB (or one row)."""
+    """CRC-32 of a variable's bytes in row-major order, read block by block."""
+    value = 0
+    for _, block in blocks_of(variable):
+        value = zlib.crc32(_bytes(block), value)
+    return value
+
+
+def blocks_of(variable: Any) -> Iterator[tuple[Any, np.ndarray]]:
+    """The content of a variable, so that it is never held twice: blocks of at most 64 MB (or one row) with their
+    places, such that ``array[place]`` and ``variable[place]`` are the block's.
+    """
     raw = raw_variable(variable)
     if raw.shape.rank == 0:
-        return zlib.crc32(_bytes(raw.numpy()))
+        yield ..., raw.numpy()
+        return
     rows = int(raw.shape[0])
     row_bytes = max(1, raw.dtype.size * int(np.prod(raw.shape[1:])))
     step = max(1, _CHUNK_BYTES // row_bytes)
-    value = 0
     for start in range(0, rows, step):
-        # Not by a slice: of a variable with sparse updates that would copy the whole, once a chunk.
-        chunk = tf.gather(raw, tf.range(start, min(start + step, rows)))
-        value = zlib.crc32(_bytes(chunk.numpy()), value)
-    return value
+        stop = min(start + step, rows)
+        # Not by a slice: of a variable with sparse updates that would copy the whole, once a block.
+        yield slice(start, stop), tf.gather(raw, tf.range(start, stop)).numpy()
+
+
+def assign_blocks(variable: Any, array: np.ndarray) -> None:
+    """Give a variable the content of an array, block by block as :func:`blocks_of` reads it."""
+    raw = raw_variable(variable)
+    if raw.shape.rank == 0 or array.nbytes <= _CHUNK_BYTES:
+        raw.assign(array)
+        return
+    step = max(1, _CHUNK_BYTES // (array.nbytes // len(array)))
+    for start in range(0, len(array), step):
+        raw[start : start + step].assign(array[start : start + step])
 
 
 def _bytes(array: Any) -> Any:

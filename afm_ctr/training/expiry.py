@@ -92,4 +92,4 @@ def _restart(table: EmbeddingTable, optimizer: Any, start: int, stop: int, expir
         write(column, table.initial_rows(name, start, stop)[expired])
         for slot, variable in optimizer.slots_of(column).items():
             write(variable, np.full([len(expired), *variable.shape[1:]], optimizer.slots[slot]))
-    write(marks_of(table), np.zeros(len(expired), np.int32))
+    write(marks_of(table), np.zeros(len(expired), np.int64))

@@ -127,7 +127,7 @@ def _forget(
     unmarked = [table for table in tables_of(model) if not checkpoint.marks_rows(table.name)]
     for table in unmarked:
         rows = _rows(checkpoint, table.name)
-        marks_of(table).value[1:rows].assign(tf.fill([rows - 1], tf.constant(steps, tf.int32)))
+        marks_of(table).value[1:rows].assign(tf.fill([rows - 1], tf.constant(steps, tf.int64)))
     if unmarked:
         say("expiry: the run before kept no marks, so all of its rows count as just seen")
     today = datetime.datetime.now(datetime.UTC).date()

@@ -88,6 +88,7 @@ def test_drift_names_the_variable_and_the_ranks(size: int, changed: list[int], t
     with pytest.raises(distributed.DistributedError, match=text) as raised:
         check.check()
     assert list(state)[bias] in str(raised.value) and "\n" not in str(raised.value)
+    assert "TF_DETERMINISTIC_OPS=1" in str(raised.value)
     world.others = [honest] * (size - 1)
     check.check()
 

@@ -117,6 +117,29 @@ def test_restore_brings_back_weights_slots_seeds_and_values(state: ElasticState)
     assert state.values == {"step": 0, "seen": [1]}
 
 
+def test_commits_never_hold_a_variable_a_second_time(state: ElasticState, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = type(state.model.variables[0].value)
+    plain = kind.read_value
+
+    def refuse(variable: Any) -> Any:
+        assert not variable.shape.rank, "a whole variable was read"
+        return plain(variable)
+
+    state.begin()
+    monkeypatch.setattr("afm_ctr.distributed.state._CHUNK_BYTES", 4)  # one row of the kernel
+    kept = values_of(state.model)
+    one_step(state)
+    with monkeypatch.context() as reading:
+        reading.setattr(kind, "read_value", refuse)
+        state.commit()
+        state.restore()
+    after = values_of(state.model)
+    one_step(state)
+    state.restore()
+    assert_equal(values_of(state.model), after)
+    assert any((one != other).any() for one, other in zip(after, kept, strict=True))
+
+
 def test_commits_are_due_by_steps_or_by_time(state: ElasticState) -> None:
     state.begin()
     due = []

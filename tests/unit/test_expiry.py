@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from afm_ctr import optimizers
 from afm_ctr.distributed import SingleWorld, wrap_optimizer
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
+from afm_ctr.training.checkpoint import Position
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.expiry import Begun, expire, last_kept
 from afm_ctr.training.sections import Expiry
+from afm_ctr.training.snapshot import Snapshot
 
 TODAY = datetime.date(2026, 3, 10)
 RUNS: list[Begun] = [
@@ -80,3 +83,20 @@ def test_rows_are_marked_and_go_back_with_their_slots(optimizer: str) -> None:
         np.testing.assert_array_equal(new[~expired], old[~expired])
         np.testing.assert_array_equal(new[expired], start[expired])
     assert expire(model, 2) == (0, 3)
+
+
+def test_a_checkpoint_whose_marks_are_int32_still_resumes(tmp_path: Path) -> None:
+    def trained() -> CTRModel:
+        model = CTRModel("fm", {"factors": 3}, 9, 2, [(0, 1)], seed=4, mark_rows=True)
+        model.compile(wrap_optimizer(optimizers.build("sgd", learning_rate=0.1), SingleWorld()), jit_compile=False)
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    model, again = trained(), trained()
+    assert model.table.last_seen is not None and again.table.last_seen is not None
+    model.table.last_seen.assign([0, 3, 2, 1, 2, 3, 3, 0, 7])
+    kept = Snapshot.take(model, Position(), schema_id="s", state={})
+    (marks,) = [column for column in kept.columns if column.key == "last_seen"]
+    marks.blocks[:] = [tf.cast(block, tf.int32) for block in marks.blocks]  # as they were written once
+    kept.write(tmp_path / "c").restore(again)
+    assert np.array(again.table.last_seen).tolist() == [0, 3, 2, 1, 2, 3, 3, 0, 7]
