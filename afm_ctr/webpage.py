@@ -6,17 +6,24 @@ import base64
 import io
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from html import escape
+from html import escape as _escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import write_bytes
+from afm_ctr.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Cell = str | int | None
+
+
+def escape(text: str) -> str:
+    """A text as HTML that shows it."""
+    return _escape(visible(text, keep="\n"))
+
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c2328; --soft: #5b6770; --line: #d5dce1; --shade: #f3f6f8;

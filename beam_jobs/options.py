@@ -10,6 +10,7 @@ from pathlib import Path
 from afm_ctr.records.writer import Compression
 from afm_ctr.samples import SAMPLE_ROWS
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
+from afm_ctr.visible import visible
 from beam_jobs.passes import Progress
 from beam_jobs.sources import CHUNK_BYTES, CHUNK_LINES
 
@@ -58,4 +59,4 @@ class PrepareOptions:
     seed: int = 0
     beam_args: Sequence[str] = ()
     progress: Progress | None = None
-    warn: Callable[[str], None] = lambda line: print(f"prepare: {line}", file=sys.stderr)
+    warn: Callable[[str], None] = lambda line: print(f"prepare: {visible(line)}", file=sys.stderr)

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from afm_ctr import __version__
+from afm_ctr.visible import visible
 
 app = typer.Typer(
     name="afm-ctr",
@@ -28,7 +30,14 @@ def _is_reporting() -> bool:
     return os.environ.get("HOROVOD_RANK", "0") == "0"
 
 
-console = Console(quiet=not _is_reporting(), highlight=False)
+class _Console(Console):
+    """A console that shows texts out of logs and names of files, and obeys nothing in them."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text, keep="\n\t"), **options)
+
+
+console = _Console(quiet=not _is_reporting(), highlight=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -51,4 +60,4 @@ def report(as_json: bool, result: dict[str, Any], show: Callable[[], None]) -> N
     console.quiet = False
     show()
     if as_json:
-        print(json.dumps(result, ensure_ascii=False, allow_nan=False, default=str), flush=True)
+        print(visible(json.dumps(result, ensure_ascii=False, allow_nan=False, default=str)), flush=True)

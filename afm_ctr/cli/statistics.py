@@ -16,6 +16,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.records import Manifest
 from afm_ctr.records.manifest import MANIFEST_NAME
 from afm_ctr.statistics import DataStatistics, Drift, FieldStatistics, drift
+from afm_ctr.visible import visible
 
 PAGE = "statistics.png"
 
@@ -161,7 +162,7 @@ def _values(field: FieldStatistics, statistics: DataStatistics) -> str:
         return " … ".join(f"{field.quantiles[i]:g}" for i in (0, 5, 50, 95, 100))
     words = []
     for top in field.top[:3]:
-        value = "".join(c if c.isprintable() else "·" for c in top.value)
+        value = visible(top.value)
         value = value if len(value) <= 16 else value[:15] + "…"
         positive = f"/{top.positives / top.rows:.0%}" if statistics.positives is not None else ""
         words.append(f"{value} {top.rows / statistics.sampled:.1%}{positive}")

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from afm_ctr.explain.explanation import Explanation, PairEffect, RowFacts
+from afm_ctr.visible import csv_text, visible
 
 _OF_REQUEST = 3  # pairs of each request in a terminal
 
@@ -93,8 +94,9 @@ def _values(pair: PairEffect, names: list[str]) -> list[Any]:
 def _csv(header: list[str], lines: list[list[Any]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(header)
-    writer.writerows(lines)
+    writer.writerows(
+        [csv_text(cell) if isinstance(cell, str) else cell for cell in line] for line in [header, *lines]
+    )
     return text.getvalue().encode("utf-8", "replace")
 
 
@@ -104,7 +106,7 @@ def _linear_table(row: RowFacts, top: int) -> Table:
     found.add_column("holds")
     found.add_column("its own term", justify="right")
     for name, content, term in row.linear[:top]:
-        found.add_row(escape(name), escape(content), f"{term:+.4f}")
+        found.add_row(escape(name), escape(visible(content)), f"{term:+.4f}")
     return found
 
 
@@ -115,7 +117,7 @@ def _request_table(requests: Sequence[Explanation]) -> Table:
         row = request.row
         assert row is not None
         label = "" if row.label is None else f"{row.label:g}"
-        head = [str(row.number), row.key, label, f"{row.score:.6f}"]
+        head = [str(row.number), visible(row.key), label, f"{row.score:.6f}"]
         for pair in request.pairs[:_OF_REQUEST]:  # a row each: figures stay by a folded name
             figures = [cell("effect", pair.effect, one=True), cell("attention", pair.attention)]
             rows.append([*head, pair.name, *figures])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from afm_ctr.visible import visible
+
 NUMBER = re.compile(rb"[ \t]*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[ \t]*")
 DECIMAL_COMMA = re.compile(rb"[ \t]*[+-]?\d+([. ']\d{3})*,\d+[ \t]*")
 LABEL_NAMES = (
@@ -32,5 +34,5 @@ def is_nothing(cell: bytes) -> bool:
 
 def shown(cell: bytes, longest: int = 24) -> str:
     """A cell in a comment or message: on one line, and short."""
-    text = "".join(c if c.isprintable() else "?" for c in cell.decode("utf-8", "replace"))
+    text = visible(cell.decode("utf-8", "replace"))
     return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from afm_ctr.visible import visible
+
 _WIDTH = 112
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_ -]*[A-Za-z0-9_]|[A-Za-z]")
 # YAML 1.1 and 1.2 read these as something else than a text.
@@ -38,7 +40,7 @@ def comment(lines: Sequence[str], indent: int = 0) -> list[str]:
     before = " " * indent + "# "
     wrapped: list[str] = []
     for line in lines:
-        wrapped += textwrap.wrap(line, _WIDTH - len(before), break_long_words=False) or [""]
+        wrapped += textwrap.wrap(visible(line), _WIDTH - len(before), break_long_words=False) or [""]
     return [(before + line).rstrip() for line in wrapped]
 
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from afm_ctr.metrics import CalibrationBin, Interval
 from afm_ctr.report.slices import Slice
+from afm_ctr.visible import visible
 from afm_ctr.webpage import plain_labels
 
 _BLUE, _ORANGE, _GREY = "#1b6ca8", "#d9822b", "#7a868f"
@@ -148,5 +149,5 @@ def _plain(axis: Axes) -> None:
 
 
 def _short(text: str) -> str:
-    plain = "".join(c if c.isprintable() else "·" for c in text)
+    plain = visible(text)
     return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"

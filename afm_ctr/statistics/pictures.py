@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from afm_ctr.errors import UserError
 from afm_ctr.statistics.compare import Drift, FieldDrift
 from afm_ctr.statistics.facts import DataStatistics, FieldStatistics
+from afm_ctr.visible import visible
 
 _NOW, _BEFORE, _RATE, _FLAG = "#1b6ca8", "#b9c4cc", "#d9822b", "#b3261e"
 _ACROSS, _BARS, _LONGEST = 4, 10, 14
@@ -128,5 +129,5 @@ def _numbers(axis: Axes, field: FieldStatistics, before: FieldStatistics | None)
 
 
 def _short(text: str) -> str:
-    plain = "".join(c if c.isprintable() else "·" for c in text).replace("$", r"\$")
+    plain = visible(text).replace("$", r"\$")
     return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"

@@ -16,6 +16,7 @@ from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.checkpoint import Checkpoint
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.shelf import CheckpointShelf
+from afm_ctr.visible import visible
 
 CONFIG, RUN, HISTORY, CHECKPOINTS, TENSORBOARD, PROFILE = (
     "config.yaml",
@@ -129,4 +130,4 @@ def make_scorer(model: CTRModel, rows: int) -> Scorer:
 
 
 def _to_stderr(text: str) -> None:
-    print(f"afm-ctr: {text}", file=sys.stderr, flush=True)
+    print(f"afm-ctr: {visible(text)}", file=sys.stderr, flush=True)

@@ -13,6 +13,8 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from afm_ctr.visible import visible
+
 Mode = Literal["auto", "bar", "lines", "none"]
 _SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_BARS = 10.0, 0.25
 _CONSTANTS = {
@@ -53,6 +55,7 @@ class Reporter(keras.callbacks.Callback):
         """One line, whatever the mode but ``"none"``."""
         if self.mode == "none":
             return
+        text = visible(text)
         if self._bar is not None:
             self._bar.console.print(text, markup=False)
         else:

@@ -1,0 +1,35 @@
+"""Texts out of logs, shown to people: no character of them breaks out of a line, a terminal or a spreadsheet's cell.
+
+Names of columns, values and files may hold what they like: line separators that YAML also knows, escape sequences
+that a terminal obeys, marks that turn the direction of what follows, a formula.
+"""
+
+from __future__ import annotations
+
+import re
+
+# What a spreadsheet takes for the beginning of a formula; a plain number is none.
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
+
+
+def visible(text: str, keep: str = "") -> str:
+    """A text with every character that is not printable as JSON escapes it: ``\\u001b``, ``\\u2028``, ``\\u202e``.
+
+    Args:
+        text: any text; one without such characters is returned as it is.
+        keep: characters that stay, such as a line's end.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in keep else _escaped(one) for one in text)
+
+
+def csv_text(text: str) -> str:
+    """A text for a cell of a CSV file: visible, and with ``'`` before what a spreadsheet would take for a formula."""
+    return f"'{visible(text)}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else visible(text)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
