@@ -64,6 +64,10 @@ summary { cursor: pointer; padding: .2rem 0; overflow-wrap: anywhere; }
 """
 
 
+# No script runs and nothing is fetched, even if a text should ever get past the escaping.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
 class Page:
     """A page in the making; every text is escaped, so names out of logs may hold what they like.
 
@@ -160,6 +164,7 @@ class Page:
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
             f"<title>{escape(self.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
             f"<h1>{escape(self.title)}</h1>\n{subtitle}{nav}" + "\n".join(self._body) + "\n</body>\n</html>\n"
         )

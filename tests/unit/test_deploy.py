@@ -187,7 +187,7 @@ def image(root: Path) -> list[Instruction]:
 
 
 def test_image_stages_and_arguments(image: list[Instruction], root: Path) -> None:
-    assert {one.name for one in image} <= {"ARG", "FROM", "ENV", "WORKDIR", "RUN", "COPY", "CMD"}
+    assert {one.name for one in image} <= {"ARG", "FROM", "ENV", "WORKDIR", "RUN", "COPY", "CMD", "USER"}
     constraints = (root / "requirements" / "constraints.txt").read_text()
     (pinned,) = re.findall(r"^tensorflow==(\S+)$", constraints, re.M)
     assert image[0] == Instruction("ARG", f"TENSORFLOW={pinned}", -1)
@@ -225,9 +225,30 @@ def test_image_commands_are_there(image: list[Instruction], root: Path) -> None:
     (environment,) = [shlex.split(one.text) for one in image if one.name == "ENV"]
     cache = dict(word.split("=") for word in environment)["AFM_CTR_CACHE"]
     assert [one.text for one in image if "--from" in one.text] == [f"--from=horovod {cache} {cache}"]
+    # Only named paths are copied, all of them are there, and nothing runs as root.
+    sources = [
+        word for one in image if one.name == "COPY" and "--from" not in one.text for word in one.text.split()[:-1]
+    ]
+    assert {"afm_ctr", "scripts", "setup.py"} <= set(sources) and all((root / word).exists() for word in sources)
+    assert not {".", "./", "*", "data", "run", "served"} & set(sources)
+    assert [one.text for one in image if one.name == "USER"] == ["afm"] and image[-2].name == "USER"
     # What pip and the scripts read is not kept out of the image.
     ignored = (root / "deploy" / "gpu" / "Dockerfile.dockerignore").read_text().splitlines()
     assert not {"afm_ctr", "beam_jobs", "serving", "scripts", "requirements", "setup.py", "README.md"} & set(ignored)
+    assert {"data", "run", "served"} <= set(ignored)
+
+
+def test_what_commands_write_stays_out_of_git_and_of_images(root: Path) -> None:
+    for name in (".gitignore", ".dockerignore"):
+        lines = [line.rstrip("/") for line in (root / name).read_text().splitlines()]
+        assert {"/data", "/run", "/served"} <= set(lines), (
+            f"{name}: only at the root, where no source folder has these names"
+        )
+    if not (root / ".git").exists():
+        pytest.skip("not a git checkout: what .gitignore does cannot be asked")
+    paths = ["data/x", "run/x", "served/x", "afm_ctr/data/x.py", "examples/run/x.py"]
+    told = subprocess.run(["git", "check-ignore", *paths], cwd=root, capture_output=True, text=True, check=False)
+    assert told.stdout.split() == ["data/x", "run/x", "served/x"]
 
 
 def test_image_page_says_what_was_not_run(root: Path) -> None:

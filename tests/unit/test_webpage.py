@@ -72,7 +72,17 @@ def test_every_text_is_escaped_and_nothing_comes_from_elsewhere() -> None:
     assert (image["src"] or "").startswith("data:image/svg+xml;base64,")
     sources = [value or "" for _, attributes in parsed.tags for name, value in attributes.items() if name == "src"]
     assert all(source.startswith("data:") for source in sources)
-    assert "http" not in text.replace(image["src"] or "", "")
+    assert "http" not in text.replace(image["src"] or "", "").replace("http-equiv", "")
+
+
+def test_a_browser_is_told_to_run_and_fetch_nothing() -> None:
+    page = Parsed(Page("a").html())
+    policies = [
+        attrs["content"] or "" for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert len(policies) == 1
+    rules = dict(rule.strip().split(" ", 1) for rule in policies[0].split(";"))
+    assert rules["default-src"] == "'none'" and rules["img-src"] == "data:" and "script-src" not in rules
 
 
 def test_links_lead_to_sections_and_numbers_are_flush_right() -> None:
