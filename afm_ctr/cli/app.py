@@ -10,12 +10,27 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperGroup
 
 from afm_ctr import __version__
 from afm_ctr.visible import visible
 
+# As the work goes; a command that is not here comes last.
+_ORDER = (
+    "doctor", "make-logs", "infer-schema", "prepare", "stats", "train", "evaluate", "report", "explain", "predict",
+    "export", "validate-export", "serve", "score", "load-test",
+)  # fmt: skip
+
+
+class _InOrder(TyperGroup):
+    def list_commands(self, context: Any) -> list[str]:
+        names = super().list_commands(context)
+        return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+
+
 app = typer.Typer(
     name="afm-ctr",
+    cls=_InOrder,
     help="Attentional factorization machines for click-through rate: raw logs to a scored request.",
     add_completion=False,
     rich_markup_mode="rich",

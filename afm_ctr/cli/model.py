@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from afm_ctr.cli.app import JsonFlag, app, console, report
+from afm_ctr.cli.early import check_inputs
 from afm_ctr.cli.quiet import load_tensorflow
 from afm_ctr.errors import UserError
 
@@ -43,6 +44,7 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Train a model; under horovodrun on all ranks. The same command, run again, goes on where it stopped."""
+    check_inputs(data=data, config=config)
     load_tensorflow()
     from afm_ctr import distributed, training
 
@@ -73,6 +75,7 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Exact AUC, group AUC, log loss, RMSE and calibration of a split, over all ranks."""
+    check_inputs(data=data, run=model_dir)
     load_tensorflow()
     from afm_ctr import distributed, training
 
@@ -109,6 +112,7 @@ def predict(
     """Score prepared records or raw logs without a server; keys are carried through."""
     if (data is None) == (not input):
         raise UserError("predict: give either --data DIR (with --split) or --input GLOB")
+    check_inputs(data=data, run=model_dir)
     load_tensorflow()
     from afm_ctr import predict as prediction
 
@@ -138,6 +142,7 @@ def export(
     """Write a SavedModel with the signatures serving_default, examples, raw and explain."""
     if data is not None and not float16_tables:
         raise UserError("export: --data goes with --float16-tables: it measures what that changes")
+    check_inputs(data=data, run=model_dir)
     load_tensorflow()
     from afm_ctr import export as exporting
 
@@ -167,6 +172,7 @@ def validate_export(
     as_json: JsonFlag = False,
 ) -> None:
     """Load an export in a fresh process and check all that is promised of it; exit 2 names the first that fails."""
+    check_inputs(run=model_dir)
     load_tensorflow()
     from afm_ctr import export as exporting
 
@@ -203,6 +209,7 @@ def explain(
     """Which field pairs matter: attention share, what the logit loses without the pair, and how far they agree."""
     if row is not None and rows is not None:
         raise UserError("explain: --row explains one row alone, --rows some beside the whole split: give one of them")
+    check_inputs(data=data, run=model_dir)
     load_tensorflow()
     from afm_ctr import explain as explaining
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from afm_ctr.cli.app import JsonFlag, app, console
 from afm_ctr.cli.app import report as show_result
+from afm_ctr.cli.early import check_inputs
 from afm_ctr.cli.model import Checkpoint, ModelDir
 from afm_ctr.cli.progress import row_progress
 from afm_ctr.cli.quiet import load_tensorflow
@@ -38,6 +39,7 @@ def report(
     """
     if int(os.environ.get("HOROVOD_SIZE", "1")) > 1:
         raise UserError("report works in one process: run it without horovodrun")
+    check_inputs(data=data, run=model_dir)
     load_tensorflow()
     from afm_ctr import report as reporting
 

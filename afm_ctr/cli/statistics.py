@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -13,10 +13,10 @@ from rich.table import Table
 
 from afm_ctr.cli.app import JsonFlag, app, console, report
 from afm_ctr.errors import UserError
-from afm_ctr.records import Manifest
-from afm_ctr.records.manifest import MANIFEST_NAME
-from afm_ctr.statistics import DataStatistics, Drift, FieldStatistics, drift
 from afm_ctr.visible import visible
+
+if TYPE_CHECKING:  # NumPy and pydantic, which --help does without
+    from afm_ctr.statistics import DataStatistics, Drift, FieldStatistics
 
 PAGE = "statistics.png"
 
@@ -99,6 +99,8 @@ def stats(
 
     PSI below 0.1 is no change by custom, above 0.25 a large one; flagged fields come first. Always exit code 0.
     """
+    from afm_ctr.statistics import drift
+
     now = _statistics(data)
     before = _statistics(baseline) if baseline is not None else None
     found = drift(now, before) if before is not None else None
@@ -124,6 +126,8 @@ def stats(
 
 
 def _statistics(path: str) -> DataStatistics:
+    from afm_ctr.records.manifest import MANIFEST_NAME, Manifest
+
     folder = os.path.dirname(path) or "." if path.endswith(MANIFEST_NAME) else path
     found = Manifest.load(folder, check_files=False).statistics
     if found is None:

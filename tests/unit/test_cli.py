@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
 from afm_ctr.cli.app import app
+from afm_ctr.errors import UserError
 
 COMMANDS = [
     "make-logs",
@@ -39,6 +41,42 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_every_command_is_there_and_no_other() -> None:
     assert sorted(command.name or "" for command in app.registered_commands) == sorted(COMMANDS)
+
+
+def test_commands_are_listed_in_the_order_of_the_work() -> None:
+    result = CliRunner().invoke(app, ["--help"])
+    listed = re.findall(r"^│ ([a-z][a-z-]+) ", result.output, re.M)
+    assert sorted(listed) == sorted(COMMANDS)
+    work = ["infer-schema", "prepare", "train", "evaluate", "export", "serve", "score"]
+    assert [name for name in listed if name in work] == work
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "d", "--model-dir", "m", "--config", "c.yaml"], "c.yaml: no such file"),
+        (["train", "--data", "d", "--model-dir", "m", "--config", __file__], "d is not a prepared data set"),
+        (["evaluate", "--data", "d", "--model-dir", "m"], "m holds no training run"),
+        (["explain", "--data", "d", "--model-dir", "m"], "m holds no training run"),
+        (["report", "--model-dir", "m"], "m holds no training run"),
+        (["export", "--model-dir", "m", "--export-base", "b"], "m holds no training run"),
+        (["predict", "--model-dir", "m", "--data", "d", "--output", "o"], "m holds no training run"),
+        (["validate-export", "--export-dir", "e", "--model-dir", "m"], "m holds no training run"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_tensorflow_is_loaded(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(**_: object) -> None:
+        raise AssertionError("TensorFlow would have been loaded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOROVOD_RANK", raising=False)
+    monkeypatch.setattr("afm_ctr.cli.model.load_tensorflow", load)
+    monkeypatch.setattr("afm_ctr.cli.reports.load_tensorflow", load)
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UserError) and message in str(result.exception)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -88,12 +126,18 @@ def test_the_command_line_starts_without_tensorflow() -> None:
         "sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'apache_beam', 'horovod')))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    help_alone = (
+        "import sys; from afm_ctr.cli import commands; "
+        "sys.exit(any(m in sys.modules for m in ('numpy', 'pydantic', 'tensorflow', 'pyarrow')))"
+    )
+    assert subprocess.run([sys.executable, "-c", help_alone], timeout=60).returncode == 0
 
 
-def test_a_missing_extra_is_named_with_its_remedy() -> None:
+def test_a_missing_extra_is_named_with_its_remedy(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
     code = (
         "import sys; sys.modules['tensorflow'] = None; sys.modules['keras'] = None; sys.argv = ['afm-ctr', 'export', "
-        "'--model-dir', 'm', '--export-base', 'b']; from afm_ctr.cli import main; main()"
+        f"'--model-dir', {str(tmp_path)!r}, '--export-base', 'b']; from afm_ctr.cli import main; main()"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
