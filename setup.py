@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 TENSORFLOW = ["tensorflow>=2.21,<2.22", "keras>=3.15,<3.16", "google-crc32c>=1.5"]
-SERVING = ["tensorflow-serving-api>=2.21,<2.22", "grpcio-health-checking>=1.60"]
+SERVING = ["tensorflow-serving-api>=2.21,<2.22", "grpcio-health-checking>=1.60", "h11>=0.16,<0.17"]
 BEAM = ["apache-beam>=2.77,<2.78"]
 # What Horovod imports; the wheel itself comes from scripts/build_horovod.py, made for the TensorFlow that is here.
 HOROVOD = ["cloudpickle", "packaging", "psutil"]

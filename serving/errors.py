@@ -109,6 +109,8 @@ def from_rpc(
             code,
         )
     via = f"; calls go through a proxy, by {proxy}: for a direct connection add the host to no_proxy" if proxy else ""
+    if status is grpc.StatusCode.UNAVAILABLE and "Hostname Verification" in line:
+        return InsecureConnection(f"{target}: the server's certificate was not accepted: it is for another name{via}")
     if status is grpc.StatusCode.UNAVAILABLE and "handshake failed" in line:
         return InsecureConnection(f"{target}: no TLS connection: {_handshake(line)}{via}")
     if status is grpc.StatusCode.UNAVAILABLE and ("Socket closed" in line or "reset" in line):

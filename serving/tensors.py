@@ -121,7 +121,7 @@ def to_array(proto: Any) -> np.ndarray[Any, Any]:
     if kind is None:
         raise ValueError(f"tensors of type {proto.dtype} are not supported")
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+    if any(size < 0 for size in shape):  # TensorFlow does not look at unknown_rank here either
         raise ValueError(f"the shape {format_shape(shape)} is not fixed")
     size = math.prod(shape)
     if proto.tensor_content and kind.name != "string":

@@ -130,6 +130,10 @@ def export(
     export_base: Annotated[Path, typer.Option(help="Base folder of the versions, as TF Serving wants it.")],
     version: Annotated[int | None, typer.Option(min=1, help="Version number; default: the next free one.")] = None,
     checkpoint: Checkpoint = "best",
+    warmup: Annotated[
+        Literal["made-up", "log", "none"],
+        typer.Option(help="Rows of the warm-up requests: made up, or real ones of the log, or no requests."),
+    ] = "made-up",
     float16_tables: Annotated[
         bool, typer.Option("--float16-tables", help="Store the vectors in half precision: half the memory.")
     ] = False,
@@ -152,6 +156,7 @@ def export(
             export_base,
             version=version,
             which=checkpoint,
+            warmup=warmup,
             float16_tables=float16_tables,
             data_dir=data,
             split=split,

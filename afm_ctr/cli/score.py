@@ -24,8 +24,8 @@ from afm_ctr.cli.quiet import load_tensorflow
 @app.command(
     "serve",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    epilog="Example: afm-ctr serve --model_name afm --model_base_path $PWD/serving-models/afm "
-    "--port 8500 --rest_api_port 8501",
+    epilog="Example: afm-ctr serve --model_name=afm --model_base_path=$PWD/serving-models/afm "
+    "--port=8500 --rest_api_port=8501",
 )
 def serve(context: typer.Context) -> None:
     """Serve a SavedModel over gRPC and REST: TF Serving's API and flags, for a laptop, tests and CI.

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tensorflow as tf
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +15,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.export.columns import write_column_forms
 from afm_ctr.export.half import HalfChange, halve_and_measure
 from afm_ctr.export.servable import Servable
-from afm_ctr.export.warmup import Warmup, warmup_rows, write_warmup
+from afm_ctr.export.warmup import warmup_rows, write_warmup
 from afm_ctr.io.files import new_folder
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import load_model
@@ -23,12 +23,14 @@ from afm_ctr.training.build import Which
 
 EXTRA = "assets.extra"
 
+WarmupRows = Literal["made-up", "log", "none"]
+
 
 class ExportSummary(BaseModel):
     """What was written.
 
-    ``warmup_rows`` says where the rows of the warm-up requests come from: ``log`` (raw rows kept at preparation) or
-    ``schema`` (made up from the vocabularies and boundaries, since no raw rows were at hand). ``logit_offset`` is
+    ``warmup`` says where the rows of the warm-up requests come from: ``made-up`` (from vocabularies and boundaries),
+    ``log`` (raw rows kept at preparation), or ``none``: there are no such requests. ``logit_offset`` is
     what was built into the logit since only a part of the negatives was trained on; ``half`` what storing the vectors
     in half precision changed, None where it was not asked for.
     """
@@ -48,7 +50,7 @@ class ExportSummary(BaseModel):
     feature_size: int
     logit_offset: float
     half: HalfChange | None = None
-    warmup_rows: str
+    warmup: WarmupRows
     bytes: int
 
     def to_json(self) -> dict[str, Any]:
@@ -56,14 +58,14 @@ class ExportSummary(BaseModel):
 
     def __str__(self) -> str:
         asked = ", ".join(self.signatures)
-        origin = "rows of the log" if self.warmup_rows == "log" else "rows made up from the schema"
+        origin = {"log": "warm-up with rows of the log", "made-up": "warm-up with made-up rows", "none": "no warm-up"}
         offset, half = "", "" if self.half is None else f"\n{self.half}"
         if self.logit_offset:
             rate = math.exp(self.logit_offset)
             offset = f"; logit corrected by {self.logit_offset:+.4f}: a share of {rate:.4g} of the negatives was kept"
         return (
             f"{self.path} ({self.bytes / 1e6:,.1f} MB): signatures {asked} -> {self.output}, logit{offset}\n"
-            f"{self.feature_size:,} ids, {self.slots} slots, {self.pairs:,} pairs; warm-up with {origin}{half}"
+            f"{self.feature_size:,} ids, {self.slots} slots, {self.pairs:,} pairs; {origin[self.warmup]}{half}"
         )
 
 
@@ -73,6 +75,7 @@ def export_model(
     version: int | None = None,
     which: Which = "best",
     *,
+    warmup: WarmupRows = "made-up",
     float16_tables: bool = False,
     data_dir: str | Path | None = None,
     split: str = "test",
@@ -100,16 +103,20 @@ def export_model(
         export_base: folder of all versions of this served model.
         version: 1 or more; None is one more than the highest there is.
         which: ``best`` or ``latest`` checkpoint.
+        warmup: rows of the requests that a server replays before a version serves: ``made-up`` of the schema, ``log``
+            for raw rows of the log that travelled with the run, ``none`` for no such requests.
         float16_tables: store the vectors in half precision; they are cast up after the gather.
         data_dir: with ``float16_tables``, a prepared data set: AUC and loss of its ``split`` before and after.
         split: of ``data_dir``.
 
     Raises:
-        UserError: there is no such checkpoint, the version exists, or the folder cannot be written.
+        UserError: there is no such checkpoint, the version exists, the folder cannot be written, or rows of the log
+            are asked for and there are none.
     """
     base = Path(export_base)
     chosen = _version(base, version)
     model, schema, _ = load_model(model_dir, which)
+    requests = None if warmup == "none" else warmup_rows(schema, Path(model_dir), warmup)
     half, change = halve_and_measure(model, schema, data_dir, split) if float16_tables else (None, None)
     servable = Servable(model, schema, half)
     target = base / str(chosen)
@@ -120,8 +127,10 @@ def export_model(
             options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
             tf.saved_model.save(servable, str(temporary), signatures=signatures, options=options)
             write_column_forms(temporary, schema)
-            warmup = warmup_rows(schema, Path(model_dir))
-            _write_extra(temporary / EXTRA, schema, servable, warmup, base.resolve().name)
+            _write_extra(temporary / EXTRA, schema, warmup)
+            if requests is not None:
+                path = temporary / EXTRA / "tf_serving_warmup_requests"
+                write_warmup(path, requests, base.resolve().name, servable.has_attention)
             size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file())
             if target.exists():
                 raise UserError(f"export: version {chosen} came into being in {base} meanwhile; run export again")
@@ -141,7 +150,7 @@ def export_model(
         feature_size=schema.feature_size,
         logit_offset=model.bias_offset,
         half=change,
-        warmup_rows=warmup.source,
+        warmup=warmup,
         bytes=size,
     )
 
@@ -166,10 +175,11 @@ def _version(base: Path, asked: int | None) -> int:
     return asked
 
 
-def _write_extra(folder: Path, schema: ResolvedSchema, servable: Servable, warmup: Warmup, model_name: str) -> None:
+def _write_extra(folder: Path, schema: ResolvedSchema, warmup: WarmupRows) -> None:
     folder.mkdir()
     described = {
         "schema_id": schema.id,
+        "warmup": warmup,
         "slots": [slot.name for slot in schema.slots],
         "pairs": [
             {"name": name, "slots": [int(i), int(j)]}
@@ -177,4 +187,3 @@ def _write_extra(folder: Path, schema: ResolvedSchema, servable: Servable, warmu
         ],
     }
     (folder / "pairs.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    write_warmup(folder / "tf_serving_warmup_requests", warmup, model_name, servable.has_attention)

@@ -109,6 +109,7 @@ class _Job:
         self._inspect = inspect
         self._found: dict[str, Any] = {}
         self._slots = self._pairs = 0
+        self._unwarmed = False  # on purpose
         self._warmup: Requests = []
         self._few: Requests = []
 
@@ -131,6 +132,7 @@ class _Job:
             self._slots, self._pairs = len(told["slots"]), len(told["pairs"])
             inside = all(0 <= slot < self._slots for pair in told["pairs"] for slot in pair["slots"])
             schema_id = told["schema_id"]
+            self._unwarmed = told.get("warmup") == "none"
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _Failed(f"{path}: {type(error).__name__}: {error}") from error
         if not inside:
@@ -141,6 +143,11 @@ class _Job:
 
     def _read_requests(self) -> str:
         path = self._folder / "assets.extra" / "tf_serving_warmup_requests"
+        if self._unwarmed and not path.exists():
+            rows = {"feature_ids": np.zeros([3, self._slots], np.int64)}
+            rows["feature_vals"] = np.zeros([3, self._slots], np.float32)
+            self._few = [("serving_default", {name: array[:n] for name, array in rows.items()}) for n in (0, 1, 3)]
+            return "exported without any"
         if not path.is_file():
             raise _Failed(f"{path} is missing: the first callers would wait for what it sets up")
         try:
@@ -182,6 +189,8 @@ class _Job:
         for number, ((signature, _), answer) in enumerate(zip(self._warmup, self._answers(0), strict=False)):
             if isinstance(answer, str):
                 raise _Failed(f"request {number} ({signature}): {answer}")
+        if self._unwarmed:
+            return "there are none"
         unused = sorted(set(self._found["signatures"]) - {signature for signature, _ in self._warmup})
         if unused:
             raise _Failed(f"no request warms up {', '.join(unused)}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from afm_ctr.errors import UserError
 from afm_ctr.features import FeatureTransform
 from afm_ctr.records import serialize_examples
 from afm_ctr.samples import load_samples, made_up_rows
@@ -24,9 +26,8 @@ _PREDICT_LOG, _REQUEST = 0x32, 0x0A
 
 @dataclass(frozen=True)
 class Warmup:
-    """The same rows in every form; ``source`` is ``log`` or ``schema``."""
+    """The same rows in every form."""
 
-    source: str
     raw: dict[str, np.ndarray]
     feature_ids: np.ndarray
     feature_vals: np.ndarray
@@ -37,16 +38,23 @@ class Warmup:
         return len(self.feature_ids)
 
 
-def warmup_rows(schema: ResolvedSchema, model_dir: Path) -> Warmup:
-    """Raw rows kept with the run, else rows made up from the schema, and what the transform makes of them."""
-    rows, source = load_samples(model_dir, schema.raw_columns), "log"
+def warmup_rows(schema: ResolvedSchema, model_dir: Path, source: Literal["made-up", "log"]) -> Warmup:
+    """Rows made up from the schema, or raw rows of the log kept with the run, and what the transform makes of them.
+
+    Raises:
+        UserError: rows of the log are asked for, and the run holds none.
+    """
+    rows = made_up_rows(schema) if source == "made-up" else load_samples(model_dir, schema.raw_columns)
     if not rows:
-        rows, source = made_up_rows(schema), "schema"
+        raise UserError(
+            f"export: --warmup log: {model_dir} holds no rows of the log (prepare --sample-rows keeps some); "
+            "take --warmup made-up"
+        )
     raw = {name: _strings([row[name] for row in rows]) for name in schema.raw_columns}
     encoded = FeatureTransform(schema)({name: tf.constant(cells) for name, cells in raw.items()})
     ids, vals = encoded.feature_ids.numpy(), encoded.feature_vals.numpy()
     keys = [b"warmup#%d" % number for number in range(len(rows))]
-    return Warmup(source, raw, ids, vals, _strings(serialize_examples(ids, vals, None, None, None, keys)))
+    return Warmup(raw, ids, vals, _strings(serialize_examples(ids, vals, None, None, None, keys)))
 
 
 def write_warmup(path: Path, warmup: Warmup, model_name: str, explain: bool) -> None:

@@ -36,6 +36,9 @@ def predict_on(servable: Servable, request: predict_pb2.PredictRequest) -> predi
     """Answer a Predict request from one version; errors as in :func:`predict`."""
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     signature = servable.signature(name)
+    if signature is None and name in servable.signatures and not request.inputs:
+        # The loader's own entry has no outputs to fetch; this is what the real server makes of that.
+        raise RequestError(grpc.StatusCode.OUT_OF_RANGE, f"{name} has 0 outputs, tried to fetch output 0")
     if signature is None:
         raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
     inputs = check_inputs(signature, request.inputs)
@@ -89,7 +92,7 @@ def metadata(
 def status(
     watcher: Watcher, request: get_model_status_pb2.GetModelStatusRequest
 ) -> get_model_status_pb2.GetModelStatusResponse:
-    """Answer GetModelStatus: the state of all versions, or of the one that is asked for.
+    """Answer GetModelStatus: the state of all versions, or of the one that is asked for. A label is not looked at.
 
     Raises:
         RequestError: INVALID_ARGUMENT for a request without model, NOT_FOUND.
@@ -97,9 +100,7 @@ def status(
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
     name = request.model_spec.name
-    version, label = _version_of(request.model_spec)
-    if label:
-        version = watcher.labelled(name, label)
+    version, _ = _version_of(request.model_spec)
     found = [item for item in watcher.states() if version in (None, item.version)] if name == watcher.name else []
     if not found and version is not None:
         raise not_found(f"Could not find version {version} of model {name}")
@@ -113,8 +114,13 @@ def status(
     return response
 
 
-def _version_of(spec: model_pb2.ModelSpec) -> tuple[int | None, str]:
-    return (spec.version.value if spec.HasField("version") else None), spec.version_label
+def _version_of(spec: model_pb2.ModelSpec) -> tuple[int | None, str | None]:
+    """Number and label; at most one of them is there. A label that is there may be empty."""
+    choice = spec.WhichOneof("version_choice")
+    return (
+        spec.version.value if choice == "version" else None,
+        spec.version_label if choice == "version_label" else None,
+    )
 
 
 def _name(spec: model_pb2.ModelSpec, servable: Servable, signature: str = "") -> None:

@@ -16,8 +16,8 @@ import grpc
 from afm_ctr.errors import UserError
 from serving.server.flags import ServerFlags, check_base_path
 from serving.server.model_config import ModelConfig, check_labels, read_model_config
+from serving.server.ports import HeldPort, make_grpc_server, open_grpc
 from serving.server.tls import server_credentials
-from serving.server.transport import HeldPort, RestServer, make_grpc_server, open_grpc
 
 log = logging.getLogger("serving.server")
 
@@ -29,7 +29,7 @@ class LocalServer:
 
     Args:
         flags: As of the command line; a port of 0 takes any free one.
-        host: Interface to listen on.
+        host: Interface to listen on; default: that of the flags, 127.0.0.1 unless they name another.
 
     Attributes:
         grpc_port: The gRPC port; None: off.
@@ -44,14 +44,14 @@ class LocalServer:
         ...     client = Client(f"localhost:{server.grpc_port}")
     """
 
-    def __init__(self, flags: ServerFlags, host: str = "0.0.0.0"):
+    def __init__(self, flags: ServerFlags, host: str | None = None):
         config = _config_of(flags)
         base_path = check_base_path(config.base_path)
         self.flags = flags = dataclasses.replace(flags, model_name=config.name, model_base_path=config.base_path)
         self._config = config
         self._credentials = server_credentials(flags.ssl_config_file) if flags.ssl_config_file else None
         self._stopping = threading.Event()
-        self._host = host
+        self.host = host = host or flags.host
         # Ports first: loading TensorFlow takes seconds, and a taken port should say so at once.
         self._held_grpc = None if flags.port is None else HeldPort(host, flags.port, "--port")
         self._held_rest = (
@@ -60,7 +60,7 @@ class LocalServer:
         self.grpc_port = self._held_grpc and self._held_grpc.port
         self.rest_port = self._held_rest and self._held_rest.port
         self._grpc: grpc.Server | None = None
-        self._rest: RestServer | None = None
+        self._rest: Any = None
         self._health: Any = None
         from serving.server.answers import predict_on
         from serving.server.models import Servable, warm_up
@@ -87,6 +87,7 @@ class LocalServer:
             UserError: somebody else took a port meanwhile.
         """
         from serving.server.grpc_service import Health, add_services
+        from serving.server.http_server import RestServer
         from serving.server.rest import RestApi
 
         self.watcher.start()
@@ -96,13 +97,13 @@ class LocalServer:
             self._grpc = make_grpc_server(self.flags.grpc_max_threads, self.flags.grpc_channel_arguments)
             add_services(self._grpc, self.watcher)
             if self.flags.enable_grpc_healthcheck_service:
-                self._health = Health(self.flags.model_name)
+                self._health = Health()
                 self._health.add_to(self._grpc)
                 threading.Thread(target=self._report_health, name="health", daemon=True).start()
-            open_grpc(self._grpc, self._host, self._held_grpc.release(), self._credentials)
+            open_grpc(self._grpc, self.host, self._held_grpc.release(), self._credentials)
         if self._held_rest is not None:
             port = self._held_rest.release()
-            self._rest = RestServer(self._host, port, self.flags.rest_api_num_threads, RestApi(self.watcher))
+            self._rest = RestServer(self.host, port, self.flags.rest_api_num_threads, RestApi(self.watcher))
             self._rest.start()
 
     def _report_health(self) -> None:
@@ -132,10 +133,12 @@ class LocalServer:
         self._stopping.set()
         if self._health is not None:
             self._health.set(False)
-        if self._grpc is not None:
-            self._grpc.stop(grace).wait()
+        # Both at once: neither takes new requests while the other finishes those it has.
+        finished = None if self._grpc is None else self._grpc.stop(grace)
         if self._rest is not None:
-            self._rest.stop()
+            self._rest.stop(grace)
+        if finished is not None:
+            finished.wait()
         for held in (self._held_grpc, self._held_rest):
             if held is not None:
                 held.release()
@@ -185,6 +188,7 @@ def run(flags: ServerFlags) -> dict[str, Any]:
     flags = server.flags
     try:
         if not stopping.is_set():
+            log.info("%s", _who_may_call(server.host))
             server.start()
             log.info("%s", _ready_line(server))
         waiting = server.watcher.version is None
@@ -201,6 +205,12 @@ def run(flags: ServerFlags) -> dict[str, Any]:
         "grpc_port": server.grpc_port,
         "rest_port": server.rest_port,
     }
+
+
+def _who_may_call(host: str) -> str:
+    if host == "localhost" or host == "::1" or host.startswith("127."):
+        return f"listens on {host}, for this machine alone; others: --host=0.0.0.0"
+    return f"listens on {host}: whoever reaches it may ask, there is no authentication"
 
 
 def _ready_line(server: LocalServer) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -44,6 +45,12 @@ def _port(text: str) -> int | None:
     return value or None
 
 
+def _host(text: str) -> str:
+    if text != "localhost":
+        ipaddress.ip_address(text)
+    return text
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
@@ -79,6 +86,12 @@ class ServerFlags:
     model_name: str = _declare(str, "default", "a name", "name of the model")
     port: int | None = _declare(_port, 8500, "a port", "gRPC API; 0: off")
     rest_api_port: int | None = _declare(_port, None, "a port", "HTTP/REST API; 0: off")
+    host: str = _declare(
+        _host,
+        "127.0.0.1",
+        "an address",
+        "interface to listen on, 0.0.0.0: all; not a flag of the real server",
+    )
     model_config_file: str = _declare(
         str, "", "a file", "one model with version policy and labels, in text format; in place of the two flags above"
     )

@@ -24,17 +24,18 @@ _ADVICE = "is not part of this local server: run TensorFlow Serving itself on th
 
 
 class Health:
-    """The standard health service: SERVING for the server ("") and the model's name once a version answers."""
+    """The standard health service: SERVING, by the real server's names, once a version answers."""
 
-    def __init__(self, model_name: str):
+    _NAMES = ("", "PredictionService", "ModelService")
+
+    def __init__(self) -> None:
         self._servicer = health.HealthServicer()
-        self._names = ("", model_name)
         self.set(False)
 
     def set(self, serving: bool) -> None:
         """Tell watchers and later callers."""
         state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in self._names:
+        for name in self._NAMES:
             self._servicer.set(name, state)
 
     def add_to(self, server: grpc.Server) -> None:

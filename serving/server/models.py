@@ -140,28 +140,25 @@ def check_inputs(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, An
     Raises:
         RequestError: INVALID_ARGUMENT, with the real server's words where it has any.
     """
-    wanted, sent = set(signature.inputs), set(inputs)
-    if len(sent) != len(wanted):
-        raise invalid(
-            f"input size does not match signature: {len(sent)}!={len(wanted)} len({_set(sent)}) != "
-            f"len({_set(wanted)}). Sent extra: {_set(sent - wanted)}. Missing but required: {_set(wanted - sent)}."
-        )
-    if sent != wanted:
-        raise invalid(
-            f"input tensor alias not found in signature: {min(sent - wanted)}. "
-            f"Inputs expected to be in the set {_set(wanted)}."
-        )
     arrays = {}
-    for name in sorted(inputs):
-        proto, info = inputs[name], signature.inputs[name]
-        if proto.dtype != info.dtype:
-            expected, found = tensors.type_name(info.dtype), tensors.type_name(proto.dtype)
-            raise invalid(f"input {name} expects to be {expected} but {found} is provided")
-        _check_shape(name, info.tensor_shape, [dim.size for dim in proto.tensor_shape.dim])
+    for name, info in sorted(signature.inputs.items()):
+        if name not in inputs:
+            raise invalid(
+                f"Signature input alias: {name}(feed name: {info.name}) not found in request and no default value "
+                f"provided. Inputs expected to be in the request {_set(inputs)}, or default input alias set: "
+            )
         try:
-            arrays[name] = tensors.to_array(proto)
+            arrays[name] = tensors.to_array(inputs[name])
         except ValueError as error:
             raise invalid(f"tensor parsing error: {name}: {error}") from None
+    if len(inputs) > len(arrays):
+        used, sent = ",".join(sorted(arrays)), ",".join(sorted(inputs))
+        raise invalid(f"Inputs contains invalid name. Used request inputs: {used}, request input: {sent}")
+    for number, (name, info) in enumerate(sorted(signature.inputs.items())):
+        if inputs[name].dtype != info.dtype:
+            expected, found = tensors.type_name(info.dtype), tensors.type_name(inputs[name].dtype)
+            raise invalid(f"Expects arg[{number}] to be {expected} but {found} is provided ({name})")
+        _check_shape(name, info.tensor_shape, arrays[name].shape)
     return arrays
 
 
@@ -212,6 +209,8 @@ def _as_fault(error: Exception, where: str = "") -> RequestError:
     if isinstance(error, tf.errors.OpError):
         message = error.message.removeprefix("Graph execution error:").partition("Original stack trace")[0].strip()
         return from_number(error.error_code, f"{where}{message}")
+    if isinstance(error, UnicodeDecodeError):  # an op's message that quotes bytes of the request
+        return invalid(f"{where}{bytes(error.object).decode('utf-8', 'replace')}")
     if isinstance(error, FileNotFoundError):
         return from_number(5, f"{where}{error.filename or error} is missing")
     return from_number(2, f"{where}{type(error).__name__}: {error}")

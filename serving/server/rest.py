@@ -12,11 +12,13 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from serving.server import answers
 from serving.server.faults import RequestError, from_number, invalid
+from serving.server.json_text import parse_json
 from serving.server.rest_json import JsonRequest, format_answer, read_request
 
-_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
-_PREDICT = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.IGNORECASE)
-_STATUS = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE)
+# A query is part of the path, as in the real server: names hold it, and nothing else matches it.
+_VERSION = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
+_PREDICT = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)")
+_STATUS = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/(?i:metadata))?")
 _API = re.compile(r"/v1/", re.IGNORECASE)
 
 _ADVICE = "run TensorFlow Serving itself on the same folder (docker-compose.yml)"
@@ -33,8 +35,8 @@ class RestApi:
         self._watcher = watcher
 
     def __call__(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
-        """HTTP method, path (with query) and body to HTTP status and JSON body."""
-        path = target.partition("?")[0]
+        """HTTP method, request target and body to HTTP status and JSON body."""
+        path = re.sub(r"^https?://[^/]*", "", target, flags=re.IGNORECASE)  # the absolute form, as proxies write it
         try:
             return 200, self._route(method, path, body)
         except RequestError as error:
@@ -44,11 +46,15 @@ class RestApi:
         if not _API.match(path):
             raise from_number(5, f"nothing here: {path}; the API begins with /v1/models/")
         if method == "POST" and (found := _PREDICT.fullmatch(path)):
-            if found["method"].lower() != "predict":
+            if found["method"] != "predict":
+                _check_examples(body)
                 raise from_number(12, f"{found['method']} is not part of this local server: {_ADVICE}")
             return self._predict(_spec(found), body)
         if method == "GET" and (found := _STATUS.fullmatch(path)):
-            return self._metadata(_spec(found)) if found["metadata"] else self._status(_spec(found))
+            if not found["name"]:
+                raise invalid("Missing model name in request.")
+            # The real server knows "metadata" in lower case alone, and takes other spellings for the status.
+            return self._metadata(_spec(found)) if found["metadata"] == "/metadata" else self._status(_spec(found))
         raise invalid(f"Malformed request: {method} {path}")
 
     def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
@@ -70,6 +76,14 @@ class RestApi:
         return _json(
             {"model_spec": _as_dict(response.model_spec), "metadata": {"signature_def": _as_dict(signatures)}}
         )
+
+
+def _check_examples(body: bytes) -> None:
+    """Whether the body is one of classify and regress: ``{"examples": [{...}]}``."""
+    document = parse_json(body)
+    examples = document.get("examples") if isinstance(document, dict) else None
+    if not isinstance(examples, list) or not examples or not all(isinstance(item, dict) for item in examples):
+        raise invalid("Request must have 'examples' as a list of objects")
 
 
 def _spec(found: re.Match[str]) -> model_pb2.ModelSpec:

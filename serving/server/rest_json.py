@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -19,6 +21,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from serving import tensors
 from serving.server.faults import RequestError, from_number, invalid
+from serving.server.json_text import parse_json
 
 Infos = Mapping[str, meta_graph_pb2.TensorInfo]
 
@@ -33,16 +36,7 @@ class JsonRequest:
     """
 
     def __init__(self, body: bytes):
-        if not body.strip():
-            raise invalid("JSON Parse error: The document is empty")
-        try:
-            document = json.loads(body)
-        except RecursionError:
-            raise invalid("JSON Parse error: nested too deeply") from None
-        except json.JSONDecodeError as error:
-            raise invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from None
-        except ValueError as error:
-            raise invalid(f"JSON Parse error: {error}") from None
+        document = parse_json(body)
         if not isinstance(document, dict):
             raise invalid(f"JSON Value: {_show(document)} Is not object")
         self.signature_name: str = document.get("signature_name", "")
@@ -72,7 +66,7 @@ class JsonRequest:
             raise invalid("Missing 'inputs' or 'instances' key")
         instances = document["instances"]
         if not isinstance(instances, list):
-            raise invalid(f"JSON Value: {_show(document)} Excepting 'instances' to be an list/array")
+            raise invalid(f"JSON Value: {_show(document)} Expecting 'instances' to be an list/array")
         if not instances:
             raise invalid(f"JSON Value: {_show(document)} No values in 'instances' array")
         return instances
@@ -135,6 +129,12 @@ def _from_rows(instances: list[Any], infos: Infos) -> dict[str, np.ndarray[Any, 
     for number, item in enumerate(instances):
         if not _is_named(item):
             raise invalid(f"Expecting object but got list at item {number} of input list")
+        unknown = next((key for key in item if key not in infos), None)
+        if unknown is not None:
+            raise invalid(
+                f"Failed to process element: {number} key: {unknown} of 'instances' list. Error: INVALID_ARGUMENT: "
+                f"JSON object: does not have named input: {unknown}"
+            )
         if item.keys() != infos.keys():
             raise invalid(
                 f"Failed to process element: {number} of 'instances' list. JSON object: {_show(item)} "
@@ -157,12 +157,14 @@ def _blame(rows: list[Any], info: Any, key: str) -> RequestError | None:
     """The first row that cannot be part of the column: found slowly, after the whole was refused fast."""
     first: tuple[int, ...] | None = None
     for number, row in enumerate(rows):
-        where = f"Failed to process element: {number}{key} of 'instances' list. Error:"
+        where = f"Failed to process element: {number}{key} of 'instances' list. Error: INVALID_ARGUMENT:"
         try:
             shape = _to_array(row, info.dtype).shape
         except RequestError as error:
             return invalid(f"{where} {error}")
         first = shape if first is None else first
+        if math.prod(shape) != math.prod(first):
+            raise invalid(f"{where} Expecting tensor size: {math.prod(first)} but got: {math.prod(shape)}")
         if shape != first:
             expected, found = tensors.format_shape(first), tensors.format_shape(shape)
             return invalid(f"{where} Expecting shape {expected} but got: {found}")
@@ -213,13 +215,11 @@ def _to_array(value: Any, dtype: int) -> np.ndarray[Any, Any]:
 
 
 def _floats(flat: Sequence[float], target: np.dtype[Any], wanted: str) -> np.ndarray[Any, Any]:
-    largest = float(np.finfo(target).max)
-    largest_whole = (1 << (np.finfo(target).nmant + 1)) - 1
-    for item in flat:
-        lossy = abs(item) > largest_whole if type(item) is int else largest < abs(item) < float("inf")
-        if lossy:
-            raise invalid(f"Cannot convert JSON value: {item} to {wanted} without loss of precision.")
-    return np.array(flat, dtype=np.float64).astype(target)
+    try:
+        with np.errstate(over="ignore"):  # beyond the type's range is infinite, as in the real server
+            return np.array(flat, dtype=np.float64).astype(target)
+    except OverflowError:
+        raise _type_error(max(flat, key=abs), wanted) from None
 
 
 def _flatten(value: Any) -> tuple[tuple[int, ...], list[Any]]:
@@ -247,13 +247,13 @@ def _flatten(value: Any) -> tuple[tuple[int, ...], list[Any]]:
 
 def _string(value: Any) -> bytes:
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
+        return value.encode("utf-8", "surrogateescape")  # bytes that were no UTF-8 are themselves again
     if not isinstance(value, dict):
         raise _type_error(value, "string")
     if not _is_base64(value):
         raise invalid(f"JSON Value: {_show(value)} not formatted correctly for base64 data")
     try:
-        text = value["b64"].rstrip("=")
+        text = re.sub(r"\s", "", value["b64"], flags=re.ASCII).rstrip("=")
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)  # padding may be left out
     except (binascii.Error, ValueError):
         raise invalid("Unable to base64 decode") from None

@@ -28,8 +28,12 @@ def server_credentials(path: str) -> grpc.ServerCredentials:
         text_format.Parse(Path(path).read_text(encoding="utf-8"), config)
     except OSError as error:
         raise UserError(f"{_FLAG}={path}: {error.strerror or error}") from None
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise UserError(f"{_FLAG}={path}: not an SSLConfig in text format: {error}") from None
+    except text_format.ParseError as error:
+        # Its message quotes the text, and that may be the key.
+        where = f"line {error.GetLine()}, column {error.GetColumn()}" if error.GetLine() else "no place known"
+        raise UserError(f"{_FLAG}={path}: not an SSLConfig in text format ({where})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{_FLAG}={path}: not an SSLConfig in text format (byte {error.start} is no UTF-8)") from None
     needed = ["server_key", "server_cert"] + ["custom_ca"] * config.client_verify
     for name in needed:
         if "-----BEGIN " not in getattr(config, name):

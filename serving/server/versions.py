@@ -144,7 +144,7 @@ class VersionWatcher(Generic[T]):
         return version
 
     @contextmanager
-    def use(self, name: str, version: int | None = None, label: str = "") -> Iterator[T]:
+    def use(self, name: str, version: int | None = None, label: str | None = None) -> Iterator[T]:
         """The model that a request names, kept loaded until the block ends.
 
         Raises:
@@ -153,7 +153,7 @@ class VersionWatcher(Generic[T]):
         if not name:
             raise invalid("ModelSpec has no name specified.")
         with self._changed:
-            if label:
+            if label is not None:
                 version = self.labelled(name, label)
             chosen = max(self._serving, default=None) if version is None else version
             handle = None if chosen is None or name != self.name else self._serving.get(chosen)

@@ -106,14 +106,16 @@ def test_every_signature_and_the_output_filter(channel: grpc.Channel) -> None:
         ({"label": "nope"}, GOOD, Code.INVALID_ARGUMENT, "Unrecognized servable version label: nope"),
         ({"name": ""}, GOOD, Code.INVALID_ARGUMENT, "no name specified"),
         ({"signature": "nope"}, GOOD, Code.FAILED_PRECONDITION, 'Serving signature key "nope" not found'),
-        ({}, {"feature_ids": IDS}, Code.INVALID_ARGUMENT, "input size does not match signature"),
-        ({}, {"feature_ids": IDS, "vals": VALUES}, Code.INVALID_ARGUMENT, "not found in signature: vals"),
-        ({}, {**GOOD, "more": IDS}, Code.INVALID_ARGUMENT, "input size does not match signature"),
+        ({"label": ""}, GOOD, Code.INVALID_ARGUMENT, "Unrecognized servable version label"),
+        ({"signature": "__saved_model_init_op"}, {}, Code.OUT_OF_RANGE, None),
+        ({}, {"feature_ids": IDS}, Code.INVALID_ARGUMENT, r"feature_vals\(feed name: .*\) not found in request"),
+        ({}, {"feature_ids": IDS, "vals": VALUES}, Code.INVALID_ARGUMENT, "not found in request"),
+        ({}, {**GOOD, "more": IDS}, Code.INVALID_ARGUMENT, "Inputs contains invalid name"),
         (
             {},
             {**GOOD, "feature_ids": IDS.astype(np.int32)},
             Code.INVALID_ARGUMENT,
-            "int64 but int32 is provided",
+            r"Expects arg\[0\] to be int64 but int32 is provided",
         ),
         ({}, {**GOOD, "feature_vals": IDS}, Code.INVALID_ARGUMENT, "to be float but int64 is provided"),
         ({}, {**GOOD, "feature_ids": IDS[0]}, Code.INVALID_ARGUMENT, None),
@@ -122,6 +124,7 @@ def test_every_signature_and_the_output_filter(channel: grpc.Channel) -> None:
         ({}, {**GOOD, "feature_ids": IDS + 10}, Code.INVALID_ARGUMENT, r"not in \[0, 10\)"),
         ({}, {**GOOD, "feature_ids": tensor_pb2.TensorProto()}, Code.INVALID_ARGUMENT, None),
         ({"signature": "examples"}, {"examples": [b"junk"]}, Code.INVALID_ARGUMENT, "xample"),
+        ({"signature": "examples"}, {"examples": [b"\xff\xfe"]}, Code.INVALID_ARGUMENT, "xample"),
     ],
 )
 def test_a_mistake_has_its_status_code(
@@ -130,6 +133,13 @@ def test_a_mistake_has_its_status_code(
     with pytest.raises(grpc.RpcError, match=says) as caught:
         predict(channel, spec, inputs)
     assert caught.value.code() is code
+
+
+def test_an_unknown_rank_is_not_looked_at(channel: grpc.Channel) -> None:
+    ids = proto(IDS)
+    ids.tensor_shape.unknown_rank = True
+    response = predict(channel, {}, {**GOOD, "feature_ids": ids})
+    np.testing.assert_allclose(logits(response), expected_logit(IDS, VALUES, 3), rtol=1e-6)
 
 
 @pytest.mark.parametrize("outputs", [["nope"], ["logit", "logit"]])
@@ -156,6 +166,9 @@ def test_status(channel: grpc.Channel) -> None:
             request.model_spec.version.value = version
         (status,) = stub.GetModelStatus(request, timeout=30).model_version_status
         assert (status.version, status.state, status.status.error_code) == (3, status.AVAILABLE, 0)
+    request.model_spec.version_label = "nobody"
+    (status,) = stub.GetModelStatus(request, timeout=30).model_version_status
+    assert status.version == 3, "a label is not looked at"
     request.model_spec.version.value = 9
     for name in ("afm", "other"):
         request.model_spec.name = name
@@ -227,6 +240,26 @@ def test_rest_bytes_lone_outputs_and_numbers_that_json_has_not(served: Served) -
     assert math.isnan(answer["predictions"][0]["logit"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"instances": [ROW]} and more',
+        b'{"instances": [ROW]}{"instances": 1}',
+        b'{"instances": [ROW], "instances": 1}',
+        b'{"instances": [{"feature_ids": [1, 0], "feature_vals": [1.0, Inf]}]}',
+        b'{"instances": [{"feature_ids": [1, 0], "feature_vals": [1.0, 1e39]}]}',
+        b'{"instances": [{"feature_ids": [1, 0], "feature_vals": [1.0, 16777217]}]}',
+        b'{"signature_name": "raw", "instances": [{"A": "\xff", "B": "1"}]}',
+        b'{"signature_name": "raw", "instances": [{"A": {"b64": "YWJj\\nZGVm\\n"}, "B": "1"}]}',
+    ],
+)
+def test_json_that_the_server_takes_although_it_is_odd(served: Served, text: bytes) -> None:
+    row = b'{"feature_ids": [1, 2], "feature_vals": [1.0, 1.0]}'
+    status, answer = served.http("/v1/models/afm:predict", text.replace(b"ROW", row))
+    assert status == 200, answer
+    assert len(answer["predictions"]) == 1
+
+
 def test_rest_status_and_metadata(served: Served) -> None:
     status, answer = served.http("/v1/models/afm")
     assert status == 200
@@ -266,6 +299,13 @@ def test_rest_status_and_metadata(served: Served) -> None:
         ),
         ("/v1/models/afm:predict", None, 400, "Malformed request: GET /v1/models/afm:predict"),
         ("/v1/models/afm", {}, 400, "Malformed request: POST /v1/models/afm"),
+        ("/v1/models/afm:predict?a=b", {"instances": [1]}, 400, "Malformed request"),
+        ("/v1/models/afm:classify", {}, 400, ""),
+        ("/v1/models/afm?x=1", None, 404, ""),
+        ("/v1/models", None, 400, "Missing model name in request."),
+        ("/v1/models/afm:predict", b'{"instances": [1e400]}', 400, "JSON Parse error"),
+        ("/v1/models/afm:predict", b'{"instances": ["\\ud800"]}', 400, "JSON Parse error"),
+        ("/v1/models/afm:predict", '{"instances": [1]}'.encode("utf-16"), 400, "JSON Parse error"),
     ],
 )
 def test_rest_mistakes_have_their_status(served: Served, path: str, body: Any, code: int, says: str) -> None:

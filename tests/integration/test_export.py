@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from afm_ctr.errors import UserError
-from afm_ctr.export import export_model
+from afm_ctr.export import export_model, fresh, validate_export
 from afm_ctr.features import FeatureTransform
 from afm_ctr.records import serialize_examples
 from afm_ctr.samples import SAMPLE_FILE, made_up_rows, save_samples
@@ -230,7 +230,7 @@ def test_pairs_and_warm_up_lie_beside_the_graph(served):
     from tensorflow_serving.apis import prediction_log_pb2
 
     schema, model, summary, loaded = served
-    assert summary.warmup_rows == "schema"
+    assert summary.warmup == "made-up"
     extra = f"{summary.path}/assets.extra"
     told = json.loads(Path(extra, "pairs.json").read_text(encoding="utf-8"))
     assert [pair["name"] for pair in told["pairs"]] == schema.pair_names
@@ -250,16 +250,25 @@ def test_pairs_and_warm_up_lie_beside_the_graph(served):
     assert model is not None
 
 
-def test_warm_up_takes_rows_of_the_log_where_there_are_some(tmp_path):
+def test_warm_up_takes_rows_of_the_log_only_where_they_are_asked_for(tmp_path):
     schema = every_kind()
     write_run(tmp_path / "run", schema, {"name": "lr"})
     rows = [{name: cells[row] for name, cells in raw_rows(3).items()} for row in range(3)]
     save_samples(tmp_path / "run", rows)
-    summary = export_model(tmp_path / "run", tmp_path / "models")
-    assert summary.warmup_rows == "log"
-    assert rows[0]["site"] in Path(summary.path, "assets.extra", "tf_serving_warmup_requests").read_bytes()
+
+    def holds_a_raw_value(summary):
+        return rows[0]["site"] in Path(summary.path, "assets.extra", "tf_serving_warmup_requests").read_bytes()
+
+    assert not holds_a_raw_value(export_model(tmp_path / "run", tmp_path / "models"))
+    summary = export_model(tmp_path / "run", tmp_path / "models", warmup="log")
+    assert holds_a_raw_value(summary) and "warm-up with rows of the log" in str(summary)
     (tmp_path / "run" / SAMPLE_FILE).write_text("{broken")
-    assert export_model(tmp_path / "run", tmp_path / "models").warmup_rows == "schema"
+    with pytest.raises(UserError, match=r"--warmup log: .* holds no rows of the log"):
+        export_model(tmp_path / "run", tmp_path / "models", warmup="log")
+    assert sorted(entry.name for entry in (tmp_path / "models").iterdir()) == ["1", "2"]
+    unwarmed = export_model(tmp_path / "run", tmp_path / "models", warmup="none")
+    assert not Path(unwarmed.path, "assets.extra", "tf_serving_warmup_requests").exists()
+    assert validate_export(unwarmed.path, tmp_path / "run", inspect=fresh.inspect).failed is None
 
 
 def test_versions_count_up_and_are_never_replaced(tmp_path):

@@ -121,15 +121,21 @@ def test_output_filter(client: Client) -> None:
     ("inputs", "signature", "kind", "says"),
     [
         ({"A": ["x"], "B": ["1"]}, "nope", FailedPrecondition, 'Serving signature key "nope" not found'),
-        ({"A": ["x"]}, "raw", InvalidArgument, r"1!=2 len\({A}\).*Sent extra: {}. Missing but required: {B}"),
-        ({"A": ["x"], "B": ["1"], "C": ["1"]}, "raw", InvalidArgument, "Sent extra: {C}"),
-        ({"A": ["x"], "C": ["1"]}, "raw", InvalidArgument, r"not found in signature: C.*\{A,B\}"),
-        ({"A": [1], "B": ["1"]}, "raw", InvalidArgument, "A expects to be string but int64 is provided"),
+        ({"A": ["x"]}, "raw", InvalidArgument, r"input alias: B\(feed name: .*\) not found in request.*\{A\}"),
+        (
+            {"A": ["x"], "B": ["1"], "C": ["1"]},
+            "raw",
+            InvalidArgument,
+            "Used request inputs: A,B, request input: A,B,C",
+        ),
+        ({"A": ["x"], "C": ["1"]}, "raw", InvalidArgument, r"input alias: B\(feed name.*request \{A,C\}"),
+        ({"A": [1], "B": ["1"]}, "raw", InvalidArgument, r"Expects arg\[0\] to be string but int64 is provided"),
         ({"A": [["x"]], "B": ["1"]}, "raw", InvalidArgument, r"A has shape \[1,1\].*\[-1\]"),
         ({"feature_ids": IDS, "feature_vals": VALUES[:, :1]}, "", InvalidArgument, r"\[3,1\].*\[-1,2\]"),
         ({"feature_ids": IDS + 10, "feature_vals": VALUES}, "", InvalidArgument, r"= 11 is not in \[0, 10\)"),
         ({"feature_ids": IDS, "feature_vals": VALUES[:2]}, "", InvalidArgument, "ncompatible shapes"),
         ({"examples": [b"junk"]}, "examples", InvalidArgument, "xample"),
+        ({"examples": [b"\xff\xfe\xff"]}, "examples", InvalidArgument, "xample"),
     ],
 )
 def test_a_request_that_does_not_fit_is_the_client_s_mistake(
@@ -202,10 +208,10 @@ def test_the_real_messages_and_stubs_work_unchanged(server: LocalServer) -> None
 def test_health_service(server: LocalServer) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         check = health_pb2_grpc.HealthStub(channel).Check
-        for name in ("", "afm"):
+        for name in ("", "PredictionService", "ModelService"):
             assert check(health_pb2.HealthCheckRequest(service=name), timeout=20).status == 1
         with pytest.raises(grpc.RpcError):
-            check(health_pb2.HealthCheckRequest(service="other"), timeout=20)
+            check(health_pb2.HealthCheckRequest(service="afm"), timeout=20)
 
 
 def test_many_clients_at_once_get_their_own_answers(server: LocalServer) -> None:
@@ -234,7 +240,7 @@ def test_rest_row_and_column_form_agree_with_grpc(server: LocalServer, client: C
     rows = [
         {"A": {"b64": base64.b64encode(a.encode()).decode()}, "B": b} for a, b in zip(*cells.values(), strict=True)
     ]
-    for path in ("/v1/models/afm:predict", "/v1/models/afm/versions/3:predict", "/V1/MODELS/afm:predict"):
+    for path in ("/v1/models/afm:predict", "/v1/models/afm/versions/3:predict"):
         status, by_row = http(server, path, {"signature_name": "raw", "instances": rows})
         assert status == 200
         assert [row["bad_cells"] for row in by_row["predictions"]] == [0, 1, 0]
@@ -262,7 +268,9 @@ def test_rest_single_input_single_output_nan_and_empty(server: LocalServer) -> N
 
 def test_rest_status_and_metadata(server: LocalServer) -> None:
     ok = {"version": "3", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-    for path in ("/v1/models/afm", "/v1/models/afm/versions/3"):
+    # A label is not looked at, and METADATA is not metadata, as in the real server.
+    for path in ("", "/versions/3", "/labels/nobody", "/METADATA"):
+        path = f"/v1/models/afm{path}"
         assert http(server, path) == (200, {"model_version_status": [ok]})
     status, answer = http(server, "/v1/models/afm/metadata")
     assert status == 200
@@ -300,7 +308,26 @@ def test_rest_status_and_metadata(server: LocalServer) -> None:
         ),
         ("/v1/models/afm:predict", None, 400, "Malformed request: GET /v1/models/afm:predict"),
         ("/v1/models/afm", {}, 400, "Malformed request: POST /v1/models/afm"),
-        ("/v1/models/afm:classify", {}, 501, "TensorFlow Serving itself"),
+        ("/v1/models/afm:classify", {"examples": [{"A": "x"}]}, 501, "TensorFlow Serving itself"),
+        ("/v1/models/afm:classify", {}, 400, "'examples'"),
+        ("/v1/models/afm:regress", b"{", 400, "JSON Parse error"),
+        ("/v1/models/afm:predict?a=b", {"instances": [1]}, 400, "Malformed request"),
+        ("/V1/models/afm:predict", {"instances": [1]}, 400, "Malformed request"),
+        ("/v1/models/afm:PREDICT", {"instances": [1]}, 400, "Malformed request"),
+        ("/v1/models/afm?x=1", None, 404, "Could not find any versions of model afm?x=1"),
+        ("//v1/models/afm", None, 404, ""),
+        ("/v1/models", None, 400, "Missing model name in request."),
+        ("/v2", None, 404, ""),
+        (
+            "/v1/models/afm:predict",
+            {"signature_name": "raw", "instances": [{"A": "x", "B": "1", "z": 1}]},
+            400,
+            "Error: INVALID_ARGUMENT: JSON object: does not have named input: z",
+        ),
+        ("/v1/models/afm:predict", "[" * 100_000, 400, "Is not object"),
+        ("/v1/models/afm:predict", b"[" * 100_000, 400, "nested too deeply"),
+        ("/v1/models/afm:predict", {"signature_name": "examples", "instances": ["\x00\u00ff"]}, 400, "xample"),
+        ("/v1/models/afm:predict", {"signature_name": "examples", "instances": [{"b64": "/////w=="}]}, 400, "xample"),
         ("/elsewhere", None, 404, "/v1/models/"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import os
@@ -33,9 +34,14 @@ METHODS = [
 ]
 NAMES = ["afm", "", "x", "serving_default", "raw", "explain", "examples", "feature_ids", "feature_vals", "A", "B"]
 SIZES = [0, 1, 2, 3, 7, 1000, 1 << 24, 1 << 40, (1 << 63) - 1, -1, -5]
+GOOD_EXAMPLE = (  # two ids and two values
+    b"\n5\n\x15\n\x0bfeature_ids\x12\x06\x1a\x04\n\x02\x01\t"
+    b"\n\x1c\n\x0cfeature_vals\x12\x0c\x12\n\n\x08\x00\x00\x80?\x00\x00\x80?"
+)
 PIECES: list[Any] = [
-    None, True, 1, -1, 0.5, 1e308, 10**30, "x", "", "\ud800", "é", {"b64": "!"}, {"b64": "eA=="}, [], {}, [[]],
-    float("nan"), [1, 2], [[1, 2]], ["a"], {"feature_ids": [1, 2], "feature_vals": [1, 1]}, {"A": "x", "B": "1"},
+    None, True, 1, -1, 0.5, 1e308, 10**30, 1 << 64, -(1 << 80), float("nan"), float("-inf"), "x", "", "é", "\0",
+    "\ud800", "\udfff", "a\ud83d", {"b64": "!"}, {"b64": "eA=="}, {"b64": "/////w=="}, {"b64": "eA\n=="}, [], {},
+    [[]], [1, 2], [[1, 2]], ["a"], {"feature_ids": [1, 2], "feature_vals": [1, 1]}, {"A": "x", "B": "1"},
 ]  # fmt: skip
 
 
@@ -53,7 +59,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
 def good_request(rng: random.Random) -> predict_pb2.PredictRequest:
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "afm"
-    if rng.random() < 0.5:
+    if rng.random() < 0.3:
+        request.model_spec.signature_name = "examples"
+        tensors.to_proto([GOOD_EXAMPLE, GOOD_EXAMPLE], request.inputs["examples"])
+    elif rng.random() < 0.5:
         request.model_spec.signature_name = "raw"
         for name in ("A", "B"):
             tensors.to_proto([b"x", b"1"], request.inputs[name])
@@ -97,7 +106,9 @@ def odd_request(rng: random.Random) -> bytes:
             request.output_filter.extend(rng.choices(NAMES, k=2))
     for _ in range(rng.randint(1, 3)):
         proto = request.inputs[rng.choice([*request.inputs, rng.choice(NAMES)])]
-        match rng.randrange(6):
+        match rng.randrange(7):
+            case 6:
+                proto.string_val[:] = [damaged(GOOD_EXAMPLE, rng), rng.randbytes(rng.randrange(9))]
             case 0:
                 proto.dtype = rng.choice([0, 1, 2, 3, 7, 8, 9, 10, 14, 19, 20, 21, 22, 23, 101, 127])
             case 1:
@@ -139,7 +150,24 @@ def rest_request(port: int, rng: random.Random) -> None:
     path = "/v1/models/afm:predict"
     body: bytes = json.dumps({rng.choice(["instances", "inputs"]): odd_json(rng), "x": 1}).encode()
     headers = ""
-    match rng.randrange(10):
+    match rng.randrange(13):
+        case 8:  # no UTF-8, inside base64 and bare
+            example = rng.choice([damaged(GOOD_EXAMPLE, rng), rng.randbytes(rng.randrange(9))])
+            row = {"b64": base64.b64encode(example).decode()}
+            body = json.dumps({"signature_name": "examples", "instances": [row]}).encode()
+        case 9:
+            odd = rng.choice([b"\xff", b"\xc3", b"\xed\xa0\x80", b"\\ud800", b"\\udfff", b"\\u0000", b"\xff\xfe"])
+            name = rng.choice([b"examples", b"raw", odd])
+            row = b'{"A": "' + odd + b'", "B": "1"}' if rng.random() < 0.5 else b'"' + odd + b'"'
+            body = b'{"signature_name": "' + name + b'", "instances": [' + row + b"]}"
+        case 10:
+            deep = rng.choice([5, 100, 900, 5000, 200_000])
+            opened, closed = rng.choice([(b"[", b"]"), (b'{"a":', b"}"), (b"[[1],", b"]")])
+            name = rng.choice([b"instances", b"inputs", b"x"])
+            body = b'{"' + name + b'": ' + opened * deep + b"1" + closed * deep + b"}"
+        case 11:
+            number = rng.choice([b"1e400", b"9" * 400, b"1" * 20, b"0.1e-999", b"Inf", b"-Infinity", b"1e39"])
+            body = b'{"instances": [{"feature_ids": [1, ' + number + b'], "feature_vals": [' + number + b", 1]}]}"
         case 0:
             body = damaged(b'{"instances": [{"feature_ids": [1, 2], "feature_vals": [1.0, 1.0]}]}', rng)
         case 1:

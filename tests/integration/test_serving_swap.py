@@ -122,7 +122,7 @@ def test_warm_up_runs_and_a_version_that_fails_it_is_not_served(
         until(lambda: any(v.version == 2 and v.state == "END" for v in client.status()))
         assert server.watcher.version == 1
         (failed,) = [v for v in client.status() if v.version == 2]
-        assert "tf_serving_warmup_requests: record 1: input size does not match" in failed.error_message
+        assert "tf_serving_warmup_requests: record 1: Signature input alias: B" in failed.error_message
 
 
 def test_an_empty_folder_is_waited_for(tmp_path: Path) -> None:
@@ -207,12 +207,17 @@ def test_a_signal_ends_the_process_in_good_order(root: Path, tmp_path: Path) -> 
         with Client(f"127.0.0.1:{port}", timeout=20) as client:
             client.wait_ready(180)
             assert client.predict(ONE_ROW, "serving_default").version == 1
-        process.send_signal(signal.SIGTERM)
+        with socket.create_connection(("127.0.0.1", rest), timeout=20) as kept:
+            kept.sendall(b"GET /v1/models/afm HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"AVAILABLE" in kept.recv(65536)
+            process.send_signal(signal.SIGTERM)
+            assert kept.recv(65536) == b"", "a connection that was kept is closed"
         _, log = process.communicate(timeout=30)
     finally:
         process.kill()
     assert process.returncode == 0, log
     assert f"afm: version 1 is ready; gRPC localhost:{port}, REST http://localhost:{rest}/v1/models/afm" in log
+    assert log.count("listens on 127.0.0.1, for this machine alone; others: --host=0.0.0.0") == 1
     assert "Traceback" not in log
 
 

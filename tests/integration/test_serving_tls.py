@@ -20,6 +20,7 @@ from serving.client import Client, tls_credentials
 from serving.errors import InsecureConnection, Unavailable
 from serving.server.app import LocalServer
 from serving.server.flags import ServerFlags
+from serving.server.tls import server_credentials
 from tests.integration.conftest import afm_ctr, last_json
 
 ROW = {"A": ["x"], "B": ["1"]}
@@ -54,12 +55,12 @@ def ssl_config(folder: Path, pair: Pair, **more: Any) -> str:
 
 
 @contextmanager
-def serving(base: Path, config: str) -> Iterator[str]:
+def serving(base: Path, config: str, host: str = "127.0.0.1") -> Iterator[str]:
     flags = ServerFlags(
         model_base_path=str(base), model_name="afm", port=0, file_system_poll_wait_seconds=0, ssl_config_file=config
     )
-    with LocalServer(flags, "127.0.0.1") as server:
-        yield f"127.0.0.1:{server.grpc_port}"
+    with LocalServer(flags, host) as server:
+        yield f"{host}:{server.grpc_port}"
 
 
 def refused(target: str, credentials: Any, says: str, kind: type[Unavailable] = InsecureConnection) -> None:
@@ -132,6 +133,47 @@ def test_a_wrong_config_file_is_named_before_anything_is_served(
         with pytest.raises(UserError, match=says) as caught, serving(base, str(path)):
             pass
         assert f"--ssl_config_file={path}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace('"\nserver_cert', "\nserver_cert"),  # a quote is missing
+        lambda text: text.replace("server_key: ", "server_key "),
+        lambda text: text.replace("server_key: ", ""),
+        lambda text: text.replace("\\n", "\n"),  # line ends as in the PEM file
+        lambda text: "x {" + text,
+        lambda text: text[: len(text) // 3],
+    ],
+)
+def test_a_private_key_in_a_config_that_does_not_parse_is_not_printed(
+    damage: Any, tmp_path: Path, authority: Authority
+) -> None:
+    pair = authority.sign("server")
+    path = Path(ssl_config(tmp_path, pair))
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match=r"not an SSLConfig in text format \(line \d+, column \d+\)") as caught:
+        server_credentials(str(path))
+    assert "BEGIN" not in str(caught.value)
+    for line in "".join(pair.texts).splitlines():
+        assert line[:16] not in str(caught.value)
+    path.write_bytes(b"server_key: \xff" + pair.texts[1].encode())
+    with pytest.raises(UserError, match="byte 12 is no UTF-8") as caught:
+        server_credentials(str(path))
+    assert "BEGIN" not in str(caught.value)
+
+
+def test_each_of_several_servers_is_held_against_its_own_name(
+    base: Path, tmp_path: Path, authority: Authority
+) -> None:
+    """A certificate of the first server's name is no good at the second."""
+    good = tls_credentials(authority.certificate)
+    with serving(base, ssl_config(tmp_path, authority.sign("server")), "0.0.0.0") as target:  # signed for 127.0.0.1
+        first, second = target.replace("0.0.0.0", "127.0.0.1"), target.replace("0.0.0.0", "127.0.0.2")
+        refused(second, good, "not accepted: it is for another name")
+        with Client([first, second], credentials=good, timeout=20) as both:
+            assert [both.predict(ROW).version for _ in range(4)] == [1] * 4
+        refused(f"{second},{second}", good, "not accepted")
 
 
 def test_the_client_s_own_files_are_checked(tmp_path: Path, authority: Authority) -> None:

@@ -111,7 +111,7 @@ def test_config_map_holds_the_files_of_the_folder(deploy: Path, objects: dict[st
 
 
 def test_deployment_and_service_fit_each_other(objects: dict[str, dict[str, Any]]) -> None:
-    assert set(objects) == {"ConfigMap", "Deployment", "Service"}
+    assert set(objects) == {"ConfigMap", "Deployment", "Service", "NetworkPolicy"}
     spec = objects["Deployment"]["spec"]
     pod = spec["template"]
     (container,) = pod["spec"]["containers"]
@@ -146,6 +146,7 @@ def test_flags_are_the_server_s_and_name_what_is_mounted(
         mounted = {"/" + volume.split(":/")[1].split(":")[0] for volume in service["volumes"]}
         mounted |= {str(Path(path).parent) for path in mounted}
         assert "AVAILABLE" in service["healthcheck"]["test"][-1]
+    assert int(dict(flag.removeprefix("--").split("=") for flag in flags)["grpc_max_threads"]) >= 64
     assert program == ["tensorflow_model_server"]
     values = dict(flag.removeprefix("--").split("=") for flag in flags)
     source = Path(local_flags.__file__).read_text()
@@ -159,6 +160,44 @@ def test_flags_are_the_server_s_and_name_what_is_mounted(
     paths = {name: Path(value) for name, value in values.items() if value.startswith("/")}
     assert {path.name for path in paths.values()} == set(FILES)
     assert {str(path.parent) for path in paths.values()} == {"/config"} and {"/config", "/models/afm"} <= mounted
+
+
+@pytest.mark.parametrize("which", ["serving/deploy/docker-compose.yml", "docker-compose.yml"])
+def test_compose_lets_in_this_machine_alone_and_takes_no_rights(root: Path, which: str) -> None:
+    service = yaml.safe_load((root / which).read_text())["services"]["serving"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert re.fullmatch(r"tensorflow/serving:\$\{TF_SERVING_TAG:-\d+\.\d+\.\d+\}", service["image"])
+    assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["init"]
+    assert service["user"].split(":")[0] not in ("0", "root")
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert service["mem_limit"] and service["cpus"] and service["pids_limit"] and service["stop_grace_period"]
+    assert all(volume.endswith(":ro") for volume in service["volumes"])
+
+
+def test_pods_have_no_rights_and_limits_and_are_reached_by_labelled_callers(
+    objects: dict[str, dict[str, Any]],
+) -> None:
+    pod = objects["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert re.fullmatch(r"tensorflow/serving:\d+\.\d+\.\d+", container["image"])
+    assert {"cpu", "memory", "ephemeral-storage"} <= set(container["resources"]["limits"])
+    writable = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
+    assert writable == ["/tmp"]
+    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][-1])
+    assert 0 < pause < pod["terminationGracePeriodSeconds"]
+    policy = objects["NetworkPolicy"]["spec"]
+    assert policy["podSelector"] == objects["Deployment"]["spec"]["selector"]
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"} and policy["egress"] == []
+    (rule,) = policy["ingress"]
+    assert rule["from"] and {port["port"] for port in rule["ports"]} == {"grpc", "rest"}
 
 
 class Instruction(NamedTuple):

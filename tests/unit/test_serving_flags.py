@@ -24,6 +24,12 @@ def test_both_spellings_and_defaults(base: str) -> None:
     assert parse([f"--model_base_path={base}"]).rest_api_port is None
 
 
+def test_this_machine_alone_may_call_unless_a_host_is_given(base: str) -> None:
+    assert parse([f"--model_base_path={base}"]).host == "127.0.0.1"
+    for host in ("0.0.0.0", "::", "::1", "localhost", "10.1.2.3"):
+        assert parse([f"--model_base_path={base}", f"--host={host}"]).host == host
+
+
 def test_port_zero_switches_an_api_off_as_in_the_real_server(base: str) -> None:
     flags = parse(["--model_base_path", base, "--port=0", "--rest_api_port=9000"])
     assert flags.port is None
@@ -61,6 +67,8 @@ def test_switches_and_channel_arguments(base: str) -> None:
         (["--file_system_poll_wait_seconds=-1"], "must be a number of seconds"),
         (["--enable_model_warmup=maybe"], "must be true or false"),
         (["--grpc_max_threads=0"], "at least 1"),
+        (["--host=somewhere"], "--host=somewhere: must be an address"),
+        (["--host=1.2.3.4:80"], "must be an address"),
         ([], "--model_base_path is missing"),
     ],
 )

@@ -83,8 +83,8 @@ def test_values_that_json_itself_has_not() -> None:
         (1, "bool", "not of expected type: bool"),
         (300, "uint8", "JSON Value: 300 Type: Number is not of expected type: uint8"),
         (1 << 63, "int64", "is not of expected type: int64"),
-        ((1 << 24) + 1, "float", "to float without loss of precision"),
-        (1e39, "float", "to float without loss of precision"),
+        (10**400, "float", "Number too big to be stored in double"),
+        (1 << 64, "uint64", "is not of expected type: uint64"),
         ({"b64": "%%"}, "string", "Unable to base64 decode"),
         ({"b64": 1}, "string", "not formatted correctly for base64|Expecting|must be equal|keys"),
     ],
@@ -104,22 +104,29 @@ def test_a_value_of_the_wrong_type_is_named(value: Any, kind: str, says: str) ->
         (b"[1]", "Is not object"),
         ({}, "Missing 'inputs' or 'instances' key"),
         ({"instances": [1], "inputs": [1]}, "only one of 'inputs' or 'instances'"),
-        ({"instances": {}}, "to be an list/array"),
+        ({"instances": {}}, "Expecting 'instances' to be an list/array"),
         ({"instances": []}, "No values in 'instances' array"),
         ({"signature_name": 1, "instances": [1]}, "'signature_name' key must be a string value"),
         ({"instances": [1]}, "instances is a plain list, but expecting list of objects"),
         ({"inputs": [1]}, "inputs is a plain value/list, but expecting an object"),
         ({"inputs": {"a": ["x"]}}, "Missing named input: b in 'inputs' object"),
         ({"instances": [{"a": "x"}]}, "keys must be equal to: a,b"),
-        ({"instances": [{"a": "x", "b": 1, "c": 2}]}, "element: 0 of 'instances' list. .*keys must be equal to: a,b"),
+        (
+            {"instances": [{"a": "x", "b": 1, "c": 2}]},
+            "element: 0 key: c .*: .*not have named input: c",
+        ),
         ({"instances": [{"a": "x", "b": 1}, [1]]}, "Expecting object but got list at item 1"),
         (
             {"instances": [{"a": "x", "b": 1}, {"a": "x", "b": "y"}]},
-            "Failed to process element: 1 key: b of 'instances' list. Error: JSON Value: \"y\"",
+            "Failed to process element: 1 key: b of 'instances' list. Error: INVALID_ARGUMENT: JSON Value: \"y\"",
         ),
         (
             {"instances": [{"a": "x", "b": [1]}, {"a": "x", "b": [1, 2]}]},
-            r"element: 1 key: b .* Expecting shape \[1\] but got: \[2\]",
+            r"element: 1 key: b .* Expecting tensor size: 1 but got: 2",
+        ),
+        (
+            {"instances": [{"a": "x", "b": [1]}, {"a": "x", "b": [[1]]}]},
+            r"element: 1 key: b .* Expecting shape \[1\] but got: \[1,1\]",
         ),
         ({"inputs": {"a": ["x"], "b": [1, [2]]}}, "unexpected level"),
         ({"inputs": {"a": ["x"], "b": [[1], [2, 3]]}}, "unexpected size: 2 at level: 1 expected size: 1"),
@@ -129,6 +136,45 @@ def test_a_value_of_the_wrong_type_is_named(value: Any, kind: str, says: str) ->
 def test_a_body_that_is_wrong_says_how(body: Any, says: str) -> None:
 
     assert re.search(says, refuse(body, a="string", b="int64"))
+
+
+def test_numbers_and_strings_as_the_real_server_reads_them() -> None:
+    assert read({"inputs": [(1 << 24) + 1, 1e39, -1e39]}, x="float")["x"].tolist() == [2.0**24, np.inf, -np.inf]
+    assert read({"inputs": [(1 << 53) + 1, -(1 << 63), (1 << 63) - 1]}, x="int64")["x"].tolist() == [
+        (1 << 53) + 1,
+        -(1 << 63),
+        (1 << 63) - 1,
+    ]
+    assert read({"inputs": [(1 << 64) - 1]}, x="uint64")["x"].tolist() == [(1 << 64) - 1]
+    assert read(b'{"inputs": [Inf, -Inf, NaN]}', x="double")["x"].tolist()[:2] == [np.inf, -np.inf]
+    assert read(b'{"inputs": ["Inf", "a\\"Inf"], "x": Inf}', s="string")["s"].tolist() == [b"Inf", b'a"Inf']
+    assert read({"inputs": [{"b64": "YWJj\nZGVm\r\n"}]}, s="string")["s"].tolist() == [b"abcdef"]
+    assert read(b'{"inputs": ["\xff\xc3"]}', s="string")["s"].tolist() == [b"\xff\xc3"]
+    assert read(b'{"inputs": ["\\ud83d\\ude00"]}', s="string")["s"].tolist() == ["\U0001f600".encode()]
+    assert read(b'{"inputs": [1], "inputs": [2]}', x="int64")["x"].tolist() == [1]
+    assert read(b'{"inputs": [1]}} {', x="int64")["x"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        rb'"\ud800"',
+        rb'"\udc00"',
+        rb'"\ud800\ud800"',
+        rb'"\ud800x\udc00"',
+        rb'"\ud800 \n"',
+        rb'"\ud800\u0041"',
+        rb'"\ud83d\ude00\ude00"',
+        b"1e400",
+        b"-1e400",
+        b"9" * 5000,
+        '{"inputs": [1]}'.encode("utf-16"),
+        b"\xef\xbb\xbf[1]",
+        b"Infx",
+    ],
+)
+def test_text_that_the_real_server_does_not_parse(text: bytes) -> None:
+    assert "JSON Parse error" in refuse(b'{"inputs": [' + text + b"]}", x="string")
 
 
 def answer(by_row: bool, **arrays: np.ndarray) -> Any:

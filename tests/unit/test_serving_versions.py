@@ -157,9 +157,9 @@ def test_the_thread_picks_up_a_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "version", "label", "code", "says"),
     [
-        ("", None, "", grpc.StatusCode.INVALID_ARGUMENT, "no name specified"),
-        ("other", None, "", grpc.StatusCode.NOT_FOUND, r"Servable not found for request: Latest\(other\)"),
-        ("afm", 7, "", grpc.StatusCode.NOT_FOUND, r"Servable not found for request: Specific\(afm, 7\)"),
+        ("", None, None, grpc.StatusCode.INVALID_ARGUMENT, "no name specified"),
+        ("other", None, None, grpc.StatusCode.NOT_FOUND, r"Servable not found for request: Latest\(other\)"),
+        ("afm", 7, None, grpc.StatusCode.NOT_FOUND, r"Servable not found for request: Specific\(afm, 7\)"),
         ("afm", None, "canary", grpc.StatusCode.INVALID_ARGUMENT, "Unrecognized servable version label: canary"),
     ],
 )
