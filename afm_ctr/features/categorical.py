@@ -17,13 +17,22 @@ LocalIds = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
 
 
 class HashIds(tf.Module):
-    """Fingerprint64 of the bytes mod ``buckets``. [s, B] strings to int64 [s, B]; nothing is bad."""
+    """Fingerprint64 of the bytes, or SipHash-2-4 with a key, mod ``buckets``. [s, B] strings to int64 [s, B]; nothing
+    is bad.
 
-    def __init__(self, buckets: int) -> None:
+    Source of SipHash: Aumasson and Bernstein, SipHash: a fast short-input PRF, 2012.
+    """
+
+    def __init__(self, buckets: int, key: bytes | None = None) -> None:
         super().__init__()
         self._buckets = buckets
+        # The op takes the key's two little-endian words as signed numbers.
+        words = [] if key is None else [key[:8], key[8:]]
+        self._key = [int.from_bytes(word, "little", signed=True) for word in words]
 
     def __call__(self, cells: tf.Tensor) -> tuple[tf.Tensor, None]:
+        if self._key:
+            return tf.strings.to_hash_bucket_strong(cells, self._buckets, self._key), None
         return tf.strings.to_hash_bucket_fast(cells, self._buckets), None
 
 

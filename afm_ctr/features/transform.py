@@ -26,6 +26,7 @@ from afm_ctr.schema import (
     missing_space,
     slots_of,
 )
+from afm_ctr.schema.keys import checked_key
 from afm_ctr.schema.resolved import vocabulary_bytes
 
 from .categorical import CategoricalEncoder, DeclaredLocalIds, HashIds, VocabularyIds
@@ -58,6 +59,9 @@ class FeatureTransform(tf.Module):
 
     Args:
         schema: the resolved schema.
+
+    Raises:
+        UserError: the key of a hashed field cannot be read, or is another one.
 
     Example:
         >>> transform = FeatureTransform(ResolvedSchema.load("prepared"))
@@ -129,7 +133,7 @@ class FeatureTransform(tf.Module):
         for (kind, _), fields in self._word_groups().items():
             first = spec.space_of(fields[0])
             if kind == "hash":
-                encoder = CategoricalEncoder(self.schema, fields, HashIds(first.space.buckets))
+                encoder = CategoricalEncoder(self.schema, fields, self._hash(first.name, first.space))
             elif kind == "vocabulary":
                 encoder = CategoricalEncoder(self.schema, fields, self._vocabulary(first.name, first.space))
             else:
@@ -148,11 +152,16 @@ class FeatureTransform(tf.Module):
             name, space = self.schema.spec.space_of(field)
             same: Any = None
             if isinstance(space, HashSpace):
-                same = space.buckets
+                same = (space.buckets, space.key_file)
             elif not isinstance(space, DeclaredIds):
                 same = name
             groups.setdefault((space.kind, same), []).append(field)
         return groups
+
+    def _hash(self, name: str, space: HashSpace) -> HashIds:
+        if space.key_file is None:
+            return HashIds(space.buckets)
+        return HashIds(space.buckets, checked_key(space.key_file, self.schema.key_checks[name]))
 
     def _vocabulary(self, name: str, space: VocabularySpace) -> VocabularyIds:
         entries = self.schema.vocabularies[name]

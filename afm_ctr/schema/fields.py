@@ -17,12 +17,26 @@ CROSS_SEPARATOR = b"\x1f"
 class HashSpace(Frozen):
     """Local id = Fingerprint64(raw bytes) mod ``buckets``: no analysis, distinct values may meet.
 
+    With a key it is SipHash-2-4 instead: who has the ids and not the key cannot try which values they stand for.
+
     Attributes:
         buckets: how many ids.
+        key_file: absolute path of a file with 32 hexadecimal digits, the key. It is read wherever rows are encoded:
+            by ``prepare`` and its workers, ``predict`` and ``export``. Data sets and runs hold its path and a check
+            that it is the same key, but not the key; an exported model holds the key, inside its graph, since its
+            signature ``raw`` hashes. docs/cells.md says what else holds raw values.
     """
 
     kind: Literal["hash"]
     buckets: Count
+    key_file: Annotated[str, Field(min_length=1)] | None = None
+
+    @field_validator("key_file")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        if path is not None and not path.startswith("/"):
+            raise ValueError("must be an absolute path: the key is read again by other commands in other folders")
+        return path
 
 
 class VocabularySpace(Frozen):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field
 
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import write_bytes
@@ -36,6 +37,7 @@ class _File(Frozen):
     ranges: tuple[IdRange, ...]
     statistics: dict[str, NumericStatistics]
     vocabularies: dict[str, _Digest]
+    key_checks: dict[str, str] = Field(default_factory=dict)
     spec: FeatureSchema
 
 
@@ -53,6 +55,7 @@ def save(schema: ResolvedSchema, folder: Path) -> None:
         "ranges": content["ranges"],
         "statistics": {name: s for name, s in content["statistics"].items() if name not in derived},
         "vocabularies": content["vocabularies"],
+        **{name: content[name] for name in ("key_checks",) if name in content},
         "spec": content["spec"],
     }
     text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
@@ -77,6 +80,7 @@ def load(path: Path) -> ResolvedSchema:
         ranges=read.ranges,
         statistics=statistics_from_spec(read.spec) | read.statistics,
         vocabularies={name: _vocabulary(file, name, digest) for name, digest in read.vocabularies.items()},
+        key_checks=read.key_checks,
     )
     for name, digest in read.vocabularies.items():
         if schema.vocabulary_digests[name] != digest.sha256:

@@ -6,7 +6,7 @@ from typing import Any
 
 from afm_ctr.errors import UserError
 
-from .fields import DeclaredIds, LibfmField, VocabularySpace, WordField, columns_of
+from .fields import DeclaredIds, HashSpace, LibfmField, VocabularySpace, WordField, columns_of
 from .resolved import ResolvedSchema
 from .spec import FeatureSchema
 from .times import TimeField
@@ -17,7 +17,7 @@ def check_parent(spec: FeatureSchema, parent: ResolvedSchema) -> None:
 
     The same fields in the same order, of the same kinds and encodings, in the same id spaces. What may differ: how
     the log is written (format, names of columns, the format of a time, ``missing_values``), ``min_count``, ``top``,
-    ``capacity``, and the size of declared or libfm ids, which may grow.
+    ``capacity``, the place of a key, and the size of declared or libfm ids, which may grow.
 
     Raises:
         UserError: names the first difference.
@@ -61,6 +61,8 @@ def _fixed(part: Any) -> dict[str, Any]:
         free = {"min_count", "top", "capacity"}
     elif isinstance(part, DeclaredIds):
         free = {"size"}
+    elif isinstance(part, HashSpace):
+        return {"kind": part.kind, "buckets": part.buckets, "keyed": part.key_file is not None}
     elif isinstance(part, LibfmField):
         free = {"ids"}
     elif isinstance(part, TimeField):

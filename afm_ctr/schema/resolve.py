@@ -12,6 +12,7 @@ from .boundaries import log_square_boundaries, quantile_boundaries
 from .facts import Analysis
 from .fields import BucketEncoding, DeclaredIds, HashSpace, LibfmField, NumericField, ValueEncoding, VocabularySpace
 from .growth import check_parent
+from .keys import checked_key, key_check
 from .resolved import IdRange, NumericStatistics, ResolvedSchema, missing_space
 from .spec import FeatureSchema, needs_statistics
 from .times import PART_SIZES, TimeField
@@ -45,14 +46,33 @@ def resolve(spec: FeatureSchema, analysis: Analysis, parent: ResolvedSchema | No
     statistics = parent.statistics if parent is not None else _statistics(spec, analysis)
     vocabularies = {name: _entries(name, space, analysis, parent) for name, space in spec.vocabulary_spaces.items()}
     ranges = _ranges(spec, vocabularies, statistics, parent.ranges if parent is not None else ())
-    if parent is not None:
-        unchanged = ResolvedSchema(
-            spec=spec, lineage=parent.lineage, ranges=ranges, statistics=statistics, vocabularies=vocabularies
+    checks = _key_checks(spec, parent)
+
+    def resolved(lineage: tuple[str, ...]) -> ResolvedSchema:
+        return ResolvedSchema(
+            spec=spec,
+            lineage=lineage,
+            ranges=ranges,
+            statistics=statistics,
+            vocabularies=vocabularies,
+            key_checks=checks,
         )
-        if unchanged.id == parent.id:
-            return parent
-    lineage = (*parent.lineage, parent.id) if parent is not None else ()
-    return ResolvedSchema(spec=spec, lineage=lineage, ranges=ranges, statistics=statistics, vocabularies=vocabularies)
+
+    if parent is None:
+        return resolved(())
+    return parent if resolved(parent.lineage).id == parent.id else resolved((*parent.lineage, parent.id))
+
+
+def _key_checks(spec: FeatureSchema, parent: ResolvedSchema | None) -> dict[str, str]:
+    spaces = dict(spec.space_of(field) for field in spec.fields)
+    keyed = {
+        name: space.key_file for name, space in spaces.items() if isinstance(space, HashSpace) and space.key_file
+    }
+    if parent is None:
+        return {name: key_check(path) for name, path in keyed.items()}
+    for name, path in keyed.items():
+        checked_key(path, parent.key_checks[name])
+    return parent.key_checks
 
 
 def statistics_from_spec(spec: FeatureSchema) -> dict[str, NumericStatistics]:

@@ -72,6 +72,7 @@ class ResolvedSchema(Frozen):
         ranges: who owns which rows, ascending and without gaps from row 1 on.
         statistics: of every numeric field.
         vocabularies: of every vocabulary space its entries; the local id of entry i is ``oov`` + i.
+        key_checks: of every hash space with a key what :func:`afm_ctr.schema.keys.key_check` says of it.
     """
 
     spec: FeatureSchema
@@ -79,6 +80,7 @@ class ResolvedSchema(Frozen):
     ranges: tuple[IdRange, ...]
     statistics: dict[str, NumericStatistics] = Field(default_factory=dict)
     vocabularies: dict[str, tuple[bytes, ...]] = Field(default_factory=dict, repr=False)
+    key_checks: dict[str, str] = Field(default_factory=dict)
 
     @cached_property
     def id(self) -> str:
@@ -99,6 +101,7 @@ class ResolvedSchema(Frozen):
                 name: {"entries": len(entries), "sha256": self.vocabulary_digests[name]}
                 for name, entries in self.vocabularies.items()
             },
+            **({"key_checks": self.key_checks} if self.key_checks else {}),
         }
 
     @cached_property

@@ -14,6 +14,11 @@ LONGEST = 96  # bytes of a value that are kept: a cell may be as long as its lin
 BY_ID = ("libfm", "time")
 
 
+def is_by_id(schema: ResolvedSchema, field: Any) -> bool:
+    """Whether a field is counted by its ids: those of the kinds ``BY_ID``, and those whose values a key hides."""
+    return field.kind in BY_ID or getattr(schema.spec.space_of(field).space, "key_file", None) is not None
+
+
 class Values(NamedTuple):
     """The values of some rows one after the other, each once a row; and how many rows have none."""
 
@@ -27,7 +32,7 @@ def values_of(
     """The values of some rows.
 
     Args:
-        field: a field that is of none of the kinds ``BY_ID``.
+        field: a field that is not counted by its ids.
         columns: bytes [n] of every raw column.
         rows: int64 [m].
         strip: whether white space around a value is dropped, as numbers and declared ids have it.
@@ -67,11 +72,11 @@ def _pieces(cells: Iterable[list[bytes]], most: int, strip: bool) -> Values:
 
 
 def texts_of_ids(schema: ResolvedSchema, field: Any, ids: np.ndarray) -> Values:
-    """The same for the kinds ``BY_ID``, out of encoded ids int64 [m, slots]: libfm ids as in the file; the parts of
-    a time as numbers."""
+    """The same for fields counted by their ids, int64 [m, slots]: libfm ids as in the file; the parts of a time, and
+    the buckets of a keyed hash, as numbers."""
     first = field.ids[0] if field.kind == "libfm" else 0
     local = np.full(ids.shape, -1, np.int64)
-    for owned in schema.ranges_of(field.name):
+    for owned in schema.ranges_of(schema.spec.space_of(field).name):
         inside = (ids >= owned.start) & (ids < owned.start + owned.size)
         local = np.where(inside, ids - owned.start + owned.local_start, local)
     rows: Any = local.tolist()

@@ -18,7 +18,7 @@ import numpy as np
 from afm_ctr.io.packed import pack, pack_counts, unpack, unpack_pairs
 from afm_ctr.schema import DeclaredIds, HashSpace, MissingValue, ResolvedSchema, VocabularySpace, missing_space
 from afm_ctr.statistics import distinct
-from afm_ctr.statistics.cells import BY_ID, shown, texts_of_ids, values_of
+from afm_ctr.statistics.cells import BY_ID, is_by_id, shown, texts_of_ids, values_of
 from afm_ctr.statistics.facts import PERCENTILES, TOP_VALUES, DataStatistics, FieldStatistics, TopValue
 
 SAMPLE_ROWS = 20_000
@@ -145,7 +145,7 @@ class Collector:
         missing = [self._schema.spec.missing_of(field) for field in self._schema.spec.fields]
         for index, spec_field in enumerate(self._schema.spec.fields):
             for at, counts in enumerate((part.counts[index], part.positive_counts[index])):
-                if spec_field.kind in BY_ID:
+                if is_by_id(self._schema, spec_field):
                     mine = texts_of_ids(self._schema, spec_field, ids[rows[at]][:, self._layout.slots[index]])
                 else:
                     mine = values_of(spec_field, columns, rows[at], self._layout.strips[index], missing[index])
