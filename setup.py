@@ -9,7 +9,10 @@ SERVING = ["tensorflow-serving-api>=2.21,<2.22", "grpcio-health-checking>=1.60",
 BEAM = ["apache-beam>=2.77,<2.78"]
 # What Horovod imports; the wheel itself comes from scripts/build_horovod.py, made for the TensorFlow that is here.
 HOROVOD = ["cloudpickle", "packaging", "psutil"]
+FRAMES = ["pandas>=2.2", "pyarrow>=15"]
 DEV = [
+    *FRAMES,
+    "polars",
     "pytest",
     "pytest-timeout",
     "pytest-xdist",
@@ -60,6 +63,7 @@ setup(
         "train": [*TENSORFLOW, "matplotlib>=3.8", "tensorboard>=2.20"],
         "beam": [*TENSORFLOW, *BEAM],
         "serving": SERVING,
+        "frames": FRAMES,
         "horovod": HOROVOD,
         "dev": DEV,
     },

@@ -114,13 +114,10 @@ def predict(
         raise UserError("predict: give either --data DIR (with --split) or --input GLOB")
     check_inputs(data=data, run=model_dir)
     load_tensorflow()
-    from afm_ctr import predict as prediction
+    from afm_ctr.prediction import predict
 
     with console.status(f"scoring into {output}"):
-        if data is not None:
-            summary = prediction.predict_records(model_dir, data, split, output, which=checkpoint)
-        else:
-            summary = prediction.predict_logs(model_dir, input or [], output, which=checkpoint)
+        summary = predict(model_dir, output, data=data, split=split, inputs=input, which=checkpoint)
     report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))
 
 

@@ -9,11 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from afm_ctr import distributed, optimizers
 from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import UserError
 from afm_ctr.models.base import InteractionInputs, parse_options
 from afm_ctr.models.registry import interaction_class
 from afm_ctr.slices import change_values
+
+_BATCH = 1024
 
 
 @keras.saving.register_keras_serializable(package="afm_ctr")
@@ -201,11 +204,65 @@ class CTRModel(keras.Model):
         losses = self.example_loss(tf.where(counted, labels, tf.zeros_like(labels)), logits)
         return tf.reduce_sum(losses * weight), tf.reduce_sum(weight)
 
-    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One step on a batch of the reader; the optimizer is one of ``distributed.wrap_optimizer``.
+    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
+        """``keras.Model.compile``; the loss is the model's own.
+
+        Args:
+            optimizer: a name of :func:`afm_ctr.optimizers.names` ("adam" is the lazy one, which moves the rows of a
+                batch only) or of Keras, or any Keras optimizer. One that is not wrapped for several ranks
+                (:func:`afm_ctr.distributed.wrap_optimizer`) is wrapped, which also adds up the gradients of ids that
+                a batch holds more than once.
+            **kwargs: of ``keras.Model.compile``.
+
+        Raises:
+            UserError: for a ``loss`` or ``jit_compile=True``, or an optimizer that cannot be wrapped.
+        """
+        if kwargs.get("loss") is not None:
+            raise UserError(
+                f"the model has its own loss ({self.loss_kind!r}): leave loss= out, or make it with loss="
+            )
+        if kwargs.pop("jit_compile", None) is True:
+            raise UserError("jit_compile=True: the exchange between ranks is no XLA op; leave it out")
+        if isinstance(optimizer, str) and optimizer in optimizers.names():
+            optimizer = optimizers.build(optimizer)
+        if isinstance(optimizer, str) or distributed.world_of(optimizer) is None:
+            optimizer = distributed.wrap_optimizer(optimizer, distributed.init())
+        super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
+
+    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """``keras.Model.fit``.
+
+        Args:
+            x: :class:`afm_ctr.FrameData` (``batch_size``, 1,024 by default, and ``shuffle`` apply), a
+                ``tf.data.Dataset`` of batches as :meth:`call` takes them with ``label`` and perhaps ``weight``, or of
+                ``(x, label[, weight])``; or arrays: a dict of ``feature_ids`` and ``feature_vals``, or ids alone,
+                whose values are then 1.
+            y: labels ``[n]``, where ``x`` are arrays.
+            **kwargs: of ``keras.Model.fit``; ``validation_data`` may be :class:`afm_ctr.FrameData` too.
+        """
+        if hasattr(kwargs.get("validation_data"), "as_dataset"):
+            kwargs["validation_data"] = kwargs["validation_data"].as_dataset(kwargs.get("batch_size") or _BATCH)
+        x = _batches(x, kwargs, shuffle=kwargs.get("shuffle", True))
+        return super().fit(x, y, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """``keras.Model.evaluate`` with the inputs of :meth:`fit`: the loss."""
+        x = _batches(x, kwargs)
+        kwargs.pop("shuffle", None)
+        return super().evaluate(x, y, **kwargs)
+
+    def predict(self, x: Any, **kwargs: Any) -> Any:
+        """``keras.Model.predict`` with the inputs of :meth:`fit`: ``logit`` and ``probability`` or ``score``."""
+        x = _batches(x, kwargs)
+        kwargs.pop("shuffle", None)
+        return super().predict(x, **kwargs)
+
+    def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
+        """One step on a batch of the reader, or one of ``(x, label[, weight])``.
 
         The operations' scopes tell a profile what they belong to: merge, lookup, interaction, exchange, optimizer.
         """
+        batch = self._numbered(as_batch(batch))
         with tf.name_scope("train_step"):
             with tf.GradientTape() as tape:
                 loss, weight = self._weighted(batch, self(batch, training=True))
@@ -216,13 +273,25 @@ class CTRModel(keras.Model):
             self.loss_tracker.update_state(loss, weight)
             return {"loss": self.loss_tracker.result()}
 
-    def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _numbered(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The batch with ``row``, a number for each example and step, for dropout; the reader's has it already."""
+        if "row" in batch:
+            return batch
+        world = distributed.world_of(self.optimizer)
+        rank, size = (world.rank, world.size) if world is not None else (0, 1)
+        step = tf.cast(self.optimizer.iterations.value, tf.int64) * size + rank
+        count = tf.shape(batch["feature_ids"], out_type=tf.int64)[0]
+        return {**batch, "row": step * 2**32 + tf.range(count, dtype=tf.int64)}
+
+    def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """The loss of the predictions as they will be served."""
+        batch = as_batch(batch)
         self.loss_tracker.update_state(*self._weighted(batch, self(batch, corrected=True)))
         return {"loss": self.loss_tracker.result()}
 
-    def predict_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def predict_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """``logit`` and ``probability`` or ``score``, each ``[B]``, as they will be served."""
+        batch = as_batch(batch)
         logits = self(batch, corrected=True)
         return {"logit": logits, self.output_name: self.predictions(logits)}
 
@@ -279,6 +348,32 @@ class CTRModel(keras.Model):
             "precision": self.precision,
         }
         return {**super().get_config(), **own}
+
+
+def _batches(x: Any, arguments: dict[str, Any], shuffle: bool = False) -> Any:
+    """Rows in memory as a dataset of batches, for which Keras wants no batch size and no shuffle of its own."""
+    if not hasattr(x, "as_dataset"):
+        return x
+    arguments["shuffle"] = False  # of Keras: these batches come in their order
+    return x.as_dataset(arguments.pop("batch_size", None) or _BATCH, shuffle=bool(shuffle))
+
+
+def as_batch(data: Any) -> dict[str, tf.Tensor]:
+    """A batch as the model reads it: one of the reader as it is, or one of ``(x, label[, weight])``.
+
+    Raises:
+        UserError: there is neither.
+    """
+    x, label, weight = (data, None, None) if isinstance(data, Mapping) else keras.utils.unpack_x_y_sample_weight(data)
+    if not isinstance(x, Mapping):
+        if not tf.is_tensor(x) or x.shape.rank != 2:
+            raise UserError("x must be a dict of feature_ids and feature_vals, both [batch, slots], or ids alone")
+        x = {"feature_ids": tf.cast(x, tf.int64), "feature_vals": tf.ones_like(x, tf.float32)}
+    batch = {**x, **{name: value for name, value in (("label", label), ("weight", weight)) if value is not None}}
+    for name in ("label", "weight"):
+        if name in batch and batch[name].shape.rank == 2:
+            batch[name] = tf.squeeze(batch[name], axis=1)
+    return batch
 
 
 def _by_column(row_l2: float | Mapping[str, float], columns: Mapping[str, int]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from afm_ctr.distributed import World
+from afm_ctr.distributed import World, init
 from afm_ctr.errors import UserError
 from afm_ctr.metrics import Evaluation
 from afm_ctr.models import CTRModel
@@ -103,7 +103,7 @@ def add_batch(evaluation: Evaluation, batch: dict[str, np.ndarray], grouped: boo
 
 
 def evaluate(
-    data_dir: str | Path, split: str, model_dir: str | Path, world: World, *, which: Which = "best"
+    data_dir: str | Path, split: str, model_dir: str | Path, world: World | None = None, *, which: Which = "best"
 ) -> dict[str, Any]:
     """Judge a trained model on a split: the same figures on every rank.
 
@@ -111,7 +111,7 @@ def evaluate(
         data_dir: a prepared data set, of the run's schema or of one that it grew from.
         split: ``test``, …
         model_dir: what ``train`` wrote.
-        world: from :func:`afm_ctr.distributed.init`.
+        world: by default that of :func:`afm_ctr.distributed.init`.
         which: the ``best`` checkpoint or the ``latest``.
 
     Returns:
@@ -123,6 +123,7 @@ def evaluate(
     Raises:
         UserError: no such run or split, unlabelled data, a foreign schema, a damaged file.
     """
+    world = init() if world is None else world
     model, schema, config, checkpoint = open_run(model_dir, which)
     reader = open_split(data_dir, split, max(config.batch_size, SMALLEST_BATCH), world)
     check_readable(schema, reader.schema, data_dir)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import keras
 
 from afm_ctr import optimizers
-from afm_ctr.distributed import ElasticState, HostsChanged, World, run_elastic, wrap_optimizer
+from afm_ctr.distributed import ElasticState, HostsChanged, World, init, run_elastic, wrap_optimizer
 from afm_ctr.errors import UserError, find_lost_rank
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
@@ -84,7 +84,7 @@ def train(
     data_dir: str | Path,
     model_dir: str | Path,
     config: TrainConfig,
-    world: World,
+    world: World | None = None,
     *,
     resume: Literal["auto", "never"] = "auto",
     from_checkpoint: str | Path | None = None,
@@ -102,7 +102,7 @@ def train(
         data_dir: a prepared data set.
         model_dir: the run's folder; rank 0 writes it.
         config: what to do.
-        world: from :func:`afm_ctr.distributed.init`.
+        world: by default that of :func:`afm_ctr.distributed.init`.
         resume: ``auto`` goes on from the last good checkpoint if there is one; ``never`` wants an empty folder.
         from_checkpoint: begin with the weights of another run (its folder, or that of one of its checkpoints), whose
             schema the data's is or grew from; see :func:`afm_ctr.training.incremental.continue_from`.
@@ -117,6 +117,7 @@ def train(
     """
     if resume not in ("auto", "never"):
         raise UserError(f"resume {resume!r}: say auto or never")
+    world = init() if world is None else world
     reader = _open_train(data_dir, config, world)
     if not reader.manifest.labelled:
         raise UserError(f"{data_dir} was prepared without labels: there is nothing to train on")

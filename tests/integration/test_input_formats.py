@@ -20,7 +20,7 @@ import zstandard
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
 
 from afm_ctr.errors import UserError
-from afm_ctr.predict import predict_logs
+from afm_ctr.prediction import predict_logs
 from afm_ctr.records import Manifest, parse_examples
 from afm_ctr.schema import Analysis, FeatureSchema, NumberFacts, ResolvedSchema, resolve
 from beam_jobs.prepare import PrepareOptions, prepare

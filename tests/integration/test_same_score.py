@@ -19,7 +19,7 @@ import yaml
 
 from afm_ctr.export import export_model
 from afm_ctr.features import FeatureTransform
-from afm_ctr.predict import predict_logs, predict_records
+from afm_ctr.prediction import predict_logs, predict_records
 from afm_ctr.rawlog import parse_log
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.schema import ResolvedSchema

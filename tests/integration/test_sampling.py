@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.errors import UserError
 from afm_ctr.export import export_model
-from afm_ctr.predict import predict_records
+from afm_ctr.prediction import predict_records
 from afm_ctr.records import Manifest
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.training import TrainConfig, evaluate, load_model, train

@@ -19,7 +19,7 @@ from tensorflow import make_ndarray
 from afm_ctr import optimizers
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.errors import UserError
-from afm_ctr.predict import predict_logs, predict_records
+from afm_ctr.prediction import predict_logs, predict_records
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import TrainConfig, TrainSummary, build_model, evaluate, load_model, snapshot, speed, train

@@ -51,6 +51,36 @@ class PredictSummary:
         return f"{self.output}: {self.rows:,} rows, {self.errors:,} of them errors, {speed:,.0f} rows/s"
 
 
+def predict(
+    model_dir: str | Path,
+    output: str | Path,
+    *,
+    data: str | Path | None = None,
+    split: str = "test",
+    inputs: Iterable[str] | None = None,
+    which: Which = "best",
+) -> PredictSummary:
+    """Score a split of a prepared data set (:func:`predict_records`) or raw logs (:func:`predict_logs`) into a file.
+
+    Args:
+        model_dir: what ``train`` wrote.
+        output: the JSON Lines file.
+        data: a prepared data set; or
+        split: of ``data``.
+        inputs: paths and globs of raw logs.
+        which: the ``best`` checkpoint or the ``latest``.
+
+    Raises:
+        UserError: neither or both of ``data`` and ``inputs`` are given; and as those functions.
+    """
+    logs = list(inputs or [])
+    if (data is None) == (not logs):
+        raise UserError("predict: give either data= (a prepared data set) or inputs= (raw logs)")
+    if data is not None:
+        return predict_records(model_dir, data, split, output, which=which)
+    return predict_logs(model_dir, logs, output, which=which)
+
+
 def predict_records(
     model_dir: str | Path,
     data_dir: str | Path,

@@ -1,0 +1,298 @@
+"""Rows in memory, from a DataFrame: the same schema, transform and statistics as a prepared data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from afm_ctr.analysis import Analysis, Analyzer, spec_needs_analysis
+from afm_ctr.errors import UserError
+from afm_ctr.export.columns import column_forms
+from afm_ctr.features import FeatureTransform
+from afm_ctr.infer import infer_schema
+from afm_ctr.models import CTRModel
+from afm_ctr.rawlog import LineParser, ParsedLines, Reject, RowBatch, word_columns
+from afm_ctr.schema import FeatureSchema, ParquetFormat, ResolvedSchema, resolve
+from afm_ctr.training import TrainConfig, build_model
+from afm_ctr.training.base_rate import LabelSums, initial_bias
+from serving.cells import NoCell, cell_text
+
+_ROWS = 4096
+_SAMPLED = 30_000
+_SOURCE = "frame"
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameData:
+    """Encoded rows of a DataFrame, n of them, in its order.
+
+    Attributes:
+        schema: resolved; another frame's rows are encoded alike by ``from_pandas(other, data.schema)``.
+        feature_ids: int64 ``[n, F]``; 0 is absent.
+        feature_vals: float32 ``[n, F]``.
+        labels: float32 ``[n]``; None for a frame without the label's column.
+        weights: float32 ``[n]``; None where the schema has none.
+        keys: of each row its key column's text, else ``frame#<number>``, from 1.
+        rejects: the rows that were left out, with their reasons.
+    """
+
+    schema: ResolvedSchema
+    feature_ids: np.ndarray
+    feature_vals: np.ndarray
+    labels: np.ndarray | None
+    weights: np.ndarray | None
+    keys: list[bytes]
+    rejects: tuple[Reject, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.feature_ids)
+
+    def take(self, rows: Any) -> FrameData:
+        """Some of the rows, by their places: an index array, a mask, or a slice."""
+        at = np.arange(len(self))[rows]
+        return dataclasses.replace(
+            self,
+            feature_ids=self.feature_ids[at],
+            feature_vals=self.feature_vals[at],
+            labels=None if self.labels is None else self.labels[at],
+            weights=None if self.weights is None else self.weights[at],
+            keys=[self.keys[i] for i in at.tolist()],
+        )
+
+    def as_dataset(
+        self, batch_size: int = 1024, *, shuffle: bool = False, seed: int = 0, supervised: bool = False
+    ) -> tf.data.Dataset:
+        """Batches for a training loop; the last one of an epoch may be smaller.
+
+        Args:
+            batch_size: rows of a batch.
+            shuffle: in another order each epoch.
+            seed: of that order.
+            supervised: elements are ``(x, label, weight)`` as ``keras.Model.fit`` takes them. Otherwise a dict of
+                ``feature_ids``, ``feature_vals``, ``label`` and ``weight``, as far as they are there.
+        """
+        columns = {"feature_ids": self.feature_ids, "feature_vals": self.feature_vals}
+        more = {"label": self.labels, "weight": self.weights}
+        columns |= {name: values for name, values in more.items() if values is not None}
+        held = {name: tf.constant(values) for name, values in columns.items()}
+        rows = tf.data.Dataset.range(len(self))
+        if shuffle:
+            rows = rows.shuffle(max(len(self), 1), seed=seed, reshuffle_each_iteration=True)
+
+        def batch(at: tf.Tensor) -> Any:
+            found = {name: tf.gather(values, at) for name, values in held.items()}
+            if not supervised:
+                return found
+            label, weight = found.pop("label"), found.pop("weight", None)
+            return (found, label) if weight is None else (found, label, weight)
+
+        return rows.batch(batch_size).map(batch).prefetch(2)
+
+    def model(
+        self, name: str = "afm", *, loss: str = "log", row_l2: float = 0.0, seed: int = 0, **options: Any
+    ) -> CTRModel:
+        """A fresh, uncompiled model for these rows; its bias starts at the base rate of their labels.
+
+        Args:
+            name: of a registered model: afm, deep_afm, fm, lr, or a plug-in's.
+            loss: ``log``, or ``squared``.
+            row_l2: λ of λ‖row‖² for each row of the table that a batch touches.
+            seed: of initial weights and dropouts.
+            **options: of the model, such as ``factors``.
+
+        Raises:
+            UserError: an unknown model or option, or a schema without a label.
+        """
+        config = TrainConfig.model_validate(
+            {"model": {"name": name, **options}, "loss": loss, "row_l2": row_l2, "seed": seed}
+        )
+        model = build_model(self.schema, config)
+        if self.labels is not None:
+            weights = np.ones(len(self)) if self.weights is None else self.weights.astype(np.float64)
+            sums = LabelSums(float(weights.sum()), float(weights @ self.labels.astype(np.float64)))
+            bias = initial_bias(model, sums)
+            model.bias.assign(0.0 if bias is None else bias)
+        return model
+
+
+def from_pandas(
+    frame: Any,
+    schema: FeatureSchema | ResolvedSchema | None = None,
+    *,
+    label: str | None = None,
+    max_reject_share: float = 0.01,
+) -> FrameData:
+    """Encode the rows of a DataFrame, in memory, to the ids and values that Beam's ``prepare`` would write.
+
+    Args:
+        frame: of pandas, or anything with ``to_arrow`` (polars), or a ``pyarrow.Table``.
+        schema: a :class:`ResolvedSchema` is applied as it is. A :class:`FeatureSchema` learns its vocabularies and
+            statistics from all rows of this frame; its format does not matter, columns are found by their headers.
+            Without one it is inferred, as ``afm-ctr infer-schema`` does.
+        label: the label's column, where the schema is inferred.
+        max_reject_share: more bad rows than this share are an error.
+
+    Raises:
+        UserError: a column that is missing or of a type that is no cell, no row left, too many rejects, or a schema
+            with side tables or with negatives to be drawn, which need ``prepare``.
+
+    Example:
+        >>> data = from_pandas(frame, label="clicked")
+        >>> model = data.model("afm", factors=8)
+        >>> model.compile("adam")
+        >>> model.fit(data, epochs=3)
+    """
+    table = _table(frame)
+    if not table.num_rows:
+        raise UserError("the frame has no row")
+    if schema is None:
+        schema = _inferred(table, label)
+    elif label is not None:
+        raise UserError("label= is for a schema that is inferred; this one names its label itself")
+    resolved = schema if isinstance(schema, ResolvedSchema) else None
+    spec = schema.spec if isinstance(schema, ResolvedSchema) else schema
+    forms = column_forms(resolved) if resolved is not None else {}
+    floats = {name for name, form in forms.items() if form.takes_floats}
+    parsed = list(_parsed(table, _readable(spec), word_columns(spec) - floats))
+    if isinstance(schema, FeatureSchema):
+        schema = resolve(spec, _analysed(spec, parsed))
+    return _encoded(schema, parsed, max_reject_share)
+
+
+def _table(frame: Any) -> Any:
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise UserError("a DataFrame is read by pyarrow, which is not installed: pip install pyarrow") from error
+    if isinstance(frame, pyarrow.Table):
+        return frame
+    if hasattr(frame, "to_arrow"):
+        return frame.to_arrow()
+    if hasattr(frame, "columns") and hasattr(frame, "to_numpy"):
+        # Columns are found by their names, which in pandas may be anything.
+        return pyarrow.table({str(name): _column(frame[name]) for name in frame.columns})
+    raise UserError(f"from_pandas takes a DataFrame or a pyarrow.Table, got {type(frame).__name__}")
+
+
+def _column(series: Any) -> Any:
+    """A column of pandas in Arrow's types; one of mixed types as the texts of its values."""
+    import pyarrow
+
+    try:
+        return pyarrow.Array.from_pandas(series)
+    except (pyarrow.ArrowException, TypeError):
+        try:
+            return pyarrow.array([cell_text(value) or None for value in series], pyarrow.binary())
+        except NoCell as error:
+            raise UserError(f"the frame's column {series.name!r} cannot be read: {error}") from error
+
+
+def _inferred(table: Any, label: str | None) -> FeatureSchema:
+    """The schema of a sample of the rows, spread evenly, by way of a temporary file that infer-schema reads."""
+    import pyarrow.parquet
+
+    stride = max(1, table.num_rows // _SAMPLED)
+    with tempfile.TemporaryDirectory(prefix="afm-ctr-") as folder:
+        path = Path(folder) / f"{_SOURCE}.parquet"
+        pyarrow.parquet.write_table(table.take(np.arange(0, table.num_rows, stride)), path)
+        return infer_schema([str(path)], label=label).schema
+
+
+def _readable(spec: FeatureSchema) -> FeatureSchema:
+    """The schema as one of a table in memory."""
+    if spec.side_tables:
+        raise UserError("the schema has side tables: join them to the frame, or use `afm-ctr prepare`")
+    if spec.negative_sampling is not None and spec.negative_sampling.apply == "here":
+        raise UserError("the schema has negatives to be drawn (negative_sampling.apply: here): use `afm-ctr prepare`")
+    if isinstance(spec.format, ParquetFormat):
+        return spec
+    if spec.format.kind == "libfm":
+        raise UserError("a schema of libfm text has one column of pairs; a DataFrame has columns of its own")
+    separator = getattr(spec.format, "list_separator", "|")
+    layout = ParquetFormat(kind="parquet", columns=spec.format.columns, list_separator=separator)
+    return spec.model_copy(update={"format": layout})
+
+
+def _parsed(table: Any, spec: FeatureSchema, words: Set[str]) -> Iterator[ParsedLines]:
+    header = table.schema.remove_metadata().serialize().to_pybytes()
+    names = set(table.column_names)
+    headers = {column.name: column.header or column.name for column in spec.format.columns}  # type: ignore[union-attr]
+    labelled = spec.label is not None and headers.get(spec.label.column, spec.label.column) in names
+    parser = LineParser(spec, header, labelled, source=_SOURCE)
+    for name in sorted(words & parser.types.keys()):
+        _refuse_whole_floats(name, headers.get(name, name), table, parser.types[name])
+    for start in range(0, table.num_rows, _ROWS):
+        yield parser.parse(RowBatch(table.slice(start, _ROWS)), _SOURCE, start + 1)
+
+
+def _refuse_whole_floats(name: str, header: str, table: Any, kind: Any) -> None:
+    """Whole numbers beside a blank become floats in pandas, and 7.0 is another word than 7: which one is meant?"""
+    import pyarrow
+    import pyarrow.compute
+
+    if not pyarrow.types.is_floating(kind) or header not in table.column_names:
+        return
+    values = table.column(header)
+    whole = pyarrow.compute.equal(pyarrow.compute.floor(values), values)
+    if pyarrow.compute.any(whole).as_py():
+        raise UserError(
+            f"the frame's column {name!r} holds floats where the schema has ids or words: 7.0 is no 7, "
+            "and pandas makes floats of whole numbers beside a blank; use astype('Int64') or astype(str)"
+        )
+
+
+def _analysed(spec: FeatureSchema, parsed: list[ParsedLines]) -> Analysis:
+    if not spec_needs_analysis(spec):
+        return Analysis.empty()
+    analyzer, rows = Analyzer(spec, chunk=0), 0
+    for part in parsed:
+        if len(part):
+            analyzer.add(part.columns, rows)
+            rows += len(part)
+    return Analysis.merge([analyzer.partial()])
+
+
+def _encoded(schema: ResolvedSchema, parsed: list[ParsedLines], max_reject_share: float) -> FrameData:
+    spec, transform = schema.spec, FeatureTransform(schema)
+    signature = {name: tf.TensorSpec([None], tf.string, name) for name in schema.raw_columns}
+
+    @tf.function(input_signature=[signature], autograph=False)
+    def encode(columns: Mapping[str, tf.Tensor]) -> Any:
+        with tf.device("/CPU:0"):
+            return transform(columns)
+
+    rejects: list[Reject] = []
+    found: list[tuple[np.ndarray, ...]] = []
+    keys: list[bytes] = []
+    for part in parsed:
+        rejects += part.rejects
+        if not len(part):
+            continue
+        ids, vals, bad = (x.numpy() for x in encode({name: part.columns[name] for name in schema.raw_columns}))
+        for row in np.flatnonzero(bad.any(axis=1)).tolist():
+            field = spec.fields[int(bad[row].argmax())]
+            rejects.append(part.reject(row, spec.bad_reason(field) or "bad_cell", f"field {field.name!r}"))
+        good = np.flatnonzero(~bad.any(axis=1))
+        found.append((ids[good], vals[good], part.labels[good], part.weights[good]))
+        keys += [part.keys[i] for i in good.tolist()]
+    rows = len(keys) + len(rejects)
+    if len(rejects) > max_reject_share * rows or not keys:
+        reasons = ", ".join(
+            f"{reason}: {count}" for reason, count in Counter(r.reason for r in rejects).most_common()
+        )
+        first = f"; the first: row {rejects[0].line}, {rejects[0].reason} {rejects[0].detail}" if rejects else ""
+        bad_rows = f"{len(rejects):,} of {rows:,} rows are bad ({reasons})"
+        raise UserError(f"{bad_rows}{first}; correct them, or see max_reject_share")
+    ids, vals, labels, weights = (np.concatenate(column) for column in zip(*found, strict=True))
+    labelled = spec.label is not None and not np.isnan(labels).all()
+    weighted = labelled and (spec.weight is not None or spec.negative_sampling is not None)
+    return FrameData(
+        schema, ids, vals, labels if labelled else None, weights if weighted else None, keys, tuple(rejects)
+    )

@@ -1,0 +1,181 @@
+"""A DataFrame to a trained model, in memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from afm_ctr.errors import UserError
+from afm_ctr.frames import from_pandas
+from afm_ctr.schema import FeatureSchema
+
+pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+
+SPEC: dict[str, Any] = {
+    "name": "shop",
+    "format": {"kind": "delimited", "header": True, "columns": [{"name": "user", "header": "user id"}]},
+    "label": {"column": "clicked"},
+    "weight": "w",
+    "fields": [
+        {"name": "user", "kind": "categorical", "encoding": {"kind": "vocabulary", "min_count": 1}},
+        {"name": "item", "kind": "categorical", "encoding": {"kind": "hash", "buckets": 20}, "missing": "own"},
+        {"name": "price", "kind": "numeric", "encoding": {"kind": "value", "log": True, "standardise": True}},
+        {
+            "name": "tags",
+            "kind": "categorical",
+            "separator": "|",
+            "max_values": 3,
+            "encoding": {"kind": "hash", "buckets": 9},
+        },
+    ],
+}
+
+
+def frame(rows: int = 400, seed: int = 0) -> Any:
+    """Clicks where user and item agree in parity; blanks in every column but the label."""
+    rng = np.random.default_rng(seed)
+    user, item = rng.integers(0, 6, rows), rng.integers(0, 6, rows)
+    return pandas.DataFrame(
+        {
+            "user id": [f"u{i}" for i in user],
+            "item": [None if i == 5 else f"i{i}" for i in item],
+            "price": np.where(rng.random(rows) < 0.1, np.nan, rng.lognormal(size=rows)),
+            "tags": [["a", "b"][: int(n)] for n in rng.integers(0, 3, rows)],
+            "clicked": (user + item) % 2,
+            "w": rng.integers(1, 4, rows),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> Any:
+    return from_pandas(frame(), FeatureSchema.model_validate(SPEC))
+
+
+def test_rows_keep_their_order_and_their_columns(data: Any) -> None:
+    rows = frame()
+    assert len(data) == len(rows) and data.feature_ids.shape == (400, 6)
+    np.testing.assert_array_equal(data.labels, rows["clicked"])
+    np.testing.assert_array_equal(data.weights, rows["w"])
+    assert data.keys[:2] == [b"frame#1", b"frame#2"] and not data.rejects
+    same_user = rows["user id"].to_numpy()[:, None] == rows["user id"].to_numpy()
+    np.testing.assert_array_equal(data.feature_ids[:, :1] == data.feature_ids[:, 0], same_user)
+    np.testing.assert_array_equal(data.feature_ids[:, 2] == 0, rows["price"].isna())
+    logs = np.log1p(rows["price"].dropna())
+    expected = (logs - logs.mean()) / logs.std(ddof=0)
+    np.testing.assert_allclose(data.feature_vals[~rows["price"].isna(), 2], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_another_frame_is_encoded_by_the_same_schema(data: Any) -> None:
+    other = from_pandas(frame().iloc[::-1], data.schema)
+    np.testing.assert_array_equal(other.feature_ids, data.feature_ids[::-1])
+    np.testing.assert_array_equal(data.take(slice(None, None, -1)).feature_vals, other.feature_vals)
+    unlabelled = from_pandas(frame().drop(columns=["clicked", "w"]), data.schema)
+    assert unlabelled.labels is None and unlabelled.weights is None
+    np.testing.assert_array_equal(unlabelled.feature_ids, data.feature_ids)
+
+
+def test_polars_and_arrow_tables(data: Any) -> None:
+    arrow = pytest.importorskip("pyarrow").Table.from_pandas(frame(), preserve_index=False)
+
+    class Polars:
+        def to_arrow(self) -> Any:
+            return arrow
+
+    for one in (arrow, Polars()):
+        np.testing.assert_array_equal(from_pandas(one, data.schema).feature_ids, data.feature_ids)
+
+
+def test_a_schema_is_inferred(data: Any) -> None:
+    found = from_pandas(frame().drop(columns="w"), label="clicked")
+    assert {field.name for field in found.schema.spec.fields} >= {"user_id", "item", "price"}
+    np.testing.assert_array_equal(found.labels, data.labels)
+
+
+def test_a_fresh_model_starts_at_the_base_rate(data: Any) -> None:
+    rate = float(data.weights @ data.labels) / float(data.weights.sum())
+    assert float(data.model("lr").bias.numpy()) == pytest.approx(math.log(rate / (1 - rate)), rel=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop", keras.optimizers.Adam(0.05)])
+def test_it_learns_with_our_optimizers_and_with_stock_ones(data: Any, optimizer: Any) -> None:
+    model = data.model("afm", factors=4, attention=4, scale_by_pairs=True, pooled_dropout=0.1)
+    model.compile(optimizer)
+    model.optimizer.learning_rate = 0.5 if optimizer == "sgd" else 0.05
+    history = model.fit(data, batch_size=50, epochs=12, validation_data=data, verbose=0).history
+    assert history["loss"][-1] < 0.8 * history["loss"][0] and history["val_loss"][-1] < history["val_loss"][0]
+    predicted = model.predict(data, verbose=0)
+    assert predicted["probability"].shape == (400,)
+    assert model.evaluate(data, verbose=0) == pytest.approx(history["val_loss"][-1], rel=1e-5)
+
+
+def test_arrays_and_datasets_take_the_same_step(data: Any) -> None:
+    """x, y and weight as arrays, as a supervised dataset and as rows in memory: the same weights, bit by bit."""
+    x = {"feature_ids": data.feature_ids, "feature_vals": data.feature_vals}
+
+    def weights(*args: Any, **kwargs: Any) -> list[np.ndarray]:
+        model = data.model("fm", factors=4)
+        model.compile("adagrad")
+        model.fit(*args, **kwargs, verbose=0)
+        return model.get_weights()
+
+    expected = weights(data, batch_size=100, shuffle=False)
+    for found in (
+        weights(x, data.labels, sample_weight=data.weights, batch_size=100, shuffle=False),
+        weights(x, data.labels[:, None], sample_weight=data.weights, batch_size=100, shuffle=False),
+        weights(data.as_dataset(100, supervised=True)),
+    ):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_ids_alone_have_the_value_one() -> None:
+    from afm_ctr.models.trunk import as_batch
+
+    batch = as_batch((tf.constant([[1, 2]]), tf.constant([[1.0]])))
+    assert batch["feature_vals"].numpy().tolist() == [[1.0, 1.0]] and batch["label"].numpy().tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda rows: rows.drop(columns="item"), "item"),
+        (lambda rows: rows.iloc[:0], "the frame has no row"),
+        (lambda rows: rows.assign(clicked="maybe"), "400 of 400 rows are bad .bad_label: 400."),
+        (lambda rows: rows.assign(price=[{"a": 1}] * len(rows)), "'price' is a struct"),
+        (lambda rows: 3, "takes a DataFrame or a pyarrow.Table, got int"),
+    ],
+)
+def test_errors_in_one_line(change: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        from_pandas(change(frame()), FeatureSchema.model_validate(SPEC))
+
+
+def test_ids_that_pandas_made_floats_are_refused() -> None:
+    """A blank beside whole numbers turns them into floats: 7 would be the word 7.0."""
+    rows = frame().assign(**{"user id": [None, *[7] * 399]})
+    with pytest.raises(UserError, match="user"):
+        from_pandas(rows, FeatureSchema.model_validate(SPEC))
+
+
+def test_a_few_bad_rows_are_left_out_and_named(data: Any) -> None:
+    rows = frame()
+    rows["price"] = rows["price"].astype(object)
+    rows.loc[7, "price"] = "dear"
+    found = from_pandas(rows, data.schema)
+    assert len(found) == 399 and [(reject.line, reject.reason) for reject in found.rejects] == [(8, "bad_number")]
+    np.testing.assert_array_equal(found.feature_ids, np.delete(data.feature_ids, 7, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"loss": "mse"}, "the model has its own loss"), ({"jit_compile": True}, "jit_compile=True")],
+)
+def test_compile_refuses_what_would_be_ignored(data: Any, options: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        data.model("lr").compile("adam", **options)
