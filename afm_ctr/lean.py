@@ -9,6 +9,8 @@ import sys
 from importlib import import_module
 from threading import Lock
 
+from afm_ctr.devices import grow_gpu_memory
+
 _lock = Lock()
 _M_ARENA_MAX, _ARENAS = -8, 2  # malloc.h of glibc
 
@@ -25,6 +27,7 @@ def load_tensorflow_alone() -> None:
     with _lock:
         if "tensorflow" in sys.modules or "keras" in sys.modules:
             return
+        grow_gpu_memory()
         # An ImportError for whoever asks, which TensorFlow takes for Keras' absence.
         sys.modules["keras"] = None  # type: ignore[assignment]
         try:

@@ -12,6 +12,7 @@ from rich.table import Table
 from afm_ctr.cli.app import JsonFlag, app, console, report
 from afm_ctr.cli.progress import row_progress
 from afm_ctr.cli.quiet import load_beam
+from afm_ctr.devices import hide_gpus
 from afm_ctr.errors import UserError
 
 
@@ -80,6 +81,7 @@ def prepare(
 
     Without one it runs here, in two threads where there are two cores and enough to do; docs/runners.md has the rest.
     """
+    hide_gpus()
     load_beam(context.args)
     from beam_jobs.prepare import PrepareOptions
     from beam_jobs.prepare import prepare as run

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from afm_ctr.devices import grow_gpu_memory, pin_gpu
 from afm_ctr.lean import load_tensorflow_alone, share_memory
 
 # What the C++ side logs before its log level is in force, and the missing GPU driver of a machine without a GPU.
@@ -46,12 +47,16 @@ def load_tensorflow(*, keras: bool = True) -> None:
     Raises:
         ModuleNotFoundError: it is not installed.
     """
+    grow_gpu_memory()
     with without_chatter():
         if not keras:
             load_tensorflow_alone()
         import tensorflow as tf
 
-        tf.config.list_physical_devices("GPU")
+        if "HOROVOD_RANK" in os.environ:
+            tf.config.list_physical_devices("GPU")
+        else:
+            pin_gpu()
         tf.config.experimental.enable_tensor_float_32_execution(False)
 
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import os
 
+from afm_ctr.devices import grow_gpu_memory, pin_gpu
 from afm_ctr.distributed.callbacks import BroadcastVariables, DriftCheck, LearningRateSchedule
 from afm_ctr.distributed.elastic import Commits, ElasticState, HostsChanged, run_elastic
 from afm_ctr.distributed.elastic_meeting import RankRemoved
 from afm_ctr.distributed.exchange import Form, GradientExchange, exchanged_bytes
-from afm_ctr.distributed.gpu import pin_gpu
 from afm_ctr.distributed.optimizer import world_of, wrap_optimizer
 from afm_ctr.distributed.single import SingleWorld
 from afm_ctr.distributed.state import DistributedError, agreed_state, checksum, training_state
@@ -67,7 +67,7 @@ def init(require_horovod: bool = False) -> World:
     """The world of this process, the same object at every call. Call it before anything touches a GPU.
 
     Under ``horovodrun`` it is Horovod's; otherwise a single process. Each rank is pinned to the GPU of its local
-    rank, with memory growth.
+    rank, with memory growth, a single process to the first: see :func:`pin_gpu`.
 
     Args:
         require_horovod: use Horovod without a launcher too (a world of size 1).
@@ -82,6 +82,7 @@ def init(require_horovod: bool = False) -> World:
             from afm_ctr.distributed.horovod import HorovodWorld
 
             world = HorovodWorld()
+        grow_gpu_memory()
         pin_gpu(world.local_rank, world.local_size)
         _world = world
     return _world

@@ -73,7 +73,7 @@ def block_rows(slots: int, k: int, t: int, block_bytes: int | None = None) -> in
         block_bytes: by default 3 MB, or 256 MB where there is a GPU. At 39 slots, k = t = 16, on a CPU, blocks of
             32 to 128 rows differed by less than a tenth.
     """
-    budget = block_bytes or (_GPU_BYTES if tf.config.list_physical_devices("GPU") else _CPU_BYTES)
+    budget = block_bytes or (_GPU_BYTES if tf.config.get_visible_devices("GPU") else _CPU_BYTES)
     row = 4 * max(1, slots // 2) * slots * max(k, t)
     return int(np.clip(budget // row, 1, budget // 3072))
 

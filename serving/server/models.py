@@ -48,6 +48,9 @@ class Servable:
             intra_op_parallelism_threads=flags.tensorflow_intra_op_parallelism,
             inter_op_parallelism_threads=flags.tensorflow_inter_op_parallelism,
         )
+        if tf.config.get_visible_devices("GPU"):  # a session of its own takes every GPU, and all of its memory
+            config.gpu_options.allow_growth = True
+            config.gpu_options.visible_device_list = "0"
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
             self.signatures = _read_signatures(folder)

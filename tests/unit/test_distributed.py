@@ -21,10 +21,8 @@ from afm_ctr.distributed import (
     check_steps,
     end_epoch,
     exchanged_bytes,
-    pin_gpu,
     wrap_optimizer,
 )
-from afm_ctr.errors import UserError
 from afm_ctr.slices import MergedSlices, merge_slices
 
 
@@ -61,42 +59,6 @@ def test_init_without_a_launcher_needs_no_horovod() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "scripts/build_horovod.py" in done.stdout and len(done.stdout.splitlines()) == 1
-
-
-class FakeConfig:
-    """Stands in for ``tf.config``."""
-
-    def __init__(self, count: int) -> None:
-        self.devices = [f"GPU:{number}" for number in range(count)]
-        self.visible: list[str] | None = None
-        self.growth: list[str] = []
-        self.experimental = self
-
-    def list_physical_devices(self, kind: str) -> list[str]:
-        assert kind == "GPU"
-        return self.devices
-
-    def set_visible_devices(self, devices: list[str], kind: str) -> None:
-        self.visible = devices
-
-    def set_memory_growth(self, device: str, enable: bool) -> None:
-        assert enable
-        self.growth.append(device)
-
-
-def test_a_rank_sees_the_gpu_of_its_local_rank_and_lets_it_grow() -> None:
-    config = FakeConfig(4)
-    assert pin_gpu(2, 4, config) == "GPU:2"
-    assert config.visible == ["GPU:2"] and config.growth == ["GPU:2"]
-
-
-def test_gpus_none_one_process_and_too_few() -> None:
-    assert pin_gpu(1, 2, FakeConfig(0)) is None
-    alone = FakeConfig(2)
-    pin_gpu(0, 1, alone)
-    assert alone.visible == alone.growth == ["GPU:0", "GPU:1"]
-    with pytest.raises(UserError, match=r"3 ranks on this machine, but 2 GPU"):
-        pin_gpu(0, 3, FakeConfig(2))
 
 
 OPTIMIZERS: list[keras.optimizers.Optimizer] = [
