@@ -134,9 +134,7 @@ class Analyzer:
             if field.separator is None:
                 rows, texts = np.arange(len(good)), column
             else:
-                pieces = split_pieces(
-                    column, field.separator, field.max_values, strip=True, missing=cells.missing(field)
-                )
+                pieces = split_pieces(column, field, strip=True, missing=cells.missing(field)).values
                 rows, texts = pieces.value_rowids().numpy(), pieces.flat_values
             parsed = parse_whole(texts)
             bad = parsed.bad.numpy() | (parsed.ok.numpy() & (parsed.values.numpy() >= space.size))
@@ -162,10 +160,9 @@ def _values(field: WordField, cells: Any, good: np.ndarray) -> list[bytes]:
     from afm_ctr.features.cells import split_pieces, word_cells
 
     texts = word_cells(field, cells).numpy()[good]
-    if field.separator is None:
+    if not isinstance(field, CategoricalField) or field.separator is None:
         return list(texts)
-    pieces = split_pieces(texts, field.separator, field.max_values, missing=cells.missing(field))
-    return list(pieces.flat_values.numpy())
+    return list(split_pieces(texts, field, missing=cells.missing(field)).values.flat_values.numpy())
 
 
 def _hashed(chunk: int, rows: np.ndarray) -> np.ndarray:

@@ -45,7 +45,9 @@ def shuffled(rows: int, seed: int, chunk: int) -> np.ndarray:
 class _Columns:
     """The good rows of a chunk, in arrays with room for all of its rows, and the statistics of its train rows."""
 
-    def __init__(self, rows: int, schema: ResolvedSchema, rows_in: int, most_samples: int) -> None:
+    def __init__(
+        self, rows: int, schema: ResolvedSchema, rows_in: int, most_samples: int, multi_fields: Sequence[str]
+    ) -> None:
         self.ids = np.empty((rows, schema.num_slots), np.int64)
         self.vals = np.empty((rows, schema.num_slots), np.float32)
         self.labels = np.empty(rows, np.float32)
@@ -56,6 +58,8 @@ class _Columns:
         self.samples: list[dict[str, str]] = []  # the raw columns of the first few
         self.most_samples = most_samples
         self.sampled_out = 0
+        # Of each multi-valued field the values beyond max_values, and the rows that had such.
+        self.cut = np.zeros((2, len(multi_fields)), np.int64)
         self.statistics = Collector(schema, rows_in)
 
     def add(self, batch: SplitRows, ids: np.ndarray, vals: np.ndarray, kept: np.ndarray) -> None:
@@ -117,7 +121,7 @@ class Conversion(ChunkTask):
             for chunk, batches in self.reader.read(unit, parser, leave_columns=True):
                 # The first chunks are enough to find samples in.
                 most_samples = self.sample_rows if chunk.number < self.sample_rows else 0
-                columns = _Columns(chunk.rows, self._schema, self.rows, most_samples)
+                columns = _Columns(chunk.rows, self._schema, self.rows, most_samples, self._encode.multi_fields)
                 rejects = ChunkRejects(self.rejects_kept)
                 for batch in batches:
                     self._add(chunk, batch, parser, columns, rejects)
@@ -146,6 +150,7 @@ class Conversion(ChunkTask):
         result = {
             "rejects": reasons,
             "sampled_out": columns.sampled_out,
+            "cut": dict(zip(self._encode.multi_fields, columns.cut.T.tolist(), strict=True)),
             "shards": shards,
             "samples": columns.samples,
             "statistics": base64.b64encode(columns.statistics.partial()).decode(),
@@ -160,7 +165,7 @@ class Conversion(ChunkTask):
         if not len(parsed):
             rejects.add(parsed.rejects)
             return
-        ids, vals, bad = self._encode(parsed, parser)
+        ids, vals, bad, cut = self._encode(parsed, parser)
         good = batch.codes != NO_SPLIT
         wrong = good & bad.any(axis=1)
         bad_cells, more = self._bad_cells(parsed, parser, np.flatnonzero(wrong), bad, rejects)
@@ -169,6 +174,7 @@ class Conversion(ChunkTask):
         good &= ~wrong
         kept = np.flatnonzero(good)
         columns.add(batch, ids, vals, kept)
+        columns.cut += [cut[kept].sum(axis=0), (cut[kept] > 0).sum(axis=0)]
         for i in kept[: columns.most_samples - len(columns.samples)].tolist():
             columns.samples.append({name: cell.decode() for name, cell in parser.cells_of(parsed, i).items()})
         train = kept[batch.codes[kept] == _TRAIN]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from afm_ctr.lean import load_tensorflow_alone
 from afm_ctr.rawlog import LineParser, ParsedLines
 from afm_ctr.schema import DelimitedFormat, ResolvedSchema
+
+if TYPE_CHECKING:
+    from afm_ctr.features import Encoded
 
 
 class Encoder:
@@ -27,12 +28,13 @@ class Encoder:
         self._tf = tf
         self._schema = schema
         self._transform = FeatureTransform(schema)
+        self.multi_fields = self._transform.multi_fields
         signature = {name: tf.TensorSpec([None], tf.string, name) for name in schema.raw_columns}
         self._from_columns: Any = tf.function(self._on_cpu, input_signature=[signature], autograph=False)
         self._from_lines: dict[tuple[tuple[int, ...], int], Any] = {}
 
-    def __call__(self, parsed: ParsedLines, parser: LineParser) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """``feature_ids`` int64 [n, F], ``feature_vals`` float32 [n, F], ``bad`` bool [n, fields]."""
+    def __call__(self, parsed: ParsedLines, parser: LineParser) -> Encoded:
+        """What :class:`~afm_ctr.features.Encoded` says, as arrays."""
         if not parsed.left_out:
             encoded = self._from_columns(parsed.columns)
         else:
@@ -40,8 +42,7 @@ class Encoder:
             if cells not in self._from_lines:
                 self._from_lines[cells] = self._lines_function(*cells)
             encoded = self._from_lines[cells](self._tf.constant(parsed.lines, self._tf.string))
-        ids, vals, bad = (part.numpy() for part in encoded)
-        return ids, vals, bad
+        return type(encoded)(*(part.numpy() for part in encoded))
 
     def _on_cpu(self, columns: Any) -> Any:
         with self._tf.device("/CPU:0"):

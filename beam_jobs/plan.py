@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.rawlog import ColumnTypes, offers, word_columns
 from afm_ctr.rawlog.side import read_side_tables, side_tables_beside
 from afm_ctr.records import ShardInfo
+from afm_ctr.records.manifest import CutInfo
 from afm_ctr.schema import Analysis, FeatureSchema, ResolvedSchema, read_yaml, resolve
 from afm_ctr.sidetables import SideTables
 from afm_ctr.statistics import DataStatistics, Merger
@@ -189,6 +190,7 @@ class Converted:
         kept: how many of them the data set keeps.
         shares: which lines of which chunk's file those are.
         sampled_out: negatives that were thinned out.
+        cut: of each multi-valued field with longer cells than it takes, what was left out.
         samples: the raw columns of a few rows.
         statistics: of the split ``train``.
     """
@@ -198,6 +200,7 @@ class Converted:
     kept: dict[str, int]
     shares: list[Share]
     sampled_out: int
+    cut: dict[str, CutInfo]
     samples: list[dict[str, bytes]]
     statistics: DataStatistics
 
@@ -226,6 +229,7 @@ class ChunkResult:
     shards: list[ShardInfo]
     rejects: dict[str, int]
     sampled_out: int
+    cut: dict[str, list[int]]
     samples: list[dict[str, bytes]]
     statistics: bytes
 
@@ -237,6 +241,7 @@ class ChunkResult:
             shards=[ShardInfo(**shard) for shard in found["shards"]],
             rejects={str(reason): int(count) for reason, count in found["rejects"].items()},
             sampled_out=int(found["sampled_out"]),
+            cut={str(name): [int(values), int(rows)] for name, (values, rows) in found["cut"].items()},
             samples=[{name: cell.encode() for name, cell in row.items()} for row in found["samples"]],
             statistics=base64.b64decode(found["statistics"]),
         )
@@ -266,6 +271,7 @@ def assemble(
     by_chunk: list[tuple[str, dict[str, int]]] = []
     samples: list[dict[str, bytes]] = []
     sampled_out = 0
+    cut: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
     statistics = Merger(schema)
     by_number = {chunk.number: chunk for chunk in chunks}
     for number, result in results:
@@ -278,6 +284,8 @@ def assemble(
             )
         shards += result.shards
         sampled_out += result.sampled_out
+        for name, (values, rows) in result.cut.items():
+            cut[name] = [cut[name][0] + values, cut[name][1] + rows]
         rejects.update(result.rejects)
         statistics.add(result.statistics)
         by_chunk.append((reject_file(chunk.number), result.rejects))
@@ -286,4 +294,13 @@ def assemble(
     shards.sort(key=lambda shard: order[shard.split])  # stable: by chunk within a split
     found, kept = shares(by_chunk, rejects_kept)
     counts = dict(sorted(rejects.items()))
-    return Converted(shards, counts, kept, found, sampled_out, samples[:sample_rows], statistics.finish("train"))
+    return Converted(
+        shards=shards,
+        rejects=counts,
+        kept=kept,
+        shares=found,
+        sampled_out=sampled_out,
+        cut={name: CutInfo(values=values, rows=rows) for name, (values, rows) in sorted(cut.items()) if rows},
+        samples=samples[:sample_rows],
+        statistics=statistics.finish("train"),
+    )

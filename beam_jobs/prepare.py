@@ -40,6 +40,8 @@ class PrepareSummary:
         rejects: rows left out, by reason.
         rejects_kept: how many of them are in the data set's rejects.
         sampled_out: negatives of ``train`` that were thinned out.
+        cut: of each multi-valued field with cells of more than ``max_values`` values the ``values`` that were left
+            out, and the ``rows`` with such a cell.
         splits: of each split ``rows`` and ``positives``, train first.
         bytes: of all shards.
         metrics: Beam's counters of all passes as the runner reports them: ``rows`` and ``bytes`` written,
@@ -55,6 +57,7 @@ class PrepareSummary:
     rejects: dict[str, int]
     rejects_kept: dict[str, int]
     sampled_out: int
+    cut: dict[str, dict[str, int]]
     splits: dict[str, dict[str, int]]
     seconds: float
     schema_id: str
@@ -104,6 +107,7 @@ def prepare(options: PrepareOptions) -> PrepareSummary:
         rejects=manifest.rejects,
         rejects_kept=manifest.rejects_kept,
         sampled_out=manifest.sampled_out,
+        cut={name: info.model_dump() for name, info in manifest.cut.items()},
         splits=splits,
         seconds=round(time.monotonic() - started, 3),
         schema_id=schema.id,
@@ -152,6 +156,7 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
         rejects_kept=converted.kept,
         side_tables=TableInfo.of(job.tables),
         sampled_out=converted.sampled_out,
+        cut=converted.cut,
         split_rule=options.split,
         command=shlex.join(sys.argv),
         versions=_versions(),

@@ -124,6 +124,9 @@ def prepare(
             table.add_row(f"rejected: {reason}{note}", f"{count:,}", "", style="yellow")
         if result["sampled_out"]:
             table.add_row("sampled out", f"{result['sampled_out']:,}", "0")
+        for name, cut in result["cut"].items():
+            note = f"cut: {cut['values']:,} values of {name} beyond max_values"
+            table.add_row(note, f"{cut['rows']:,}", "", style="yellow")
         console.print(table)
         rate = result["rows_in"] / max(result["seconds"], 1e-3)
         console.print(

@@ -95,16 +95,19 @@ class CategoricalEncoder(tf.Module):
         self._table_rows = TableRows(schema, [s for s, n in zip(spaces, counts, strict=True) for _ in range(n)])
         self._owner = np.repeat(np.arange(len(fields), dtype=np.int32), counts)
 
+    @property
+    def multi_fields(self) -> tuple[str, ...]:
+        """Names of the fields that ``cut`` is about, in its order."""
+        return tuple(field.name for field in self._multis)
+
     def __call__(self, columns: FieldCells) -> EncodedSlots:
-        cells, weights = [], []
+        cells, weights, cut = [], [], []
         if self._singles:
             cells.append(tf.stack([word_cells(field, columns) for field in self._singles]))
             weights.append(tf.ones_like(cells[0], tf.float32))
         for field in self._multis:
-            assert field.separator is not None
-            pieces = split_pieces(
-                word_cells(field, columns), field.separator, field.max_values, self._strip, columns.missing(field)
-            )
+            pieces, more = split_pieces(word_cells(field, columns), field, self._strip, columns.missing(field))
+            cut.append(more)
             dense = tf.transpose(pieces.to_tensor("", shape=(None, field.max_values)))
             weight = tf.ones_like(dense, tf.float32)
             if field.value == "mean":
@@ -120,4 +123,4 @@ class CategoricalEncoder(tf.Module):
             # One bad piece makes the whole cell bad, and a bad cell is missing.
             bad = tf.math.segment_max(tf.cast(bad, tf.int32), self._owner) > 0
             present &= ~tf.gather(bad, self._owner)
-        return EncodedSlots(self._table_rows(local), tf.concat(weights, 0), present, bad)
+        return EncodedSlots(self._table_rows(local), tf.concat(weights, 0), present, bad, tuple(cut))

@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from afm_ctr.schema import CROSS_SEPARATOR, CrossField, FeatureSchema, OneField, WordField, column_of
+from afm_ctr.schema import (
+    CROSS_SEPARATOR,
+    CategoricalField,
+    CrossField,
+    FeatureSchema,
+    OneField,
+    WordField,
+    column_of,
+)
 
 # Decimal text alone: what Python or C would also read (hexadecimal, nan, inf, 1_000) is bad on every path.
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
@@ -104,27 +112,37 @@ def word_cells(field: WordField, cells: FieldCells) -> tf.Tensor:
     return tf.where(whole, tf.strings.join(tf.unstack(parts), CROSS_SEPARATOR), "")
 
 
+class Pieces(NamedTuple):
+    """Cells of several values in pieces.
+
+    Attributes:
+        values: ragged string [B, (≤ max_values)], in order.
+        cut: int32 [B], how many more there are of each cell.
+    """
+
+    values: tf.RaggedTensor
+    cut: tf.Tensor
+
+
 def split_pieces(
-    texts: tf.Tensor, separator: str, max_values: int, strip: bool = False, missing: tuple[bytes, ...] = ()
-) -> tf.RaggedTensor:
-    """The first ``max_values`` non-empty pieces of every cell, in order, repeated ones kept.
+    texts: tf.Tensor, field: CategoricalField, strip: bool = False, missing: tuple[bytes, ...] = ()
+) -> Pieces:
+    """The non-empty pieces of every cell, repeated ones kept: the first or last ``max_values``, as the field says.
 
     Args:
         texts: string [B].
-        separator: text between pieces.
-        max_values: how many pieces of a cell are kept.
+        field: has a separator.
         strip: whether ASCII white space around a piece is dropped (before it is judged empty).
         missing: pieces that count as empty.
-
-    Returns:
-        Ragged string [B, (≤ max_values)].
     """
-    pieces = tf.strings.split(texts, separator)
+    pieces = tf.strings.split(texts, field.separator)
     said = ~is_one_of(pieces.flat_values, missing)
     if strip:
         pieces = pieces.with_flat_values(tf.strings.strip(pieces.flat_values))
     given = pieces.with_flat_values((tf.strings.length(pieces.flat_values) > 0) & said)
-    return tf.ragged.boolean_mask(pieces, given)[:, :max_values]
+    whole = tf.ragged.boolean_mask(pieces, given)
+    kept = whole[:, : field.max_values] if field.keep == "first" else whole[:, -field.max_values :]
+    return Pieces(kept, tf.cast(whole.row_lengths() - kept.row_lengths(), tf.int32))
 
 
 def encode_numbers(values: tf.Tensor, log: tf.Tensor, mean: tf.Tensor, std: tf.Tensor) -> tf.Tensor:

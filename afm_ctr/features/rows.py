@@ -18,12 +18,14 @@ class EncodedSlots(NamedTuple):
         vals: float32 [s, B].
         present: bool [s, B]; ids and vals mean nothing elsewhere.
         bad: bool [fields, B], or ``None``: this encoder has no bad cells.
+        cut: int32 [B] for each of its multi-valued fields: values beyond ``max_values``.
     """
 
     ids: tf.Tensor
     vals: tf.Tensor
     present: tf.Tensor
     bad: tf.Tensor | None
+    cut: tuple[tf.Tensor, ...] = ()
 
 
 class TableRows:

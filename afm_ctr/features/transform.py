@@ -43,11 +43,14 @@ class Encoded(NamedTuple):
         feature_ids: int64 [B, F]; 0 is absent.
         feature_vals: float32 [B, F]; 0 where absent.
         bad: bool [B, fields]: cells that could not be read. They follow their field's missing policy in the ids.
+        cut: int32 [B, multi-valued fields]: values beyond ``max_values`` that were left out of a cell; the fields are
+            :attr:`FeatureTransform.multi_fields`.
     """
 
     feature_ids: tf.Tensor
     feature_vals: tf.Tensor
     bad: tf.Tensor
+    cut: tf.Tensor
 
 
 class FeatureTransform(tf.Module):
@@ -103,7 +106,15 @@ class FeatureTransform(tf.Module):
         vals = tf.where(present, vals, self._own_vals)
         none_bad = tf.zeros((1, tf.shape(texts[self._columns[0]])[0]), tf.bool)
         bad = tf.concat([*(part.bad for part in parts if part.bad is not None), none_bad], 0)
-        return Encoded(tf.transpose(ids), tf.transpose(vals), tf.transpose(tf.gather(bad, self._bad_order)))
+        none_cut = tf.zeros((0, tf.shape(none_bad)[1]), tf.int32)
+        cut = tf.concat([none_cut, *(more[None] for part in parts for more in part.cut)], 0)
+        return Encoded(*map(tf.transpose, (ids, vals, tf.gather(bad, self._bad_order), cut)))
+
+    @property
+    def multi_fields(self) -> tuple[str, ...]:
+        """Names of the multi-valued fields, in the order of :attr:`Encoded.cut`."""
+        words = (encoder for encoder in self._encoders if isinstance(encoder, CategoricalEncoder))
+        return tuple(name for encoder in words for name in encoder.multi_fields)
 
     def _build(self) -> list[Any]:
         """One encoder for every way of encoding; ``_order`` remembers which fields each one took."""

@@ -82,6 +82,20 @@ class TableInfo(BaseModel):
         }
 
 
+class CutInfo(BaseModel):
+    """What was left out of the cells of a multi-valued field, in the rows of all splits.
+
+    Attributes:
+        values: beyond ``max_values``.
+        rows: with such a cell.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    values: int = Field(ge=1)
+    rows: int = Field(ge=1)
+
+
 class Manifest(BaseModel):
     """What a prepared data set holds and where it came from. The order of ``shards`` is the data set's file order."""
 
@@ -102,6 +116,8 @@ class Manifest(BaseModel):
     """How many of them ``rejects/`` holds: the first ones of each reason."""
     sampled_out: int = Field(default=0, ge=0)
     """Negatives of the split ``train`` that were thinned out (``negative_sampling.apply: here``)."""
+    cut: dict[str, CutInfo] = {}
+    """Of each multi-valued field that had cells of more than ``max_values`` values, what was left out."""
     split_rule: str | None = None
     command: str = ""
     versions: dict[str, str] = {}

@@ -78,7 +78,9 @@ class CategoricalField(Frozen):
         column: the column it reads; ``None``: the column of the same name.
         encoding: its own id space, or
         space: the name of a shared one.
-        max_values: slots of the field; of more values the first ``max_values`` are kept.
+        max_values: slots of the field; of more values ``max_values`` are kept, and prepare counts the others.
+        keep: which of more values are kept, in the order of the cell: the ``first`` (a history that begins with the
+            newest), or the ``last`` (one that ends with it).
         separator: text between values. Without it the whole cell is one value. Empty pieces are dropped,
             repeated ones kept; nothing is stripped (but declared ids are, of ASCII white space).
         value: what each of n kept values weighs: ``mean`` is 1/n, ``one`` is 1.
@@ -94,6 +96,7 @@ class CategoricalField(Frozen):
     encoding: Space | None = None
     space: Name | None = None
     max_values: Count = 1
+    keep: Literal["first", "last"] = "first"
     separator: Annotated[str, Field(min_length=1)] | None = None
     value: Literal["mean", "one"] = "mean"
     within_field_pairs: bool = Field(default=True, strict=True)
@@ -105,6 +108,8 @@ class CategoricalField(Frozen):
         problems = _one_space(self)
         if self.max_values > 1 and self.separator is None:
             problems.append(Problem(("max_values",), f"{self.max_values} values need a `separator` between them"))
+        if self.keep != "first" and self.separator is None:
+            problems.append(Problem(("keep",), "a cell without a `separator` is one value; give one or leave it out"))
         if problems:
             raise Problems(problems)
         return self

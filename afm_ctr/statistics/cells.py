@@ -53,7 +53,7 @@ def values_of(
     if separator is None:
         return _given((cell.strip() for cell in cells) if strip else cells, len(rows))
     split = ([piece for piece in cell.split(separator.encode()) if piece not in nothing] for cell in cells)
-    return _pieces(split, field.max_values, strip)
+    return _pieces(split, field.max_values, strip, field.keep)
 
 
 def _given(cells: Iterable[bytes], rows: int) -> Values:
@@ -61,11 +61,12 @@ def _given(cells: Iterable[bytes], rows: int) -> Values:
     return Values(given, rows - len(given))
 
 
-def _pieces(cells: Iterable[list[bytes]], most: int, strip: bool) -> Values:
+def _pieces(cells: Iterable[list[bytes]], most: int, strip: bool, keep: str = "first") -> Values:
     values: list[bytes] = []
     missing = 0
     for cell in cells:
-        pieces = [piece for text in cell if (piece := text.strip() if strip else text)][:most]
+        pieces = [piece for text in cell if (piece := text.strip() if strip else text)]
+        pieces = pieces[:most] if keep == "first" else pieces[-most:]
         values += dict.fromkeys(pieces)
         missing += not pieces
     return Values(values, missing)

@@ -76,6 +76,7 @@ def fields(draw: st.DrawFn) -> list[dict[str, Any]]:
             "column": column,
             "separator": separator,
             "max_values": draw(st.integers(1, 4)),
+            "keep": draw(st.sampled_from(["first", "last"])),
             "value": draw(st.sampled_from(["mean", "one"])),
             "missing": draw(missing),
             **space,
@@ -198,7 +199,7 @@ def check(folder: Path, raw: dict[str, np.ndarray], keys: list[str]) -> None:
     transform = servable._transform
     texts = {name: tf.constant(raw[name], tf.string) for name in schema.raw_columns}
     eager = transform(texts)
-    ids, vals, bad = (part.numpy() for part in eager)
+    ids, vals, bad, _ = (part.numpy() for part in eager)
 
     expected = [transform_row(schema, {name: cells[row] for name, cells in raw.items()}) for row in range(len(keys))]
     np.testing.assert_array_equal(ids, [row[0] for row in expected])

@@ -37,7 +37,14 @@ def test_saved_moved_and_loaded_elsewhere(tmp_path: Path):
             "spaces": {"word": {"kind": "vocabulary", "oov": 2}},
             "fields": [
                 {"name": "a", "kind": "categorical", "encoding": {"kind": "vocabulary"}, "missing": "own"},
-                {"name": "b", "kind": "categorical", "space": "word", "separator": " ", "max_values": 2},
+                {
+                    "name": "b",
+                    "kind": "categorical",
+                    "space": "word",
+                    "separator": " ",
+                    "max_values": 2,
+                    "keep": "last",
+                },
                 {"name": "n", "kind": "numeric", "encoding": {"kind": "value", "log": True}},
             ],
         }
@@ -71,6 +78,7 @@ def test_saved_moved_and_loaded_elsewhere(tmp_path: Path):
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["feature_ids"] == expected.feature_ids.numpy().tolist()
     np.testing.assert_array_equal(np.array(found["feature_vals"], np.float32), expected.feature_vals.numpy())
+    assert found["cut"] == expected.cut.numpy().tolist()
     assert found["bad"] == expected.bad.numpy().tolist()
 
 

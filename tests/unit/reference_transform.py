@@ -209,7 +209,8 @@ def _categorical(
         pieces = [given(schema, field, piece) for piece in cell.split(field.separator.encode())]
         if isinstance(schema.spec.space_of(field).space, DeclaredIds):
             pieces = [piece.strip(WHITE) for piece in pieces]
-        pieces = [piece for piece in pieces if piece][: field.max_values]
+        pieces = [piece for piece in pieces if piece]
+        pieces = pieces[: field.max_values] if field.keep == "first" else pieces[-field.max_values :]
     ids = [local_id(schema, field, piece) for piece in pieces]
     if "bad" in ids:
         return [], True

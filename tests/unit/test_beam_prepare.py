@@ -230,6 +230,41 @@ def test_the_users_mistakes_publish_nothing(
     assert all(path.name == "rejects-failed.jsonl" for path in left)
 
 
+@pytest.mark.parametrize(("keep", "words"), [("first", [b"a", b"b"]), ("last", [b"d", b"e"])])
+@pytest.mark.parametrize("quote", [b"", b'"'])
+def test_longer_histories_keep_one_end_and_are_counted(
+    tmp_path: Path, keep: str, words: list[bytes], quote: bytes
+) -> None:
+    """By both ways of cutting lines; rejected rows are not counted, rows of every split are."""
+    tags = {
+        "kind": "categorical",
+        "separator": "|",
+        "max_values": 2,
+        "keep": keep,
+        "encoding": {"kind": "vocabulary"},
+    }
+    other = {**tags, "name": "user", "encoding": {"kind": "ids", "size": 9}, "keep": "first"}
+    cells = [b"a|b||d|e", b"a|b", b"a|b||d|e", b"", b"a|b||d|e"]
+    users = [b"1", b"1|2|3", b"x|1|2", b"", b"1"]
+    lines = [b"1,1,%s%s%s,%s,train\n" % (quote, cell, quote, user) for cell, user in zip(cells, users, strict=True)]
+    lines[-1] = lines[-1].replace(b"train", b"test")
+    spec = schema([{**tags, "name": "site"}, other])
+    summary = run(tmp_path, b"".join(lines), schema=spec, split="column:part", chunk_bytes=30)
+    assert (summary.rows_out, summary.rejects) == (4, {"bad_id": 1})
+    assert summary.cut == {"site": {"values": 4, "rows": 2}, "user": {"values": 1, "rows": 1}}
+    manifest, resolved = Manifest.load(tmp_path / "out"), ResolvedSchema.load(tmp_path / "out")
+    assert {name: cut.model_dump() for name, cut in manifest.cut.items()} == summary.cut
+    # The vocabulary is learned from what is kept, and the statistics count that.
+    assert set(resolved.vocabularies["site"]) == {b"a", b"b", *words}
+    assert manifest.statistics is not None
+    top = manifest.statistics.fields[0].top
+    assert sum(value.rows for value in top) == 4 and {value.value.encode() for value in top} == {b"a", b"b", *words}
+    record = rows_of(tmp_path / "out")["test"][b"log.csv#5"]
+    known = {word: resolved.global_id("site", 1 + place) for place, word in enumerate(resolved.vocabularies["site"])}
+    assert record["feature_ids"][:2].tolist() == [known[word] for word in words]
+    assert record["feature_vals"][:2].tolist() == [0.5, 0.5]
+
+
 VOCABULARY = {"name": "site", "kind": "categorical", "encoding": {"kind": "vocabulary"}}
 LEARNERS = {
     "vocabulary": [FIELDS[0], VOCABULARY],

@@ -107,6 +107,12 @@ def test_numbers_are_numbers(tmp_path):
         ("column: label", "column: n", "fields[0]: reads 'n', the label's column"),
         ("max_values: 3", "max_values: 0", "fields[3].max_values: 0: must be greater than"),
         ('separator: ",", ', "", "fields[3].max_values: 3 values need a `separator`"),
+        (
+            "space: place}",
+            "space: place, keep: last}",
+            "fields[2].keep: a cell without a `separator` is one value",
+        ),
+        ("max_values: 3}", "max_values: 3, keep: newest}", "fields[3].keep: 'newest': must be"),
         ("{value: 0}", "{value: .nan}", "fields[0].missing.value: nan: must be a finite number"),
         ("{value: 0}", "nought", "fields[0].missing: 'nought': must be 'absent' or 'own'"),
         ("{value: 0}", "{valeu: 0}", "fields[0].missing.valeu: unknown key (did you mean 'value'?)"),
