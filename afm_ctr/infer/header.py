@@ -129,9 +129,13 @@ def _refuse_odd(file: FirstLines, header: bool) -> None:
         _is_number(cell) for row in file.rows[:20] for cell in row
     )
     if len(file.first) > 1 and names and (header or _has_label_name(file.first)):
+        single = sum(any(cell.lstrip().startswith(b"'") for cell in row) for row in file.rows)
+        how = "add the missing names, or remove the extra cells"
+        if single >= _MOST * len(file.rows):
+            how = "cells are wrapped in double quotes, not in single ones"
         raise UserError(
             f"{file.path}: the header has {len(file.first)} cells ({shown(file.first[0])}, …) and most lines have "
-            f"{file.width}; add the missing names, or remove the extra cells"
+            f"{file.width}; {how}"
         )
 
 

@@ -17,6 +17,7 @@ from afm_ctr.rawlog.cutting import not_libfm
 from afm_ctr.rawlog.layout import BadQuoting, split_cells
 
 _LIBFM = re.compile(rb"\s*([-+.\deE]+\s+)?\d+:[-+.\deE]+(\s+\d+:[-+.\deE]+)*\s*(#.*)?")
+_PAIR = re.compile(rb"[^\s:]+(:[^\s:]+){1,2}")
 # A blank last: texts hold it too.
 _DELIMITERS = ("\t", ",", ";", "|", "\x01", " ")
 _NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", "\x01": "byte 1", " ": "blank"}
@@ -52,6 +53,8 @@ def layout_of(samples: Sequence[FileSample]) -> Layout:
     lines = [line for line in [head.first, *head.lines[:_LOOKED_AT]] if line]
     if not lines:
         raise UserError(f"{head.path}: no line of it holds anything")
+    if problem := _other_text(head, lines):
+        raise UserError(f"{head.path}: {problem}")
     found = sum(json_object(line) is not None for line in lines)
     if found >= _ENOUGH * len(lines):
         return _json(samples, f"{found} of {len(lines)} lines looked at are a JSON object")
@@ -62,6 +65,19 @@ def layout_of(samples: Sequence[FileSample]) -> Layout:
     if found >= _ENOUGH * len(lines):
         return Layout({"kind": "libfm"}, (), (f"{found} of {len(lines)} lines looked at are id:value entries",))
     return _delimited(samples, lines)
+
+
+def _other_text(head: FileSample, lines: Sequence[bytes]) -> str | None:
+    """What a file is that is close to a log, and the command that makes it one; ``None``: nothing of the kind."""
+    if head.first.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16 text; write it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE"
+    objects = sum(json_object(line) is not None for line in lines)
+    start = head.first.strip()
+    if start.startswith(b"[") and (start == b"[" or start[1:].lstrip().startswith((b"{", b"["))):
+        return "a JSON array, and a log has an object a line: jq -c '.[]' FILE"
+    if start == b"{" and not objects:
+        return "JSON over several lines, and a log has an object a line: jq -c . FILE"
+    return None
 
 
 def _json(samples: Sequence[FileSample], why: str) -> Layout:
@@ -118,11 +134,20 @@ def _delimited(samples: Sequence[FileSample], lines: Sequence[bytes]) -> Layout:
     path = samples[0].path
     if sum(b"::" in line for line in lines) > _ENOUGH * len(lines) and (best is None or best.delimiter == " "):
         raise UserError(f"{path}: '::' stands between its cells, and a delimiter is one character; replace it first")
+    padded = sum(b"  " in line.strip() for line in lines) >= _ENOUGH * len(lines)
+    if padded and (best is None or best.delimiter == " "):
+        raise UserError(
+            f"{path}: several blanks stand between its cells, and a delimiter is one character: tr -s ' ' < FILE"
+        )
     if best is None:
+        unclosed = sum(line.count(b'"') % 2 for line in lines) > 0.01 * len(lines)
+        quotes = "; quotes that do not close: a line end inside quotes is not supported" if unclosed else ""
         raise UserError(
             f"{path}: neither JSON Lines, libfm text nor text with a constant number of cells between tabs, commas, "
-            f"semicolons or bars; it begins {shown(lines[0], 60)!r}"
+            f"semicolons or bars; it begins {shown(lines[0], 60)!r}{quotes}"
         )
+    if problem := _not_cells(best, lines):
+        raise UserError(f"{path}: {problem}")
     files = [_first_lines(sample, best) for sample in samples]
     header, because = find_header(files)
     why = [
@@ -137,8 +162,31 @@ def _delimited(samples: Sequence[FileSample], lines: Sequence[bytes]) -> Layout:
         why.append("blanks stand around the cells")
     if not header:
         return Layout(written, tuple(f"c{i + 1}" for i in range(best.width)), tuple(why))
+    _check_utf8(files)
     names, left_out = readable_names(files)
     return Layout(written, tuple(names), tuple(why), left_out)
+
+
+def _not_cells(cut: _Cut, lines: Sequence[bytes]) -> str | None:
+    """Why lines that can be cut are no delimited text, or not read as such by prepare."""
+    rows = [cells for line in lines[:_OF_OTHERS] if len(cells := cut.cells(line)) > 2]
+    pairs = [sum(_PAIR.fullmatch(cell) is not None for cell in cells[1:]) == len(cells) - 1 for cells in rows]
+    if cut.delimiter in " \t" and rows and sum(pairs) >= _ENOUGH * len(rows):
+        example = shown(rows[-1][-1])
+        return f"its cells are pairs such as {example!r}, and libfm text has ids from 0 up and numbers, id:value"
+    if cut.quote and not cut.cells(lines[0]):
+        return f"the first line cannot be cut, there is text behind a closing quote: {shown(lines[0], 60)}"
+    return None
+
+
+def _check_utf8(files: Sequence[FirstLines]) -> None:
+    for file in files:
+        try:
+            b"".join(file.first).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{file.path}: the header is not UTF-8; write the file as UTF-8: iconv -f ISO-8859-1 -t UTF-8 FILE"
+            ) from error
 
 
 def _has_decimal_comma(cut: _Cut, lines: Sequence[bytes]) -> bool:

@@ -19,7 +19,7 @@ from afm_ctr.infer.missing import Missing, find_missing
 from afm_ctr.infer.profile import Profile
 from afm_ctr.infer.suggest import Suggestion, is_group, suggest
 from afm_ctr.infer.table import Table, read_table
-from afm_ctr.infer.texts import shown
+from afm_ctr.infer.texts import LABEL_NAMES, NOTHING, shown
 from afm_ctr.infer.write import columns, comment, flow
 from afm_ctr.io.files import write_text
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
@@ -158,14 +158,17 @@ def _libfm(table: Table, labelled: bool) -> tuple[list[str], list[dict[str, Any]
 
 
 def _columns(table: Table, label: str | None, labelled: bool) -> tuple[list[str], list[dict[str, Any]], str | None]:
-    profiles = [
-        Profile(column.name, column.header or column.name, table.cells[column.name]) for column in table.columns
-    ]
+    cells = {
+        column.name: [b"" if cell in NOTHING else cell for cell in table.cells[column.name]]
+        for column in table.columns
+    }  # a label of NULL is none
+    profiles = [Profile(column.name, column.header or column.name, cells[column.name]) for column in table.columns]
+    _check_label(table, label, labelled)
     headless = table.layout.format.get("header") is False
     guess = find_label(profiles, label, headless, table.paths[0]) if labelled else None
     if guess is not None:
         profiles = [profile for profile in profiles if profile is not guess.profile]
-    missing = find_missing({profile.name: profile.cells for profile in profiles})
+    missing = find_missing({profile.name: table.cells[profile.name] for profile in profiles})
     profiles = [Profile(p.name, p.header, missing.removed(p.name, p.cells)) for p in profiles]
     if guess is not None and guess.positive is not None:
         for profile in profiles:
@@ -186,6 +189,21 @@ def _columns(table: Table, label: str | None, labelled: bool) -> tuple[list[str]
         lines += comment([f"{shown(column.encode(), 60)}: LOOK AT THIS, left out: {why}."], 2)
     left_out = [{"name": column, "suggested": None, "odd": [why]} for column, why in table.layout.left_out.items()]
     return lines, [*map(_summary, suggestions), *left_out], _split(guess)
+
+
+def _check_label(table: Table, label: str | None, labelled: bool) -> None:
+    """Refuse a label that cannot be read, where its name says that it is one."""
+    left_out = table.layout.left_out
+    if label is not None and label in left_out:
+        raise UserError(f"--label {label}: {table.paths[0]}: {left_out[label]}")
+    there = {text.lower() for column in table.columns for text in (column.name, column.header or "")}
+    if labelled and label is None and not there & set(LABEL_NAMES):
+        for name, why in left_out.items():
+            if name.lower() in LABEL_NAMES:
+                raise UserError(
+                    f"{table.paths[0]}: column {name}, by its name the label, cannot be read: {why}; or name another "
+                    "with --label COLUMN, or say --no-label"
+                )
 
 
 def _with_missing(suggestion: Suggestion, missing: Missing) -> Suggestion:

@@ -10,7 +10,7 @@ from typing import Any
 
 from afm_ctr.infer.profile import Profile
 from afm_ctr.infer.texts import shown
-from afm_ctr.infer.timestamps import Moments, are_moments, has_hour, time_format
+from afm_ctr.infer.timestamps import Moments, are_moments, has_hour, looks_like_moments, time_format
 from afm_ctr.statistics.distinct import count_by_sample
 
 LEAKS, ODD = 0.98, 0.9  # AUC of a column alone
@@ -73,6 +73,10 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
     if not profile.is_numeric and profile.distinct > _FEW and (dressed := profile.dressed):
         why, fields = _words(profile, total)
         problem = f"numbers with {dressed}, and prepare reads only plain ones; write them plain"
+        return Suggestion(profile, (*facts, *why), fields, problem)
+    if not profile.is_numeric and profile.distinct > _FEW and looks_like_moments(list(profile.counts)):
+        why, fields = _words(profile, total)
+        problem = "moments in a form that no time field reads; write them as 2014-10-21 07:05:00, or as epoch seconds"
         return Suggestion(profile, (*facts, *why), fields, problem)
     fractions = profile.is_numeric and not profile.is_whole
     if profile.present >= 100 and profile.distinct >= _UNIQUE * profile.present and not fractions:

@@ -107,7 +107,8 @@ def _table(
     table = Table(tuple(paths), tuple(some), layout, columns, cells, rejects, total)
     if not table.rows:
         why = ", ".join(f"{reason}: {count}" for reason, count in rejects.items())
-        raise UserError(f"{some[0]}: none of the lines looked at is a row" + (f" ({why})" if why else ""))
+        how = "; write it as UTF-8: iconv -f ISO-8859-1 -t UTF-8 FILE" if set(rejects) == {"bad_utf8"} else ""
+        raise UserError(f"{some[0]}: none of the lines looked at is a row" + (f" ({why})" if why else "") + how)
     return table
 
 

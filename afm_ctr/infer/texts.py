@@ -16,7 +16,8 @@ LABEL_NAMES = (
 # What databases and tools write for a value that is not there. No category has such a name.
 NOTHING = frozenset(
     (b"\\N", b"NULL", b"null", b"Null", b"NaN", b"nan", b"NAN", b"<NA>", b"#N/A", b"N/A", b"n/a", b"(null)",
-     b"<null>", b"NaT", b"#NULL!", b"#NUM!", b"#DIV/0!", b"#VALUE!")
+     b"<null>", b"NaT", b"#NULL!", b"#NUM!", b"#DIV/0!", b"#VALUE!",
+     b"__HIVE_DEFAULT_PARTITION__")
 )  # fmt: skip
 # These may be categories: they say nothing only among numbers or times.
 PERHAPS_NOTHING = frozenset(

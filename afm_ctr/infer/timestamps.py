@@ -13,12 +13,17 @@ from itertools import pairwise
 _FORMATS = (
     ("%Y-%m-%d %H:%M:%S", True), ("%Y-%m-%dT%H:%M:%S", True), ("%Y/%m/%d %H:%M:%S", True), ("%Y-%m-%d %H:%M", True),
     ("%Y/%m/%d %H:%M", True), ("%d.%m.%Y %H:%M:%S", True), ("%d.%m.%Y %H:%M", True), ("%Y-%m-%d", False),
-    ("%Y/%m/%d", False), ("%d.%m.%Y", False), ("%Y%m%dT%H%M%S", True), ("%Y%m%d %H:%M:%S", True),
+    ("%Y/%m/%d", False), ("%d.%m.%Y", False), ("%m/%d/%Y %H:%M:%S", True), ("%d/%m/%Y %H:%M:%S", True),
+    ("%m/%d/%Y %H:%M", True), ("%d/%m/%Y %H:%M", True), ("%m/%d/%Y", False), ("%d/%m/%Y", False),
+    ("%d-%m-%Y %H:%M:%S", True), ("%d-%m-%Y %H:%M", True), ("%d-%m-%Y", False), ("%Y%m%dT%H%M%S", True),
+    ("%Y%m%d %H:%M:%S", True),
     ("%Y%m%d%H%M%S", True), ("%Y%m%d%H%M", True), ("%Y%m%d%H", True), ("%Y%m%d", False), ("%y%m%d%H", True),
 )  # fmt: skip
 _WIDTHS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
 # As the transform reads it; Python's own reader takes week dates, too.
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d(:\d\d(:\d\d([.,]\d+)?)?)?(Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII)
+_CLOCK = re.compile(rb"^\S{0,12}[ :T]?\d\d?:\d\d(:\d\d)?([.,]\d+)? *([AaPp]\.?[Mm]\.?)?|\d\d?[-/.]\d\d?[-/.]\d{2,4}")
+_MONTH = re.compile(rb"\b(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\b.*\d", re.IGNORECASE)
 _START = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2040, 1, 1, tzinfo=UTC)
 _LONGEST_LOG = timedelta(days=3653)
@@ -122,6 +127,10 @@ def are_moments(moments: Moments, header: str, cells: Sequence[bytes]) -> tuple[
         cells: of every row that has one, in file order.
     """
     if not moments.digits:
+        twin = _swapped(moments.form)
+        texts = [cell.decode("ascii", "replace").strip() for cell in set(cells)]
+        if twin is not None and _all_fit(texts, twin):
+            return True, f"the day and the month could be the other way round: {twin} fits as well"
         return True, None
     words = [word.lower() for word in _WORDS.findall(header)]
     if any(word in _TIME_WORDS or word.endswith(("time", "stamp")) for word in words):
@@ -138,6 +147,19 @@ def are_moments(moments: Moments, header: str, cells: Sequence[bytes]) -> tuple[
     if unit is None or forward or len(set(values)) > 0.5 * len(values) or not any(value % unit for value in values):
         return True, "digits taken for moments by their values: are they no ids?"
     return False, f"{read}; they repeat in no order: taken for ids"
+
+
+def _swapped(form: str) -> str | None:
+    """A format that begins with month and day with the two swapped, and the other way round."""
+    if form[:5] not in ("%m/%d", "%d/%m"):
+        return None
+    return f"{form[3:5]}/{form[:2]}{form[5:]}"
+
+
+def looks_like_moments(cells: Sequence[bytes]) -> bool:
+    """Whether texts that :func:`time_format` does not know are moments to a person: 3/Oct/2014 7:05, 7:05 PM."""
+    seen = sum(_CLOCK.search(cell) is not None or _MONTH.search(cell) is not None for cell in cells)
+    return seen >= 0.9 * len(cells) > 0
 
 
 def _zone(written: str) -> timezone:

@@ -23,7 +23,7 @@ Cells = dict[str, Sequence[bytes]]
 
 LIBFM_LABEL = "label"
 _VALUE = rb"[-+.\deE]+"
-_RANKING = re.compile(rb"\s*%b\s+qid:\d+(\s+\d+:%b)*\s*(#.*)?" % (_VALUE, _VALUE))
+_RANKING = re.compile(rb"\s*%b\s+qid:[^\s,;]+(\s+\d+:%b)*\s*(#.*)?" % (_VALUE, _VALUE))
 _FIELD_AWARE = re.compile(rb"\s*(%b\s+)?\d+:\d+:%b(\s+\d+:\d+:%b)*\s*(#.*)?" % (_VALUE, _VALUE, _VALUE))
 
 

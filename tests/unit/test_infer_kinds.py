@@ -352,3 +352,67 @@ def test_the_next_command_is_for_the_shell(tmp_path):
     assert infer_schema([str(sorted_by_label)]).split == "hash:key:80/10/10"
     unlabelled = infer_schema([str(path)], labelled=False)
     assert unlabelled.command(["a"], Path("b")).endswith("--output DATA --no-label")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('"click" ,"user"\n' + "1,a\n0,b\n" * 60, "first line cannot be cut, there is text behind a closing quote"),
+        ("click,click,user\n" + "1,1,a\n0,0,b\n" * 60, "column click, by its name the label, .*names it twice"),
+        ("click,text\n" + '1,"a\nb"\n0,c\n' * 60, "a line end inside quotes is not supported"),
+        ("[" + ",\n".join('{"click": 1, "user": "a"}' for _ in range(60)) + "]", "a JSON array.*jq -c '"),
+        ('{\n  "click": 1\n}\n' * 60, "JSON over several lines.*jq -c"),
+        ("click   user   price\n" + "1   a    2\n0   bb   3\n" * 60, "several blanks stand between"),
+        ("click,user,price\n" + "1,'a, b',2\n0,'c, d',3\n" * 60, "wrapped in double quotes, not in single ones"),
+        ("1 -3:1 10:0.5\n0 -4:1 11:0.5\n" * 60, "its cells are pairs such as '11:0.5'"),
+        ("1 3:nan 10:0.5\n0 4:nan 11:0.5\n" * 60, "its cells are pairs"),
+        ("1 user:a:1 item:b:1\n0 user:c:1 item:d:1\n" * 60, "its cells are pairs such as 'item:d:1'"),
+        ("1 qid:a1 5:1 24:0.5\n0 qid:a1 5:1 24:0.5\n" * 60, "libsvm text with qid:"),
+    ],
+)
+def test_texts_that_are_close_to_a_log_are_named(tmp_path, content, message):
+    (tmp_path / "log.txt").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        infer_schema([str(tmp_path / "log.txt")])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "header"), [("utf-16", "click,a"), ("latin-1", "click,é"), ("latin-1", "click,a")]
+)
+def test_text_that_is_not_utf8(tmp_path, encoding, header):
+    (tmp_path / "log.csv").write_text(header + "\n" + "1,é\n0,è\n" * 60, encoding=encoding)
+    with pytest.raises(UserError, match=r"write .* as UTF-8: iconv -f"):
+        infer_schema([str(tmp_path / "log.csv")])
+
+
+def test_a_label_that_is_named_and_cannot_be_read(tmp_path):
+    path = write(tmp_path / "a.csv", "click,click,user", lambda i: f"{hit(i)},{hit(i)},u{i % 7}")
+    with pytest.raises(UserError, match=r"--label click: .*the header names it twice; rename one of them"):
+        infer_schema([str(path)], label="click")
+
+
+def test_a_label_of_null_is_none(tmp_path):
+    path = write(tmp_path / "a.csv", "click,user", lambda i: f"{'NULL' if i % 10 == 0 else hit(i)},u{i % 7}")
+    inference = infer_schema([str(path)])
+    assert (inference.schema.label.positive, inference.schema.label.negative) == (("1",), ("0",))
+    assert "10.00% of the rows have none: they will be rejected" in inference.text
+
+
+@pytest.mark.parametrize(
+    ("cell", "form", "warning"),
+    [
+        (lambda i: f"{i % 12 + 1:02d}/{i % 28 + 1:02d}/2024", "%m/%d/%Y", ""),
+        (lambda i: f"{i % 28 + 1:02d}/{i % 12 + 1:02d}/2024 {i % 24:02d}:05", "%d/%m/%Y %H:%M", ""),
+        (lambda i: f"{i % 12 + 1:02d}/{i % 11 + 1:02d}/2024", "%m/%d/%Y", "%d/%m/%Y fits as well"),
+        (lambda i: f"{i % 28 + 1:02d}/Oct/2014:{i % 24:02d}:{i % 60:02d}:07 +0200", None, "in a form that no time"),
+        (lambda i: f"10/{i % 28 + 1:02d}/2014 {i % 12 + 1:02d}:{i % 60:02d} PM", None, "in a form that no time"),
+    ],
+)
+def test_dates_of_other_places(tmp_path, cell, form, warning):
+    path = write(tmp_path / "a.csv", "click,at,user", lambda i: f"{hit(i)},{cell(i)},u{i % 7}")
+    inference = infer_schema([str(path)])
+    at = next(column for column in inference.columns if column["name"] == "at")
+    assert {field["format"] for field in at["suggested"] or []} == ({form} if form else set())
+    assert warning in "; ".join(at["odd"]) and bool(warning) == bool(at["odd"])
+    assert inference.schema.key is None and rows_of(inference, path) == ROWS
