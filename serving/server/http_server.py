@@ -47,7 +47,7 @@ class Limits:
     head_seconds: float = 20.0
     body_seconds: float = 120.0
     body_bytes: int = 1 << 30
-    unpacked_bytes: int = 100 << 20
+    unpacked_bytes: int = 10 << 20
 
 
 class Refused(Exception):

@@ -137,6 +137,25 @@ def test_an_impossible_slot_is_missing_and_counted_and_changes_no_other_row(serv
             assert found[name].tobytes() == array.tobytes(), (signature, name)
 
 
+def test_no_bits_in_a_row_change_another_row(served, encoded):
+    """Garbage of every kind in every second row: huge numbers, NaNs, ids of 64 bits."""
+    _, (ids, vals, _) = encoded
+    rng = np.random.default_rng(0)
+    shape = ids[1::2].shape
+    garbage = [vals.numpy(), vals.numpy()]
+    garbage[0][1::2] = rng.integers(0, 1 << 32, shape, np.uint32).view(np.float32)
+    garbage[1][1::2] = 0
+    odd_ids, no_ids = ids.numpy(), ids.numpy()
+    odd_ids[1::2] = np.where(rng.random(shape) < 0.5, rng.integers(-(1 << 63), (1 << 63) - 1, shape), odd_ids[1::2])
+    no_ids[1::2] = 0
+    for signature in ("serving_default", "explain"):
+        found = call(served[3], signature, feature_ids=tf.constant(odd_ids), feature_vals=tf.constant(garbage[0]))
+        clean = call(served[3], signature, feature_ids=tf.constant(no_ids), feature_vals=tf.constant(garbage[1]))
+        assert (found["bad_cells"][1::2] > 0).all()
+        for name in found:
+            assert found[name][::2].tobytes() == clean[name][::2].tobytes(), (signature, name)
+
+
 def test_the_value_of_an_absent_slot_is_not_read(served):
     slots = served[0].num_slots
     outputs = call(
