@@ -7,9 +7,10 @@ import ctypes
 import hashlib
 import os
 import sys
-import tempfile
 from functools import lru_cache
 from pathlib import Path
+
+from afm_ctr.io.files import write_bytes
 
 _NAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
 # Where the wheels of NVIDIA put it: nvidia-cuda-nvrtc (13), nvidia-cuda-nvrtc-cu12.
@@ -88,14 +89,7 @@ def cubin(source: str, capability: int) -> bytes:
             return kept[32:]
     made = compile_program(source, arch)
     with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=file.parent, prefix=".cubin-")
-        try:
-            with os.fdopen(handle, "wb") as out:
-                out.write(hashlib.sha256(made).digest() + made)
-            os.replace(aside, file)
-        except OSError:
-            os.unlink(aside)
+        write_bytes(file, hashlib.sha256(made).digest() + made)
     return made
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.files import write_text
 from serving.client import Client
 from serving.errors import ServingError
 from serving.load.pace import Bounds, closed_loop, open_loop
@@ -241,7 +242,7 @@ def _write(report: LoadReport, folder: Path) -> None:
             files.append(folder / "latency-by-rate.png")
             pictures.latency_by_rate(report.tried, limits, title, files[2])
         report.files = [str(file) for file in files]
-        files[0].write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_text(files[0], json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(f"load-test: cannot write below {folder}: {error.strerror or error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
@@ -71,6 +72,21 @@ def test_names_are_random_and_say_what_they_were_to_be() -> None:
     assert files.target_name(files.temporary_name("a-b.json")) == "a-b.json"
     assert files.target_name("a.json") is None
     assert len(os.fsencode(files.temporary_name("é" * 127))) <= 255
+
+
+def test_nobody_else_writes_to_a_temporary_file_and_renames_it() -> None:
+    """One scheme of names and one way of syncing: nothing half-written, and no name that could be guessed."""
+    ours = {"os.replace", "os.rename", "os.renames", "os.fsync", "shutil.move", "tempfile.mkstemp", "tempfile.mktemp",
+            "tempfile.NamedTemporaryFile"}  # fmt: skip
+    root = Path(__file__).resolve().parents[2]
+    for path in sorted(
+        path for folder in ("afm_ctr", "beam_jobs", "serving") for path in (root / folder).rglob("*.py")
+    ):
+        if path.parent == root / "afm_ctr" / "io":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not called & ours, f"{path}: use afm_ctr.io.files"
 
 
 def test_a_name_as_long_as_they_may_be(tmp_path: Path) -> None:
