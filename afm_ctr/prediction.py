@@ -104,8 +104,10 @@ def predict_records(
     check_readable(schema, reader.schema, data_dir)
     score, name, labelled = make_scorer(model, reader.local_batch), model.output_name, reader.manifest.labelled
 
+    columns = ("feature_ids", "feature_vals", "label", "key")
+
     def lines() -> Iterator[dict[str, Any]]:
-        for step, batch in enumerate(reader.dataset(0)):
+        for step, batch in enumerate(reader.dataset(0, columns=columns)):
             logits, predictions = (t.numpy() for t in score(batch["feature_ids"], batch["feature_vals"]))
             keys, labels = batch["key"].numpy(), batch["label"].numpy()
             for row in range(reader.local_rows(step)):

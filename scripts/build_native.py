@@ -38,14 +38,20 @@ OPTIONS = {
     ],
     "kernel_avx2.cc": ["-mavx2", "-mfma"],
     "kernel_baseline.cc": [],
+    "example.cc": [],
+    "order.cc": [],
+    "crc32c.cc": [],
 }
 INTEL = platform.machine() in ("x86_64", "AMD64")
 
 FLAGS = "import tensorflow as tf; print(*tf.sysconfig.get_compile_flags(), *tf.sysconfig.get_link_flags(), sep='\\n')"
 
 CHECK = """
-import tensorflow as tf
+import numpy as np, tensorflow as tf
 from afm_ctr import native
+none, contract = np.zeros([0, 2], np.uint64), {"labelled": True, "binary": True, "groups": True, "keys": True}
+batch = native.read_records([], np.zeros([0, 5], np.int64), none, rows=1, slots=2, feature_size=1, **contract)
+assert batch["feature_ids"].tolist() == [[0, 0]] and batch["key"].tolist() == [b""]
 names = native.instruction_sets()
 u = tf.constant([[[2.0], [3.0]]])
 with tf.GradientTape() as tape:
@@ -120,7 +126,7 @@ def main() -> int:
                 print(f" {time.monotonic() - start:.0f} s")
             install(built)
         try:
-            print("fused attentional pooling works:", python(CHECK))
+            print("fused attentional pooling and reading work:", python(CHECK))
         except RuntimeError:
             library.library_path().unlink(missing_ok=True)  # a library that fails must not be found in training
             raise

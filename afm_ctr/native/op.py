@@ -28,7 +28,8 @@ class _Loaded(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _load() -> _Loaded:
+def load() -> _Loaded:
+    """The library, loaded once a process."""
     path = library_path()
     if not path.exists():
         others = any(FOLDER.glob("_afm-*.so"))
@@ -56,7 +57,7 @@ def uses_gpu() -> bool:
 
 def why_not(slots: int = 2, k: int = 1, t: int = 1, by_slot: bool = False) -> str:
     """What keeps the op from being used here for a shape, in a few words; "" if nothing does."""
-    if reason := _load().reason:
+    if reason := load().reason:
         return reason
     if uses_gpu():
         return gpu.why_not(slots, k, t, by_slot)
@@ -70,7 +71,7 @@ def available(slots: int = 2, k: int = 1, t: int = 1, by_slot: bool = False) -> 
 
 def instruction_sets() -> list[str]:
     """Those of this machine that there are kernels for, the best first; none without the library."""
-    return list(_load().instructions)
+    return list(load().instructions)
 
 
 def _instructions() -> str:
@@ -129,7 +130,7 @@ def fused_pooling(
         RuntimeError: the library cannot be used.
         tf.errors.InvalidArgumentError: shapes do not fit each other.
     """
-    loaded = _load()
+    loaded = load()
     if loaded.module is None:
         raise RuntimeError(f"fused pooling: {loaded.reason}; build it by `{BUILD}`")
     import tensorflow as tf
@@ -160,7 +161,7 @@ def _gradient(op: Any, by_pooled: tf.Tensor, _: tf.Tensor) -> list[Any]:
     """By u, W, b and h; nothing flows through the second output, which is there for this function."""
     names = ["scale_by_pairs", "by_slot", "threshold", "keep_scale", "key", "instructions"]
     names += ["gpu_program", "gpu_plan", "gpu_sizes"]
-    by_u, by_W, by_b, by_h = _load().module.afm_ctr_pooling_grad(
+    by_u, by_W, by_b, by_h = load().module.afm_ctr_pooling_grad(
         *op.inputs,
         *op.outputs,
         by_pooled,

@@ -16,6 +16,8 @@ from afm_ctr.records.framing import Block, DamagedError
 from afm_ctr.records.manifest import AGAIN, Manifest
 
 CACHE_BYTES = 64 << 20
+# The op reads a whole block for whatever it takes of it, and keeps none: more of one than this should be kept.
+MOST_BYTES_AT_ONCE = 4 << 20
 
 
 class SplitBlocks:
@@ -47,6 +49,17 @@ class SplitBlocks:
         self._lock = Lock()
         self._kept: OrderedDict[int, Future[Block]] = OrderedDict()
         self._kept_bytes = 0
+
+    def is_plain(self) -> bool:
+        """Whether every block is a stretch of a local file, short enough to be read at once."""
+        local = not any(map(paths.is_remote, self._paths))
+        packed = any(shard.compression != "none" for shard in self._shards)
+        return local and not packed and int((self._stops - self._starts).max()) <= MOST_BYTES_AT_ONCE
+
+    def places(self, blocks: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Of some blocks the files, and first byte, byte behind the last one, number of records: int64 [n, 3]."""
+        shards = [self._paths[shard] for shard in self._shard_of[blocks].tolist()]
+        return shards, np.stack([self._starts[blocks], self._stops[blocks], self.rows[blocks]], axis=1)
 
     def where(self, block: int) -> str:
         """A block's place in words, for messages."""

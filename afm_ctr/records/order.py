@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,10 +21,13 @@ def permutation(count: int, *key: int) -> np.ndarray:
     Random 64-bit numbers are sorted. Of numpy's random module only the raw stream of a bit generator (Philox) is
     promised never to change; ``Generator.permutation`` may change with a release, and a resumed run with it.
     """
-    packed = struct.pack(f"<{len(key)}Q", *(part % 2**64 for part in key))
-    digest = hashlib.blake2b(packed, digest_size=16, person=b"afm-ctr order").digest()
-    draws = np.random.Philox(key=np.frombuffer(digest, "<u8").astype(np.uint64)).random_raw(count)
+    draws = np.random.Philox(key=np.frombuffer(_digest(*key), "<u8").astype(np.uint64)).random_raw(count)
     return np.argsort(np.asarray(draws, np.uint64), kind="stable")
+
+
+def _digest(*key: int) -> bytes:
+    packed = struct.pack(f"<{len(key)}Q", *(part % 2**64 for part in key))
+    return hashlib.blake2b(packed, digest_size=16, person=b"afm-ctr order").digest()
 
 
 class Take(NamedTuple):
@@ -61,14 +65,26 @@ class EpochOrder:
     def rows(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
+    def stretches(self, start: int, stop: int) -> np.ndarray:
+        """Where positions [start, stop) of the epoch are: int64 [n, 3], block, and [from, to) of its order.
+
+        Positions behind the end are nowhere.
+        """
+        stop = min(stop, self.rows)
+        if start >= stop:
+            return np.zeros((0, 3), np.int64)
+        first, last = np.searchsorted(self._ends, [start, stop - 1], side="right")
+        blocks, ends = self._blocks[first : last + 1], self._ends[first : last + 1]
+        begins = ends - self._rows[blocks]
+        return np.stack([blocks, np.maximum(start - begins, 0), np.minimum(stop, ends) - begins], axis=1)
+
+    def keys(self, blocks: Sequence[int]) -> np.ndarray:
+        """What the order inside each of some blocks is a function of: uint64 [n, 2]; none in file order."""
+        if not self._shuffle:
+            return np.zeros((0, 2), np.uint64)
+        digests = b"".join(_digest(*self._key, block) for block in blocks)
+        return np.frombuffer(digests, "<u8").astype(np.uint64).reshape(-1, 2)
+
     def take(self, start: int, stop: int) -> list[Take]:
         """The records at positions [start, stop) of the epoch; positions behind the end hold none."""
-        stop = min(stop, self.rows)
-        takes: list[Take] = []
-        place = int(np.searchsorted(self._ends, start, side="right"))
-        while start < stop:
-            block, end = int(self._blocks[place]), int(self._ends[place])
-            first = end - int(self._rows[block])
-            takes.append(Take(block, self._inside(block)[start - first : min(stop, end) - first]))
-            start, place = end, place + 1
-        return takes
+        return [Take(block, self._inside(block)[a:b]) for block, a, b in self.stretches(start, stop).tolist()]

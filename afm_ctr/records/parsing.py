@@ -89,13 +89,15 @@ def parse_to_arrays(serialized: tf.Tensor | Sequence[bytes], num_slots: int) -> 
         records = serialized if tf.is_tensor(serialized) else tf.constant(serialized, tf.string)
         try:
             return _parse(records, num_slots)
-        except tf.errors.InvalidArgumentError:
+        except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
             # The parser does not always say which record it means: ask it one by one.
             for index in range(len(records)):
                 try:
                     _parse(records[index : index + 1], num_slots)
                 except tf.errors.InvalidArgumentError as error:
-                    raise BadRecordError(_explain(error, num_slots), index) from None
+                    raise BadRecordError(_explain(str(error), num_slots), index) from None
+                except UnicodeDecodeError as error:  # of TensorFlow's message, which holds bytes of the record
+                    raise BadRecordError(_explain(error.object.decode(errors="replace"), num_slots), index) from None
             raise
 
 
@@ -146,10 +148,11 @@ def _parse(records: tf.Tensor, num_slots: int) -> dict[str, np.ndarray]:
     return parsed
 
 
-def _explain(error: Exception, num_slots: int) -> str:
+def _explain(message: str, num_slots: int) -> str:
     """What is wrong with a record, out of the parser's message about it."""
-    text = " ".join(str(error).split())
+    text = " ".join(message.split())
     name = next((n for n in _CONTRACT if re.search(rf"\b{n}\b", text)), None)
-    if name is None:
+    # The bytes of a record that is no Example follow these words, and may hold any name.
+    if name is None or "Could not parse example input" in text:
         return "it is not a tf.train.Example"
     return f"{name} must be {_CONTRACT[name].format(F=num_slots)}"

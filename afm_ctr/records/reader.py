@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 
+from afm_ctr import native
 from afm_ctr.errors import UserError, find_user_error, in_graph, release
 from afm_ctr.io import paths
 from afm_ctr.records.blocks import SplitBlocks
@@ -18,6 +21,19 @@ from afm_ctr.schema import ResolvedSchema
 # Steps that wait ready, and steps prepared side by side: from local disks one thread keeps pace and more would fight
 # for Python's lock; over a network several hide its delays.
 _READY, _SIDE_BY_SIDE_REMOTE = 2, 8
+
+# Of a batch: dtypes and whether there is one for every slot.
+_TYPES: Final = {
+    "feature_ids": (np.int64, True),
+    "feature_vals": (np.float32, True),
+    "label": (np.float32, False),
+    "weight": (np.float32, False),
+    "group": (np.int64, False),
+    "has_group": (np.bool_, False),
+    "key": (np.bytes_, False),
+    "row": (np.int64, False),
+}
+COLUMNS: Final = tuple(_TYPES)
 
 
 class Reader:
@@ -80,6 +96,7 @@ class Reader:
         self.steps_per_epoch = -(-self.rows // batch_size)
         self.local_batch = -(-batch_size // size)
         self.error: UserError | None = None
+        self._plain = self._blocks.is_plain()
         self._order = lru_cache(maxsize=2)(lambda epoch: EpochOrder(self._blocks.rows, seed, epoch, shuffle))
 
     def of_all_ranks(self) -> Reader:
@@ -100,17 +117,50 @@ class Reader:
         start, stop = self._positions(step)
         return stop - start
 
-    def batch(self, epoch: int, step: int) -> dict[str, np.ndarray]:
+    def batch(self, epoch: int, step: int, columns: Collection[str] = COLUMNS) -> dict[str, np.ndarray]:
         """This rank's part of one global step; B = local_batch, F = slots.
 
+        Args:
+            epoch: 0, 1, ...
+            step: of the epoch.
+            columns: those that are wanted; a step of training needs neither groups nor keys, and strings are slow.
+
         Returns:
-            ``feature_ids`` int64 [B, F], ``feature_vals`` float32 [B, F], ``label`` float32 [B] (nan in unlabelled
-            data), ``weight`` float32 [B], ``group`` int64 [B], ``has_group`` bool [B], ``key`` bytes [B], and ``row``
-            int64 [B] = (epoch * steps_per_epoch + step) * batch_size + place in the global batch.
+            The columns of these: ``feature_ids`` int64 [B, F], ``feature_vals`` float32 [B, F], ``label``
+            float32 [B] (nan in unlabelled data), ``weight`` float32 [B], ``group`` int64 [B], ``has_group`` bool [B],
+            ``key`` bytes [B], and ``row`` int64 [B] = (epoch * steps_per_epoch + step) * batch_size + place in the
+            global batch. Arrays may be read-only.
 
         Raises:
             UserError: a damaged shard, or a record that is not of the schema.
         """
+        batch = self._read_at_once(epoch, step, columns) or self._read(epoch, step)
+        place = np.arange(self.rank * self.local_batch, (self.rank + 1) * self.local_batch, dtype=np.int64)
+        batch["row"] = (epoch * self.steps_per_epoch + step) * self.batch_size + place
+        return {name: batch[name] for name in _in_order(columns)}
+
+    def _read_at_once(self, epoch: int, step: int, columns: Collection[str]) -> dict[str, np.ndarray] | None:
+        """By the op in C++; None where that cannot be, or where something is wrong or unusual: ask :meth:`_read`."""
+        start, stop = self._positions(step)
+        if start == stop or not self._plain or not native.reads_records():
+            return None
+        order, label = self._order(epoch), self.schema.spec.label
+        stretches = order.stretches(start, stop)
+        shards, places = self._blocks.places(stretches[:, 0])
+        return native.read_records(
+            shards,
+            np.column_stack([places, stretches[:, 1:]]),
+            order.keys(stretches[:, 0].tolist()),
+            rows=self.local_batch,
+            slots=self.schema.num_slots,
+            feature_size=self.schema.feature_size,
+            labelled=self.manifest.labelled,
+            binary=label is not None and label.kind == "binary",
+            groups=not {"group", "has_group"}.isdisjoint(columns),
+            keys="key" in columns,
+        )
+
+    def _read(self, epoch: int, step: int) -> dict[str, np.ndarray]:
         takes = self._order(epoch).take(*self._positions(step))
         records = [record for take in takes for record in self._blocks.records(take.block, take.records)]
         try:
@@ -122,10 +172,7 @@ class Reader:
             row, what = found
             where = self._where(takes, row)
             raise UserError(f"{where}: key {parsed['key'][row].decode(errors='replace')!r}: {what}; {AGAIN}")
-        batch = {name: _pad(values, self.local_batch) for name, values in parsed.items()}
-        place = np.arange(self.rank * self.local_batch, (self.rank + 1) * self.local_batch, dtype=np.int64)
-        batch["row"] = (epoch * self.steps_per_epoch + step) * self.batch_size + place
-        return batch
+        return {name: _pad(values, self.local_batch) for name, values in parsed.items()}
 
     def mistake_behind(self, error: Exception) -> UserError | None:
         """The user's mistake that ended a walk over :meth:`dataset`, here or in a graph; None: it was another cause.
@@ -171,44 +218,43 @@ class Reader:
     def _slot(self, index: int) -> str:
         return f"{index} ({self.schema.slots[index].name})"
 
-    def dataset(self, epoch: int, start_step: int = 0):
+    def dataset(self, epoch: int, start_step: int = 0, columns: Collection[str] = COLUMNS):
         """Steps [start_step, steps_per_epoch) of an epoch as a ``tf.data.Dataset`` of dict batches.
 
-        Elements are those of :meth:`batch` with static shapes; reading runs beside the consumer. An error is stored
-        in ``error`` and raised through TensorFlow with its text marked for ``errors.find_user_error``.
+        Elements are those of :meth:`batch` with these columns and static shapes; reading runs beside the consumer.
+        An error is stored in ``error`` and raised through TensorFlow with its text marked for
+        ``errors.find_user_error``.
         """
         import tensorflow as tf
 
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step {start_step} must be in [0, {self.steps_per_epoch}]")
-        slots = (self.schema.num_slots,)
-        spec = {
-            "feature_ids": (tf.int64, slots),
-            "feature_vals": (tf.float32, slots),
-            "label": (tf.float32, ()),
-            "weight": (tf.float32, ()),
-            "group": (tf.int64, ()),
-            "has_group": (tf.bool, ()),
-            "key": (tf.string, ()),
-            "row": (tf.int64, ()),
-        }
+
+        names = _in_order(columns)
 
         def load(step: np.int64) -> list[np.ndarray]:
             try:
-                batch = self.batch(epoch, int(step))
+                batch = self.batch(epoch, int(step), names)
             except UserError as error:
                 self.error = self.error or error
                 raise ValueError(in_graph(str(error))) from None
-            return [batch[name] for name in spec]
+            return list(batch.values())
 
         def element(step: tf.Tensor) -> dict[str, tf.Tensor]:
-            tensors = tf.numpy_function(load, [step], [dtype for dtype, _ in spec.values()])
-            named = dict(zip(spec, tensors, strict=True))
-            return {name: tf.ensure_shape(t, (self.local_batch, *spec[name][1])) for name, t in named.items()}
+            types = [_TYPES[name] for name in names]
+            tensors = tf.numpy_function(load, [step], [tf.as_dtype(dtype) for dtype, _ in types])
+            shapes = [(self.local_batch, *([self.schema.num_slots] if by_slot else [])) for _, by_slot in types]
+            return {name: tf.ensure_shape(*of) for name, *of in zip(names, tensors, shapes, strict=True)}
 
         steps = tf.data.Dataset.range(start_step, self.steps_per_epoch)
         parallel = _SIDE_BY_SIDE_REMOTE if paths.is_remote(self._data_dir) else 1
         return steps.map(element, num_parallel_calls=parallel, deterministic=True).prefetch(_READY)
+
+
+def _in_order(columns: Collection[str]) -> list[str]:
+    if not set(columns) <= set(COLUMNS):
+        raise ValueError(f"columns {columns} must be of {COLUMNS}")
+    return [name for name in COLUMNS if name in columns]
 
 
 def _pad(values: np.ndarray, rows: int) -> np.ndarray:

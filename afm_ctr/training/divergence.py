@@ -46,21 +46,23 @@ def largest_input(reader: Reader, epoch: int, steps_done: int) -> str:
     return f"no number that it read is above {_LARGE:g}: lower optimizer.learning_rate"
 
 
-def check_scores(reader: Reader, batch: dict[str, np.ndarray], scores: np.ndarray) -> None:
+def check_scores(reader: Reader, step: int, weights: np.ndarray, scores: np.ndarray) -> None:
     """Whether every row that counts has a score.
 
     Args:
-        reader: of the split.
-        batch: its rows, as arrays ``[B, …]``.
+        reader: of the split, in file order.
+        step: which batch that is.
+        weights: float ``[B]``, of its rows.
         scores: float ``[B]``.
 
     Raises:
         UserError: a score is not finite; it names the row and its largest value.
     """
-    wrong = ~np.isfinite(scores) & (batch["weight"] > 0)
+    wrong = ~np.isfinite(scores) & (weights > 0)
     if not wrong.any():
         return
     row = int(wrong.argmax())
+    batch = reader.batch(0, step)  # again, with the keys
     value = _largest_value(reader, {name: column[row : row + 1] for name, column in batch.items()})
     remedy = (
         f"its largest number is {value.text}: correct it, or give the field `log`, `standardise` or buckets"

@@ -69,13 +69,12 @@ def scored_batches(
 
     def walk() -> Iterator[dict[str, np.ndarray]]:
         try:
-            for step, batch in enumerate(reader.dataset(0)):
+            for step, batch in enumerate(reader.dataset(0, columns=_OF_A_ROW)):
                 logits, _ = score(batch["feature_ids"], batch["feature_vals"])
                 rows = slice(0, reader.local_rows(step))  # behind them stands padding
-                found = {name: batch[name].numpy()[rows] for name in (*_OF_A_ROW, "key")}
+                found = {name: batch[name].numpy()[rows] for name in _OF_A_ROW}
                 scores = logits.numpy()[rows]
-                check_scores(reader, found, scores)
-                del found["key"]
+                check_scores(reader, step, found["weight"], scores)
                 yield {**found, "logit": scores}
                 beat()
         except Exception as error:

@@ -32,6 +32,9 @@ from afm_ctr.training.snapshot import NotFinite, Snapshot
 from afm_ctr.training.speed import Speed
 from afm_ctr.training.sums import RunningSums
 
+# What a step uses of a batch; dropout is a function of the row's number.
+_OF_A_STEP = ("feature_ids", "feature_vals", "label", "weight", "row")
+
 RunState = tuple[Position, dict[str, Any], dict[str, np.ndarray]]
 """Where a run is: position, state of the callbacks (plain data), running sums of the metrics over all ranks."""
 
@@ -122,7 +125,7 @@ class Session(keras.callbacks.Callback):
         steps = self.reader.steps_per_epoch - start.step_in_epoch
         if self.config.max_steps is not None:
             steps = min(steps, self.config.max_steps - start.step)
-        batches = self.reader.dataset(epoch, start.step_in_epoch).take(steps)
+        batches = self.reader.dataset(epoch, start.step_in_epoch, _OF_A_STEP).take(steps)
         if self._first_fit:
             self.guard.begin()
         self.network.fit(

@@ -107,7 +107,7 @@ def test_a_gpu_without_the_compiler_takes_tensorflows_form_and_says_why(
 ) -> None:
     monkeypatch.setattr(nvrtc, "library", lambda: None)
     monkeypatch.setattr(nvrtc, "cubin", lambda source, capability: nvrtc.target(capability))
-    if native.op._load().module is not None:
+    if native.op.load().module is not None:
         assert native.describe() == f"TensorFlow form: {nvrtc.MISSING}"
     assert not uses_fused(tf.float32, 39, 16, 16)
 

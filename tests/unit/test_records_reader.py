@@ -14,11 +14,20 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afm_ctr import native
 from afm_ctr.errors import UserError, find_user_error
 from afm_ctr.records import Manifest, Reader, ShardInfo, ShardWriter, serialize_examples
 from afm_ctr.schema import Analysis, FeatureSchema, ResolvedSchema, resolve
 
+FORMS = ["python", "native"] if native.load().module is not None else ["python"]
 NAMES = ("label", "weight", "feature_ids", "feature_vals", "group", "has_group", "key", "row")
+
+
+@pytest.fixture(params=FORMS, autouse=True)
+def form(request, monkeypatch) -> str:
+    """Every test reads in Python and, where the library is built, by the op."""
+    monkeypatch.setenv("AFM_CTR_READING", request.param)
+    return request.param
 
 
 def _schema(name: str = "toy") -> ResolvedSchema:
@@ -290,6 +299,7 @@ def test_an_error_in_a_thread_of_tensorflow_reaches_the_caller(tmp_path):
     assert str(find_user_error(caught.value)) == str(reader.error)
 
 
+@pytest.mark.parametrize("form", ["python"], indirect=True)  # the op keeps no blocks
 def test_blocks_are_read_once_by_steps_in_order(tmp_path, monkeypatch):
     from afm_ctr.io import paths
 
@@ -302,6 +312,7 @@ def test_blocks_are_read_once_by_steps_in_order(tmp_path, monkeypatch):
     assert len(opened) == 8
 
 
+@pytest.mark.parametrize("form", ["python"], indirect=True)
 def test_a_small_cache_changes_nothing(tmp_path, monkeypatch):
     from afm_ctr.records import blocks
 

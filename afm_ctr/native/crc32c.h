@@ -1,0 +1,20 @@
+// CRC-32C (Castagnoli), as TFRecord files use it.
+#ifndef AFM_CTR_NATIVE_CRC32C_H_
+#define AFM_CTR_NATIVE_CRC32C_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace afm_ctr {
+
+using Crc32c = uint32_t (*)(const uint8_t* data, size_t size);
+
+// By the instruction of this machine, if it has one and that is wanted; else by tables.
+Crc32c find_crc32c(bool portable);
+
+// What a TFRecord stores: rotated, since the CRC of data that holds CRCs is weak.
+inline uint32_t masked(uint32_t crc) { return (crc >> 15 | crc << 17) + 0xA282EAD8u; }
+
+}  // namespace afm_ctr
+
+#endif  // AFM_CTR_NATIVE_CRC32C_H_
