@@ -29,6 +29,7 @@ _PAIR = re.compile(
     re.IGNORECASE,
 )
 _USER = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<user>[^/\s:@]*):[^/\s@]+@")
+_FOLDERS = {"PWD", "OLDPWD"}  # of the shell: folders, which every message may name
 _SHORTEST = 8  # of a variable's value: a shorter one would be found in any text
 
 
@@ -73,7 +74,7 @@ def without_secrets(run: Any) -> Any:
 def mask_text(text: str) -> str:
     """A text with ``***`` for passwords in URLs, for what follows a secret's name, and secrets of the environment."""
     for name, value in os.environ.items():
-        if len(value) >= _SHORTEST and is_secret(name):
+        if len(value) >= _SHORTEST and is_secret(name) and name not in _FOLDERS:
             text = text.replace(value, MASK)
     text = _USER.sub(rf"\g<scheme>\g<user>:{MASK}@", text)
     return _PAIR.sub(_masked_pair, text)

@@ -75,6 +75,15 @@ def artefacts(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_the_folder_that_a_shell_is_in_is_no_secret(monkeypatch):
+    monkeypatch.setenv("PWD", "/home/me/campaign")
+    monkeypatch.setenv("OLDPWD", "/home/me/earlier")
+    said = "no row is left; the lines are in /home/me/campaign/out; see /home/me/earlier"
+    assert mask_text(said) == said
+    monkeypatch.setenv("DB_PWD", "/home/me/campaign")
+    assert "campaign" not in mask_text(said)
+
+
 def test_prepare_leaves_no_secret(tmp_path, monkeypatch, capsys):
     (tmp_path / "log.csv").write_text("click,user\n" + "".join(f"{i % 2},u{i % 3}\n" for i in range(60)) + "1\n")
     (tmp_path / "s.yaml").write_text(
