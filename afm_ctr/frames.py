@@ -275,7 +275,8 @@ def _encoded(schema: ResolvedSchema, parsed: list[ParsedLines], max_reject_share
         rejects += part.rejects
         if not len(part):
             continue
-        ids, vals, bad = (x.numpy() for x in encode({name: part.columns[name] for name in schema.raw_columns}))
+        encoded = encode({name: part.columns[name] for name in schema.raw_columns})
+        ids, vals, bad = (x.numpy() for x in (encoded.feature_ids, encoded.feature_vals, encoded.bad))
         for row in np.flatnonzero(bad.any(axis=1)).tolist():
             field = spec.fields[int(bad[row].argmax())]
             rejects.append(part.reject(row, spec.bad_reason(field) or "bad_cell", f"field {field.name!r}"))

@@ -17,6 +17,7 @@ from afm_ctr.export.half import HalfChange, halve_and_measure
 from afm_ctr.export.servable import Servable
 from afm_ctr.export.warmup import warmup_rows, write_warmup
 from afm_ctr.io.files import new_folder
+from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import load_model
 from afm_ctr.training.build import Which
@@ -70,11 +71,12 @@ class ExportSummary(BaseModel):
 
 
 def export_model(
-    model_dir: str | Path,
+    model: str | Path | CTRModel,
     export_base: str | os.PathLike[str],
     version: int | None = None,
     which: Which = "best",
     *,
+    schema: ResolvedSchema | None = None,
     warmup: WarmupRows = "made-up",
     float16_tables: bool = False,
     data_dir: str | Path | None = None,
@@ -99,10 +101,11 @@ def export_model(
     for a version and renamed when it is whole; it needs neither the run nor this package.
 
     Args:
-        model_dir: folder of a training run.
+        model: folder of a training run, or a model in memory.
         export_base: folder of all versions of this served model.
         version: 1 or more; None is one more than the highest there is.
-        which: ``best`` or ``latest`` checkpoint.
+        which: ``best`` or ``latest`` checkpoint of a run.
+        schema: of a model in memory: :attr:`afm_ctr.FrameData.schema`.
         warmup: rows of the requests that a server replays before a version serves: ``made-up`` of the schema, ``log``
             for raw rows of the log that travelled with the run, ``none`` for no such requests.
         float16_tables: store the vectors in half precision; they are cast up after the gather.
@@ -115,8 +118,14 @@ def export_model(
     """
     base = Path(export_base)
     chosen = _version(base, version)
-    model, schema, _ = load_model(model_dir, which)
-    requests = None if warmup == "none" else warmup_rows(schema, Path(model_dir), warmup)
+    folder = None if isinstance(model, CTRModel) else Path(model)
+    if isinstance(model, CTRModel):
+        schema = _checked_schema(model, schema, warmup)
+    elif schema is not None:
+        raise UserError("export: schema= is for a model in memory; a run has its own")
+    else:
+        model, schema, _ = load_model(model, which)
+    requests = None if warmup == "none" else warmup_rows(schema, folder or base, warmup)
     half, change = halve_and_measure(model, schema, data_dir, split) if float16_tables else (None, None)
     servable = Servable(model, schema, half)
     target = base / str(chosen)
@@ -140,7 +149,7 @@ def export_model(
         path=str(target),
         base=str(base),
         version=chosen,
-        checkpoint=which,
+        checkpoint=which if folder else "in memory",
         schema_id=schema.id,
         signatures={name: sorted(function.structured_outputs) for name, function in signatures.items()},
         raw_columns=list(schema.raw_columns),
@@ -153,6 +162,20 @@ def export_model(
         warmup=warmup,
         bytes=size,
     )
+
+
+def _checked_schema(model: CTRModel, schema: ResolvedSchema | None, warmup: WarmupRows) -> ResolvedSchema:
+    """The schema of a model in memory, if they belong together."""
+    if schema is None:
+        raise UserError("export: a model in memory needs schema=, the resolved schema of its data (data.schema)")
+    if warmup == "log":
+        raise UserError('export: warmup="log" is for a run, which keeps rows of its log; take "made-up" or "none"')
+    if (model.num_slots, model.feature_size) != (schema.num_slots, schema.feature_size):
+        raise UserError(
+            f"export: the model has {model.num_slots} slots and {model.feature_size:,} ids, schema "
+            f"{schema.spec.name!r} {schema.num_slots} and {schema.feature_size:,}: they do not belong together"
+        )
+    return schema
 
 
 def versions(base: Path) -> list[int]:

@@ -179,3 +179,23 @@ def test_a_few_bad_rows_are_left_out_and_named(data: Any) -> None:
 def test_compile_refuses_what_would_be_ignored(data: Any, options: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         data.model("lr").compile("adam", **options)
+
+
+def test_a_model_in_memory_is_exported_with_its_schema(data: Any, tmp_path: Any) -> None:
+    from afm_ctr.export import export_model
+
+    model = data.model("fm", factors=4)
+    summary = export_model(model, tmp_path / "shop", schema=data.schema)
+    served = tf.saved_model.load(summary.path).signatures["serving_default"]
+    out = served(feature_ids=tf.constant(data.feature_ids[:5]), feature_vals=tf.constant(data.feature_vals[:5]))
+    expected = model({"feature_ids": data.feature_ids[:5], "feature_vals": data.feature_vals[:5]})
+    np.testing.assert_allclose(out["logit"], expected, rtol=1e-6)
+    smaller = from_pandas(frame(3), FeatureSchema.model_validate(SPEC)).schema
+    for options, words in (
+        ({}, "needs schema="),
+        ({"schema": data.schema, "warmup": "log"}, "keeps rows of its log"),
+        ({"schema": smaller}, "do not belong together"),
+    ):
+        with pytest.raises(UserError, match=words):
+            export_model(model, tmp_path / "shop", **options)
+    assert [path.name for path in (tmp_path / "shop").iterdir()] == ["1"]
