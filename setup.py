@@ -66,6 +66,7 @@ setup(
         "frames": FRAMES,
         "horovod": HOROVOD,
         "dev": DEV,
+        "gpu-dev": ["nvidia-cuda-nvrtc>=13"],  # compiles the GPU's kernels in the tests, on any machine
     },
     entry_points={
         "console_scripts": ["afm-ctr = afm_ctr.cli:main"],

@@ -5,7 +5,9 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <cstdio>
 #include <memory>
+#include <random>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -94,3 +96,33 @@ extern "C" void run_backward(const void* arguments, int grid, int shared_bytes, 
 extern "C" void run_collect(const void* arguments, const float* partial, int chunks, float* dW, float* db, float* dh) {
   launch(TR, COLLECT, 4 * COLLECT, [=] { afm_collect(*(const Arguments*)arguments, partial, chunks, dW, db, dh); });
 }
+
+#ifdef AFM_MAIN
+// A run on random numbers, for a sanitizer: the plan's file, the rows of the batch.
+int main(int, char** argv) {
+  std::FILE* const file = std::fopen(argv[1], "rb");
+  std::vector<int> plan(1 << 20);
+  plan.resize(std::fread(plan.data(), sizeof(int), plan.size(), file));
+  std::fclose(file);
+  const int batch = std::atoi(argv[2]), chunks = (batch + R - 1) / R, by = BY_SLOT ? F * KR : KR;
+  std::mt19937 random(1);
+  auto some = [&](int count) {
+    std::normal_distribution<float> normal;
+    std::vector<float> values(count);
+    for (float& value : values) value = normal(random);
+    return values;
+  };
+  auto u = some(batch * F * KR), W = some(KR * TR), b = some(TR), h = some(TR), upstream = some(batch * by);
+  auto pooled = some(batch * by), lse = some(batch), du = u, dW = W, db = b, dh = h;
+  auto partial = some(chunks * T * (K + 1));
+  std::vector<unsigned char> present(batch * F, 1);
+  std::vector<long long> rows(batch, 5);
+  const Arguments A{u.data(), W.data(), b.data(), h.data(), present.data(), rows.data(), plan.data(), batch, 1 << 22,
+                    1,        4 / 3.0f, 99};
+  run_forward(&A, 2, std::atoi(argv[3]), pooled.data(), lse.data());
+  run_backward(&A, 2, std::atoi(argv[4]), pooled.data(), lse.data(), upstream.data(), du.data(), partial.data(),
+               chunks, R);
+  run_collect(&A, partial.data(), chunks, dW.data(), db.data(), dh.data());
+  std::printf("%g %g %g\n", pooled[0], du[0], dW[0]);
+}
+#endif
