@@ -199,6 +199,7 @@ class Kernels:
         self.functions: dict[str, ctypes.c_void_p] = {}
         self.shared = dict(zip(("afm_forward", "afm_backward"), layout.shared_bytes(), strict=True))
         self.shared["afm_collect"] = 4 * gpu_plan.COLLECT
+        self.threads = {"afm_forward": layout.NF, "afm_backward": layout.N, "afm_collect": gpu_plan.COLLECT}
         for name, shared in self.shared.items():
             self.functions[name] = function = ctypes.c_void_p()
             driver("cuModuleGetFunction", ctypes.byref(function), module, name.encode())
@@ -218,7 +219,7 @@ class Kernels:
                 "cuOccupancyMaxActiveBlocksPerMultiprocessor",
                 ctypes.byref(blocks),
                 self.functions[name],
-                self.layout.N,
+                self.threads[name],
                 ctypes.c_size_t(self.shared[name]),
             )
             spilled = self.attribute(name, 3)
@@ -230,7 +231,7 @@ class Kernels:
 
         held = [value if isinstance(value, np.ndarray) else pointer(value) for value in values]
         table = (ctypes.c_void_p * len(held))(*[value.ctypes.data for value in held])
-        threads = gpu_plan.COLLECT if name == "afm_collect" else self.layout.N
+        threads = self.threads[name]
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
         sizes = (grid, 1, 1, threads, 1, 1, self.shared[name])
         self.driver("cuLaunchKernel", self.functions[name], *sizes, stream, table, None)
@@ -348,7 +349,7 @@ def exact_problems() -> Iterator[tuple[tuple[int, int, int, int], dict[str, Any]
 def check_exact(library: Library, lines: list[str], few: bool) -> bool:
     cases = list(exact_problems())
     if few:
-        cases = [(shape, options) for shape, options in cases if shape[3] <= 20 and shape[0] < 200]
+        cases = [(shape, options) for shape, options in cases if shape[3] <= 20 and shape[0] < 100]
     library.ahead([library.choose(*shape[:3], options.get("by_slot", False)) for shape, options in cases])
     lines += [
         "",
@@ -383,16 +384,25 @@ def check_large(library: Library, lines: list[str]) -> bool:
     import torch
 
     problem = make_problem(39, 16, 16, 8192, absent=0.1)
+    reference = [torch.from_numpy(np.nan_to_num(x)).double().cuda() for x in (problem.u, *problem[2:5])]
+    u, W, b, _ = reference
+    i, j = (torch.from_numpy(x.astype(np.int64)).cuda() for x in problem.pairs.T)
+    # A hidden unit within float32's rounding of 0 may be on the other side of it, where its gradient is another one:
+    # among 97 million there are some, and their rows are left out.
+    close = torch.cat(
+        [((u[r : r + 512, i] * u[r : r + 512, j]) @ W + b).abs().amin((1, 2)) for r in range(0, 8192, 512)]
+    )
+    problem.present[(close < 1e-6).cpu().numpy()] = False
     on_gpu = OnGpu(problem, library.kernels(library.choose(*problem.shape)))
     found = on_gpu.all()
-    inputs = [torch.from_numpy(np.nan_to_num(x)).double().cuda().requires_grad_() for x in (problem.u, *problem[2:5])]
-    i, j = (torch.from_numpy(x.astype(np.int64)).cuda() for x in problem.pairs.T)
+    inputs = [x.requires_grad_() for x in reference]
     pooled = plain(inputs[0], torch.from_numpy(problem.present).cuda(), *inputs[1:], i, j)
     pooled.backward(torch.from_numpy(problem.upstream).double().cuda())
     expected = [x.cpu().numpy() for x in (pooled.detach(), *(x.grad for x in inputs))]
     worst = errors(found, expected)
     good = all(error <= limit for error, limit in zip(worst, LIMITS, strict=True))
-    row = "8,192 rows of F = 39, k = t = 16 against PyTorch in float64: " + " ".join(
+    rows = int(problem.present.any(axis=1).sum())
+    row = f"{rows} rows of F = 39, k = t = 16 against PyTorch in float64: " + " ".join(
         f"{error:.0e}" for error in worst
     )
     lines += ["", row]
@@ -560,33 +570,33 @@ def variants(layout: Layout) -> list[Layout]:
     """Other layouts of the same shape, one thing changed after the other."""
     F = layout.F
     found = [layout]
+    threads, rows = (64, 128, 256), (1, 2, 3, 4, 6, 8)
+    several = [{"NF": NF, "N": N, "R": R} for NF, N in zip(threads, threads, strict=True) for R in rows]
     for changes in (
+        *several,
+        {"YC": 8},
+        {"PJ": 4, "YC": 8},
+        {"UJ": 2},
+        {"UJ": 3},
+        {"TX": 4},
+        {"TX": 4, "UJ": 2},
+        {"TY": 4, "UJ": 2},
+        {"TY": 4},
         {"BLOCKS": 5},
         {"BLOCKS": 6},
-        {"TX": 4},
-        {"TX": 4, "BLOCKS": 6},
-        {"TX": 4, "BLOCKS": 8},
-        {"TY": 4, "BLOCKS": 6},
-        {"YC": 16},
-        {"PJ": 4},
-        {"PI": 4, "PJ": 4, "YC": 4},
-        {"PI": 4, "PJ": 4, "YC": 8},
-        {"R": 1},
-        {"R": 2 * layout.R},
-        {"N": 2 * layout.N, "R": 2 * layout.R},
-        {"N": 32},
-        {"N": 128, "BLOCKS": 3},
-        {"N": 256},
-        {"G": 16, "R": 1},
-        {"G": 32, "R": 1},
-        {"G": 32, "R": 1, "N": 64},
+        {"N": 128, "R": 2, "BLOCKS": 3},
+        {"N": 128, "R": 3, "BLOCKS": 3},
+        {"N": 128, "R": 1, "BLOCKS": 3},
+        {"N": 192, "NF": 192},
+        {"N": 192, "NF": 192, "R": 4},
+        *({"G": G, "R": 1, "NF": N, "N": N} for G in (32, 48) for N in (64, 128)),
     ):
         changed = layout._replace(**changes)
         if changed.G >= F:
             changed = changed._replace(G=-(-F // changed.PJ) * changed.PJ)
         lanes_fit = changed.lanes <= changed.N and changed.YC <= changed.T
         blocks_fit = changed.BLOCKS * changed.N <= 1024
-        fits = max(changed.shared_bytes()) <= gpu_plan.shared_limit(90)
+        fits = max(changed.shared_bytes()) <= gpu_plan.shared_limit(90) and (changed.R == 1 or changed.G >= F)
         if lanes_fit and blocks_fit and fits and changed not in found:
             found.append(changed)
     return found
@@ -626,6 +636,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=230, help="the time that all may take")
     parser.add_argument("--variants", action="store_true", help="time other layouts of the kernels too")
     parser.add_argument("--few", action="store_true", help="a few exact cases and no times, for compute-sanitizer")
+    parser.add_argument("--once", action="store_true", help="launch each kernel once, for a profiler")
     parser.add_argument("--compiled-alone", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     try:
@@ -645,6 +656,10 @@ def main() -> int:
     torch.zeros(1, device="cuda")  # opens the context that the kernels are loaded into
     major, minor = torch.cuda.get_device_capability()
     library = Library(10 * major + minor)
+    if arguments.once:
+        problem = speed_problem(39, 16, 16384)
+        OnGpu(problem, library.kernels(library.choose(*problem.shape))).all()
+        return 0
     header = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}, PyTorch {torch.__version__}"
     lines = [f"{header}, NVRTC {'.'.join(map(str, nvrtc.version() or ()))}", ""]
     say(lines[0])

@@ -39,6 +39,8 @@ std::vector<unsigned> exchanged;
 std::vector<float4> shared;
 
 int __popc(unsigned bits) { return std::popcount(bits); }
+unsigned __float_as_uint(float number) { return std::bit_cast<unsigned>(number); }
+unsigned __funnelshift_l(unsigned low, unsigned high, int places) { return high << places | low >> (32 - places); }
 
 template <typename Value>
 Value __shfl_xor_sync(unsigned, Value value, int lanes) {
@@ -83,7 +85,7 @@ void launch(int grid, int threads, int shared_bytes, Kernel kernel) {
 }  // namespace
 
 extern "C" void run_forward(const void* arguments, int grid, int shared_bytes, float* pooled, float* lse) {
-  launch(grid, N, shared_bytes, [=] { afm_forward(*(const Arguments*)arguments, pooled, lse); });
+  launch(grid, NF, shared_bytes, [=] { afm_forward(*(const Arguments*)arguments, pooled, lse); });
 }
 
 extern "C" void run_backward(const void* arguments, int grid, int shared_bytes, const float* pooled, const float* lse,

@@ -58,7 +58,7 @@ def attributes(slots: int, k: int, t: int, by_slot: bool, pairs: np.ndarray) -> 
     compiled = _compiled(slots, k, t, by_slot, capability() or 0)
     assert not isinstance(compiled, str)
     layout, cubin = compiled
-    sizes = [slots, k, t, layout.N, layout.R, gpu_plan.CHUNKS, layout.partial_size(), gpu_plan.COLLECT]
+    sizes = [slots, k, t, layout.NF, layout.N, layout.R, gpu_plan.CHUNKS, layout.partial_size(), gpu_plan.COLLECT]
     plan = gpu_plan.plan_table(layout, pairs).tobytes()
     return {"gpu_program": cubin, "gpu_plan": plan, "gpu_sizes": [*sizes, *layout.shared_bytes()]}
 

@@ -117,10 +117,11 @@ class GpuPoolingBase : public OpKernel {
     OP_REQUIRES_OK(c, c->GetAttr("gpu_program", &program_));
     OP_REQUIRES_OK(c, c->GetAttr("gpu_plan", &plan_));
     OP_REQUIRES_OK(c, c->GetAttr("gpu_sizes", &sizes));
-    OP_REQUIRES(c, !program_.empty() && sizes.size() == 10,
+    OP_REQUIRES(c, !program_.empty() && sizes.size() == 11,
                 absl::FailedPreconditionError("attentional pooling: this op was made for a CPU, not for a GPU"));
-    slots_ = sizes[0], k_ = sizes[1], t_ = sizes[2], threads_ = sizes[3], rows_ = sizes[4], chunks_ = sizes[5];
-    sums_ = sizes[6], collect_threads_ = sizes[7], shared_forward_ = sizes[8], shared_backward_ = sizes[9];
+    slots_ = sizes[0], k_ = sizes[1], t_ = sizes[2], threads_forward_ = sizes[3], threads_backward_ = sizes[4];
+    rows_ = sizes[5], chunks_ = sizes[6], sums_ = sizes[7], collect_threads_ = sizes[8];
+    shared_forward_ = sizes[9], shared_backward_ = sizes[10];
     threshold_ = static_cast<int32_t>(threshold);
     key_ = static_cast<uint64_t>(key);
   }
@@ -167,7 +168,8 @@ class GpuPoolingBase : public OpKernel {
     return by_slot_ ? TensorShape({batch, slots_, k_}) : TensorShape({batch, k_});
   }
 
-  int64_t slots_ = 0, k_ = 0, t_ = 0, threads_ = 0, rows_ = 1, chunks_ = 1, sums_ = 0, collect_threads_ = 0;
+  int64_t slots_ = 0, k_ = 0, t_ = 0, threads_forward_ = 0, threads_backward_ = 0, rows_ = 1, chunks_ = 1;
+  int64_t sums_ = 0, collect_threads_ = 0;
   int64_t shared_forward_ = 0, shared_backward_ = 0;
   Function forward_ = nullptr, backward_ = nullptr, collect_ = nullptr;
 
@@ -224,7 +226,7 @@ class GpuPoolingOp : public GpuPoolingBase {
     if (batch == 0) return;
     float *to_pooled = pooled->flat<float>().data(), *to_lse = lse->flat<float>().data();
     void* parameters[] = {&arguments, &to_pooled, &to_lse};
-    OP_REQUIRES_OK(c, Launch(forward_, (batch + rows_ - 1) / rows_, threads_, shared_forward_, parameters));
+    OP_REQUIRES_OK(c, Launch(forward_, (batch + rows_ - 1) / rows_, threads_forward_, shared_forward_, parameters));
   }
 };
 
@@ -253,7 +255,7 @@ class GpuPoolingGradOp : public GpuPoolingBase {
     float *du = by[0]->flat<float>().data(), *sums = partial.flat<float>().data();
     float *dW = by[1]->flat<float>().data(), *db = by[2]->flat<float>().data(), *dh = by[3]->flat<float>().data();
     void* parameters[] = {&arguments, &from_pooled, &from_lse, &from_upstream, &du, &sums, &chunks, &per_chunk};
-    if (chunks > 0) OP_REQUIRES_OK(c, Launch(backward_, chunks, threads_, shared_backward_, parameters));
+    if (chunks > 0) OP_REQUIRES_OK(c, Launch(backward_, chunks, threads_backward_, shared_backward_, parameters));
     void* collected[] = {&arguments, &sums, &chunks, &dW, &db, &dh};
     OP_REQUIRES_OK(c, Launch(collect_, t_, collect_threads_, 4 * collect_threads_, collected));
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,8 @@ _SHARED = {70: 96, 75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 
 _REGISTERS = 65536
 # Chunks of rows: enough to fill any GPU, and fixed, since the order of sums depends on it.
 CHUNKS = 1056
+_THREADS = (64, 128, 256)
+_ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 class Layout(NamedTuple):
@@ -26,7 +29,8 @@ class Layout(NamedTuple):
         KR: k, the width of the vectors.
         TR: t, the width of the attention network.
         BY_SLOT: whether each slot's pairs are pooled apart.
-        N: threads of a block.
+        NF: threads of a block, forward.
+        N: threads of a block, backward.
         R: rows that a block takes at a time.
         G: slots of a row that it takes at a time, a multiple of PJ.
         PI: slots i of a thread's tile of pairs.
@@ -41,6 +45,7 @@ class Layout(NamedTuple):
     KR: int
     TR: int
     BY_SLOT: bool
+    NF: int
     N: int
     R: int
     G: int
@@ -50,6 +55,7 @@ class Layout(NamedTuple):
     TX: int = 8
     TY: int = 8
     BLOCKS: int = 1
+    UJ: int = 1
 
     @property
     def K(self) -> int:
@@ -80,7 +86,7 @@ class Layout(NamedTuple):
         common = K * T + 2 * T + vectors + _up4(2 * R + R * words + -(-R * padded // 4))
         forward = 4 * (common + vectors + cells + 2 * R * padded + R) + cells
         by_pooled = vectors if self.BY_SLOT else R * K
-        pairs = by_pooled + _up4(R) + cells * (2 + -(-T // 32))
+        pairs = by_pooled + _up4(R) + cells * 2 + (-(-cells // 2) if T <= 16 else cells * -(-T // 32))
         backward = 4 * (common + max(pairs, T * (K + 1)))
         return _up4(forward), backward
 
@@ -103,8 +109,9 @@ def source(layout: Layout) -> str:
 def plan_table(layout: Layout, pairs: np.ndarray) -> np.ndarray:
     """What the kernels read of the list of pairs: int32, one part after the other.
 
-    For each group of slots the place of its first tile, then the end of the tiles; the tiles ``i0 | j0 << 16``; for
-    each slot the set of its partners, in words of 32 bits; for each (i, j) the pair's number in the list, or -1.
+    For each group of slots the place of its first tile, then the end of the tiles; the tiles ``i0 | j0 << 8``, with
+    a bit from the 16th on for each pair that it computes; for each slot the set of its partners, in words of 32
+    bits; for each (i, j) the pair's number in the list, or -1.
 
     Args:
         layout: of the kernels.
@@ -129,8 +136,11 @@ def plan_table(layout: Layout, pairs: np.ndarray) -> np.ndarray:
         wanted = listed & inside[:, None] & ~(inside[None, :] & (slots[None, :] <= slots[:, None]))
         for i0 in range(g0, min(g0 + G, F), PI):
             for j0 in range(0, F, PJ):
-                if wanted[i0 : min(i0 + PI, g0 + G), j0 : j0 + PJ].any():
-                    tiles.append(i0 | j0 << 16)
+                tile = np.zeros((PI, PJ), bool)
+                part = wanted[i0 : i0 + PI, j0 : j0 + PJ]
+                tile[: part.shape[0], : part.shape[1]] = part
+                if tile.any():
+                    tiles.append(i0 | j0 << 8 | int(tile.ravel() @ (1 << np.arange(16, 16 + PI * PJ))))
     head = np.array([*starts, len(tiles)], np.int32) + np.int32(layout.groups + 1)
     return np.concatenate([head, np.array(tiles, np.int32), partners.ravel(), number.ravel()]).astype(np.int32)
 
@@ -160,35 +170,46 @@ def choose(slots: int, k: int, t: int, by_slot: bool, capability: int) -> Layout
     """
     best, best_cost = None, float("inf")
     limit = shared_limit(capability)
-    for tile in ((2, 2, 8), (2, 4, 8)):
-        full = -(-slots // tile[1]) * tile[1]
-        groups = sorted({full, *(g for g in (4, 8, 16, 32, 64) if g < full)})
-        for N in (64, 128, 256):
-            for R in (1, 2, 3, 4, 6, 8, 12, 16):
-                for G in groups:
-                    layout = Layout(slots, k, t, by_slot, N, R, G, *tile)
-                    if layout.lanes > N or (R > 1 and full > G):
-                        continue
-                    shared = max(layout.shared_bytes())
-                    if shared <= limit and (cost := _cost(layout, shared, limit)) < best_cost:
-                        best, best_cost = layout, cost
+    for PI, PJ in ((2, 2), (2, 4)):
+        full = -(-slots // PJ) * PJ
+        groups = sorted({full, *(group for group in (4, 8, 16, 32, 64) if group < full)})
+        for NF, N, R, G in itertools.product(_THREADS, _THREADS, _ROWS, groups):
+            layout = Layout(slots, k, t, by_slot, NF, N, R, G, PI, PJ, YC=min(16, _power(t)))
+            if layout.lanes > N or (R > 1 and full > G) or max(layout.shared_bytes()) > limit:
+                continue
+            cost = _cost(layout, limit)
+            if cost < best_cost:
+                best, best_cost = layout, cost
     return best
 
 
-def _cost(layout: Layout, shared: int, limit: int) -> float:
+def _cost(layout: Layout, limit: int) -> float:
     """Instructions a row, forward and backward, made worse by what too few warps cannot hide."""
     F, K, T, N, R, G = layout.F, layout.K, layout.T, layout.N, layout.R, layout.G
-    tile = layout.PI * layout.PJ
-    halves = sum(1 for i in range(0, F, layout.PI) for j in range(0, F, layout.PJ) if j + layout.PJ > i + 1)
-    wide = -(-F // layout.PI) * -(-F // layout.PJ)
-    tiles = halves if layout.groups == 1 else (halves * G + wide * (F - G)) // F
-    rounds = -(-R * tiles // N) if layout.groups == 1 else layout.groups * -(-tiles // layout.groups // N)
-    pairs = rounds * N * tile * (K * T + 4 * T + 60)
-    slots = layout.groups * -(-R * min(F, G) // (N // layout.lanes)) * N
-    by_slots = slots * (F * (layout.TX * layout.TY + 3 * layout.TX + 3 * layout.TY + 10) + 400)
-    blocks = min((limit + 1024) // (shared + 1024), _REGISTERS // (200 * N))
-    warps = max(1, blocks) * N // 32
-    return (2 * pairs + by_slots) / R * (1 + 4 / warps)
+    halves, wide = _tiles(F, layout.PI, layout.PJ)
+    # Of all groups together; what leaves a group is computed twice.
+    tiles = R * (halves * G + wide * max(0, F - G)) // max(F, G)
+    by_tile = layout.PI * layout.PJ * (K * T + 4 * T + 60)
+
+    def rounds(items: int, threads: int) -> int:
+        return layout.groups * -(-items // (layout.groups * threads)) * threads
+
+    def hidden(threads: int, shared: int, registers: int) -> float:
+        blocks = min((limit + 1024) // (shared + 1024), _REGISTERS // (registers * threads))
+        return 1 + 4 / (max(1, blocks) * threads // 32)
+
+    forward, backward = layout.shared_bytes()
+    first = rounds(tiles, layout.NF) * by_tile + rounds(R * F, layout.NF // 4) * F * 8
+    slots = rounds(R * F, N // layout.lanes) * (F * (layout.TX * layout.TY + 50) + 400)
+    second = rounds(tiles, N) * by_tile + slots
+    return (first * hidden(layout.NF, forward, 120) + second * hidden(N, backward, 250)) / R
+
+
+@lru_cache(maxsize=1024)
+def _tiles(slots: int, PI: int, PJ: int) -> tuple[int, int]:
+    """Tiles of the pairs i < j, and of all (i, j)."""
+    halves = sum(1 for i in range(0, slots, PI) for j in range(0, slots, PJ) if j + PJ > i + 1)
+    return halves, -(-slots // PI) * -(-slots // PJ)
 
 
 def _power(width: int) -> int:

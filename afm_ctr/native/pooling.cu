@@ -1,6 +1,7 @@
 // Attentional pooling on a GPU, forward and backward, without atomics: see docs/gpu.md.
 //
-// A block of N threads takes R rows at a time, and of each row a group of G slots. Two phases take turns:
+// A block of NF threads (N in the backward pass) takes R rows at a time, and of each row a group of G slots. Two phases
+// take turns:
 //
 //   pairs  a thread takes a tile of PI x PJ pairs and computes their scores, YC hidden units at a time; what the other
 //          phase needs of pair (i, j) goes to shared memory, at [i][j] and, if j is in the group too, at [j][i];
@@ -23,7 +24,8 @@
 #define LY (T / TY)
 #define LANES (LX * LY)
 #define FLIGHT (N / LANES)  // slots that a block takes at once in the backward pass
-#define MW ((T + 31) / 32)  // words of a pair's active units
+#define MW ((T + 31) / 32)  // words of a pair's active units; unit y is bit (UNITS - 1 - y) % 32 of word y / 32
+#define UNITS (T < 32 ? T : 32)
 #define LW ((F + 31) / 32)  // words of a row's present slots
 #define PAIRS (PI * PJ)
 #define UP4(n) (((n) + 3) / 4 * 4)
@@ -36,6 +38,14 @@
 
 typedef unsigned long long u64;
 typedef unsigned int u32;
+#if T <= 16
+typedef unsigned short word;
+#else
+typedef u32 word;
+#endif
+
+// Bits moved up by one place, the sign of a number below them.
+__device__ inline u32 shift_in(u32 bits, float number) { return __funnelshift_l(__float_as_uint(number), bits, 1); }
 
 struct Arguments {
   const float *u, *W, *b, *h;     // [batch, F, KR], [KR, TR], [TR], [TR]
@@ -83,36 +93,55 @@ __device__ inline float* open(Common& C, float* memory) {
   return memory + K * T + 2 * T + R * FP * S + UP4(2 * R + R * LW + (R * FP + 3) / 4);
 }
 
+template <int THREADS>
 __device__ inline void load_weights(const Arguments& A, const Common& C, int tid) {
-  for (int n = tid; n < K * T; n += N) {
+  for (int n = tid; n < K * T; n += THREADS) {
     const int x = n / T, y = n % T;
     C.W[n] = x < KR && y < TR ? A.W[x * TR + y] : 0.0f;
   }
-  for (int y = tid; y < T; y += N) {
+  for (int y = tid; y < T; y += THREADS) {
     C.b[y] = y < TR ? A.b[y] : 0.0f;
     C.h[y] = y < TR ? A.h[y] : 0.0f;
   }
 }
 
 // Vectors of rows [first, last), zeros where a slot is absent (whatever it holds) or a row does not exist.
+template <int THREADS>
 __device__ inline void load_rows(const Arguments& A, const Common& C, int first, int last, int tid) {
-  for (int n = tid; n < R * FP; n += N) {
+  for (int n = tid; n < R * FP; n += THREADS) {
     const int r = n / FP, f = n % FP;
     C.here[n] = first + r < last && f < F && A.present[(long long)(first + r) * F + f];
   }
-  for (int r = tid; r < R; r += N)
+  for (int r = tid; r < R; r += THREADS)
     C.key[r] = A.threshold && first + r < last ? mix((u64)A.rows[first + r] * GOLDEN + A.base) : 0;
   AFM_SYNC();
-  for (int n = tid; n < R * FP * K; n += N) {
-    const int x = n % K, f = n / K % FP, r = n / K / FP;
-    const bool real = x < KR && C.here[r * FP + f];
-    C.u[(r * FP + f) * S + x] = real ? A.u[((long long)(first + r) * F + f) * KR + x] : 0.0f;
+  constexpr int WIDE = KR % 4 ? 1 : 4, COUNT = R * FP * (K / WIDE), AHEAD = 4;  // several loads are under way at once
+  for (int n0 = tid; n0 < COUNT; n0 += AHEAD * THREADS) {
+    float values[AHEAD][WIDE];
+#pragma unroll
+    for (int m = 0; m < AHEAD; m++) {
+      const int n = n0 + m * THREADS, x = n % (K / WIDE) * WIDE, f = n / (K / WIDE) % FP, r = n / (K / WIDE) / FP;
+#pragma unroll
+      for (int c = 0; c < WIDE; c++) values[m][c] = 0.0f;
+      if (n < COUNT && x < KR && C.here[r * FP + f]) {
+        const float* const from = A.u + ((long long)(first + r) * F + f) * KR + x;
+        if (WIDE == 4) load4(values[m], from);
+        else values[m][0] = *from;
+      }
+    }
+#pragma unroll
+    for (int m = 0; m < AHEAD; m++) {
+      const int n = n0 + m * THREADS, x = n % (K / WIDE) * WIDE, row = n / (K / WIDE);
+#pragma unroll
+      for (int c = 0; c < WIDE; c++)
+        if (n < COUNT) C.u[row * S + x + c] = values[m][c];
+    }
   }
-  for (int n = tid; n < R * LW; n += N) {
+  for (int n = tid; n < R * LW; n += THREADS) {
     const int r = n / LW, f0 = n % LW * 32;
-    u32 word = 0;
-    for (int f = f0; f < f0 + 32 && f < F; f++) word |= (u32)C.here[r * FP + f] << (f - f0);
-    C.bits[n] = word;
+    u32 bits = 0;
+    for (int f = f0; f < f0 + 32 && f < F; f++) bits |= (u32)C.here[r * FP + f] << (f - f0);
+    C.bits[n] = bits;
   }
 }
 
@@ -128,7 +157,7 @@ __device__ inline float count_pairs(const Arguments& A, const Common& C, int r, 
   return (float)(twice / 2);
 }
 
-// A pair's number in the list, or -1.
+// A pair's number in the list.
 __device__ inline int number(const Arguments& A, int i, int j) {
   return A.plan[A.plan[GROUPS] + F * LW + i * F + j];
 }
@@ -205,18 +234,19 @@ __device__ inline void score(const Common& C, const float* u, const float* g, in
     }
 #pragma unroll
     for (int y = 0; y < YC; y++) {
-      const float h = C.h[y0 + y];
+      const float half = 0.5f * C.h[y0 + y];
 #pragma unroll
       for (int q = 0; q < PAIRS; q++) {
-        const bool on = !(c[q][y] <= 0.0f);  // a NaN stays
-        s[q] += on ? c[q][y] * h : 0.0f;
-        if (BACK) active[q * MW + (y0 + y) / 32] |= on ? 1u << ((y0 + y) % 32) : 0u;
+        const float twice = c[q][y] + fabsf(c[q][y]);  // of the active part; a NaN stays
+        s[q] += twice * half;
+        // The sign of 0 - twice is that of an active unit.
+        if (BACK) active[q * MW + (y0 + y) / 32] = shift_in(active[q * MW + (y0 + y) / 32], 0.0f - twice);
       }
     }
   }
 }
 
-extern "C" __global__ void __launch_bounds__(N) afm_forward(Arguments A, float* pooled, float* lse) {
+extern "C" __global__ void __launch_bounds__(NF) afm_forward(Arguments A, float* pooled, float* lse) {
   AFM_SHARED(memory);
   const int tid = threadIdx.x;
   Common C;
@@ -226,28 +256,27 @@ extern "C" __global__ void __launch_bounds__(N) afm_forward(Arguments A, float* 
   float* sums = highest + R * FP;           // [R, FP]
   float* factor = sums + R * FP;            // [R]
   unsigned char* off = (unsigned char*)(factor + R);  // [R, G, FS], dropped pairs
-  load_weights(A, C, tid);
+  load_weights<NF>(A, C, tid);
   for (long long first = (long long)blockIdx.x * R; first < A.batch; first += (long long)gridDim.x * R) {
     AFM_SYNC();
-    load_rows(A, C, (int)first, A.batch, tid);
+    load_rows<NF>(A, C, (int)first, A.batch, tid);
     for (int group = 0; group < GROUPS; group++) {
-      const int g0 = group * G, size = F - g0 < G ? F - g0 : G;
-      for (int n = tid; n < R * G * FS; n += N) E[n] = -INFINITY;
+      const int g0 = group * G, size = GROUPS == 1 ? F : F - g0 < G ? F - g0 : G;
+#pragma unroll 4
+      for (int n = tid; n < R * G * FS; n += NF) E[n] = -INFINITY;
       AFM_SYNC();
       const int tiles0 = A.plan[group], tiles = A.plan[group + 1] - tiles0;
-      for (int item = tid; item < R * tiles; item += N) {
-        const int r = item / tiles, tile = A.plan[tiles0 + item % tiles], i0 = tile & 0xffff, j0 = tile >> 16;
+      for (int item = tid; item < R * tiles; item += NF) {
+        const int r = item / tiles, tile = A.plan[tiles0 + item % tiles], i0 = tile & 0xff, j0 = tile >> 8 & 0xff;
         float s[PAIRS];
         score<false>(C, C.u + r * FP * S, nullptr, i0, j0, s, nullptr, nullptr);
 #pragma unroll
         for (int q = 0; q < PAIRS; q++) {
           const int i = i0 + q / PJ, j = j0 + q % PJ;
-          const bool both = j >= g0 && j < g0 + size;
-          if (!C.here[r * FP + i] || !C.here[r * FP + j] || (both && j <= i)) continue;
-          const int name = number(A, i, j);
-          if (name < 0) continue;
+          const bool both = GROUPS == 1 || (j >= g0 && j < g0 + size);
+          if (!(tile >> (16 + q) & 1) || !C.here[r * FP + i] || !C.here[r * FP + j]) continue;
           const int here = (r * G + i - g0) * FS + j, there = (r * G + j - g0) * FS + i;
-          const unsigned char drop = A.threshold && dropped(A, C.key[r], name);
+          const unsigned char drop = A.threshold && dropped(A, C.key[r], number(A, i, j));
           E[here] = s[q];
           off[here] = drop;
           if (both) {
@@ -257,23 +286,34 @@ extern "C" __global__ void __launch_bounds__(N) afm_forward(Arguments A, float* 
         }
       }
       AFM_SYNC();
-      // Each slot's softmax has a scale of its own, until all are known.
-      for (int item = tid; item < R * size; item += N) {
-        const int r = item / size, il = item % size;
-        float *const e = E + (r * G + il) * FS, top = -INFINITY, sum = 0.0f;
-        const unsigned char* const drop = off + (r * G + il) * FS;
-        for (int j = 0; j < F; j++) top = greater(top, e[j]);
-        for (int j = 0; j < F; j++) {
-          const float w = e[j] == -INFINITY ? 0.0f : expf(e[j] - top);
-          sum += w;
-          e[j] = A.threshold ? (w == 0.0f || drop[j] ? 0.0f : w * A.keep) : w;
+      // Each slot's softmax has a scale of its own, until all are known. Four threads take a slot.
+      for (int start = 0; start < R * size; start += NF / 4) {
+        const int item = start + tid / 4, r = item / size, il = item % size;
+        const bool valid = item < R * size;
+        float *const e = E + (valid ? r * G + il : 0) * FS, top = -INFINITY, sum = 0.0f;
+        const unsigned char* const drop = off + (valid ? r * G + il : 0) * FS;
+        if (valid)
+#pragma unroll 4
+          for (int j = tid % 4; j < F; j += 4) top = greater(top, e[j]);
+        top = greater(top, __shfl_xor_sync(0xffffffffu, top, 1));
+        top = greater(top, __shfl_xor_sync(0xffffffffu, top, 2));
+        if (valid)
+#pragma unroll 4
+          for (int j = tid % 4; j < F; j += 4) {
+            const float w = e[j] == -INFINITY ? 0.0f : expf(e[j] - top);
+            sum += w;
+            e[j] = A.threshold ? (w == 0.0f || drop[j] ? 0.0f : w * A.keep) : w;
+          }
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        if (valid && tid % 4 == 0) {
+          highest[r * FP + g0 + il] = top;
+          sums[r * FP + g0 + il] = sum;
         }
-        highest[r * FP + g0 + il] = top;
-        sums[r * FP + g0 + il] = sum;
       }
       AFM_SYNC();
       const int fours = (size + 3) / 4;
-      for (int item = tid; item < R * fours * (K / 4); item += N) {
+      for (int item = tid; item < R * fours * (K / 4); item += NF) {
         const int x = item % (K / 4) * 4, i0 = item / (K / 4) % fours * 4, r = item / (K / 4) / fours;
         const float* const u = C.u + r * FP * S + x;
         const float* e[4];
@@ -284,7 +324,7 @@ extern "C" __global__ void __launch_bounds__(N) afm_forward(Arguments A, float* 
 #pragma unroll
           for (int c = 0; c < 4; c++) acc[p][c] = 0.0f;
         }
-#pragma unroll 2
+#pragma unroll 4
         for (int j = 0; j < F; j++) {
           float uj[4];
           load4(uj, u + j * S);
@@ -306,7 +346,7 @@ extern "C" __global__ void __launch_bounds__(N) afm_forward(Arguments A, float* 
       }
       AFM_SYNC();
     }
-    for (int r = tid / 32; r < R; r += N / 32) {  // a warp a row
+    for (int r = tid / 32; r < R; r += NF / 32) {  // a warp a row
       float top = -INFINITY, sum = 0.0f;
       for (int f = tid % 32; f < F; f += 32) top = greater(top, highest[r * FP + f]);
 #pragma unroll
@@ -328,14 +368,14 @@ extern "C" __global__ void __launch_bounds__(N) afm_forward(Arguments A, float* 
     }
     AFM_SYNC();
 #if BY_SLOT
-    for (int n = tid; n < R * F * KR; n += N) {
+    for (int n = tid; n < R * F * KR; n += NF) {
       const int x = n % KR, f = n / KR % F, r = n / KR / F;
       if (first + r < A.batch)
         pooled[((first + r) * F + f) * KR + x] =
             mixed[(r * FP + f) * S + x] * sums[r * FP + f] * factor[r];
     }
 #else
-    for (int n = tid; n < R * KR; n += N) {
+    for (int n = tid; n < R * KR; n += NF) {
       const int x = n % KR, r = n / KR;
       float p = 0.0f;
       for (int f = 0; f < F; f++) p += mixed[(r * FP + f) * S + x] * sums[r * FP + f];
@@ -355,8 +395,8 @@ extern "C" __global__ void __launch_bounds__(N, BLOCKS)
   float* g = open(C, memory);              // [R, FP, S] by slot, else [R, K]: the gradient by the pooled vectors
   float* along = g + R * (BY_SLOT ? FP * S : K);  // [R], its product with them
   float2* D = (float2*)(along + UP4(R));   // [R, G, FS]: by the score, and the pair's weight
-  u32* active = (u32*)(D + R * G * FS);    // [R, G, FS, MW]
-  load_weights(A, C, tid);
+  word* active = (word*)(D + R * G * FS);  // [R, G, FS, MW]
+  load_weights<N>(A, C, tid);
   const int flight = tid / LANES, lx = tid % LANES / LY * TX, ly = tid % LY * TY;
   for (int chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
     float Q[TX][TY], n_[TY];
@@ -370,7 +410,7 @@ extern "C" __global__ void __launch_bounds__(N, BLOCKS)
     const int last = begin + per_chunk < A.batch ? (int)(begin + per_chunk) : A.batch;
     for (int first = (int)begin; first < last; first += R) {
       AFM_SYNC();
-      load_rows(A, C, first, last, tid);
+      load_rows<N>(A, C, first, last, tid);
       const int slots = BY_SLOT ? F : 1, width = BY_SLOT ? FP * S : K, stride = BY_SLOT ? S : K;
       if (BY_SLOT)
         for (int n = tid; n < R * width; n += N) g[n] = 0.0f;
@@ -379,6 +419,7 @@ extern "C" __global__ void __launch_bounds__(N, BLOCKS)
         const float scale = A.scale_by_pairs ? count_pairs(A, C, r, tid % 32) : 1.0f;
         const long long row = first + r;
         float sum = 0.0f;
+#pragma unroll 4
         for (int n = tid % 32; n < slots * K; n += 32) {
           const int x = n % K, f = n / K;
           float by = 0.0f;
@@ -393,32 +434,31 @@ extern "C" __global__ void __launch_bounds__(N, BLOCKS)
         if (tid % 32 == 0) along[r] = sum;
       }
       for (int group = 0; group < GROUPS; group++) {
-        const int g0 = group * G, size = F - g0 < G ? F - g0 : G;
+        const int g0 = group * G, size = GROUPS == 1 ? F : F - g0 < G ? F - g0 : G;
+#pragma unroll 4
         for (int n = tid; n < R * G * FS; n += N) D[n] = make_float2(0.0f, 0.0f);
         AFM_SYNC();
         const int tiles0 = A.plan[group], tiles = A.plan[group + 1] - tiles0;
         for (int item = tid; item < R * tiles; item += N) {
-          const int r = item / tiles, tile = A.plan[tiles0 + item % tiles], i0 = tile & 0xffff, j0 = tile >> 16;
+          const int r = item / tiles, tile = A.plan[tiles0 + item % tiles], i0 = tile & 0xff, j0 = tile >> 8 & 0xff;
           float s[PAIRS], ge[PAIRS];
           u32 on[PAIRS * MW];
           score<true>(C, C.u + r * FP * S, g + r * width, i0, j0, s, on, ge);
 #pragma unroll
           for (int q = 0; q < PAIRS; q++) {
             const int i = i0 + q / PJ, j = j0 + q % PJ;
-            const bool both = j >= g0 && j < g0 + size;
-            if (!C.here[r * FP + i] || !C.here[r * FP + j] || (both && j <= i)) continue;
-            const int name = number(A, i, j);
-            if (name < 0) continue;
+            const bool both = GROUPS == 1 || (j >= g0 && j < g0 + size);
+            if (!(tile >> (16 + q) & 1) || !C.here[r * FP + i] || !C.here[r * FP + j]) continue;
             const int here = (r * G + i - g0) * FS + j, there = (r * G + j - g0) * FS + i;
             const float a = expf(s[q] - lse[first + r]);
-            const float w = A.threshold ? (dropped(A, C.key[r], name) ? 0.0f : a * A.keep) : a;
+            const float w = A.threshold ? (dropped(A, C.key[r], number(A, i, j)) ? 0.0f : a * A.keep) : a;
             const float2 d = make_float2(w * ge[q] - a * along[r], w);  // g holds the scale
             D[here] = d;
             if (both) D[there] = d;
 #pragma unroll
             for (int m = 0; m < MW; m++) {
-              active[here * MW + m] = on[q * MW + m];
-              if (both) active[there * MW + m] = on[q * MW + m];
+              active[here * MW + m] = (word)on[q * MW + m];
+              if (both) active[there * MW + m] = (word)on[q * MW + m];
             }
           }
         }
@@ -437,17 +477,17 @@ extern "C" __global__ void __launch_bounds__(N, BLOCKS)
           }
           if (valid && C.here[r * FP + i]) {
             const float2* const d = D + (r * G + il) * FS;
-            const u32* const on = active + (r * G + il) * FS * MW + ly / 32;
-#pragma unroll 1
+            const word* const on = active + (r * G + il) * FS * MW + ly / 32;
+#pragma unroll UJ
             for (int j = 0; j < F; j++) {
               const float2 dj = d[j];
-              const u32 bits = on[j * MW] >> (ly % 32);
+              const u32 bits = on[j * MW] >> (UNITS - TY - ly % 32);
               float uj[TX], v[TY];
 #pragma unroll
               for (int x = 0; x < TX; x += 4) load4(uj + x, u + j * S + lx + x);
 #pragma unroll
               for (int y = 0; y < TY; y++) {
-                v[y] = bits >> y & 1 ? dj.x : 0.0f;
+                v[y] = bits >> (TY - 1 - y) & 1 ? dj.x : 0.0f;
                 n_[y] += v[y];
               }
 #pragma unroll

@@ -99,9 +99,11 @@ CASES = [
     pytest.param(chosen(10, 16, 16), 19, ALL_ON, id="many rows at a time"),
     pytest.param(chosen(39, 16, 16, True), 5, ALL_ON, id="by slot"),
     pytest.param(chosen(39, 16, 16, True), 5, {"absent": 0.9}, id="by slot, mostly absent"),
-    pytest.param(Layout(21, 7, 3, True, 64, 1, 8), 5, {"listed": 0.4, "rate": 0.1}, id="groups, some pairs, by slot"),
-    pytest.param(Layout(21, 7, 3, False, 64, 1, 8), 5, ALL_ON, id="groups"),
-    pytest.param(Layout(21, 7, 3, False, 64, 1, 8), 5, {"listed": 0.0}, id="groups, no pairs"),
+    pytest.param(
+        Layout(21, 7, 3, True, 64, 64, 1, 8), 5, {"listed": 0.4, "rate": 0.1}, id="groups, some pairs, by slot"
+    ),
+    pytest.param(Layout(21, 7, 3, False, 128, 64, 1, 8), 5, ALL_ON, id="groups"),
+    pytest.param(Layout(21, 7, 3, False, 128, 64, 1, 8), 5, {"listed": 0.0}, id="groups, no pairs"),
     pytest.param(chosen(12, 64, 64), 3, ALL_ON, id="a slot takes two warps"),
     pytest.param(chosen(2, 1, 1), 40, ALL_ON, id="one pair"),
 ]
@@ -135,6 +137,17 @@ def test_scores_far_apart_and_numbers_that_are_none(check: ModuleType, build: Bu
     assert np.isfinite(pooled[rest]).all() and np.isfinite(by_u[rest]).all()
 
 
+@needs_compiler
+def test_hidden_units_at_zero_pass_nothing_back(check: ModuleType, build: Build) -> None:
+    layout = chosen(10, 16, 16)
+    problem = check.make_problem(10, 16, 16, 7, absent=0.0)
+    problem = problem._replace(b=np.zeros_like(problem.b))
+    problem.u[:, 3] = 0.0  # present, with the value 0
+    found, expected = run(problem, layout, build(layout), 2), check.oracle(problem)
+    assert all(error <= 1e-5 for error in check.errors(found, expected))
+    assert np.abs(found[1][:, 3]).max() > 0.01
+
+
 @needs_nvrtc
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_every_class_of_shapes_compiles(arch: int) -> None:
@@ -158,7 +171,9 @@ def test_what_the_compiler_refuses_is_said_in_a_line() -> None:
 
 @pytest.mark.soak
 @needs_compiler
-@pytest.mark.parametrize("layout", [Layout(21, 16, 16, True, 64, 2, 24), Layout(21, 7, 3, False, 64, 1, 8)], ids=str)
+@pytest.mark.parametrize(
+    "layout", [Layout(21, 16, 16, True, 128, 64, 2, 24), Layout(21, 7, 3, False, 128, 64, 1, 8)], ids=str
+)
 def test_no_thread_reads_what_another_writes(root: Path, tmp_path: Path, layout: Layout) -> None:
     """ThreadSanitizer finds nothing; without one of the barriers it does."""
     pairs = np.array([(i, j) for i in range(layout.F) for j in range(i + 1, layout.F)], np.int32)
