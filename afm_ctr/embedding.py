@@ -26,7 +26,7 @@ class Lookup(NamedTuple):
     Attributes:
         unique_ids: int64 ``[U]``, 0 (the absent slot's) and then every other id of the batch once.
         rows: by column, ``[U, d]``: the rows of these ids.
-        inverse: int32, in the shape of the ids that were asked for: the position of each in ``unique_ids``.
+        inverse: int64, in the shape of the ids that were asked for: the position of each in ``unique_ids``.
     """
 
     unique_ids: tf.Tensor
@@ -41,8 +41,7 @@ class Lookup(NamedTuple):
             def added_up(upstream: tf.Tensor) -> tf.Tensor:
                 with tf.name_scope("lookup"):
                     each = tf.reshape(upstream, [-1, rows.shape[1]])
-                    position = tf.cast(tf.reshape(self.inverse, [-1]), tf.int64)
-                    return add_rows(each, position, tf.size(self.unique_ids, tf.int64))
+                    return add_rows(each, tf.reshape(self.inverse, [-1]), tf.size(self.unique_ids, tf.int64))
 
             return tf.gather(rows, self.inverse), added_up
 
@@ -144,27 +143,30 @@ class EmbeddingTable(keras.layers.Layer):
             rows[0] = 0.0
         return rows
 
-    def lookup(self, ids: tf.Tensor) -> Lookup:
+    def lookup(self, ids: tf.Tensor, checked: bool = False) -> Lookup:
         """The rows of a batch's ids, each read once.
 
         Args:
             ids: int64 of any shape.
+            checked: whoever read the ids has compared them with ``feature_size``: a GPU need not wait for it here.
 
         Returns:
             A :class:`Lookup`. The gradient with respect to a column is ``tf.IndexedSlices`` with unique indices,
             row 0 first: what :meth:`touched` takes.
 
         Raises:
-            tf.errors.InvalidArgumentError: when the op runs, for an id outside ``[0, feature_size)``.
+            tf.errors.InvalidArgumentError: when the op runs, for an id outside ``[0, feature_size)``; of ids that are
+                ``checked``, on a CPU alone.
         """
         with tf.name_scope("merge"):
             # With row 0 first, whether it occurs or not, the rows that a batch touches are a slice of its gradient.
             flat = tf.concat([tf.zeros([1], ids.dtype), tf.reshape(ids, [-1])], 0)
-            unique, inverse = tf.unique(flat, out_idx=tf.int32)
+            unique, inverse = tf.unique(flat, out_idx=tf.int64)  # int32 tensors would travel to the host and back
             inverse = tf.reshape(inverse[1:], tf.shape(ids))
         with tf.name_scope("lookup"):
-            with tf.control_dependencies(self._check(unique)):
-                unique = tf.identity(unique)
+            if not checked:
+                with tf.control_dependencies(self._check(unique)):
+                    unique = tf.identity(unique)
             # Through `.value`: a gather from the Keras variable itself reads the whole table.
             rows = {column: tf.gather(variable.value, unique) for column, variable in self.columns.items()}
         return Lookup(unique, rows, inverse)
@@ -209,21 +211,25 @@ class EmbeddingTable(keras.layers.Layer):
         slices = [MergedSlices(rows[1:], touched, shape[column]) for column, rows in grad_rows.items()]
         optimizer.apply(slices, [self.columns[column] for column in grad_rows])
 
-    def mark(self, gradient: Any, step: tf.Tensor) -> None:
+    def mark(self, gradient: Any, step: tf.Tensor, counts: tf.Tensor | None = None) -> None:
         """Note in ``last_seen`` that a step touches the rows of a column's gradient.
 
         Args:
             gradient: of the whole step: ``tf.IndexedSlices``, or dense with zeros where nothing is touched.
             step: the step's number, counted from 1.
+            counts: scalar bool; a step that does not count marks nothing.
         """
         assert self.last_seen is not None
+        seen = self.last_seen.value
         step = tf.cast(step, tf.int64)  # of which GPUs have a scatter, and of int32 none
         if isinstance(gradient, tf.IndexedSlices):
             steps = tf.where(gradient.indices > 0, step, 0)  # the absent slot's row has nothing to forget
-            self.last_seen.value.scatter_update(tf.IndexedSlices(steps, gradient.indices))
+            steps = steps if counts is None else tf.where(counts, steps, tf.gather(seen, gradient.indices))
+            seen.scatter_update(tf.IndexedSlices(steps, gradient.indices))
         else:
             moved = tf.reduce_any(tf.not_equal(gradient, 0), axis=1)
-            self.last_seen.value.assign(tf.where(moved, step, self.last_seen.value))
+            moved = moved if counts is None else tf.logical_and(moved, counts)
+            seen.assign(tf.where(moved, step, seen))
 
     def _check(self, ids: tf.Tensor) -> list[tf.Operation]:
         message = in_graph(

@@ -102,7 +102,10 @@ def _subclass(plain: Any, world: World) -> Any:
                 with tf.init_scope(), keras.name_scope(self.name, caller=self):
                     self.build(variables)
         reduced, total = exchange(grads, variables, None if weight is None else _as_weight(weight))
-        share = tf.constant(1.0 / world.size, tf.float64) if total is None else 1.0 / tf.cast(total, tf.float64)
+        if total is None:
+            share = tf.constant(1.0 / world.size, tf.float64)
+        else:
+            share = tf.math.divide_no_nan(tf.constant(1.0, tf.float64), tf.cast(total, tf.float64))
 
         def step() -> tf.Tensor:
             with tf.name_scope("optimizer"):
@@ -115,6 +118,9 @@ def _subclass(plain: Any, world: World) -> Any:
 
         if total is None:
             step()
+        elif hasattr(self, "only_if"):
+            with self.only_if(tf.not_equal(total, 0)):
+                step()
         else:
             tf.cond(tf.not_equal(total, 0), step, lambda: tf.constant(False))
 

@@ -142,7 +142,7 @@ class CTRModel(keras.Model):
         """What the interaction gets for a batch, read for scoring."""
         return self._inputs_of(batch, training=False)
 
-    def _inputs_of(self, batch: Mapping[str, tf.Tensor], training: bool) -> InteractionInputs:
+    def _inputs_of(self, batch: Mapping[str, tf.Tensor], training: bool, checked: bool = False) -> InteractionInputs:
         ids = batch["feature_ids"]
         with tf.name_scope("lookup"):
             present = tf.not_equal(ids, 0)
@@ -150,7 +150,7 @@ class CTRModel(keras.Model):
             values = tf.cast(batch["feature_vals"], self.compute_dtype)
             values = tf.where(present, values, tf.zeros_like(values))
         if training:
-            lookup = self.table.lookup(ids)
+            lookup = self.table.lookup(ids, checked)
             rows = {column: lookup.expand(column) for column in lookup.rows}
         else:
             rows = self.table.read(ids)
@@ -160,7 +160,11 @@ class CTRModel(keras.Model):
         return InteractionInputs(linear, vectors, present)
 
     def call(
-        self, inputs: Mapping[str, tf.Tensor], training: bool | None = False, corrected: bool = False
+        self,
+        inputs: Mapping[str, tf.Tensor],
+        training: bool | None = False,
+        corrected: bool = False,
+        checked: bool = False,
     ) -> tf.Tensor:
         """Logits ``[B]``.
 
@@ -169,9 +173,10 @@ class CTRModel(keras.Model):
                 dropout ``row`` int64 ``[B]``; more entries are not looked at.
             training: whether dropout applies and ids are merged for the gradient.
             corrected: add ``bias_offset``, as everything outside the training step does.
+            checked: in training, see :meth:`EmbeddingTable.lookup`.
         """
         training = bool(training)
-        features = self._inputs_of(inputs, training)
+        features = self._inputs_of(inputs, training, checked)
         rows = inputs.get("row") if training else None
         with tf.name_scope("interaction"):
             logits = self.interaction(features, training=training, rows=rows) + self.bias.value
@@ -262,10 +267,12 @@ class CTRModel(keras.Model):
 
         The operations' scopes tell a profile what they belong to: merge, lookup, interaction, exchange, optimizer.
         """
-        batch = self._numbered(as_batch(batch))
+        batch = as_batch(batch)
+        checked = "row" in batch  # our readers number the rows, and compare their ids with the schema's
+        batch = self._numbered(batch)
         with tf.name_scope("train_step"):
             with tf.GradientTape() as tape:
-                loss, weight = self._weighted(batch, self(batch, training=True))
+                loss, weight = self._weighted(batch, self(batch, training=True, checked=checked))
             variables = self.trainable_variables
             gradients = tape.gradient(loss, [variable.value for variable in variables])
             gradients = self.table.touched(gradients, variables)
@@ -302,7 +309,8 @@ class CTRModel(keras.Model):
             for gradient, variable in zip(gradients, variables, strict=True):
                 bare = variable.value if isinstance(variable, keras.Variable) else variable
                 if gradient is not None and id(bare) in columns:
-                    self.table.mark(gradient, self.optimizer.iterations.value + 1)
+                    counts = getattr(self.optimizer, "counts", None)
+                    self.table.mark(gradient, self.optimizer.iterations.value + 1, counts)
                     break  # all columns are touched in the same rows
         return self.penalize(gradients, variables)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -53,6 +54,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
                 raise ValueError(f"there is no option {option!r}")
         super().__init__(learning_rate=_rate(learning_rate), name=name)
         self._slot_variables: dict[str, list[keras.Variable]] = {}
+        self.counts: tf.Tensor | None = None
 
     @classmethod
     def option_names(cls) -> set[str]:
@@ -76,6 +78,26 @@ class RowOptimizer(keras.optimizers.Optimizer):
         index = self._get_variable_index(variable)
         return {slot: variables[index] for slot, variables in self._slot_variables.items()}
 
+    @contextmanager
+    def only_if(self, counts: tf.Tensor) -> Iterator[None]:
+        """A step taken within it changes no variable, no slot and no iteration where ``counts`` is False.
+
+        By selecting old or new values and not by a conditional, whose predicate a GPU would have to send to the host.
+        What the step computes may then be anything, NaN included. ``self.counts`` is ``counts`` meanwhile.
+
+        Args:
+            counts: scalar bool.
+        """
+        self.counts = counts
+        try:
+            yield
+            self.iterations.assign_sub(tf.cast(tf.logical_not(counts), self.iterations.dtype))
+        finally:
+            self.counts = None
+
+    def _chosen(self, new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+        return new if self.counts is None else tf.where(self.counts, new, old)
+
     def rule(
         self, weights: tf.Tensor, gradient: tf.Tensor, slots: dict[str, tf.Tensor], rate: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -96,26 +118,22 @@ class RowOptimizer(keras.optimizers.Optimizer):
         if isinstance(gradient, tf.IndexedSlices):
             self._move_rows(merge_slices(gradient), weights, slots, rate)
             return
-        moved, kept = self.rule(
-            weights.read_value(),
-            tf.cast(gradient, weights.dtype),
-            {s: v.read_value() for s, v in slots.items()},
-            rate,
-        )
-        weights.assign(moved)
+        old, before = weights.read_value(), {slot: value.read_value() for slot, value in slots.items()}
+        moved, kept = self.rule(old, tf.cast(gradient, weights.dtype), before, rate)
+        weights.assign(self._chosen(moved, old))
         for slot, value in kept.items():
-            slots[slot].assign(value)
+            slots[slot].assign(self._chosen(value, before[slot]))
 
     def _move_rows(
         self, slices: tf.IndexedSlices, weights: tf.Variable, slots: dict[str, tf.Variable], rate: tf.Tensor
     ) -> None:
         """Gather the rows and their slots, apply the rule, write them back; each row stands once in the slices."""
         rows = slices.indices
-        before = {slot: tf.gather(value, rows) for slot, value in slots.items()}
-        moved, kept = self.rule(tf.gather(weights, rows), tf.cast(slices.values, weights.dtype), before, rate)
-        weights.scatter_update(tf.IndexedSlices(moved, rows))
+        old, before = tf.gather(weights, rows), {slot: tf.gather(value, rows) for slot, value in slots.items()}
+        moved, kept = self.rule(old, tf.cast(slices.values, weights.dtype), before, rate)
+        weights.scatter_update(tf.IndexedSlices(self._chosen(moved, old), rows))
         for slot, value in kept.items():
-            slots[slot].scatter_update(tf.IndexedSlices(value, rows))
+            slots[slot].scatter_update(tf.IndexedSlices(self._chosen(value, before[slot]), rows))
 
 
 def _bare(variable: Any) -> tf.Variable:

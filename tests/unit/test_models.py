@@ -143,13 +143,39 @@ def test_a_step_is_the_weighted_mean_and_padding_is_not_read() -> None:
     np.testing.assert_allclose(lr.loss_tracker.numerator.numpy(), 4.5 * np.log(2), rtol=1e-6)
 
 
-def test_a_step_of_weight_zero_changes_nothing() -> None:
-    afm = compiled(model(row_l2=0.1), "adam")
+@pytest.mark.parametrize("mark_rows", [False, True])
+def test_a_step_of_weight_zero_changes_nothing(mark_rows: bool) -> None:
+    afm = compiled(model(row_l2=0.1, mark_rows=mark_rows), "adam")
     before = [variable.numpy() for variable in afm.variables]
     tf.function(afm.train_step)(batch(weight=np.zeros(5, np.float32)))
     assert int(afm.optimizer.iterations) == 0
     for kept, variable in zip(before, afm.variables, strict=True):
         np.testing.assert_array_equal(variable.numpy(), kept, err_msg=variable.path)
+
+
+def test_a_training_step_waits_for_nothing_on_the_host() -> None:
+    """No predicate, no assertion, and no int32 tensor that grows with the batch: a GPU keeps those on the host."""
+    afm = compiled(model(row_l2=0.1, mark_rows=True), "adam")
+    rows = 97
+    spec = {name: tf.TensorSpec([rows, *value.shape[1:]], value.dtype) for name, value in batch().items()}
+    graph = tf.function(afm.train_step).get_concrete_function(spec).graph
+    kinds = {op.type for op in graph.get_operations()}
+    assert not kinds & {"If", "StatelessIf", "Assert", "PyFunc", "EagerPyFunc"}
+    large = [
+        op.name
+        for op in graph.get_operations()
+        for output in op.outputs
+        if output.dtype == tf.int32 and output.shape.rank and (output.shape[0] is None or output.shape[0] >= rows)
+    ]
+    assert large == []
+
+
+def test_ids_that_no_reader_has_checked_are_checked_in_the_step() -> None:
+    fm = compiled(model("fm"))
+    foreign = {name: value for name, value in batch(feature_ids=np.where(IDS == 2, FEATURES, IDS)).items()}
+    del foreign["row"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"a feature id is outside \[0, "):
+        tf.function(fm.train_step)(foreign)
 
 
 def test_penalties_count_once_a_row_and_once_a_step() -> None:

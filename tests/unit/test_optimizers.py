@@ -241,3 +241,38 @@ def test_adagrads_epsilon_stands_under_the_root() -> None:
     optimizer.build([variable])
     optimizer.apply([tf.constant([3.0])], [variable])
     assert variable.numpy().tolist() == [1.0 - 2.0 * 3.0 / 4.0]
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_step_of_weight_zero_changes_nothing_whatever_its_gradients(name: str, graph: bool) -> None:
+    """Also after real steps, when slots hold something; the next real step is as if it had not been."""
+
+    def variables() -> list[keras.Variable]:
+        return [keras.Variable(np.full((4, 2), 0.5, np.float32)), keras.Variable(np.float32(0.25))]
+
+    taken, others = variables(), variables()
+    one, other = (wrap_optimizer(build(name), SingleWorld()) for _ in range(2))
+    one.build(taken)
+    other.build(others)
+
+    def step(optimizer: Any, moved: list[keras.Variable], gradient: float, weight: float) -> None:
+        def apply(gradient: tf.Tensor, weight: tf.Tensor) -> None:
+            rows = tf.IndexedSlices(
+                tf.fill([2, 2], gradient), tf.constant([3, 1], tf.int64), tf.constant([4, 2], tf.int64)
+            )
+            optimizer.apply([rows, gradient], moved, weight=weight)
+
+        run = tf.function(apply) if graph else apply
+        run(tf.constant(gradient), tf.constant(weight))
+
+    for gradient in (1.0, -2.0):
+        step(one, taken, gradient, 4.0)
+        step(other, others, gradient, 4.0)
+    for gradient in (3.0, 0.0, np.nan, np.inf):
+        step(one, taken, gradient, 0.0)
+    assert int(one.iterations) == 2
+    step(one, taken, 0.5, 2.0)
+    step(other, others, 0.5, 2.0)
+    for a, b in zip([*taken, *one.variables], [*others, *other.variables], strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
