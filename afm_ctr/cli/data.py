@@ -139,13 +139,13 @@ def prepare(
 
 @app.command("doctor", epilog="Example: afm-ctr doctor --json")
 def doctor(as_json: JsonFlag = False) -> None:
-    """Say what is installed, what is missing and how to mend it; does Horovod fit TensorFlow?"""
+    """Say what is installed, what is missing and how to fix it; does Horovod fit TensorFlow?"""
     from afm_ctr import doctor as examination
 
     with console.status("loading TensorFlow and Horovod"):
         findings = examination.examine()
     table = Table(box=None)
-    for heading in ("", "what", "state", "mend it with"):
+    for heading in ("", "what", "state", "fix it with"):
         table.add_column(heading, overflow="fold")
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]" if finding.optional else "[red]no[/]"
@@ -160,4 +160,4 @@ def doctor(as_json: JsonFlag = False) -> None:
     report(as_json, result, show)
     if not result["ok"]:
         broken = next(f for f in findings if not (f.ok or f.optional))
-        raise UserError(f"{broken.what}: {broken.state}; mend it with: {broken.mend}")
+        raise UserError(f"{broken.what}: {broken.state}; fix it with: {broken.mend}")

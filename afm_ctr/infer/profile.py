@@ -19,9 +19,14 @@ _SEPARATORS = ("|", ";", ",", "^", " ", "\x1f")
 _FEWEST = 20  # rows of either label below which an AUC says nothing
 # Numbers as people and spreadsheets write them; a numeric field takes 1234.5 only.
 _DRESSED = (
+    (
+        "marks between thousands",
+        re.compile(rb"[+-]?(0|[1-9]\d{0,2}([, ']\d{3})*)(\.\d+)?"),
+        re.compile(rb"[, ']"),
+        (b"", b""),
+    ),
     ("a decimal comma", re.compile(rb"[+-]?\d+(,\d+)?"), re.compile(rb"(?!)"), (b",", b".")),
     ("a decimal comma", re.compile(rb"[+-]?\d{1,3}([. ']\d{3})*,\d+"), re.compile(rb"[. ']"), (b",", b".")),
-    ("marks between thousands", re.compile(rb"[+-]?\d{1,3}([, ']\d{3})*(\.\d+)?"), re.compile(rb"[, ']"), (b"", b"")),
     (
         "a currency or unit",
         re.compile(r"[+-]?(((\$|€|£|¥) ?)?\d[\d.,]*|\d[\d.,]* ?(\$|€|£|¥|%|EUR|USD|GBP|JPY|CHF|CNY|INR))".encode()),

@@ -41,7 +41,7 @@ def matching(patterns: Sequence[str]) -> list[str]:
     Raises:
         UserError: a glob matches no file, or names a folder or a place that is not local.
     """
-    found: set[str] = set()
+    found: dict[str, str] = {}  # a file by two paths is one file
     for pattern in patterns:
         if is_remote(local_path(pattern)):
             raise UserError(f"{pattern}: infer-schema looks at local files; copy a few of the logs here")
@@ -51,8 +51,9 @@ def matching(patterns: Sequence[str]) -> list[str]:
         paths = [path for path in paths if os.path.isfile(path)]
         if not paths:
             raise UserError(f"{pattern}: no such file")
-        found.update(paths)
-    paths = sorted(path for path in found if os.path.getsize(path))
+        for path in paths:
+            found.setdefault(os.path.realpath(path), path)
+    paths = sorted(path for path in found.values() if os.path.getsize(path))
     if not paths:
         raise UserError(f"{', '.join(patterns)}: the files are empty")
     return paths

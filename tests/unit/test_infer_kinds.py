@@ -74,6 +74,7 @@ def plain(i: int) -> list[str]:
         ("click;user;price", lambda i: f"{hit(i)};u{i % 7};{i % 9}.{i % 990 + 10:03d},50", {"user"}, {"price"}),
         ("click,user,price", lambda i: f'{hit(i)},u{i % 7},"{i % 9 + 1},{i % 990 + 10:03d}.5"', {"user"}, {"price"}),
         ("click,user,price", lambda i: f"{hit(i)},u{i % 7},${i}.50", {"user"}, {"price"}),
+        ("click;user;price", lambda i: f"{hit(i)};u{i % 7};{i + 1},{i % 990 + 10:03d}", {"user"}, {"price"}),
         ("click,user,day", lambda i: f"{hit(i)},u{i % 7},2024-01-{i % 28 + 1:02d}", {"user", "day"}, set()),
         ("clicked,colour", lambda i: f"{'yes' if hit(i) else 'no'},{'red' if i % 3 else 'blue'}", {"colour"}, set()),
         ("clicked,colour,", lambda i: f"{'yes' if hit(i) else 'no'},{'red' if i % 3 else 'blue'},", {"colour"}, {"column 3"}),
@@ -300,6 +301,7 @@ def test_the_same_globs_as_prepare(tmp_path, monkeypatch):
         write(Path(path), "click,user,price", lambda i: ",".join(plain(i)))
     for pattern in ("log[1].csv", "logs/**/*.csv", "logs/*.csv", "a*b.csv", "q?.csv", "**/x.csv", "log[12].csv"):
         assert infer_schema([pattern]).files == len(files.match(pattern)), pattern
+    assert infer_schema(["log1.csv", "./log1.csv", str(tmp_path / "log*.csv")]).files == 2  # one file by three paths
     with pytest.raises(UserError, match="logs is a folder; name its files"):
         infer_schema(["logs"])
 
@@ -416,3 +418,17 @@ def test_dates_of_other_places(tmp_path, cell, form, warning):
     assert {field["format"] for field in at["suggested"] or []} == ({form} if form else set())
     assert warning in "; ".join(at["odd"]) and bool(warning) == bool(at["odd"])
     assert inference.schema.key is None and rows_of(inference, path) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        (lambda i: f"{i + 1},{i % 990 + 10:03d}", "marks between thousands: 1,010 for 1010"),
+        (lambda i: f"{i},{i % 89 + 10}", "a decimal comma: 0,10 for 0.10"),
+        (lambda i: f"{i % 9 + 1}.{i % 990 + 10:03d},50", "a decimal comma: 1.010,50 for 1010.50"),
+        (lambda i: f"€ {i}.25", "a currency or unit: € 0.25 for 0.25"),
+    ],
+)
+def test_how_numbers_are_dressed(tmp_path, cell, said):
+    path = write(tmp_path / "a.csv", "click;user;price", lambda i: f"{hit(i)};u{i % 7};{cell(i)}")
+    assert said in odd(infer_schema([str(path)]))["price"]
