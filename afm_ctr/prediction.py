@@ -156,7 +156,7 @@ def predict_logs(
         return (*score(encoded.feature_ids, encoded.feature_vals), bad_cells)
 
     def lines() -> Iterator[dict[str, Any]]:
-        types = ColumnTypes(word_columns(schema.spec))
+        types = ColumnTypes(word_columns(schema.spec), schema)
         for path in paths:
             for parsed in parse_log(
                 path, schema.spec, labelled=False, batch_rows=batch_rows, tables=tables, types=types

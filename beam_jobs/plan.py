@@ -101,7 +101,7 @@ def plan(options: PrepareOptions, output: Output) -> Plan:
         raise UserError(f"no data row in {', '.join(path for path, _ in found[:5])}: the files are empty")
     if rule.kind == "hash" and rule.column == "key" and not _offered(spec, logs, "key"):
         rule = replace(rule, column=None)
-    checked, types = set(), ColumnTypes(word_columns(spec) | {rule.column or ""})
+    checked, types = set(), ColumnTypes(word_columns(spec) | {rule.column or ""}, resolved or parent)
     for log in logs:
         # Thousands of files of one log share a header: each is checked once.
         if log.header not in checked:

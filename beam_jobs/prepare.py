@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from afm_ctr.errors import UserError
+from afm_ctr.rawlog import written_twice
 from afm_ctr.records.manifest import Manifest, TableInfo
 from afm_ctr.schema import ResolvedSchema
 from beam_jobs.options import PrepareOptions
@@ -131,6 +132,8 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
     reader = RowReader(job.spec, options.labelled, job.complete_rule(rows, output), tables)
     work = units(chunks, passes.engine.workers)
     schema = resolve_schema(job, reader, work, passes, options.max_rejects_kept)
+    for line in written_twice(schema):
+        options.warn(line)
     conversion = Conversion(
         reader=reader,
         schema=output.save_schema(schema),

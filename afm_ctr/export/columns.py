@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from tensorflow.core.protobuf import saved_model_pb2
 
 from afm_ctr.rawlog.cutting import list_separators
+from afm_ctr.rawlog.types import learned
 from afm_ctr.schema import (
     CategoricalField,
     JsonlFormat,
-    LibfmField,
     ParquetFormat,
     ResolvedSchema,
-    WordField,
     column_of,
-    columns_of,
 )
 from serving.cells import ColumnForm
-
-_WHOLE, _FLOAT = re.compile(rb"-?[0-9]+"), re.compile(rb"-?[0-9]+\.0")
 
 
 def column_forms(schema: ResolvedSchema) -> dict[str, ColumnForm]:
@@ -40,16 +35,8 @@ def write_column_forms(folder: Path, schema: ResolvedSchema) -> None:
 
 def _takes_floats(schema: ResolvedSchema, column: str) -> bool:
     """Numbers and times do; words only where they were learned as floats and never as whole numbers."""
-    spaces = {
-        schema.spec.space_of(field).name
-        for field in schema.spec.fields
-        if isinstance(field, WordField) and column in columns_of(field)
-    }
-    if not spaces:
-        return not any(isinstance(field, LibfmField) for field in schema.spec.fields)
-    learned = [schema.vocabularies.get(space, ()) for space in spaces]
-    whole = any(_WHOLE.fullmatch(entry) for entries in learned for entry in entries)
-    return not whole and all(any(_FLOAT.fullmatch(entry) for entry in entries) for entries in learned)
+    found = learned(schema, column)
+    return not found.words or (found.floats and not found.whole)
 
 
 def _separators(schema: ResolvedSchema, column: str) -> tuple[bytes, ...]:

@@ -8,7 +8,7 @@ from afm_ctr.rawlog.log import open_log, parse_log
 from afm_ctr.rawlog.parser import LineParser, ParsedLines, offers
 from afm_ctr.rawlog.rejects import REASONS, Reject
 from afm_ctr.rawlog.tables import ParquetLog, RowBatch
-from afm_ctr.rawlog.types import ColumnTypes, word_columns
+from afm_ctr.rawlog.types import ColumnTypes, word_columns, written_twice
 
 __all__ = [
     "REASONS",
@@ -26,4 +26,5 @@ __all__ = [
     "open_log",
     "parse_log",
     "word_columns",
+    "written_twice",
 ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from afm_ctr.errors import UserError
-from afm_ctr.schema import FeatureSchema, WordField, columns_of
+from afm_ctr.schema import FeatureSchema, JsonlFormat, LibfmField, ResolvedSchema, WordField, columns_of
+
+_WHOLE, _FLOAT = re.compile(rb"-?[0-9]+"), re.compile(rb"-?[0-9]+\.0")
 
 
 def word_columns(spec: FeatureSchema) -> set[str]:
@@ -17,15 +20,67 @@ def word_columns(spec: FeatureSchema) -> set[str]:
     return {name for name in (*words, *keys, spec.key, spec.group) if name}
 
 
+class Learned(NamedTuple):
+    """How numbers are written in the vocabularies of a column's fields.
+
+    Attributes:
+        words: whether a field reads the column as words at all.
+        whole: whether a vocabulary has whole numbers: ``5``.
+        floats: whether all have floats without a fraction: ``5.0``.
+    """
+
+    words: bool
+    whole: bool
+    floats: bool
+
+
+def learned(schema: ResolvedSchema, column: str) -> Learned:
+    """What a resolved schema says of a column; the values of a hash or of declared ids are not known."""
+    spec = schema.spec
+    spaces = {
+        spec.space_of(field).name
+        for field in spec.fields
+        if isinstance(field, (WordField, LibfmField)) and column in columns_of(field)
+    }
+    entries = [schema.vocabularies.get(space, ()) for space in spaces]
+    return Learned(
+        bool(spaces),
+        any(_WHOLE.fullmatch(entry) for one in entries for entry in one),
+        all(any(_FLOAT.fullmatch(entry) for entry in one) for one in entries),
+    )
+
+
+def written_twice(schema: ResolvedSchema) -> list[str]:
+    """Of every vocabulary that has learned a number in two forms, 5 and 5.0, a line that says so.
+
+    JSON Lines have no types of columns: a row whose id became a float beside a null is seen here at the earliest.
+    """
+    if not isinstance(schema.spec.format, JsonlFormat):
+        return []
+    lines = []
+    for name, entries in schema.vocabularies.items():
+        known = set(entries)
+        if twice := [entry for entry in entries if _FLOAT.fullmatch(entry) and entry[:-2] in known]:
+            first = twice[0].decode()
+            lines.append(
+                f"vocabulary {name!r}: {len(twice):,} numbers are there as integers and as floats, such as "
+                f"{first[:-2]} and {first}, which are two words; write them alike"
+            )
+    return lines
+
+
 class ColumnTypes:
     """Holds the types of Parquet files against each other, file by file.
 
     Args:
         columns: which to check: see :func:`word_columns`.
+        schema: also hold them against what it has learned: whole numbers are no floats.
     """
 
-    def __init__(self, columns: Iterable[str]) -> None:
+    def __init__(self, columns: Iterable[str], schema: ResolvedSchema | None = None) -> None:
         self._checked = set(columns)
+        known = {name: learned(schema, name) for name in schema.raw_columns} if schema is not None else {}
+        self._whole = {name for name, found in known.items() if found.whole and not found.floats}
         self._first: dict[str, tuple[str, str, str]] = {}
 
     def add(self, types: Mapping[str, Any], source: str) -> None:
@@ -36,12 +91,18 @@ class ColumnTypes:
             source: the file, for messages.
 
         Raises:
-            UserError: a column has another type than in an earlier file; names both.
+            UserError: a column has another type than in an earlier file; names both. Or it holds floats, and the
+                schema has learned whole numbers.
         """
         for name in sorted(self._checked & types.keys()):
             kind = kind_of(types[name])
             if kind is None:
                 continue
+            if name in self._whole and kind.removeprefix("list of ") in ("double", "float", "halffloat"):
+                raise UserError(
+                    f"{source}: column {name!r} is {types[name]}, and the schema has learned whole numbers: 5 would "
+                    "be 5.0, another word; write it as integers"
+                )
             first, shown, path = self._first.setdefault(name, (kind, str(types[name]), source))
             if kind != first:
                 raise UserError(

@@ -15,9 +15,11 @@ import tensorflow as tf
 
 from afm_ctr.errors import UserError
 from afm_ctr.export import export_model, fresh, validate_export
+from afm_ctr.export.columns import column_forms
 from afm_ctr.features import FeatureTransform
 from afm_ctr.records import serialize_examples
 from afm_ctr.samples import SAMPLE_FILE, made_up_rows, save_samples
+from serving.cells import ColumnForm
 from tests.runs import every_kind, raw_rows, write_run
 
 ROWS = 64
@@ -69,6 +71,13 @@ def test_signatures_are_those_of_the_contract(served):
     for signature in message.meta_graphs[0].signature_def.values():
         if signature.outputs and signature.inputs:
             assert signature.method_name == "tensorflow/serving/predict"
+
+
+def test_the_raw_signature_says_what_a_column_takes(served):
+    schema, _, summary, _ = served
+    raw = saved_model_message(summary.path).meta_graphs[0].signature_def["raw"].inputs
+    found = {name: ColumnForm.from_name(info.tensor_shape.dim[0].name) for name, info in raw.items()}
+    assert found == column_forms(schema) and {form.takes_floats for form in found.values()} == {True, False}
 
 
 def test_every_signature_gives_the_score_of_the_model(served, encoded):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from afm_ctr.errors import UserError
 from afm_ctr.rawlog import ColumnTypes, parse_log, word_columns
 from afm_ctr.rawlog.side import read_side_tables
 from afm_ctr.rawlog.types import kind_of
-from afm_ctr.schema import FeatureSchema
+from afm_ctr.schema import Analysis, FeatureSchema, resolve
 from beam_jobs.output import Output
 from beam_jobs.plan import plan
-from beam_jobs.prepare import PrepareOptions
+from beam_jobs.prepare import PrepareOptions, prepare
 
 HASH = {"kind": "hash", "buckets": 10}
 WORD = {"name": "x", "kind": "categorical", "encoding": HASH}
@@ -144,3 +145,42 @@ def test_files_of_a_side_table(tmp_path: Path) -> None:
         write(tmp_path, **{**good, name: (pa.array([1]), pa.array([2.0]))})
         with pytest.raises(UserError, match=rf"day1\.parquet: column '{name}' is double, and int64 in .*day0"):
             read_side_tables(schema, tmp_path)
+
+
+def test_what_a_model_has_learned(tmp_path: Path) -> None:
+    fields = [{**WORD, "encoding": {"kind": "vocabulary"}}]
+    known = ({b"5": 1, b"a": 1}, True), ({b"5.0": 1}, False), ({b"5": 1, b"5.0": 1}, False), ({}, False)
+    for words, refused in known:
+        schema = resolve(spec(fields=fields), Analysis({"x": words}, {}))
+        types = ColumnTypes(word_columns(schema.spec), schema)
+        types.add({"x": pa.list_(pa.int8())}, "a")
+        for kind in (pa.float64(), pa.float32(), pa.list_(pa.float64())):
+            alone = ColumnTypes(word_columns(schema.spec), schema)
+            if not refused:
+                alone.add({"x": kind}, "b.parquet")
+                continue
+            with pytest.raises(UserError, match=r"^b\.parquet: column 'x' is .*, and the schema has learned whole"):
+                alone.add({"x": kind}, "b.parquet")
+
+
+def test_a_continued_data_set_has_the_types_of_its_parent(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, x=(pa.array([1.0, 2.0]),))
+    parent = resolve(spec(fields=[{**WORD, "encoding": {"kind": "vocabulary"}}]), Analysis({"x": {b"1": 1}}, {}))
+    parent.save(tmp_path / "old")
+    for changes in ({"schema": parent}, {"schema": parent.spec, "parent_schema": str(tmp_path / "old")}):
+        options = PrepareOptions(**{"inputs": [path], "output": str(tmp_path / "out"), **changes})
+        with pytest.raises(UserError, match="the schema has learned whole numbers"):
+            plan(options, Output(options.output, False))
+
+
+def test_json_numbers_in_two_forms_are_told(tmp_path: Path) -> None:
+    fields = [{**WORD, "encoding": {"kind": "vocabulary"}}]
+    lines = [{"x": 5}, {"x": 5.0}, {"x": 2.5}, {"x": "a"}, {"x": 7.0}]
+    (tmp_path / "log").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said: list[str] = []
+    options = {"inputs": [str(tmp_path / "log")], "output": str(tmp_path / "out"), "labelled": False}
+    prepare(PrepareOptions(schema=spec(format={"kind": "jsonl"}, fields=fields), warn=said.append, **options))
+    assert said == [
+        "vocabulary 'x': 1 numbers are there as integers and as floats, such as 5 and 5.0, which are two words; "
+        "write them alike"
+    ]
