@@ -235,6 +235,18 @@ def test_an_overloaded_server_is_named_so_within_the_deadline(fake: tuple[Fake, 
     assert 2 <= fake[0].calls.count(PREDICT) <= 6
 
 
+def test_a_server_that_is_away_is_asked_five_times(fake: tuple[Fake, int]) -> None:
+    fake[0].answers[PREDICT] = lambda request, context: context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
+    with (
+        client_of(fake, timeout=60) as client,
+        patch("serving.calls.time.sleep") as pauses,
+        pytest.raises(Unavailable, match="is a model server running there") as caught,
+    ):
+        client.predict({"A": ["7"], "B": ["x"]})
+    assert not isinstance(caught.value, Overloaded)
+    assert fake[0].calls == [PREDICT] * 5 and len(pauses.call_args_list) == 4
+
+
 def test_a_message_that_is_too_large_is_not_repeated(fake: tuple[Fake, int]) -> None:
     said = "Received message larger than max (2 vs. 1)"
     fake[0].answers[PREDICT] = lambda request, context: context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, said)
