@@ -64,9 +64,11 @@ def _one_by_one(examples: tf.Tensor, slots: int) -> Parsed:
     parsed = tf.data.Dataset.from_tensor_slices(examples).enumerate().map(parse).ignore_errors()
     none = (tf.zeros([0], tf.int64), tf.zeros([0, slots], tf.int64), tf.zeros([0, slots], tf.float32))
     at, ids, vals = parsed.batch(tf.maximum(rows, 1)).reduce(none, lambda _, found: found)
-    at, shape = at[:, tf.newaxis], tf.stack([rows, slots])
-    ok = tf.scatter_nd(at, tf.ones_like(at[:, 0], tf.int32), rows[tf.newaxis]) > 0
-    return Parsed(tf.scatter_nd(at, ids, shape), tf.scatter_nd(at, vals, shape), ok)
+    ok = tf.scatter_nd(at[:, tf.newaxis], tf.ones_like(at, tf.int32), rows[tf.newaxis]) > 0
+    # Gathered, not scattered: that would add, which changes the bits of the smallest numbers and of some NaNs.
+    place = tf.where(ok, tf.cumsum(tf.cast(ok, tf.int64)) - 1, tf.shape(at, tf.int64)[0])
+    one_more = [[0, 1], [0, 0]]  # zeros
+    return Parsed(tf.gather(tf.pad(ids, one_more), place), tf.gather(tf.pad(vals, one_more), place), ok)
 
 
 class _Span(NamedTuple):
