@@ -11,7 +11,10 @@ from typing import Any
 
 from afm_ctr.errors import UserError
 
-_ADVICE = "run the real server on the same folder: docker compose up (docker-compose.yml), or tensorflow_model_server"
+_ADVICE = (
+    "run the real server on the same folder: tensorflow_model_server, "
+    "or docker compose -f deploy/docker-compose.yml up"
+)
 
 # What the real server has and this one does not.
 _REAL_SERVER_ONLY = """

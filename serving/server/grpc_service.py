@@ -20,7 +20,9 @@ _LONGEST = (
     2000  # bytes; a longer message may not fit the client's limit for headers, and the call would fail otherwise
 )
 
-_ADVICE = "is not part of this local server: run TensorFlow Serving itself on the same folder (docker-compose.yml)"
+_ADVICE = (
+    "is not part of this local server: run TensorFlow Serving itself on the same folder (deploy/docker-compose.yml)"
+)
 
 
 class Health:

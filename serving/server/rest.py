@@ -21,7 +21,7 @@ _PREDICT = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classi
 _STATUS = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/(?i:metadata))?")
 _API = re.compile(r"/v1/", re.IGNORECASE)
 
-_ADVICE = "run TensorFlow Serving itself on the same folder (docker-compose.yml)"
+_ADVICE = "run TensorFlow Serving itself on the same folder (deploy/docker-compose.yml)"
 
 
 class RestApi:

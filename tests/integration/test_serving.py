@@ -346,7 +346,7 @@ def test_other_methods_are_malformed(server: LocalServer) -> None:
 
 
 def test_the_health_check_of_docker_compose_finds_the_model(server: LocalServer, root: Path) -> None:
-    service = yaml.safe_load((root / "docker-compose.yml").read_text())["services"]["serving"]
+    service = yaml.safe_load((root / "deploy" / "docker-compose.yml").read_text())["services"]["serving"]
     command = [part.replace("/8501", f"/{server.rest_port}") for part in service["healthcheck"]["test"][1:]]
     assert subprocess.run(command, timeout=20, check=False).returncode == 0
     absent = [part.replace("models/afm", "models/other") for part in command]

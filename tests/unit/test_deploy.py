@@ -22,7 +22,7 @@ FILES = ("models.config", "batching.config", "monitoring.config")
 
 @pytest.fixture(scope="module")
 def deploy(root: Path) -> Path:
-    return root / "serving" / "deploy"
+    return root / "deploy" / "serving"
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_deployment_and_service_fit_each_other(objects: dict[str, dict[str, Any]
     assert container["readinessProbe"]["failureThreshold"] == 2
 
 
-@pytest.mark.parametrize("which", ["compose", "kubernetes", "top"])
+@pytest.mark.parametrize("which", ["compose", "kubernetes", "first_try"])
 def test_flags_are_the_server_s_and_name_what_is_mounted(
     deploy: Path, root: Path, objects: dict[str, dict[str, Any]], which: str
 ) -> None:
@@ -140,7 +140,7 @@ def test_flags_are_the_server_s_and_name_what_is_mounted(
         flags, program = container["args"], container["command"]
         mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     else:
-        file = root / "docker-compose.yml" if which == "top" else deploy / "docker-compose.yml"
+        file = root / "deploy" / "docker-compose.yml" if which == "first_try" else deploy / "docker-compose.yml"
         service = yaml.safe_load(file.read_text())["services"]["serving"]
         flags, program = service["command"], service["entrypoint"]
         mounted = {"/" + volume.split(":/")[1].split(":")[0] for volume in service["volumes"]}
@@ -153,7 +153,7 @@ def test_flags_are_the_server_s_and_name_what_is_mounted(
     assert all(re.search(rf"\b{name}\b", source) for name in values), "known to the local server, or refused by name"
     assert values["port"] == "8500" and values["rest_api_port"] == "8501"
     assert values["enable_grpc_healthcheck_service"] == "true"
-    if which == "top":
+    if which == "first_try":
         assert values["model_base_path"] in mounted
         return
     assert values["enable_batching"] == "true"
@@ -162,7 +162,7 @@ def test_flags_are_the_server_s_and_name_what_is_mounted(
     assert {str(path.parent) for path in paths.values()} == {"/config"} and {"/config", "/models/afm"} <= mounted
 
 
-@pytest.mark.parametrize("which", ["serving/deploy/docker-compose.yml", "docker-compose.yml"])
+@pytest.mark.parametrize("which", ["deploy/serving/docker-compose.yml", "deploy/docker-compose.yml"])
 def test_compose_lets_in_this_machine_alone_and_takes_no_rights(root: Path, which: str) -> None:
     service = yaml.safe_load((root / which).read_text())["services"]["serving"]
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
@@ -172,6 +172,10 @@ def test_compose_lets_in_this_machine_alone_and_takes_no_rights(root: Path, whic
     assert "no-new-privileges:true" in service["security_opt"]
     assert service["mem_limit"] and service["cpus"] and service["pids_limit"] and service["stop_grace_period"]
     assert all(volume.endswith(":ro") for volume in service["volumes"])
+    # Compose reads relative paths from the folder of its file: they are of the checkout, or files of that folder.
+    for path in re.findall(r"^(?:\$\{MODEL_BASE:-)?(\.[./\w]*)", "\n".join(service["volumes"]), re.M):
+        found = (root / which).parent / path
+        assert found.is_file() or found.resolve() == root.resolve() / "served" / "afm"
 
 
 def test_pods_have_no_rights_and_limits_and_are_reached_by_labelled_callers(

@@ -108,7 +108,7 @@ def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_real_server_in_docker_compose_takes_the_same_flags(root: Path, base: str) -> None:
-    service = yaml.safe_load((root / "docker-compose.yml").read_text())["services"]["serving"]
+    service = yaml.safe_load((root / "deploy" / "docker-compose.yml").read_text())["services"]["serving"]
     assert service["image"].startswith("tensorflow/serving:")
     local = [item.replace("=/models/afm", f"={base}") for item in service["command"]]
     flags = parse(local)
