@@ -12,6 +12,7 @@ import tensorflow as tf
 from afm_ctr import distributed, optimizers
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
+from afm_ctr.records import Reader
 from afm_ctr.training import TrainConfig, evaluate, train
 from afm_ctr.training.session import Session
 
@@ -22,7 +23,11 @@ data, runs = Path(sys.argv[1]), Path(sys.argv[2])
 world = distributed.init()
 seen: Counter[str] = Counter()
 sums: dict[str, int] = {}
-train_step, fit = CTRModel.train_step, Session.fit
+train_step, fit, dataset = CTRModel.train_step, Session.fit, Reader.dataset
+
+
+def with_keys(self, epoch, start_step=0, columns=()):  # type: ignore[no-untyped-def]
+    return dataset(self, epoch, start_step, {*columns, "key"})
 
 
 def note(keys, weights):  # type: ignore[no-untyped-def]
@@ -42,6 +47,7 @@ def summing_fit(self: Session) -> None:
     sums.update({name: distributed.checksum(variable) for name, variable in state.items()})
 
 
+Reader.dataset = with_keys  # type: ignore[method-assign]
 CTRModel.train_step = noting_step  # type: ignore[method-assign]
 Session.fit = summing_fit  # type: ignore[method-assign]
 findings = {}
