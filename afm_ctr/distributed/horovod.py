@@ -30,6 +30,14 @@ def _load() -> Any:
     return hvd
 
 
+def _given(tensor: Any) -> tf.Tensor:
+    """A tensor of the graph that is being traced: Horovod's operations take no other there."""
+    tensor = tf.convert_to_tensor(tensor)
+    if not tf.executing_eagerly() and isinstance(tensor, tf.__internal__.EagerTensor):
+        return tf.identity(tensor)  # else not: on a GPU an identity of int32 is a copy to the host and back
+    return tensor
+
+
 class HorovodWorld(World):
     """The world of a job under Horovod (0.28.1, Gloo or NCCL).
 
@@ -67,16 +75,14 @@ class HorovodWorld(World):
             os.environ[meeting.ELASTIC] = "1"
 
     def allreduce(self, tensor: Any, op: Op = "sum", name: str | None = None) -> tf.Tensor:
-        return self._hvd.allreduce(
-            tf.identity(tensor), op=self._ops[op], name=name, ignore_name_scope=name is not None
-        )
+        return self._hvd.allreduce(_given(tensor), op=self._ops[op], name=name, ignore_name_scope=name is not None)
 
     def grouped_sum(self, tensors: Sequence[tf.Tensor], name: str | None = None) -> list[tf.Tensor]:
         reduced: list[tf.Tensor] = list(tensors)
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # one group holds one dtype
             places = [place for place, tensor in enumerate(tensors) if tensor.dtype == dtype]
             sums = self._hvd.grouped_allreduce(
-                [tf.identity(tensors[place]) for place in places],
+                [_given(tensors[place]) for place in places],
                 op=self._hvd.Sum,
                 name=None if name is None else f"{name}_{dtype.name}",
                 ignore_name_scope=name is not None,
@@ -86,10 +92,10 @@ class HorovodWorld(World):
         return reduced
 
     def allgather(self, tensor: Any, name: str | None = None) -> tf.Tensor:
-        return self._hvd.allgather(tf.identity(tensor), name=name, ignore_name_scope=name is not None)
+        return self._hvd.allgather(_given(tensor), name=name, ignore_name_scope=name is not None)
 
     def broadcast(self, tensor: Any, name: str | None = None, root: int = 0) -> tf.Tensor:
-        return self._hvd.broadcast(tf.identity(tensor), root, name=name, ignore_name_scope=name is not None)
+        return self._hvd.broadcast(_given(tensor), root, name=name, ignore_name_scope=name is not None)
 
     def broadcast_variables(self, variables: Sequence[Any], root: int = 0) -> None:
         from horovod.tensorflow.mpi_ops import MPI_LIB

@@ -48,8 +48,8 @@ def stateless_keep(
     keys = _mix(tf.cast(rows, tf.uint64) * golden + tf.constant(drop_key(seed, salt), tf.uint64))
     numbers = np.arange(columns) if isinstance(columns, int) else columns
     bits = _mix(keys[:, tf.newaxis] + tf.constant((numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)))
-    # The upper 24 bits, as a number that every comparison kernel takes.
-    draw = tf.cast(tf.bitwise.right_shift(bits, tf.constant(40, tf.uint64)), tf.int32)
+    # The upper 24 bits, as a number that every comparison kernel takes, on GPUs too (of int32 they have none).
+    draw = tf.cast(tf.bitwise.right_shift(bits, tf.constant(40, tf.uint64)), tf.int64)
     kept = draw >= threshold
     return tf.cast(kept, dtype) * tf.constant(1.0 / (1.0 - rate), dtype)
 
