@@ -576,28 +576,16 @@ def variants(layout: Layout) -> list[Layout]:
         *several,
         {"YC": 8},
         {"PJ": 4, "YC": 8},
-        {"UJ": 2},
-        {"UJ": 3},
         {"TX": 4},
-        {"TX": 4, "UJ": 2},
-        {"TY": 4, "UJ": 2},
         {"TY": 4},
-        {"BLOCKS": 5},
-        {"BLOCKS": 6},
-        {"N": 128, "R": 2, "BLOCKS": 3},
-        {"N": 128, "R": 3, "BLOCKS": 3},
-        {"N": 128, "R": 1, "BLOCKS": 3},
-        {"N": 192, "NF": 192},
-        {"N": 192, "NF": 192, "R": 4},
         *({"G": G, "R": 1, "NF": N, "N": N} for G in (32, 48) for N in (64, 128)),
     ):
         changed = layout._replace(**changes)
         if changed.G >= F:
             changed = changed._replace(G=-(-F // changed.PJ) * changed.PJ)
         lanes_fit = changed.lanes <= changed.N and changed.YC <= changed.T
-        blocks_fit = changed.BLOCKS * changed.N <= 1024
         fits = max(changed.shared_bytes()) <= gpu_plan.shared_limit(90) and (changed.R == 1 or changed.G >= F)
-        if lanes_fit and blocks_fit and fits and changed not in found:
+        if lanes_fit and fits and changed not in found:
             found.append(changed)
     return found
 

@@ -38,7 +38,6 @@ class Layout(NamedTuple):
         YC: hidden units that a thread computes at a time.
         TX: rows of a thread's part of the matrices of the backward pass.
         TY: columns of it.
-        BLOCKS: of the backward pass that shall find place on a multiprocessor, which bounds its registers.
     """
 
     F: int
@@ -54,8 +53,6 @@ class Layout(NamedTuple):
     YC: int = 8
     TX: int = 8
     TY: int = 8
-    BLOCKS: int = 1
-    UJ: int = 1
 
     @property
     def K(self) -> int:

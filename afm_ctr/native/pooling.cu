@@ -386,7 +386,7 @@ extern "C" __global__ void __launch_bounds__(NF) afm_forward(Arguments A, float*
 }
 
 // Rows are cut into chunks of per_chunk, a multiple of R; partial receives a chunk's Q and n: [chunks, T, K + 1].
-extern "C" __global__ void __launch_bounds__(N, BLOCKS)
+extern "C" __global__ void __launch_bounds__(N)
     afm_backward(Arguments A, const float* pooled, const float* lse, const float* upstream, float* du, float* partial,
                  int chunks, int per_chunk) {
   AFM_SHARED(memory);
@@ -478,7 +478,7 @@ extern "C" __global__ void __launch_bounds__(N, BLOCKS)
           if (valid && C.here[r * FP + i]) {
             const float2* const d = D + (r * G + il) * FS;
             const word* const on = active + (r * G + il) * FS * MW + ly / 32;
-#pragma unroll UJ
+#pragma unroll 3
             for (int j = 0; j < F; j++) {
               const float2 dj = d[j];
               const u32 bits = on[j * MW] >> (UNITS - TY - ly % 32);

@@ -134,7 +134,7 @@ class Session(keras.callbacks.Callback):
             initial_epoch=epoch,
             steps_per_epoch=steps,
             shuffle=False,
-            callbacks=UnreadLogs(self._callbacks(), add_history=True, model=self.network),
+            callbacks=UnreadLogs(self._callbacks(), add_history=True, model=self.network, steps=steps),
             verbose=0,
         )
         self._first_fit = False
