@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 EXTRAS := train,beam,serving,horovod,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit parallel integration soak protos clean
+.PHONY: help setup demo test lint unit parallel integration soak mutants protos clean
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ parallel: $(READY) ## two and three ranks under horovodrun
 soak: $(READY) ## long runs: more kills, more swaps, more requests
 	$(BIN)/python -m pytest tests/unit tests/security -n 2 --dist loadfile -q --hypothesis-profile default
 	$(BIN)/python -m pytest tests -m soak -q --durations 15
+
+mutants: $(READY) ## mutation testing of a drawn sample (SAMPLE=160 SEED=1), about 20 minutes on two cores
+	$(BIN)/python scripts/mutants.py --sample $(or $(SAMPLE),160) --seed $(or $(SEED),1)
 
 protos: $(READY) ## the client's messages, again from their definition
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. serving/protos/*.proto

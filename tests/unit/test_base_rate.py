@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Manifest
+from afm_ctr.schema.formats import NegativeSampling
 from afm_ctr.training.base_rate import LabelSums, initial_bias, label_sums
+from afm_ctr.training.evaluate import new_evaluation
 from tests import prepared
 from tests.unit.fake_world import FakeWorld
 
@@ -91,6 +94,27 @@ def test_thinned_negatives_are_corrected_once() -> None:
     """The model's offset is added where predictions leave the training: the bias is that of the thinned rows."""
     thinned = model("log", "binary", bias_offset=math.log(0.1))
     assert initial_bias(thinned, LabelSums(4.0, 2.0)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("split", "apply", "corrected"),
+    [("train", "already", True), ("test", "already", True), ("train", "here", True), ("test", "here", False)],
+)
+def test_the_constant_is_corrected_where_negatives_lack(split: str, apply: Any, corrected: bool) -> None:
+    """`apply: here` thins the split "train" alone; a log that was thinned before lacks them in every split."""
+    sampling = NegativeSampling(rate=0.1, correct="logit", apply=apply)
+    reader = SimpleNamespace(schema=SimpleNamespace(spec=SimpleNamespace(negative_sampling=sampling)), split=split)
+    evaluation = new_evaluation(model("log", "binary", bias_offset=math.log(0.1)), reader)  # type: ignore[arg-type]
+    evaluation.update([0.0, 1.0], [0.0, 0.0])
+    odds = 0.1 if corrected else 1.0
+    expected = -0.5 * math.log(odds / (1 + odds)) - 0.5 * math.log(1 / (1 + odds))
+    assert evaluation.result()["constant_log_loss"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_constant_of_a_whole_log_is_not_corrected() -> None:
+    reader = SimpleNamespace(schema=SimpleNamespace(spec=SimpleNamespace(negative_sampling=None)), split="train")
+    evaluation = new_evaluation(model("log", "binary", bias_offset=math.log(0.1)), reader)  # type: ignore[arg-type]
+    assert evaluation.offset == 0.0
 
 
 def test_a_rare_click_has_a_bias_too() -> None:
