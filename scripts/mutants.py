@@ -67,7 +67,7 @@ AREAS: dict[str, tuple[str, str]] = {
     "rejects": ("beam_jobs/rejects.py afm_ctr/rawlog/rejects.py", "rejects beam_rejects rawlog"),
     "callbacks": (
         "afm_ctr/training/callbacks.py afm_ctr/training/stopping.py afm_ctr/distributed/callbacks.py",
-        "steering distributed_callbacks drift_check",
+        "steering stopping distributed_callbacks drift_check",
     ),
     "REST numbers": ("serving/server/rest_json.py", "serving_rest_json"),
     "retry budget": ("serving/calls.py serving/connection.py", "serving_client"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from afm_ctr.training.callbacks import BestSoFar, EarlyStopping, ReduceOnPlateau, improves
+from afm_ctr.training.callbacks import BestSoFar, EarlyStopping, EpochHistory, ReduceOnPlateau, improves
 
 MAX = [0.50, 0.60, 0.6001, 0.59]
 MIN = [-value for value in MAX]
@@ -111,3 +113,18 @@ def test_a_state_taken_up_decides_alike(kind: Any, cut: int) -> None:
     second.set_state(first.get_state())
     assert before + run(second, values[cut:], rate=before[-1]) == rates
     assert second.get_state() == whole.get_state()
+
+
+def test_the_history_is_written_anew_from_its_state(tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    first, second, silent = EpochHistory(file), EpochHistory(file), EpochHistory()
+    first.on_epoch_end(0, {"loss": 0.5})
+    state = first.get_state()
+    first.on_epoch_end(1, {"loss": 0.4})
+    assert [json.loads(line)["epoch"] for line in file.read_text().splitlines()] == [0, 1]
+    second.set_state(json.loads(json.dumps({"epochs": state["epochs"][:1]})))
+    second.on_epoch_end(1, {"loss": 0.3})
+    silent.on_epoch_end(0)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert lines == [{"epoch": 0, "loss": 0.5}, {"epoch": 1, "loss": 0.3}]
+    assert silent.epochs == [{"epoch": 0}]
