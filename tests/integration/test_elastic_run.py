@@ -39,11 +39,11 @@ def test_what_a_commit_hands_over_is_the_whole_run(
     whole = train(data, tmp_path / "whole", settings, SingleWorld(), progress="none")
     lost, read = [epoch_and_step], Reader.batch
 
-    def batch(self: Reader, epoch: int, step: int) -> dict[str, np.ndarray]:
+    def batch(self: Reader, epoch: int, step: int, *columns: Any) -> dict[str, np.ndarray]:
         if self.split == "train" and (epoch, step) in lost:
             lost.clear()
             raise tf.errors.UnknownError(None, None, "HorovodAllreduce: Horovod has been shut down.")
-        return read(self, epoch, step)
+        return read(self, epoch, step, *columns)
 
     monkeypatch.setattr(Reader, "batch", batch)
     world = ElasticWorld()

@@ -39,7 +39,8 @@ def served(tmp_path_factory):
 @pytest.fixture(scope="module")
 def encoded(served):
     raw = {name: tf.constant(cells) for name, cells in raw_rows(ROWS).items()}
-    return raw, FeatureTransform(served[0])(raw)
+    found = FeatureTransform(served[0])(raw)
+    return raw, (found.feature_ids, found.feature_vals, found.bad)
 
 
 def call(loaded, signature, **inputs):
