@@ -30,6 +30,11 @@ def csv_text(text: str) -> str:
     return f"'{visible(text)}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else visible(text)
 
 
+def counted(number: int, thing: str) -> str:
+    """``1 shard``, ``2,000 shards``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def _escaped(character: str) -> str:
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))

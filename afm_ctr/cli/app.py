@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -17,12 +18,38 @@ from afm_ctr.visible import visible
 
 # As the work goes; a command that is not here comes last.
 _ORDER = (
-    "doctor", "make-logs", "infer-schema", "prepare", "stats", "train", "evaluate", "report", "explain", "predict",
-    "export", "validate-export", "serve", "score", "load-test",
+    "doctor", "make-logs", "init", "infer-schema", "prepare", "stats", "train", "evaluate", "report", "explain",
+    "predict", "export", "validate-export", "serve", "score", "load-test",
 )  # fmt: skip
 
 
+# Commands whose --input takes several paths, as a shell makes of a pattern without quotes.
+_SEVERAL_INPUTS = ("init", "infer-schema", "prepare", "predict")
+
+
+def _each_input(arguments: list[str]) -> list[str]:
+    """``--input a b`` as ``--input a --input b``."""
+    if not arguments or arguments[0] not in _SEVERAL_INPUTS:
+        return arguments
+    found: list[str] = []
+    rest = iter(arguments)
+    takes_more = False
+    for argument in rest:
+        if argument == "--input":
+            found += [argument, *itertools.islice(rest, 1)]
+            takes_more = True
+        elif takes_more and not argument.startswith("-"):
+            found += ["--input", argument]
+        else:
+            found.append(argument)
+            takes_more = argument.startswith("--input=")
+    return found
+
+
 class _InOrder(TyperGroup):
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        return super().parse_args(context, _each_input(args))
+
     def list_commands(self, context: Any) -> list[str]:
         names = super().list_commands(context)
         return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _LARGEST = 2**63 - 1  # versions are int64 on the wire
 
+ModelName = Annotated[
+    str, typer.Option("--model-name", "--model_name", metavar="NAME", help="Name of the served model.")
+]
 ModelVersion = Annotated[
     int | None,
     typer.Option(min=0, max=_LARGEST, metavar="N", help="Ask this version of the model; default: the latest."),

@@ -14,6 +14,7 @@ from afm_ctr.cli.progress import row_progress
 from afm_ctr.cli.quiet import load_beam
 from afm_ctr.devices import hide_gpus
 from afm_ctr.errors import UserError
+from afm_ctr.visible import counted
 
 
 @app.command("make-logs", epilog="Example: afm-ctr make-logs --rows 200000 --output logs.tsv.gz --malformed 0.001")
@@ -44,7 +45,7 @@ def prepare(
     output: Annotated[str, typer.Option(help="Folder of the prepared data set.")],
     input: Annotated[
         list[str] | None,
-        typer.Option(help="Raw logs: a path or a glob; may be given several times. Left out with --split files:…"),
+        typer.Option(help="Raw logs: paths or globs. Left out with --split files:…"),
     ] = None,
     split: Annotated[
         str | None,
@@ -131,7 +132,7 @@ def prepare(
         rate = result["rows_in"] / max(result["seconds"], 1e-3)
         console.print(
             f"schema {result['schema_id']}, {result['feature_size']:,} ids; {result['bytes'] / 1e6:,.1f} MB in "
-            f"{result['shards']:,} shards; {result['seconds']:.1f} s, {rate:,.0f} rows/s"
+            f"{counted(result['shards'], 'shard')}; {result['seconds']:.1f} s, {rate:,.0f} rows/s"
         )
 
     report(as_json, result, show)

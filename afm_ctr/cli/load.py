@@ -12,6 +12,7 @@ from afm_ctr.cli.connection import (
     CaFile,
     CertFile,
     KeyFile,
+    ModelName,
     ModelVersion,
     VersionLabel,
     Wait,
@@ -32,7 +33,7 @@ def load_test(
     target: Annotated[str, typer.Option(help="HOST:PORT of the gRPC server.")],
     schema: Annotated[Path, typer.Option(help="The feature schema of the raw rows.")],
     input: Annotated[Path, typer.Option(help="Raw log file; its first 20,000 rows are sent round and round.")],
-    model_name: Annotated[str, typer.Option(help="Name of the served model.")] = "afm",
+    model_name: ModelName = "afm",
     rate: Annotated[
         float | None, typer.Option(min=0.01, max=1e6, help="Open loop: requests/s, whatever comes back.")
     ] = None,

@@ -29,7 +29,10 @@ Checkpoint = Annotated[Literal["best", "latest"], typer.Option(help="Which check
 def train(
     data: Data,
     model_dir: ModelDir,
-    config: Annotated[Path, typer.Option(help="Training config, YAML.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Training config, YAML. Default: that of the run continued, or one sized to the data."),
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value, over the config.")] = None,
     resume: Annotated[
         Literal["auto", "never"],
@@ -48,7 +51,10 @@ def train(
     load_tensorflow()
     from afm_ctr import distributed, training
 
-    settings = training.TrainConfig.load(config, set_ or [])
+    if config is None:
+        settings = training.default_config(data, model_dir, from_checkpoint, set_ or [])
+    else:
+        settings = training.TrainConfig.load(config, set_ or [])
     world = distributed.init()
     try:
         summary = training.train(
@@ -105,7 +111,7 @@ def predict(
     output: Annotated[Path, typer.Option(help="JSON Lines file to write: one object a row, in order.")],
     data: Annotated[Path | None, typer.Option(help="Prepared data set ...")] = None,
     split: Annotated[str, typer.Option(help="... and its split.")] = "test",
-    input: Annotated[list[str] | None, typer.Option(help="Or raw logs: a path or a glob.")] = None,
+    input: Annotated[list[str] | None, typer.Option(help="Or raw logs: paths or globs.")] = None,
     checkpoint: Checkpoint = "best",
     as_json: JsonFlag = False,
 ) -> None:

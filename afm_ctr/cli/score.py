@@ -12,6 +12,7 @@ from afm_ctr.cli.connection import (
     CaFile,
     CertFile,
     KeyFile,
+    ModelName,
     ModelVersion,
     VersionLabel,
     Wait,
@@ -24,6 +25,7 @@ from afm_ctr.cli.quiet import load_tensorflow
 @app.command(
     "serve",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,  # ours lists the server's flags too
     epilog="Example: afm-ctr serve --model_name=afm --model_base_path=$PWD/serving-models/afm "
     "--port=8500 --rest_api_port=8501",
 )
@@ -35,6 +37,10 @@ def serve(context: typer.Context) -> None:
     """
     from serving.server import flags
 
+    if "--help" in context.args:
+        print(context.get_help())
+        print(flags.usage())
+        return
     chosen = flags.parse(context.args)
     load_tensorflow()
     from serving.server import app as server
@@ -52,7 +58,7 @@ def score(
     schema: Annotated[Path, typer.Option(help="The feature schema of the raw rows.")],
     input: Annotated[str, typer.Option(help="Raw log file.")],
     output: Annotated[Path, typer.Option(help="JSON Lines file to write: one object an input line, in order.")],
-    model_name: Annotated[str, typer.Option(help="Name of the served model.")] = "afm",
+    model_name: ModelName = "afm",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 512,
     timeout: Annotated[float, typer.Option(min=0.001, help="Deadline of each request, seconds.")] = 10.0,
     model_version: ModelVersion = None,

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from afm_ctr.cli.app import JsonFlag, app, console, report
 from afm_ctr.errors import UserError
-from afm_ctr.visible import visible
+from afm_ctr.visible import counted, visible
 
 if TYPE_CHECKING:  # NumPy and pydantic, which --help does without
     from afm_ctr.statistics import DataStatistics, Drift, FieldStatistics
@@ -25,7 +25,7 @@ PAGE = "statistics.png"
     "infer-schema", epilog="Example: afm-ctr infer-schema --input 'logs/*.csv.gz' --output schema.yaml --label click"
 )
 def infer_schema(
-    input: Annotated[list[str], typer.Option(help="Raw logs: a local path or a glob; may be given several times.")],
+    input: Annotated[list[str], typer.Option(help="Raw logs: local paths or globs.")],
     output: Annotated[Path | None, typer.Option(help="File to write; without it the schema is printed.")] = None,
     label: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="The label's column; without a header line c1, c2, …")
@@ -64,9 +64,9 @@ def infer_schema(
                 escape("; ".join(column["odd"])),
             )
         console.print(table)
+        files = f"{found.looked_at} of {counted(found.files, 'file')}"
         console.print(
-            f"{output}: from {found.rows:,} rows of {found.looked_at} of {found.files} files; read it, then "
-            + found.command(input, output),
+            f"{output}: from {found.rows:,} rows of {files}; read it, then " + found.command(input, output),
             markup=False,
             soft_wrap=True,
         )

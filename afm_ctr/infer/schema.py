@@ -17,12 +17,15 @@ from afm_ctr.infer.label import LabelGuess, find_label
 from afm_ctr.infer.libfm import libfm_fields
 from afm_ctr.infer.missing import Missing, find_missing
 from afm_ctr.infer.profile import Profile
-from afm_ctr.infer.suggest import Suggestion, is_group, suggest
+from afm_ctr.infer.suggest import Suggestion, estimated, is_group, suggest
 from afm_ctr.infer.table import Table, read_table
 from afm_ctr.infer.texts import LABEL_NAMES, NOTHING, shown
 from afm_ctr.infer.write import columns, comment, flow
 from afm_ctr.io.files import write_text
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
+from afm_ctr.sizing import DataSize
+
+_TRAIN_SHARE = 0.8  # of every split that is suggested
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Inference:
         rejects: sampled lines that are no rows, by reason.
         columns: for each column its name, what is suggested, and what is odd about it.
         split: what to give prepare as ``--split``; ``None``: there is no label to train on.
+        first: one of the files, as a path.
     """
 
     text: str
@@ -49,6 +53,17 @@ class Inference:
     rejects: dict[str, int]
     columns: list[dict[str, Any]]
     split: str | None
+    first: str
+
+    @property
+    def size(self) -> DataSize:
+        """Of what the suggested split leaves to train on; ids beyond the sample are estimated."""
+        total = self.rows if self.total is None else self.total
+        known = [column for column in self.columns if "distinct_in_all" in column]
+        distinct = {
+            field["name"]: column["distinct_in_all"] for column in known for field in column["suggested"] or ()
+        }
+        return DataSize.of(self.schema, max(round(_TRAIN_SHARE * total), 1), distinct)
 
     def command(self, inputs: Sequence[str], schema: Path, output: str = "DATA") -> str:
         """The shell's command line that prepares these logs by the schema's file."""
@@ -97,6 +112,7 @@ def infer_schema(
         rejects=dict(sorted(table.rejects.items())),
         columns=found,
         split=split,
+        first=table.paths[0],
     )
 
 
@@ -188,7 +204,7 @@ def _columns(table: Table, label: str | None, labelled: bool) -> tuple[list[str]
     for column, why in table.layout.left_out.items():
         lines += comment([f"{shown(column.encode(), 60)}: LOOK AT THIS, left out: {why}."], 2)
     left_out = [{"name": column, "suggested": None, "odd": [why]} for column, why in table.layout.left_out.items()]
-    return lines, [*map(_summary, suggestions), *left_out], _split(guess)
+    return lines, [*(_summary(suggestion, table.total) for suggestion in suggestions), *left_out], _split(guess)
 
 
 def _check_label(table: Table, label: str | None, labelled: bool) -> None:
@@ -253,12 +269,13 @@ def _field(suggestion: Suggestion) -> list[str]:
     return [*lines, *(f"  # - {flow(field)}" for field in suggestion.fields)]
 
 
-def _summary(suggestion: Suggestion) -> dict[str, Any]:
+def _summary(suggestion: Suggestion, total: int | None) -> dict[str, Any]:
     profile = suggestion.profile
     return {
         "name": profile.name,
         "missing": profile.missing / profile.rows,
         "distinct": profile.distinct,
+        "distinct_in_all": round(estimated(profile, total)),
         "auc": profile.auc,
         "suggested": None if suggestion.left_out else list(suggestion.fields),
         "odd": [*([suggestion.left_out] if suggestion.left_out else []), *suggestion.warnings],

@@ -105,11 +105,11 @@ def _facts(profile: Profile, total: int | None, with_numbers: bool) -> str:
 def _in_all(profile: Profile, total: int | None) -> str:
     if total is None or total <= profile.rows * 1.01:
         return ""
-    estimate = _estimated(profile, total)
+    estimate = estimated(profile, total)
     return f" (perhaps {_rounded(estimate):,} in all)" if estimate > 1.1 * profile.distinct else ""
 
 
-def _estimated(profile: Profile, total: int | None) -> float:
+def estimated(profile: Profile, total: int | None) -> float:
     """Distinct values of all rows."""
     share = min(1.0, profile.rows / total) if total else 1.0
     return count_by_sample(profile.counts.values(), share)
@@ -163,7 +163,7 @@ def _number(profile: Profile) -> tuple[str, dict[str, Any]] | None:
 def _words(profile: Profile, total: int | None) -> tuple[list[str], tuple[dict[str, Any], ...]]:
     why: list[str] = []
     several: dict[str, Any] = {}
-    estimate, unseen, listed = _estimated(profile, total), profile.once / max(profile.present, 1), profile.distinct
+    estimate, unseen, listed = estimated(profile, total), profile.once / max(profile.present, 1), profile.distinct
     if profile.is_numeric:
         few = "Few whole numbers: each with a vector of its own."
         why.append(few if listed <= _FEW else "Whole numbers, but by their values names of things and no quantity.")

@@ -130,6 +130,11 @@ class TrainConfig(Strict):
         return cls.parse(apply_overrides(cls, content, overrides), where)
 
     @classmethod
+    def from_content(cls, content: dict[str, Any], overrides: Sequence[str] = ()) -> TrainConfig:
+        """Check a mapping with ``key.path=value`` overrides. Raises as :meth:`load` does."""
+        return cls.parse(apply_overrides(cls, content, overrides), "--set")
+
+    @classmethod
     def parse(cls, content: dict[str, Any], where: str) -> TrainConfig:
         """Check a mapping; ``where`` names its source in the one line of a :class:`UserError`."""
         try:

@@ -32,6 +32,7 @@ from afm_ctr.training.progress import Mode
 from afm_ctr.training.ranks import on_chief
 from afm_ctr.training.session import RunState, Session, opened
 from afm_ctr.training.verdict import warnings_of
+from afm_ctr.visible import counted
 
 _LOCK_SECONDS = 60.0
 
@@ -75,7 +76,7 @@ class TrainSummary:
         best = ""
         if self.best is not None:
             best = f", best {self.best['metric']} {self.best['value']:.6f} after epoch {self.best['epoch'] + 1}"
-        done = f"{self.epochs} epochs, {self.steps:,} steps (ended by {self.ended})"
+        done = f"{counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')} (ended by {self.ended})"
         speed = "" if self.rows_per_second is None else f", {self.rows_per_second:,.0f} rows/s"
         return f"{self.model_dir}: {done}{speed}{best}"
 
@@ -316,8 +317,9 @@ def _announce(session: Session, resumed_from: int | None) -> None:
         return
     ranks = f" on {session.world.size} ranks" if session.world.size > 1 else ""
     if resumed_from is None:
-        steps = f"{reader.steps_per_epoch:,} steps of {config.batch_size:,}"
-        say(f"training {config.model.name}{ranks}: {reader.rows:,} rows, {steps} an epoch, {config.epochs} epochs")
+        steps = f"{counted(reader.steps_per_epoch, 'step')} of {config.batch_size:,}"
+        epochs = counted(config.epochs, "epoch")
+        say(f"training {config.model.name}{ranks}: {reader.rows:,} rows, {steps} an epoch, {epochs}")
     else:
         say(f"going on{ranks} after step {resumed_from:,} (epoch {session.position.epoch + 1})")
     rate = session.schedule.describe()

@@ -48,7 +48,7 @@ class Reporter(keras.callbacks.Callback):
         self._steps, self._epochs, self._done, self._rows = steps, epochs, done_in_epoch, rows_done
         self._bar: Progress | None = None
         self._epoch = 0
-        self._began = self._last_line = time.monotonic()
+        self._began = self._first_step = self._last_line = time.monotonic()
         self._steps_here = self._rows_before = 0
 
     def say(self, text: str) -> None:
@@ -64,6 +64,7 @@ class Reporter(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
         self._began = self._last_line = time.monotonic()
+        self._first_step = self._began
         self._steps_here, self._rows_before = 0, self._rows()
         if self.mode == "bar":
             self._bar = Progress(
@@ -76,15 +77,16 @@ class Reporter(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._steps_here += 1
         now = time.monotonic()
+        if self._steps_here == 1:
+            self._first_step = now  # it builds the graph: its time says nothing of the others
         if self._bar is not None and now - self._last_line >= _SECONDS_BETWEEN_BARS:
             self._last_line = now  # each time it shows the loss, and so waits for the step
             task = self._bar.task_ids[0]
             self._bar.update(task, completed=self._done(), figures=self._figures(now, logs))
         elif self.mode == "lines" and now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = (self._steps - self._done()) * (now - self._began) / self._steps_here
             done = f"step {self._done():,} of {self._steps:,}"
-            self.say(f"{self._title()}, {done}: {self._figures(now, logs)}, {left:.0f} s left")
+            self.say(f"{self._title()}, {done}: {self._figures(now, logs)}{self._left(now)}")
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.close()
@@ -110,6 +112,11 @@ class Reporter(keras.callbacks.Callback):
 
     def _title(self) -> str:
         return f"epoch {self._epoch + 1}/{self._epochs}"
+
+    def _left(self, now: float) -> str:
+        """The epoch's time left, by the steps after the first."""
+        timed = self._steps_here - 1
+        return f", {(self._steps - self._done()) * (now - self._first_step) / timed:.0f} s left" if timed else ""
 
     def _figures(self, now: float, logs: dict[str, Any] | None) -> str:
         rate = (self._rows() - self._rows_before) / max(now - self._began, 1e-9)

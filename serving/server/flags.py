@@ -131,7 +131,7 @@ _FIELDS = {item.name: item for item in fields(ServerFlags)}
 
 
 def parse(arguments: Sequence[str]) -> ServerFlags:
-    """Read a command line: ``--flag=value``, ``--flag value``, or ``--flag`` alone for true.
+    """Read a command line: ``--flag=value``, ``--flag value``, or ``--flag`` for true; ``-`` in a name is ``_``.
 
     Raises:
         UserError: a flag that the real server has and this one does not, an unknown one, a value that it cannot have.
@@ -143,6 +143,7 @@ def parse(arguments: Sequence[str]) -> ServerFlags:
         name, equals, text = argument.lstrip("-").partition("=")
         if not argument.startswith("-") or not name:
             raise UserError(f"serve: {argument}: not a flag; write --flag=value (see --help)")
+        name = name.replace("-", "_")
         if name in _REAL_SERVER_ONLY.split():
             raise UserError(
                 f"serve: --{name} is a flag of TF Serving that this local server does not have; {_ADVICE}"

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import SMALL, Walk, afm_ctr, last_json
 
+from afm_ctr.sizing import settings_for
+from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.defaults import data_size, default_config
+
 
 def complaint(*arguments: object) -> str:
     """The one line of a command that must end with 2 because of the user's mistake."""
@@ -206,3 +210,13 @@ def test_waiting_for_a_model_that_nobody_serves(walked: Walk, tmp_path: Path) ->
     more = ["--schema", walked.schema, "--input", walked.logs, "--output", tmp_path / "scores.jsonl"]
     line = complaint("score", "--target", target, "--wait", 1, *more)
     assert "was not ready in 1 s" in line and target in line
+
+
+def test_train_needs_no_config(walked: Walk, tmp_path: Path) -> None:
+    summary = last_json(
+        afm_ctr("train", "--data", walked.data, "--model-dir", tmp_path / "run", "--set", "max_steps=2", "--json")
+    )
+    assert summary["steps"] == 2
+    config = TrainConfig.load(tmp_path / "run" / "config.yaml")
+    sized = TrainConfig.from_content(settings_for(data_size(walked.data)).content, ["max_steps=2"])
+    assert config == sized == default_config(walked.data, tmp_path / "run")

@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
-from afm_ctr.cli.app import app
+from afm_ctr.cli.app import _each_input, app
 from afm_ctr.errors import UserError
+from serving.server.flags import usage
 
 COMMANDS = [
     "make-logs",
@@ -29,6 +30,7 @@ COMMANDS = [
     "score",
     "load-test",
     "doctor",
+    "init",
     "infer-schema",
     "stats",
 ]
@@ -104,6 +106,43 @@ def test_usage_mistakes_are_one_line_and_exit_2(arguments: list[str], expected: 
     assert len(result.stderr.strip().splitlines()) == 1
     assert expected in result.stderr
     assert result.stderr.startswith("afm-ctr: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (["init", "--input", "a", "b", "--output", "o"], ["init", "--input", "a", "--input", "b", "--output", "o"]),
+        (["prepare", "--input=a", "b", "--x", "2"], ["prepare", "--input=a", "--input", "b", "--x", "2"]),
+        (["prepare", "--x", "2", "--input", "-a", "b"], ["prepare", "--x", "2", "--input", "-a", "--input", "b"]),
+        (["predict", "--input", "a", "--input", "b"], ["predict", "--input", "a", "--input", "b"]),
+        (["infer-schema", "--input"], ["infer-schema", "--input"]),
+        (["score", "--input", "a", "b"], ["score", "--input", "a", "b"]),
+        ([], []),
+    ],
+)
+def test_input_takes_several_paths(given: list[str], taken: list[str]) -> None:
+    assert _each_input(given) == taken
+
+
+def test_two_paths_after_input_are_both_read(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        rows = "".join(f"{name}{i % 7},{i % 2}\n" for i in range(60))
+        (tmp_path / name).write_text("site,click\n" + rows)
+    paths = [str(tmp_path / name) for name in ("a.csv", "b.csv")]
+    result = CliRunner().invoke(app, ["infer-schema", "--input", *paths, "--json"])
+    assert json.loads(result.output.splitlines()[-1])["files"] == 2
+
+
+@pytest.mark.parametrize("spelling", ["--model_name", "--model-name"])
+def test_score_takes_the_name_in_either_spelling(spelling: str, tmp_path: Path) -> None:
+    files = ["--schema", str(tmp_path / "absent.yaml"), "--input", "i", "--output", str(tmp_path / "o")]
+    result = CliRunner().invoke(app, ["score", "--target", "localhost:1", *files, spelling, "other"])
+    assert "absent.yaml" in str(result.exception)  # and not: no such option
+
+
+def test_help_of_serve_lists_its_flags() -> None:
+    result = CliRunner().invoke(app, ["serve", "--help"])
+    assert usage() in result.output
 
 
 def test_no_arguments_is_help() -> None:

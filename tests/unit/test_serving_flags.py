@@ -24,6 +24,13 @@ def test_both_spellings_and_defaults(base: str) -> None:
     assert parse([f"--model_base_path={base}"]).rest_api_port is None
 
 
+def test_hyphens_in_a_name_are_underscores(base: str) -> None:
+    flags = parse([f"--model-base-path={base}", "--model-name", "shop", "--rest-api-port=8501"])
+    assert (flags.model_name, flags.rest_api_port) == ("shop", 8501)
+    with pytest.raises(UserError, match="--enable_batching is a flag of TF Serving"):
+        parse(["--enable-batching=true"])
+
+
 def test_this_machine_alone_may_call_unless_a_host_is_given(base: str) -> None:
     assert parse([f"--model_base_path={base}"]).host == "127.0.0.1"
     for host in ("0.0.0.0", "::", "::1", "localhost", "10.1.2.3"):

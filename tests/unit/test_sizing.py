@@ -1,0 +1,159 @@
+"""Settings sized to the data, and ``init``, which writes them: what they go by, and what ``train`` takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+
+import prepared
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
+from afm_ctr.cli.app import app
+from afm_ctr.errors import UserError
+from afm_ctr.models import interaction_class, parse_options
+from afm_ctr.schema import FeatureSchema
+from afm_ctr.sizing import DataSize, settings_for
+from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.defaults import data_size, default_config
+
+SIZES = [
+    DataSize(rows, ids, ids, slots)
+    for rows in (1, 500, 16_000, 10**6, 10**9)
+    for ids in (1, 10**6)
+    for slots in (1, 40)
+]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("validated", [True, False])
+def test_settings_are_a_training_config(size: DataSize, validated: bool) -> None:
+    settings = settings_for(dataclasses.replace(size, validated=validated))
+    config = TrainConfig.from_content(settings.content)
+    assert yaml.safe_load(settings.to_yaml()) == settings.content
+    parse_options(config.model.name, interaction_class(config.model.name), config.model.options)
+    assert (config.validation is not None) == (config.early_stopping is not None) == validated
+
+
+@pytest.mark.parametrize("rows", [30_000, 100_000, 700_000, 1_500_000])
+def test_an_epoch_has_some_hundred_steps(rows: int) -> None:
+    config = TrainConfig.from_content(settings_for(DataSize(rows, 1000, 900, 10)).content)
+    assert 200 <= rows / config.batch_size <= 600
+
+
+def test_the_model_goes_by_rows_an_id_and_by_pairs() -> None:
+    def chosen(size: DataSize) -> str:
+        return settings_for(size).content["model"]["name"]
+
+    assert chosen(DataSize(100_000, 5_000, 2_000, 10)) == "deep_afm"
+    assert chosen(DataSize(100_000, 25_000, 20_000, 10)) == "afm"  # users are seen five times
+    assert chosen(DataSize(20_000, 500, 100, 10)) == "afm"  # few rows
+    assert chosen(DataSize(100_000, 5_000, 2_000, 60)) == "afm"  # 1,770 pairs
+
+
+def test_the_penalty_of_an_id_does_not_go_by_the_batch() -> None:
+    small, large = (settings_for(DataSize(rows, rows // 40, rows // 50, 10)).content for rows in (30_000, 1_000_000))
+    assert small["batch_size"] < large["batch_size"]
+    for column in ("linear", "vectors"):
+        at = [one["row_l2"][column] * one["batch_size"] for one in (small, large)]
+        assert at[0] == pytest.approx(at[1], rel=0.05)
+
+
+def test_ids_are_counted_by_the_encoding() -> None:
+    fields = [
+        {"name": "user", "kind": "categorical", "encoding": {"kind": "hash", "buckets": 100}},
+        {"name": "item", "kind": "categorical", "encoding": {"kind": "vocabulary"}},
+        {"name": "tags", "kind": "categorical", "space": "tag", "separator": "|", "max_values": 3},
+        {"name": "price", "kind": "numeric", "encoding": {"kind": "value"}},
+        {"name": "age", "kind": "numeric", "encoding": {"kind": "buckets", "quantiles": 10}},
+        {"name": "cost", "kind": "numeric", "encoding": {"kind": "buckets", "boundaries": [1.0, 2.0]}},
+        {"name": "hour", "column": "at", "kind": "time", "format": "iso", "part": "hour"},
+    ]
+    schema = FeatureSchema.model_validate(
+        {
+            "name": "t",
+            "format": {"kind": "delimited"},
+            "spaces": {"tag": {"kind": "ids", "size": 7}},
+            "fields": fields,
+        }
+    )
+    distinct = {"user": 5000, "item": 40, "tags": 600, "price": 900, "age": 80, "cost": 80, "hour": 9000}
+    size = DataSize.of(schema, 1000, distinct)
+    assert size.ids == 100 + 40 + 7 + 1 + 10 + 3 + 24
+    assert size.largest == 100 and size.rows_per_id == 10
+    assert size.slots == 9 and size.pairs == 36
+
+
+def test_a_prepared_data_set_has_a_size(tmp_path: Path) -> None:
+    size = data_size(prepared.write(tmp_path / "data"))
+    assert (size.rows, size.slots, size.validated) == (100, prepared.FIELDS, True)
+    assert not data_size(prepared.write(tmp_path / "alone", {"train": 80})).validated
+    with pytest.raises(UserError, match="not a prepared data set"):
+        data_size(tmp_path)
+
+
+def test_without_a_config_a_run_keeps_its_own(tmp_path: Path) -> None:
+    data = prepared.write(tmp_path / "data")
+    fresh = default_config(data, tmp_path / "run", overrides=["epochs=2"])
+    assert fresh.epochs == 2 and fresh.model.name == settings_for(data_size(data)).content["model"]["name"]
+    for folder in ("run", "origin"):
+        (tmp_path / folder / "checkpoints" / "step-1").mkdir(parents=True)
+        name = {"run": "lr", "origin": "fm"}[folder]
+        (tmp_path / folder / "config.yaml").write_text(TrainConfig.from_content({"model": {"name": name}}).to_yaml())
+    assert default_config(data, tmp_path / "run", tmp_path / "origin").model.name == "lr"
+    assert default_config(data, tmp_path / "new", tmp_path / "origin").model.name == "fm"
+    assert default_config(data, tmp_path / "new", tmp_path / "origin" / "checkpoints" / "step-1").model.name == "fm"
+    with pytest.raises(UserError, match="unknown key"):
+        default_config(data, tmp_path / "run", overrides=["epoch=2"])
+
+
+# -- init -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "it's a log.csv"
+    rows = [f"u{i % 37},{i % 5},{'' if i % 9 == 0 else i * 7 % 100 / 4},{int(i % 3 == 0)}" for i in range(900)]
+    path.write_text("user,item,price,clicked\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def init(*arguments: object) -> dict:
+    result = CliRunner().invoke(app, ["init", *map(str, arguments), "--json"])
+    if result.exception is not None:
+        raise result.exception
+    return json.loads(result.output.splitlines()[-1])
+
+
+def test_init_writes_a_schema_a_config_and_six_commands(log: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a project"
+    result = init("--input", log, "--output", folder)
+    config = TrainConfig.load(folder / "train.yaml")
+    assert config == TrainConfig.from_content(result["settings"])
+    assert FeatureSchema.load(folder / "schema.yaml").label is not None
+    words = [shlex.split(line.removesuffix(" &")) for line in result["next"]]
+    assert [line[1] for line in words] == ["prepare", "train", "evaluate", "export", "serve", "score"]
+    prepare, train, _, export, serve, score = words
+    assert prepare[prepare.index("--input") + 1] == score[score.index("--input") + 1] == str(log)
+    assert train[train.index("--config") + 1] == str(folder / "train.yaml")
+    base = export[export.index("--export-base") + 1]
+    assert Path(base).is_absolute() and f"--model_base_path={base}" in serve
+    assert f"--model_name={score[score.index('--model-name') + 1]}" in serve
+
+
+def test_init_replaces_nothing_unasked(log: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("mine")
+    with pytest.raises(UserError, match=r"train\.yaml is there already"):
+        init("--input", log, "--output", tmp_path)
+    assert not (tmp_path / "schema.yaml").exists() and (tmp_path / "train.yaml").read_text() == "mine"
+    init("--input", log, "--output", tmp_path, "--overwrite")
+    assert (tmp_path / "train.yaml").read_text() != "mine"
+    with pytest.raises(UserError, match="is a file"):
+        init("--input", log, "--output", log)
+    with pytest.raises(UserError):
+        init("--input", tmp_path / "absent.csv", "--output", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
