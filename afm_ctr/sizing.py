@@ -28,6 +28,7 @@ _STEPS = 300  # of an epoch, about
 _LEAST_BATCH, _LARGEST_BATCH = 64, 4096
 _OFTEN = 30  # rows an id from which a network reads more than noise in products of vectors ...
 _MANY = 50_000  # ... and rows
+_LEAST_TOUCHED, _MOST_TOUCHED = 5, 100  # times that an epoch touches an id, for its penalty
 _MOST_PAIRS = 400  # beyond, pooling by slot takes several times as long
 _BUCKETS, _PARTS_OF_TIME = 50, 24  # ids of a field whose encoding does not say how many
 
@@ -118,11 +119,12 @@ class Settings:
 def settings_for(size: DataSize) -> Settings:
     """The settings for data of this size.
 
-    ``row_l2`` is divided by the batch: a step's loss is a mean, so the penalty of an id is then the same a row
-    whatever the batch.
+    ``row_l2`` is divided by the batch, as a step's loss is a mean, and on the weights by how often an epoch touches
+    an id: so an epoch's penalty of a weight is about half its square, as in a logistic regression with C = 1.
     """
     batch = min(max(2 ** round(math.log2(max(size.rows / _STEPS, 1))), _LEAST_BATCH), _LARGEST_BATCH)
     steps = -(-size.rows // batch)
+    touched = min(max(size.rows_per_id, _LEAST_TOUCHED), _MOST_TOUCHED)
     figures = (
         f"{size.rows:,} rows; about {size.ids:,} ids, those of the largest field with {size.rows_per_id:,.0f} rows"
     )
@@ -141,15 +143,15 @@ def settings_for(size: DataSize) -> Settings:
     content: dict[str, Any] = {
         "model": model,
         "loss": "log",
-        "row_l2": {"linear": _rounded(0.1 / batch), "vectors": _rounded(1.0 / batch)},
-        "optimizer": {"name": "adam", "learning_rate": 0.001},
+        "row_l2": {"linear": _rounded(0.5 / batch / touched), "vectors": _rounded(1.0 / batch)},
+        "optimizer": {"name": "adam", "learning_rate": 0.003 if size.rows < _MANY else 0.001},
         "batch_size": batch,
         "epochs": epochs,
         "seed": 0,
     }
     why = {
         "model": f"{figures}; {size.pairs:,} pairs of slots.\n{reason}",
-        "row_l2": "Shrinks the rows of the table that a step touches: 0.1 and 1 by the batch_size.",
+        "row_l2": f"Of rows that a step touches: 1 by batch_size; weights: 0.5 by {touched:,.0f} rows an id too.",
         "batch_size": f"{steps:,} steps an epoch.",
         "epochs": "At most: early_stopping ends the run.",
     }

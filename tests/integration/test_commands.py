@@ -7,6 +7,7 @@ import shutil
 import socket
 from pathlib import Path
 
+import prepared
 import pytest
 from conftest import SMALL, Walk, afm_ctr, last_json
 
@@ -212,11 +213,9 @@ def test_waiting_for_a_model_that_nobody_serves(walked: Walk, tmp_path: Path) ->
     assert "was not ready in 1 s" in line and target in line
 
 
-def test_train_needs_no_config(walked: Walk, tmp_path: Path) -> None:
-    summary = last_json(
-        afm_ctr("train", "--data", walked.data, "--model-dir", tmp_path / "run", "--set", "max_steps=2", "--json")
-    )
+def test_train_needs_no_config(tmp_path: Path) -> None:
+    data, run = prepared.write(tmp_path / "data"), tmp_path / "run"
+    summary = last_json(afm_ctr("train", "--data", data, "--model-dir", run, "--set", "max_steps=2", "--json"))
     assert summary["steps"] == 2
-    config = TrainConfig.load(tmp_path / "run" / "config.yaml")
-    sized = TrainConfig.from_content(settings_for(data_size(walked.data)).content, ["max_steps=2"])
-    assert config == sized == default_config(walked.data, tmp_path / "run")
+    sized = TrainConfig.from_content(settings_for(data_size(data)).content, ["max_steps=2"])
+    assert TrainConfig.load(run / "config.yaml") == sized == default_config(data, run)
