@@ -7,6 +7,7 @@ ranks ask here, in Python, and start Horovod only once all of them have arrived:
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ _SLOT = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
 _PATIENCE = 60.0  # seconds to wait for ranks that the launcher has promised, before asking it anew
 _STOPPED_AFTER = 5.0
 _TRIES = 20
+_LARGEST = 1 << 16  # bytes of an answer
 
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -89,10 +91,15 @@ def _ask_for_rank(neighbours: Sequence[int]) -> None:
         raise answer[0]
     if answer[0] is None:
         raise RunError("the launcher of this job knows nothing of ranks that come and go: it is not elastic")
-    slot = answer[0].decode().split(",")
+    try:
+        slot = [str(int(number)) for number in answer[0].decode().split(",")]
+    except ValueError as error:
+        raise RunError(
+            f"the launcher's answer {answer[0][:40]!r} is no rank: is another program at its port?"
+        ) from error
     if int(slot[0]) < 0:
         raise RankRemoved
-    os.environ.update({f"HOROVOD_{name}": value.strip() for name, value in zip(_SLOT, slot, strict=False)})
+    os.environ.update({f"HOROVOD_{name}": value for name, value in zip(_SLOT, slot, strict=False)})
 
 
 def _all_here(rank: int, size: int) -> bool:
@@ -149,10 +156,10 @@ def _send(request: urllib.request.Request, tries: int) -> bytes:
         tries -= 1
         try:
             with _opener.open(request) as response:
-                return bytes(response.read())
+                return bytes(response.read(_LARGEST))
         except urllib.error.HTTPError:
             raise
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             if not tries:
                 raise RunError(f"the launcher (horovodrun) does not answer any more: {error}") from error
             time.sleep(0.25)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
+import ipaddress
 import json
 import os
 import secrets
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +26,9 @@ from afm_ctr.distributed.world import World
 _EVERY = 1.0
 _SILENT = 5.0  # seconds without a word: no rank is that busy, its thread of talk does nothing else
 _PATIENCE = 4.0  # how long a failure waits for its explanation
+_LINE = 1 << 20  # bytes: more than the table of thousands of ranks takes
+_HELLO = 10.0  # seconds that a stranger has to say who it is
+_SIOCGIFADDR = 0x8915  # linux/sockios.h
 
 
 @dataclasses.dataclass
@@ -53,12 +59,15 @@ class RollCall:
         self._stop = threading.Event()
         self._words = ""
         self._sockets: list[socket.socket] = []
+        self._room = threading.BoundedSemaphore(2 * world.size)  # connections; beyond it they are closed at once
         if world.size == 1:
             return
-        listener = socket.create_server(("", 0)) if world.is_chief else None
+        here = _interface(world.local_size == world.size) if world.is_chief else ""
+        listener = socket.create_server((here, 0)) if world.is_chief else None
         mine = {"host": os.environ.get("HOROVOD_HOSTNAME") or socket.gethostname()}
         port = listener.getsockname()[1] if listener is not None else 0
-        contact = {"port": port, "token": secrets.token_hex(16), "addresses": _addresses()}
+        contact = {"port": port, "token": secrets.token_hex(16), "addresses": [here] if here else _addresses()}
+        self._contact = contact
         chief, everyone = world.broadcast_object(contact), world.allgather_object(mine)
         self._hosts = {rank: one["host"] for rank, one in enumerate(everyone)}
         if listener is not None:
@@ -132,7 +141,8 @@ class RollCall:
 
     def _run(self, work: Callable[..., None], *arguments: Any) -> None:
         def quietly() -> None:
-            with contextlib.suppress(OSError, ValueError, KeyError):  # a connection that ends, or says nonsense
+            # A connection that ends, or says nonsense.
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
                 work(*arguments)
 
         threading.Thread(target=quietly, name="afm-ctr-roll-call", daemon=True).start()
@@ -141,11 +151,13 @@ class RollCall:
         return {"place": self._place(), "words": self._words}
 
     def _hear(self, rank: int, said: dict[str, Any]) -> None:
+        place, words = str(said["place"]), str(said["words"])
+        age, ended = float(said.get("age", 0.0)), bool(said.get("ended", False))
         with self._lock:
             member = self._members.setdefault(rank, _Member(self._hosts[rank]))
-            member.place, member.words = said["place"], said["words"] or member.words
-            member.heard = time.monotonic() - said.get("age", 0.0)
-            member.ended = said.get("ended", False)
+            member.place, member.words = place, words or member.words
+            member.heard = time.monotonic() - age
+            member.ended = ended
 
     def _hang_up(self, rank: int) -> None:
         with self._lock:
@@ -155,25 +167,32 @@ class RollCall:
     def _listen(self, listener: socket.socket, token: str) -> None:
         while not self._stop.is_set():
             connection, _ = listener.accept()
-            self._run(self._serve, connection, token)
+            if self._room.acquire(blocking=False):
+                self._run(self._serve, connection, token)
+            else:
+                connection.close()
 
     def _serve(self, connection: socket.socket, token: str) -> None:
         """Rank 0: what one of the others says."""
         rank = -1
-        connection.settimeout(10)
         try:
-            with connection.makefile("r", encoding="utf-8") as lines:
-                hello = json.loads(lines.readline(1000))
-                if not secrets.compare_digest(str(hello["token"]), token):
-                    return
-                rank = int(hello["rank"])
-                connection.settimeout(None)
-                self._sockets.append(connection)
-                for line in lines:
-                    self._hear(rank, json.loads(line))
+            hello = _one_object(connection, _HELLO)
+            if not secrets.compare_digest(str(hello["token"]).encode(errors="replace"), token.encode()):
+                return
+            if hello["rank"] not in self._hosts:
+                return
+            rank = int(hello["rank"])
+            connection.settimeout(None)
+            self._sockets.append(connection)
+            with connection.makefile("rb") as lines:
+                while line := lines.readline(_LINE):
+                    self._hear(rank, _object(line))
         finally:
             self._hang_up(rank)
+            with contextlib.suppress(OSError):  # what is left unread would turn the end into a reset
+                connection.recv(1 << 16, socket.MSG_DONTWAIT)
             connection.close()
+            self._room.release()
 
     def _tell(self) -> None:
         """Rank 0: everybody's state to everybody."""
@@ -212,14 +231,60 @@ class RollCall:
             self._sockets.append(connection)
             self._run(self._tell)
             try:
-                with connection.makefile("r", encoding="utf-8") as lines:
-                    for line in lines:
-                        for rank, said in json.loads(line)["table"].items():
+                with connection.makefile("rb") as lines:
+                    while line := lines.readline(_LINE):
+                        for rank, said in _object(line)["table"].items():
                             if int(rank) != self._world.rank:
                                 self._hear(int(rank), said)
             finally:
                 self._hang_up(0)
             return
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    """A JSON object from a line, whatever its bytes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        found = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
+    return found
+
+
+def _one_object(connection: socket.socket, seconds: float) -> dict[str, Any]:
+    """The first line of a connection, at most 1000 bytes, which must come within a time as a whole."""
+    deadline, line = time.monotonic() + seconds, b""
+    while not line.endswith(b"\n"):
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        byte = connection.recv(1)  # and nothing of the lines after it
+        if not byte or len(line) == 1000 or time.monotonic() > deadline:
+            raise ValueError("no line")
+        line += byte
+    return _object(line)
+
+
+def _interface(alone: bool) -> str:
+    """The address of this machine that the other ranks talk to, the only one to listen at; "" if none is found.
+
+    Args:
+        alone: whether all ranks are on this machine.
+    """
+    found = []
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        if name := os.environ.get("HOROVOD_GLOO_IFACE", "").split(",")[0]:
+            with contextlib.suppress(OSError):
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name[:15].encode()))
+                found.append(socket.inet_ntoa(answer[20:24]))
+        probe.connect((os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR", "127.0.0.1"), 9))  # sends nothing
+        found.append(probe.getsockname()[0])
+    with contextlib.suppress(OSError):
+        found.append(socket.gethostbyname(os.environ.get("HOROVOD_HOSTNAME") or socket.gethostname()))
+    return next((one for one in found if alone or not ipaddress.ip_address(one).is_loopback), "")
 
 
 def _addresses() -> list[str]:

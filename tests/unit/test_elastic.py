@@ -371,6 +371,14 @@ def test_a_rank_that_stands_still_is_ended(store: Store, monkeypatch: pytest.Mon
         asking.join(60)
 
 
+@pytest.mark.parametrize("answer", [b"", b"nonsense", b"\xff\xfe", b"1,2,x", b"9" * 70_000])
+def test_an_answer_that_is_no_rank_ends_in_words(store: Store, answer: bytes) -> None:
+    store.slot = answer
+    store.ready.set()
+    with pytest.raises(RunError, match=r"^the launcher's answer b'[^\n]{0,170}is no rank"):
+        elastic_meeting._ask_for_rank([])
+
+
 def test_nobody_waits_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOROVOD_ELASTIC_TIMEOUT", "0.1")
     with pytest.raises(RunError, match="did not meet again within 0 s"):

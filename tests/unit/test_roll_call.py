@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+import socket
 import threading
 import time
 from typing import Any
@@ -130,3 +133,103 @@ def test_a_single_process_has_nobody_to_ask() -> None:
     call = RollCall(SingleWorld(), lambda: "here")
     assert call.explain() is None and call.explain(stuck=True) is None
     call.close("done")
+
+
+def chief_contact(calls: dict[int, RollCall]) -> tuple[tuple[str, int], str]:
+    """Address and token of rank 0, as it announced them."""
+    contact = calls[0]._contact
+    return (contact["addresses"][0], contact["port"]), contact["token"]
+
+
+def nonsense(token: str) -> list[bytes]:
+    rng = random.Random(7)
+    hello = json.dumps({"token": token, "rank": 1}).encode()
+    lines = [rng.randbytes(rng.randrange(1, 3000)) for _ in range(40)]
+    lines += [
+        b"",
+        b"\n",
+        b"[]\n",
+        b"null\n",
+        b"1e999\n",
+        b"[" * 900 + b"\n",
+        b"{" * 5000,
+        b"\xff\xfe\n",
+        b"GET / HTTP/1.1\r\n",
+    ]
+    lines += [json.dumps({"token": "\ud800é", "rank": 1}).encode() + b"\n", b'{"token": 3}\n', hello[:-1]]
+    ranks: list[Any] = [-1, 0.5, 99, None, [], {}, "1", 1e400, 10**40]
+    lines += [json.dumps({"token": token, "rank": rank}).encode() + b"\n" for rank in ranks]
+    talk = [
+        b"[]",
+        b'{"place": 1}',
+        b'{"place": "x", "words": "", "age": "y"}',
+        b"[" * 100_000,
+        rng.randbytes(500),
+        b"x" * 3_000_000,
+    ]
+    lines += [hello + b"\n" + said + b"\n" for said in talk]
+    return lines
+
+
+def test_no_bytes_end_the_talk(calls: dict[int, RollCall], monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    address, token = chief_contact(calls)
+    assert address[0] == "127.0.0.1"  # no other interface listens
+    for line in nonsense(token):
+        with socket.create_connection(address, timeout=DEADLINE) as stranger:
+            try:
+                stranger.sendall(line)
+                stranger.shutdown(socket.SHUT_WR)
+                while stranger.recv(1 << 16):
+                    pass
+            except OSError:
+                pass  # it was hung up on
+    assert not failed
+    with socket.create_connection(address, timeout=DEADLINE) as friend:  # who knows the token is still heard
+        said = {"place": "a place of its own", "words": ""}
+        friend.sendall(b"".join(json.dumps(o).encode() + b"\n" for o in ({"token": token, "rank": 1}, said)))
+        soon(lambda: calls[0]._members[1].place == "a place of its own")
+
+
+def test_strangers_are_turned_away_when_there_are_many(calls: dict[int, RollCall]) -> None:
+    address, _ = chief_contact(calls)
+    strangers = [socket.create_connection(address, timeout=DEADLINE) for _ in range(2 * SIZE + 3)]
+    closed = 0
+    for stranger in strangers:
+        stranger.settimeout(0.3)
+        try:
+            closed += stranger.recv(1) == b""
+        except TimeoutError:
+            continue
+    assert closed >= 3
+    for stranger in strangers:
+        stranger.close()
+    assert calls[0]._missing() is None
+
+
+def test_a_stranger_has_a_time_for_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        there.sendall(b'{"token"')
+        with pytest.raises((ValueError, TimeoutError)):
+            module._one_object(here, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("env", "alone", "found"),
+    [
+        ({"HOROVOD_GLOO_IFACE": "lo"}, True, "127.0.0.1"),
+        ({"HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1"}, True, "127.0.0.1"),
+        ({"HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1", "HOROVOD_HOSTNAME": "127.0.0.1"}, False, ""),
+        ({"HOROVOD_GLOO_IFACE": "no-such-one", "HOROVOD_HOSTNAME": "203.0.113.7"}, False, "203.0.113.7"),
+    ],
+)
+def test_the_interface_that_is_listened_at(
+    env: dict[str, str], alone: bool, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOROVOD_GLOO_IFACE", "HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_HOSTNAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert module._interface(alone) == found
