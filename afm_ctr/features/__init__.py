@@ -1,5 +1,5 @@
 """Raw columns become ids and values: the one definition for Beam workers, offline prediction and serving."""
 
-from .transform import Encoded, FeatureTransform
+from afm_ctr.features.transform import Encoded, FeatureTransform
 
 __all__ = ["Encoded", "FeatureTransform"]

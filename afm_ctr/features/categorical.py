@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from afm_ctr.features.cells import FieldCells, parse_whole, split_pieces, word_cells
+from afm_ctr.features.rows import EncodedSlots, TableRows
 from afm_ctr.schema import CategoricalField, ResolvedSchema, VocabularySpace, WordField
-
-from .cells import FieldCells, parse_whole, split_pieces, word_cells
-from .rows import EncodedSlots, TableRows
 
 LocalIds = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from afm_ctr.features.cells import NUMBER, WHOLE, FieldCells
+from afm_ctr.features.rows import EncodedSlots, TableRows
 from afm_ctr.schema import LIBFM_COLUMN, LibfmField, ResolvedSchema
-
-from .cells import NUMBER, WHOLE, FieldCells
-from .rows import EncodedSlots, TableRows
 
 
 class LibfmEncoder(tf.Module):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from afm_ctr.features.cells import FieldCells, encode_numbers, parse_numbers
+from afm_ctr.features.rows import EncodedSlots, TableRows
 from afm_ctr.schema import (
     BucketEncoding,
     FeatureSchema,
@@ -14,9 +16,6 @@ from afm_ctr.schema import (
     ValueEncoding,
     column_of,
 )
-
-from .cells import FieldCells, encode_numbers, parse_numbers
-from .rows import EncodedSlots, TableRows
 
 
 class NumberColumns(tf.Module):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from afm_ctr.features.cells import FieldCells, Numbers
+from afm_ctr.features.rows import EncodedSlots, TableRows
 from afm_ctr.schema import ResolvedSchema, TimeField, column_of, time_layout
-
-from .cells import FieldCells, Numbers
-from .rows import EncodedSlots, TableRows
 
 _ISO = (
     r"^([0-9]{4})-([0-9]{2})-([0-9]{2})"

@@ -13,6 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from afm_ctr.features.categorical import CategoricalEncoder, DeclaredLocalIds, HashIds, VocabularyIds
+from afm_ctr.features.cells import FieldCells
+from afm_ctr.features.libfm import LibfmEncoder
+from afm_ctr.features.numeric import BucketEncoder, NumberColumns, ValueEncoder
+from afm_ctr.features.times import TimeEncoder
 from afm_ctr.schema import (
     DeclaredIds,
     HashSpace,
@@ -28,12 +33,6 @@ from afm_ctr.schema import (
 )
 from afm_ctr.schema.keys import checked_key
 from afm_ctr.schema.resolved import vocabulary_bytes
-
-from .categorical import CategoricalEncoder, DeclaredLocalIds, HashIds, VocabularyIds
-from .cells import FieldCells
-from .libfm import LibfmEncoder
-from .numeric import BucketEncoder, NumberColumns, ValueEncoder
-from .times import TimeEncoder
 
 
 class Encoded(NamedTuple):

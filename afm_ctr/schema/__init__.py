@@ -3,10 +3,10 @@
 Nothing here imports TensorFlow.
 """
 
-from .base import Frozen
-from .boundaries import log_square_boundaries, quantile_boundaries
-from .facts import Analysis, NumberFacts
-from .fields import (
+from afm_ctr.schema.base import Frozen
+from afm_ctr.schema.boundaries import log_square_boundaries, quantile_boundaries
+from afm_ctr.schema.facts import Analysis, NumberFacts
+from afm_ctr.schema.fields import (
     CROSS_SEPARATOR,
     LIBFM_COLUMN,
     BucketEncoding,
@@ -25,7 +25,7 @@ from .fields import (
     columns_of,
     slots_of,
 )
-from .formats import (
+from afm_ctr.schema.formats import (
     MAX_LINE_BYTES,
     Column,
     DelimitedFormat,
@@ -35,12 +35,12 @@ from .formats import (
     NegativeSampling,
     ParquetFormat,
 )
-from .reading import read_yaml, validate
-from .resolve import resolve
-from .resolved import IdRange, NumericStatistics, ResolvedSchema, Slot, missing_space
-from .side import FLAG_SEPARATOR, JoinedColumn, JoinKey, SideTable
-from .spec import FeatureSchema, FieldSpace, fits_name, needs_statistics
-from .times import PART_SIZES, TimeField, TimeLayout, time_layout
+from afm_ctr.schema.reading import read_yaml, validate
+from afm_ctr.schema.resolve import resolve
+from afm_ctr.schema.resolved import IdRange, NumericStatistics, ResolvedSchema, Slot, missing_space
+from afm_ctr.schema.side import FLAG_SEPARATOR, JoinedColumn, JoinKey, SideTable
+from afm_ctr.schema.spec import FeatureSchema, FieldSpace, fits_name, needs_statistics
+from afm_ctr.schema.times import PART_SIZES, TimeField, TimeLayout, time_layout
 
 __all__ = [
     "CROSS_SEPARATOR",

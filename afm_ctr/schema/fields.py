@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from .base import CellTexts, Count, Frozen, Name, Problem, Problems
-from .times import TimeField
+from afm_ctr.schema.base import CellTexts, Count, Frozen, Name, Problem, Problems
+from afm_ctr.schema.times import TimeField
 
 LIBFM_COLUMN = "features"
 CROSS_SEPARATOR = b"\x1f"

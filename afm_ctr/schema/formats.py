@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from .base import Count, Frozen, Name, Problem, Problems, cell_texts
+from afm_ctr.schema.base import Count, Frozen, Name, Problem, Problems, cell_texts
 
 MAX_LINE_BYTES = 1 << 20
 

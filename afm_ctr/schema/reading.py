@@ -11,8 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from afm_ctr.errors import UserError
-
-from .base import NAME_PATTERN, Problems, closest, path_text
+from afm_ctr.schema.base import NAME_PATTERN, Problems, closest, path_text
 
 Model = TypeVar("Model", bound=BaseModel)
 

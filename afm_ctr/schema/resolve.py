@@ -1,4 +1,7 @@
-"""From a schema and the train split's facts to a resolved schema; also when it grows from an earlier one."""
+"""From a schema and the train split's facts to a resolved schema; also when it grows from an earlier one.
+
+A schema may continue an earlier one only where no id moves or changes its meaning.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from afm_ctr.errors import UserError
-
-from .boundaries import log_square_boundaries, quantile_boundaries
-from .facts import Analysis
-from .fields import BucketEncoding, DeclaredIds, HashSpace, LibfmField, NumericField, ValueEncoding, VocabularySpace
-from .growth import check_parent
-from .keys import checked_key, key_check
-from .resolved import IdRange, NumericStatistics, ResolvedSchema, missing_space
-from .spec import FeatureSchema, needs_statistics
-from .times import PART_SIZES, TimeField
+from afm_ctr.schema.boundaries import quantile_boundaries
+from afm_ctr.schema.facts import Analysis
+from afm_ctr.schema.fields import (
+    BucketEncoding,
+    DeclaredIds,
+    HashSpace,
+    LibfmField,
+    NumericField,
+    ValueEncoding,
+    VocabularySpace,
+    WordField,
+    columns_of,
+)
+from afm_ctr.schema.keys import checked_key, key_check
+from afm_ctr.schema.resolved import IdRange, NumericStatistics, ResolvedSchema, missing_space, statistics_from_spec
+from afm_ctr.schema.spec import FeatureSchema
+from afm_ctr.schema.times import PART_SIZES, TimeField
 
 _ROUNDING = 1e-14  # what the mean of equal numbers may be off, relatively; float64 itself has 1.1e-16
 
@@ -42,7 +53,7 @@ def resolve(spec: FeatureSchema, analysis: Analysis, parent: ResolvedSchema | No
             resolve, or the schema does not fit its parent.
     """
     if parent is not None:
-        check_parent(spec, parent)
+        _check_parent(spec, parent)
     statistics = parent.statistics if parent is not None else _statistics(spec, analysis)
     vocabularies = {name: _entries(name, space, analysis, parent) for name, space in spec.vocabulary_spaces.items()}
     ranges = _ranges(spec, vocabularies, statistics, parent.ranges if parent is not None else ())
@@ -73,20 +84,6 @@ def _key_checks(spec: FeatureSchema, parent: ResolvedSchema | None) -> dict[str,
     for name, path in keyed.items():
         checked_key(path, parent.key_checks[name])
     return parent.key_checks
-
-
-def statistics_from_spec(spec: FeatureSchema) -> dict[str, NumericStatistics]:
-    """Statistics of the numeric fields that need no data."""
-    found = {}
-    for field in spec.fields:
-        if not isinstance(field, NumericField) or needs_statistics(field):
-            continue
-        encoding = field.encoding
-        boundaries: tuple[float, ...] = ()
-        if isinstance(encoding, BucketEncoding):
-            boundaries = log_square_boundaries() if encoding.log_square else encoding.boundaries or ()
-        found[field.name] = NumericStatistics(boundaries=boundaries)
-    return found
 
 
 def _statistics(spec: FeatureSchema, analysis: Analysis) -> dict[str, NumericStatistics]:
@@ -185,3 +182,68 @@ def _rows(field: Any, space: Any, entries: int, statistics: NumericStatistics | 
         return PART_SIZES[field.part]
     assert statistics is not None
     return len(statistics.boundaries) + 1 if isinstance(field.encoding, BucketEncoding) else 1
+
+
+def _check_parent(spec: FeatureSchema, parent: ResolvedSchema) -> None:
+    """Refuse a schema whose ids would mean something else than its parent's.
+
+    The same fields in the same order, of the same kinds and encodings, in the same id spaces. What may differ: how
+    the log is written (format, names of columns, the format of a time, ``missing_values``), ``min_count``, ``top``,
+    ``capacity``, the place of a key, and the size of declared or libfm ids, which may grow.
+
+    Raises:
+        UserError: names the first difference.
+    """
+    old = parent.spec
+    names, old_names = [f.name for f in spec.fields], [f.name for f in old.fields]
+    if names != old_names:
+        changed = next((a or b for a, b in zip([*names, ""], [*old_names, ""], strict=False) if a != b), "")
+        _refuse(parent, f"fields: differ at '{changed}'; a continued schema has the same fields in the same order")
+    if spec.label and old.label and spec.label.kind != old.label.kind:
+        _refuse(parent, f"label.kind: is '{spec.label.kind}', there '{old.label.kind}'")
+    for index, (field, before) in enumerate(zip(spec.fields, old.fields, strict=True)):
+        here = f"fields[{index}] ('{field.name}')"
+        for key, mine, theirs in _differences(_fixed(field), _fixed(before)):
+            _refuse(parent, f"{here}.{key}: is {mine}, there {theirs}")
+        if len(columns_of(field)) != len(columns_of(before)):
+            _refuse(parent, f"{here}.columns: are {len(columns_of(field))}, there {len(columns_of(before))}")
+        (name, space), (old_name, old_space) = spec.space_of(field), old.space_of(before)
+        if name != old_name:
+            _refuse(parent, f"{here}: its id space is '{name}', there '{old_name}'")
+        for key, mine, theirs in _differences(_fixed(space), _fixed(old_space)):
+            _refuse(parent, f"{here}: {key} of its id space is {mine}, there {theirs}")
+        if isinstance(space, DeclaredIds) and space.size < old_space.size:
+            _refuse(parent, f"{here}: size is {space.size}, there {old_space.size}; it may only grow")
+        if isinstance(field, LibfmField) and isinstance(before, LibfmField):
+            (lo, hi), (old_lo, old_hi) = field.ids, before.ids
+            if lo != old_lo or hi < old_hi:
+                _refuse(parent, f"{here}.ids: [{lo}, {hi}], there [{old_lo}, {old_hi}]; only the end may grow")
+
+
+def _refuse(parent: ResolvedSchema, what: str) -> None:
+    raise UserError(f"the schema does not continue '{parent.spec.name}' ({parent.id}): {what}")
+
+
+def _fixed(part: Any) -> dict[str, Any]:
+    """What must stay as it is."""
+    if part is None:
+        return {}
+    free = {"column", "separator", "missing_values"}
+    if isinstance(part, VocabularySpace):
+        free = {"min_count", "top", "capacity"}
+    elif isinstance(part, DeclaredIds):
+        free = {"size"}
+    elif isinstance(part, HashSpace):
+        return {"kind": part.kind, "buckets": part.buckets, "keyed": part.key_file is not None}
+    elif isinstance(part, LibfmField):
+        free = {"ids"}
+    elif isinstance(part, TimeField):
+        free |= {"format"}
+    elif isinstance(part, WordField):
+        free |= {"columns", "encoding", "space"}
+    return {key: value for key, value in part.model_dump(mode="json").items() if key not in free}
+
+
+def _differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    keys = dict.fromkeys([*mine, *theirs])
+    return [(key, mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)]

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Frozen, Name, Problem, Problems
-from .formats import DelimitedFormat, JsonlFormat, ParquetFormat
+from afm_ctr.schema.base import Frozen, Name, Problem, Problems
+from afm_ctr.schema.formats import DelimitedFormat, JsonlFormat, ParquetFormat
 
 FLAG_SEPARATOR = "|"
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
-from .base import CellTexts, Frozen, Name, Problem, Problems
+from afm_ctr.schema.base import CellTexts, Frozen, Name, Problem, Problems
 
 # Ids of each part: hour of the day; Monday is 0; 1 at a weekend; day of the month and month count from 0.
 PART_SIZES = {"hour": 24, "weekday": 7, "weekend": 2, "day": 31, "month": 12}
