@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 EXTRAS := train,beam,serving,horovod,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit parallel integration soak mutants protos clean
+.PHONY: help setup demo test lint docs unit parallel integration soak mutants protos clean
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,12 +32,15 @@ $(READY): setup.py requirements/constraints.txt scripts/build_horovod.py $(NATIV
 demo: $(READY) ## the whole path on synthetic logs, ending with a table
 	$(BIN)/python scripts/demo.py
 
-test: lint unit integration parallel ## everything that CI runs
+test: lint docs unit integration parallel ## everything that CI runs
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY) ## the site of docs/ in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 unit: $(READY) ## seconds: one room at a time
 	$(BIN)/python -m pytest tests/unit tests/security -n 2 --dist loadfile -q

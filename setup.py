@@ -22,6 +22,7 @@ DEV = [
     "types-PyYAML",
     "scikit-learn",
     "grpcio-tools",
+    "mkdocs-material",
 ]
 
 setup(

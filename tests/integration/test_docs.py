@@ -1,4 +1,4 @@
-"""Code of README and docs/serving.md, run as it stands: with small data in the reader's place, and other ports.
+"""Code of README and of pages, run as it stands: with small data in the reader's place, and other ports.
 
 What else is shown: tests/unit/test_docs.py (every command and import of every page), test_outside.py (plugins.md),
 test_examples.py (examples/), tests/unit/test_reference.py (reference.md).
@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from afm_ctr.export import export_model
+from afm_ctr.records.manifest import Manifest
 from serving.server.app import LocalServer
 from serving.server.flags import ServerFlags
 from tests.integration.conftest import Walk
@@ -71,12 +72,15 @@ def shop_rows(count: int, seed: int) -> list[str]:
 
 
 def test_the_path_on_your_own_logs(root: Path, tmp_path: Path) -> None:
-    """The schema and every command of README's section, then its client against the server that they started."""
-    page = root / "README.md"
-    (schema,) = blocks(page, "yaml", "The same path on your own logs")
-    (commands,) = blocks(page, "sh", "The same path on your own logs")
-    (client,) = blocks(page, "python", "Serving")
-    (tmp_path / "schema.yaml").write_text(schema)
+    """Every command of README's section and of what follows training, then the client against the server of README.
+
+    Then the schema of docs/prepare.md, which is written by hand, on the same logs.
+    """
+    build, serve = blocks(root / "README.md", "sh", "On your own logs")
+    (look,) = blocks(root / "docs/training.md", "sh", "Look at the result")
+    (schema,) = blocks(root / "docs/prepare.md", "yaml", "The schema")
+    client = blocks(root / "docs/serving.md", "python", "The client")[0]
+    (tmp_path / "by-hand.yaml").write_text(schema)
     (tmp_path / "logs").mkdir()
     header = "user,item,price,clicked"
     for number in range(2):
@@ -88,34 +92,37 @@ def test_the_path_on_your_own_logs(root: Path, tmp_path: Path) -> None:
     (tmp_path / ".venv").symlink_to(sys.prefix)
     last = client.rstrip().splitlines()[-1]
     client = client.replace(last, f"    print('probability', {last.strip()})")
-    script = commands + "python client.py\n"
+    by_hand = "afm-ctr prepare --schema by-hand.yaml --input 'logs/*.csv.gz' --output by-hand\n"
+    script = build + look + serve + "python client.py\n" + by_hand
     for port, free in zip(PORTS, free_ports(), strict=True):
         script, client = script.replace(port, free), client.replace(port, free)
     (tmp_path / "client.py").write_text(client)
     code, printed = bash(script, tmp_path)
     assert code == 0, printed[-5000:]
     assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 30
-    assert list((tmp_path / "run/explain").iterdir())
+    assert list((tmp_path / "run/explain").iterdir()) and (tmp_path / "run/report.html").is_file()
+    rows = [Manifest.load(tmp_path / name).splits for name in ("data", "by-hand")]
+    assert [sum(splits.values()) for splits in rows] == [800, 800]
     (probability,) = re.findall(r"^probability \[([\d.]+)\]$", printed, re.M)
     assert 0 < float(probability) < 1
 
 
 def test_horovod_for_any_keras_model(root: Path) -> None:
-    (code,) = blocks(root / "README.md", "python", "Distributed")
+    (code,) = blocks(root / "docs/cluster.md", "python", "Keras models of your own")
     model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
     before = [variable.numpy() for variable in model.variables]
     names: dict[str, Any] = {"keras": keras, "model": model, "my_part_of_the_data": None}
     data = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
     fit = model.fit
     object.__setattr__(model, "fit", lambda _, **options: fit(data[:, :2], data[:, 2:], verbose=0, **options))
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "docs/cluster.md", "exec"), names)
     assert names["world"].size == 1
     assert all(np.any(variable.numpy() != old) for variable, old in zip(model.variables, before, strict=True))
 
 
 def test_the_client(root: Path, walked: Walk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two blocks of docs/serving.md, in their order, against a model with Criteo's columns."""
-    score, explain = blocks(root / "docs/serving.md", "python", "The client")
+    """The blocks of docs/serving.md after the first, in their order, against a model with Criteo's columns."""
+    _, score, explain = blocks(root / "docs/serving.md", "python", "The client")
     exported = Path(export_model(walked.run, tmp_path / "models").path)
     monkeypatch.chdir(exported / "assets.extra")
     slots = 39
@@ -133,3 +140,17 @@ def test_the_client(root: Path, walked: Walk, tmp_path: Path, monkeypatch: pytes
     assert probabilities.shape == (2,) and ((probabilities > 0) & (probabilities < 1)).all()
     assert list(versions) in ([1], [1, 1])
     assert len(printed) == 6 and 0 < sum(share for _, share in printed[1:]) <= 1
+
+
+def test_the_files_beside_those_of_fuxictr(root: Path, tmp_path: Path) -> None:
+    """Schema, config and commands of docs/coming-from-fuxictr.md."""
+    page, heading = root / "docs/coming-from-fuxictr.md", "Side by side"
+    schema, config = blocks(page, "yaml", heading)
+    (commands,) = blocks(page, "sh", heading)
+    (tmp_path / "schema.yaml").write_text(schema)
+    (tmp_path / "train.yaml").write_text(config)
+    (tmp_path / "clicks.csv").write_text("\n".join(["user,item,price,clicked", *shop_rows(1000, 1)]) + "\n")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    code, printed = bash("source .venv/bin/activate\n" + commands, tmp_path)
+    assert code == 0, printed[-5000:]
+    assert Manifest.load(tmp_path / "data").splits["test"] == 100 and (tmp_path / "run").is_dir()

@@ -1,4 +1,4 @@
-"""docs/python.md: its blocks run one after the other, from a frame of clicks that the test makes."""
+"""Pages of Python: the blocks of each run one after the other, from a frame of clicks that the test makes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 pandas = pytest.importorskip("pandas", reason="pandas is not installed")
 
@@ -43,3 +44,19 @@ def test_the_blocks_run_in_order(root: Path, tmp_path: Path, monkeypatch: pytest
     assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 400
     served = names["afm_ctr"].FeatureTransform(names["data"].schema)
     assert served.schema.num_slots == names["reader"].schema.num_slots
+
+
+def test_readme_s_block_is_the_first_of_the_page(root: Path) -> None:
+    assert blocks(root / "README.md") == blocks(root / "docs" / "python.md")[:1]
+
+
+def test_the_same_task_as_in_deepctr(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    clicks().to_csv("clicks.csv", index=False)
+    printed: list[Any] = []
+    names: dict[str, Any] = {"print": printed.append}
+    for block in blocks(root / "docs" / "coming-from-deepctr.md"):
+        exec(compile(block, "docs/coming-from-deepctr.md", "exec"), names)
+    assert names["scores"].shape == (400,) and ((names["scores"] > 0) & (names["scores"] < 1)).all()
+    assert printed == [pytest.approx(roc_auc_score(names["valid"].labels, names["scores"]), abs=1e-6)]
+    assert (tmp_path / "served" / "clicks" / "1").is_dir()

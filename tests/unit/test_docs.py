@@ -26,7 +26,11 @@ from serving.server.flags import ServerFlags
 from tests.unit.test_runner_docs import unknown_to_beam
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*/README.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
+]
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 FOLDERS = {"tests", "scripts", "benchmarks", "examples", "afm_ctr", "beam_jobs", "serving", "docs", "deploy"}
 REFERENCE = "docs/reference.md"
@@ -211,6 +215,13 @@ def test_python_blocks_compile_and_import_what_there_is(block: Block) -> None:
                 importlib.import_module(one.name)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "distributed":
             assert hasattr(importlib.import_module("afm_ctr.distributed"), node.attr)
+
+
+def test_readme_is_short_and_every_page_is_in_the_index() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 120
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert pages - set(re.findall(r"\]\(([\w/-]+\.md)\)", index)) == {"index.md"}
 
 
 def kind_of(text: str) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib.metadata import metadata
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 import afm_ctr
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+from site_links import rewrite
 
 HASHES = "hashes-linux-x86_64-cp311.txt"
 
@@ -50,3 +55,25 @@ def test_contributing_and_security_name_files_that_are_there(root: Path) -> None
         named = re.findall(r"\]\(([^)#]+)\)|`((?:afm_ctr|beam_jobs|serving|scripts|tests|docs)/[\w/.]+)`", text)
         paths = [link or code for link, code in named]
         assert len(paths) > 3 and [path for path in paths if not (root / path).exists()] == []
+
+
+def nav_pages(entries: list[Any]) -> list[str]:
+    values = [next(iter(entry.values())) if isinstance(entry, dict) else entry for entry in entries]
+    return [page for value in values for page in (nav_pages(value) if isinstance(value, list) else [value])]
+
+
+def test_the_site_has_every_page_once_and_is_strict(root: Path) -> None:
+    site = yaml.safe_load((root / "mkdocs.yml").read_text())
+    pages = sorted(str(path.relative_to(root / "docs")) for path in (root / "docs").rglob("*.md"))
+    assert sorted(nav_pages(site["nav"])) == pages
+    assert site["strict"] is True and set(site["validation"]["links"].values()) == {"warn"}
+    assert [hook for hook in site["hooks"] if not (root / hook).is_file()] == []
+
+
+def test_links_out_of_docs_become_text_in_the_site() -> None:
+    fenced, picture = "```\n[x](../../y)\n```\n", "![p](../../p.png)\n"
+    page = f"See [setup](../../setup.py), [cells](../cells.md#a) and [here](#a).\n{fenced}{picture}"
+    text = rewrite(page, "decisions/chunks.md")
+    assert text == page.replace("[setup](../../setup.py)", "setup")
+    linked = rewrite(page, "decisions/chunks.md", "https://example.org/afm-ctr/blob/main")
+    assert linked == page.replace("../../setup.py", "https://example.org/afm-ctr/blob/main/setup.py")
