@@ -36,10 +36,16 @@ def run(command: list[str], devices: str, seconds: float = 1800) -> str:
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     done = subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False
+        command,
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
     )
     if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        last = done.stdout.strip().splitlines()[-1:]
         raise RuntimeError(f"{' '.join(command[:4])} … ended with {done.returncode}: {' '.join(last)}")
     return done.stdout
 
@@ -75,7 +81,7 @@ def main() -> int:
     parser.add_argument("--on-cpu", action="store_true", help="try this script itself: a CPU in the GPU's place")
     arguments = parser.parse_args()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    found = int(run([sys.executable, "-c", COUNT], ",".join(named) or ALL))
+    found = int(run([sys.executable, "-c", COUNT], ",".join(named) or ALL).split()[-1])
     if not found and not arguments.on_cpu:
         print("gpu_check_training: TensorFlow finds no GPU here", file=sys.stderr)
         return 2
