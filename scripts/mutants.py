@@ -116,16 +116,16 @@ def telling(operator: str) -> bool:
     return "BinaryOperator" not in operator or len(set(bits)) == 1
 
 
-def draw(sample: int, seed: int) -> list[dict[str, Any]]:
+def draw(sample: int, seed: int, areas: list[str]) -> list[dict[str, Any]]:
     """Mutants drawn by place first, then by operator, the same number in every area. Runs where cosmic-ray is."""
     from cosmic_ray import plugins  # type: ignore[import-not-found]
     from cosmic_ray.ast import ast_nodes, get_ast  # type: ignore[import-not-found]
     from cosmic_ray.mutating import MutationVisitor  # type: ignore[import-not-found]
 
     operators = [plugins.get_operator(name)() for name in plugins.operator_names() if telling(name)]
-    rng = random.Random(seed)
     drawn: list[dict[str, Any]] = []
-    for number, (area, (modules, _)) in enumerate(AREAS.items()):
+    for number, area in enumerate(areas):
+        rng, modules = random.Random(f"{seed} {area}"), AREAS[area][0]
         places: dict[tuple[str, int, int], list[tuple[Any, int]]] = {}
         for path in modules.split():
             source = (ROOT / path).read_text()
@@ -136,7 +136,7 @@ def draw(sample: int, seed: int) -> list[dict[str, Any]]:
                 for occurrence, start in enumerate(found):
                     if start not in skipped:
                         places.setdefault((path, *start), []).append((operator, occurrence))
-        wanted = (number + 1) * sample // len(AREAS) - number * sample // len(AREAS)
+        wanted = (number + 1) * sample // len(areas) - number * sample // len(areas)
         chosen: list[dict[str, Any]] = []
         for path, line, column in rng.sample(sorted(places), len(places)):
             operator, occurrence = rng.choice(places[path, line, column])
@@ -238,6 +238,7 @@ def run_all(mutants: list[Mutant], trees: list[Path], limit: float) -> None:
 def main() -> int:
     """Draw, run, report; 1 where fewer are killed than asked for, or the unchanged tests fail."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--areas", nargs="+", default=list(AREAS), choices=list(AREAS), help="default: all")
     parser.add_argument("--sample", type=int, default=160, help="mutants in all; the same number in every area")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="test runs side by side")
@@ -248,10 +249,11 @@ def main() -> int:
     parser.add_argument("--draw", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.draw:
-        json.dump(draw(given.sample, given.seed), sys.stdout)
+        json.dump(draw(given.sample, given.seed, given.areas), sys.stdout)
         return 0
     WORK.mkdir(parents=True, exist_ok=True)
     command = [tool(), __file__, "--draw", "--sample", str(given.sample), "--seed", str(given.seed)]
+    command += ["--areas", *given.areas]
     mutants = [
         Mutant(**fields) for fields in json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     ]
@@ -262,7 +264,7 @@ def main() -> int:
     os.environ.update(TF_CPP_MIN_LOG_LEVEL="2", TF_ENABLE_ONEDNN_OPTS="0")
     for name in WARM:
         __import__(name)
-    unchanged = [Mutant(area, "", 0, "", "") for area in AREAS]
+    unchanged = [Mutant(area, "", 0, "", "") for area in given.areas]
     run_all(unchanged, trees, given.limit)
     if failed := [mutant.area for mutant in unchanged if mutant.result != "survived"]:
         print(f"mutants: the tests fail without a change: {', '.join(failed)}; see {WORK}", file=sys.stderr)
