@@ -172,7 +172,7 @@ class DriftCheck(keras.callbacks.Callback):
         DistributedError: naming the first variable that drifted and the ranks that hold something else.
     """
 
-    def __init__(self, world: World, every: int = 500) -> None:
+    def __init__(self, world: World, every: int = 1000) -> None:
         super().__init__()
         if every < 1:
             raise UserError(f"drift check: every {every} steps is less than 1")

@@ -13,16 +13,16 @@ from afm_ctr.errors import UserError
 from afm_ctr.training.overrides import apply_overrides, parse_yaml
 from afm_ctr.training.sections import (
     CheckpointConfig,
-    DriftCheck,
-    EarlyStopping,
+    DriftCheckConfig,
+    EarlyStoppingConfig,
     ElasticConfig,
     Expiry,
     ModelConfig,
     OptimizerConfig,
-    ReduceOnPlateau,
+    ReduceOnPlateauConfig,
     Strict,
     ValidationConfig,
-    Watchdog,
+    WatchdogConfig,
 )
 
 # What a resumed run may be told anew; everything else would make it another run.
@@ -83,14 +83,14 @@ class TrainConfig(Strict):
     shuffle: bool = True
     train_split: str = Field(default="train", min_length=1)
     validation: ValidationConfig | None = ValidationConfig()
-    early_stopping: EarlyStopping | None = None
-    reduce_on_plateau: ReduceOnPlateau | None = None
+    early_stopping: EarlyStoppingConfig | None = None
+    reduce_on_plateau: ReduceOnPlateauConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     expiry: Expiry | None = None
     exchange: Literal["auto", "gather", "reduce"] = "auto"
     elastic: ElasticConfig = ElasticConfig()
-    drift_check: DriftCheck | None = DriftCheck()
-    watchdog: Watchdog | None = Watchdog()
+    drift_check: DriftCheckConfig | None = DriftCheckConfig()
+    watchdog: WatchdogConfig | None = WatchdogConfig()
     tensorboard: bool = True
 
     @model_validator(mode="after")

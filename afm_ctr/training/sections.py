@@ -76,7 +76,7 @@ class ValidationConfig(Strict):
         return METRICS[self.metric]
 
 
-class EarlyStopping(Strict):
+class EarlyStoppingConfig(Strict):
     """Stop when the metric has not improved by ``min_delta`` for ``patience`` epochs.
 
     Attributes:
@@ -88,7 +88,7 @@ class EarlyStopping(Strict):
     min_delta: float = Field(default=0.0, ge=0)
 
 
-class ReduceOnPlateau(Strict):
+class ReduceOnPlateauConfig(Strict):
     """Multiply the learning rate by ``factor`` after ``patience`` epochs without improvement.
 
     Attributes:
@@ -154,7 +154,7 @@ class Expiry(Strict):
         return f"{count:,} {unit.removeprefix('unseen_')}"
 
 
-class DriftCheck(Strict):
+class DriftCheckConfig(Strict):
     """Compare the ranks' variables every so many steps.
 
     Attributes:
@@ -164,7 +164,7 @@ class DriftCheck(Strict):
     every_steps: int = Field(default=1000, ge=1)
 
 
-class Watchdog(Strict):
+class WatchdogConfig(Strict):
     """End the process when no step has ended for so long: a lost rank would otherwise hang the job.
 
     Attributes:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from fake_world import FakeWorld
 
-from afm_ctr.distributed import DistributedError, DriftCheck, World, wrap_optimizer
+from afm_ctr.distributed import DistributedError, DriftCheck, SingleWorld, World, wrap_optimizer
+from afm_ctr.training.config import TrainConfig
 
 
 class Drifting(FakeWorld):
@@ -52,3 +53,8 @@ def test_a_rank_that_drifted_is_named() -> None:
     world.drift = True
     with pytest.raises(DistributedError, match="after 2 steps: rank 2 holds other values than the rest"):
         check.on_train_batch_end(1)
+
+
+def test_it_has_one_default() -> None:
+    section = TrainConfig().drift_check
+    assert section is not None and DriftCheck(SingleWorld()).every == section.every_steps
