@@ -24,13 +24,13 @@ struct Space {
   float *u, *du;           // [slots, kw * L]
   float *E, *R;            // a block: the products [kw][PAIRS], the hidden layer [tw][PAIRS]
   float *s, *w, *ge;       // a block: scores, weights, products with the upstream gradient [PAIRS]
-  float *g, *pooled;       // [kw * L]
+  float *g, *pooled;       // [kw * L], by slot [slots, kw * L]
   int32_t *i, *j, *number; // a block: its pairs, and their places in the list [PAIRS]
 };
 
 // Lay out the workspace; returns its size in floats.
 size_t lay_out(const Problem& P, float* at, Space* X) {
-  const int64_t kw = panels(P.k), tw = panels(P.t), kp = kw * L, tp = tw * L;
+  const int64_t kw = panels(P.k), tw = panels(P.t), kp = kw * L, tp = tw * L, sums = P.by_slot ? P.slots * kp : kp;
   const float* const start = at;
   auto take = [&at](int64_t n) {
     float* here = at;
@@ -39,7 +39,7 @@ size_t lay_out(const Problem& P, float* at, Space* X) {
   };
   *X = Space{kw, tw, take(P.k * tp), take(P.t * kp), take(tp), take(tp), take(kp * tp), take(tp), take(tp),
              take(P.slots * kp), take(P.slots * kp), take(kp * PAIRS), take(tp * PAIRS), take(PAIRS), take(PAIRS),
-             take(PAIRS), take(kp), take(kp), nullptr, nullptr, nullptr};
+             take(PAIRS), take(sums), take(sums), nullptr, nullptr, nullptr};
   X->i = reinterpret_cast<int32_t*>(take(PAIRS));
   X->j = reinterpret_cast<int32_t*>(take(PAIRS));
   X->number = reinterpret_cast<int32_t*>(take(PAIRS));
@@ -128,8 +128,15 @@ AFM_INLINE void product(const float* A, const float* B, int64_t depth, vec (&c)[
   }
 }
 
+// The gradient by what pair q adds to the sums: g, by slot g_i + g_j; panel x.
+template <bool BY_SLOT>
+AFM_INLINE vec upstream_of(const Space& X, int q, int64_t x) {
+  const float* const g = X.g + x * L;
+  return BY_SLOT ? load(g + X.i[q] * X.kw * L) + load(g + X.j[q] * X.kw * L) : load(g);
+}
+
 // E, s (-inf beyond the n pairs), in the backward pass also the hidden layer and ge = g . e.
-template <bool BACKWARD>
+template <bool BACKWARD, bool BY_SLOT>
 AFM_INLINE void score(const Problem& P, const Space& X, const Row& row, int n) {
   const int64_t stride = X.kw * L;
   const int tiles = tiled(n);
@@ -161,9 +168,9 @@ AFM_INLINE void score(const Problem& P, const Space& X, const Row& row, int n) {
       AFM_UNROLL
       for (int r = 0; r < TILE; r++) dots[r] = vec{};
       for (int64_t x = 0; x < X.kw; x++) {
-        const vec g = load(X.g + x * L);
         AFM_UNROLL
-        for (int r = 0; r < TILE; r++) dots[r] += load(X.E + (x * PAIRS + q + r) * L) * g;
+        for (int r = 0; r < TILE; r++)
+          dots[r] += load(X.E + (x * PAIRS + q + r) * L) * upstream_of<BY_SLOT>(X, q + r, x);
       }
       sums_of_tile(dots, X.ge + q);
     }

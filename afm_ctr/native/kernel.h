@@ -2,7 +2,8 @@
 //
 //   e_q = u_i * u_j,  s_q = h . relu(W^T e_q + b),  a = softmax of s over the row's pairs,  pooled = c sum a_q m_q e_q
 //
-// (m: dropout factors, c: the number of pairs or 1). Nothing of a pair outlives its block of PAIRS pairs: the
+// (m: dropout factors, c: the number of pairs or 1); by slot each slot has a sum of its own, over the pairs that it is
+// in. Nothing of a pair outlives its block of PAIRS pairs: the
 // softmax runs online (running maximum and sum: Milakov and Gimelshein, 2018), and the backward pass computes the
 // scores again and normalises them by the saved logarithm of the softmax's denominator.
 //
@@ -13,18 +14,40 @@
 namespace afm_ctr {
 namespace {
 
-void forward(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse) {
+// to_i += w e and to_j += w e for every pair: what it adds to the sums of its two slots.
+AFM_INLINE void spread(const Space& X, int n, float* sums) {
+  const int64_t stride = X.kw * L;
+  for (int64_t x = 0; x < X.kw; x++) {
+    const float* const E = X.E + x * PAIRS * L;
+    float* const to = sums + x * L;
+    for (int q = 0; q < n;) {  // pairs of the same i stand side by side
+      const int32_t i = X.i[q];
+      vec own = vec{};
+      for (; q < n && X.i[q] == i; q++) {
+        const int64_t j = X.j[q] * stride;
+        const vec e = X.w[q] * load(E + q * L);
+        own += e;
+        store(to + j, load(to + j) + e);
+      }
+      store(to + i * stride, load(to + i * stride) + own);
+    }
+  }
+}
+
+template <bool BY_SLOT>
+void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse) {
   const Space X = prepare(P, memory);
+  const int64_t sums = BY_SLOT ? P.slots : 1;
   for (int64_t row_number = begin; row_number < end; row_number++) {
     const Row row = open_row(P, X, row_number);
-    memset(X.pooled, 0, X.kw * sizeof(vec));
+    memset(X.pooled, 0, sums * X.kw * sizeof(vec));
     float highest = -INFINITY, total = 0;
     int64_t next = 0, count = 0;
     while (next < P.pairs) {
       const int n = next_pairs(P, X, row, &next);
       if (n == 0) break;
       count += n;
-      score<false>(P, X, row, n);
+      score<false, false>(P, X, row, n);
       vec tops = load(X.s);
       for (int q = L; q < n; q += L) {
         const vec s = load(X.s + q);
@@ -42,6 +65,12 @@ void forward(const Problem& P, float* memory, int64_t begin, int64_t end, float*
       }
       total = total * shrink + sum(part);
       if (P.threshold) drop(P, X, row, n);
+      if (BY_SLOT) {
+        if (shrink != 1.0f)
+          for (int64_t x = 0; x < P.slots * X.kw; x++) store(X.pooled + x * L, load(X.pooled + x * L) * shrink);
+        spread(X, n, X.pooled);
+        continue;
+      }
       for (int64_t x = 0; x < X.kw; x++) {
         const float* E = X.E + x * PAIRS * L;
         vec a = load(X.pooled + x * L) * shrink, b = vec{}, c = vec{}, d = vec{};
@@ -58,7 +87,9 @@ void forward(const Problem& P, float* memory, int64_t begin, int64_t end, float*
     }
     const float scale = P.scale_by_pairs ? static_cast<float>(count) : 1.0f;
     const float factor = count ? scale / total : 0.0f;
-    for (int64_t x = 0; x < P.k; x++) pooled[row_number * P.k + x] = X.pooled[x] * factor;
+    for (int64_t f = 0; f < sums; f++)
+      for (int64_t x = 0; x < P.k; x++)
+        pooled[(row_number * sums + f) * P.k + x] = X.pooled[f * X.kw * L + x] * factor;
     lse[row_number] = count ? highest + logf(total) : 0.0f;
   }
 }
@@ -95,13 +126,13 @@ AFM_INLINE void weights(const Space& X, int n, int64_t y, int64_t x0) {
 }
 
 // E becomes the gradient by the products.
+template <bool BY_SLOT>
 AFM_INLINE void products(const Problem& P, const Space& X, int n) {
   for (int64_t x = 0; x < X.kw; x++) {
-    const vec g = load(X.g + x * L);
     for (int q = 0; q < n; q += TILE) {
       vec c[TILE];
       AFM_UNROLL
-      for (int r = 0; r < TILE; r++) c[r] = X.w[q + r] * g;
+      for (int r = 0; r < TILE; r++) c[r] = X.w[q + r] * upstream_of<BY_SLOT>(X, q + r, x);
       product(X.R + q * L, X.WT + x * P.t * L, P.t, c);
       AFM_UNROLL
       for (int r = 0; r < TILE; r++) store(X.E + (x * PAIRS + q + r) * L, c[r]);
@@ -130,27 +161,30 @@ AFM_INLINE void vectors(const Space& X, const Row& row, int n, float* du) {
   }
 }
 
-void backward(const Problem& P, float* memory, int64_t begin, int64_t end, const float* pooled, const float* lse,
+template <bool BY_SLOT>
+void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, const float* pooled, const float* lse,
               const float* dpooled, float* du, float* sums) {
   const Space X = prepare(P, memory);
+  const int64_t pools = BY_SLOT ? P.slots : 1;
   for (int64_t row_number = begin; row_number < end; row_number++) {
     const Row row = open_row(P, X, row_number);
-    const float* upstream = dpooled + row_number * P.k;
+    const float *upstream = dpooled + row_number * pools * P.k, *sum = pooled + row_number * pools * P.k;
     float* const to = du + row_number * P.slots * P.k;
     const bool direct = P.k % L == 0 && reinterpret_cast<uintptr_t>(to) % sizeof(vec) == 0;
     float* const by_u = direct ? to : X.du;
     memset(by_u, 0, P.slots * X.kw * sizeof(vec));
     const float scale = P.scale_by_pairs ? static_cast<float>(count_pairs(P, row)) : 1.0f;
     float along = 0;
-    for (int64_t x = 0; x < P.k; x++) {
-      X.g[x] = upstream[x] * scale;
-      along += upstream[x] * pooled[row_number * P.k + x];
-    }
+    for (int64_t f = 0; f < pools; f++)
+      for (int64_t x = 0; x < P.k; x++) {
+        X.g[f * X.kw * L + x] = upstream[f * P.k + x] * scale;
+        along += upstream[f * P.k + x] * sum[f * P.k + x];
+      }
     int64_t next = 0;
     while (next < P.pairs) {
       const int n = next_pairs(P, X, row, &next);
       if (n == 0) break;
-      score<true>(P, X, row, n);
+      score<true, BY_SLOT>(P, X, row, n);
       const int end_of_pairs = filled(n);  // beyond the n pairs the scores are -inf, and all that follows 0
       for (int q = 0; q < end_of_pairs; q += L) {
         const vec a = exponential(load(X.s + q) - lse[row_number]);
@@ -167,7 +201,7 @@ void backward(const Problem& P, float* memory, int64_t begin, int64_t end, const
         for (; x + L / 2 < P.k; x += L) weights<L, false>(X, tiles, y, x);
         for (; x < P.k; x += L / 2) weights<L / 2, false>(X, tiles, y, x);
       }
-      products(P, X, tiles);
+      products<BY_SLOT>(P, X, tiles);
       vectors(X, row, n, by_u);
     }
     if (!direct)
@@ -177,6 +211,15 @@ void backward(const Problem& P, float* memory, int64_t begin, int64_t end, const
     for (int64_t y = 0; y < P.t; y++) sums[x * P.t + y] = X.dW[(y / L * X.kw * L + x) * L + y % L];
   memcpy(sums + P.k * P.t, X.db, P.t * sizeof(float));
   memcpy(sums + P.k * P.t + P.t, X.dh, P.t * sizeof(float));
+}
+
+void forward(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse) {
+  (P.by_slot ? forward_as<true> : forward_as<false>)(P, memory, begin, end, pooled, lse);
+}
+
+void backward(const Problem& P, float* memory, int64_t begin, int64_t end, const float* pooled, const float* lse,
+              const float* dpooled, float* du, float* sums) {
+  (P.by_slot ? backward_as<true> : backward_as<false>)(P, memory, begin, end, pooled, lse, dpooled, du, sums);
 }
 
 bool supported() { return AFM_SUPPORTED; }

@@ -74,9 +74,7 @@ class PoolingBase : public OpKernel {
     OP_REQUIRES_OK(construction, construction->GetAttr("key", &key));
     std::string instructions;
     OP_REQUIRES_OK(construction, construction->GetAttr("instructions", &instructions));
-    bool by_slot;
-    OP_REQUIRES_OK(construction, construction->GetAttr("by_slot", &by_slot));
-    OP_REQUIRES(construction, !by_slot, Refusal("by slot it is for GPUs alone"));
+    OP_REQUIRES_OK(construction, construction->GetAttr("by_slot", &by_slot_));
     OP_REQUIRES(construction, threshold >= 0 && threshold <= (1 << 24),
                 Refusal("threshold must be in [0, 2^24], got ", threshold));
     threshold_ = static_cast<int32_t>(threshold);
@@ -112,7 +110,8 @@ class PoolingBase : public OpKernel {
       }
     }
     *problem = Problem{slots, u.dim_size(2), t, pairs.dim_size(0), list.data(), W.flat<float>().data(),
-                       b.flat<float>().data(), h.flat<float>().data(), scale_by_pairs_, threshold_, keep_scale_, key_,
+                       b.flat<float>().data(), h.flat<float>().data(), scale_by_pairs_, by_slot_, threshold_,
+                       keep_scale_, key_,
                        u.flat<float>().data(), present.flat<bool>().data(),
                        threshold_ ? rows.flat<int64_t>().data() : nullptr};
     return true;
@@ -141,10 +140,14 @@ class PoolingBase : public OpKernel {
     OP_REQUIRES(context, !exhausted, absl::ResourceExhaustedError("attentional pooling: no memory for a workspace"));
   }
 
+  TensorShape pooled_shape(int64_t rows, const Problem& problem) const {
+    return by_slot_ ? TensorShape({rows, problem.slots, problem.k}) : TensorShape({rows, problem.k});
+  }
+
   const Kernel* kernel_ = nullptr;
 
  private:
-  bool scale_by_pairs_ = false;
+  bool scale_by_pairs_ = false, by_slot_ = false;
   int32_t threshold_ = 0;
   float keep_scale_ = 1;
   uint64_t key_ = 0;
@@ -159,7 +162,7 @@ class PoolingOp : public PoolingBase {
     if (!Describe(context, &problem)) return;
     const int64_t rows = context->input(0).dim_size(0);
     Tensor *pooled, *lse;
-    OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({rows, problem.k}), &pooled));
+    OP_REQUIRES_OK(context, context->allocate_output(0, pooled_shape(rows, problem), &pooled));
     OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({rows}), &lse));
     float *to_pooled = pooled->flat<float>().data(), *to_lse = lse->flat<float>().data();
     OverBlocks(context, problem, rows, std::min(rows, kMostBlocks),
@@ -179,7 +182,7 @@ class PoolingGradOp : public PoolingBase {
     const Tensor &u = context->input(0), &pooled = context->input(7), &lse = context->input(8);
     const Tensor& upstream = context->input(9);
     const int64_t rows = u.dim_size(0), kt = problem.k * problem.t, t = problem.t;
-    const TensorShape wanted({rows, problem.k});
+    const TensorShape wanted = pooled_shape(rows, problem);
     OP_REQUIRES(context, pooled.shape() == wanted && upstream.shape() == wanted && lse.shape() == TensorShape({rows}),
                 Refusal("pooled, its gradient and lse must have the batch of u"));
     Tensor *du, *dW, *db, *dh;

@@ -61,7 +61,7 @@ def why_not(slots: int = 2, k: int = 1, t: int = 1, by_slot: bool = False) -> st
         return reason
     if uses_gpu():
         return gpu.why_not(slots, k, t, by_slot)
-    return "pooling by slot is for GPUs" if by_slot else ""
+    return ""
 
 
 def available(slots: int = 2, k: int = 1, t: int = 1, by_slot: bool = False) -> bool:
@@ -119,7 +119,7 @@ def fused_pooling(
         b: float32 ``[t]``.
         h: float32 ``[t]``.
         pairs: int32 ``[P, 2]``.
-        by_slot: whether each slot's pairs are pooled apart, for GPUs alone.
+        by_slot: whether each slot's pairs are pooled apart.
         scale_by_pairs: whether c is the number of the row's pairs, and not 1.
         rows: int64 ``[B]``; needed if there is dropout.
         threshold: a pair is dropped if the upper 24 bits of its hash are below this; 0 for no dropout.

@@ -18,6 +18,7 @@ struct Problem {
   const float* b;       // [t]
   const float* h;       // [t]
   bool scale_by_pairs;
+  bool by_slot;  // pooled, and the gradient by it, are [rows, slots, k] and not [rows, k]
   // Dropout on the pair weights: dropped with probability threshold / 2^24, else multiplied; 0 is no dropout.
   int32_t threshold;
   float keep_scale;
@@ -33,7 +34,7 @@ struct Kernel {
   bool (*supported)();
   // Size of the workspace of one thread, in floats. It must begin at a multiple of 64 bytes.
   size_t (*workspace)(const Problem&);
-  // Rows [begin, end): pooled [rows, k] and the logarithm of the softmax's denominator [rows].
+  // Rows [begin, end): pooled [rows, (slots,) k] and the logarithm of the softmax's denominator [rows].
   void (*forward)(const Problem&, float* workspace, int64_t begin, int64_t end, float* pooled, float* lse);
   // Rows [begin, end) of du [rows, slots, k]; sums receives their dW [k, t], db [t] and dh [t], one after the other.
   void (*backward)(const Problem&, float* workspace, int64_t begin, int64_t end, const float* pooled,

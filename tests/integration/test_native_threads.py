@@ -22,13 +22,16 @@ u = (rng.normal(size=(rows, slots, k)) * present[..., None]).astype(np.float32)
 u[::3] *= 1e-20
 network = rng.normal(size=(k, t)), rng.normal(size=t), rng.normal(size=t)
 inputs = [tf.Variable(x.astype(np.float32)) for x in (u, *network)]
-upstream = rng.normal(size=(rows, k)).astype(np.float32)
 pairs = np.array([(i, j) for i in range(slots) for j in range(i + 1, slots)], np.int32)
-with tf.GradientTape() as tape:
-    u, W, b, h = inputs
-    dropout = Dropout(tf.range(rows, dtype=tf.int64), 0.3, 1, 1)
-    pooled = fused_attentional_pooling(u, tf.constant(present), W, b, h, pairs, dropout=dropout)
-found = [pooled, *tape.gradient(pooled, inputs, upstream)]
+found = []
+for by_slot in (False, True):
+    with tf.GradientTape() as tape:
+        u, W, b, h = inputs
+        dropout = Dropout(tf.range(rows, dtype=tf.int64), 0.3, 1, 1)
+        pooled = fused_attentional_pooling(
+            u, tf.constant(present), W, b, h, pairs, dropout=dropout, by_slot=by_slot
+        )
+    found += [pooled, *tape.gradient(pooled, inputs, rng.normal(size=pooled.shape).astype(np.float32))]
 print(hashlib.sha256(b"".join(x.numpy().tobytes() for x in found)).hexdigest(), float(tf.norm(pooled)) > 0)
 """
 

@@ -35,7 +35,9 @@ NAMES = ["u", "W", "b", "h"]
 class Case:
     """Inputs of a pooling, rounded to float32; about a fifth of the slots are absent and a tenth hold zeros."""
 
-    def __init__(self, rows: int, slots: int, k: int, t: int, seed: int, absent: float = 0.2) -> None:
+    def __init__(
+        self, rows: int, slots: int, k: int, t: int, seed: int, absent: float = 0.2, by_slot: bool = False
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.present = rng.random((rows, slots)) >= absent
         u = rng.normal(size=(rows, slots, k)) * (rng.random((rows, slots, 1)) >= 0.1)
@@ -43,7 +45,7 @@ class Case:
         scale = 1 / np.sqrt(k)  # scores of wide products would otherwise pick one pair alone
         arrays = [u, scale * rng.normal(size=(k, t)), rng.normal(size=t), rng.normal(size=t) / np.sqrt(t)]
         self.inputs = [x.astype(np.float32) for x in arrays]
-        self.upstream = rng.normal(size=(rows, k)).astype(np.float32)
+        self.upstream = rng.normal(size=(rows, slots, k) if by_slot else (rows, k)).astype(np.float32)
         self.pairs = oracle.all_pairs(slots)
 
 
@@ -130,10 +132,13 @@ def test_dropout_equals_the_oracle_with_the_masks_of_the_tensorflow_form(instruc
     "shape", [(3, 39, 16, 16), (3, 40, 10, 20), (2, 100, 7, 64), (1, 196, 16, 64), (1, 200, 20, 3)], ids=str
 )
 @pytest.mark.parametrize("absent", [0.0, 0.3])
-def test_many_slots_equal_the_plain_form_in_float64(instructions: str, shape: tuple[int, ...], absent: float) -> None:
-    case = Case(*shape, seed=3, absent=absent)
+@pytest.mark.parametrize("by_slot", [False, True])
+def test_many_slots_equal_the_plain_form_in_float64(
+    instructions: str, shape: tuple[int, ...], absent: float, by_slot: bool
+) -> None:
+    case = Case(*shape, seed=3, absent=absent, by_slot=by_slot)
     rows = tf.range(100, 100 + shape[0], dtype=tf.int64)
-    options: dict[str, Any] = {"scale_by_pairs": True, "dropout": Dropout(rows, 0.1, 5, 1)}
+    options: dict[str, Any] = {"scale_by_pairs": True, "by_slot": by_slot, "dropout": Dropout(rows, 0.1, 5, 1)}
     expected = answers(attentional_pooling, case, tf.float64, **options)
     assert_close(answers(fused_attentional_pooling, case, tf.float32, **options), expected)
 
@@ -150,13 +155,23 @@ def test_many_slots_equal_the_plain_form_in_float64(instructions: str, shape: tu
     rate=st.sampled_from([0.0, 0.5]),
     absent=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
     listed=st.sampled_from([0.3, 1.0]),
+    by_slot=st.booleans(),
 )
 def test_any_shape_equals_the_plain_form(
-    slots: int, k: int, t: int, rows: int, seed: int, scale: bool, rate: float, absent: float, listed: float
+    slots: int,
+    k: int,
+    t: int,
+    rows: int,
+    seed: int,
+    scale: bool,
+    rate: float,
+    absent: float,
+    listed: float,
+    by_slot: bool,
 ) -> None:
-    case = Case(rows, slots, k, t, seed, absent)
+    case = Case(rows, slots, k, t, seed, absent, by_slot)
     case.pairs = case.pairs[np.random.default_rng(seed).random(len(case.pairs)) < listed]
-    options: dict[str, Any] = {"scale_by_pairs": scale}
+    options: dict[str, Any] = {"scale_by_pairs": scale, "by_slot": by_slot}
     if rate:
         options["dropout"] = Dropout(tf.range(rows, dtype=tf.int64), rate, seed, 1)
     expected = answers(attentional_pooling, case, tf.float64, **options)
@@ -179,11 +194,27 @@ def test_rows_without_pairs_pool_to_zero_and_get_no_gradient(instructions: str) 
 
 
 @needs_library
-def test_what_an_absent_slot_holds_is_not_read(instructions: str) -> None:
-    case = Case(5, 9, 4, 3, seed=5)
-    expected = answers(fused_attentional_pooling, case, tf.float32)
+@pytest.mark.parametrize(("slots", "k"), [(2, 1), (9, 16), (12, 33)])
+def test_sums_by_slot_with_the_same_gradient_for_all_are_twice_the_whole(
+    instructions: str, slots: int, k: int
+) -> None:
+    whole, by_slot = (Case(5, slots, k, 6, seed=11, by_slot=by_slot) for by_slot in (False, True))
+    by_slot.upstream[:] = whole.upstream[:, np.newaxis]
+    found = answers(fused_attentional_pooling, by_slot, tf.float32, by_slot=True)
+    twice = [2 * x for x in oracle_answers(whole, False)]
+    assert not found[0][~by_slot.present].any()
+    assert_close([found[0].sum(axis=1), *found[1:]], twice)
+
+
+@needs_library
+@pytest.mark.parametrize("by_slot", [False, True])
+def test_what_an_absent_slot_holds_is_not_read(instructions: str, by_slot: bool) -> None:
+    case = Case(5, 9, 4, 3, seed=5, by_slot=by_slot)
+    expected = answers(fused_attentional_pooling, case, tf.float32, by_slot=by_slot)
     case.inputs[0][~case.present] = np.nan
-    for found, want in zip(answers(fused_attentional_pooling, case, tf.float32), expected, strict=True):
+    for found, want in zip(
+        answers(fused_attentional_pooling, case, tf.float32, by_slot=by_slot), expected, strict=True
+    ):
         np.testing.assert_array_equal(found, want)
 
 
@@ -202,11 +233,12 @@ def test_scores_far_apart_and_numbers_that_are_none(instructions: str) -> None:
 
 
 @needs_library
-def test_an_example_does_not_see_its_batch(instructions: str) -> None:
-    case = Case(67, 8, 16, 16, seed=7)
-    together = answers(fused_attentional_pooling, case, tf.float32)
+@pytest.mark.parametrize("by_slot", [False, True])
+def test_an_example_does_not_see_its_batch(instructions: str, by_slot: bool) -> None:
+    case = Case(67, 8, 16, 16, seed=7, by_slot=by_slot)
+    together = answers(fused_attentional_pooling, case, tf.float32, by_slot=by_slot)
     case.inputs[0], case.present, case.upstream = case.inputs[0][41:42], case.present[41:42], case.upstream[41:42]
-    apart = answers(fused_attentional_pooling, case, tf.float32)
+    apart = answers(fused_attentional_pooling, case, tf.float32, by_slot=by_slot)
     np.testing.assert_array_equal(apart[0][0], together[0][41])
     np.testing.assert_array_equal(apart[1][0], together[1][41])
 
