@@ -22,6 +22,8 @@ import namespaces  # noqa: E402
 import page  # noqa: E402
 from report import Report, publish  # noqa: E402
 
+from afm_ctr import native  # noqa: E402
+
 needs_horovod = pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed")
 needs_namespaces = pytest.mark.skipif(bool(namespaces.why_not()), reason=namespaces.why_not())
 
@@ -56,6 +58,13 @@ def test_interaction(tmp_path: Path) -> None:
     [table] = run(tmp_path, "interaction", "--plot", plot, "--limit-program", yardstick)
     assert [row[:2] for row in table] == [["slots", "batch"], ["3", "64"], ["6", "64"]]
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(native.load().module is None, reason=f"reading records: {native.load().reason}")
+def test_input(tmp_path: Path) -> None:
+    [table] = run(tmp_path, "input")
+    assert table[0][0] == "cores" and table[1][0] == "1"
+    assert all(float(row[4]) > 0 for row in table[1:])
 
 
 def test_table_size(tmp_path: Path) -> None:
