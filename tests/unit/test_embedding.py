@@ -162,3 +162,24 @@ def test_large_pages_change_no_value() -> None:
     np.testing.assert_array_equal(variable.numpy(), start)
     variable.scatter_update(tf.IndexedSlices(tf.zeros([1, 4]), tf.constant([1_249_999])))
     assert float(variable[-1, 0]) == 0 and float(variable[-2, 0]) == start[-2, 0]
+
+
+def test_a_step_marks_the_rows_that_it_touches_and_no_other() -> None:
+    """Sparse and dense gradients; a gradient of any size counts, row 0 has nothing to forget."""
+    table = EmbeddingTable(6, {"linear": 1}, seed=0, mark_rows=True)
+    shape = tf.constant([6, 1], tf.int64)
+
+    def sparse(rows: list[int]) -> tf.IndexedSlices:
+        return tf.IndexedSlices(tf.ones([len(rows), 1]), tf.constant(rows, tf.int64), shape)
+
+    def marks() -> list[int]:
+        assert table.last_seen is not None
+        return table.last_seen.value.numpy().tolist()
+
+    table.mark(sparse([0, 2, 5]), tf.constant(3))
+    assert marks() == [0, 0, 3, 0, 0, 3]
+    table.mark(tf.constant([[0.0], [1e-30], [0.0], [-2.0], [1.0], [0.0]]), tf.constant(4))
+    assert marks() == [0, 4, 3, 4, 4, 3]
+    for gradient in (sparse([1, 2]), tf.ones([6, 1])):  # a step that does not count
+        table.mark(gradient, tf.constant(9), counts=tf.constant(False))
+    assert marks() == [0, 4, 3, 4, 4, 3]
