@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.status import Status
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -77,6 +78,9 @@ class _Console(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(visible(text, keep="\n\t"), **options)
+
+    def status(self, status: RenderableType, **options: Any) -> Status:
+        return super().status(Text(visible(status)) if isinstance(status, str) else status, **options)
 
 
 console = _Console(quiet=not _is_reporting(), highlight=False)

@@ -18,6 +18,7 @@ from afm_ctr.distributed.state import assign_blocks, blocks_of, check_alike, tra
 from afm_ctr.distributed.steps import check_steps, end_epoch
 from afm_ctr.distributed.world import World, raw_variable
 from afm_ctr.errors import RunError, UserError, find_lost_rank
+from afm_ctr.visible import visible
 
 Result = TypeVar("Result")
 
@@ -290,4 +291,4 @@ def _machine() -> str:
 
 
 def _say(world: World, text: str) -> None:
-    print(f"afm-ctr: rank {world.rank} of {world.size}: {text}", file=sys.stderr, flush=True)
+    print(f"afm-ctr: rank {world.rank} of {world.size}: {visible(text)}", file=sys.stderr, flush=True)

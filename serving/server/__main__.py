@@ -6,6 +6,7 @@ import os
 import sys
 
 from afm_ctr.errors import UserError
+from afm_ctr.visible import visible
 from serving.server.flags import parse, usage
 
 
@@ -21,7 +22,7 @@ def main(arguments: list[str]) -> int:
 
         run(flags)
     except UserError as error:
-        print(f"serving.server: {error}", file=sys.stderr)
+        print(f"serving.server: {visible(str(error))}", file=sys.stderr)
         return 2
     return 0
 

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from afm_ctr.cli.app import console, report
 from afm_ctr.cli.main import main
+from afm_ctr.distributed import SingleWorld, elastic
 from afm_ctr.explain.explanation import RowFacts
 from afm_ctr.explain.tables import _csv, _linear_table
 from afm_ctr.infer import infer_schema
@@ -25,6 +26,7 @@ from afm_ctr.samples import load_samples, save_samples
 from afm_ctr.schema import read_yaml
 from afm_ctr.visible import csv_text, visible
 from afm_ctr.webpage import Page
+from serving.server.__main__ import main as serving_main
 
 # Clears a screen, two ways; line ends of YAML and JavaScript; a right-to-left override; marks without width; a tag.
 HOSTILE = [
@@ -127,6 +129,23 @@ def test_tables_and_json_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> 
     report(True, {"name": NAME}, lambda: None)
     printed = capsys.readouterr().out
     assert is_plain(printed) and json.loads(printed) == {"name": NAME}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_a_command_is_doing(text: str) -> None:
+    """The line beside the spinner, which holds paths; and markup in them is text."""
+    with console.status(f"scoring into [bold]{text}") as status:
+        shown = status.status
+    assert str(shown) == f"scoring into [bold]{visible(text)}"
+
+
+def test_messages_of_processes_that_have_no_console(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elastic._say(SingleWorld(), "host \x1b[2J is gone")
+    assert serving_main(["--model_base_path=a\x1b[2Jb"]) == 2
+    shown = capsys.readouterr().err
+    assert "\x1b" not in shown and shown.count("\n") == 2 and "host \\u001b[2J is gone" in shown
 
 
 def test_a_row_that_is_explained() -> None:
