@@ -34,7 +34,7 @@ from afm_ctr.schema import Analysis, FeatureSchema, resolve
 ROOT = Path(__file__).resolve().parents[1]
 FORMS = ("python", "native")
 COLUMNS = ("feature_ids", "feature_vals", "label", "weight", "row")
-SLOTS, IDS, BATCH, SHARDS = 39, 65_536, 4096, 4
+SLOTS, IDS, BATCH, SHARDS, CHUNK = 39, 65_536, 4096, 4, 10_000
 
 
 def make(folder: Path, rows: int) -> None:
@@ -55,12 +55,13 @@ def make(folder: Path, rows: int) -> None:
         path = folder / "attempt" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         count = rows // SHARDS
-        ids = rng.zipf(1.2, size=(count, SLOTS)) % IDS + 1 + np.arange(SLOTS) * IDS
-        labels = rng.integers(0, 2, count).astype(np.float32)
-        keys = [b"log.tsv#%d" % row for row in range(count)]
         with path.open("wb") as stream:
             writer = ShardWriter(stream)
-            writer.write(framed_examples(ids, np.ones(ids.shape, np.float32), labels, None, None, keys))
+            for start in range(0, count, CHUNK):
+                keys = [b"log.tsv#%d" % row for row in range(start, min(start + CHUNK, count))]
+                ids = rng.zipf(1.2, size=(len(keys), SLOTS)) % IDS + 1 + np.arange(SLOTS) * IDS
+                labels = rng.integers(0, 2, len(keys)).astype(np.float32)
+                writer.write(framed_examples(ids, np.ones(ids.shape, np.float32), labels, None, None, keys))
             stats = writer.close()
         infos.append(
             ShardInfo(split="train", file=file, positives=0, block_records=writer.block_records, **stats._asdict())
