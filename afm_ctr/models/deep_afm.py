@@ -116,7 +116,7 @@ class DeepAFM(AFM):
         """
         if not len(self.pairs):
             return tf.zeros([tf.shape(inputs.present)[0], 0], inputs.linear.dtype)
-        u: tf.Tensor = inputs.vectors
+        u = tf.convert_to_tensor(inputs.vectors)
         pairs = self.pairs
         mask = pair_presence(inputs.present, pairs)
         products = pair_products(u, pairs)
