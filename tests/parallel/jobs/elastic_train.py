@@ -22,6 +22,7 @@ from afm_ctr import distributed
 from afm_ctr.cli.main import main
 from afm_ctr.distributed import elastic_meeting
 from afm_ctr.models import CTRModel
+from afm_ctr.records import Reader
 from afm_ctr.training.elastic import ElasticSession
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,6 +31,7 @@ ALIASES = importlib.import_module("launch").ALIASES
 event, at, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 sys.argv[1:] = sys.argv[4:]
 train_step, step_done, fit = CTRModel.train_step, ElasticSession.step_done, ElasticSession.fit
+dataset = Reader.dataset
 told = threading.Event()
 hear = distributed.ElasticState.on_hosts_updated
 held: dict[str, Any] = {}
@@ -54,6 +56,10 @@ def note(rows, keys, weights):  # type: ignore[no-untyped-def]
         flush=True,
     )
     return tf.constant(0, tf.int64).numpy()
+
+
+def with_keys(self, epoch, start_step=0, columns=()):  # type: ignore[no-untyped-def]
+    return dataset(self, epoch, start_step, {*columns, "key"})
 
 
 def noting_step(self, batch):  # type: ignore[no-untyped-def]
@@ -105,6 +111,7 @@ def summing_fit(self: ElasticSession) -> None:
 
 elastic_meeting.RankRemoved = Noted  # type: ignore[misc]
 BATCH = int(os.environ["BATCH"])
+Reader.dataset = with_keys  # type: ignore[method-assign]
 CTRModel.train_step = noting_step  # type: ignore[method-assign]
 ElasticSession.step_done = eventful_step  # type: ignore[method-assign]
 ElasticSession.fit = summing_fit  # type: ignore[method-assign]
