@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from afm_ctr.mixing import GOLDEN, finalise
 from afm_ctr.schema import (
     CategoricalField,
     DeclaredIds,
@@ -25,7 +24,8 @@ from afm_ctr.schema import (
     column_of,
     needs_statistics,
 )
-from afm_ctr.schema.facts import SAMPLE_LIMIT, Analysis, ChunkAnalysis, NumberFacts, NumberPart
+from afm_ctr.schema.analysis_results import SAMPLE_LIMIT, Analysis, ChunkAnalysis, NumberFacts, NumberPart
+from afm_ctr.splitmix import GOLDEN, finalise
 
 __all__ = ["SAMPLE_LIMIT", "Analysis", "Analyzer", "ChunkAnalysis", "NumberFacts", "spec_needs_analysis"]
 
@@ -64,7 +64,7 @@ class Analyzer:
         """
         import tensorflow as tf
 
-        from afm_ctr.features.cells import FieldCells
+        from afm_ctr.features.cell_ops import FieldCells
 
         texts = {name: tf.constant(columns[name], tf.string) for name in self._spec.raw_columns}
         cells = FieldCells(self._spec, texts)
@@ -108,7 +108,7 @@ class Analyzer:
         """Values and validity of every numeric field; and which rows have no bad number."""
         import tensorflow as tf
 
-        from afm_ctr.features.cells import parse_numbers
+        from afm_ctr.features.cell_ops import parse_numbers
 
         fields = [field for field in self._spec.fields if isinstance(field, NumericField)]
         if not fields:
@@ -123,7 +123,7 @@ class Analyzer:
 
     def _good_ids(self, cells: Any) -> np.ndarray:
         """Which rows have no bad declared id."""
-        from afm_ctr.features.cells import parse_whole, split_pieces
+        from afm_ctr.features.cell_ops import parse_whole, split_pieces
 
         good = np.ones(_rows(cells), bool)
         for field in self._spec.fields:
@@ -157,7 +157,7 @@ def _rows(cells: Any) -> int:
 
 
 def _values(field: WordField, cells: Any, good: np.ndarray) -> list[bytes]:
-    from afm_ctr.features.cells import split_pieces, word_cells
+    from afm_ctr.features.cell_ops import split_pieces, word_cells
 
     texts = word_cells(field, cells).numpy()[good]
     if not isinstance(field, CategoricalField) or field.separator is None:

@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.errors import in_graph
-from afm_ctr.mixing import GOLDEN, finalise
-from afm_ctr.pages import on_large_pages
-from afm_ctr.slices import MergedSlices, add_rows
+from afm_ctr.huge_pages import on_large_pages
+from afm_ctr.sparse_gradients import MergedSlices, add_rows
+from afm_ctr.splitmix import GOLDEN, finalise
 
 _BLOCK = 1 << 15  # elements hashed at a time: what fits a core's second-level cache with room for temporaries
 _SUM_MEAN = 4 * 65535 / 2
@@ -179,7 +179,7 @@ class EmbeddingTable(keras.layers.Layer):
             variables: Keras variables, columns of this table and others.
 
         Returns:
-            The gradients; those of the columns as :class:`~afm_ctr.slices.MergedSlices` that share their indices,
+            The gradients; those of the columns as :class:`MergedSlices` that share their indices,
             without row 0, which no batch touches.
         """
         columns = {id(variable) for variable in self.columns.values()}

@@ -22,7 +22,7 @@ from afm_ctr.rawlog import LineParser, ParsedLines, Reject, RowBatch, word_colum
 from afm_ctr.schema import FeatureSchema, ParquetFormat, ResolvedSchema, resolve
 from afm_ctr.training import TrainConfig, build_model
 from afm_ctr.training.base_rate import LabelSums, initial_bias
-from serving.cells import NoCell, cell_text
+from serving.cell_text import NoCell, cell_text
 
 _ROWS = 4096
 _SAMPLED = 30_000

@@ -9,7 +9,7 @@ from typing import Any
 from afm_ctr.analysis import Analyzer, ChunkAnalysis
 from afm_ctr.io.packed import pack, unpack
 from afm_ctr.schema import Analysis
-from afm_ctr.schema.facts import NumberPart
+from afm_ctr.schema.analysis_results import NumberPart
 from beam_jobs import files
 from beam_jobs.passes import Done, Passes
 from beam_jobs.rejects import ChunkRejects, reject_file

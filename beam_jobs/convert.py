@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from afm_ctr.mixing import GOLDEN, finalise
 from afm_ctr.rawlog import LineParser, ParsedLines, Reject
 from afm_ctr.records import BLOCK_RECORDS, ShardWriter, framed_examples
 from afm_ctr.records.writer import Compression
 from afm_ctr.schema import ResolvedSchema, columns_of
+from afm_ctr.splitmix import GOLDEN, finalise
 from afm_ctr.statistics import Collector
 from beam_jobs import files
 from beam_jobs.encode import Encoder

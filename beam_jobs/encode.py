@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from afm_ctr.lean import load_tensorflow_alone
+from afm_ctr.process_setup import load_tensorflow_alone
 from afm_ctr.rawlog import LineParser, ParsedLines
 from afm_ctr.schema import DelimitedFormat, ResolvedSchema
 

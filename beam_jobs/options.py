@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afm_ctr.records.writer import Compression
-from afm_ctr.samples import SAMPLE_ROWS
+from afm_ctr.sample_rows import SAMPLE_ROWS
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
 from afm_ctr.visible import visible
 from beam_jobs.passes import Progress

@@ -29,7 +29,7 @@ from afm_ctr.errors import RunError, UserError
 from afm_ctr.io.locks import alone_in
 from afm_ctr.io.paths import local_path
 from afm_ctr.records.manifest import MANIFEST_NAME, Manifest
-from afm_ctr.samples import SAMPLE_FILE, samples_text
+from afm_ctr.sample_rows import SAMPLE_FILE, samples_text
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.sidetables import TABLES_FOLDER, SideTables
 from beam_jobs import files

@@ -18,7 +18,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics, MetricsFilter
 
 from afm_ctr.errors import RunError, UserError, find_user_error, in_graph
-from afm_ctr.lean import share_memory
+from afm_ctr.process_setup import share_memory
 from beam_jobs import files
 from beam_jobs.output import Output
 from beam_jobs.runners import Engine

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from afm_ctr.lean import load_tensorflow_alone
+from afm_ctr.process_setup import load_tensorflow_alone
 from afm_ctr.rawlog import LineParser, ParsedLines
 from afm_ctr.rawlog.log import truncated
 from afm_ctr.schema import FeatureSchema

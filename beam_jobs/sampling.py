@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from afm_ctr.rawlog import ParsedLines
-from afm_ctr.rawlog.cells import LARGEST
+from afm_ctr.rawlog.labels import LARGEST
 from afm_ctr.schema import NegativeSampling
 from beam_jobs.splits import SPLITS
 

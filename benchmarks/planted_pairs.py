@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from report import NOTHING, Report, add_output, describe_machine, load, publish, versions
 
-from afm_ctr.cli.quiet import load_beam, load_tensorflow
+from afm_ctr.cli.quiet_imports import load_beam, load_tensorflow
 from afm_ctr.synthetic import PLANTED, make_logs
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class Found:
 def one_seed(seed: int, arguments: argparse.Namespace, folder: Path) -> Found:
     """Write, prepare, train, judge, explain."""
     from afm_ctr import distributed, explain, training
+    from beam_jobs import prepare
     from beam_jobs.options import PrepareOptions
-    from beam_jobs.prepare import prepare
 
     start = time.monotonic()
     logs, data, run = folder / "logs.tsv", folder / "data", folder / "run"

@@ -31,10 +31,10 @@ sys.path.pop(0)  # this folder, in which the package serving would be this file
 
 import numpy as np
 
-from afm_ctr.cli.quiet import load_tensorflow
+from afm_ctr.cli.quiet_imports import load_tensorflow
 from afm_ctr.rawlog import parse_log
 from serving.client import Client
-from serving.load.tally import quantile
+from serving.load.measurements import quantile
 from serving.score import load_spec
 from serving.server.app import LocalServer
 from serving.server.flags import ServerFlags

@@ -17,7 +17,7 @@ from afm_ctr import optimizers
 from afm_ctr.distributed import GradientExchange, SingleWorld, World, wrap_optimizer
 from afm_ctr.distributed.exchange import scaled
 from afm_ctr.models import CTRModel
-from afm_ctr.slices import merge_slices
+from afm_ctr.sparse_gradients import merge_slices
 
 Batch = dict[str, tf.Tensor]
 Sums = tuple[list[Any], tf.Tensor]

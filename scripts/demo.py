@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from afm_ctr.cli.quiet import CHATTER
+from afm_ctr.cli.quiet_imports import CHATTER
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent

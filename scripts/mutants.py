@@ -51,7 +51,7 @@ AREAS: dict[str, tuple[str, str]] = {
         "afm_ctr/optimizers/lazy_adam.py afm_ctr/optimizers/sgd.py",
         "optimizers wrap_optimizer",
     ),
-    "embedding": ("afm_ctr/embedding.py afm_ctr/mixing.py", "embedding models expiry"),
+    "embedding": ("afm_ctr/embedding.py afm_ctr/splitmix.py", "embedding models expiry"),
     "interactions": (
         "afm_ctr/interactions/blocked.py afm_ctr/interactions/choice.py afm_ctr/interactions/dropout.py "
         "afm_ctr/interactions/pooling.py",

@@ -16,7 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from serving.answers import (
+from serving.channel import tls_credentials
+from serving.connection import Connection, Pending
+from serving.errors import InvalidArgument
+from serving.responses import (
     Metadata,
     Outputs,
     Scores,
@@ -25,11 +28,8 @@ from serving.answers import (
     VersionStatus,
     join,
 )
-from serving.channel import tls_credentials
-from serving.connection import Connection, Pending
-from serving.errors import InvalidArgument
-from serving.pairs import PairShare, read_pair_names, top_pairs
 from serving.rows import Chunk, by_row, encode, split
+from serving.top_pairs import PairShare, read_pair_names, top_pairs
 
 __all__ = [
     "Client",
@@ -63,7 +63,7 @@ class Client(Connection):
         Args:
             rows: Mappings of column to value, a row each; or a mapping of column to array; or a DataFrame or Arrow
                 table. In string columns, such as those of ``raw``, a cell is any value of the table in
-                :mod:`serving.cells`; None, NaN or nothing at all is a missing value. Other inputs need a value of
+                :mod:`serving.cell_text`; None, NaN or nothing at all is a missing value. Other inputs need a value of
                 the model's type and shape in each row.
             batch_size: Rows in a request.
             signature: Which signature of the model.

@@ -11,7 +11,6 @@ import grpc
 import numpy as np
 
 from serving import tensors
-from serving.answers import Metadata, Outputs, VersionStatus, read_metadata, read_prediction, read_status
 from serving.calls import Call, Method, Servers
 from serving.channel import open_channels, proxy_in_the_way, read_targets
 from serving.errors import (
@@ -24,6 +23,7 @@ from serving.errors import (
     from_rpc,
 )
 from serving.protos import wire_pb2 as wire
+from serving.responses import Metadata, Outputs, VersionStatus, read_metadata, read_prediction, read_status
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 if TYPE_CHECKING:
-    from serving.answers import Outputs
+    from serving.responses import Outputs
 
 
 class ServingError(Exception):

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from serving import tensors
-from serving.answers import ColumnSpec, Outputs, TensorSpec
-from serving.cells import ColumnForm, cell_text
+from serving.cell_text import ColumnForm, cell_text
 from serving.errors import InvalidArgument
+from serving.responses import ColumnSpec, Outputs, TensorSpec
 
 Specs = Mapping[str, TensorSpec]
 
@@ -59,8 +59,9 @@ def split(data: Any, batch_size: int) -> Iterator[Chunk]:
 def encode(chunk: Chunk, specs: Specs) -> dict[str, np.ndarray[Any, Any]]:
     """A chunk as the arrays of a request, held against what the model says of its inputs.
 
-    A cell of a string column [B] may be any value of the table in :mod:`serving.cells`; an absent column is missing
-    (an empty string). Inputs of another type or shape must be there in every row, and have that type and shape.
+    A cell of a string column [B] may be any value of the table in :mod:`serving.cell_text`; an absent column
+    is missing (an empty string). Inputs of another type or shape must be there in every row,
+    and have that type and shape.
 
     Raises:
         InvalidArgument: names the row and the column.

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from afm_ctr.cli.app import JsonFlag, app, console, report
 from afm_ctr.cli.progress import row_progress
-from afm_ctr.cli.quiet import load_beam
+from afm_ctr.cli.quiet_imports import load_beam
 from afm_ctr.devices import hide_gpus
 from afm_ctr.errors import UserError
 from afm_ctr.visible import counted
@@ -84,8 +84,8 @@ def prepare(
     """
     hide_gpus()
     load_beam(context.args)
-    from beam_jobs.prepare import PrepareOptions
-    from beam_jobs.prepare import prepare as run
+    from beam_jobs import PrepareOptions
+    from beam_jobs import prepare as run
 
     with row_progress("prepare") as progress:
         summary = run(

@@ -67,7 +67,7 @@ def load_test(
     server = connection(model_version, label, ca, cert, key)
     from serving.load import Slo
     from serving.load import load_test as run
-    from serving.load.pace import Bounds
+    from serving.load.senders import Bounds
 
     limits = Slo.parse(slo or [])
     await_model(target, model_name, wait, server)

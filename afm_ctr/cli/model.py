@@ -12,7 +12,7 @@ from rich.table import Table
 
 from afm_ctr.cli.app import JsonFlag, app, console, report
 from afm_ctr.cli.early import check_inputs
-from afm_ctr.cli.quiet import load_tensorflow
+from afm_ctr.cli.quiet_imports import load_tensorflow
 from afm_ctr.errors import UserError
 
 ModelDir = Annotated[Path, typer.Option(help="Folder of the run: config, checkpoints, history.")]

@@ -14,7 +14,7 @@ from afm_ctr.cli.app import report as show_result
 from afm_ctr.cli.early import check_inputs
 from afm_ctr.cli.model import Checkpoint, ModelDir
 from afm_ctr.cli.progress import row_progress
-from afm_ctr.cli.quiet import load_tensorflow
+from afm_ctr.cli.quiet_imports import load_tensorflow
 from afm_ctr.errors import UserError
 
 

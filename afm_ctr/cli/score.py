@@ -19,7 +19,7 @@ from afm_ctr.cli.connection import (
     await_model,
     connection,
 )
-from afm_ctr.cli.quiet import load_tensorflow
+from afm_ctr.cli.quiet_imports import load_tensorflow
 
 
 @app.command(

@@ -17,9 +17,9 @@ import os
 from afm_ctr.devices import grow_gpu_memory, pin_gpu
 from afm_ctr.distributed.callbacks import BroadcastVariables, DriftCheck, LearningRateSchedule
 from afm_ctr.distributed.elastic import Commits, ElasticState, HostsChanged, run_elastic
-from afm_ctr.distributed.elastic_meeting import RankRemoved
 from afm_ctr.distributed.exchange import Form, GradientExchange, exchanged_bytes
 from afm_ctr.distributed.optimizer import world_of, wrap_optimizer
+from afm_ctr.distributed.rendezvous import RankRemoved
 from afm_ctr.distributed.single import SingleWorld
 from afm_ctr.distributed.state import DistributedError, agreed_state, checksum, training_state
 from afm_ctr.distributed.steps import check_steps, end_epoch

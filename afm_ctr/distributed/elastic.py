@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
-from afm_ctr.distributed.elastic_meeting import RankRemoved
+from afm_ctr.distributed.rendezvous import RankRemoved
 from afm_ctr.distributed.state import assign_blocks, blocks_of, check_alike, training_state
 from afm_ctr.distributed.steps import check_steps, end_epoch
 from afm_ctr.distributed.world import World, raw_variable

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from afm_ctr.distributed.world import World, is_replicated, raw_variable
 from afm_ctr.errors import in_graph
-from afm_ctr.slices import MergedSlices, change_values, merge_slices
+from afm_ctr.sparse_gradients import MergedSlices, change_values, merge_slices
 
 Gradient: TypeAlias = Any
 """A ``tf.Tensor``, a ``tf.IndexedSlices`` or None."""
@@ -79,7 +79,7 @@ class GradientExchange:
       those and no others. It costs what the table holds, and pays where the ranks touch a good part of it.
 
     Either way every rank ends with the same rows in the same order. Gradients that share their rows (see
-    :class:`~afm_ctr.slices.MergedSlices`) travel together. The operations carry names of their own, alike on every
+    :class:`MergedSlices`) travel together. The operations carry names of their own, alike on every
     rank as long as the ranks make their exchanges in the same order.
 
     With the dense gradients goes a mark, which is 0 in a step: a rank that has no more batches calls :meth:`finish`,

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from afm_ctr.distributed import elastic_meeting as meeting
+from afm_ctr.distributed import rendezvous
 from afm_ctr.distributed.world import Op, World, is_replicated, raw_variable
 from afm_ctr.errors import UserError
 
@@ -49,9 +49,9 @@ class HorovodWorld(World):
 
     def __init__(self) -> None:
         self._hvd = _load()
-        self.elastic = os.environ.get(meeting.ELASTIC) == "1"
+        self.elastic = os.environ.get(rendezvous.ELASTIC) == "1"
         if self.elastic:
-            meeting.arrive()
+            rendezvous.arrive()
         self._ops = {"sum": self._hvd.Sum, "min": self._hvd.Min, "max": self._hvd.Max, "mean": self._hvd.Average}
         self._begin()
 
@@ -66,13 +66,13 @@ class HorovodWorld(World):
         if not self.elastic:
             super().reset(neighbours)
         self._hvd.shutdown()
-        meeting.meet_again(neighbours)
+        rendezvous.meet_again(neighbours)
         # Horovod would ask the launcher for the rank a second time, and abort the process if its host was removed.
-        os.environ[meeting.ELASTIC] = "0"
+        os.environ[rendezvous.ELASTIC] = "0"
         try:
             self._begin()
         finally:
-            os.environ[meeting.ELASTIC] = "1"
+            os.environ[rendezvous.ELASTIC] = "1"
 
     def allreduce(self, tensor: Any, op: Op = "sum", name: str | None = None) -> tf.Tensor:
         return self._hvd.allreduce(_given(tensor), op=self._ops[op], name=name, ignore_name_scope=name is not None)

@@ -12,7 +12,7 @@ from afm_ctr.distributed.exchange import Gradient, GradientExchange, scaled
 from afm_ctr.distributed.optimizer_copy import copy_optimizer
 from afm_ctr.distributed.world import World, raw_variable
 from afm_ctr.errors import UserError
-from afm_ctr.slices import change_values
+from afm_ctr.sparse_gradients import change_values
 
 Penalty = Callable[[Sequence[Gradient], Sequence[Any]], Sequence[Gradient]]
 

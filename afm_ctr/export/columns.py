@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tensorflow.core.protobuf import saved_model_pb2
 
-from afm_ctr.rawlog.cutting import list_separators
+from afm_ctr.rawlog.tokenizers import list_separators
 from afm_ctr.rawlog.types import learned
 from afm_ctr.schema import (
     CategoricalField,
@@ -15,7 +15,7 @@ from afm_ctr.schema import (
     ResolvedSchema,
     column_of,
 )
-from serving.cells import ColumnForm
+from serving.cell_text import ColumnForm
 
 
 def column_forms(schema: ResolvedSchema) -> dict[str, ColumnForm]:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from afm_ctr.export.half import halve_vectors
+from afm_ctr.export.float16 import halve_vectors
 from afm_ctr.features import FeatureTransform
 from afm_ctr.models import CTRModel
 from afm_ctr.records import serialize_examples
-from afm_ctr.samples import load_samples, made_up_rows
+from afm_ctr.sample_rows import load_samples, made_up_rows
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import load_model
 from afm_ctr.training.build import Which

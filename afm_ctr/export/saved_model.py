@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from afm_ctr.errors import UserError
 from afm_ctr.export.columns import write_column_forms
-from afm_ctr.export.half import HalfChange, halve_and_measure
+from afm_ctr.export.float16 import HalfChange, halve_and_measure
 from afm_ctr.export.servable import Servable
 from afm_ctr.export.warmup import warmup_rows, write_warmup
 from afm_ctr.io.files import new_folder

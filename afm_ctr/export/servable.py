@@ -24,7 +24,7 @@ class Servable(tf.Module):
     Args:
         model: built, with the weights that are to be served.
         schema: the one that the model was trained with.
-        half_vectors: of :func:`afm_ctr.export.half.halve_vectors`, where the model scores from those; the vectors
+        half_vectors: of :func:`afm_ctr.export.float16.halve_vectors`, where the model scores from those; the vectors
             in full precision are left out then.
 
     Attributes:

@@ -76,7 +76,8 @@ def validate_export(
         export_dir: one version: what ``export`` wrote.
         model_dir: the run that it was exported from: then every score is compared with the checkpoint's.
         which: the checkpoint that was exported.
-        inspect: loads the folder and answers requests; default: :mod:`afm_ctr.export.fresh` in a process of its own.
+        inspect: loads the folder and answers requests; default:
+            :mod:`afm_ctr.export.clean_process` in a process of its own.
 
     Raises:
         UserError: the folder is not there, or it is not a version; or no such run. A check that fails raises nothing.
@@ -264,7 +265,7 @@ def _is_halved(folder: Path) -> bool:
 
 
 def _in_fresh_process(folder: str, requests: Requests) -> dict[str, Any]:
-    script = Path(__file__).with_name("fresh.py")
+    script = Path(__file__).with_name("clean_process.py")
     with tempfile.TemporaryDirectory() as scratch:
         asked, answered = Path(scratch, "requests"), Path(scratch, "answers")
         asked.write_bytes(pickle.dumps(requests))

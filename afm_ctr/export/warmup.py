@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from afm_ctr.errors import UserError
 from afm_ctr.features import FeatureTransform
 from afm_ctr.records import serialize_examples
-from afm_ctr.samples import load_samples, made_up_rows
+from afm_ctr.sample_rows import load_samples, made_up_rows
 from afm_ctr.schema import ResolvedSchema
 from serving.protos import wire_pb2
 from serving.tensors import to_proto

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from afm_ctr.features.cells import FieldCells, parse_whole, split_pieces, word_cells
+from afm_ctr.features.cell_ops import FieldCells, parse_whole, split_pieces, word_cells
 from afm_ctr.features.rows import EncodedSlots, TableRows
 from afm_ctr.schema import CategoricalField, ResolvedSchema, VocabularySpace, WordField
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from afm_ctr.features.cells import FieldCells, Numbers
+from afm_ctr.features.cell_ops import FieldCells, Numbers
 from afm_ctr.features.rows import EncodedSlots, TableRows
 from afm_ctr.schema import ResolvedSchema, TimeField, column_of, time_layout
 

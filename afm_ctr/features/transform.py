@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.features.categorical import CategoricalEncoder, DeclaredLocalIds, HashIds, VocabularyIds
-from afm_ctr.features.cells import FieldCells
+from afm_ctr.features.cell_ops import FieldCells
 from afm_ctr.features.libfm import LibfmEncoder
 from afm_ctr.features.numeric import BucketEncoder, NumberColumns, ValueEncoder
 from afm_ctr.features.times import TimeEncoder

@@ -13,8 +13,8 @@ from afm_ctr.infer.header import FirstLines, find_header, readable_names
 from afm_ctr.infer.nested import json_columns, json_object
 from afm_ctr.infer.sample import FileSample
 from afm_ctr.infer.texts import DECIMAL_COMMA, shown
-from afm_ctr.rawlog.cutting import not_libfm
 from afm_ctr.rawlog.layout import BadQuoting, split_cells
+from afm_ctr.rawlog.tokenizers import not_libfm
 
 _LIBFM = re.compile(rb"\s*([-+.\deE]+\s+)?\d+:[-+.\deE]+(\s+\d+:[-+.\deE]+)*\s*(#.*)?")
 _PAIR = re.compile(rb"[^\s:]+(:[^\s:]+){1,2}")

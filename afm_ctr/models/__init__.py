@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from afm_ctr.models.base import Interaction, InteractionInputs, InteractionOptions, parse_options
+from afm_ctr.models.ctr_model import CTRModel
 from afm_ctr.models.registry import interaction_class, names, register
-from afm_ctr.models.trunk import CTRModel
 
 __all__ = [
     "CTRModel",

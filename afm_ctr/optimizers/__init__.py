@@ -10,7 +10,7 @@ from afm_ctr.optimizers.base import RowOptimizer
 from afm_ctr.optimizers.ftrl import FTRL
 from afm_ctr.optimizers.lazy_adam import LazyAdam
 from afm_ctr.optimizers.sgd import SGD
-from afm_ctr.slices import merge_slices
+from afm_ctr.sparse_gradients import merge_slices
 
 __all__ = ["FTRL", "SGD", "Adagrad", "LazyAdam", "RowOptimizer", "build", "merge_slices", "names"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from afm_ctr.pages import on_large_pages
-from afm_ctr.slices import merge_slices
+from afm_ctr.huge_pages import on_large_pages
+from afm_ctr.sparse_gradients import merge_slices
 
 # Options of Keras that would touch every row, or that mean something else on slices than on the dense gradient.
 _REFUSED = {
@@ -30,7 +30,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
     """A Keras optimizer given by :meth:`rule`, whose sparse step reads and writes the batch's rows alone.
 
     Keras hands over a sparse gradient with repeated rows and lets each optimizer see to it; here they are added
-    up first (but for :class:`~afm_ctr.slices.MergedSlices`, in which they are), so that the step is that of the
+    up first (but for :class:`MergedSlices`, in which they are), so that the step is that of the
     dense gradient, restricted to the rows that the batch touched.
 
     A subclass names its slots in :attr:`slots` (name and initial value) and writes :meth:`rule`.

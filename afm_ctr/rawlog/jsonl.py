@@ -8,9 +8,9 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import Any
 
-from afm_ctr.rawlog.cutting import Cells, Reasons, check_text, list_separators
+from afm_ctr.rawlog.tokenizers import Cells, Reasons, check_text, list_separators
 from afm_ctr.schema import FeatureSchema, JsonlFormat
-from serving.cells import NoCell, cell_text
+from serving.cell_text import NoCell, cell_text
 
 # Whole numbers are their digits already, whatever their size; a float gets the text that it has as a value, so that
 # a caller who has parsed the line sends the same. Control characters inside strings are data, as in delimited text.

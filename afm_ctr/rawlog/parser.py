@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from afm_ctr.errors import UserError
-from afm_ctr.rawlog.cells import LARGEST, label_parser, numbers, weight_parser
-from afm_ctr.rawlog.cutting import Cells, DelimitedCutter, LibfmCutter, Reasons
 from afm_ctr.rawlog.jsonl import JsonCutter
+from afm_ctr.rawlog.labels import LARGEST, label_parser, numbers, weight_parser
 from afm_ctr.rawlog.layout import column_places
 from afm_ctr.rawlog.rejects import Reject
 from afm_ctr.rawlog.tables import RowBatch, TableCutter
+from afm_ctr.rawlog.tokenizers import Cells, DelimitedCutter, LibfmCutter, Reasons
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.sidetables import SideTables
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog.codecs import BLOCK, PARQUET_MAGIC
-from afm_ctr.rawlog.cutting import Cells, Reasons, list_separators
 from afm_ctr.rawlog.layout import TWICE, require
+from afm_ctr.rawlog.tokenizers import Cells, Reasons, list_separators
 from afm_ctr.schema import FeatureSchema, ParquetFormat
-from serving.cells import bad_element, cell_text
+from serving.cell_text import bad_element, cell_text
 
 _READ_ROWS = 4096
 
@@ -244,7 +244,7 @@ class TableCutter:
         return None
 
     def _texts(self, column: Any) -> Any:
-        """An array of a column's cells, as :func:`serving.cells.cell_text` has them: string or binary, null where
+        """An array of a column's cells, as :func:`serving.cell_text.cell_text` has them: string or binary, null where
         they are missing.
 
         The usual types are turned as a whole; a test holds them against that function.

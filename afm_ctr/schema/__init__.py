@@ -3,9 +3,9 @@
 Nothing here imports TensorFlow.
 """
 
+from afm_ctr.schema.analysis_results import Analysis, NumberFacts
 from afm_ctr.schema.base import Frozen
 from afm_ctr.schema.boundaries import log_square_boundaries, quantile_boundaries
-from afm_ctr.schema.facts import Analysis, NumberFacts
 from afm_ctr.schema.fields import (
     CROSS_SEPARATOR,
     LIBFM_COLUMN,

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from afm_ctr.errors import UserError
+from afm_ctr.schema.analysis_results import Analysis
 from afm_ctr.schema.boundaries import quantile_boundaries
-from afm_ctr.schema.facts import Analysis
 from afm_ctr.schema.fields import (
     BucketEncoding,
     DeclaredIds,

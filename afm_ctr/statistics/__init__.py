@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from afm_ctr.statistics.collect import SAMPLE_ROWS, Collector, Merger
 from afm_ctr.statistics.compare import Drift, FieldDrift, drift
-from afm_ctr.statistics.facts import TOP_VALUES, DataStatistics, FieldStatistics, TopValue
+from afm_ctr.statistics.data_statistics import TOP_VALUES, DataStatistics, FieldStatistics, TopValue
 
 __all__ = [
     "SAMPLE_ROWS",

@@ -18,8 +18,8 @@ import numpy as np
 from afm_ctr.io.packed import pack, pack_counts, unpack, unpack_pairs
 from afm_ctr.schema import DeclaredIds, HashSpace, MissingValue, ResolvedSchema, VocabularySpace, missing_space
 from afm_ctr.statistics import distinct
-from afm_ctr.statistics.cells import BY_ID, is_by_id, shown, texts_of_ids, values_of
-from afm_ctr.statistics.facts import PERCENTILES, TOP_VALUES, DataStatistics, FieldStatistics, TopValue
+from afm_ctr.statistics.data_statistics import PERCENTILES, TOP_VALUES, DataStatistics, FieldStatistics, TopValue
+from afm_ctr.statistics.field_values import BY_ID, is_by_id, shown, texts_of_ids, values_of
 
 SAMPLE_ROWS = 20_000
 _WIDEST_MARKS = 1 << 27  # ids beyond which marking them one by one would cost more memory than sorting

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from afm_ctr.statistics.facts import DataStatistics, FieldStatistics
+from afm_ctr.statistics.data_statistics import DataStatistics, FieldStatistics
 
 SOME, LARGE = 0.1, 0.25
 MISSING_CHANGE = 0.05

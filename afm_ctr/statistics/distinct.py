@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from afm_ctr.mixing import GOLDEN, finalise
+from afm_ctr.splitmix import GOLDEN, finalise
 
 KEPT = 1024  # least hashes that are kept of a field: beyond as many values the estimate is off by about 3 %
 

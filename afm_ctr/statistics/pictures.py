@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from afm_ctr.errors import UserError
 from afm_ctr.statistics.compare import Drift, FieldDrift
-from afm_ctr.statistics.facts import DataStatistics, FieldStatistics
+from afm_ctr.statistics.data_statistics import DataStatistics, FieldStatistics
 from afm_ctr.visible import visible
 
 _NOW, _BEFORE, _RATE, _FLAG = "#1b6ca8", "#b9c4cc", "#d9822b", "#b3261e"

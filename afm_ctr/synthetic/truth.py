@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afm_ctr.mixing import finalise
+from afm_ctr.splitmix import finalise
 
 INTEGERS = 13
 CATEGORIES = 26

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from afm_ctr.distributed.roll_call import RollCall
+from afm_ctr.distributed.peer_monitor import PeerMonitor
 from afm_ctr.errors import RunError, UserError, chain_of, find_lost_rank
 from afm_ctr.records import Reader
 
 
-def told(error: Exception, folder: Path, reader: Reader, roll: RollCall | None) -> UserError | RunError | None:
+def told(error: Exception, folder: Path, reader: Reader, roll: PeerMonitor | None) -> UserError | RunError | None:
     """What to say of an exception that ended a run; None for one that nobody foresaw.
 
     Args:

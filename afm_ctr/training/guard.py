@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from afm_ctr.distributed import Watchdog, World
-from afm_ctr.distributed.roll_call import RollCall
+from afm_ctr.distributed.peer_monitor import PeerMonitor
 from afm_ctr.distributed.watchdog import main_thread_place
 from afm_ctr.errors import UserError
 from afm_ctr.records import Reader
@@ -33,7 +33,7 @@ class Guard:
 
     def __init__(self, config: TrainConfig, world: World, folder: Path, reader: Reader) -> None:
         self._world, self._folder, self._reader = world, folder, reader
-        self._roll: RollCall | None = None
+        self._roll: PeerMonitor | None = None
         self.signals = StopSignals()
         self.watchdog: Watchdog | None = None
         if config.watchdog is not None:
@@ -41,7 +41,7 @@ class Guard:
 
     def begin(self) -> None:
         """Get to know the other ranks; all of them must call it."""
-        self._roll = RollCall(self._world, main_thread_place)
+        self._roll = PeerMonitor(self._world, main_thread_place)
 
     def beat(self) -> None:
         """Something was done."""

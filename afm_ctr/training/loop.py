@@ -16,7 +16,7 @@ from afm_ctr.distributed import ElasticState, HostsChanged, World, init, run_ela
 from afm_ctr.errors import UserError, find_lost_rank
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
-from afm_ctr.samples import load_samples, save_samples
+from afm_ctr.sample_rows import load_samples, save_samples
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.base_rate import initial_bias, label_sums
 from afm_ctr.training.build import PROFILE, TENSORBOARD, build_model

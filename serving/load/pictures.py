@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from serving.load.measurements import QUANTILES, Result, quantile
 from serving.load.slo import Limit
-from serving.load.tally import QUANTILES, Result, quantile
 
 _BAR, _LIMIT, _HELD, _MISSED = "#1b6ca8", "#c0392b", "#1b6ca8", "#d9822b"
 

@@ -14,11 +14,11 @@ from afm_ctr.errors import UserError
 from afm_ctr.io.files import write_text
 from serving.client import Client
 from serving.errors import ServingError
-from serving.load.pace import Bounds, closed_loop, open_loop
+from serving.load.measurements import QUANTILES, Result
+from serving.load.requests import GrpcWire, Traffic, prepare
+from serving.load.senders import Bounds, closed_loop, open_loop
 from serving.load.slo import Slo, Verdict
 from serving.load.sweep import highest_rate
-from serving.load.tally import QUANTILES, Result
-from serving.load.traffic import GrpcWire, Traffic, prepare
 
 Progress = Callable[[str, int, int], None]  # what is done, rows answered, rows in all (0: not known)
 

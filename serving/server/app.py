@@ -62,7 +62,7 @@ class LocalServer:
         self._grpc: grpc.Server | None = None
         self._rest: Any = None
         self._health: Any = None
-        from serving.server.answers import predict_on
+        from serving.server.handlers import predict_on
         from serving.server.models import Servable, warm_up
         from serving.server.versions import VersionWatcher
 

@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 
-from serving.server import answers
-from serving.server.faults import RequestError, invalid
+from serving.server import handlers
+from serving.server.request_errors import RequestError, invalid
 
 log = logging.getLogger("serving.server")
 
@@ -45,19 +45,19 @@ class Health:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
 
-def add_services(server: grpc.Server, watcher: answers.Watcher) -> None:
+def add_services(server: grpc.Server, watcher: handlers.Watcher) -> None:
     """Register PredictionService and ModelService."""
     handlers = {
         "PredictionService": {
-            "Predict": _method(predict_pb2.PredictRequest, lambda request: answers.predict(watcher, request)),
+            "Predict": _method(predict_pb2.PredictRequest, lambda request: handlers.predict(watcher, request)),
             "GetModelMetadata": _method(
-                get_model_metadata_pb2.GetModelMetadataRequest, lambda request: answers.metadata(watcher, request)
+                get_model_metadata_pb2.GetModelMetadataRequest, lambda request: handlers.metadata(watcher, request)
             ),
             **{name: _refused(name) for name in ("Classify", "Regress", "MultiInference")},
         },
         "ModelService": {
             "GetModelStatus": _method(
-                get_model_status_pb2.GetModelStatusRequest, lambda request: answers.status(watcher, request)
+                get_model_status_pb2.GetModelStatusRequest, lambda request: handlers.status(watcher, request)
             ),
             "HandleReloadConfigRequest": _refused("HandleReloadConfigRequest"),
         },

@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from serving.server.faults import invalid
+from serving.server.request_errors import invalid
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)

@@ -13,8 +13,8 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving import tensors
-from serving.server.faults import RequestError, from_number, invalid
 from serving.server.flags import ServerFlags
+from serving.server.request_errors import RequestError, from_number, invalid
 
 DEFAULT_SIGNATURE = "serving_default"
 _WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"

@@ -10,9 +10,9 @@ from urllib.parse import unquote
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
-from serving.server import answers
-from serving.server.faults import RequestError, from_number, invalid
+from serving.server import handlers
 from serving.server.json_text import parse_json
+from serving.server.request_errors import RequestError, from_number, invalid
 from serving.server.rest_json import JsonRequest, format_answer, read_request
 
 # A query is part of the path, as in the real server: names hold it, and nothing else matches it.
@@ -31,7 +31,7 @@ class RestApi:
         watcher: Holds the model.
     """
 
-    def __init__(self, watcher: answers.Watcher):
+    def __init__(self, watcher: handlers.Watcher):
         self._watcher = watcher
 
     def __call__(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
@@ -60,17 +60,17 @@ class RestApi:
     def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
         request = JsonRequest(body)
         spec.signature_name = request.signature_name
-        message = read_request(request, answers.input_infos(self._watcher, spec))
+        message = read_request(request, handlers.input_infos(self._watcher, spec))
         message.model_spec.CopyFrom(spec)
-        return format_answer(answers.predict(self._watcher, message), by_row=request.by_row)
+        return format_answer(handlers.predict(self._watcher, message), by_row=request.by_row)
 
     def _status(self, spec: model_pb2.ModelSpec) -> bytes:
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-        return _json(_as_dict(answers.status(self._watcher, request)))
+        return _json(_as_dict(handlers.status(self._watcher, request)))
 
     def _metadata(self, spec: model_pb2.ModelSpec) -> bytes:
         request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
-        response = answers.metadata(self._watcher, request)
+        response = handlers.metadata(self._watcher, request)
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response.metadata["signature_def"].Unpack(signatures)
         return _json(

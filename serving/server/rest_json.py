@@ -20,8 +20,8 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2
 
 from serving import tensors
-from serving.server.faults import RequestError, from_number, invalid
 from serving.server.json_text import parse_json
+from serving.server.request_errors import RequestError, from_number, invalid
 
 Infos = Mapping[str, meta_graph_pb2.TensorInfo]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from serving.server.faults import RequestError, from_number, invalid, not_found
 from serving.server.model_config import VersionPolicy
+from serving.server.request_errors import RequestError, from_number, invalid, not_found
 
 log = logging.getLogger("serving.server")
 

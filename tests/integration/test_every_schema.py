@@ -19,7 +19,7 @@ from afm_ctr.features import FeatureTransform
 from afm_ctr.rawlog.side import read_side_tables
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, prepare
 from tests.runs import write_run
 from tests.unit.reference_transform import transform_row
 

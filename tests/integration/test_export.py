@@ -14,12 +14,12 @@ import pytest
 import tensorflow as tf
 
 from afm_ctr.errors import UserError
-from afm_ctr.export import export_model, fresh, validate_export
+from afm_ctr.export import clean_process, export_model, validate_export
 from afm_ctr.export.columns import column_forms
 from afm_ctr.features import FeatureTransform
 from afm_ctr.records import serialize_examples
-from afm_ctr.samples import SAMPLE_FILE, made_up_rows, save_samples
-from serving.cells import ColumnForm
+from afm_ctr.sample_rows import SAMPLE_FILE, made_up_rows, save_samples
+from serving.cell_text import ColumnForm
 from tests.runs import every_kind, raw_rows, write_run
 
 ROWS = 64
@@ -297,7 +297,7 @@ def test_warm_up_takes_rows_of_the_log_only_where_they_are_asked_for(tmp_path):
     assert sorted(entry.name for entry in (tmp_path / "models").iterdir()) == ["1", "2"]
     unwarmed = export_model(tmp_path / "run", tmp_path / "models", warmup="none")
     assert not Path(unwarmed.path, "assets.extra", "tf_serving_warmup_requests").exists()
-    assert validate_export(unwarmed.path, tmp_path / "run", inspect=fresh.inspect).failed is None
+    assert validate_export(unwarmed.path, tmp_path / "run", inspect=clean_process.inspect).failed is None
 
 
 def test_versions_count_up_and_are_never_replaced(tmp_path):

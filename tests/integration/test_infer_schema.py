@@ -12,7 +12,7 @@ import pytest
 from afm_ctr.infer import infer_schema, save
 from afm_ctr.records import Manifest
 from afm_ctr.synthetic import make_logs
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, prepare
 
 MOST_LINES = 8000
 REAL = {

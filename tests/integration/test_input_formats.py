@@ -23,7 +23,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.prediction import predict_logs
 from afm_ctr.records import Manifest, parse_examples
 from afm_ctr.schema import Analysis, FeatureSchema, NumberFacts, ResolvedSchema, resolve
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, prepare
 from tests.runs import write_run
 
 ROWS = 3000

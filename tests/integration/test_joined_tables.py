@@ -12,7 +12,7 @@ import pytest
 from afm_ctr.errors import UserError
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, prepare
 
 PROCESSES = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 SPEC: dict[str, Any] = {

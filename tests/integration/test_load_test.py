@@ -16,7 +16,7 @@ import yaml
 
 from afm_ctr.errors import UserError
 from serving.load import Slo, load_test
-from serving.load.pace import Bounds
+from serving.load.senders import Bounds
 from serving.server.app import LocalServer
 from serving.server.flags import ServerFlags
 from tests.integration.conftest import AFM_CTR, last_json

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, prepare
 from beam_jobs.sources import units
 from tests import raw_logs
 
@@ -43,14 +43,14 @@ def test_one_process_and_several_give_the_same_bytes(
     assert one.metrics["bytes"] == one.bytes
     assert {f"rejects_{reason}": count for reason, count in one.rejects.items()}.items() <= one.metrics.items()
     # Work handed out in another order and in other pieces.
-    monkeypatch.setattr("beam_jobs.prepare.units", lambda chunks, workers: list(reversed(units(chunks, 5))))
+    monkeypatch.setattr("beam_jobs.job.units", lambda chunks, workers: list(reversed(units(chunks, 5))))
     prepare(PrepareOptions(**logs, output=str(tmp_path / "other")))
     assert raw_logs.contents(tmp_path / "other") == whole
 
 
 RUN = """
 import json, sys
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, prepare
 prepare(PrepareOptions(**json.loads(sys.argv[1])))
 """
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, prepare
 from tests import raw_logs
 
 

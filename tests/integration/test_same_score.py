@@ -25,7 +25,7 @@ from afm_ctr.records import Manifest, Reader
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.sidetables import SideTables
 from afm_ctr.synthetic import make_logs
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, prepare
 from serving.client import Client
 from serving.score import score_file
 from serving.server.app import LocalServer

@@ -17,7 +17,7 @@ from afm_ctr.prediction import predict_records
 from afm_ctr.records import Manifest
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.training import TrainConfig, evaluate, load_model, train
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, prepare
 
 RATE, ROWS = 0.125, 12_000
 WORLD = SingleWorld()

@@ -23,7 +23,7 @@ import zstandard
 from afm_ctr.rawlog import parse_log
 from afm_ctr.records import Manifest, parse_examples
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
-from beam_jobs.prepare import PrepareOptions, PrepareSummary, prepare
+from beam_jobs import PrepareOptions, PrepareSummary, prepare
 
 LINES = 10_000
 COLUMNS = ["id", "click", "price", "slot", "site", "w"]

@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from afm_ctr.errors import UserError
 from afm_ctr.export import ExportSummary, export_model, validate_export
+from afm_ctr.export.clean_process import inspect
 from afm_ctr.export.contract import signature_faults
-from afm_ctr.export.fresh import inspect
 from tests.integration.conftest import Walk, afm_ctr, last_json
 from tests.runs import every_kind, write_run
 

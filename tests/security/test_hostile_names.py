@@ -22,7 +22,7 @@ from afm_ctr.distributed import SingleWorld, elastic
 from afm_ctr.explain.explanation import RowFacts
 from afm_ctr.explain.tables import _csv, _linear_table
 from afm_ctr.infer import infer_schema
-from afm_ctr.samples import load_samples, save_samples
+from afm_ctr.sample_rows import load_samples, save_samples
 from afm_ctr.schema import read_yaml
 from afm_ctr.visible import csv_text, visible
 from afm_ctr.webpage import Page

@@ -14,8 +14,7 @@ import pytest
 from afm_ctr.errors import RunError, UserError
 from afm_ctr.records import Manifest
 from afm_ctr.schema import FeatureSchema
-from beam_jobs import files, vocabularies
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, files, prepare, vocabularies
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS: list[dict[str, Any]] = [

@@ -12,7 +12,7 @@ import yaml
 from afm_ctr import analysis
 from afm_ctr.analysis import Analysis, Analyzer, ChunkAnalysis, spec_needs_analysis
 from afm_ctr.errors import UserError
-from afm_ctr.schema import FeatureSchema, facts, resolve
+from afm_ctr.schema import FeatureSchema, analysis_results, resolve
 
 SPEC = FeatureSchema.model_validate(
     yaml.safe_load("""
@@ -92,7 +92,7 @@ def chunk_of(number: int, size: int, step: int) -> ChunkAnalysis:
 
 @pytest.mark.parametrize("limit", [10**5, 500])
 def test_order_and_grouping_never_matter(monkeypatch, limit):
-    monkeypatch.setattr(facts, "SAMPLE_LIMIT", limit)
+    monkeypatch.setattr(analysis_results, "SAMPLE_LIMIT", limit)
     parts = (chunk_of(number, 120, 120) for number in range(20))  # taken one by one, never all at once
     others = [chunk_of(number, 120, 77) for number in np.random.default_rng(0).permutation(20).tolist()]
     once = resolve(SPEC, Analysis.merge(parts))
@@ -102,7 +102,7 @@ def test_order_and_grouping_never_matter(monkeypatch, limit):
 
 
 def test_a_sample_stands_for_all(monkeypatch):
-    monkeypatch.setattr(facts, "SAMPLE_LIMIT", 2000)
+    monkeypatch.setattr(analysis_results, "SAMPLE_LIMIT", 2000)
     parts = [chunk_of(number, 2000, 2000) for number in range(5)]
     assert all(len(part.numbers["q"].sample) == 2000 for part in parts)
     found = Analysis.merge(parts).numbers["q"]

@@ -13,8 +13,7 @@ import pytest
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
 from afm_ctr.schema import FeatureSchema
-from beam_jobs import files
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, files, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,10 +16,10 @@ from afm_ctr.errors import UserError
 from afm_ctr.features import FeatureTransform
 from afm_ctr.rawlog import LineParser
 from afm_ctr.records import Manifest, ShardWriter, parse_examples
-from afm_ctr.samples import load_samples
+from afm_ctr.sample_rows import load_samples
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
+from beam_jobs import PrepareOptions, PrepareSummary, prepare
 from beam_jobs.convert import Conversion, shuffled
-from beam_jobs.prepare import PrepareOptions, PrepareSummary, prepare
 
 COLUMNS = ["click", "price", "site", "user", "part"]
 FIELDS: list[dict[str, Any]] = [

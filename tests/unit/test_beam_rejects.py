@@ -12,8 +12,8 @@ import pytest
 from afm_ctr.errors import RunError, UserError
 from afm_ctr.records import Manifest, parse_examples
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
+from beam_jobs import PrepareOptions, PrepareSummary, prepare
 from beam_jobs.output import Output
-from beam_jobs.prepare import PrepareOptions, PrepareSummary, prepare
 from beam_jobs.rows import fingerprint64
 
 FIELDS: list[dict[str, Any]] = [

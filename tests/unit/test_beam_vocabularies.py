@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from afm_ctr.schema import FeatureSchema, ResolvedSchema, VocabularySpace
-from beam_jobs import vocabularies
+from beam_jobs import PrepareOptions, prepare, vocabularies
 from beam_jobs.passes import Passes
-from beam_jobs.prepare import PrepareOptions, prepare
 from beam_jobs.vocabularies import Merging, packed, parts_for
 
 

@@ -18,9 +18,9 @@ from afm_ctr.rawlog import ColumnTypes, parse_log, word_columns
 from afm_ctr.rawlog.side import read_side_tables
 from afm_ctr.rawlog.types import kind_of
 from afm_ctr.schema import Analysis, FeatureSchema, resolve
+from beam_jobs import PrepareOptions, prepare
 from beam_jobs.output import Output
 from beam_jobs.plan import plan
-from beam_jobs.prepare import PrepareOptions, prepare
 
 HASH = {"kind": "hash", "buckets": 10}
 WORD = {"name": "x", "kind": "categorical", "encoding": HASH}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from afm_ctr import devices
-from afm_ctr.cli import quiet
+from afm_ctr.cli import quiet_imports
 from afm_ctr.devices import pin_gpu
 from afm_ctr.errors import UserError
 
@@ -84,7 +84,7 @@ def test_commands_take_one_gpu_and_ranks_wait_for_theirs(
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", config.set_memory_growth)
     if rank is not None:
         monkeypatch.setenv("HOROVOD_RANK", rank)
-    quiet.load_tensorflow()
+    quiet_imports.load_tensorflow()
     assert config.visible == taken
 
 
@@ -96,7 +96,7 @@ def in_a_new_process(code: str, **env: str) -> list[str]:
 
 def test_the_environment_is_set_before_tensorflow_reads_it() -> None:
     code = (
-        "import os\nfrom afm_ctr.lean import load_tensorflow_alone\nload_tensorflow_alone()\n"
+        "import os\nfrom afm_ctr.process_setup import load_tensorflow_alone\nload_tensorflow_alone()\n"
         "print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])"
     )
     assert in_a_new_process(code) == ["true"]

@@ -23,7 +23,7 @@ from afm_ctr.distributed import (
     exchanged_bytes,
     wrap_optimizer,
 )
-from afm_ctr.slices import MergedSlices, merge_slices
+from afm_ctr.sparse_gradients import MergedSlices, merge_slices
 
 
 def test_merge_slices_adds_rows_of_like_index() -> None:

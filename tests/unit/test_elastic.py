@@ -20,7 +20,7 @@ import pytest
 import tensorflow as tf
 
 from afm_ctr import distributed
-from afm_ctr.distributed import ElasticState, HostsChanged, RankRemoved, SingleWorld, elastic_meeting, run_elastic
+from afm_ctr.distributed import ElasticState, HostsChanged, RankRemoved, SingleWorld, rendezvous, run_elastic
 from afm_ctr.distributed.state import training_state
 from afm_ctr.errors import RunError, UserError
 
@@ -316,7 +316,7 @@ def test_ranks_wait_for_each_other(store: Store) -> None:
     arrived: dict[int, bool] = {}
 
     def come(rank: int) -> None:
-        arrived[rank] = elastic_meeting._all_here(rank, 3)
+        arrived[rank] = rendezvous._all_here(rank, 3)
 
     threads = [threading.Thread(target=come, args=(rank,)) for rank in range(3)]
     for thread in threads[:2]:
@@ -331,7 +331,7 @@ def test_ranks_wait_for_each_other(store: Store) -> None:
 def test_a_new_rank_is_asked_for_and_taken(store: Store) -> None:
     store.ready.set()
     store.kept["afm_ctr_here/0"] = b"here"
-    elastic_meeting.meet_again()
+    rendezvous.meet_again()
     assert (os.environ["HOROVOD_RANK"], os.environ["HOROVOD_SIZE"], os.environ["HOROVOD_CROSS_SIZE"]) == (
         "1",
         "2",
@@ -340,31 +340,31 @@ def test_a_new_rank_is_asked_for_and_taken(store: Store) -> None:
     assert store.kept["afm_ctr_here/1"] == b"here"
     store.slot = b"-1,-1,-1,-1,-1,-1"
     with pytest.raises(RankRemoved):
-        elastic_meeting.meet_again()
+        rendezvous.meet_again()
 
 
 def test_who_does_not_come_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that broke as it started: the launcher is asked again, and says that there is one rank left."""
-    monkeypatch.setattr(elastic_meeting, "_PATIENCE", 0.05)
+    monkeypatch.setattr(rendezvous, "_PATIENCE", 0.05)
     monkeypatch.setenv("HOROVOD_SIZE", "2")
     store.slot = b"0,1,0,1,0,1"
     store.ready.set()
-    elastic_meeting.arrive()
+    rendezvous.arrive()
     assert os.environ["HOROVOD_SIZE"] == "1"
     # And who comes late finds that the others have left, and asks too.
-    monkeypatch.setattr(elastic_meeting, "_PATIENCE", 60.0)
+    monkeypatch.setattr(rendezvous, "_PATIENCE", 60.0)
     store.kept["afm_ctr_here/0"] = b"left"
-    assert not elastic_meeting._all_here(1, 2)
+    assert not rendezvous._all_here(1, 2)
     assert store.kept["afm_ctr_here/1"] == b"left"
 
 
 def test_a_rank_that_stands_still_is_ended(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elastic_meeting, "_STOPPED_AFTER", 0.0)
+    monkeypatch.setattr(rendezvous, "_STOPPED_AFTER", 0.0)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as other:
         os.kill(other.pid, signal.SIGSTOP)
         while Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
             time.sleep(0.01)
-        asking = threading.Thread(target=elastic_meeting._ask_for_rank, args=([other.pid],))
+        asking = threading.Thread(target=rendezvous._ask_for_rank, args=([other.pid],))
         asking.start()
         assert other.wait(60) == -signal.SIGKILL
         store.ready.set()
@@ -376,13 +376,13 @@ def test_an_answer_that_is_no_rank_ends_in_words(store: Store, answer: bytes) ->
     store.slot = answer
     store.ready.set()
     with pytest.raises(RunError, match=r"^the launcher's answer b'[^\n]{0,170}is no rank"):
-        elastic_meeting._ask_for_rank([])
+        rendezvous._ask_for_rank([])
 
 
 def test_nobody_waits_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOROVOD_ELASTIC_TIMEOUT", "0.1")
     with pytest.raises(RunError, match="did not meet again within 0 s"):
-        elastic_meeting.meet_again()
+        rendezvous.meet_again()
     monkeypatch.setenv("HOROVOD_GLOO_RENDEZVOUS_PORT", "9")
     with pytest.raises(RunError, match="does not answer"):
-        elastic_meeting.meet_again()
+        rendezvous.meet_again()

@@ -9,8 +9,8 @@ import tensorflow as tf
 from afm_ctr import optimizers
 from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import find_user_error
-from afm_ctr.pages import on_large_pages
-from afm_ctr.slices import MergedSlices, merge_slices
+from afm_ctr.huge_pages import on_large_pages
+from afm_ctr.sparse_gradients import MergedSlices, merge_slices
 
 
 def table(rows: int = 50, **options: object) -> EmbeddingTable:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from fake_world import FakeWorld
 
 from afm_ctr.distributed import Form, GradientExchange, SingleWorld
-from afm_ctr.slices import MergedSlices, add_rows
+from afm_ctr.sparse_gradients import MergedSlices, add_rows
 
 
 class Reduces(FakeWorld):

@@ -11,7 +11,7 @@ from afm_ctr.frames import FrameData, from_pandas
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.schema import FeatureSchema
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, prepare
 
 pandas = pytest.importorskip("pandas", reason="pandas is not installed")
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from afm_ctr.errors import UserError
 from serving.load import Slo
-from serving.load.pace import Bounds, Ended, closed_loop, open_loop
+from serving.load.measurements import NOT_SENT, Result, Tally, quantile
 from serving.load.run import load_test
+from serving.load.senders import Bounds, Ended, closed_loop, open_loop
 from serving.load.sweep import highest_rate
-from serving.load.tally import NOT_SENT, Result, Tally, quantile
 
 
 class FakeWire:

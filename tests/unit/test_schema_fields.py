@@ -9,7 +9,7 @@ import yaml
 
 from afm_ctr.errors import UserError
 from afm_ctr.explain.content import describe_slot
-from afm_ctr.samples import made_up_rows
+from afm_ctr.sample_rows import made_up_rows
 from afm_ctr.schema import Analysis, FeatureSchema, ResolvedSchema, resolve, time_layout, validate
 
 SPEC = """

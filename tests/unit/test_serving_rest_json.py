@@ -12,7 +12,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2
 
 from serving import tensors
-from serving.server.faults import RequestError
+from serving.server.request_errors import RequestError
 from serving.server.rest_json import JsonRequest, format_answer, read_request
 
 NUMBERS = {name: number for number in range(24) if (name := tensors.type_name(number))}

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.answers import Outputs, TensorSpec, join
 from serving.errors import InvalidArgument
-from serving.pairs import PairShare, read_pair_names, top_pairs
+from serving.responses import Outputs, TensorSpec, join
 from serving.rows import encode, split
+from serving.top_pairs import PairShare, read_pair_names, top_pairs
 
 RAW = {"A": TensorSpec("string", (-1,)), "B": TensorSpec("string", (-1,))}
 PACKED = {"ids": TensorSpec("int64", (-1, 2)), "values": TensorSpec("float", (-1, 2))}

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from serving.server.faults import RequestError, from_number
+from serving.server.request_errors import RequestError, from_number
 from serving.server.versions import AVAILABLE, END, VersionWatcher
 
 

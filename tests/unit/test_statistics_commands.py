@@ -17,7 +17,7 @@ from afm_ctr.records import Manifest
 from afm_ctr.records.manifest import MANIFEST_NAME
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.statistics import DataStatistics
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, prepare
 
 SPEC = {
     "name": "t",

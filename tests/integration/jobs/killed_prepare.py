@@ -19,8 +19,7 @@ import tensorflow  # noqa: F401
 
 import beam_jobs.convert  # noqa: F401
 from afm_ctr.io import files as local_files
-from beam_jobs import files, vocabularies
-from beam_jobs.prepare import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, files, prepare, vocabularies
 
 
 def die_in(part: str, before: int) -> None:

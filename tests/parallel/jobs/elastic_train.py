@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from afm_ctr import distributed
 from afm_ctr.cli.main import main
-from afm_ctr.distributed import elastic_meeting
+from afm_ctr.distributed import rendezvous
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.training.elastic import ElasticSession
@@ -109,7 +109,7 @@ def summing_fit(self: ElasticSession) -> None:
     held.update({name: distributed.checksum(variable) for name, variable in state.items()})
 
 
-elastic_meeting.RankRemoved = Noted  # type: ignore[misc]
+rendezvous.RankRemoved = Noted  # type: ignore[misc]
 BATCH = int(os.environ["BATCH"])
 Reader.dataset = with_keys  # type: ignore[method-assign]
 CTRModel.train_step = noting_step  # type: ignore[method-assign]

@@ -15,7 +15,7 @@ import tensorflow as tf
 from afm_ctr import distributed
 from afm_ctr.distributed import SingleWorld, World, wrap_optimizer
 from afm_ctr.metrics import Evaluation
-from afm_ctr.slices import MergedSlices, merge_slices
+from afm_ctr.sparse_gradients import MergedSlices, merge_slices
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 report = importlib.import_module("launch").report

@@ -16,7 +16,7 @@ from afm_ctr.rawlog import parse_log
 from afm_ctr.rawlog.side import side_tables_beside
 from serving.client import Client
 from serving.errors import ServingError
-from serving.load.pace import Ended
+from serving.load.senders import Ended
 from serving.score import load_spec
 
 SIGNATURE = "raw"

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from afm_ctr.export.columns import column_forms
 from afm_ctr.rawlog import LineParser, parse_log
 from afm_ctr.schema import Analysis, FeatureSchema, resolve
-from serving.answers import _specs
-from serving.cells import ColumnForm, NoCell, cell_text
+from serving.cell_text import ColumnForm, NoCell, cell_text
 from serving.errors import InvalidArgument
 from serving.protos import wire_pb2 as wire
+from serving.responses import _specs
 from serving.rows import encode, split
 
 WHEN = dt.datetime(2024, 1, 31, 23, 59, 8)

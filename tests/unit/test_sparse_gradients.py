@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from afm_ctr import slices
-from afm_ctr.slices import add_rows, merge_slices
+from afm_ctr import sparse_gradients
+from afm_ctr.sparse_gradients import add_rows, merge_slices
 
-FORMS: dict[str, Callable[..., tf.Tensor]] = {"cpu": slices._add_in_order, "gpu": slices._add_sorted}
+FORMS: dict[str, Callable[..., tf.Tensor]] = {
+    "cpu": sparse_gradients._add_in_order,
+    "gpu": sparse_gradients._add_sorted,
+}
 
 
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Loads a SavedModel and answers requests, in a process that knows nothing of this package.
 
-    python -I fresh.py SAVED_MODEL REQUESTS ANSWERS
+    python -I clean_process.py SAVED_MODEL REQUESTS ANSWERS
 
 REQUESTS is a pickled list of (signature, inputs by name); ANSWERS becomes a pickled dict, see :func:`inspect`. Needs
 TensorFlow and NumPy alone: what works here works wherever TensorFlow is.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from serving import tensors
-from serving.cells import ColumnForm
+from serving.cell_text import ColumnForm
 from serving.protos import wire_pb2 as wire
 
 

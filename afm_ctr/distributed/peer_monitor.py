@@ -42,7 +42,7 @@ class _Member:
     words: str = ""
 
 
-class RollCall:
+class PeerMonitor:
     """Keeps track of the other ranks of a job; a single process has none to keep track of.
 
     All ranks make it together. Ranks that cannot be reached over TCP are left out of what is told.

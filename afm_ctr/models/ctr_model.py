@@ -14,7 +14,7 @@ from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import UserError
 from afm_ctr.models.base import InteractionInputs, parse_options
 from afm_ctr.models.registry import interaction_class
-from afm_ctr.slices import change_values
+from afm_ctr.sparse_gradients import change_values
 
 _BATCH = 1024
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from afm_ctr.devices import grow_gpu_memory, pin_gpu
-from afm_ctr.lean import load_tensorflow_alone, share_memory
+from afm_ctr.process_setup import load_tensorflow_alone, share_memory
 
 # What the C++ side logs before its log level is in force, and the missing GPU driver of a machine without a GPU.
 CHATTER = re.compile(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from serving.load.tally import NOT_SENT, Tally
+from serving.load.measurements import NOT_SENT, Tally
 
 _GRACE = 5.0
 _BETWEEN_REPORTS = 0.2

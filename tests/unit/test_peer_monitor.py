@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from afm_ctr.distributed import SingleWorld
-from afm_ctr.distributed import roll_call as module
-from afm_ctr.distributed.roll_call import RollCall
+from afm_ctr.distributed import peer_monitor as module
+from afm_ctr.distributed.peer_monitor import PeerMonitor
 
 SIZE, DEADLINE = 3, 60.0
 
@@ -40,10 +40,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(module, "_EVERY", 0.05)
     monkeypatch.setattr(module, "_SILENT", DEADLINE)
     desk, meet = [None] * SIZE, threading.Barrier(SIZE)
-    made: dict[int, RollCall] = {}
+    made: dict[int, PeerMonitor] = {}
 
     def make(rank: int) -> None:
-        made[rank] = RollCall(ThreadWorld(rank, desk, meet), lambda: f"place.py:{min(rank, 1)}")
+        made[rank] = PeerMonitor(ThreadWorld(rank, desk, meet), lambda: f"place.py:{min(rank, 1)}")
 
     threads = [threading.Thread(target=make, args=(rank,)) for rank in range(SIZE)]
     for thread in threads:
@@ -63,18 +63,18 @@ def soon(found: Any) -> None:
         time.sleep(0.02)
 
 
-def said(call: RollCall, part: str) -> bool:
+def said(call: PeerMonitor, part: str) -> bool:
     return part in (call._missing() or "")
 
 
-def test_nothing_is_said_of_ranks_that_answer(calls: dict[int, RollCall]) -> None:
+def test_nothing_is_said_of_ranks_that_answer(calls: dict[int, PeerMonitor]) -> None:
     assert all(call._missing() is None for call in calls.values())
     assert calls[0].explain(stuck=True) == "rank 0 at place.py:0, rank 1, 2 at place.py:1"
     assert calls[2].explain(stuck=True) == calls[0].explain(stuck=True)
 
 
 @pytest.mark.parametrize("gone", [0, 2])
-def test_a_rank_that_fails_says_why_before_it_goes(calls: dict[int, RollCall], gone: int) -> None:
+def test_a_rank_that_fails_says_why_before_it_goes(calls: dict[int, PeerMonitor], gone: int) -> None:
     calls[gone].close("the disk is full")
     for rank in {0, 1, 2} - {gone}:
         soon(lambda rank=rank: said(calls[rank], f"rank {gone} on "))
@@ -82,7 +82,7 @@ def test_a_rank_that_fails_says_why_before_it_goes(calls: dict[int, RollCall], g
 
 
 @pytest.mark.parametrize("gone", [0, 2])
-def test_a_rank_that_is_killed_drops_its_connection(calls: dict[int, RollCall], gone: int) -> None:
+def test_a_rank_that_is_killed_drops_its_connection(calls: dict[int, PeerMonitor], gone: int) -> None:
     calls[gone]._say_all = lambda: None  # type: ignore[method-assign]
     calls[gone].close()
     for rank in {0, 1, 2} - {gone}:
@@ -92,7 +92,7 @@ def test_a_rank_that_is_killed_drops_its_connection(calls: dict[int, RollCall], 
 
 @pytest.mark.parametrize("still", [0, 2])
 def test_a_rank_that_is_stopped_falls_silent(
-    calls: dict[int, RollCall], still: int, monkeypatch: pytest.MonkeyPatch
+    calls: dict[int, PeerMonitor], still: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls[still]._say_all = lambda: None  # type: ignore[method-assign]
     monkeypatch.setattr(module, "_SILENT", 1.5)
@@ -101,7 +101,7 @@ def test_a_rank_that_is_stopped_falls_silent(
 
 
 def test_while_rank_0_is_silent_nothing_is_held_against_the_others(
-    calls: dict[int, RollCall], monkeypatch: pytest.MonkeyPatch
+    calls: dict[int, PeerMonitor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls[0]._say_all = lambda: None  # type: ignore[method-assign]
     monkeypatch.setattr(module, "_SILENT", 1.5)
@@ -109,7 +109,7 @@ def test_while_rank_0_is_silent_nothing_is_held_against_the_others(
     assert "rank 0 on " in calls[1]._missing() and "rank 2 on " not in calls[1]._missing()  # type: ignore[operator]
 
 
-def test_a_rank_may_go_before_it_has_said_anything(calls: dict[int, RollCall]) -> None:
+def test_a_rank_may_go_before_it_has_said_anything(calls: dict[int, PeerMonitor]) -> None:
     for one in calls.values():
         one._say_all = lambda: None  # type: ignore[method-assign]
     with calls[0]._lock:
@@ -119,7 +119,7 @@ def test_a_rank_may_go_before_it_has_said_anything(calls: dict[int, RollCall]) -
     assert "without a word: killed" in (calls[0].explain() or "")
 
 
-def test_a_stranger_is_not_listened_to(calls: dict[int, RollCall]) -> None:
+def test_a_stranger_is_not_listened_to(calls: dict[int, PeerMonitor]) -> None:
     import socket
 
     port = calls[0]._sockets[0].getsockname()[1]
@@ -130,12 +130,12 @@ def test_a_stranger_is_not_listened_to(calls: dict[int, RollCall]) -> None:
 
 
 def test_a_single_process_has_nobody_to_ask() -> None:
-    call = RollCall(SingleWorld(), lambda: "here")
+    call = PeerMonitor(SingleWorld(), lambda: "here")
     assert call.explain() is None and call.explain(stuck=True) is None
     call.close("done")
 
 
-def chief_contact(calls: dict[int, RollCall]) -> tuple[tuple[str, int], str]:
+def chief_contact(calls: dict[int, PeerMonitor]) -> tuple[tuple[str, int], str]:
     """Address and token of rank 0, as it announced them."""
     contact = calls[0]._contact
     return (contact["addresses"][0], contact["port"]), contact["token"]
@@ -171,7 +171,7 @@ def nonsense(token: str) -> list[bytes]:
     return lines
 
 
-def test_no_bytes_end_the_talk(calls: dict[int, RollCall], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_bytes_end_the_talk(calls: dict[int, PeerMonitor], monkeypatch: pytest.MonkeyPatch) -> None:
     failed: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", failed.append)
     address, token = chief_contact(calls)
@@ -199,7 +199,7 @@ def test_no_bytes_end_the_talk(calls: dict[int, RollCall], monkeypatch: pytest.M
         soon(lambda: "a place of its own" in heard)
 
 
-def test_strangers_are_turned_away_when_there_are_many(calls: dict[int, RollCall]) -> None:
+def test_strangers_are_turned_away_when_there_are_many(calls: dict[int, PeerMonitor]) -> None:
     address, _ = chief_contact(calls)
     strangers = [socket.create_connection(address, timeout=DEADLINE) for _ in range(2 * SIZE + 3)]
     closed = 0

@@ -8,7 +8,7 @@ import sys
 CODE = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from afm_ctr.lean import load_tensorflow_alone, share_memory
+from afm_ctr.process_setup import load_tensorflow_alone, share_memory
 share_memory()
 with ThreadPoolExecutor(3) as pool:
     list(pool.map(lambda _: load_tensorflow_alone(), range(3)))

@@ -12,8 +12,8 @@ from tensorflow_serving.apis import (
 )
 
 from serving import tensors
-from serving.server.faults import RequestError, invalid, not_found
 from serving.server.models import DEFAULT_SIGNATURE, Servable, check_inputs, check_outputs
+from serving.server.request_errors import RequestError, invalid, not_found
 from serving.server.versions import VersionWatcher
 
 Watcher = VersionWatcher[Servable]
