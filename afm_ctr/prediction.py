@@ -19,8 +19,8 @@ from afm_ctr.io.paths import expand
 from afm_ctr.rawlog import ColumnTypes, parse_log, word_columns
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.sidetables import SideTables
-from afm_ctr.training.build import Which, load_model, make_scorer
 from afm_ctr.training.evaluate import check_readable, scoring_batch
+from afm_ctr.training.model_io import Which, load_model, make_scorer
 
 BATCH_ROWS = 4096
 LOG_ROWS = 1024  # the last batch of a log is filled up, and many logs are short

@@ -66,7 +66,7 @@ AREAS: dict[str, tuple[str, str]] = {
     "splits": ("beam_jobs/splits.py beam_jobs/sampling.py", "beam_splits beam_prepare"),
     "rejects": ("beam_jobs/rejects.py afm_ctr/rawlog/rejects.py", "rejects beam_rejects rawlog"),
     "callbacks": (
-        "afm_ctr/training/callbacks.py afm_ctr/training/stopping.py afm_ctr/distributed/callbacks.py",
+        "afm_ctr/training/callbacks.py afm_ctr/training/supervisor.py afm_ctr/distributed/callbacks.py",
         "steering stopping distributed_callbacks drift_check",
     ),
     "REST numbers": ("serving/server/rest_json.py", "serving_rest_json"),

@@ -11,10 +11,9 @@ from afm_ctr import optimizers
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import Analysis, FeatureSchema, NumberFacts, ResolvedSchema, resolve
 from afm_ctr.training import TrainConfig, build_model
-from afm_ctr.training.checkpoint import Position
-from afm_ctr.training.folder import RunFolder
-from afm_ctr.training.shelf import CheckpointShelf
-from afm_ctr.training.snapshot import Snapshot
+from afm_ctr.training.checkpoint import Position, Snapshot
+from afm_ctr.training.checkpoint_manager import CheckpointManager
+from afm_ctr.training.run_dir import RunDir
 
 EVERY_KIND: dict[str, Any] = {
     "name": "every kind of field",
@@ -95,7 +94,7 @@ def write_run(
     optimizer = optimizers.build("sgd")
     model.compile(optimizer=optimizer)
     optimizer.build(model.trainable_variables)
-    RunFolder(folder).record(config_, schema, {"data": "nowhere"}, ["afm-ctr", "train"])
-    shelf = CheckpointShelf(folder / "checkpoints")
+    RunDir(folder).record(config_, schema, {"data": "nowhere"}, ["afm-ctr", "train"])
+    shelf = CheckpointManager(folder / "checkpoints")
     shelf.save(Snapshot.take(model, Position(1, 0, 1), schema_id=schema.id, state={"data_id": "none"}), best=None)
     return model

@@ -15,7 +15,7 @@ from afm_ctr.records import serialize_examples
 from afm_ctr.sample_rows import load_samples, made_up_rows
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import load_model
-from afm_ctr.training.build import Which
+from afm_ctr.training.model_io import Which
 
 _RANDOM_ROWS = 256
 _MADE_UP_ROWS = 32

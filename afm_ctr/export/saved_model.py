@@ -20,7 +20,7 @@ from afm_ctr.io.files import new_folder
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import load_model
-from afm_ctr.training.build import Which
+from afm_ctr.training.model_io import Which
 
 EXTRA = "assets.extra"
 

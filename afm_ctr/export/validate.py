@@ -19,7 +19,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.export.contract import SCORES, signature_faults
 from afm_ctr.export.expected import Expected, from_run
 from afm_ctr.export.warmup import read_warmup
-from afm_ctr.training.build import Which
+from afm_ctr.training.model_io import Which
 from serving.tensors import to_array
 
 _SECONDS = 600

@@ -11,7 +11,7 @@ from afm_ctr.report import figures
 from afm_ctr.report.record import Judged, RunRecord
 from afm_ctr.training import TrainConfig
 from afm_ctr.training.config import flat
-from afm_ctr.training.folder import data_id
+from afm_ctr.training.run_dir import data_id
 from afm_ctr.webpage import Page
 
 _SHOWN = 6  # decimals

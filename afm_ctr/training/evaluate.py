@@ -14,8 +14,8 @@ from afm_ctr.metrics import Evaluation
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.training.build import Which, make_scorer, open_run
 from afm_ctr.training.divergence import check_scores
+from afm_ctr.training.model_io import Which, make_scorer, open_run
 from afm_ctr.training.verdict import history_of, no_better_than_constant, still_improving
 
 SMALLEST_BATCH = 4096  # evaluation keeps no gradients: small training batches would only cost time

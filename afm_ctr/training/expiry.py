@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.embedding import EmbeddingTable
-from afm_ctr.training.sections import Expiry
-from afm_ctr.training.variables import tables_of
+from afm_ctr.training.config import Expiry
+from afm_ctr.training.model_state import tables_of
 
 _BLOCK_ROWS = 1 << 20
 

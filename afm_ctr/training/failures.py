@@ -12,8 +12,10 @@ from afm_ctr.errors import RunError, UserError, chain_of, find_lost_rank
 from afm_ctr.records import Reader
 
 
-def told(error: Exception, folder: Path, reader: Reader, roll: PeerMonitor | None) -> UserError | RunError | None:
-    """What to say of an exception that ended a run; None for one that nobody foresaw.
+def explain_failure(
+    error: Exception, folder: Path, reader: Reader, roll: PeerMonitor | None
+) -> UserError | RunError | None:
+    """The one-line error of an exception that ended a run; None for one that was not foreseen.
 
     Args:
         error: what the run ended by.

@@ -13,13 +13,13 @@ import tensorflow as tf
 
 from afm_ctr.errors import UserError
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.training.build import CHECKPOINTS, CONFIG, RUN
 from afm_ctr.training.checkpoint import MANIFEST, Checkpoint, DamagedCheckpoint, Position
+from afm_ctr.training.checkpoint_manager import CheckpointManager
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.expiry import begun_now, expire, last_kept, marks_of
-from afm_ctr.training.session import RunState
-from afm_ctr.training.shelf import CheckpointShelf
-from afm_ctr.training.variables import tables_of
+from afm_ctr.training.model_io import CHECKPOINTS, CONFIG, RUN
+from afm_ctr.training.model_state import tables_of
+from afm_ctr.training.trainer import RunState
 
 _MUST_AGREE = ("model", "loss", "optimizer.name")
 
@@ -69,7 +69,7 @@ def continue_from(
         say: told what is done.
 
     Returns:
-        What :meth:`Session.take_up` wants, and what ``run.json`` keeps of it.
+        What :meth:`Trainer.take_up` wants, and what ``run.json`` keeps of it.
 
     Raises:
         UserError: no run or checkpoint there, another model, a foreign schema.
@@ -105,7 +105,7 @@ def _open(origin: Path, say: Callable[[str], None]) -> tuple[Checkpoint, TrainCo
             raise UserError(f"--from-checkpoint: the checkpoint is damaged ({error}); name another") from error
     if not (origin / CONFIG).is_file():
         raise UserError(f"--from-checkpoint {origin}: neither a run's folder (no {CONFIG}) nor a checkpoint's")
-    checkpoint = CheckpointShelf(origin / CHECKPOINTS, warn=say).latest()
+    checkpoint = CheckpointManager(origin / CHECKPOINTS, warn=say).latest()
     if checkpoint is None:
         raise UserError(f"--from-checkpoint {origin}: the run has no checkpoint yet")
     return checkpoint, TrainConfig.load(origin / CONFIG)

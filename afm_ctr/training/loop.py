@@ -19,18 +19,17 @@ from afm_ctr.records import Reader
 from afm_ctr.sample_rows import load_samples, save_samples
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.base_rate import initial_bias, label_sums
-from afm_ctr.training.build import PROFILE, TENSORBOARD, build_model
 from afm_ctr.training.config import TrainConfig
-from afm_ctr.training.elastic import ElasticSession
 from afm_ctr.training.evaluate import SMALLEST_BATCH, open_split
 from afm_ctr.training.exchange import choose_exchange
 from afm_ctr.training.failures import unwritable
-from afm_ctr.training.folder import RunFolder, data_id
 from afm_ctr.training.incremental import check_origin, continue_from
-from afm_ctr.training.profile import WARM_UP, StepProfile
+from afm_ctr.training.model_io import PROFILE, TENSORBOARD, build_model
+from afm_ctr.training.profiler import WARM_UP, StepProfile
 from afm_ctr.training.progress import Mode
-from afm_ctr.training.ranks import on_chief
-from afm_ctr.training.session import RunState, Session, opened
+from afm_ctr.training.run_dir import RunDir, data_id
+from afm_ctr.training.supervisor import on_chief
+from afm_ctr.training.trainer import ElasticTrainer, RunState, Trainer, opened
 from afm_ctr.training.verdict import warnings_of
 from afm_ctr.visible import counted
 
@@ -110,10 +109,10 @@ def train(
         command: the command line, for ``run.json``.
         progress: what stderr shows, on rank 0.
         profile: how many steps rank 0 looks at closely, after some that warm up: see
-            :class:`~afm_ctr.training.profile.StepProfile`.
+            :class:`~afm_ctr.training.profiler.StepProfile`.
 
     Raises:
-        UserError: see :meth:`afm_ctr.training.folder.RunFolder.check`; also data that does not fit the config, a
+        UserError: see :meth:`afm_ctr.training.run_dir.RunDir.check`; also data that does not fit the config, a
             damaged shard, a training that diverged, a folder that cannot be written.
     """
     if resume not in ("auto", "never"):
@@ -154,8 +153,8 @@ class _Run:
         """Train on the ranks that there are, to the end or until they change."""
         config, world = self.config, self.world
         reader = _open_train(self.data_dir, config, world)
-        folder, data = RunFolder(self.model_dir), data_id(reader.manifest, config.train_split)
-        session = ElasticSession(
+        folder, data = RunDir(self.model_dir), data_id(reader.manifest, config.train_split)
+        session = ElasticTrainer(
             state,
             model=self.model,
             config=config,
@@ -225,7 +224,7 @@ class _Run:
             warnings=warnings,
         )
 
-    def _look_at_labels(self, session: Session, fresh: bool) -> None:
+    def _look_at_labels(self, session: Trainer, fresh: bool) -> None:
         """Tell the session the base rate of what it trains on, and begin a fresh model with it; all ranks alike."""
         reader, split, say = session.reader, self.config.train_split, session.reporter.say
         sums = label_sums(self.data_dir, reader.manifest, split, reader.schema.num_slots, self.world, say)
@@ -241,7 +240,7 @@ class _Run:
         elif sums.weight:
             say(f"warning: every row of split {split!r} is of one class: there is nothing to learn")
 
-    def _begin(self, session: Session, held: contextlib.ExitStack, entry: dict[str, Any]) -> RunState | None:
+    def _begin(self, session: Trainer, held: contextlib.ExitStack, entry: dict[str, Any]) -> RunState | None:
         """On rank 0: make the folder this run's, and restore its last checkpoint if it has one."""
         folder, schema = session.folder, session.reader.schema
         try:
@@ -265,7 +264,7 @@ class _Run:
         except OSError as error:
             raise unwritable(self.model_dir, error) from error
 
-    def _take_over(self, session: Session, held: contextlib.ExitStack, entry: dict[str, Any]) -> None:
+    def _take_over(self, session: Trainer, held: contextlib.ExitStack, entry: dict[str, Any]) -> None:
         """On rank 0, which may be another one than before: the folder again, for the same run on other ranks."""
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
@@ -310,7 +309,7 @@ def check_metric(config: TrainConfig, schema: ResolvedSchema) -> None:
         raise UserError("validation.metric group_auc needs a schema that declares a `group` column: use auc")
 
 
-def _announce(session: Session, resumed_from: int | None) -> None:
+def _announce(session: Trainer, resumed_from: int | None) -> None:
     config, reader, say = session.config, session.reader, session.reporter.say
     if session.ended is not None:
         say(f"nothing left to do: the run has ended ({session.ended}) after step {session.position.step:,}")

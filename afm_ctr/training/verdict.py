@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from afm_ctr.training.build import HISTORY
 from afm_ctr.training.callbacks import improves
 from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.model_io import HISTORY
 
 _BY_LOSS = {"log": "log_loss", "squared": "rmse"}
 

@@ -29,7 +29,7 @@ import tensorflow as tf
 
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.training import TrainConfig, load_model, loop, train
-from afm_ctr.training.build import make_scorer
+from afm_ctr.training.model_io import make_scorer
 
 SCORING_BATCH = 4096
 

@@ -10,7 +10,7 @@ import pytest
 
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.training import TrainConfig, train
-from afm_ctr.training.trace import PARTS
+from afm_ctr.training.profiler import PARTS
 from tests import prepared
 
 MODEL = "model={name: afm, factors: 4, attention: 4}"

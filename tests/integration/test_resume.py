@@ -21,8 +21,8 @@ from afm_ctr.errors import Stopped, UserError
 from afm_ctr.models import Interaction, InteractionInputs, register
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import TrainConfig, evaluate, load_model, train
-from afm_ctr.training.folder import RunFolder
-from afm_ctr.training.session import Session
+from afm_ctr.training.run_dir import RunDir
+from afm_ctr.training.trainer import Trainer
 from tests import prepared
 
 AFM = "model={name: afm, factors: 4, attention: 4, attention_dropout: 0.2, pooled_dropout: 0.3, attention_l2: 0.01}"
@@ -127,14 +127,14 @@ def test_told_to_stop(
     go(data, tmp_path / "whole", settings)
     run, before = tmp_path / "run", signal.getsignal(number)
     with monkeypatch.context() as patch:
-        counted = Session.on_train_batch_end
+        counted = Trainer.on_train_batch_end
 
-        def count(self: Session, batch: int, logs: Any = None) -> None:
+        def count(self: Trainer, batch: int, logs: Any = None) -> None:
             if self.position.step == 4:
                 signal.raise_signal(number)
             counted(self, batch, logs)
 
-        patch.setattr(Session, "on_train_batch_end", count)
+        patch.setattr(Trainer, "on_train_batch_end", count)
         with pytest.raises(Stopped, match=f"stopped by {number.name} after step 5: the state is saved in") as stop:
             go(data, run, settings)
     assert stop.value.code == 128 + number
@@ -195,7 +195,7 @@ def test_what_a_run_does_not_go_on_with(data: Path, tmp_path: Path) -> None:
 
 def test_one_process_at_a_time(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with RunFolder(run).alone(), pytest.raises(UserError, match="another process is training in"):
+    with RunDir(run).alone(), pytest.raises(UserError, match="another process is training in"):
         go(data, run, config("epochs=1"))
     assert go(data, run, config("epochs=1")).steps == 7
 

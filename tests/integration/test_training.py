@@ -22,7 +22,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.prediction import predict_logs, predict_records
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.training import TrainConfig, TrainSummary, build_model, evaluate, load_model, snapshot, speed, train
+from afm_ctr.training import TrainConfig, TrainSummary, build_model, checkpoint, epoch, evaluate, load_model, train
 from afm_ctr.training.checkpoint import Checkpoint
 from afm_ctr.training.evaluate import scoring_batch
 from tests import prepared
@@ -166,7 +166,7 @@ def test_early_stopping_and_plateau(data: Path, tmp_path: Path) -> None:
 
 def test_speed_counts_the_rows_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
-    monkeypatch.setattr(speed, "time", SimpleNamespace(monotonic=lambda: 4.0 * next(ticks)))  # 4 s a step
+    monkeypatch.setattr(epoch, "time", SimpleNamespace(monotonic=lambda: 4.0 * next(ticks)))  # 4 s a step
     data = prepared.write(tmp_path / "data", {"train": 100, "valid": 50})
     settings = config("batch_size=48", "epochs=2")
     summary = train(data, tmp_path / "run", settings, WORLD, progress="none")
@@ -196,7 +196,7 @@ def test_a_folder_that_cannot_be_written(data: Path, tmp_path: Path, monkeypatch
         train(data, tmp_path / "file/run", config(), WORLD, progress="none")
     run = tmp_path / "run"
     settings = config("epochs=1", "checkpoint.every_steps=10")
-    write = snapshot.HashingWriter.write
+    write = checkpoint.HashingWriter.write
 
     def full(self: Any, content: Any) -> int:
         if (run / "checkpoints/step-000000020").exists():
@@ -204,7 +204,7 @@ def test_a_folder_that_cannot_be_written(data: Path, tmp_path: Path, monkeypatch
         return write(self, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(snapshot.HashingWriter, "write", full)
+        patch.setattr(checkpoint.HashingWriter, "write", full)
         with pytest.raises(UserError, match="No space left on device; every checkpoint there is whole"):
             train(data, run, settings, WORLD, progress="none")
     assert train(data, run, settings, WORLD, progress="none").resumed_from == 20

@@ -11,7 +11,7 @@ from launch import JOBS, horovodrun, needs_horovod
 
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.training import TrainConfig, train
-from afm_ctr.training.shelf import CheckpointShelf
+from afm_ctr.training.checkpoint_manager import CheckpointManager
 from tests import prepared
 
 EXPECTED = {
@@ -68,7 +68,7 @@ def test_training_ends_with_a_cause_and_can_go_on(how: str, tmp_path: Path) -> N
     if how != "shard":
         failed = re.search(r"fails at ([\d.]+)", job.output)
         assert failed and ended - float(failed[1]) < 120, job.output[-4000:]
-    last = CheckpointShelf(run / "checkpoints").latest()
+    last = CheckpointManager(run / "checkpoints").latest()
     assert last is not None and last.position.step >= saved
     shard.write_bytes(whole)
     summary = train(data, run, settings, SingleWorld(), progress="none")

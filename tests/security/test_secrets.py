@@ -16,7 +16,7 @@ from afm_ctr.records.manifest import MANIFEST_NAME
 from afm_ctr.report import about
 from afm_ctr.report.record import Judged, RunRecord
 from afm_ctr.training import TrainConfig
-from afm_ctr.training.folder import RunFolder
+from afm_ctr.training.run_dir import RunDir
 from afm_ctr.webpage import Page
 from tests import prepared
 
@@ -107,7 +107,7 @@ def test_prepare_leaves_no_secret(tmp_path, monkeypatch, capsys):
 
 
 def test_train_records_no_secret_and_old_files_are_masked_when_read(tmp_path):
-    folder = RunFolder(tmp_path / "run")
+    folder = RunDir(tmp_path / "run")
     command = ["train", "--data", "d", f"--password={PLANTED}"]
     folder.record(TrainConfig(), prepared.schema(), {"data": "d"}, command)
     path = tmp_path / "run" / "run.json"
@@ -127,7 +127,7 @@ def test_a_report_of_old_files_shows_no_secret(tmp_path):
     manifest = tmp_path / "data" / MANIFEST_NAME
     content = json.loads(manifest.read_text()) | {"command": f"afm-ctr prepare --db_password {PLANTED} --output data"}
     manifest.write_text(json.dumps(content))
-    RunFolder(tmp_path / "run").record(TrainConfig(), prepared.schema(), {"data": "d"}, ["train"])
+    RunDir(tmp_path / "run").record(TrainConfig(), prepared.schema(), {"data": "d"}, ["train"])
     run = tmp_path / "run" / "run.json"
     old = json.loads(run.read_text())
     old["sessions"][0]["command"] = ["train", f"--token={PLANTED}"]

@@ -14,10 +14,9 @@ import tensorflow as tf
 from afm_ctr import optimizers
 from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import UserError
-from afm_ctr.training.checkpoint import MANIFEST, Checkpoint, DamagedCheckpoint, Position
-from afm_ctr.training.shelf import CheckpointShelf
-from afm_ctr.training.snapshot import Snapshot
-from afm_ctr.training.variables import split_variables
+from afm_ctr.training.checkpoint import MANIFEST, Checkpoint, DamagedCheckpoint, Position, Snapshot
+from afm_ctr.training.checkpoint_manager import CheckpointManager
+from afm_ctr.training.model_state import split_variables
 
 STATE = {"best": {"value": 0.1 + 0.2, "epoch": None}}
 
@@ -148,7 +147,7 @@ def damage(folder: Path, how: str) -> None:
 @pytest.mark.parametrize("how", ["flip", "cut", "gone", "manifest gone", "manifest cut"])
 def test_damage_is_found_and_the_one_before_is_taken(tmp_path: Path, how: str) -> None:
     warnings: list[str] = []
-    shelf = CheckpointShelf(tmp_path, keep=3, warn=warnings.append)
+    shelf = CheckpointManager(tmp_path, keep=3, warn=warnings.append)
     model = build("sgd")
     for step in (10, 20):
         shelf.save(snap(model, Position(step=step)), best=None)
@@ -166,7 +165,7 @@ def test_damage_is_found_and_the_one_before_is_taken(tmp_path: Path, how: str) -
 
 
 def test_the_last_few_and_the_best_stay(tmp_path: Path) -> None:
-    shelf = CheckpointShelf(tmp_path / "checkpoints", keep=2)
+    shelf = CheckpointManager(tmp_path / "checkpoints", keep=2)
     assert shelf.latest() is None
     assert shelf.best() is None
     model = build("sgd")
@@ -187,7 +186,7 @@ def test_the_last_few_and_the_best_stay(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_folder_is_nothing_and_goes(tmp_path: Path) -> None:
-    shelf = CheckpointShelf(tmp_path, keep=2)
+    shelf = CheckpointManager(tmp_path, keep=2)
     model = build("sgd")
     shelf.save(snap(model, Position(step=1)), best=None)
     left = tmp_path / ".tmp-step-000000002"
@@ -201,7 +200,7 @@ def test_an_unfinished_folder_is_nothing_and_goes(tmp_path: Path) -> None:
 
 
 def test_a_diverged_state_is_not_stored(tmp_path: Path) -> None:
-    shelf = CheckpointShelf(tmp_path)
+    shelf = CheckpointManager(tmp_path)
     model = build("sgd")
     shelf.save(snap(model, Position(step=1)), best=None)
     column = model.table.columns["linear"]

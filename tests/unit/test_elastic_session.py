@@ -9,8 +9,7 @@ import pytest
 
 from afm_ctr.distributed import BroadcastVariables, HostsChanged, SingleWorld
 from afm_ctr.training.checkpoint import Position
-from afm_ctr.training.elastic import ElasticSession
-from afm_ctr.training.session import Session
+from afm_ctr.training.trainer import ElasticTrainer, Trainer
 
 
 class Kept:
@@ -52,12 +51,12 @@ def session(monkeypatch: pytest.MonkeyPatch, elastic: bool = True) -> tuple[Any,
         self.world, self.position, self.speed = world, Position(), "speed 0"
         self.config, self.reader = None, types.SimpleNamespace(steps_per_epoch=4)
 
-    monkeypatch.setattr(Session, "__init__", begun)
-    monkeypatch.setattr(Session, "save", lambda self: kept.note("checkpoint"))
-    monkeypatch.setattr(Session, "fit", lambda self: kept.note("fit"))
-    monkeypatch.setattr(Session, "state", lambda self: (self.position, "state", "sums"))
-    monkeypatch.setattr(Session, "ended", None)
-    return ElasticSession(kept, world=World(elastic)), kept  # type: ignore[arg-type]
+    monkeypatch.setattr(Trainer, "__init__", begun)
+    monkeypatch.setattr(Trainer, "save", lambda self: kept.note("checkpoint"))
+    monkeypatch.setattr(Trainer, "fit", lambda self: kept.note("fit"))
+    monkeypatch.setattr(Trainer, "state", lambda self: (self.position, "state", "sums"))
+    monkeypatch.setattr(Trainer, "ended", None)
+    return ElasticTrainer(kept, world=World(elastic)), kept  # type: ignore[arg-type]
 
 
 def run_at(position: Position) -> Any:
@@ -102,7 +101,7 @@ def test_a_commit_that_is_due_holds_the_step_that_is_done(
 def test_a_rank_that_comes_back_takes_up_the_commit_and_writes_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
     one, kept = session(monkeypatch)
     taken: list[Any] = []
-    monkeypatch.setattr(Session, "take_up", lambda self, *run: taken.append(run))
+    monkeypatch.setattr(Trainer, "take_up", lambda self, *run: taken.append(run))
     kept.values.update(run=run_at(Position(0, 2, 2)), speed="speed 2")
     one.go_on()
     assert taken == [run_at(Position(0, 2, 2))]
@@ -116,7 +115,7 @@ def test_changed_hosts_end_a_fit_that_is_not_the_last(ended: str | None, monkeyp
     one.fit()
     kept.changed = True
     one.save()
-    monkeypatch.setattr(Session, "ended", ended)
+    monkeypatch.setattr(Trainer, "ended", ended)
     if ended is None:
         with pytest.raises(HostsChanged):
             one.fit()
@@ -137,7 +136,7 @@ def test_the_step_is_counted_after_all_other_callbacks(elastic: bool, monkeypatc
     """All elastic ranks hold the same variables already: nothing is broadcast."""
     one, kept = session(monkeypatch, elastic)
     others = [BroadcastVariables(one.world), one]
-    monkeypatch.setattr(Session, "_callbacks", lambda self: list(others))
+    monkeypatch.setattr(Trainer, "_callbacks", lambda self: list(others))
     chosen = one._callbacks()
     assert chosen[: -1 if elastic else None] == (others[1:] if elastic else others)
     if elastic:

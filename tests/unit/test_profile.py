@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from afm_ctr.training.trace import MARK, PARTS, Span, divide, part_of, spans_of
+from afm_ctr.training.profiler import MARK, PARTS, Span, divide, part_of, spans_of
 
 
 @pytest.mark.parametrize(

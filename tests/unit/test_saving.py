@@ -14,10 +14,8 @@ from afm_ctr import optimizers
 from afm_ctr.distributed import SingleWorld, wrap_optimizer
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
-from afm_ctr.training.checkpoint import Checkpoint, Position
-from afm_ctr.training.saving import Saver
-from afm_ctr.training.shelf import CheckpointShelf
-from afm_ctr.training.snapshot import Snapshot
+from afm_ctr.training.checkpoint import Checkpoint, Position, Snapshot
+from afm_ctr.training.checkpoint_manager import CheckpointManager, Saver
 
 DEADLINE = 60
 
@@ -43,7 +41,7 @@ def snap(model: CTRModel, number: int) -> Snapshot:
     return Snapshot.take(model, Position(step=number), schema_id="feed", state={}, rows_per_file=4)
 
 
-class SlowShelf(CheckpointShelf):
+class SlowShelf(CheckpointManager):
     """Writes when it is told to, or fails."""
 
     def __init__(self, folder: Path) -> None:

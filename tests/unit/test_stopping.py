@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from afm_ctr.distributed import SingleWorld
-from afm_ctr.training.stopping import StopSignals
+from afm_ctr.training.supervisor import StopSignals
 from tests.unit.fake_world import FakeWorld
 
 

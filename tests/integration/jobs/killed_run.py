@@ -13,11 +13,11 @@ import threading
 from typing import Any
 
 from afm_ctr import distributed, training
-from afm_ctr.training.session import Session
-from afm_ctr.training.snapshot import Snapshot
+from afm_ctr.training.checkpoint import Snapshot
+from afm_ctr.training.trainer import Trainer
 
 data, run, config, step, *rest = sys.argv[1:]
-counted, write_column = Session.on_train_batch_end, Snapshot._write_column
+counted, write_column = Trainer.on_train_batch_end, Snapshot._write_column
 at = 0
 moved = threading.Condition()
 
@@ -27,7 +27,7 @@ def die(doing: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def count(self: Session, batch: int, logs: dict[str, Any] | None = None) -> None:
+def count(self: Trainer, batch: int, logs: dict[str, Any] | None = None) -> None:
     global at
     with moved:
         at = self.position.step + 1
@@ -46,6 +46,6 @@ def write(self: Snapshot, *arguments: Any) -> dict[str, Any]:
     return written
 
 
-Session.on_train_batch_end = count  # type: ignore[method-assign]
+Trainer.on_train_batch_end = count  # type: ignore[method-assign]
 Snapshot._write_column = write  # type: ignore[method-assign]
 training.train(data, run, training.TrainConfig.load(config), distributed.init())

@@ -23,14 +23,14 @@ from afm_ctr.cli.main import main
 from afm_ctr.distributed import rendezvous
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
-from afm_ctr.training.elastic import ElasticSession
+from afm_ctr.training.trainer import ElasticTrainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 ALIASES = importlib.import_module("launch").ALIASES
 
 event, at, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 sys.argv[1:] = sys.argv[4:]
-train_step, step_done, fit = CTRModel.train_step, ElasticSession.step_done, ElasticSession.fit
+train_step, step_done, fit = CTRModel.train_step, ElasticTrainer.step_done, ElasticTrainer.fit
 dataset = Reader.dataset
 told = threading.Event()
 hear = distributed.ElasticState.on_hosts_updated
@@ -86,7 +86,7 @@ def change_hosts(hosts: list[str]) -> None:
     assert told.wait(120), "the launcher did not tell of the change of hosts"
 
 
-def eventful_step(self: ElasticSession) -> None:
+def eventful_step(self: ElasticTrainer) -> None:
     if self.position.step == at and not (folder / "happened").exists():
         kind, _, rank = event.partition("-")
         hosts = (folder / "hosts").read_text().split()
@@ -103,7 +103,7 @@ def eventful_step(self: ElasticSession) -> None:
     step_done(self)
 
 
-def summing_fit(self: ElasticSession) -> None:
+def summing_fit(self: ElasticTrainer) -> None:
     fit(self)
     state = distributed.training_state(self.network)
     held.update({name: distributed.checksum(variable) for name, variable in state.items()})
@@ -113,8 +113,8 @@ rendezvous.RankRemoved = Noted  # type: ignore[misc]
 BATCH = int(os.environ["BATCH"])
 Reader.dataset = with_keys  # type: ignore[method-assign]
 CTRModel.train_step = noting_step  # type: ignore[method-assign]
-ElasticSession.step_done = eventful_step  # type: ignore[method-assign]
-ElasticSession.fit = summing_fit  # type: ignore[method-assign]
+ElasticTrainer.step_done = eventful_step  # type: ignore[method-assign]
+ElasticTrainer.fit = summing_fit  # type: ignore[method-assign]
 distributed.ElasticState.on_hosts_updated = hear_of_it  # type: ignore[method-assign]
 ended = os._exit
 

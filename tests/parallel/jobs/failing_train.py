@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from afm_ctr.cli.main import main
-from afm_ctr.training.session import Session
+from afm_ctr.training.trainer import Trainer
 
 how = sys.argv.pop(1)
-counted = Session.on_train_batch_end
+counted = Trainer.on_train_batch_end
 
 
-def count(self: Session, batch: int, logs: dict[str, Any] | None = None) -> None:
+def count(self: Trainer, batch: int, logs: dict[str, Any] | None = None) -> None:
     if self.position.step == 7 and self.world.rank == (0 if how == "disk" else self.world.size - 1):
         fail()
     counted(self, batch, logs)
@@ -43,5 +43,5 @@ def fail() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (now, resource.RLIM_INFINITY))
 
 
-Session.on_train_batch_end = count  # type: ignore[method-assign]
+Trainer.on_train_batch_end = count  # type: ignore[method-assign]
 main()

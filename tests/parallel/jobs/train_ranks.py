@@ -14,7 +14,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.training import TrainConfig, evaluate, train
-from afm_ctr.training.session import Session
+from afm_ctr.training.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 report = importlib.import_module("launch").report
@@ -23,7 +23,7 @@ data, runs = Path(sys.argv[1]), Path(sys.argv[2])
 world = distributed.init()
 seen: Counter[str] = Counter()
 sums: dict[str, int] = {}
-train_step, fit, dataset = CTRModel.train_step, Session.fit, Reader.dataset
+train_step, fit, dataset = CTRModel.train_step, Trainer.fit, Reader.dataset
 
 
 def with_keys(self, epoch, start_step=0, columns=()):  # type: ignore[no-untyped-def]
@@ -40,7 +40,7 @@ def noting_step(self, batch):  # type: ignore[no-untyped-def]
     return train_step(self, batch)
 
 
-def summing_fit(self: Session) -> None:
+def summing_fit(self: Trainer) -> None:
     fit(self)
     state = distributed.training_state(self.network)
     sums.clear()
@@ -49,7 +49,7 @@ def summing_fit(self: Session) -> None:
 
 Reader.dataset = with_keys  # type: ignore[method-assign]
 CTRModel.train_step = noting_step  # type: ignore[method-assign]
-Session.fit = summing_fit  # type: ignore[method-assign]
+Trainer.fit = summing_fit  # type: ignore[method-assign]
 findings = {}
 for name in optimizers.names():
     seen.clear()

@@ -20,10 +20,10 @@ from afm_ctr.io.locks import alone_in
 from afm_ctr.io.secrets import mask_words, without_secrets
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.training.build import CHECKPOINTS, CONFIG, RUN
 from afm_ctr.training.checkpoint import Checkpoint
+from afm_ctr.training.checkpoint_manager import CheckpointManager
 from afm_ctr.training.config import TrainConfig
-from afm_ctr.training.shelf import CheckpointShelf
+from afm_ctr.training.model_io import CHECKPOINTS, CONFIG, RUN
 
 _PACKAGES = ("afm-ctr", "tensorflow", "keras", "horovod", "numpy")
 
@@ -65,7 +65,7 @@ def machine() -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFolder:
+class RunDir:
     """A run on disk.
 
     It holds ``config.yaml``, ``schema.yaml`` with ``vocab/``, ``run.json``, ``history.jsonl``, ``checkpoints/`` and
@@ -74,9 +74,9 @@ class RunFolder:
 
     path: Path
 
-    def shelf(self, keep: int, warn: Callable[[str], None]) -> CheckpointShelf:
+    def shelf(self, keep: int, warn: Callable[[str], None]) -> CheckpointManager:
         """The run's checkpoints."""
-        return CheckpointShelf(self.path / CHECKPOINTS, keep, warn)
+        return CheckpointManager(self.path / CHECKPOINTS, keep, warn)
 
     def check(
         self,

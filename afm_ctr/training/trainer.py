@@ -1,4 +1,4 @@
-"""A run under way: where it is, what a checkpoint of it holds, and what happens between and after steps."""
+"""The training loop of a run: its position, what a checkpoint holds of it, the work between steps; elastic too."""
 
 from __future__ import annotations
 
@@ -12,34 +12,37 @@ from typing import Any
 import keras
 import numpy as np
 
-from afm_ctr.distributed import BroadcastVariables, DriftCheck, LearningRateSchedule, World
+from afm_ctr.distributed import (
+    BroadcastVariables,
+    DriftCheck,
+    ElasticState,
+    HostsChanged,
+    LearningRateSchedule,
+    World,
+)
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
-from afm_ctr.training.build import HISTORY, TENSORBOARD
 from afm_ctr.training.callbacks import Stateful, UnreadLogs
-from afm_ctr.training.checkpoint import Checkpoint, Position
+from afm_ctr.training.checkpoint import Checkpoint, NotFinite, Position, Snapshot
+from afm_ctr.training.checkpoint_manager import Saver
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.divergence import largest_input
-from afm_ctr.training.epochs import EpochEnds
+from afm_ctr.training.epoch import EpochEnds, RunningSums, Speed
 from afm_ctr.training.expiry import begun_now
-from afm_ctr.training.folder import RunFolder
-from afm_ctr.training.guard import Guard
-from afm_ctr.training.profile import StepProfile
+from afm_ctr.training.model_io import HISTORY, TENSORBOARD
+from afm_ctr.training.profiler import StepProfile
 from afm_ctr.training.progress import Mode, Reporter, TensorBoardScalars
-from afm_ctr.training.saving import Saver
-from afm_ctr.training.snapshot import NotFinite, Snapshot
-from afm_ctr.training.speed import Speed
-from afm_ctr.training.sums import RunningSums
+from afm_ctr.training.run_dir import RunDir
+from afm_ctr.training.supervisor import Supervisor
 
 # What a step uses of a batch; dropout is a function of the row's number.
 _OF_A_STEP = ("feature_ids", "feature_vals", "label", "weight", "row")
-
 RunState = tuple[Position, dict[str, Any], dict[str, np.ndarray]]
 """Where a run is: position, state of the callbacks (plain data), running sums of the metrics over all ranks."""
 
 
-class Session(keras.callbacks.Callback):
+class Trainer(keras.callbacks.Callback):
     """The run as a callback of its own ``fit`` calls, one an epoch or a part of one.
 
     After every step it counts, looks at the loss and perhaps writes a checkpoint. At the end of an epoch it sums the
@@ -52,7 +55,7 @@ class Session(keras.callbacks.Callback):
         reader: of the train split.
         world: the ranks.
         folder: written by rank 0.
-        data: :func:`~afm_ctr.training.folder.data_id` of the train split.
+        data: :func:`~afm_ctr.training.run_dir.data_id` of the train split.
         progress: what stderr shows.
     """
 
@@ -62,7 +65,7 @@ class Session(keras.callbacks.Callback):
         config: TrainConfig,
         reader: Reader,
         world: World,
-        folder: RunFolder,
+        folder: RunDir,
         data: str,
         progress: Mode,
     ) -> None:
@@ -87,7 +90,7 @@ class Session(keras.callbacks.Callback):
             total_steps=total,
             verbose=False,
         )
-        self.guard = Guard(config, world, folder.path, reader)
+        self.guard = Supervisor(config, world, folder.path, reader)
         drift = config.drift_check
         self._drift = DriftCheck(world, drift.every_steps) if drift is not None and world.size > 1 else None
         self.epochs = EpochEnds(model, config, reader, world, folder.path / HISTORY, self.reporter.say)
@@ -297,5 +300,78 @@ class Session(keras.callbacks.Callback):
 
 
 def opened(checkpoint: Checkpoint) -> RunState:
-    """What :meth:`Session.take_up` wants of a checkpoint."""
+    """What :meth:`Trainer.take_up` wants of a checkpoint."""
     return checkpoint.position, checkpoint.state, checkpoint.extra()
+
+
+class ElasticTrainer(Trainer):
+    """A session that commits what it is to host memory, and goes on from a commit on other ranks.
+
+    The position of a commit is the global step, and readers divide a step's rows by rank and size: so the records of
+    an epoch are those of an undisturbed run. In a world that is not elastic it is a plain session.
+
+    Args:
+        elastic: of the run; its values are this session's.
+        **of_session: see :class:`~afm_ctr.training.trainer.Trainer`.
+    """
+
+    def __init__(self, elastic: ElasticState, **of_session: Any) -> None:
+        super().__init__(**of_session)
+        self._elastic = elastic
+        self._hosts_changed = False
+
+    def begin(self) -> None:
+        """The run begins, or goes on from a checkpoint that rank 0 has restored: all ranks get its variables."""
+        if self.world.elastic:
+            self._hand_over()
+            self._elastic.begin()
+
+    def go_on(self) -> None:
+        """Take up the last commit, whose variables all ranks hold."""
+        values = self._elastic.values
+        self.speed = values["speed"]
+        self.take_up(*values["run"])
+        # Later checkpoints are forgotten now, and the one of an epoch's end may have died with its writer.
+        super().save()
+
+    def save(self) -> None:
+        """Before an epoch's checkpoint comes its commit: what is written is never ahead of what is kept.
+
+        If hosts have changed the epoch is ended in order first, and :meth:`fit` leaves afterwards.
+        """
+        if self.world.elastic and self.position.step_in_epoch == 0:
+            self._hand_over()
+            self._hosts_changed = self._elastic.keep()
+        super().save()
+
+    def fit(self) -> None:
+        super().fit()
+        if self._hosts_changed and self.ended is None:
+            raise HostsChanged
+
+    def step_done(self) -> None:
+        """After all other callbacks: commit if it is time. The end of an epoch does so by itself."""
+        self._elastic.count_step()
+        if self._elastic.due and self.position.step_in_epoch < self.reader.steps_per_epoch:
+            self._hand_over()
+            self._elastic.commit()
+
+    def _hand_over(self) -> None:
+        self._elastic.values.update(run=self.state(), speed=self.speed)
+
+    def _callbacks(self) -> list[keras.callbacks.Callback]:
+        callbacks = super()._callbacks()
+        if not self.world.elastic:
+            return callbacks
+        # All ranks hold the same variables already.
+        others = [callback for callback in callbacks if not isinstance(callback, BroadcastVariables)]
+        return [*others, _LastOfStep(self)]
+
+
+class _LastOfStep(keras.callbacks.Callback):
+    def __init__(self, session: ElasticTrainer) -> None:
+        super().__init__()
+        self._session = session
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._session.step_done()

@@ -1,23 +1,25 @@
-"""The checkpoints of a run: the last few, and which of them is the best."""
+"""The checkpoints of a run: the last few, the best one, and a thread that writes them."""
 
 from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import remove_folder, remove_temporaries, write_json
-from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint
-from afm_ctr.training.snapshot import Snapshot
+from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint, Snapshot
+from afm_ctr.training.failures import unwritable
 
 BEST = "best.json"
 _FOLDER = re.compile(r"step-(\d{9,})$")
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
-class CheckpointShelf:
+class CheckpointManager:
     """The checkpoints of a run: the last ``keep``, and the best one for as long as it is the best.
 
     Args:
@@ -88,7 +90,7 @@ class CheckpointShelf:
         Args:
             snapshot: what is stored.
             best: what :meth:`mark_best` writes; its step must be on the shelf, or be this one.
-            progress: see :meth:`~afm_ctr.training.snapshot.Snapshot.write`.
+            progress: see :meth:`~afm_ctr.training.checkpoint.Snapshot.write`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         snapshot.write(self.path(snapshot.position.step), progress)
@@ -105,3 +107,75 @@ class CheckpointShelf:
     def _remove(self, steps: Iterable[int]) -> None:
         for step in list(steps):
             remove_folder(self.path(step))
+
+
+class Saver:
+    """Writes checkpoints in a thread of its own, one at a time. Rank 0 has the only one that is used.
+
+    A failure to write is told by the next call, or by :meth:`settle` at the run's end: the training goes on until
+    then, and the checkpoint before it stays.
+
+    Args:
+        shelf: where they go.
+        beat: called while somebody waits for a writer that makes progress, for a watchdog.
+    """
+
+    def __init__(self, shelf: CheckpointManager, beat: Callable[[], None] = lambda: None) -> None:
+        self._shelf = shelf
+        self._beat = beat
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self._files = 0
+
+    def save(self, take: Callable[[], Snapshot], best: dict[str, Any] | None) -> None:
+        """Take a snapshot and see to it that it is written; returns as soon as it is taken.
+
+        Waits for the one before it first, so that there is never more than one copy of the state in memory.
+
+        Args:
+            take: makes the snapshot.
+            best: see :meth:`~afm_ctr.training.checkpoint_manager.CheckpointManager.save`.
+
+        Raises:
+            UserError: of the one before: it cannot be written, or its values are not finite.
+        """
+        self.settle()
+        self._thread = threading.Thread(
+            target=self._write, args=(take(), best), name="afm-ctr-checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def settle(self) -> None:
+        """Wait until everything is on the disk.
+
+        Raises:
+            UserError: see :meth:`save`.
+        """
+        self._wait()
+        failure, self._failure = self._failure, None
+        if isinstance(failure, OSError):
+            raise unwritable(self._shelf.folder.parent, failure) from failure
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Wait likewise and say nothing: the run ends for a reason of its own."""
+        self._wait()
+
+    def _wait(self) -> None:
+        files = self._files
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(_SECONDS_BETWEEN_LOOKS)
+            if files != self._files:  # a disk that hangs is the watchdog's to end
+                files = self._files
+                self._beat()
+        self._thread = None
+
+    def _write(self, snapshot: Snapshot, best: dict[str, Any] | None) -> None:
+        try:
+            self._shelf.save(snapshot, best, self._count)
+        except Exception as error:
+            self._failure = error
+
+    def _count(self) -> None:
+        self._files += 1

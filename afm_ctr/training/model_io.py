@@ -14,8 +14,8 @@ from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.checkpoint import Checkpoint
+from afm_ctr.training.checkpoint_manager import CheckpointManager
 from afm_ctr.training.config import TrainConfig
-from afm_ctr.training.shelf import CheckpointShelf
 from afm_ctr.visible import visible
 
 CONFIG, RUN, HISTORY, CHECKPOINTS, TENSORBOARD, PROFILE = (
@@ -99,7 +99,7 @@ def open_run(
         raise UserError(f"{folder} holds no training run (no {CONFIG}); afm-ctr train makes one")
     config = TrainConfig.load(folder / CONFIG)
     schema = ResolvedSchema.load(folder)
-    shelf = CheckpointShelf(folder / CHECKPOINTS, warn=warn or _to_stderr)
+    shelf = CheckpointManager(folder / CHECKPOINTS, warn=warn or _to_stderr)
     checkpoint = (shelf.best() if which == "best" else None) or shelf.latest()
     if checkpoint is None:
         raise UserError(f"{folder} has no checkpoint yet: the run ended before its first; train it again")

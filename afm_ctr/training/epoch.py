@@ -1,10 +1,15 @@
-"""The end of an epoch: its figures, and what goes by them."""
+"""The end of an epoch: its figures, speed and sums, and the callbacks that decide by them."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
 
 from afm_ctr.distributed import World
 from afm_ctr.errors import UserError
@@ -14,8 +19,6 @@ from afm_ctr.records import Reader
 from afm_ctr.training.callbacks import EpochHistory, Stateful, deciders
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.evaluate import Evaluator
-from afm_ctr.training.speed import Speed
-from afm_ctr.training.sums import RunningSums
 from afm_ctr.training.verdict import not_steered
 
 
@@ -132,3 +135,96 @@ class EpochEnds:
         if text is not None and text != self._warned:
             self._warned = text
             self._say(f"warning: {text}")
+
+
+class Speed:
+    """Seconds and rows of the steps alone: validation, checkpoints and a call's first step are left out.
+
+    Attributes:
+        seconds: of training in this call.
+        epoch_seconds: of the epoch under way, over all calls.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.epoch_seconds = 0.0, 0.0
+        self._rows = self._epoch_rows = 0
+        self._since: float | None = None
+
+    def begin(self, counts: bool) -> None:
+        """A fit begins; ``counts`` is False where its first step traces."""
+        self._since = time.monotonic() if counts else None
+
+    def step(self, rows: int) -> None:
+        """A step over so many rows has just ended."""
+        if self._since is None:
+            return
+        seconds = time.monotonic() - self._since
+        self.epoch_seconds += seconds
+        self.seconds += seconds
+        self._epoch_rows += rows
+        self._rows += rows
+
+    def go_on(self) -> None:
+        """What lies between two steps is done."""
+        self._since = time.monotonic()
+
+    def end_epoch(self) -> None:
+        """The next epoch starts from nothing."""
+        self.epoch_seconds, self._epoch_rows = 0.0, 0
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """Of this call, over all ranks; None where no step was timed."""
+        return _rate(self._rows, self.seconds)
+
+    @property
+    def epoch_rows_per_second(self) -> float | None:
+        """Of the epoch under way."""
+        return _rate(self._epoch_rows, self.epoch_seconds)
+
+    def get_state(self) -> dict[str, Any]:
+        """The epoch's part, for a checkpoint."""
+        return {"seconds": self.epoch_seconds, "rows": self._epoch_rows}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`get_state` left off."""
+        self.epoch_seconds, self._epoch_rows = state["seconds"], state["rows"]
+
+
+def _rate(rows: int, seconds: float) -> float | None:
+    return round(rows / seconds, 1) if seconds else None
+
+
+class RunningSums:
+    """The variables of a model's metrics, summed over the ranks.
+
+    Args:
+        model: whose metrics hold nothing but sums.
+        world: the ranks; all of them must make the calls.
+    """
+
+    def __init__(self, model: CTRModel, world: World) -> None:
+        self._model, self._world = model, world
+        self._waiting: dict[str, np.ndarray] = {}
+
+    def read(self) -> dict[str, np.ndarray]:
+        """The sums by name, the same on every rank."""
+        if self._waiting:
+            return dict(self._waiting)
+        variables = self._variables()
+        totals = self._world.grouped_sum([variable.value.read_value() for variable in variables.values()])
+        return {name: total.numpy() for name, total in zip(variables, totals, strict=True)}
+
+    def take_up(self, sums: dict[str, np.ndarray]) -> None:
+        """Go on from these, once the epoch begins."""
+        self._waiting = dict(sums)
+
+    def begin_epoch(self) -> None:
+        """Keras has just reset the metrics: give them what was taken up."""
+        if self._waiting:
+            for name, variable in self._variables().items():
+                variable.assign(self._waiting[name] if self._world.is_chief else tf.zeros_like(variable.value))
+            self._waiting = {}
+
+    def _variables(self) -> dict[str, keras.Variable]:
+        return {f"{metric.name}/{v.name}": v for metric in self._model.metrics for v in metric.variables}

@@ -1,0 +1,156 @@
+"""Keeps a run from hanging: watchdog, stop signals, errors of rank 0 that all ranks see."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from afm_ctr.distributed import Watchdog, World
+from afm_ctr.distributed.peer_monitor import PeerMonitor
+from afm_ctr.distributed.watchdog import main_thread_place
+from afm_ctr.errors import Stopped, UserError
+from afm_ctr.records import Reader
+from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.failures import explain_failure
+
+Result = TypeVar("Result")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_EVERY_STEPS = 10  # several ranks must agree on the step, which costs a small exchange
+
+
+class Supervisor:
+    """Watchdog, roll call and signals of one run on one set of ranks.
+
+    Args:
+        config: of the run.
+        world: the ranks.
+        folder: of the run.
+        reader: of the train split.
+
+    Attributes:
+        watchdog: for ``fit``; None if the config wants none.
+        signals: to be entered around the run.
+    """
+
+    def __init__(self, config: TrainConfig, world: World, folder: Path, reader: Reader) -> None:
+        self._world, self._folder, self._reader = world, folder, reader
+        self._roll: PeerMonitor | None = None
+        self.signals = StopSignals()
+        self.watchdog: Watchdog | None = None
+        if config.watchdog is not None:
+            self.watchdog = Watchdog(world, config.watchdog.timeout_seconds, explain=self._who_is_stuck)
+
+    def begin(self) -> None:
+        """Get to know the other ranks; all of them must call it."""
+        self._roll = PeerMonitor(self._world, main_thread_place)
+
+    def beat(self) -> None:
+        """Something was done."""
+        if self.watchdog is not None:
+            self.watchdog.beat()
+
+    def wait_for_chief(self, work: Callable[[], None]) -> None:
+        """Let rank 0 do something that may take longer than a step, such as waiting for its disk.
+
+        The others' watchdogs stand still: rank 0's own ends the job if nothing moves there.
+
+        Raises:
+            UserError: the work did, on rank 0.
+        """
+        waits = self.watchdog is not None and not self._world.is_chief
+        with self.watchdog.paused() if self.watchdog is not None and waits else contextlib.nullcontext():
+            try:
+                on_chief(self._world, work)
+            except UserError as error:
+                if self._world.is_chief:
+                    raise
+                raise UserError(f"rank 0: {error}") from error
+
+    def tell(self, error: Exception) -> Exception | None:
+        """What to say of an exception that ends the run, to the user and to the other ranks; see :func:`told`.
+
+        None if the exception itself is what to say, or nobody foresaw it.
+        """
+        cause = explain_failure(error, self._folder, self._reader, self._roll)
+        if self._roll is not None:
+            self._roll.close(str(cause or f"{type(error).__name__}, see its traceback"))
+        return None if cause is error else cause
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._roll is not None:
+            self._roll.close("stopped")
+        if self.watchdog is not None:
+            self.watchdog.stop()
+
+    def _who_is_stuck(self) -> str | None:
+        return None if self._roll is None else self._roll.explain(stuck=True)
+
+
+def on_chief(world: World, work: Callable[[], Result]) -> Result:
+    """Do something on rank 0 alone and give every rank its result, or every rank its :class:`UserError`."""
+    if world.size == 1:
+        return work()
+    result: Result | None = None
+    mistake: str | None = None
+    if world.is_chief:
+        try:
+            result = work()
+        except UserError as error:
+            mistake = str(error)
+    result, mistake = world.broadcast_object((result, mistake))
+    if mistake is not None:
+        raise UserError(mistake)
+    return result  # type: ignore[return-value]
+
+
+class StopSignals:
+    """While it is entered, SIGTERM and SIGINT let the step under way end and the state be saved.
+
+    A second signal does what the first one would have done without this. Outside the main thread, and in an elastic
+    job, whose launcher ends ranks by SIGTERM one by one, nothing is changed.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread() and os.environ.get("HOROVOD_ELASTIC") != "1":
+            self._before = {one: signal.signal(one, self._receive) for one in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one, handler in self._before.items():
+            signal.signal(one, handler)
+        self._before = {}
+
+    def agreed(self, world: World, step: int) -> bool:
+        """Whether the run ends after this step; all ranks ask alike and are told alike."""
+        if world.size == 1:
+            return self.received is not None
+        if step % _EVERY_STEPS:
+            return False
+        number = world.agree(self.received or 0)
+        if number:
+            self.received = signal.Signals(number)
+        return bool(number)
+
+    def stopped(self, step: int, folder: object) -> Stopped:
+        """What ends the run then."""
+        assert self.received is not None
+        return Stopped(
+            f"stopped by {self.received.name} after step {step:,}: the state is saved in {folder}, the same command "
+            "goes on from there",
+            128 + self.received,
+        )
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        signal.signal(number, self._before[self.received])
