@@ -3,7 +3,8 @@
 # make soak   the long tests
 # make help   all targets
 
-PYTHON ?= python3
+# The newest supported one that is found; another: make PYTHON=python3.11
+PYTHON ?=
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -20,9 +21,9 @@ setup: $(READY) ## venv, pinned packages, Horovod built for this TensorFlow (cac
 NATIVE := scripts/build_native.py $(wildcard afm_ctr/native/*.cc afm_ctr/native/*.h)
 
 $(READY): setup.py requirements/constraints.txt scripts/build_horovod.py $(NATIVE)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	  { echo "make: needs Python 3.11; name it: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if ! test -x $(BIN)/python; then \
+	  python=$$(sh scripts/newest_python.sh $(PYTHON)) && "$$python" -m venv $(VENV); fi
+	@echo "$(VENV): $$($(BIN)/python -VV | head -1)"
 	$(BIN)/python -m pip install --quiet --upgrade "pip<27" wheel "setuptools<81"
 	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable ".[$(EXTRAS)]"
 	$(BIN)/python scripts/build_horovod.py

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+PYTHONS = ["3.11", "3.12", "3.13"]
 TENSORFLOW = ["tensorflow>=2.21,<2.22", "keras>=3.15,<3.16", "google-crc32c>=1.5"]
 SERVING = ["tensorflow-serving-api>=2.21,<2.22", "grpcio-health-checking>=1.60", "h11>=0.16,<0.17"]
 BEAM = ["apache-beam>=2.77,<2.78"]
@@ -42,13 +43,13 @@ setup(
         "Programming Language :: C++",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3 :: Only",
-        "Programming Language :: Python :: 3.11",
+        *(f"Programming Language :: Python :: {version}" for version in PYTHONS),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: System :: Distributed Computing",
         "Typing :: Typed",
     ],
     keywords="click-through rate, factorization machines, attention, recommender systems",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",
     packages=find_packages(include=["afm_ctr", "afm_ctr.*", "beam_jobs", "beam_jobs.*", "serving", "serving.*"]),
     package_data={"serving": ["protos/*.proto"], "afm_ctr": ["py.typed"], "afm_ctr.native": ["*.cc", "*.cu", "*.h"]},
     install_requires=[

@@ -117,12 +117,9 @@ def _pooling() -> Finding:
 
 def examine() -> list[Finding]:
     """Look at everything once; a few seconds, as TensorFlow and Horovod are loaded in processes of their own."""
-    python_fits = sys.version_info[:2] >= (3, 11)
-    findings = [
-        Finding(
-            python_fits, "python", platform.python_version(), "" if python_fits else "install Python 3.11 or newer"
-        )
-    ]
+    python_fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    mend = "" if python_fits else "use Python 3.11, 3.12 or 3.13"
+    findings = [Finding(python_fits, "python", platform.python_version(), mend)]
     for distribution, purpose, extra in _PACKAGES:
         version = _version(distribution)
         mend = f"pip install '.[{extra}]'" if extra else "pip install ."

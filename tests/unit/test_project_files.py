@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from importlib.metadata import metadata
 from pathlib import Path
@@ -55,6 +57,52 @@ def test_contributing_and_security_name_files_that_are_there(root: Path) -> None
         named = re.findall(r"\]\(([^)#]+)\)|`((?:afm_ctr|beam_jobs|serving|scripts|tests|docs)/[\w/.]+)`", text)
         paths = [link or code for link, code in named]
         assert len(paths) > 3 and [path for path in paths if not (root / path).exists()] == []
+
+
+def newest_python(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["/bin/sh", str(root / "scripts" / "newest_python.sh"), *arguments]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def supported_pythons(root: Path) -> list[str]:
+    (found,) = re.findall(r"^PYTHONS = \[(.+)\]$", (root / "setup.py").read_text(), re.M)
+    return [version.strip('"') for version in found.split(", ")]
+
+
+def test_make_takes_the_newest_python_that_starts(root: Path, tmp_path: Path) -> None:
+    def stand_in(place: str, code: str) -> str:
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{code}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    folders = {"PATH": str(tmp_path / "bin"), "PYENV_ROOT": str(tmp_path / "pyenv")}
+    stand_in("bin/python3.13", "exit 127")  # a shim of pyenv whose version is not chosen
+    old, new = (stand_in(f"bin/python{v}", f'case "$*" in *{v}*) echo $0; esac') for v in ("3.11", "3.12"))
+    assert newest_python(root, **folders).stdout.strip() == new
+    newest = stand_in("pyenv/versions/3.13.1/bin/python", 'case "$*" in *3.13*) echo $0; esac')
+    assert newest_python(root, **folders).stdout.strip() == newest
+    assert newest_python(root, old, **folders).returncode == 0  # the one that is named, though not the newest
+    assert newest_python(root, sys.executable).stdout.strip() == sys.executable
+
+
+def test_no_python_to_be_used_is_one_line(root: Path, tmp_path: Path) -> None:
+    nothing = {"PATH": str(tmp_path), "PYENV_ROOT": str(tmp_path)}
+    for arguments in ((), ("python3.9",)):
+        refused = newest_python(root, *arguments, **nothing)
+        assert refused.returncode == 2 and refused.stdout == ""
+        assert len(refused.stderr.splitlines()) == 1 and all(v in refused.stderr for v in supported_pythons(root))
+
+
+def test_supported_pythons_are_the_same_everywhere(root: Path) -> None:
+    versions = supported_pythons(root)
+    assert f"{sys.version_info.major}.{sys.version_info.minor}" in versions
+    script = (root / "scripts" / "newest_python.sh").read_text()
+    assert re.findall(r'^supported="(.+)"$', script, re.M) == [" ".join(reversed(versions))]
+    stop = f"3.{int(versions[-1].split('.')[1]) + 1}"
+    assert f'python_requires=">={versions[0]},<{stop}"' in (root / "setup.py").read_text()
+    assert f"Python {', '.join(versions[:-1])} or {versions[-1]}" in (root / "README.md").read_text()
 
 
 def nav_pages(entries: list[Any]) -> list[str]:
