@@ -47,7 +47,7 @@ class Health:
 
 def add_services(server: grpc.Server, watcher: handlers.Watcher) -> None:
     """Register PredictionService and ModelService."""
-    handlers = {
+    methods_of = {
         "PredictionService": {
             "Predict": _method(predict_pb2.PredictRequest, lambda request: handlers.predict(watcher, request)),
             "GetModelMetadata": _method(
@@ -65,7 +65,7 @@ def add_services(server: grpc.Server, watcher: handlers.Watcher) -> None:
     server.add_generic_rpc_handlers(
         tuple(
             grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", methods)
-            for service, methods in handlers.items()
+            for service, methods in methods_of.items()
         )
     )
 
