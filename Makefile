@@ -11,7 +11,7 @@ READY  := $(VENV)/.ready
 EXTRAS := train,beam,serving,horovod,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs unit parallel integration soak mutants protos clean
+.PHONY: help setup demo test lint docs unit parallel integration dist soak mutants protos clean
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,12 @@ soak: $(READY) ## long runs: more kills, more swaps, more requests
 
 mutants: $(READY) ## mutation testing of a drawn sample (SAMPLE=160 SEED=1), about 20 minutes on two cores
 	$(BIN)/python scripts/mutants.py --sample $(or $(SAMPLE),160) --seed $(or $(SEED),1)
+
+dist: $(READY) ## sdist and wheel in dist/
+	rm -rf dist
+	$(BIN)/python setup.py --quiet sdist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+	@ls -1 dist
 
 protos: $(READY) ## the client's messages, again from their definition
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. serving/protos/*.proto

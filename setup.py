@@ -5,12 +5,15 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PYTHONS = ["3.11", "3.12", "3.13"]
-TENSORFLOW = ["tensorflow>=2.21,<2.22", "keras>=3.15,<3.16", "google-crc32c>=1.5"]
-SERVING = ["tensorflow-serving-api>=2.21,<2.22", "grpcio-health-checking>=1.60", "h11>=0.16,<0.17"]
-BEAM = ["apache-beam>=2.77,<2.78"]
+# What serving.Client imports. Without an extra there is nothing else.
+CLIENT = ["numpy>=1.26", "protobuf>=6.31", "grpcio>=1.60"]
+COMMANDS = ["pydantic>=2.7", "PyYAML>=6", "typer>=0.29", "rich>=13"]
+TENSORFLOW = [*COMMANDS, "tensorflow>=2.21,<2.22", "keras>=3.15,<3.16", "google-crc32c>=1.5"]
+SERVING = [*COMMANDS, "tensorflow-serving-api>=2.21,<2.22", "grpcio-health-checking>=1.60", "h11>=0.16,<0.17"]
+BEAM = [*TENSORFLOW, "apache-beam>=2.77,<2.78"]
 # What Horovod imports; the wheel itself comes from scripts/build_horovod.py, made for the TensorFlow that is here.
-HOROVOD = ["cloudpickle", "packaging", "psutil"]
-FRAMES = ["pandas>=2.2", "pyarrow>=15"]
+HOROVOD = ["PyYAML>=6", "cloudpickle", "packaging", "psutil"]
+FRAMES = [*COMMANDS, "pandas>=2.2", "pyarrow>=15"]
 DEV = [
     *FRAMES,
     "polars",
@@ -52,18 +55,12 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["afm_ctr", "afm_ctr.*", "beam_jobs", "beam_jobs.*", "serving", "serving.*"]),
     package_data={"serving": ["protos/*.proto"], "afm_ctr": ["py.typed"], "afm_ctr.native": ["*.cc", "*.cu", "*.h"]},
-    install_requires=[
-        "numpy>=1.26",
-        "pydantic>=2.7",
-        "PyYAML>=6",
-        "typer>=0.29",
-        "rich>=13",
-        "protobuf>=6.31",
-        "grpcio>=1.60",
-    ],
+    install_requires=CLIENT,
     extras_require={
+        "client": [],
+        "cli": COMMANDS,
         "train": [*TENSORFLOW, "matplotlib>=3.8", "tensorboard>=2.20"],
-        "beam": [*TENSORFLOW, *BEAM],
+        "beam": BEAM,
         "serving": SERVING,
         "frames": FRAMES,
         "horovod": HOROVOD,

@@ -18,7 +18,7 @@ BUILD_NATIVE = "python scripts/build_native.py"
 # (distribution, what for, extra that brings it; "" is the base install)
 _PACKAGES = [
     ("numpy", "arrays", ""),
-    ("pydantic", "schema and config", ""),
+    ("pydantic", "schema and config", "cli"),
     ("protobuf", "messages of the client", ""),
     ("grpcio", "scoring client", ""),
     ("tensorflow", "training, export, transform", "train"),

@@ -18,6 +18,8 @@ from afm_ctr.io.secrets import mask_text
 from afm_ctr.visible import visible
 
 _EXTRA_OF = {
+    "pydantic": "cli",
+    "yaml": "cli",
     "tensorflow": "train",
     "keras": "train",
     "matplotlib": "train",

@@ -207,6 +207,7 @@ def test_remedies_need_no_public_index(monkeypatch: pytest.MonkeyPatch) -> None:
     remedies = {finding.mend for finding in doctor.examine() if finding.mend.startswith("pip")}
     assert remedies == {
         "pip install .",
+        "pip install '.[cli]'",
         "pip install '.[train]'",
         "pip install '.[beam]'",
         "pip install '.[serving]'",
