@@ -74,6 +74,8 @@ class EmbeddingTable(keras.layers.Layer):
         TensorShape([2, 2, 16])
     """
 
+    _placement = "replicated"
+
     def __init__(
         self,
         feature_size: int,
@@ -88,8 +90,8 @@ class EmbeddingTable(keras.layers.Layer):
         super().__init__(name=name, **kwargs)
         if feature_size < 1:
             raise ValueError(f"feature_size must be at least 1 (row 0 is the absent slot's), got {feature_size}")
-        if placement != "replicated":
-            raise ValueError(f"placement must be 'replicated', got {placement!r}")
+        if placement != self._placement:
+            raise ValueError(f"placement must be {self._placement!r}, got {placement!r}")
         self.feature_size = int(feature_size)
         self.widths = {column: int(width) for column, width in columns.items()}
         self.seed = int(seed)
@@ -100,12 +102,17 @@ class EmbeddingTable(keras.layers.Layer):
         self.last_seen: keras.Variable | None = None
         self.build()
 
+    @property
+    def local_rows(self) -> int:
+        """How many rows this process stores: all of them."""
+        return self.feature_size
+
     def build(self, input_shape: Any = None) -> None:
         """Make the variables and write the initial rows into them, block by block."""
         if self.columns:
             return
         for column, width in self.widths.items():
-            variable = self.add_weight(shape=(self.feature_size, width), initializer="zeros", name=column)
+            variable = self.add_weight(shape=(self.local_rows, width), initializer="zeros", name=column)
             variable.placement = self.placement  # what broadcast, exchange and drift check go by
             on_large_pages(variable.value)
             self.columns[column] = variable
@@ -113,34 +120,39 @@ class EmbeddingTable(keras.layers.Layer):
                 self._fill(variable, column, width)
         if self.mark_rows:
             self.last_seen = self.add_weight(
-                shape=(self.feature_size,), initializer="zeros", dtype="int64", trainable=False, name="last_seen"
+                shape=(self.local_rows,), initializer="zeros", dtype="int64", trainable=False, name="last_seen"
             )
             self.last_seen.placement = self.placement
         self.built = True
 
     def _fill(self, variable: keras.Variable, column: str, width: int) -> None:
         step = max(1, (1 << 22) // width)
-        for start in range(0, self.feature_size, step):
-            stop = min(start + step, self.feature_size)
+        for start in range(0, self.local_rows, step):
+            stop = min(start + step, self.local_rows)
             variable.value[start:stop].assign(tf.cast(self.initial_rows(column, start, stop), variable.dtype))
 
     def initial_rows(self, column: str, start: int, stop: int) -> np.ndarray:
-        """The initial values of rows ``start`` … ``stop − 1``: float32 ``[stop − start, width]``.
+        """The initial values of the stored rows ``start`` … ``stop − 1``: float32 ``[stop − start, width]``."""
+        return self.initial_values(column, np.arange(start, stop))
+
+    def initial_values(self, column: str, ids: np.ndarray) -> np.ndarray:
+        """The initial values of the rows of some ids: int64 ``[n]`` to float32 ``[n, width]``.
 
         Each number is the sum of four 16-bit uniform numbers, centred and scaled: nearly normal, never beyond 3.47
         standard deviations, and, being integer arithmetic, the same on every machine.
         """
         width, stddev = self.widths[column], self.stddev[column]
-        values = np.zeros((stop - start) * width, np.float32)
+        rows = np.zeros((len(ids), width), np.float32)
         if stddev:
             key = hashlib.sha256(f"{self.seed}\0{self.name}\0{column}".encode()).digest()
             base = np.frombuffer(key[:8], np.uint64)[0]
-            for first in range(0, len(values), _BLOCK):
-                last = min(first + _BLOCK, len(values))
-                values[first:last] = _normal(base, start * width + first, start * width + last, stddev)
-        rows = values.reshape(stop - start, width)
-        if start == 0 and stop > 0:
-            rows[0] = 0.0
+            step = max(1, _BLOCK // width)
+            for first in range(0, len(ids), step):
+                some = ids[first : first + step].astype(np.uint64)
+                # Number j of row i is number i · width + j of the stream.
+                numbers = some[:, np.newaxis] * np.uint64(width) + np.arange(width, dtype=np.uint64)
+                rows[first : first + step] = _normal(base, numbers, stddev)
+        rows[ids == 0] = 0.0
         return rows
 
     def lookup(self, ids: tf.Tensor, checked: bool = False) -> Lookup:
@@ -223,13 +235,16 @@ class EmbeddingTable(keras.layers.Layer):
         seen = self.last_seen.value
         step = tf.cast(step, tf.int64)  # of which GPUs have a scatter, and of int32 none
         if isinstance(gradient, tf.IndexedSlices):
-            steps = tf.where(gradient.indices > 0, step, 0)  # the absent slot's row has nothing to forget
+            steps = self._marks(gradient.indices, step)
             steps = steps if counts is None else tf.where(counts, steps, tf.gather(seen, gradient.indices))
             seen.scatter_update(tf.IndexedSlices(steps, gradient.indices))
         else:
             moved = tf.reduce_any(tf.not_equal(gradient, 0), axis=1)
             moved = moved if counts is None else tf.logical_and(moved, counts)
             seen.assign(tf.where(moved, step, seen))
+
+    def _marks(self, rows: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        return tf.where(rows > 0, step, 0)  # the absent slot's row has nothing to forget
 
     def _check(self, ids: tf.Tensor) -> list[tf.Operation]:
         message = in_graph(
@@ -252,10 +267,10 @@ class EmbeddingTable(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-def _normal(base: np.uint64, first: int, last: int, stddev: float) -> np.ndarray:
-    """Numbers ``first`` … ``last − 1`` of the stream ``base``: SplitMix64 of a counter, four 16-bit parts summed."""
+def _normal(base: np.uint64, numbers: np.ndarray, stddev: float) -> np.ndarray:
+    """Some numbers of the stream ``base``, uint64 of any shape: SplitMix64 of a counter, four 16-bit parts summed."""
     with np.errstate(over="ignore"):
-        x = finalise(np.arange(first + 1, last + 1, dtype=np.uint64) * np.uint64(GOLDEN) + base)
+        x = finalise((numbers + np.uint64(1)) * np.uint64(GOLDEN) + base)
         # Two sums at once in the halves of a word.
         pair = (x & np.uint64(0x0000FFFF0000FFFF)) + ((x >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF))
         total = (pair & np.uint64(0xFFFFFFFF)) + (pair >> np.uint64(32))

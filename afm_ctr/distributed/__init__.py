@@ -20,6 +20,7 @@ from afm_ctr.distributed.elastic import Commits, ElasticState, HostsChanged, run
 from afm_ctr.distributed.exchange import Form, GradientExchange, exchanged_bytes
 from afm_ctr.distributed.optimizer import world_of, wrap_optimizer
 from afm_ctr.distributed.rendezvous import RankRemoved
+from afm_ctr.distributed.sharded_table import ShardedTable
 from afm_ctr.distributed.single import SingleWorld
 from afm_ctr.distributed.state import DistributedError, agreed_state, checksum, training_state
 from afm_ctr.distributed.steps import check_steps, end_epoch
@@ -37,6 +38,7 @@ __all__ = [
     "HostsChanged",
     "LearningRateSchedule",
     "RankRemoved",
+    "ShardedTable",
     "SingleWorld",
     "Watchdog",
     "World",

@@ -94,6 +94,12 @@ class HorovodWorld(World):
     def allgather(self, tensor: Any, name: str | None = None) -> tf.Tensor:
         return self._hvd.allgather(_given(tensor), name=name, ignore_name_scope=name is not None)
 
+    def alltoall(self, tensor: Any, splits: Any, name: str | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        received, counts = self._hvd.alltoall(
+            _given(tensor), _given(splits), name=name, ignore_name_scope=name is not None
+        )
+        return received, counts
+
     def broadcast(self, tensor: Any, name: str | None = None, root: int = 0) -> tf.Tensor:
         return self._hvd.broadcast(_given(tensor), root, name=name, ignore_name_scope=name is not None)
 

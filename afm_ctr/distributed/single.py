@@ -27,6 +27,9 @@ class SingleWorld(World):
     def allgather(self, tensor: Any, name: str | None = None) -> tf.Tensor:
         return tf.identity(tensor)
 
+    def alltoall(self, tensor: Any, splits: Any, name: str | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.identity(tensor), tf.identity(splits)
+
     def broadcast(self, tensor: Any, name: str | None = None, root: int = 0) -> tf.Tensor:
         return tf.identity(tensor)
 

@@ -69,6 +69,19 @@ class World(abc.ABC):
         """All ranks' tensors one after the other along dimension 0, in which alone they may differ (0 is fine)."""
 
     @abc.abstractmethod
+    def alltoall(self, tensor: Any, splits: Any, name: str | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Some rows to each rank, and from each some.
+
+        Args:
+            tensor: ``[n, ...]``; the first rows go to rank 0, the next to rank 1, and so on.
+            splits: int32 ``[size]``: how many go to each.
+            name: as in :meth:`allreduce`.
+
+        Returns:
+            The rows that came, by rank, and how many each sent: int32 ``[size]``.
+        """
+
+    @abc.abstractmethod
     def broadcast(self, tensor: Any, name: str | None = None, root: int = 0) -> tf.Tensor:
         """The tensor of rank ``root``; shape and dtype are alike on all."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -55,6 +56,9 @@ class CTRModel(keras.Model):
         bias_offset: added to the logit wherever predictions leave the training loop; ln(rate) undoes training on
             logs of which only that share of the negatives was kept.
         precision: "float32", or "bfloat16" for the factors of the interaction's matrix products in training.
+        shard_over: the ranks that share the table's rows, each holding its own: see
+            :class:`~afm_ctr.distributed.ShardedTable`; None: each rank holds the whole. No part of the model's
+            configuration: one that is loaded from a file holds its whole table.
         name: of the model; the paths of its variables begin with it.
         **kwargs: of ``keras.Model``.
 
@@ -81,6 +85,7 @@ class CTRModel(keras.Model):
         mark_rows: bool = False,
         bias_offset: float = 0.0,
         precision: str = "float32",
+        shard_over: distributed.World | None = None,
         name: str = "ctr",
         **kwargs: Any,
     ) -> None:
@@ -104,7 +109,10 @@ class CTRModel(keras.Model):
         if self.options.factors:
             columns["vectors"] = self.options.factors
         self.row_l2 = _by_column(row_l2, columns)
-        self.table = EmbeddingTable(
+        kind: Callable[..., EmbeddingTable] = EmbeddingTable
+        if shard_over is not None:
+            kind = functools.partial(distributed.ShardedTable, world=shard_over)
+        self.table: EmbeddingTable = kind(
             feature_size,
             columns,
             self.seed,
@@ -230,6 +238,11 @@ class CTRModel(keras.Model):
             raise UserError("jit_compile=True: the exchange between ranks is no XLA op; leave it out")
         if isinstance(optimizer, str) and optimizer in optimizers.names():
             optimizer = optimizers.build(optimizer)
+        if self.table.placement == "sharded" and not isinstance(optimizer, optimizers.RowOptimizer):
+            raise UserError(
+                f"a sharded table wants an optimizer that steps rows: {', '.join(optimizers.names())}, of "
+                "afm_ctr.optimizers"
+            )
         if isinstance(optimizer, str) or distributed.world_of(optimizer) is None:
             optimizer = distributed.wrap_optimizer(optimizer, distributed.init())
         super().compile(optimizer=optimizer, jit_compile=False, **kwargs)

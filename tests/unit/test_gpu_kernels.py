@@ -53,6 +53,9 @@ class Three(FakeWorld):
     def allgather(self, tensor: Any, name: str | None = None) -> tf.Tensor:
         return tf.gather(tf.cast(tensor, tf.int64 if tensor.dtype.is_integer else tensor.dtype), tf.range(3), axis=0)
 
+    def alltoall(self, tensor: Any, splits: Any, name: str | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.gather(tensor, tf.range(tf.shape(tensor, tf.int64)[0])), splits
+
     def allreduce(self, tensor: Any, op: Any = "sum", name: str | None = None) -> tf.Tensor:
         return tensor * self.size
 
@@ -140,8 +143,9 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda device: {})
 
 
-def compiled(kind: str, optimizer: str, world: World) -> CTRModel:
-    model = CTRModel(kind, MODELS[kind], ROWS, SLOTS, PAIRS, row_l2=1e-5, seed=1, mark_rows=True)
+def compiled(kind: str, optimizer: str, world: World, shard_over: World | None = None) -> CTRModel:
+    options: dict[str, Any] = {"row_l2": 1e-5, "seed": 1, "mark_rows": True, "shard_over": shard_over}
+    model = CTRModel(kind, MODELS[kind], ROWS, SLOTS, PAIRS, **options)
     built = wrap_optimizer(optimizers.build(optimizer, learning_rate=1e-3), world)
     model.compile(optimizer=built, jit_compile=False)
     model.optimizer.build(model.trainable_variables)
@@ -178,6 +182,12 @@ def test_the_exchange_of_three_ranks(form: str) -> None:
     for column in model.table.columns.values():
         column.exchange = form
     assert faults(nodes_of(model.train_step, BATCHES), ONE_SUMMAND.get(form, {})) == []
+
+
+def test_a_table_spread_over_three_ranks() -> None:
+    model = compiled("fm", "adam", Three(), Three())
+    for step in (model.train_step, model.test_step, model.predict_step):
+        assert faults(nodes_of(step, BATCHES), {}) == []
 
 
 def test_faults_are_found() -> None:

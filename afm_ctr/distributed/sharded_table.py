@@ -1,0 +1,149 @@
+"""A table of ids whose rows are spread over the ranks: each holds and steps its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from afm_ctr.distributed.world import World
+from afm_ctr.embedding import EmbeddingTable, Lookup
+from afm_ctr.row_shards import RowShards
+from afm_ctr.sparse_gradients import MergedSlices, add_rows
+
+
+class ShardedTable(EmbeddingTable):
+    """An :class:`~afm_ctr.embedding.EmbeddingTable` of which every rank holds the rows that it owns.
+
+    A lookup merges the batch's ids, asks each owner for its own by an ``alltoall``, and gets the rows by another; a
+    third takes the merged gradient rows to the owners, who add those of one row by rank. All columns travel together.
+    Row p of a variable is that of the id at the rank's p-th position: see :class:`~afm_ctr.row_shards.RowShards`. The
+    row of the absent slot is zero and never asked for.
+
+    Values, gradients and steps are those of a table that one process holds, but for the order in which the ranks'
+    parts of a gradient are added. All ranks must make the same calls of :meth:`lookup` and :meth:`read`, with any
+    number of ids.
+
+    Args:
+        world: the ranks; they must not change.
+        **kwargs: of :class:`~afm_ctr.embedding.EmbeddingTable`.
+
+    Attributes:
+        shards: who owns what.
+    """
+
+    _placement = "sharded"
+
+    def __init__(self, feature_size: int, *args: Any, world: World, **kwargs: Any) -> None:
+        self._world = world
+        self.shards = RowShards(int(feature_size), world.rank, world.size)
+        super().__init__(feature_size, *args, **{"placement": "sharded", **kwargs})
+        for variable in self.variables:
+            variable.ownership = self.shards.digest()
+
+    @property
+    def local_rows(self) -> int:
+        """How many rows this rank stores, one at least and the same on every rank: the last may stand for none."""
+        return self.shards.per_rank
+
+    def initial_rows(self, column: str, start: int, stop: int) -> np.ndarray:
+        """The initial values of the stored rows ``start`` … ``stop − 1``: float32 ``[stop − start, width]``."""
+        first = self.shards.start
+        known = max(0, min(stop, self.shards.stop - first) - start)
+        rows = np.zeros((stop - start, self.widths[column]), np.float32)
+        rows[:known] = self.initial_values(column, self.shards.ids(first + start, first + start + known))
+        return rows
+
+    def lookup(self, ids: tf.Tensor, checked: bool = False) -> Lookup:
+        """The rows of a batch's ids, each fetched once. As :meth:`EmbeddingTable.lookup`, except that the other ids
+        follow row 0 by their owners, and that the gradient of a column is for :meth:`touched` to merge."""
+        with tf.name_scope("merge"):
+            flat = tf.concat([tf.zeros([1], ids.dtype), tf.reshape(ids, [-1])], 0)
+            unique, inverse = tf.unique(flat, out_idx=tf.int64)
+        with tf.name_scope("lookup"):
+            if not checked:
+                with tf.control_dependencies(self._check(unique)):
+                    unique = tf.identity(unique)
+            asked = unique[1:]
+            position = self.shards.positions(asked)
+            owner = position // self.shards.per_rank
+            count = tf.size(asked, tf.int64)
+            parts = tf.dynamic_partition(
+                tf.range(1, count + 1), tf.cast(owner, tf.int32), self.shards.size, name="owners"
+            )
+            order = tf.concat([tf.zeros([1], tf.int64), *parts], 0)
+            place = tf.scatter_nd(order[:, tf.newaxis], tf.range(count + 1), [count + 1])
+            wanted = tf.gather(position - owner * self.shards.per_rank, order[1:] - 1)
+            rows = self._fetch(wanted, tf.stack([tf.size(part) for part in parts]))
+            inverse = tf.reshape(tf.gather(place, inverse[1:]), tf.shape(ids))
+        return Lookup(tf.gather(unique, order), rows, inverse)
+
+    def _fetch(self, wanted: tf.Tensor, splits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The rows of all columns, that of the absent slot first.
+
+        Args:
+            wanted: int64 ``[n]``, rows as their owners count them, by owner.
+            splits: int32 ``[ranks]``, how many of them each owner has.
+        """
+        world, name = self._world, f"afm_ctr_table_{self.name}"
+        asked, counts = world.alltoall(wanted, splits, f"{name}_ids")
+
+        @tf.custom_gradient
+        def travelled(own: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+            def back(upstream: tf.Tensor) -> tf.Tensor:
+                with tf.name_scope("exchange"):
+                    return world.alltoall(upstream, splits, f"{name}_gradients")[0]
+
+            return world.alltoall(own, counts, f"{name}_rows")[0], back
+
+        # Through `.value`: a gather from the Keras variable itself reads the whole table.
+        own = tf.concat([tf.gather(variable.value, asked) for variable in self.columns.values()], 1)
+        rows = tf.concat([tf.zeros([1, own.shape[1]], own.dtype), travelled(own)], 0)
+        return dict(zip(self.columns, tf.split(rows, list(self.widths.values()), axis=1), strict=True))
+
+    def read(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The rows laid out as the ids."""
+        found = self.lookup(ids)
+        with tf.name_scope("lookup"):
+            return {column: tf.gather(rows, found.inverse) for column, rows in found.rows.items()}
+
+    def touched(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+        """Add up, row by row, what the ranks sent to this one through one :meth:`lookup`.
+
+        Args:
+            gradients: of ``variables``, one by one.
+            variables: Keras variables, columns of this table and others.
+
+        Returns:
+            The gradients; those of the columns as :class:`MergedSlices` of this rank's rows that share their indices.
+            Those of a row are added by rank.
+        """
+        columns = {id(variable) for variable in self.columns.values()}
+        found, rows, position = list(gradients), None, None
+        with tf.name_scope("merge"):
+            for place, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
+                if id(variable) in columns and gradient is not None:
+                    if rows is None:
+                        rows, position = tf.unique(gradient.indices, out_idx=tf.int64)
+                    values = add_rows(gradient.values, position, tf.size(rows, tf.int64))
+                    found[place] = MergedSlices(values, rows, gradient.dense_shape)
+        return found
+
+    def apply(self, unique_ids: Any, grad_rows: Any, optimizer: Any) -> None:
+        """Not of single rows: their owners step them, with all other variables.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("rows of a sharded table are stepped by their owners: use an optimizer's apply")
+
+    def _marks(self, rows: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        return tf.fill(tf.shape(rows), step)
+
+
+def is_sharded(model: keras.Model) -> bool:
+    """Whether a model has a table whose rows are spread over the ranks."""
+    return any(isinstance(layer, ShardedTable) for layer in model._flatten_layers())
