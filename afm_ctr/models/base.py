@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from afm_ctr.errors import UserError
+from afm_ctr.io.validation import Strict, validate
 
 
 class InteractionInputs(NamedTuple):
@@ -27,10 +27,8 @@ class InteractionInputs(NamedTuple):
     present: tf.Tensor
 
 
-class InteractionOptions(BaseModel):
+class InteractionOptions(Strict):
     """Options of an interaction. A subclass adds its own; an unknown one is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     factors: int = Field(16, ge=0, description="k, the width of the vectors; 0 for none")
     init_stddev: float = Field(0.01, ge=0, description="standard deviation of the vectors' initial values")
@@ -99,12 +97,4 @@ def parse_options(name: str, model: type[Interaction], options: Mapping[str, Any
     Raises:
         UserError: one line that names the option, its value, and for an unknown one the options that there are.
     """
-    try:
-        return model.Options(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "options"
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(model.Options.model_fields)
-            raise UserError(f"model {name!r} has no option {key!r}; it has: {known}") from error
-        raise UserError(f"model {name!r}, option {key!r}: {first['msg']}, got {first['input']!r}") from error
+    return validate(model.Options, dict(options), f"model {name!r}")

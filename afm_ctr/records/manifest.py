@@ -10,11 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from afm_ctr.errors import UserError
 from afm_ctr.io import files, paths
 from afm_ctr.io.secrets import mask_command
+from afm_ctr.io.validation import Strict, validate
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.sidetables import TABLES_FOLDER, SideTables
 from afm_ctr.statistics import DataStatistics
@@ -24,10 +25,8 @@ FORMAT_VERSION: Final = 1
 AGAIN = "prepare the data set again"
 
 
-class ShardInfo(BaseModel):
+class ShardInfo(Strict):
     """One file of records."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     split: str
     file: str
@@ -62,10 +61,8 @@ class ShardInfo(BaseModel):
         return self
 
 
-class TableInfo(BaseModel):
+class TableInfo(Strict):
     """A copy of a side table: ``side/<name>.jsonl``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rows: int = Field(ge=0)
     bytes: int = Field(ge=0)
@@ -82,7 +79,7 @@ class TableInfo(BaseModel):
         }
 
 
-class CutInfo(BaseModel):
+class CutInfo(Strict):
     """What was left out of the cells of a multi-valued field, in the rows of all splits.
 
     Attributes:
@@ -90,16 +87,12 @@ class CutInfo(BaseModel):
         rows: with such a cell.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     values: int = Field(ge=1)
     rows: int = Field(ge=1)
 
 
-class Manifest(BaseModel):
+class Manifest(Strict):
     """What a prepared data set holds and where it came from. The order of ``shards`` is the data set's file order."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: Literal[1] = FORMAT_VERSION
     attempt: str
@@ -108,19 +101,19 @@ class Manifest(BaseModel):
     shards: list[ShardInfo]
     rows_in: int = Field(ge=0)
     rows_out: int = Field(ge=0)
-    rejects: dict[str, int] = {}
+    rejects: dict[str, int] = Field(default_factory=dict)
     """Rows left out, by reason."""
-    side_tables: dict[str, TableInfo] = {}
+    side_tables: dict[str, TableInfo] = Field(default_factory=dict)
     """The side tables that rows were joined with, by name."""
-    rejects_kept: dict[str, int] = {}
+    rejects_kept: dict[str, int] = Field(default_factory=dict)
     """How many of them ``rejects/`` holds: the first ones of each reason."""
     sampled_out: int = Field(default=0, ge=0)
     """Negatives of the split ``train`` that were thinned out (``negative_sampling.apply: here``)."""
-    cut: dict[str, CutInfo] = {}
+    cut: dict[str, CutInfo] = Field(default_factory=dict)
     """Of each multi-valued field that had cells of more than ``max_values`` values, what was left out."""
     split_rule: str | None = None
     command: str = ""
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     labelled: bool = True
     created: str = ""
     """UTC, ISO 8601."""
@@ -223,11 +216,9 @@ class Manifest(BaseModel):
                 f"{path}: format_version {version!r} is not {FORMAT_VERSION}, the one known here; {AGAIN}"
             )
         try:
-            manifest = cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UserError(f"{path}: {where + ': ' if where else ''}{first['msg']}; {AGAIN}") from None
+            manifest = validate(cls, content, path)
+        except UserError as error:
+            raise UserError(f"{error}; {AGAIN}") from None
         if check_files:
             for shard in manifest.shards:
                 size = paths.size_of(manifest.path_of(data_dir, shard))

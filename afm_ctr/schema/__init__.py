@@ -3,8 +3,9 @@
 Nothing here imports TensorFlow.
 """
 
+from afm_ctr.io.validation import Strict, validate
+from afm_ctr.io.yaml import read_yaml
 from afm_ctr.schema.analysis_results import Analysis, NumberFacts
-from afm_ctr.schema.base import Frozen
 from afm_ctr.schema.boundaries import log_square_boundaries, quantile_boundaries
 from afm_ctr.schema.fields import (
     CROSS_SEPARATOR,
@@ -35,7 +36,6 @@ from afm_ctr.schema.formats import (
     NegativeSampling,
     ParquetFormat,
 )
-from afm_ctr.schema.reading import read_yaml, validate
 from afm_ctr.schema.resolve import resolve
 from afm_ctr.schema.resolved import IdRange, NumericStatistics, ResolvedSchema, Slot, missing_space
 from afm_ctr.schema.side import FLAG_SEPARATOR, JoinedColumn, JoinKey, SideTable
@@ -57,7 +57,6 @@ __all__ = [
     "DelimitedFormat",
     "FeatureSchema",
     "FieldSpace",
-    "Frozen",
     "HashSpace",
     "IdRange",
     "JoinKey",
@@ -76,6 +75,7 @@ __all__ = [
     "ResolvedSchema",
     "SideTable",
     "Slot",
+    "Strict",
     "TimeField",
     "TimeLayout",
     "ValueEncoding",

@@ -7,14 +7,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from afm_ctr.schema.base import CellTexts, Count, Frozen, Name, Problem, Problems
+from afm_ctr.io.validation import Problem, Problems, Strict
+from afm_ctr.schema.base import CellTexts, Count, Name
 from afm_ctr.schema.times import TimeField
 
 LIBFM_COLUMN = "features"
 CROSS_SEPARATOR = b"\x1f"
 
 
-class HashSpace(Frozen):
+class HashSpace(Strict):
     """Local id = Fingerprint64(raw bytes) mod ``buckets``: no analysis, distinct values may meet.
 
     With a key it is SipHash-2-4 instead: who has the ids and not the key cannot try which values they stand for.
@@ -39,7 +40,7 @@ class HashSpace(Frozen):
         return path
 
 
-class VocabularySpace(Frozen):
+class VocabularySpace(Strict):
     """Values seen in training get a row each; all others share the out-of-vocabulary rows.
 
     Attributes:
@@ -56,7 +57,7 @@ class VocabularySpace(Frozen):
     capacity: Count | None = None
 
 
-class DeclaredIds(Frozen):
+class DeclaredIds(Strict):
     """The cell is itself a whole number in [0, ``size``): the local id.
 
     Attributes:
@@ -70,7 +71,7 @@ class DeclaredIds(Frozen):
 Space = Annotated[HashSpace | VocabularySpace | DeclaredIds, Field(discriminator="kind")]
 
 
-class CategoricalField(Frozen):
+class CategoricalField(Strict):
     """A cell that names one thing, or several.
 
     Attributes:
@@ -115,7 +116,7 @@ class CategoricalField(Frozen):
         return self
 
 
-class CrossField(Frozen):
+class CrossField(Strict):
     """Several cells of a row taken together as one value: their texts, joined by the byte 0x1F.
 
     Attributes:
@@ -158,7 +159,7 @@ def _one_space(field: CategoricalField | CrossField) -> list[Problem]:
     return []
 
 
-class ValueEncoding(Frozen):
+class ValueEncoding(Strict):
     """One id; the number is the slot's value.
 
     Attributes:
@@ -171,7 +172,7 @@ class ValueEncoding(Frozen):
     standardise: bool = Field(default=False, strict=True)
 
 
-class BucketEncoding(Frozen):
+class BucketEncoding(Strict):
     """An id a bucket, value 1: bucket = how many boundaries are ≤ the number. Give exactly one of the three.
 
     Attributes:
@@ -199,7 +200,7 @@ class BucketEncoding(Frozen):
         return self
 
 
-class MissingValue(Frozen):
+class MissingValue(Strict):
     """A missing number counts as ``value`` (before log and standardising).
 
     Attributes:
@@ -220,7 +221,7 @@ NumericMissing = Annotated[
 ]
 
 
-class NumericField(Frozen):
+class NumericField(Strict):
     """A cell that is a number: decimal text, parsed to float64.
 
     White space around it is ignored. Anything else (hexadecimal, ``nan``, ``1_000``) is bad, and so is a number
@@ -254,7 +255,7 @@ class NumericField(Frozen):
         return self
 
 
-class LibfmField(Frozen):
+class LibfmField(Strict):
     """The entries of a libfm line whose id lies in [lo, hi): a field of the file's own numbering.
 
     The file's values are the slots' values; entries of value 0 are absent.

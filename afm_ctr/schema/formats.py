@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from afm_ctr.schema.base import Count, Frozen, Name, Problem, Problems, cell_texts
+from afm_ctr.io.validation import Problem, Problems, Strict
+from afm_ctr.schema.base import Count, Name, cell_texts
 
 MAX_LINE_BYTES = 1 << 20
 
 
-class Column(Frozen):
+class Column(Strict):
     """A column of a log.
 
     Attributes:
@@ -30,7 +31,7 @@ class Column(Frozen):
         return {"name": data} if isinstance(data, str) else data
 
 
-class _NamedColumns(Frozen):
+class _NamedColumns(Strict):
     """Columns by name: what all formats but libfm have in common.
 
     Attributes:
@@ -72,7 +73,7 @@ class _NamedColumns(Frozen):
         return self
 
 
-class _Lines(Frozen):
+class _Lines(Strict):
     """Text, one row a line.
 
     Attributes:
@@ -173,7 +174,7 @@ def _negative_texts(value: Any) -> Any:
     return value if value is None or value == "*" else _texts(value)
 
 
-class Label(Frozen):
+class Label(Strict):
     """The column that says what happened.
 
     Attributes:
@@ -204,7 +205,7 @@ class Label(Frozen):
         return self
 
 
-class NegativeSampling(Frozen):
+class NegativeSampling(Strict):
     """Says that only a share ``rate`` of the negatives is trained on, and how that is corrected.
 
     Attributes:

@@ -16,10 +16,10 @@ from pydantic import Field
 
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import write_bytes
-from afm_ctr.schema.base import Frozen
+from afm_ctr.io.validation import Strict, validate
+from afm_ctr.io.yaml import read_yaml
 from afm_ctr.schema.boundaries import log_square_boundaries
 from afm_ctr.schema.fields import BucketEncoding, NumericField, slots_of
-from afm_ctr.schema.reading import read_yaml, validate
 from afm_ctr.schema.spec import FeatureSchema, needs_statistics
 
 FORMAT_VERSION = 2
@@ -30,7 +30,7 @@ _HEAD = """\
 """
 
 
-class IdRange(Frozen):
+class IdRange(Strict):
     """Rows [``start``, ``start`` + ``size``) of the table hold the local ids from ``local_start`` on of one space.
 
     The single row of a field whose missing cells have an id of their own is the space ``<field>.missing``.
@@ -42,7 +42,7 @@ class IdRange(Frozen):
     size: int
 
 
-class NumericStatistics(Frozen):
+class NumericStatistics(Strict):
     """What a numeric field was fitted to: 0 and 1 where it does not standardise, no boundaries where it has none."""
 
     mean: float = 0.0
@@ -72,8 +72,8 @@ def missing_space(field_name: str) -> str:
     return f"{field_name}.missing"
 
 
-class ResolvedSchema(Frozen):
-    """What :func:`afm_ctr.schema.resolve` makes of a schema and the train split's facts. Frozen and picklable.
+class ResolvedSchema(Strict):
+    """What :func:`afm_ctr.schema.resolve` makes of a schema and the train split's facts. Immutable and picklable.
 
     Id 0 means absent and belongs to no space; the spaces own ranges of [1, ``feature_size``).
 
@@ -233,12 +233,12 @@ def statistics_from_spec(spec: FeatureSchema) -> dict[str, NumericStatistics]:
     return found
 
 
-class _Digest(Frozen):
+class _Digest(Strict):
     entries: int
     sha256: str
 
 
-class _File(Frozen):
+class _File(Strict):
     format_version: int
     id: str
     lineage: tuple[str, ...]

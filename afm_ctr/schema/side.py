@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from afm_ctr.schema.base import Frozen, Name, Problem, Problems
+from afm_ctr.io.validation import Problem, Problems, Strict
+from afm_ctr.schema.base import Name
 from afm_ctr.schema.formats import DelimitedFormat, JsonlFormat, ParquetFormat
 
 FLAG_SEPARATOR = "|"
 
 
-class JoinKey(Frozen):
+class JoinKey(Strict):
     """What rows are joined by; a plain name is a column of that name on both sides.
 
     Attributes:
@@ -29,7 +30,7 @@ class JoinKey(Frozen):
         return {"log": data, "table": data} if isinstance(data, str) else data
 
 
-class JoinedColumn(Frozen):
+class JoinedColumn(Strict):
     """A column that the table brings.
 
     Attributes:
@@ -47,7 +48,7 @@ class JoinedColumn(Frozen):
         return {"name": data} if isinstance(data, str) else data
 
 
-class SideTable(Frozen):
+class SideTable(Strict):
     """A table whose rows are joined to the log's: at most one row of it for every key. No match: missing cells.
 
     Attributes:

@@ -8,7 +8,9 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, model_validator
 
-from afm_ctr.schema.base import NAME_PATTERN, CellTexts, Frozen, Name, Problem, Problems, closest
+from afm_ctr.io.validation import Problem, Problems, Strict, closest, validate
+from afm_ctr.io.yaml import read_yaml
+from afm_ctr.schema.base import NAME_PATTERN, CellTexts, Name
 from afm_ctr.schema.fields import (
     LIBFM_COLUMN,
     AnyField,
@@ -25,7 +27,6 @@ from afm_ctr.schema.fields import (
     columns_of,
 )
 from afm_ctr.schema.formats import DelimitedFormat, Format, Label, LibfmFormat, NegativeSampling
-from afm_ctr.schema.reading import read_yaml, validate
 from afm_ctr.schema.side import SideTable
 from afm_ctr.schema.times import TimeField
 
@@ -37,8 +38,8 @@ class FieldSpace(NamedTuple):
     space: Any
 
 
-class FeatureSchema(Frozen):
-    """What a row holds and how it becomes ids and values. Frozen; written by hand, read by :meth:`load`.
+class FeatureSchema(Strict):
+    """What a row holds and how it becomes ids and values. Immutable; written by hand, read by :meth:`load`.
 
     Attributes:
         name: what the data set is called.

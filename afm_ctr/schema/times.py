@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
-from afm_ctr.schema.base import CellTexts, Frozen, Name, Problem, Problems
+from afm_ctr.io.validation import Problem, Problems, Strict
+from afm_ctr.schema.base import CellTexts, Name
 
 # Ids of each part: hour of the day; Monday is 0; 1 at a weekend; day of the month and month count from 0.
 PART_SIZES = {"hour": 24, "weekday": 7, "weekend": 2, "day": 31, "month": 12}
@@ -67,7 +68,7 @@ def time_layout(text: str) -> TimeLayout:
     return TimeLayout(pattern, places, sample)
 
 
-class TimeField(Frozen):
+class TimeField(Strict):
     """A cell that tells a moment; a part of it, in UTC, is the id. The value is 1.
 
     ASCII white space around the cell is ignored; what does not fit the format, or is no moment of the calendar

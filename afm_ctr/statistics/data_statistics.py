@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from afm_ctr.io.validation import Strict
 
 TOP_VALUES: Final = 32
 PERCENTILES: Final = 100
@@ -18,11 +20,7 @@ class TopValue(NamedTuple):
     positives: int
 
 
-class _Facts(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FieldStatistics(_Facts):
+class FieldStatistics(Strict):
     """One field.
 
     ``count``, ``missing`` and ``missing_positives`` are exact counts over all rows of the split; what speaks of
@@ -49,7 +47,7 @@ class FieldStatistics(_Facts):
     """The most frequent values of the sampled rows, by rows and then by text; at most ``TOP_VALUES``."""
     complete: bool
     """Whether ``top`` names every value that the sampled rows hold."""
-    quantiles: list[float] = []
+    quantiles: list[float] = Field(default_factory=list)
     """Of a numeric field: the numbers at 0 %, 1 %, …, 100 % of the sampled rows in ascending order."""
 
     @property
@@ -63,7 +61,7 @@ class FieldStatistics(_Facts):
         return self.missing / self.rows if self.rows else 0.0
 
 
-class DataStatistics(_Facts):
+class DataStatistics(Strict):
     """All fields of a split.
 
     A row is sampled if the hash of its number among all data rows lies below a limit that makes about

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from afm_ctr.errors import UserError
-from afm_ctr.training.overrides import apply_overrides, parse_yaml
+from afm_ctr.io.validation import Strict, validate
+from afm_ctr.io.yaml import read_yaml
+from afm_ctr.training.overrides import apply_overrides
 
 # Metrics of an evaluation that a run may steer by, and whether more is better.
 METRICS: dict[str, Literal["max", "min"]] = {
@@ -33,12 +35,6 @@ MAY_CHANGE = frozenset(
         "tensorboard",
     }
 )
-
-
-class Strict(BaseModel):
-    """Immutable; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 class Named(BaseModel):
@@ -272,11 +268,7 @@ class TrainConfig(Strict):
         content: Any = {}
         where = "--set" if path is None else str(path)
         if path is not None:
-            try:
-                text = Path(path).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"cannot read the training config {path}: {error}") from error
-            content = parse_yaml(text, where)
+            content = read_yaml(Path(path))
             content = {} if content is None else content
         if not isinstance(content, dict):
             raise UserError(f"{where}: a training config is a mapping of keys, not {type(content).__name__}")
@@ -290,10 +282,7 @@ class TrainConfig(Strict):
     @classmethod
     def parse(cls, content: dict[str, Any], where: str) -> TrainConfig:
         """Check a mapping; ``where`` names its source in the one line of a :class:`UserError`."""
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            raise UserError(f"{where}: {describe(error)}") from error
+        return validate(cls, content, where)
 
     def to_yaml(self) -> str:
         """The resolved config, every key written out."""
@@ -313,25 +302,6 @@ class TrainConfig(Strict):
             if mine.get(key) != theirs.get(key):
                 return f"{key}: {theirs.get(key)!r} -> {mine.get(key)!r}"
         return None
-
-
-def describe(error: ValidationError) -> str:
-    """Every fault that pydantic found, on one line: ``key = value: what is wrong``."""
-    parts: dict[str, str] = {}
-    for fault in error.errors():
-        # The arms of a union (a number or a mapping) add their own names to the path.
-        path = ".".join(
-            str(p) for p in fault["loc"] if "[" not in str(p) and str(p) not in ("float", "constrained-float")
-        )
-        message = fault["msg"].removeprefix("Value error, ")
-        if not path:
-            parts.setdefault(message, message)
-        elif fault["type"] == "extra_forbidden":
-            parts.setdefault(path, f"unknown key {path}")
-        else:
-            parts.setdefault(path, f"{path} = {fault['input']!r}: {message[0].lower()}{message[1:]}")
-    # When a union fails deep inside one arm, the other arm complains about the whole: say the deep one only.
-    return "; ".join(text for path, text in parts.items() if not any(o.startswith(f"{path}.") for o in parts))
 
 
 def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

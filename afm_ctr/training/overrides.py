@@ -1,53 +1,17 @@
-"""``--set key.path=value``: YAML as people write it, and paths that must lead somewhere."""
+"""``--set key.path=value``: values are YAML, and a path must be one of the config."""
 
 from __future__ import annotations
 
 import copy
 import difflib
-import re
 import types
 import typing
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from afm_ctr.errors import UserError
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 with two repairs: ``1e-3`` is a number, and a key written twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool | None):
-                raise yaml.constructor.ConstructorError(None, None, "a key is plain text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML; a fault is a :class:`UserError` of one line that names ``where``, line and column."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{where}{place}: not valid YAML: {problem}") from error
+from afm_ctr.io.yaml import parse_yaml
 
 
 def apply_overrides(

@@ -308,7 +308,7 @@ def test_a_score_of_validation_that_is_not_finite_names_the_row(data: Path, tmp_
         (["validation.split=nothing"], {}, "split 'nothing' is not there"),
         (["train_split=nothing"], {}, "split 'nothing' is not there"),
         (["model={name: afmm}"], {}, "there is no model 'afmm'"),
-        (["model={name: fm, factor: 3}"], {}, "has no option 'factor'"),
+        (["model={name: fm, factor: 3}"], {}, r"model 'fm': factor: unknown key \(did you mean 'factors'"),
         (["optimizer={name: adam, beta: 3}"], {}, "has no option 'beta'"),
         (["optimizer={name: adamw}"], {}, "there is no optimizer 'adamw'"),
         (["row_l2={vector: 1}"], {}, "no column 'vector'"),

@@ -19,9 +19,9 @@ from typer.main import get_command
 from afm_ctr.cli import commands as _registered  # noqa: F401
 from afm_ctr.cli.app import app
 from afm_ctr.errors import UserError
+from afm_ctr.io.yaml import parse_yaml
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.training import TrainConfig
-from afm_ctr.training.overrides import parse_yaml
 from serving.server.flags import ServerFlags
 from tests.unit.test_runner_docs import unknown_to_beam
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from afm_ctr import optimizers
+from afm_ctr.io.yaml import parse_yaml
 from afm_ctr.models import interaction_class, parse_options
 from afm_ctr.schema import read_yaml
-from afm_ctr.training.overrides import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
