@@ -77,7 +77,14 @@ class FrameData:
             seed: of that order.
             supervised: elements are ``(x, label, weight)`` as ``keras.Model.fit`` takes them. Otherwise a dict of
                 ``feature_ids``, ``feature_vals``, ``label`` and ``weight``, as far as they are there.
+
+        Raises:
+            UserError: ``supervised`` without labels.
         """
+        if supervised and self.labels is None:
+            label = self.schema.spec.label
+            column = f"; its column {label.column!r} was not in the frame" if label else ": the schema has no label"
+            raise UserError(f"there are no labels, which supervised=True needs{column}")
         columns = {"feature_ids": self.feature_ids, "feature_vals": self.feature_vals}
         more = {"label": self.labels, "weight": self.weights}
         columns |= {name: values for name, values in more.items() if values is not None}
@@ -110,9 +117,8 @@ class FrameData:
         Raises:
             UserError: an unknown model or option, or a schema without a label.
         """
-        config = TrainConfig.model_validate(
-            {"model": {"name": name, **options}, "loss": loss, "row_l2": row_l2, "seed": seed}
-        )
+        content = {"model": {"name": name, **options}, "loss": loss, "row_l2": row_l2, "seed": seed}
+        config = TrainConfig.parse(content, "FrameData.model")
         model = build_model(self.schema, config)
         if self.labels is not None:
             weights = np.ones(len(self)) if self.weights is None else self.weights.astype(np.float64)

@@ -211,6 +211,8 @@ class CTRModel(keras.Model):
 
     def _weighted(self, batch: Mapping[str, tf.Tensor], logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Σ w·loss and Σ w. An example of weight 0 is padding: its label, which may be anything, is not read."""
+        if "label" not in batch:
+            raise UserError("the rows have no labels, which training and evaluation need; predict() does without")
         labels = tf.cast(batch["label"], logits.dtype)
         weight = tf.cast(batch["weight"], logits.dtype) if "weight" in batch else tf.ones_like(logits)
         counted = weight > 0
@@ -252,15 +254,17 @@ class CTRModel(keras.Model):
 
         Args:
             x: :class:`afm_ctr.FrameData` (``batch_size``, 1,024 by default, and ``shuffle`` apply), a
+                :class:`afm_ctr.Reader`, whose order of an epoch follows from its seed and the epoch, a
                 ``tf.data.Dataset`` of batches as :meth:`call` takes them with ``label`` and perhaps ``weight``, or of
                 ``(x, label[, weight])``; or arrays: a dict of ``feature_ids`` and ``feature_vals``, or ids alone,
                 whose values are then 1.
             y: labels ``[n]``, where ``x`` are arrays.
-            **kwargs: of ``keras.Model.fit``; ``validation_data`` may be :class:`afm_ctr.FrameData` too.
+            **kwargs: of ``keras.Model.fit``; ``validation_data`` may be of the first two too.
         """
         if hasattr(kwargs.get("validation_data"), "as_dataset"):
-            kwargs["validation_data"] = kwargs["validation_data"].as_dataset(kwargs.get("batch_size") or _BATCH)
-        x = _batches(x, kwargs, shuffle=kwargs.get("shuffle", True))
+            batch_size = kwargs.get("batch_size")
+            kwargs["validation_data"] = _batches(kwargs["validation_data"], {"batch_size": batch_size})
+        x = _batches(x, kwargs, shuffle=kwargs.get("shuffle", True), epochs=kwargs.get("epochs", 1))
         return super().fit(x, y, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
@@ -371,12 +375,19 @@ class CTRModel(keras.Model):
         return {**super().get_config(), **own}
 
 
-def _batches(x: Any, arguments: dict[str, Any], shuffle: bool = False) -> Any:
-    """Rows in memory as a dataset of batches, for which Keras wants no batch size and no shuffle of its own."""
+def _batches(x: Any, arguments: dict[str, Any], shuffle: bool = False, epochs: int | None = None) -> Any:
+    """Rows in memory, or a reader's, as batches, for which Keras wants no batch size and no shuffle of its own."""
     if not hasattr(x, "as_dataset"):
         return x
     arguments["shuffle"] = False  # of Keras: these batches come in their order
-    return x.as_dataset(arguments.pop("batch_size", None) or _BATCH, shuffle=bool(shuffle))
+    batch_size = arguments.pop("batch_size", None)
+    if not hasattr(x, "steps_per_epoch"):
+        return x.as_dataset(batch_size or _BATCH, shuffle=bool(shuffle))
+    if epochs is None:
+        return x.as_dataset(batch_size)
+    # One dataset over all epochs, of which Keras takes one after the other: each has an order of its own.
+    arguments.setdefault("steps_per_epoch", -(-x.rows // (batch_size or x.batch_size)))
+    return x.as_dataset(batch_size, epochs, start=(arguments.get("initial_epoch", 0), 0))
 
 
 def as_batch(data: Any) -> dict[str, tf.Tensor]:

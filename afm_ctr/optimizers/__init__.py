@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+
 from afm_ctr.errors import UserError
 from afm_ctr.optimizers.adagrad import Adagrad
 from afm_ctr.optimizers.base import RowOptimizer
@@ -15,6 +17,9 @@ from afm_ctr.sparse_gradients import merge_slices
 __all__ = ["FTRL", "SGD", "Adagrad", "LazyAdam", "RowOptimizer", "build", "merge_slices", "names"]
 
 _CLASSES: dict[str, type[RowOptimizer]] = {"sgd": SGD, "adagrad": Adagrad, "adam": LazyAdam, "ftrl": FTRL}
+
+# So that compile("LazyAdam") finds it; the other class names are of optimizers that Keras has as well.
+keras.saving.get_custom_objects()["LazyAdam"] = LazyAdam
 
 
 def names() -> list[str]:

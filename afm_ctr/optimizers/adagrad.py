@@ -11,6 +11,7 @@ from afm_ctr.optimizers.base import RowOptimizer, check
 
 
 @keras.saving.register_keras_serializable(package="afm_ctr")
+@keras.saving.register_keras_serializable(package="afm_ctr")
 class Adagrad(RowOptimizer):
     """n ← n + g²,  w ← w − η g / √(n + ε): diagonal Adagrad, in the form of ``keras.optimizers.Adagrad``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from afm_ctr.records.manifest import AGAIN, MANIFEST_NAME, Manifest
 from afm_ctr.records.order import EpochOrder, Take
 from afm_ctr.records.parsing import BadRecordError, parse_to_arrays
 from afm_ctr.schema import ResolvedSchema
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # Steps that wait ready, and steps prepared side by side: from local disks one thread keeps pace and more would fight
 # for Python's lock; over a network several hide its delays.
@@ -101,7 +104,11 @@ class Reader:
 
     def of_all_ranks(self) -> Reader:
         """A reader of the same steps, whole."""
-        return Reader(self._data_dir, self.split, self.batch_size, seed=self._seed, shuffle=self._shuffle)
+        return self._like(rank=0, size=1)
+
+    def _like(self, **changed: int) -> Reader:
+        same = {"batch_size": self.batch_size, "rank": self.rank, "size": self.size, "seed": self._seed}
+        return Reader(self._data_dir, self.split, shuffle=self._shuffle, **{**same, **changed})
 
     def _positions(self, step: int) -> tuple[int, int]:
         """This rank's stretch of the epoch's order."""
@@ -218,35 +225,91 @@ class Reader:
     def _slot(self, index: int) -> str:
         return f"{index} ({self.schema.slots[index].name})"
 
-    def dataset(self, epoch: int, start_step: int = 0, columns: Collection[str] = COLUMNS):
+    def dataset(self, epoch: int, start_step: int = 0, columns: Collection[str] = COLUMNS) -> tf.data.Dataset:
         """Steps [start_step, steps_per_epoch) of an epoch as a ``tf.data.Dataset`` of dict batches.
 
         Elements are those of :meth:`batch` with these columns and static shapes; reading runs beside the consumer.
         An error is stored in ``error`` and raised through TensorFlow with its text marked for
         ``errors.find_user_error``.
         """
+        return self._epochs((epoch, start_step), epoch + 1, columns)
+
+    def as_dataset(
+        self,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        *,
+        supervised: bool = False,
+        start: tuple[int, int] = (0, 0),
+    ) -> tf.data.Dataset:
+        """Batches of several epochs, each in its own order, for any Keras model or a loop over NumPy batches.
+
+        With one process there is no padding, and the last batch of an epoch may be smaller. With more, each has
+        ``steps_per_epoch`` batches of ``local_batch`` rows an epoch, and the rows that pad have weight 0.
+
+        Args:
+            batch_size: rows of a step over all ranks; the reader's, if None.
+            epochs: where to end.
+            supervised: elements are ``(x, label, weight)`` as ``keras.Model.fit`` takes them, ``x`` a dict of
+                ``feature_ids`` int64 ``[B, F]`` and ``feature_vals`` float32 ``[B, F]``, the others float32 ``[B]``.
+                Otherwise one dict of all of these and ``row`` int64 ``[B]``, without ``label`` in unlabelled data.
+            start: epoch and step of the first batch. A loop that ended after step s of epoch e goes on from
+                ``(e, s + 1)`` with the batches that it would have had.
+
+        Raises:
+            UserError: ``supervised`` in unlabelled data; through TensorFlow, what :meth:`batch` raises.
+            ValueError: a step that no epoch has.
+
+        Example:
+            >>> reader = Reader("data", "train", batch_size=4096)
+            >>> batches = reader.as_dataset(epochs=3, supervised=True)
+            >>> model.fit(batches, epochs=3, steps_per_epoch=reader.steps_per_epoch)
+        """
+        if batch_size not in (None, self.batch_size):
+            return self._like(batch_size=batch_size).as_dataset(None, epochs, supervised=supervised, start=start)
+        labelled = self.manifest.labelled
+        if supervised and not labelled:
+            where = f"{self._data_dir}, split {self.split!r}"
+            raise UserError(f"{where}: no labels, which supervised=True needs; they are given to `afm-ctr prepare`")
+        columns = ("feature_ids", "feature_vals", *(["label"] if labelled else []), "weight", "row")
+        batches = self._epochs(start, epochs, columns)
+        trimmed = self.size == 1 and self.rows % self.batch_size > 0
+
+        def element(batch: dict[str, Any]) -> Any:
+            if trimmed:
+                real = self.rows - batch["row"][0] % (self.steps_per_epoch * self.batch_size)
+                batch = {name: values[:real] for name, values in batch.items()}
+            if not supervised:
+                return batch
+            x = {name: batch[name] for name in ("feature_ids", "feature_vals")}
+            return x, batch["label"], batch["weight"]
+
+        return batches.map(element)
+
+    def _epochs(self, start: tuple[int, int], epochs: int, columns: Collection[str]) -> tf.data.Dataset:
+        """Steps from ``start`` (epoch, step) to the end of the epoch before ``epochs``."""
         import tensorflow as tf
 
-        if not 0 <= start_step <= self.steps_per_epoch:
-            raise ValueError(f"start_step {start_step} must be in [0, {self.steps_per_epoch}]")
+        if not 0 <= start[1] <= self.steps_per_epoch:
+            raise ValueError(f"start_step {start[1]} must be in [0, {self.steps_per_epoch}]")
 
         names = _in_order(columns)
 
-        def load(step: np.int64) -> list[np.ndarray]:
+        def load(place: np.int64) -> list[np.ndarray]:
             try:
-                batch = self.batch(epoch, int(step), names)
+                batch = self.batch(*divmod(int(place), self.steps_per_epoch), names)
             except UserError as error:
                 self.error = self.error or error
                 raise ValueError(in_graph(str(error))) from None
             return list(batch.values())
 
-        def element(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        def element(place: tf.Tensor) -> dict[str, tf.Tensor]:
             types = [_TYPES[name] for name in names]
-            tensors = tf.numpy_function(load, [step], [tf.as_dtype(dtype) for dtype, _ in types])
+            tensors = tf.numpy_function(load, [place], [tf.as_dtype(dtype) for dtype, _ in types])
             shapes = [(self.local_batch, *([self.schema.num_slots] if by_slot else [])) for _, by_slot in types]
             return {name: tf.ensure_shape(*of) for name, *of in zip(names, tensors, shapes, strict=True)}
 
-        steps = tf.data.Dataset.range(start_step, self.steps_per_epoch)
+        steps = tf.data.Dataset.range(start[0] * self.steps_per_epoch + start[1], epochs * self.steps_per_epoch)
         parallel = _SIDE_BY_SIDE_REMOTE if paths.is_remote(self._data_dir) else 1
         return steps.map(element, num_parallel_calls=parallel, deterministic=True).prefetch(_READY)
 

@@ -32,7 +32,7 @@ def test_the_blocks_run_in_order(root: Path, tmp_path: Path, monkeypatch: pytest
     frame.to_csv("clicks.csv", index=False)
     frame.to_parquet("clicks.parquet")
     found = blocks(root / "docs" / "python.md")
-    assert len(found) == 5, "a block more or less: does this test still say what the page does?"
+    assert len(found) == 6, "a block more or less: does this test still say what the page does?"
     first = [line for line in found[0].splitlines() if line and not line.startswith("import")]
     assert len(first) <= 10, "from a frame to an exported model in ten lines"
     names: dict[str, Any] = {}

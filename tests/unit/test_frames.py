@@ -181,6 +181,34 @@ def test_compile_refuses_what_would_be_ignored(data: Any, options: Any, words: s
         data.model("lr").compile("adam", **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("afm", {"loss": "mse"}, "FrameData.model: loss = 'mse': input should be 'log' or 'squared'"),
+        ("afm", {"row_l2": "much"}, "FrameData.model: row_l2 = 'much'"),
+        ("afm", {"factors": -1}, "factors"),
+        ("afm", {"factor": 8}, "factor"),
+        ("afmm", {}, "afmm"),
+    ],
+)
+def test_a_model_that_cannot_be_is_one_line(data: Any, name: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        data.model(name, **options)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_rows_without_labels_are_no_training_data(data: Any) -> None:
+    unlabelled = from_pandas(frame().drop(columns="clicked"), data.schema)
+    with pytest.raises(UserError, match="supervised=True needs; its column 'clicked' was not in the frame"):
+        unlabelled.as_dataset(supervised=True)
+    model = data.model("lr")
+    model.compile("adam")
+    for method in (model.fit, model.evaluate):
+        with pytest.raises(UserError, match="the rows have no labels"):
+            method(unlabelled, verbose=0)
+    assert model.predict(unlabelled, verbose=0)["logit"].shape == (400,)
+
+
 def test_a_model_in_memory_is_exported_with_its_schema(data: Any, tmp_path: Any) -> None:
     from afm_ctr.export import export_model
 

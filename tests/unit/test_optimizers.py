@@ -219,6 +219,24 @@ def test_state_survives_save_and_load(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.numpy(), kept.numpy(), err_msg=kept.path)
 
 
+@pytest.mark.parametrize(
+    "optimizer", ["LazyAdam", optimizers.FTRL(0.1), optimizers.SGD(0.1), optimizers.Adagrad(0.1)]
+)
+def test_a_keras_model_is_saved_with_our_optimizer(optimizer: Any, tmp_path: Path) -> None:
+    layers = [keras.Input([3], dtype="int64"), keras.layers.Embedding(10, 2), keras.layers.Flatten()]
+    model = keras.Sequential([*layers, keras.layers.Dense(1)])
+    model.compile(optimizer, "mse")
+    x, y = np.arange(12).reshape(4, 3) % 10, np.ones([4, 1])
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.optimizer) is type(model.optimizer) and isinstance(loaded.optimizer, optimizers.RowOptimizer)
+    for each in (model, loaded):
+        each.fit(x, y, verbose=0, shuffle=False)
+    for one, other in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match=r"no optimizer 'adamw'; there are: adagrad, adam, ftrl, sgd"):
         optimizers.build("adamw")

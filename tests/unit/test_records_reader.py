@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from afm_ctr import native
 from afm_ctr.errors import UserError, find_user_error
+from afm_ctr.models import CTRModel
 from afm_ctr.records import Manifest, Reader, ShardInfo, ShardWriter, serialize_examples
 from afm_ctr.schema import Analysis, FeatureSchema, ResolvedSchema, resolve
 
@@ -167,6 +168,62 @@ def test_dataset_is_the_batches_with_static_shapes(tmp_path):
     for one, other in zip(read, _epoch(reader, 1, 2), strict=True):
         _same(one, other)
     assert list(reader.dataset(0, reader.steps_per_epoch)) == []
+
+
+def test_as_dataset_is_the_batches_of_all_epochs_and_goes_on_anywhere(tmp_path):
+    reader = Reader(_write(tmp_path, _split(11, 2)), "train", 4, seed=3)
+    walked = list(reader.as_dataset(epochs=2, supervised=True).as_numpy_iterator())
+    wanted = [reader.batch(epoch, step) for epoch in (0, 1) for step in range(3)]
+    assert [len(label) for _, label, _ in walked] == [4, 4, 3] * 2  # nothing is padded
+    for (x, label, weight), batch in zip(walked, wanted, strict=True):
+        real = len(label)
+        for name, values in {**x, "label": label, "weight": weight}.items():
+            np.testing.assert_array_equal(values, batch[name][:real], err_msg=name)
+    rest = list(reader.as_dataset(epochs=2, start=(0, 2)).as_numpy_iterator())
+    assert [part["row"][0] for part in rest] == [batch["row"][0] for batch in wanted[2:]]
+    assert len(list(reader.as_dataset(3))) == 4
+
+
+def test_as_dataset_of_ranks_pads_to_equal_shapes(tmp_path):
+    folder = _write(tmp_path, _split(9, 2))
+    ranks = [Reader(folder, "train", 4, seed=3, rank=rank, size=2) for rank in (0, 1)]
+    parts = [list(reader.as_dataset(epochs=2, supervised=True).as_numpy_iterator()) for reader in ranks]
+    alone = list(Reader(folder, "train", 4, seed=3).as_dataset(epochs=2, supervised=True).as_numpy_iterator())
+    for one, other, (x, label, weight) in zip(*parts, alone, strict=True):
+        assert one[1].shape == other[1].shape == (2,)
+        real = np.concatenate([one[2], other[2]]) > 0
+        for part, whole in ((1, label), (2, weight)):
+            np.testing.assert_array_equal(np.concatenate([one[part], other[part]])[real], whole)
+        ids = np.concatenate([one[0]["feature_ids"], other[0]["feature_ids"]])
+        np.testing.assert_array_equal(ids[real], x["feature_ids"])
+
+
+def test_our_models_fit_a_reader_and_go_on(tmp_path):
+    """Epochs have their own orders, under ``fit`` too; the second one alone, later, makes the same weights."""
+    reader = Reader(_write(tmp_path, _split(11, 2)), "train", 4, seed=3)
+
+    def fresh() -> CTRModel:
+        model = CTRModel("fm", {"factors": 2}, reader.schema.feature_size, 3, [(0, 1), (0, 2), (1, 2)])
+        model.compile("adagrad")
+        return model
+
+    whole, parts, by_hand = fresh(), fresh(), fresh()
+    whole.fit(reader, epochs=2, validation_data=reader, verbose=0)
+    parts.fit(reader, epochs=1, verbose=0)
+    parts.fit(reader, epochs=2, initial_epoch=1, verbose=0)
+    by_hand.fit(reader.as_dataset(epochs=2), verbose=0)
+    for others in (parts, by_hand):
+        for one, other in zip(whole.get_weights(), others.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert whole.predict(reader, verbose=0)["logit"].shape == (11,)
+
+
+def test_as_dataset_without_labels(tmp_path):
+    reader = Reader(_write(tmp_path, [_records(range(5), labels=None)], labelled=False), "train", 5)
+    (batch,) = reader.as_dataset()
+    assert sorted(batch) == ["feature_ids", "feature_vals", "row", "weight"]
+    with pytest.raises(UserError, match=r"split 'train': no labels, which supervised=True needs"):
+        reader.as_dataset(supervised=True)
 
 
 def test_one_row_many_ranks(tmp_path):
