@@ -63,11 +63,11 @@ AREAS: dict[str, tuple[str, str]] = {
         "afm_ctr/metrics/losses.py afm_ctr/metrics/scores.py",
         "metrics intervals verdict quality",
     ),
-    "splits": ("beam_jobs/splits.py beam_jobs/sampling.py", "beam_splits beam_prepare"),
+    "splits": ("beam_jobs/splits.py beam_jobs/sampling.py", "beam_splits beam_sampling beam_prepare"),
     "rejects": ("beam_jobs/rejects.py afm_ctr/rawlog/rejects.py", "rejects beam_rejects rawlog"),
     "callbacks": (
         "afm_ctr/training/callbacks.py afm_ctr/training/supervisor.py afm_ctr/distributed/callbacks.py",
-        "steering stopping distributed_callbacks drift_check",
+        "steering stopping watchdog distributed_callbacks drift_check",
     ),
     "REST numbers": ("serving/server/rest_json.py", "serving_rest_json"),
     "retry budget": ("serving/calls.py serving/connection.py", "serving_client"),

@@ -73,9 +73,9 @@ class Supervisor:
                 raise UserError(f"rank 0: {error}") from error
 
     def tell(self, error: Exception) -> Exception | None:
-        """What to say of an exception that ends the run, to the user and to the other ranks; see :func:`told`.
+        """What the user and the other ranks are to read of an exception; see :func:`explain_failure`.
 
-        None if the exception itself is what to say, or nobody foresaw it.
+        None if the exception says it itself, or was not foreseen.
         """
         cause = explain_failure(error, self._folder, self._reader, self._roll)
         if self._roll is not None:

@@ -50,6 +50,7 @@ def test_a_file_reached_by_two_paths_is_read_once(tmp_path: Path, monkeypatch: p
         (["a.csv", "./a.csv"], ["a.csv"], ["./a.csv is the file a.csv"]),
         (["a.csv", f"{whole}/a.csv"], [f"{whole}/a.csv"], [f"a.csv is the file {whole}/a.csv"]),
         ([f"file://{whole}/b.csv", "b.csv"], [f"{whole}/b.csv"], [f"b.csv is the file {whole}/b.csv"]),
+        (["a.csv", "b.csv", "./a.csv", "./b.csv"], ["a.csv", "b.csv"], ["./a.csv is the file a.csv and 1 more"]),
         (["0-link.csv"], ["0-link.csv"], []),
         (["*days/*"], ["days/c.csv"], ["0-days/c.csv is the file days/c.csv"]),
         (["days/../b.csv", "b.csv", "days/c.csv"], ["b.csv", "days/c.csv"], ["days/../b.csv is the file b.csv"]),
@@ -146,6 +147,7 @@ def test_column_files_index_and_none() -> None:
         "tail:0.5/0.5",
         "tail:",
         "tail:1/0",
+        "tail:0.7/0.6",
         "column:",
         "index:",
         "files:a.csv",
@@ -193,7 +195,7 @@ def test_an_index_names_every_row_once(tmp_path: Path) -> None:
         ("train\n\ntrain\n", "line 2: ''"),
         ("0\ttrain\n0\ttest\n1\ttest\n", "line 2: row 0 .* named twice"),
         ("x\ttrain\n", "line 1: 'x\\\\ttrain'"),
-        ("9" * 5000 + "\ttrain\n", "line 1: '9+' is not SPLIT or ROW<TAB>SPLIT"),
+        ("9" * 5000 + "\ttrain\n", "line 1: '9{80}' is not SPLIT or ROW<TAB>SPLIT"),
     ]:
         with pytest.raises(UserError, match=message):
             read(text)

@@ -167,7 +167,9 @@ def test_log_loss_from_probabilities() -> None:
     metric.update([1, 0, 0], probabilities=[0.5, 0.25, 1.0], weights=[1, 1, 2])
     assert metric.result() == pytest.approx((math.log(2) - math.log(0.75) - 2 * math.log(1e-15)) / 4)
     with pytest.raises(UserError, match="outside"):
-        metric.update([1], probabilities=[1.5])
+        metric.update([1, 0], probabilities=[0.5, 1.5])
+    with pytest.raises(UserError, match=r"a probability is -0\.25, outside"):
+        metric.update([1, 0], probabilities=[0.5, -0.25])
 
 
 def test_rmse_on_the_signed_scale() -> None:

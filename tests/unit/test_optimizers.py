@@ -250,6 +250,17 @@ def test_mistakes_are_named() -> None:
         optimizers.SGD(weight_decay=0.1)
     with pytest.raises(ValueError, match="no option 'momentun'"):
         optimizers.SGD(momentun=0.1)
+    with pytest.raises(ValueError, match="a zero gradient would give 0/0"):
+        optimizers.Adagrad(initial_accumulator_value=0, epsilon=0)
+    with pytest.raises(ValueError, match=r"beta must be at least 0\.0, got -1"):
+        optimizers.FTRL(beta=-1)
+
+
+def test_the_edges_of_the_options_are_taken() -> None:
+    assert optimizers.Adagrad(initial_accumulator_value=1, epsilon=0).get_config()["initial_accumulator_value"] == 1
+    assert optimizers.FTRL(beta=0).get_config()["beta"] == 0
+    falling = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
+    assert optimizers.SGD(learning_rate=falling).learning_rate.numpy() == 0.5
 
 
 def test_adagrads_epsilon_stands_under_the_root() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 from serving import tensors
+from serving.calls import Servers
 from serving.client import Client
 from serving.errors import (
     BadCells,
@@ -556,3 +558,19 @@ def test_metadata_of_the_caller_goes_with_every_call(fake: tuple[Fake, int]) -> 
     with client_of(fake, metadata=[("authorization", "Bearer x")]) as client:
         client.score([{"A": 1}, {"A": 2}], batch_size=1)
     assert seen == ["Bearer x"] * 2
+
+
+def test_a_server_that_cannot_be_reached_is_passed_over_until_it_is_ready() -> None:
+    """Other states, such as a channel that idles, change nothing."""
+    watchers: list[Any] = []
+    channels: Any = [SimpleNamespace(subscribe=lambda watch, try_to_connect: watchers.append(watch)) for _ in "ab"]
+    servers = Servers(channels)
+    assert [servers._next() for _ in range(4)] == [0, 1, 0, 1]
+    watchers[0](grpc.ChannelConnectivity.TRANSIENT_FAILURE)
+    assert [servers._next() for _ in range(4)] == [1, 1, 1, 1]
+    for state in (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING):
+        watchers[0](state)
+        watchers[1](state)
+    assert [servers._next() for _ in range(4)] == [1, 1, 1, 1]
+    watchers[0](grpc.ChannelConnectivity.READY)
+    assert [servers._next() for _ in range(4)] == [0, 1, 0, 1]

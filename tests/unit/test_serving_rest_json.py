@@ -85,6 +85,7 @@ def test_values_that_json_itself_has_not() -> None:
         (1 << 63, "int64", "is not of expected type: int64"),
         (10**400, "float", "Number too big to be stored in double"),
         (1 << 64, "uint64", "is not of expected type: uint64"),
+        ("Zürich", "float", "JSON Value: .Zürich. Type: String is not of expected type: float"),
         ({"b64": "%%"}, "string", "Unable to base64 decode"),
         ({"b64": 1}, "string", "not formatted correctly for base64|Expecting|must be equal|keys"),
     ],

@@ -73,6 +73,11 @@ def test_a_plateau_counts_a_small_gain_as_none(
     assert run(callback, values) == rates
 
 
+def test_a_fresh_plateau_has_not_waited() -> None:
+    """A first value that is no gain over nothing, such as NaN, counts as one epoch of waiting."""
+    assert ReduceOnPlateau("m", "max", factor=0.5, patience=2).wait == 0
+
+
 def test_a_plateau_waits_anew_after_it_has_lowered_the_rate() -> None:
     callback = ReduceOnPlateau("m", "max", factor=0.5, patience=2)
     assert run(callback, [0.5, 0.4, 0.4, 0.4, 0.4, 0.6, 0.5, 0.5]) == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]

@@ -1,16 +1,20 @@
-"""A run that is asked to stop: on which step, on how many ranks, and with which exit code."""
+"""A run that is asked to stop, or that fails: on which step, on how many ranks, and what is said of it."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from afm_ctr.distributed import SingleWorld
-from afm_ctr.training.supervisor import StopSignals
+from afm_ctr.errors import RunError, UserError
+from afm_ctr.training import TrainConfig
+from afm_ctr.training.supervisor import StopSignals, Supervisor, on_chief
 from tests.unit.fake_world import FakeWorld
 
 
@@ -67,3 +71,42 @@ def test_nothing_changes_in_an_elastic_job_or_another_thread(monkeypatch: pytest
     monkeypatch.setenv("HOROVOD_ELASTIC", "1")
     look()
     assert found == [before, before]
+
+
+class Relayed(FakeWorld):
+    """What rank 0 sends arrives as it is; ``sent`` holds it, or on another rank what rank 0 had sent."""
+
+    def __init__(self, rank: int, sent: Any = None) -> None:
+        super().__init__(rank)
+        self.sent = sent
+
+    def broadcast_object(self, obj: Any) -> Any:
+        if self.is_chief:
+            self.sent = obj
+        return self.sent
+
+
+def refuse() -> None:
+    raise UserError("the disk is full")
+
+
+def test_rank_0_works_and_every_rank_has_the_result_or_the_mistake() -> None:
+    assert on_chief(SingleWorld(), lambda: 7) == 7
+    chief = Relayed(0)
+    assert on_chief(chief, lambda: 8) == 8
+    assert on_chief(Relayed(1, chief.sent), refuse) == 8  # type: ignore[comparison-overlap]
+    with pytest.raises(UserError, match="the disk is full"):
+        on_chief(chief, refuse)
+    with pytest.raises(UserError, match="the disk is full"):
+        on_chief(Relayed(1, chief.sent), lambda: 9)
+
+
+def test_what_is_said_of_an_error(tmp_path: Path) -> None:
+    """None where the exception itself says it, or it was not foreseen."""
+    reader: Any = SimpleNamespace(mistake_behind=lambda error: None)
+    supervisor = Supervisor(TrainConfig(watchdog=None), SingleWorld(), tmp_path, reader)
+    full = supervisor.tell(OSError(28, "No space left on device"))
+    assert isinstance(full, UserError)
+    assert str(tmp_path) in str(full)
+    assert supervisor.tell(RunError("rank 3 is gone")) is None
+    assert supervisor.tell(KeyError("a bug")) is None
