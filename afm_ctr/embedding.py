@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from afm_ctr.errors import in_graph
 from afm_ctr.huge_pages import on_large_pages
+from afm_ctr.row_shards import RowShards
 from afm_ctr.sparse_gradients import MergedSlices, add_rows
 from afm_ctr.splitmix import GOLDEN, finalise
 
@@ -75,6 +76,7 @@ class EmbeddingTable(keras.layers.Layer):
     """
 
     _placement = "replicated"
+    shards: RowShards | None = None
 
     def __init__(
         self,
@@ -107,6 +109,10 @@ class EmbeddingTable(keras.layers.Layer):
         """How many rows this process stores: all of them."""
         return self.feature_size
 
+    def stored_ids(self, start: int, stop: int) -> np.ndarray:
+        """The ids of the stored rows ``start`` … ``stop − 1``: int64 ``[stop − start]``."""
+        return np.arange(start, stop)
+
     def build(self, input_shape: Any = None) -> None:
         """Make the variables and write the initial rows into them, block by block."""
         if self.columns:
@@ -133,7 +139,8 @@ class EmbeddingTable(keras.layers.Layer):
 
     def initial_rows(self, column: str, start: int, stop: int) -> np.ndarray:
         """The initial values of the stored rows ``start`` … ``stop − 1``: float32 ``[stop − start, width]``."""
-        return self.initial_values(column, np.arange(start, stop))
+        known = self.initial_values(column, self.stored_ids(start, stop))
+        return np.concatenate([known, np.zeros((stop - start - len(known), self.widths[column]), np.float32)])
 
     def initial_values(self, column: str, ids: np.ndarray) -> np.ndarray:
         """The initial values of the rows of some ids: int64 ``[n]`` to float32 ``[n, width]``.

@@ -17,7 +17,7 @@ import os
 from afm_ctr.devices import grow_gpu_memory, pin_gpu
 from afm_ctr.distributed.callbacks import BroadcastVariables, DriftCheck, LearningRateSchedule
 from afm_ctr.distributed.elastic import Commits, ElasticState, HostsChanged, run_elastic
-from afm_ctr.distributed.exchange import Form, GradientExchange, exchanged_bytes
+from afm_ctr.distributed.exchange import Form, GradientExchange, Traffic, exchanged_bytes, sent_bytes
 from afm_ctr.distributed.optimizer import world_of, wrap_optimizer
 from afm_ctr.distributed.rendezvous import RankRemoved
 from afm_ctr.distributed.sharded_table import ShardedTable
@@ -40,6 +40,7 @@ __all__ = [
     "RankRemoved",
     "ShardedTable",
     "SingleWorld",
+    "Traffic",
     "Watchdog",
     "World",
     "agreed_state",
@@ -52,6 +53,7 @@ __all__ = [
     "launched",
     "pin_gpu",
     "run_elastic",
+    "sent_bytes",
     "training_state",
     "world_of",
     "wrap_optimizer",

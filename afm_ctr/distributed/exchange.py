@@ -20,6 +20,9 @@ Gradient: TypeAlias = Any
 Form = Literal["gather", "reduce"]
 """How sparse gradients are summed: their merged rows are gathered, or they are added up as dense tables."""
 
+Traffic = Literal["gather", "reduce", "sharded"]
+"""What a table costs the network: a form, or the ids, rows and gradient rows of a sharded one."""
+
 UNEVEN = "give every rank as many by steps_per_epoch, or let short ranks take batches of weight 0"
 """What to do about unequal numbers of batches."""
 
@@ -40,8 +43,9 @@ def _wide(tensor: tf.Tensor) -> tf.Tensor:
     return tf.cast(tensor, tf.float32) if tensor.dtype in (tf.float16, tf.bfloat16) else tensor
 
 
-def exchanged_bytes(form: Form, touched: int, rows: int, width: int, itemsize: int = 4) -> int:
-    """What a rank puts into the exchange of a table's gradient in a step.
+def exchanged_bytes(form: Traffic, touched: int, rows: int, width: int, itemsize: int = 4) -> int:
+    """What a rank puts into the exchange of a table in a step: its gradient, or of a sharded one the ids that it asks
+    for, as many rows as it gets, and their gradient.
 
     Args:
         form: of the exchange.
@@ -52,7 +56,16 @@ def exchanged_bytes(form: Form, touched: int, rows: int, width: int, itemsize: i
     """
     if form == "gather":
         return touched * (width * itemsize + _index_type(rows).size)
+    if form == "sharded":
+        return touched * (tf.int64.size + 2 * width * itemsize)
     return rows * (width + 1) * itemsize
+
+
+def sent_bytes(form: Traffic, ranks: int, touched: int, rows: int, width: int, itemsize: int = 4) -> int:
+    """What of :func:`exchanged_bytes` a rank sends to others: gathered rows travel around the ring of ranks, a sum
+    goes around it twice in parts, and of a sharded table the share of the other ranks is sent once."""
+    times = {"gather": ranks - 1, "reduce": 2 * (ranks - 1) / ranks, "sharded": (ranks - 1) / ranks}[form]
+    return round(times * exchanged_bytes(form, touched, rows, width, itemsize))
 
 
 def _index_type(rows: int) -> tf.DType:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -36,6 +35,7 @@ class ShardedTable(EmbeddingTable):
     """
 
     _placement = "sharded"
+    shards: RowShards
 
     def __init__(self, feature_size: int, *args: Any, world: World, **kwargs: Any) -> None:
         self._world = world
@@ -49,13 +49,10 @@ class ShardedTable(EmbeddingTable):
         """How many rows this rank stores, one at least and the same on every rank: the last may stand for none."""
         return self.shards.per_rank
 
-    def initial_rows(self, column: str, start: int, stop: int) -> np.ndarray:
-        """The initial values of the stored rows ``start`` … ``stop − 1``: float32 ``[stop − start, width]``."""
-        first = self.shards.start
-        known = max(0, min(stop, self.shards.stop - first) - start)
-        rows = np.zeros((stop - start, self.widths[column]), np.float32)
-        rows[:known] = self.initial_values(column, self.shards.ids(first + start, first + start + known))
-        return rows
+    def stored_ids(self, start: int, stop: int) -> np.ndarray:
+        """The ids of the stored rows ``start`` … ``stop − 1``, fewer where some stand for none: int64 ``[n]``."""
+        first, last = (min(self.shards.start + row, self.shards.stop) for row in (start, stop))
+        return self.shards.ids(first, last)
 
     def lookup(self, ids: tf.Tensor, checked: bool = False) -> Lookup:
         """The rows of a batch's ids, each fetched once. As :meth:`EmbeddingTable.lookup`, except that the other ids
@@ -142,8 +139,3 @@ class ShardedTable(EmbeddingTable):
 
     def _marks(self, rows: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         return tf.fill(tf.shape(rows), step)
-
-
-def is_sharded(model: keras.Model) -> bool:
-    """Whether a model has a table whose rows are spread over the ranks."""
-    return any(isinstance(layer, ShardedTable) for layer in model._flatten_layers())

@@ -4,7 +4,11 @@
         dense.npz                       every small variable: weights, seed generators, optimizer scalars
         tables/<name>/rows-<a>-<b>.<column>.npy           rows a..b-1 of a column of an embedding table
         tables/<name>/rows-<a>-<b>.<column>.<slot>.npy    the optimizer's slot of those rows
+        tables/<name>/mixed-<a>-<b>.….npy                 of a sharded table: the rows at positions a..b-1
         checkpoint.json                 position, callbacks' state, sha256 and size of each file; last
+
+Positions are those of :class:`~afm_ctr.row_shards.RowShards`: a rank's rows are a range of them, however many ranks
+there are. Whoever reads a table takes what it stores, in either order, block by block.
 
 A :class:`Snapshot` is written under a name that starts with ``.tmp-``, flushed to the disk, and renamed; a
 :class:`Checkpoint` is such a folder, verified.
@@ -16,9 +20,9 @@ import copy
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -26,11 +30,14 @@ import tensorflow as tf
 
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import HashingWriter, new_folder, sha256_of
+from afm_ctr.row_shards import RowShards, unmix
 from afm_ctr.training.model_state import LAST_SEEN, TableColumn, split_variables
 
 MANIFEST = "checkpoint.json"
-FORMAT_VERSION = 2
+MIXED = "mixed"  # the order of a sharded table's rows
+FORMAT_VERSION, SHARDED_VERSION = 2, 3
 ROWS_PER_FILE = 1_000_000
+_ROWS_PER_READ = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +79,14 @@ class Checkpoint:
         """What the snapshot was given as ``state``: callbacks' state and the like."""
         return dict(self.manifest["state"])
 
+    @property
+    def sharded(self) -> bool:
+        """Whether ranks wrote it, each its own rows."""
+        return bool(self.manifest["format_version"] == SHARDED_VERSION)
+
     @classmethod
-    def open(cls, folder: Path) -> Checkpoint:
-        """Read the manifest and check every file against it.
+    def open(cls, folder: Path, verify: bool = True) -> Checkpoint:
+        """Read the manifest and check every file against it, unless ``verify`` is False: another rank has done it.
 
         Raises:
             DamagedCheckpoint: a file is missing, of another size, or of another content.
@@ -84,9 +96,11 @@ class Checkpoint:
             version, files = manifest["format_version"], manifest["files"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpoint(f"{folder / MANIFEST}: {error}") from error
-        if version != FORMAT_VERSION:
-            raise UserError(f"{folder}: checkpoint format {version}; this version reads {FORMAT_VERSION}")
-        for name, expected in files.items():
+        if version not in (FORMAT_VERSION, SHARDED_VERSION):
+            raise UserError(
+                f"{folder}: checkpoint format {version}; this version reads {FORMAT_VERSION} and {SHARDED_VERSION}"
+            )
+        for name, expected in files.items() if verify else ():
             path = folder / name
             if not path.is_file():
                 raise DamagedCheckpoint(f"{path} is missing")
@@ -107,7 +121,7 @@ class Checkpoint:
         Raises:
             UserError: a variable is missing, or has another shape or type.
         """
-        groups, columns = split_variables(model)
+        groups, _ = split_variables(model)
         with np.load(self.folder / "dense.npz", allow_pickle=False) as arrays:
             for group, variables in groups.items():
                 if group == "optimizer" and not optimizer:
@@ -125,7 +139,11 @@ class Checkpoint:
                             f"this model's {variable.path} is {variable.dtype} {list(variable.shape)}"
                         )
                     variable.assign(value)
-        for column in columns:
+        self.restore_tables(model, optimizer=optimizer)
+
+    def restore_tables(self, model: keras.Model, *, optimizer: bool = True) -> None:
+        """The tables' part of :meth:`restore`: the rows that this rank stores, read block by block."""
+        for column in split_variables(model)[1]:
             if column.slot is None or optimizer:
                 self._restore_column(column)
 
@@ -144,15 +162,49 @@ class Checkpoint:
             return  # a run that kept no marks
         if stored is None:
             raise UserError(f"{self.folder}: holds no column {column.key} of table {column.table}")
-        rows, variable = stored["rows"], column.variable
-        if rows > variable.shape[0] or stored["shape"][1:] != list(variable.shape[1:]):
+        rows, variable, shards = stored["rows"], column.variable, column.shards
+        whole = variable.shape[0] if shards is None else shards.rows
+        if rows > whole or stored["shape"][1:] != list(variable.shape[1:]):
             raise UserError(
                 f"{self.folder}: {column.table}.{column.key} is {stored['shape']}, "
-                f"this model's is {list(variable.shape)}"
+                f"this model's is {[whole, *variable.shape[1:]]}"
             )
+        mixed = stored.get("order") == MIXED
         for start, stop, name in stored["files"]:
             # Through the tf.Variable itself, so that a table is never held twice.
-            variable.value[start:stop].assign(np.load(self.folder / name, mmap_mode="r", allow_pickle=False))
+            values = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+            if shards is None and not mixed:
+                variable.value[start:stop].assign(values)
+            elif shards is not None and mixed and rows == shards.rows:
+                first, last = max(start, shards.start), min(stop, shards.stop)
+                if first < last:
+                    at = slice(first - shards.start, last - shards.start)
+                    variable.value[at].assign(values[first - start : last - start])
+            else:
+                _scatter(variable, values, start, rows if mixed else None, shards)
+
+
+def _scatter(
+    variable: keras.Variable, values: np.ndarray, start: int, mixed: int | None, shards: RowShards | None
+) -> None:
+    """Give a variable those of some rows that it stores.
+
+    Args:
+        variable: of this rank.
+        values: of the rows at ``start`` and after.
+        start: their first place.
+        mixed: of how many rows the places are positions; None: they are ids.
+        shards: what the variable stores; None: all, by id.
+    """
+    for first in range(0, len(values), _ROWS_PER_READ):
+        some = values[first : first + _ROWS_PER_READ]
+        places = np.arange(start + first, start + first + len(some))
+        ids = places if mixed is None else unmix(places, mixed)
+        if shards is not None:
+            ids = shards.positions(ids)
+            mine = (ids >= shards.start) & (ids < shards.stop)
+            ids, some = ids[mine] - shards.start, some[mine]
+        variable.value.scatter_update(tf.IndexedSlices(tf.constant(some), tf.constant(ids)))
 
 
 class NotFinite(UserError):
@@ -161,19 +213,22 @@ class NotFinite(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class ColumnCopy:
-    """The rows of one column of a table, or of a slot of it.
+    """The rows of one column of a table, or of a slot of it, or this rank's.
 
     Attributes:
         table: the table's name.
         key: of :class:`~afm_ctr.training.model_state.TableColumn`.
         shape: ``[V, ...]``.
-        blocks: the rows in order, ``[<= rows_per_file, ...]`` each, in host memory.
+        blocks: the rows in order, ``[<= rows_per_file, ...]`` each, in host memory; those of a rank are copied one
+            at a time.
+        start: position of the first of a rank's; None: all rows, by id.
     """
 
     table: str
     key: str
     shape: list[int]
-    blocks: list[tf.Tensor]
+    blocks: Iterable[tf.Tensor]
+    start: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,11 +273,11 @@ class Snapshot:
             copy.deepcopy(dict(state)),
             dense,
             {group: [variable.path for variable in variables] for group, variables in groups.items()},
-            [_copy(column, rows_per_file) for column in columns],
+            [_copy(column, rows_per_file) for column in columns if column.shards is None],
         )
 
     def write(self, folder: Path, progress: Callable[[], None] = lambda: None) -> Checkpoint:
-        """Write it as a checkpoint: all of it or nothing.
+        """Write it as a checkpoint: all of it or nothing. Sharded tables are no part of it.
 
         Args:
             folder: the folder to be; replaced when it exists.
@@ -233,26 +288,44 @@ class Snapshot:
             OSError: the folder cannot be written.
         """
         with new_folder(folder, overwrite=True) as temporary:
-            manifest = self._fill(temporary, progress)
+            manifest = self.fill(temporary, progress)
         return Checkpoint(folder, manifest)
 
-    def _fill(self, temporary: Path, progress: Callable[[], None]) -> dict[str, Any]:
-        """All files of the checkpoint, the manifest last, flushed to the disk."""
-        files: dict[str, dict[str, Any]] = {}
+    def check_finite(self) -> None:
+        """Whether the small variables are numbers. Raises :class:`NotFinite`."""
         for name, value in self.dense.items():
             group, _, number = name.partition("/")
-            self._check_finite(value, self.names[group][int(number)] if group in self.names else number)
+            _check_finite(value, self.names[group][int(number)] if group in self.names else number, self.position)
+
+    def fill(
+        self, temporary: Path, progress: Callable[[], None], parts: Sequence[Written] | None = None
+    ) -> dict[str, Any]:
+        """All files of the checkpoint, the manifest last, flushed to the disk.
+
+        Args:
+            temporary: the folder that they go to.
+            progress: called after every file.
+            parts: what each rank has written there of sharded tables; None: there are none.
+
+        Returns:
+            The manifest.
+        """
+        self.check_finite()
         buffer = io.BytesIO()
         np.savez(buffer, **self.dense)  # type: ignore[arg-type]
         with HashingWriter(temporary / "dense.npz") as writer:
             writer.write(buffer.getbuffer())
-        files["dense.npz"] = writer.content
+        files: dict[str, dict[str, Any]] = {"dense.npz": writer.content}
         tables: dict[str, dict[str, Any]] = {}
-        for column in self.columns:
-            entry = self._write_column(temporary, column, files, progress)
-            tables.setdefault(column.table, {})[column.key] = entry
+        for part in [write_columns(temporary, self.columns, self.position, progress), *(parts or ())]:
+            files |= part.files
+            for table, entries in part.tables.items():
+                for key, entry in entries.items():
+                    kept = tables.setdefault(table, {}).setdefault(key, entry)
+                    if kept is not entry:
+                        kept["files"] += entry["files"]
         manifest = {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if parts is None else SHARDED_VERSION,
             "position": dataclasses.asdict(self.position),
             "schema_id": self.schema_id,
             "dense": self.names,
@@ -264,36 +337,69 @@ class Snapshot:
             last.write((json.dumps(manifest, indent=1) + "\n").encode())
         return manifest
 
-    def _write_column(
-        self, temporary: Path, column: ColumnCopy, files: dict[str, dict[str, Any]], progress: Callable[[], None]
-    ) -> dict[str, Any]:
-        names: list[Any] = []
+
+class Written(NamedTuple):
+    """Files of a checkpoint that are written: ``{"sha256", "bytes"}`` by name, and the tables' part of a manifest."""
+
+    files: dict[str, dict[str, Any]]
+    tables: dict[str, dict[str, Any]]
+
+
+def write_columns(
+    temporary: Path, columns: Iterable[ColumnCopy], position: Position, progress: Callable[[], None]
+) -> Written:
+    """Write the rows of columns, a file for each block.
+
+    Raises:
+        NotFinite: a value is not finite.
+        OSError: a file cannot be written.
+    """
+    written = Written({}, {})
+    for column in columns:
         (temporary / "tables" / column.table).mkdir(parents=True, exist_ok=True)
-        start = 0
+        names: list[Any] = []
+        start = column.start or 0
         for block in column.blocks:
             values = np.asarray(memoryview(block))  # without a further copy
-            self._check_finite(values, f"{column.table}.{column.key}")
+            _check_finite(values, f"{column.table}.{column.key}", position)
             stop = start + len(values)
-            name = f"tables/{column.table}/rows-{start}-{stop}.{column.key}.npy"
+            order = "rows" if column.start is None else MIXED
+            name = f"tables/{column.table}/{order}-{start}-{stop}.{column.key}.npy"
             with HashingWriter(temporary / name) as writer:
                 np.lib.format.write_array(writer, values, allow_pickle=False)
-            files[name] = writer.content
+            written.files[name] = writer.content
             names.append([start, stop, name])
             start = stop
             progress()
-        return {"rows": start, "shape": column.shape, "files": names}
+        entry = {"rows": column.shape[0], "shape": column.shape, "files": names}
+        if column.start is not None:
+            entry["order"] = MIXED
+        written.tables.setdefault(column.table, {})[column.key] = entry
+    return written
 
-    def _check_finite(self, values: np.ndarray, name: str) -> None:
-        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-            raise NotFinite(f"{name} is not finite after step {self.position.step}")
+
+def own_rows(model: keras.Model, rows_per_file: int = ROWS_PER_FILE) -> Iterator[ColumnCopy]:
+    """This rank's rows of the sharded tables of a model and its optimizer, copied block by block as they are read."""
+    for column in split_variables(model)[1]:
+        if (shards := column.shards) is not None:
+            shape = [shards.rows, *column.variable.shape[1:]]
+            blocks = _blocks(column, shards.stop - shards.start, rows_per_file)
+            yield ColumnCopy(column.table, column.key, shape, blocks, shards.start)
+
+
+def _check_finite(values: np.ndarray, name: str, position: Position) -> None:
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        raise NotFinite(f"{name} is not finite after step {position.step}")
 
 
 def _copy(column: TableColumn, rows_per_file: int) -> ColumnCopy:
-    rows = int(column.variable.shape[0])
-    blocks = []
+    shape = list(column.variable.shape)
+    return ColumnCopy(column.table, column.key, shape, list(_blocks(column, shape[0], rows_per_file)))
+
+
+def _blocks(column: TableColumn, rows: int, rows_per_file: int) -> Iterator[tf.Tensor]:
     # A gather copies its rows and no others, where a slice first copies the whole variable.
     for start in range(0, rows, rows_per_file):
         with tf.device("CPU:0"):
             block = tf.gather(column.variable.value, tf.range(start, min(rows, start + rows_per_file)))
-            blocks.append(tf.identity(block))
-    return ColumnCopy(column.table, column.key, list(column.variable.shape), blocks)
+            yield tf.identity(block)

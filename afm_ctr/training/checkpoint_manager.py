@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import keras
+
+from afm_ctr.distributed import World
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import remove_folder, remove_temporaries, write_json
-from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint, Snapshot
+from afm_ctr.io.files import new_folder, remove_folder, remove_temporaries, write_json
+from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint, Snapshot, Written, own_rows, write_columns
 from afm_ctr.training.failures import unwritable
+from afm_ctr.training.supervisor import on_chief, on_every
 
+Result = TypeVar("Result")
 BEST = "best.json"
 _FOLDER = re.compile(r"step-(\d{9,})$")
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -94,6 +100,70 @@ class CheckpointManager:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         snapshot.write(self.path(snapshot.position.step), progress)
+        self._keep(best)
+
+    def save_sharded(
+        self,
+        world: World,
+        model: keras.Model,
+        snapshot: Snapshot,
+        best: dict[str, Any] | None,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """The same of a model whose table is sharded; all ranks must call it, and wait until it is whole.
+
+        Each rank writes its own rows into the one folder, from its variables; rank 0 adds the rest, manifest last.
+
+        Args:
+            world: the ranks.
+            model: whose rows are written.
+            snapshot: of all else; rank 0's is written.
+            best: as in :meth:`save`.
+            progress: called after every file of this rank.
+
+        Raises:
+            UserError: on every rank: a value is not finite, a file cannot be written, or rank 0 does not see it.
+        """
+        at = snapshot.position
+        with contextlib.ExitStack() as held:
+
+            def begin() -> str:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                return str(held.enter_context(new_folder(self.path(at.step), overwrite=True)))
+
+            def end() -> None:
+                for part in parts:
+                    for name, content in part.files.items():
+                        if not (seen := temporary / name).is_file() or seen.stat().st_size != content["bytes"]:
+                            raise UserError(
+                                f"{seen}: written by another rank and not seen by rank 0: --model-dir must be a "
+                                "folder that all ranks share"
+                            )
+                snapshot.fill(temporary, progress, parts)
+                held.close()
+                self._keep(best)
+
+            temporary = Path(on_chief(world, self._telling(begin)))
+
+            def own() -> Written:
+                snapshot.check_finite()
+                return write_columns(temporary, own_rows(model), at, progress)
+
+            parts = on_every(world, self._telling(own))
+            on_chief(world, self._telling(end))
+
+    def _telling(self, work: Callable[[], Result]) -> Callable[[], Result]:
+        """The work, whose failure to write is the user's to know."""
+
+        def told() -> Result:
+            try:
+                return work()
+            except OSError as error:
+                raise unwritable(self.folder.parent, error) from error
+
+        return told
+
+    def _keep(self, best: dict[str, Any] | None) -> None:
         self.mark_best(best)
         stay = {*self.steps()[-self.keep :], *([int(best["step"])] if best else [])}
         self._remove(step for step in self.steps() if step not in stay)

@@ -31,6 +31,7 @@ MAY_CHANGE = frozenset(
         "drift_check",
         "elastic",
         "exchange",
+        "table",
         "watchdog",
         "tensorboard",
     }
@@ -146,6 +147,17 @@ class ElasticConfig(Strict):
     commit_steps: int | None = Field(default=None, ge=1)
 
 
+class TableConfig(Strict):
+    """Where the rows of the table live.
+
+    Attributes:
+        placement: ``replicated``: every rank holds the whole table; ``sharded``: a row lives on one rank, with its
+            optimizer slots.
+    """
+
+    placement: Literal["replicated", "sharded"] = "replicated"
+
+
 class Expiry(Strict):
     """When a run that continues another forgets rows: those unseen for more than so many days, runs or steps.
 
@@ -212,8 +224,9 @@ class TrainConfig(Strict):
         reduce_on_plateau: when to lower the learning rate; ``null``: never.
         checkpoint: how often the state is written.
         expiry: which rows a continued run forgets; ``null``: none.
-        exchange: how ranks exchange a table's gradient: ``gather`` sends the rows that were touched, ``reduce`` the
-            whole table, ``auto`` chooses by how many are touched.
+        table: where the rows of the table live.
+        exchange: how ranks exchange the gradient of a replicated table: ``gather`` sends the rows that were touched,
+            ``reduce`` the whole table, ``auto`` chooses by how many are touched.
         elastic: how often a job whose ranks may come and go commits.
         drift_check: how often the ranks are compared; ``null``: never.
         watchdog: after which silence the process ends; ``null``: it waits for ever.
@@ -236,6 +249,7 @@ class TrainConfig(Strict):
     reduce_on_plateau: ReduceOnPlateauConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     expiry: Expiry | None = None
+    table: TableConfig = TableConfig()
     exchange: Literal["auto", "gather", "reduce"] = "auto"
     elastic: ElasticConfig = ElasticConfig()
     drift_check: DriftCheckConfig | None = DriftCheckConfig()

@@ -123,7 +123,7 @@ def evaluate(
         UserError: no such run or split, unlabelled data, a foreign schema, a damaged file.
     """
     world = init() if world is None else world
-    model, schema, config, checkpoint = open_run(model_dir, which)
+    model, schema, config, checkpoint = open_run(model_dir, which, world=world)
     reader = open_split(data_dir, split, max(config.batch_size, SMALLEST_BATCH), world)
     check_readable(schema, reader.schema, data_dir)
     figures = Evaluator(model, reader, world)()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from afm_ctr.distributed import Form, World, exchanged_bytes
+from afm_ctr.distributed import Form, Traffic, World, exchanged_bytes
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 
@@ -27,30 +27,32 @@ class TableExchange:
         columns: names of what its rows hold.
         rows: how many it has.
         touched: distinct rows that a rank's part of a batch reads, of the rank with the most.
-        form: what was chosen.
+        form: what was chosen, or ``sharded``.
         gather_bytes: what a rank puts into a step's exchange in that form.
         reduce_bytes: the same.
+        sharded_bytes: the same, of a sharded table.
     """
 
     table: str
     columns: tuple[str, ...]
     rows: int
     touched: int
-    form: Form
+    form: Traffic
     gather_bytes: int
     reduce_bytes: int
+    sharded_bytes: int
 
     @property
     def step_bytes(self) -> int:
         """What a rank puts into a step's exchange."""
-        return self.gather_bytes if self.form == "gather" else self.reduce_bytes
+        return {"gather": self.gather_bytes, "reduce": self.reduce_bytes, "sharded": self.sharded_bytes}[self.form]
 
     def to_json(self) -> dict[str, Any]:
         """For ``run.json``."""
         return {**dataclasses.asdict(self), "columns": list(self.columns)}
 
     def __str__(self) -> str:
-        other = ("dense", self.reduce_bytes) if self.form == "gather" else ("gathered", self.gather_bytes)
+        other = ("gathered", self.gather_bytes) if self.form == "reduce" else ("dense", self.reduce_bytes)
         return (
             f"{self.table}/{'+'.join(self.columns)}: {self.touched:,} of {self.rows:,} rows touched a step: "
             f"{self.form}, {_megabytes(self.step_bytes)} a rank a step ({other[0]} {_megabytes(other[1])})"
@@ -87,11 +89,13 @@ def choose_exchange(
     table = model.table
     rows, width = table.feature_size, sum(table.widths.values())
     item = model.bias.value.dtype.size
-    sizes = {form: exchanged_bytes(form, touched, rows, width, item) for form in ("gather", "reduce")}
-    chosen = cheapest(world.size, touched, rows) if wanted == "auto" else wanted
-    for variable in table.columns.values():
-        variable.exchange = chosen
-    choice = TableExchange(table.name, tuple(table.widths), rows, touched, chosen, sizes["gather"], sizes["reduce"])
+    sizes = [exchanged_bytes(form, touched, rows, width, item) for form in get_args(Traffic)]
+    chosen: Traffic = "sharded"
+    if table.shards is None:
+        chosen = cheapest(world.size, touched, rows) if wanted == "auto" else wanted
+        for variable in table.columns.values():
+            variable.exchange = chosen
+    choice = TableExchange(table.name, tuple(table.widths), rows, touched, chosen, *sizes)
     say(str(choice))
     return [choice]
 

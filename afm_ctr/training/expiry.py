@@ -18,7 +18,7 @@ from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.training.config import Expiry
 from afm_ctr.training.model_state import tables_of
 
-_BLOCK_ROWS = 1 << 20
+BLOCK_ROWS = 1 << 20
 
 
 class Begun(TypedDict):
@@ -66,30 +66,30 @@ def expire(model: keras.Model, limit: int) -> tuple[int, int]:
         limit: of :func:`last_kept`.
 
     Returns:
-        How many rows went back, and how many had been touched.
+        How many rows went back, and how many had been touched, of those that this rank stores.
     """
     gone = known = 0
     for table in tables_of(model):
-        for start in range(1, table.feature_size, _BLOCK_ROWS):
-            stop = min(start + _BLOCK_ROWS, table.feature_size)
-            marks = tf.gather(marks_of(table).value, tf.range(start, stop)).numpy()
+        for start in range(0, table.local_rows, BLOCK_ROWS):
+            ids = table.stored_ids(start, min(start + BLOCK_ROWS, table.local_rows))
+            marks = tf.gather(marks_of(table).value, tf.range(start, start + len(ids))).numpy()
             expired = np.flatnonzero((marks > 0) & (marks <= limit))
             known += int(np.count_nonzero(marks))
             gone += len(expired)
             if len(expired):
-                _restart(table, model.optimizer, start, stop, expired)
+                _restart(table, model.optimizer, start + expired, ids[expired])
     return gone, known
 
 
-def _restart(table: EmbeddingTable, optimizer: Any, start: int, stop: int, expired: np.ndarray) -> None:
-    """``expired`` counts from ``start``."""
-    rows = tf.constant(expired + start, tf.int64)
+def _restart(table: EmbeddingTable, optimizer: Any, stored: np.ndarray, ids: np.ndarray) -> None:
+    """The stored rows with these numbers, and their ids."""
+    rows = tf.constant(stored, tf.int64)
 
     def write(variable: Any, values: np.ndarray) -> None:
         variable.value.scatter_update(tf.IndexedSlices(tf.cast(values, variable.dtype), rows))
 
     for name, column in table.columns.items():
-        write(column, table.initial_rows(name, start, stop)[expired])
+        write(column, table.initial_values(name, ids))
         for slot, variable in optimizer.slots_of(column).items():
-            write(variable, np.full([len(expired), *variable.shape[1:]], optimizer.slots[slot]))
-    write(marks_of(table), np.zeros(len(expired), np.int64))
+            write(variable, np.full([len(ids), *variable.shape[1:]], optimizer.slots[slot]))
+    write(marks_of(table), np.zeros(len(ids), np.int64))

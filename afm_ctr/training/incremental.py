@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
+import numpy as np
 
+from afm_ctr.distributed import World
 from afm_ctr.errors import UserError
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.checkpoint import MANIFEST, Checkpoint, DamagedCheckpoint, Position
 from afm_ctr.training.checkpoint_manager import CheckpointManager
-from afm_ctr.training.config import TrainConfig
-from afm_ctr.training.expiry import begun_now, expire, last_kept, marks_of
+from afm_ctr.training.config import Expiry, TrainConfig
+from afm_ctr.training.expiry import BLOCK_ROWS, Begun, begun_now, expire, last_kept, marks_of
 from afm_ctr.training.model_io import CHECKPOINTS, CONFIG, RUN
-from afm_ctr.training.model_state import tables_of
+from afm_ctr.training.model_state import is_sharded, tables_of
 from afm_ctr.training.trainer import RunState
 
 _MUST_AGREE = ("model", "loss", "optimizer.name")
@@ -55,8 +56,8 @@ def check_origin(model_dir: Path, origin: Path | None, begun: bool) -> dict[str,
 
 def continue_from(
     origin: Path, model: keras.Model, config: TrainConfig, schema: ResolvedSchema, say: Callable[[str], None]
-) -> tuple[RunState, dict[str, Any]]:
-    """Give a fresh model and its optimizer the state of another run, and forget the rows that have expired.
+) -> tuple[RunState, dict[str, Any], Checkpoint]:
+    """Give a fresh model and its optimizer the state of another run; :func:`forget` comes next.
 
     The position, the history, early stopping and the like begin anew; so does the learning rate. Rows that the other
     run's table did not have keep their initial values.
@@ -69,7 +70,7 @@ def continue_from(
         say: told what is done.
 
     Returns:
-        What :meth:`Trainer.take_up` wants, and what ``run.json`` keeps of it.
+        What :meth:`Trainer.take_up` wants, what ``run.json`` keeps of it, and the checkpoint that was restored.
 
     Raises:
         UserError: no run or checkpoint there, another model, a foreign schema.
@@ -89,12 +90,9 @@ def continue_from(
     grown = sum(table.feature_size - _rows(checkpoint, table.name) for table in tables_of(model))
     new = f", {grown:,} new rows" if grown else ""
     say(f"continuing {checkpoint.folder} (step {steps:,} of its optimizer){new}")
-    runs = checkpoint.state["runs"]
-    if config.expiry is not None:
-        _forget(checkpoint, model, config, runs, steps, say)
-    state: dict[str, Any] = {"best": None, "callbacks": {}, "runs": [*runs, begun_now(steps)]}
+    state: dict[str, Any] = {"best": None, "callbacks": {}, "runs": [*checkpoint.state["runs"], begun_now(steps)]}
     kept = {"path": str(origin.resolve()), "checkpoint": checkpoint.folder.name, "schema_id": checkpoint.schema_id}
-    return (Position(), state, {}), kept
+    return (Position(), state, {}), kept, checkpoint
 
 
 def _open(origin: Path, say: Callable[[str], None]) -> tuple[Checkpoint, TrainConfig]:
@@ -115,21 +113,37 @@ def _rows(checkpoint: Checkpoint, table: str) -> int:
     return max(int(column["rows"]) for column in checkpoint.manifest["tables"][table].values())
 
 
-def _forget(
+def forget(
     checkpoint: Checkpoint,
     model: keras.Model,
-    config: TrainConfig,
-    runs: list[Any],
-    steps: int,
+    rule: Expiry,
+    runs: list[Begun],
+    world: World,
     say: Callable[[str], None],
 ) -> None:
-    assert config.expiry is not None
+    """Send the rows that have expired back to their initial values, where they are stored: see :func:`expire`.
+
+    All ranks must call it where tables are sharded. Where they are not, rank 0 alone does, and gives what it has
+    to the others.
+
+    Args:
+        checkpoint: that the rows are from.
+        model: whose rows.
+        rule: from the config.
+        runs: of the chain, this one last.
+        world: the ranks.
+        say: told what is done.
+    """
+    *before, now = runs
     unmarked = [table for table in tables_of(model) if not checkpoint.marks_rows(table.name)]
     for table in unmarked:
         rows = _rows(checkpoint, table.name)
-        marks_of(table).value[1:rows].assign(tf.fill([rows - 1], tf.constant(steps, tf.int64)))
+        for start in range(0, table.local_rows, BLOCK_ROWS):
+            ids = table.stored_ids(start, min(start + BLOCK_ROWS, table.local_rows))
+            marks = np.where((ids > 0) & (ids < rows), now["after"], 0)
+            marks_of(table).value[start : start + len(ids)].assign(marks)
     if unmarked:
         say("expiry: the run before kept no marks, so all of its rows count as just seen")
-    today = datetime.datetime.now(datetime.UTC).date()
-    gone, known = expire(model, last_kept(config.expiry, runs, steps, today))
-    say(f"expiry: {gone:,} of {known:,} known rows, unseen for {config.expiry}, went back to their initial values")
+    found = expire(model, last_kept(rule, before, now["after"], datetime.date.fromisoformat(now["date"])))
+    gone, known = (world.agree(count, "sum") for count in found) if is_sharded(model) else found
+    say(f"expiry: {gone:,} of {known:,} known rows, unseen for {rule}, went back to their initial values")

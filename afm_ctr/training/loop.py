@@ -19,16 +19,18 @@ from afm_ctr.records import Reader
 from afm_ctr.sample_rows import load_samples, save_samples
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.base_rate import initial_bias, label_sums
+from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.evaluate import SMALLEST_BATCH, open_split
 from afm_ctr.training.exchange import choose_exchange
 from afm_ctr.training.failures import unwritable
-from afm_ctr.training.incremental import check_origin, continue_from
+from afm_ctr.training.incremental import check_origin, continue_from, forget
 from afm_ctr.training.model_io import PROFILE, TENSORBOARD, build_model
+from afm_ctr.training.model_state import is_sharded
 from afm_ctr.training.profiler import WARM_UP, StepProfile
 from afm_ctr.training.progress import Mode
 from afm_ctr.training.run_dir import RunDir, data_id
-from afm_ctr.training.supervisor import on_chief
+from afm_ctr.training.supervisor import on_chief, on_every
 from afm_ctr.training.trainer import ElasticTrainer, RunState, Trainer, opened
 from afm_ctr.training.verdict import warnings_of
 from afm_ctr.visible import counted
@@ -123,7 +125,7 @@ def train(
         raise UserError(f"{data_dir} was prepared without labels: there is nothing to train on")
     check_metric(config, reader.schema)
     keras.utils.set_random_seed(config.seed)  # layers of other packages may draw from the global generators
-    model = build_model(reader.schema, config, training=True)
+    model = build_model(reader.schema, config, training=True, shard_over=_ranks_that_share(config, world))
     optimizer = optimizers.build(
         config.optimizer.name, learning_rate=config.optimizer.learning_rate, **config.optimizer.options
     )
@@ -183,7 +185,8 @@ class _Run:
                 self._look_at_labels(session, fresh=False)
                 _announce(session, session.position.step)
             else:
-                start = on_chief(world, lambda: self._begin(session, held, entry))
+                start, source = on_chief(world, lambda: self._begin(session, held, entry))
+                self._restore_others(session, start, source)
                 resumed_from = state.values["resumed_from"] = (start[0].step or None) if start else None
                 if start is not None:
                     session.take_up(*start)
@@ -240,29 +243,56 @@ class _Run:
         elif sums.weight:
             say(f"warning: every row of split {split!r} is of one class: there is nothing to learn")
 
-    def _begin(self, session: Trainer, held: contextlib.ExitStack, entry: dict[str, Any]) -> RunState | None:
-        """On rank 0: make the folder this run's, and restore its last checkpoint if it has one."""
+    def _begin(
+        self, session: Trainer, held: contextlib.ExitStack, entry: dict[str, Any]
+    ) -> tuple[RunState | None, str | None]:
+        """On rank 0: make the folder this run's, and restore its last checkpoint if it has one.
+
+        Returns:
+            What the run goes on from, and the folder of the checkpoint; None and None for a fresh one.
+        """
         folder, schema = session.folder, session.reader.schema
         try:
             checkpoint = folder.check(self.config, schema, entry["data_id"], self.resume, session.reporter.say)
             entry["from_checkpoint"] = check_origin(self.model_dir, self.origin, checkpoint is not None)
             held.enter_context(folder.alone())
-            start = None
+            start, source = None, checkpoint
             if checkpoint is not None:
                 checkpoint.restore(self.model)
                 start = opened(checkpoint)
             elif self.origin is not None:
-                start, entry["from_checkpoint"] = continue_from(
+                start, entry["from_checkpoint"], source = continue_from(
                     self.origin, self.model, self.config, schema, session.reporter.say
                 )
+                if self.config.expiry is not None and not is_sharded(self.model):
+                    forget(source, self.model, self.config.expiry, start[1]["runs"], self.world, session.reporter.say)
             entry["resumed_from"] = None if checkpoint is None else checkpoint.position.step
             folder.record(self.config, schema, entry, self.command)
             save_samples(self.model_dir, load_samples(self.data_dir, schema.raw_columns))
             if (tables := session.reader.manifest.tables(self.data_dir, schema.spec)) is not None:
                 tables.save(self.model_dir)
-            return start
+            return start, None if source is None else str(source.folder)
         except OSError as error:
             raise unwritable(self.model_dir, error) from error
+
+    def _restore_others(self, session: Trainer, start: RunState | None, source: str | None) -> None:
+        """On all ranks, of a sharded table: the others' rows, once rank 0 has its own and has verified all."""
+        if source is None or start is None or not is_sharded(self.model):
+            return
+        expiry, folder = self.config.expiry, Path(source)
+
+        def restore() -> Checkpoint:
+            try:
+                checkpoint = Checkpoint.open(folder, verify=False)
+                if not self.world.is_chief:
+                    checkpoint.restore_tables(self.model)
+                return checkpoint
+            except (OSError, DamagedCheckpoint) as error:
+                raise UserError(f"{error}: all ranks read {folder}: it must be a folder that they share") from error
+
+        checkpoint = on_every(self.world, restore)[0]
+        if expiry is not None and start[0].step == 0:
+            forget(checkpoint, self.model, expiry, start[1]["runs"], self.world, session.reporter.say)
 
     def _take_over(self, session: Trainer, held: contextlib.ExitStack, entry: dict[str, Any]) -> None:
         """On rank 0, which may be another one than before: the folder again, for the same run on other ranks."""
@@ -279,6 +309,22 @@ class _Run:
             session.folder.record(self.config, session.reader.schema, entry, self.command)
         except OSError as error:
             raise unwritable(self.model_dir, error) from error
+
+
+def _ranks_that_share(config: TrainConfig, world: World) -> World | None:
+    """The ranks if they share the table's rows; None if each holds the whole.
+
+    Raises:
+        UserError: the ranks may change.
+    """
+    if config.table.placement != "sharded":
+        return None
+    if world.elastic:
+        raise UserError(
+            "table.placement sharded: a lost rank would take its rows along; start a fixed number of ranks (no "
+            "--host-discovery-script), or take table.placement replicated"
+        )
+    return world
 
 
 def _open_train(data_dir: str | Path, config: TrainConfig, world: World) -> Reader:

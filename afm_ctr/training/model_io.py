@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
+from afm_ctr.distributed import World
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
@@ -30,7 +31,9 @@ Which = Literal["best", "latest"]
 Scorer = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-def build_model(schema: ResolvedSchema, config: TrainConfig, training: bool = False) -> CTRModel:
+def build_model(
+    schema: ResolvedSchema, config: TrainConfig, training: bool = False, shard_over: World | None = None
+) -> CTRModel:
     """A fresh model; its initial weights are a function of the schema, the config and the seed.
 
     In ``training`` it also holds what only training needs: the marks of an expiry rule. It sets whether this process
@@ -38,6 +41,8 @@ def build_model(schema: ResolvedSchema, config: TrainConfig, training: bool = Fa
 
     ``negative_sampling: {correct: logit}`` becomes the model's ``bias_offset`` ln(rate): a model trained on logs
     that kept the share r of the negatives overstates the odds by 1/r.
+
+    ``shard_over`` are the ranks that share the table's rows; None: this process holds them all.
 
     Raises:
         UserError: an unknown model, an option that it does not have, or a loss that does not fit the label or the
@@ -71,6 +76,7 @@ def build_model(schema: ResolvedSchema, config: TrainConfig, training: bool = Fa
         precision="bfloat16" if config.precision == "bfloat16" else "float32",
         mark_rows=training and config.expiry is not None,
         bias_offset=math.log(sampling.rate) if sampling is not None and sampling.correct == "logit" else 0.0,
+        shard_over=shard_over,
     )
 
 
@@ -89,9 +95,15 @@ def load_model(model_dir: str | Path, which: Which = "best") -> tuple[CTRModel, 
 
 
 def open_run(
-    model_dir: str | Path, which: Which = "best", warn: Callable[[str], None] | None = None
+    model_dir: str | Path,
+    which: Which = "best",
+    warn: Callable[[str], None] | None = None,
+    world: World | None = None,
 ) -> tuple[CTRModel, ResolvedSchema, TrainConfig, Checkpoint]:
-    """:func:`load_model`, and the checkpoint that the weights are from."""
+    """:func:`load_model`, and the checkpoint that the weights are from.
+
+    Where the ranks of ``world`` are several, and the checkpoint is of a sharded table, they share its rows again.
+    """
     folder = Path(model_dir)
     if which not in ("best", "latest"):
         raise UserError(f"checkpoint {which!r}: say best or latest")
@@ -105,7 +117,8 @@ def open_run(
         raise UserError(f"{folder} has no checkpoint yet: the run ended before its first; train it again")
     if not schema.descends_from(checkpoint.schema_id):
         raise UserError(f"{folder}: foreign schema: {schema.id}, the checkpoint's is {checkpoint.schema_id}")
-    model = build_model(schema, config)
+    share = world is not None and world.size > 1 and checkpoint.sharded
+    model = build_model(schema, config, shard_over=world if share else None)
     checkpoint.restore(model, optimizer=False)
     return model, schema, config, checkpoint
 

@@ -7,6 +7,7 @@ import dataclasses
 import keras
 
 from afm_ctr.embedding import EmbeddingTable
+from afm_ctr.row_shards import RowShards
 
 LAST_SEEN = "last_seen"
 
@@ -19,13 +20,15 @@ class TableColumn:
         table: the table's name.
         column: the column's name.
         slot: None for the weights, else the slot's name.
-        variable: shape ``[V, ...]``.
+        variable: shape ``[V, ...]``, or of a sharded table this rank's rows.
+        shards: which those are; None: all.
     """
 
     table: str
     column: str
     slot: str | None
     variable: keras.Variable
+    shards: RowShards | None = None
 
     @property
     def key(self) -> str:
@@ -37,6 +40,11 @@ def tables_of(model: keras.Model) -> list[EmbeddingTable]:
     return [layer for layer in model._flatten_layers() if isinstance(layer, EmbeddingTable)]
 
 
+def is_sharded(model: keras.Model) -> bool:
+    """Whether the rows of a model's table are spread over the ranks."""
+    return any(table.shards is not None for table in tables_of(model))
+
+
 def split_variables(model: keras.Model) -> tuple[dict[str, list[keras.Variable]], list[TableColumn]]:
     """All state of a built model and its optimizer: ``{"model": …, "optimizer": …}`` and the tables' columns.
 
@@ -45,12 +53,12 @@ def split_variables(model: keras.Model) -> tuple[dict[str, list[keras.Variable]]
     model's variables; the metrics are not.
     """
     columns = [
-        TableColumn(table.name, name, None, variable)
+        TableColumn(table.name, name, None, variable, table.shards)
         for table in tables_of(model)
         for name, variable in table.columns.items()
     ]
     columns += [
-        TableColumn(table.name, LAST_SEEN, None, table.last_seen)
+        TableColumn(table.name, LAST_SEEN, None, table.last_seen, table.shards)
         for table in tables_of(model)
         if table.last_seen is not None
     ]
@@ -65,7 +73,7 @@ def split_variables(model: keras.Model) -> tuple[dict[str, list[keras.Variable]]
             scalars.append(variable)
         else:
             slot = variable.name.removeprefix(_slot_prefix(owner.variable)).strip("_")
-            slots.append(TableColumn(owner.table, owner.column, slot, variable))
+            slots.append(TableColumn(owner.table, owner.column, slot, variable, owner.shards))
     return {"model": dense, "optimizer": scalars}, columns + slots
 
 

@@ -110,6 +110,21 @@ def on_chief(world: World, work: Callable[[], Result]) -> Result:
     return result  # type: ignore[return-value]
 
 
+def on_every(world: World, work: Callable[[], Result]) -> list[Result]:
+    """Do something on every rank and give all of them the results by rank, or the first :class:`UserError`."""
+    result: Result | None = None
+    mistake: UserError | None = None
+    try:
+        result = work()
+    except UserError as error:
+        mistake = error
+    everyone = world.allgather_object((result, mistake))
+    for rank, (_, found) in enumerate(everyone):
+        if found is not None:
+            raise found if world.size == 1 else type(found)(f"rank {rank}: {found}")
+    return [result for result, _ in everyone]
+
+
 class StopSignals:
     """While it is entered, SIGTERM and SIGINT let the step under way end and the state be saved.
 

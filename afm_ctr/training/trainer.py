@@ -31,6 +31,7 @@ from afm_ctr.training.divergence import largest_input
 from afm_ctr.training.epoch import EpochEnds, RunningSums, Speed
 from afm_ctr.training.expiry import begun_now
 from afm_ctr.training.model_io import HISTORY, TENSORBOARD
+from afm_ctr.training.model_state import is_sharded
 from afm_ctr.training.profiler import StepProfile
 from afm_ctr.training.progress import Mode, Reporter, TensorBoardScalars
 from afm_ctr.training.run_dir import RunDir
@@ -256,6 +257,8 @@ class Trainer(keras.callbacks.Callback):
     def save(self) -> None:
         """Have rank 0 copy the state and write it as a checkpoint while the training goes on; all ranks must call it.
 
+        A sharded table's rows are written by their owners, and the training waits for them.
+
         Raises:
             UserError: loss or weights are not finite, or the checkpoint before this one could not be written.
         """
@@ -263,11 +266,17 @@ class Trainer(keras.callbacks.Callback):
         if not all(np.isfinite(value).all() for value in sums.values()):
             raise UserError(self._diverged("the loss is not finite"))
         schema_id, best = self.reader.schema.id, self.epochs.best
-        self._on_disk(
-            lambda: self._saver.save(
-                lambda: Snapshot.take(self.network, position, schema_id=schema_id, state=state, extra=sums), best
-            )
-        )
+
+        def take() -> Snapshot:
+            return Snapshot.take(self.network, position, schema_id=schema_id, state=state, extra=sums)
+
+        if is_sharded(self.network):
+            try:
+                self.shelf.save_sharded(self.world, self.network, take(), best, self.guard.beat)
+            except NotFinite as error:
+                raise UserError(self._diverged(str(error))) from error
+        else:
+            self._on_disk(lambda: self._saver.save(take, best))
 
     def settle(self) -> None:
         """Wait until the last checkpoint is on the disk; all ranks must call it.

@@ -2,23 +2,83 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from afm_ctr.distributed import SingleWorld
+from afm_ctr.training import TrainConfig, evaluate, train
+from tests import prepared
 from tests.parallel.launch import JOBS, horovodrun, needs_horovod
+
+STEPS, CHAIN, CONTINUED = 20, {3: 11, 2: 16}, 5  # the chain's sessions end in the middle of an epoch of 4 steps
+
+
+def config(*overrides: str) -> TrainConfig:
+    model = "{name: afm, factors: 4, attention: 4, attention_dropout: 0.2, pooled_dropout: 0.2, attention_l2: 0.01}"
+    settings = [f"model={model}", "batch_size=32", "row_l2=0.001", "epochs=9", "expiry={unseen_steps: 1}"]
+    settings += ["optimizer={name: adam, learning_rate: 0.01}", "reduce_on_plateau={patience: 1, factor: 0.5}"]
+    return TrainConfig.load(None, [*settings, "drift_check.every_steps=3", *overrides])
+
+
+def contents(run: Path, step: int) -> dict[str, np.ndarray]:
+    last = run / f"checkpoints/step-{step:09d}"
+    with np.load(last / "dense.npz") as dense:
+        found = {name: dense[name] for name in dense.files}
+    return found | {path.name: np.load(path) for path in last.glob("tables/*/*.npy")}
+
+
+def largest_difference(run: Path, other: Path, step: int) -> float:
+    ours, theirs = contents(run, step), contents(other, step)
+    assert ours.keys() == theirs.keys() and any(name.startswith("rows-") for name in ours)
+    return max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours if ours[name].size)
 
 
 @needs_horovod
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_sharded_ranks_equal_one_process(ranks: int, tmp_path: Path) -> None:
-    job = horovodrun(ranks, [JOBS / "sharded.py"], tmp_path)
-    assert job.code == 0, job.output[-4000:]
-    assert sorted(job.reports) == list(range(ranks))
-    for findings in job.reports.values():
-        assert findings.pop("size") == ranks
-        assert len(findings) == 8
-        for name, difference in findings.items():
+def test_sharded_ranks_equal_one_process(tmp_path: Path) -> None:
+    """A run is begun by one process, goes on sharded over three ranks and over two, and ends in one process; another
+    continues a run, with rows that expire."""
+    data = prepared.write(tmp_path / "data", {"train": 100, "valid": 50, "test": 31})
+    alone, chain, whole = SingleWorld(), tmp_path / "chain", "table.placement=replicated"
+    train(data, tmp_path / "alone", config(f"max_steps={STEPS}"), alone, progress="none")
+    train(data, chain, config(whole, "max_steps=6"), alone, progress="none")
+    done = 6
+    for ranks, until in CHAIN.items():
+        folder = tmp_path / f"{ranks}"
+        folder.mkdir()
+        sharded = config("table.placement=sharded", f"max_steps={until}")
+        (folder / "train.yaml").write_text(sharded.to_yaml())
+        job = horovodrun(ranks, [JOBS / "sharded.py", data, tmp_path, CONTINUED], folder)
+        assert job.code == 0, job.output[-4000:]
+        assert sorted(job.reports) == list(range(ranks))
+        judged = evaluate(data, "test", chain, alone, which="latest")  # in one process, of the ranks' checkpoint
+        for findings in job.reports.values():
+            assert findings["size"] == ranks
+            assert (findings["trained"]["steps"], findings["trained"]["resumed_from"]) == (until, done)
+            assert findings["test"]["rows"] == judged["rows"] == 31
+            assert findings["test"]["auc"] == pytest.approx(judged["auc"], rel=1e-9)
+            assert findings["test"]["log_loss"] == pytest.approx(judged["log_loss"], rel=1e-6)
+        done, found = until, job.reports[0]["steps"]
+        assert len(found) == 8
+        for name, difference in found.items():
             assert difference <= 1e-5, (name, difference)
-    worst = max(max(findings.values()) for findings in job.reports.values())
-    print(f"{ranks} ranks: {job.seconds:.0f} s, largest difference {worst:.1e}")
+        manifest = json.loads((chain / f"checkpoints/step-{until:09d}/checkpoint.json").read_text())
+        assert manifest["format_version"] == 3
+        assert {entry["order"] for entry in manifest["tables"]["ids"].values()} == {"mixed"}
+        assert len(manifest["tables"]["ids"]["vectors.momentum"]["files"]) == ranks
+        (exchange,) = json.loads((chain / "run.json").read_text())["exchange"]
+        assert exchange["form"] == "sharded" and exchange["sharded_bytes"] == exchange["touched"] * (8 + 2 * 5 * 4)
+        print(f"{ranks} ranks: {job.seconds:.0f} s, largest difference {max(found.values()):.1e}")
+    train(data, chain, config(whole, f"max_steps={STEPS}"), alone, progress="none")
+    assert largest_difference(chain, tmp_path / "alone", STEPS) <= 1e-5
+    # A run that continues the other, with rows that expire.
+    start = tmp_path / "alone"
+    train(data, tmp_path / "more", config(f"max_steps={CONTINUED}"), alone, from_checkpoint=start, progress="none")
+    again = tmp_path / "more-sharded"
+    (said,) = {job.reports[rank]["expired"] for rank in job.reports}
+    assert said.startswith("expiry: ") and not said.startswith("expiry: 0 of")
+    train(data, again, config(whole, f"max_steps={CONTINUED + 1}"), alone, progress="none")
+    train(data, tmp_path / "more", config(f"max_steps={CONTINUED + 1}"), alone, progress="none")
+    assert largest_difference(again, tmp_path / "more", CONTINUED + 1) <= 1e-5

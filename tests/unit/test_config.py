@@ -161,3 +161,10 @@ def test_the_examples_fit_their_models(root: Path, name: str) -> None:
 @given(rate=st.floats(min_value=1e-12, max_value=1e3, allow_nan=False))
 def test_any_number_as_python_writes_it_is_that_number(rate: float) -> None:
     assert TrainConfig.load(None, [f"optimizer.learning_rate={rate!r}"]).optimizer.learning_rate == rate
+
+
+def test_the_placement_of_the_table_may_change_on_resume() -> None:
+    before, now = (TrainConfig.load(None, [f"table.placement={where}"]) for where in ("replicated", "sharded"))
+    assert now.changed_from(before) is None
+    with pytest.raises(UserError, match=r"table\.placement = 'spread'"):
+        TrainConfig.load(None, ["table.placement=spread"])

@@ -10,7 +10,16 @@ import tensorflow as tf
 from fake_world import FakeWorld
 
 from afm_ctr import optimizers
-from afm_ctr.distributed import ShardedTable, SingleWorld, World, agreed_state, is_replicated, training_state
+from afm_ctr.distributed import (
+    DistributedError,
+    DriftCheck,
+    ShardedTable,
+    SingleWorld,
+    World,
+    agreed_state,
+    is_replicated,
+    training_state,
+)
 from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
@@ -110,3 +119,23 @@ def test_an_optimizer_that_steps_whole_tables_is_refused() -> None:
         part.compile(optimizer=tf.keras.optimizers.RMSprop())
     with pytest.raises(ValueError, match="placement must be 'sharded'"):
         ShardedTable(ROWS, COLUMNS, 7, world=SingleWorld(), placement="replicated")
+
+
+class OtherOwners(FakeWorld):
+    """Whose second rank holds the same variables, and counts rows in another way."""
+
+    def allgather_object(self, obj: Any) -> list[Any]:
+        theirs = obj.copy()
+        theirs[-1] += 1
+        return [obj, theirs]
+
+
+def test_the_drift_check_compares_who_owns_what_and_no_rows() -> None:
+    part = model(SingleWorld())
+    check = DriftCheck(OtherOwners())
+    check.set_model(part)
+    with pytest.raises(DistributedError, match=r"ids/last_seen \(who owns its rows\) has drifted apart"):
+        check.check()
+    same = DriftCheck(FakeWorld())
+    same.set_model(part)
+    same.check()

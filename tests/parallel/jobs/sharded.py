@@ -1,8 +1,13 @@
-"""Tables spread over the ranks, in one job. Findings: {check: largest difference}; see test_sharded.py."""
+"""``sharded.py DATA RUNS STEPS``: tables spread over the ranks, in one job; see test_sharded.py.
+
+It takes steps of models, goes on with ``RUNS/chain`` by the config in ``$REPORTS``, and on two ranks continues
+``RUNS/alone`` for so many steps as ``RUNS/more-sharded``.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,8 @@ from afm_ctr import distributed, optimizers
 from afm_ctr.distributed import SingleWorld, World, wrap_optimizer
 from afm_ctr.models import CTRModel
 from afm_ctr.row_shards import RowShards
+from afm_ctr.training import TrainConfig, evaluate, train
+from afm_ctr.training.progress import Reporter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 report = importlib.import_module("launch").report
@@ -64,7 +71,7 @@ def trained(world: World, shard_over: World | None, optimizer: str) -> CTRModel:
     return model
 
 
-def whole(world: World, model: CTRModel, variable: Any) -> np.ndarray:
+def whole(world: World, variable: Any) -> np.ndarray:
     """What all ranks hold of a table's variable, by id."""
     parts = world.allgather_numpy(variable.numpy())
     table = np.zeros((IDS, *parts[0].shape[1:]), parts[0].dtype)
@@ -76,28 +83,48 @@ def whole(world: World, model: CTRModel, variable: Any) -> np.ndarray:
 
 
 def check_steps(world: World) -> None:
-    """Weights, slots, marks and scores are those of one process with the whole table."""
+    """Weights, slots, marks and scores are those of one process with the whole table; rank 0 compares."""
     for optimizer in optimizers.names():
-        ours, alone = trained(world, world, optimizer), trained(SingleWorld(), None, optimizer)
-        assert ours.table.columns["vectors"].shape[0] == -(-IDS // world.size)
-        pairs = [(ours.table.last_seen, alone.table.last_seen)]
+        ours = trained(world, world, optimizer)
+        variables = {}
         for name, column in ours.table.columns.items():
-            pairs.append((column, alone.table.columns[name]))
-            theirs = alone.optimizer.slots_of(alone.table.columns[name])
-            pairs += [(slot, theirs[kind]) for kind, slot in ours.optimizer.slots_of(column).items()]
-        differences = [np.abs(whole(world, ours, a) - b.numpy()).max() for a, b in pairs]
+            slots = {f"{name}.{kind}": slot for kind, slot in ours.optimizer.slots_of(column).items()}
+            variables |= {name: column, **slots}
+        tables = {name: whole(world, variable) for name, variable in variables.items()}
+        marks = whole(world, ours.table.last_seen)
+        batch = {name: tf.constant(column[world.rank :]) for name, column in global_batches()[0].items()}
+        scores = ours.predict_step(batch)["logit"].numpy()
+        if not world.is_chief:
+            wrap_optimizer(optimizers.build(optimizer), SingleWorld())  # exchanges are numbered, alike on all ranks
+            continue
+        alone = trained(SingleWorld(), None, optimizer)
+        assert ours.table.columns["vectors"].shape[0] == -(-IDS // world.size)
+        np.testing.assert_array_equal(marks, alone.table.last_seen.numpy())
+        for name, column in alone.table.columns.items():
+            slots = {f"{name}.{kind}": slot for kind, slot in alone.optimizer.slots_of(column).items()}
+            tables |= {key: tables[key] - kept.numpy() for key, kept in {name: column, **slots}.items()}
+        differences = [np.abs(table).max() for table in tables.values()]
         dense = zip(ours.interaction.variables, alone.interaction.variables, strict=True)
         differences += [np.abs(a.numpy() - b.numpy()).max() for a, b in [*dense, (ours.bias, alone.bias)]]
         assert int(ours.optimizer.iterations) == int(alone.optimizer.iterations)
         assert np.abs(alone.table.columns["linear"].numpy()).max() > 0.005
-        batch = {name: tf.constant(column[world.rank :]) for name, column in global_batches()[0].items()}
-        scores = [model.predict_step(batch)["logit"].numpy() for model in (ours, alone)]
-        FOUND[f"weights, slots and marks, {optimizer}"] = float(max(differences))
-        FOUND[f"scores, {optimizer}"] = float(np.abs(scores[0] - scores[1]).max())
+        FOUND[f"weights and slots, {optimizer}"] = float(max(differences))
+        FOUND[f"scores, {optimizer}"] = float(np.abs(scores - alone.predict_step(batch)["logit"].numpy()).max())
 
 
 if __name__ == "__main__":
+    data, runs, continued = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     this_world = distributed.init()
     check_steps(this_world)
-    report(this_world.rank, {"size": this_world.size, **FOUND})
+    findings: dict[str, Any] = {"size": this_world.size, "steps": FOUND}
+    config = TrainConfig.load(Path(os.environ["REPORTS"]) / "train.yaml")
+    findings["trained"] = train(data, runs / "chain", config, this_world, progress="none").to_json()
+    findings["test"] = evaluate(data, "test", runs / "chain", this_world, which="latest")
+    if this_world.size == 2:
+        said: list[str] = []
+        Reporter.say = lambda self, text: said.append(text)  # type: ignore[method-assign]
+        short = config.model_copy(update={"max_steps": continued})
+        train(data, runs / "more-sharded", short, this_world, from_checkpoint=runs / "alone", progress="none")
+        findings["expired"] = next(text for text in said if text.startswith("expiry"))
+    report(this_world.rank, findings)
     this_world.shutdown()
