@@ -17,6 +17,8 @@ FRAMES = [*COMMANDS, "pandas>=2.2", "pyarrow>=15"]
 DEV = [
     *FRAMES,
     "polars",
+    "nbclient",
+    "ipykernel",
     "pytest",
     "pytest-timeout",
     "pytest-xdist",

@@ -184,8 +184,8 @@ def test_compile_refuses_what_would_be_ignored(data: Any, options: Any, words: s
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("afm", {"loss": "mse"}, "FrameData.model: loss = 'mse': input should be 'log' or 'squared'"),
-        ("afm", {"row_l2": "much"}, "FrameData.model: row_l2 = 'much'"),
+        ("afm", {"loss": "mse"}, "FrameData.model: loss: 'mse'"),
+        ("afm", {"row_l2": "much"}, "FrameData.model: row_l2: 'much'"),
         ("afm", {"factors": -1}, "factors"),
         ("afm", {"factor": 8}, "factor"),
         ("afmm", {}, "afmm"),
