@@ -19,8 +19,8 @@ from afm_ctr.visible import visible
 
 # As the work goes; a command that is not here comes last.
 _ORDER = (
-    "doctor", "make-logs", "init", "infer-schema", "prepare", "stats", "train", "evaluate", "report", "explain",
-    "predict", "export", "validate-export", "serve", "score", "load-test",
+    "doctor", "make-logs", "init", "infer-schema", "prepare", "stats", "plan", "train", "evaluate", "report",
+    "explain", "predict", "export", "validate-export", "serve", "score", "load-test",
 )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
-"""``train``, ``evaluate``, ``predict``, ``export``, ``explain``."""
+"""``plan``, ``train``, ``evaluate``, ``predict``, ``export``, ``explain``."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -70,6 +71,73 @@ def train(
     finally:
         world.shutdown()
     report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))
+
+
+@app.command(
+    "plan",
+    epilog="Example: afm-ctr plan --data data --config train.yaml --hosts 4 --gpus-per-host 8 --gbits 100 "
+    "--memory-gb 80",
+)
+def plan(
+    data: Data,
+    config: Annotated[
+        Path | None, typer.Option(help="Training config, YAML. Default: one sized to the data.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value, over the config.")] = None,
+    hosts: Annotated[int, typer.Option(min=1, help="How many hosts.")] = 1,
+    gpus_per_host: Annotated[int, typer.Option(min=1, help="Ranks of a host, a GPU each.")] = 1,
+    gbits: Annotated[float, typer.Option(min=0.001, help="Speed of a host's link, Gbit/s.")] = 10.0,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="Memory of a rank, GB. Default: this machine's by GPUs a host.")
+    ] = None,
+    ids: Annotated[int | None, typer.Option(min=1, help="Plan for so many ids in place of the schema's.")] = None,
+    rows_per_second: Annotated[
+        float | None,
+        typer.Option(min=1, help="What a rank trains alone; see history.jsonl of a run. Default: 50,000."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """What a run would take on a cluster: memory, bytes and time of a step, for each form of the table."""
+    check_inputs(data=data, config=config)
+    load_tensorflow()
+    from afm_ctr import training
+    from afm_ctr.training import plan as planning
+
+    settings = (
+        training.default_config(data, data, None, set_ or [])
+        if config is None
+        else training.TrainConfig.load(config, set_ or [])
+    )
+    memory = round(memory_gb * 1e9) if memory_gb else planning.rank_memory(settings, gpus_per_host)
+    speed = rows_per_second or planning.ROWS_PER_SECOND
+    found = planning.plan_run(data, settings, planning.Cluster(hosts, gpus_per_host, gbits, memory, speed), ids)
+
+    def show() -> None:
+        asked = found.table
+        console.print(
+            f"{asked.rows:,} ids of {asked.width} numbers with {asked.optimizer_slots} slots each; {hosts} hosts, "
+            f"{found.cluster.ranks} ranks of {memory / 1e9:,.1f} GB, {gbits:g} Gbit/s; a rank reads "
+            f"{asked.touched:,} distinct ids of {asked.local_batch:,} rows a step",
+            soft_wrap=True,
+        )
+        table = Table("a rank", *found.costs, title_justify="left")
+        for name, value in _COSTS.items():
+            table.add_row(name, *(value(cost) for cost in found.costs.values()))
+        console.print(table)
+        console.print(f"auto: {found.chosen}")
+
+    report(as_json, found.to_json(), show)
+
+
+_COSTS: dict[str, Callable[[Any], str]] = {
+    "weights, GB": lambda cost: f"{cost.weights / 1e9:,.3f}",
+    "optimizer slots, GB": lambda cost: f"{cost.slots / 1e9:,.3f}",
+    "activations and buffers, GB (about)": lambda cost: f"{cost.buffers / 1e9:,.3f}",
+    "sent a step, MB": lambda cost: f"{cost.sent / 1e6:,.2f}",
+    "exchange a step, ms (model)": lambda cost: f"{cost.exchange_seconds * 1e3:,.2f}",
+    "step, ms (model)": lambda cost: f"{cost.step_seconds * 1e3:,.2f}",
+    "largest table, million ids": lambda cost: f"{cost.largest_rows / 1e6:,.1f}",
+}
 
 
 @app.command("evaluate", epilog="Example: afm-ctr evaluate --data data --split test --model-dir runs/afm --json")

@@ -152,10 +152,13 @@ class TableConfig(Strict):
 
     Attributes:
         placement: ``replicated``: every rank holds the whole table; ``sharded``: a row lives on one rank, with its
-            optimizer slots.
+            optimizer slots; ``auto``: ``sharded`` where the whole does not fit or sends twice as much.
+        memory_gb: what ``auto`` takes for a rank's memory; ``null``: the machine's, divided by its ranks. Of GPUs it
+            must be given.
     """
 
-    placement: Literal["replicated", "sharded"] = "replicated"
+    placement: Literal["replicated", "sharded", "auto"] = "replicated"
+    memory_gb: float | None = Field(default=None, gt=0)
 
 
 class Expiry(Strict):

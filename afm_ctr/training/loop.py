@@ -27,6 +27,7 @@ from afm_ctr.training.failures import unwritable
 from afm_ctr.training.incremental import check_origin, continue_from, forget
 from afm_ctr.training.model_io import PROFILE, TENSORBOARD, build_model
 from afm_ctr.training.model_state import is_sharded
+from afm_ctr.training.plan import is_to_be_sharded
 from afm_ctr.training.profiler import WARM_UP, StepProfile
 from afm_ctr.training.progress import Mode
 from afm_ctr.training.run_dir import RunDir, data_id
@@ -125,7 +126,8 @@ def train(
         raise UserError(f"{data_dir} was prepared without labels: there is nothing to train on")
     check_metric(config, reader.schema)
     keras.utils.set_random_seed(config.seed)  # layers of other packages may draw from the global generators
-    model = build_model(reader.schema, config, training=True, shard_over=_ranks_that_share(config, world))
+    sharded = is_to_be_sharded(config, reader, world)
+    model = build_model(reader.schema, config, training=True, shard_over=world if sharded else None)
     optimizer = optimizers.build(
         config.optimizer.name, learning_rate=config.optimizer.learning_rate, **config.optimizer.options
     )
@@ -309,22 +311,6 @@ class _Run:
             session.folder.record(self.config, session.reader.schema, entry, self.command)
         except OSError as error:
             raise unwritable(self.model_dir, error) from error
-
-
-def _ranks_that_share(config: TrainConfig, world: World) -> World | None:
-    """The ranks if they share the table's rows; None if each holds the whole.
-
-    Raises:
-        UserError: the ranks may change.
-    """
-    if config.table.placement != "sharded":
-        return None
-    if world.elastic:
-        raise UserError(
-            "table.placement sharded: a lost rank would take its rows along; start a fixed number of ranks (no "
-            "--host-discovery-script), or take table.placement replicated"
-        )
-    return world
 
 
 def _open_train(data_dir: str | Path, config: TrainConfig, world: World) -> Reader:

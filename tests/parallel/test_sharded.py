@@ -41,6 +41,10 @@ def test_sharded_ranks_equal_one_process(tmp_path: Path) -> None:
     """A run is begun by one process, goes on sharded over three ranks and over two, and ends in one process; another
     continues a run, with rows that expire."""
     data = prepared.write(tmp_path / "data", {"train": 100, "valid": 50, "test": 31})
+    ids = np.random.default_rng(4).integers(0, 3000, [6144, prepared.FIELDS])
+    wide = {"feature_ids": 1 + ids + 3000 * np.arange(prepared.FIELDS)}
+    wide["feature_vals"] = np.ones(ids.shape, np.float32)  # type: ignore[assignment]
+    prepared.write(tmp_path / "wide", {"train": len(ids)}, prepared.schema(3000), **wide)
     alone, chain, whole = SingleWorld(), tmp_path / "chain", "table.placement=replicated"
     train(data, tmp_path / "alone", config(f"max_steps={STEPS}"), alone, progress="none")
     train(data, chain, config(whole, "max_steps=6"), alone, progress="none")
@@ -48,7 +52,8 @@ def test_sharded_ranks_equal_one_process(tmp_path: Path) -> None:
     for ranks, until in CHAIN.items():
         folder = tmp_path / f"{ranks}"
         folder.mkdir()
-        sharded = config("table.placement=sharded", f"max_steps={until}")
+        placement = ["table.placement=sharded"] if ranks == 2 else ["table={placement: auto, memory_gb: 0.00001}"]
+        sharded = config(*placement, f"max_steps={until}")
         (folder / "train.yaml").write_text(sharded.to_yaml())
         job = horovodrun(ranks, [JOBS / "sharded.py", data, tmp_path, CONTINUED], folder)
         assert job.code == 0, job.output[-4000:]
@@ -60,6 +65,9 @@ def test_sharded_ranks_equal_one_process(tmp_path: Path) -> None:
             assert findings["test"]["rows"] == judged["rows"] == 31
             assert findings["test"]["auc"] == pytest.approx(judged["auc"], rel=1e-9)
             assert findings["test"]["log_loss"] == pytest.approx(judged["log_loss"], rel=1e-6)
+        for form, planned in job.reports[0]["planned"].items():
+            measured = max(findings["sent"][form] for findings in job.reports.values())
+            assert measured == pytest.approx(planned, rel=0.05), form
         done, found = until, job.reports[0]["steps"]
         assert len(found) == 8
         for name, difference in found.items():

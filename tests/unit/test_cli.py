@@ -33,6 +33,7 @@ COMMANDS = [
     "init",
     "infer-schema",
     "stats",
+    "plan",
 ]
 
 

@@ -18,8 +18,10 @@ import tensorflow as tf
 from afm_ctr import distributed, optimizers
 from afm_ctr.distributed import SingleWorld, World, wrap_optimizer
 from afm_ctr.models import CTRModel
+from afm_ctr.records import Reader
 from afm_ctr.row_shards import RowShards
-from afm_ctr.training import TrainConfig, evaluate, train
+from afm_ctr.training import TrainConfig, build_model, evaluate, train
+from afm_ctr.training.plan import Cluster, plan_run
 from afm_ctr.training.progress import Reporter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -112,12 +114,56 @@ def check_steps(world: World) -> None:
         FOUND[f"scores, {optimizer}"] = float(np.abs(scores - alone.predict_step(batch)["logit"].numpy()).max())
 
 
+def sent_a_step(world: World, form: str, wide: Path, config: TrainConfig) -> float:
+    """Bytes that this rank sends to others in a step of the first batches, by what it hands to Horovod."""
+    reader = Reader(wide, "train", config.batch_size, seed=config.seed, rank=world.rank, size=world.size)
+    sent = 0
+    plain = {name: getattr(world, name) for name in ("alltoall", "allgather", "allreduce")}
+
+    def alltoall(tensor: Any, splits: Any, name: str | None = None) -> Any:
+        nonlocal sent
+        parts = splits.numpy().tolist()
+        sent += (
+            (sum(parts) - parts[world.rank]) * (tf.size(tensor).numpy() // max(len(tensor), 1)) * tensor.dtype.size
+        )
+        return plain["alltoall"](tensor, splits, name)
+
+    def ring(kind: str, times: float) -> Any:
+        def counted(tensor: Any, *options: Any) -> Any:
+            nonlocal sent
+            sent += times * tf.size(tensor).numpy() * tensor.dtype.size
+            return plain[kind](tensor, *options)
+
+        return counted
+
+    model = build_model(reader.schema, config, training=True, shard_over=world if form == "sharded" else None)
+    optimizer = optimizers.build("sgd")
+    model.compile(optimizer=wrap_optimizer(optimizer, world), jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    for column in model.table.columns.values():
+        column.exchange = form
+    batches = [reader.batch(0, step) for step in range(4)]
+    world.alltoall = alltoall  # type: ignore[method-assign]
+    world.allgather = ring("allgather", world.size - 1)  # type: ignore[method-assign]
+    world.allreduce = ring("allreduce", 2 * (world.size - 1) / world.size)  # type: ignore[method-assign]
+    for batch in batches:
+        model.train_step({name: tf.constant(batch[name]) for name in ("feature_ids", "feature_vals", "label", "row")})
+    for name in plain:
+        delattr(world, name)
+    return sent / len(batches)
+
+
 if __name__ == "__main__":
     data, runs, continued = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     this_world = distributed.init()
     check_steps(this_world)
     findings: dict[str, Any] = {"size": this_world.size, "steps": FOUND}
     config = TrainConfig.load(Path(os.environ["REPORTS"]) / "train.yaml")
+    wide = runs / "wide"
+    wider = config.model_copy(update={"batch_size": 1536})
+    findings["sent"] = {form: sent_a_step(this_world, form, wide, wider) for form in ("gather", "reduce", "sharded")}
+    cluster = Cluster(this_world.size, 1, 1.0, 10**9)
+    findings["planned"] = {form: cost.sent for form, cost in plan_run(wide, wider, cluster).costs.items()}
     findings["trained"] = train(data, runs / "chain", config, this_world, progress="none").to_json()
     findings["test"] = evaluate(data, "test", runs / "chain", this_world, which="latest")
     if this_world.size == 2:

@@ -1,0 +1,257 @@
+"""What a table costs on so many ranks, replicated or sharded: memory, bytes and time of a step, before a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import tensorflow as tf
+
+from afm_ctr import optimizers
+from afm_ctr.distributed import Traffic, World, exchanged_bytes, sent_bytes
+from afm_ctr.errors import UserError
+from afm_ctr.models import interaction_class, parse_options
+from afm_ctr.records import Reader
+from afm_ctr.schema import ResolvedSchema
+from afm_ctr.training.config import TrainConfig
+
+_BATCHES = 4
+_NUMBER = 4  # bytes of a weight
+_SHARE = 0.8  # of the memory may be the table's: the rest is the program's, and what a step needs
+_LATENCY = 50e-6  # seconds of a message between hosts
+ROWS_PER_SECOND = 50_000  # of a rank alone, where nobody says
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Where a run is to take place.
+
+    Attributes:
+        hosts: how many.
+        per_host: ranks of each, a GPU each where there are any.
+        gbits: speed of a host's link, Gbit/s in each direction.
+        memory: bytes of a rank: of its GPU, or its part of the host's.
+        rows_per_second: of a rank alone, without an exchange.
+    """
+
+    hosts: int
+    per_host: int
+    gbits: float
+    memory: int
+    rows_per_second: float = ROWS_PER_SECOND
+
+    @property
+    def ranks(self) -> int:
+        return self.hosts * self.per_host
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What is planned for.
+
+    Attributes:
+        rows: ids.
+        width: numbers a row, over all columns.
+        optimizer_slots: further numbers that the optimizer keeps for each.
+        marks: whether each row has a mark of 8 bytes (``expiry``).
+        local_batch: rows of a rank's batch.
+        slots, pairs: of a row of the data.
+        touched: distinct ids of a rank's batch.
+    """
+
+    rows: int
+    width: int
+    optimizer_slots: int
+    marks: bool
+    local_batch: int
+    slots: int
+    pairs: int
+    touched: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a row with all that is kept for it."""
+        return self.width * _NUMBER * (1 + self.optimizer_slots) + 8 * self.marks
+
+    @property
+    def activation_bytes(self) -> int:
+        """About what a rank holds of its batch: ids and values; rows, products and their gradients; pairs."""
+        return self.local_batch * (12 * self.slots + _NUMBER * (4 * self.slots * self.width + 6 * self.pairs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a rank pays in one form.
+
+    Attributes:
+        weights, slots, buffers: bytes of the rows that it stores, of their optimizer slots and marks, and of what a
+            step needs beside them.
+        put: bytes that it puts into the exchange of a step.
+        sent: bytes of those that it sends to others.
+        exchange_seconds: of a step, by the speed of a host's link and a delay for each message.
+        step_seconds: with the computation.
+        largest_rows: of the largest table that fits into the memory.
+    """
+
+    weights: int
+    slots: int
+    buffers: int
+    put: int
+    sent: int
+    exchange_seconds: float
+    step_seconds: float
+    largest_rows: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes in all."""
+        return self.weights + self.slots + self.buffers
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The costs of a table by form, and the form that ``auto`` would take."""
+
+    table: Table
+    cluster: Cluster
+    costs: dict[Traffic, Cost]
+    chosen: Traffic
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return dataclasses.asdict(self)
+
+
+def plan(table: Table, cluster: Cluster) -> Plan:
+    """The costs of each form.
+
+    A gathered or summed table goes around a ring of ranks, which crosses each host's link once each way; of a sharded
+    one all ranks of a host send over its link what is not for each other. What ranks of one host exchange costs no
+    time here, and so do the few weights beside the table.
+    """
+    costs: dict[Traffic, Cost] = {}
+    for form in get_args(Traffic):
+        ranks = cluster.ranks
+        own = -(-table.rows // ranks) if form == "sharded" else table.rows
+        put = exchanged_bytes(form, table.touched, table.rows, table.width, _NUMBER)
+        sent = sent_bytes(form, ranks, table.touched, table.rows, table.width, _NUMBER)
+        buffers = table.activation_bytes + {"gather": ranks * put, "reduce": 2 * put, "sharded": 2 * put}[form]
+        across = 0.0
+        if cluster.hosts > 1:
+            messages = {"gather": 2 * (ranks - 1), "reduce": 2 * (ranks - 1), "sharded": 3}[form]
+            on_link = sent
+            if form == "sharded":
+                on_link = round(cluster.per_host * put * (ranks - cluster.per_host) / ranks)
+            across = on_link * 8 / (cluster.gbits * 1e9) + messages * _LATENCY
+        of_a_row = table.row_bytes + (2 * _NUMBER * (table.width + 1) if form == "reduce" else 0)
+        room = max(0, round(_SHARE * cluster.memory) - (table.activation_bytes if form == "reduce" else buffers))
+        costs[form] = Cost(
+            weights=own * table.width * _NUMBER,
+            slots=own * (table.row_bytes - table.width * _NUMBER),
+            buffers=buffers,
+            put=put,
+            sent=sent,
+            exchange_seconds=across,
+            step_seconds=table.local_batch / cluster.rows_per_second + across,
+            largest_rows=room // of_a_row * (ranks if form == "sharded" else 1),
+        )
+    return Plan(table, cluster, costs, _cheapest(table, cluster, costs))
+
+
+def _cheapest(table: Table, cluster: Cluster, costs: dict[Traffic, Cost]) -> Traffic:
+    """Replicated where that fits and sends no more than twice as much, since then a lost rank loses nothing."""
+    fitting = [form for form in ("gather", "reduce") if table.rows <= costs[form].largest_rows]  # type: ignore[index]
+    best = min(fitting, key=lambda form: costs[form].sent, default=None)  # type: ignore[index]
+    if cluster.ranks == 1:
+        return "gather"
+    if best is None or costs[best].sent > 2 * costs["sharded"].sent:  # type: ignore[index]
+        return "sharded"
+    return best  # type: ignore[return-value]
+
+
+def table_of(config: TrainConfig, schema: ResolvedSchema, ranks: int, touched: int, rows: int | None = None) -> Table:
+    """The table of a config and a schema on so many ranks; ``rows``: as if it had so many."""
+    layer = interaction_class(config.model.name)
+    options = parse_options(config.model.name, layer, config.model.options)
+    optimizer = optimizers.build(config.optimizer.name, learning_rate=1.0, **config.optimizer.options)
+    return Table(
+        rows=schema.feature_size if rows is None else rows,
+        width=1 + (options.factors or 0),
+        optimizer_slots=len(optimizer.slots),
+        marks=config.expiry is not None,
+        local_batch=-(-config.batch_size // ranks),
+        slots=schema.num_slots,
+        pairs=len(schema.pairs),
+        touched=touched,
+    )
+
+
+def touched_rows(reader: Reader) -> int:
+    """Distinct ids that a rank's part of a batch reads: the mean of the first batches of the first epoch."""
+    batches = range(min(_BATCHES, reader.steps_per_epoch))
+    columns = ("feature_ids",)
+    return int(np.mean([len(np.setdiff1d(reader.batch(0, step, columns)["feature_ids"], [0])) for step in batches]))
+
+
+def plan_run(data_dir: str | Path, config: TrainConfig, cluster: Cluster, rows: int | None = None) -> Plan:
+    """The plan for a run of prepared data, whose first batches are counted as the ranks would divide them.
+
+    Args:
+        data_dir: a prepared data set.
+        config: of the run.
+        cluster: where it is to run.
+        rows: plan for so many ids in place of the schema's.
+
+    Raises:
+        UserError: no such data or split, or a damaged record; fewer than one rank or row.
+    """
+    if min(cluster.hosts, cluster.per_host) < 1 or cluster.gbits <= 0 or cluster.rows_per_second <= 0:
+        raise UserError("plan: hosts, GPUs a host, Gbit/s and rows a second must be above 0")
+    if rows is not None and rows < 1:
+        raise UserError(f"plan: --ids is {rows}; it must be 1 or more")
+    ranks = cluster.ranks
+    counts = []
+    for rank in range(ranks):
+        reader = Reader(
+            data_dir, config.train_split, config.batch_size, seed=config.seed, rank=rank, size=ranks,
+            shuffle=config.shuffle,
+        )  # fmt: skip
+        counts.append(touched_rows(reader))
+    return plan(table_of(config, reader.schema, ranks, max(counts), rows), cluster)
+
+
+def rank_memory(config: TrainConfig, local_size: int) -> int:
+    """Bytes that a rank may use: as ``table.memory_gb`` says, else this machine's, divided by its ranks.
+
+    Raises:
+        UserError: it computes on a GPU, and the config does not say how large that is.
+    """
+    if config.table.memory_gb is not None:
+        return round(config.table.memory_gb * 1e9)
+    if tf.config.get_visible_devices("GPU"):
+        raise UserError("table.placement auto: say by table.memory_gb how much memory a GPU has")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // local_size
+
+
+def is_to_be_sharded(config: TrainConfig, reader: Reader, world: World) -> bool:
+    """Whether ``table.placement`` has the ranks share the table; ``auto`` by the plan. All ranks must ask.
+
+    Raises:
+        UserError: the ranks may change, and the table is to be sharded; or see :func:`rank_memory`.
+    """
+    placement = config.table.placement
+    if placement == "sharded" and world.elastic:
+        raise UserError(
+            "table.placement sharded: a lost rank would take its rows along; start a fixed number of ranks (no "
+            "--host-discovery-script), or take table.placement replicated"
+        )
+    if placement != "auto" or world.elastic or world.size == 1:
+        return placement == "sharded"
+    memory = world.agree(rank_memory(config, world.local_size), "min")
+    touched = world.agree(touched_rows(reader))
+    hosts = -(-world.size // world.agree(world.local_size))
+    cluster = Cluster(hosts, -(-world.size // hosts), 10.0, memory)
+    return plan(table_of(config, reader.schema, world.size, touched), cluster).chosen == "sharded"

@@ -1,0 +1,117 @@
+"""The plan of a run: memory and bytes by hand, what fits, and what ``auto`` takes. Bytes measured: tests/parallel."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_world import FakeWorld
+from typer.testing import CliRunner
+
+from afm_ctr.cli.app import app
+from afm_ctr.cli.main import main  # noqa: F401  (registers the commands)
+from afm_ctr.distributed import SingleWorld
+from afm_ctr.errors import UserError
+from afm_ctr.records import Reader
+from afm_ctr.training import TrainConfig
+from afm_ctr.training.plan import Cluster, Table, is_to_be_sharded, plan, plan_run, rank_memory
+from tests import prepared
+
+GB = 10**9
+TABLE = Table(
+    rows=100_000_000, width=17, optimizer_slots=2, marks=False, local_batch=4096, slots=39, pairs=741, touched=30_000
+)
+CLUSTER = Cluster(hosts=4, per_host=8, gbits=100.0, memory=80 * GB)
+
+
+def test_memory_and_bytes_by_hand() -> None:
+    costs = plan(TABLE, CLUSTER).costs
+    assert costs["gather"].weights == costs["reduce"].weights == 100_000_000 * 17 * 4
+    assert costs["sharded"].weights == 100_000_000 // 32 * 17 * 4
+    assert all(cost.slots == 2 * cost.weights and cost.memory > 3 * cost.weights for cost in costs.values())
+    assert costs["gather"].sent == 31 * 30_000 * (17 * 4 + 4)
+    assert costs["reduce"].sent == 2 * 31 * 100_000_000 * 18 * 4 // 32
+    assert costs["sharded"].put == 30_000 * (8 + 2 * 17 * 4)
+    assert costs["sharded"].sent == 31 * 30_000 * (8 + 2 * 17 * 4) // 32
+    assert plan(dataclasses.replace(TABLE, marks=True), CLUSTER).costs["gather"].slots == 100_000_000 * (
+        2 * 17 * 4 + 8
+    )
+
+
+def test_time_by_hand() -> None:
+    cost = plan(TABLE, CLUSTER).costs["sharded"]
+    on_link = 8 * cost.put * 24 / 32  # of eight ranks, what is for other hosts
+    assert cost.exchange_seconds == pytest.approx(on_link * 8 / 100e9 + 3 * 50e-6, rel=1e-6)
+    assert cost.step_seconds == pytest.approx(cost.exchange_seconds + 4096 / 50_000)
+    assert plan(TABLE, dataclasses.replace(CLUSTER, hosts=1)).costs["sharded"].exchange_seconds == 0
+
+
+def test_the_largest_table_fits_and_one_row_more_does_not() -> None:
+    for form, cost in plan(TABLE, CLUSTER).costs.items():
+        table = dataclasses.replace(TABLE, rows=cost.largest_rows)
+        again = plan(table, CLUSTER).costs[form]
+        assert again.memory <= 0.8 * CLUSTER.memory < again.memory + (40 if form == "sharded" else 2) * 400
+    costs = plan(TABLE, CLUSTER).costs
+    assert costs["sharded"].largest_rows > 31 * costs["gather"].largest_rows
+
+
+def test_what_auto_takes() -> None:
+    small = dataclasses.replace(TABLE, rows=1_000_000)
+    two, eight = (dataclasses.replace(CLUSTER, hosts=n, per_host=1) for n in (2, 8))
+    assert plan(small, two).chosen == "gather"
+    assert plan(small, eight).chosen == "sharded"  # gathered rows go to seven others, sharded ones to their owner
+    assert plan(dataclasses.replace(small, rows=31_000), dataclasses.replace(two, hosts=4)).chosen == "reduce"
+    assert plan(TABLE, dataclasses.replace(two, memory=10 * GB)).chosen == "sharded"  # 20 GB do not fit
+    assert plan(TABLE, dataclasses.replace(two, hosts=1, memory=GB)).chosen == "gather"  # there is nobody to share it
+
+
+def config(*overrides: str) -> TrainConfig:
+    return TrainConfig.load(None, ["model={name: fm, factors: 4}", "batch_size=32", *overrides])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared.write(tmp_path_factory.mktemp("data"), {"train": 100, "valid": 20})
+
+
+def test_a_run_decides_by_the_plan(data: Path) -> None:
+    def sharded(world: Any, *overrides: str) -> bool:
+        return is_to_be_sharded(config(*overrides), Reader(data, "train", 32, size=world.size), world)
+
+    auto, tiny = "table.placement=auto", "table.memory_gb=0.00001"
+    assert not sharded(FakeWorld(), auto) and not sharded(FakeWorld(), auto, "table.memory_gb=1")
+    assert sharded(FakeWorld(), auto, tiny)
+    assert not sharded(SingleWorld(), auto, tiny) and sharded(SingleWorld(), "table.placement=sharded")
+    elastic = FakeWorld()
+    elastic.elastic = True
+    assert not sharded(elastic, auto, tiny)
+    with pytest.raises(UserError, match="a lost rank would take its rows along"):
+        sharded(elastic, "table.placement=sharded")
+    assert rank_memory(config(), 4) == rank_memory(config(), 1) // 4 > GB // 100
+
+
+def test_the_plan_counts_what_the_ranks_read(data: Path) -> None:
+    found = plan_run(data, config("expiry={unseen_runs: 2}"), dataclasses.replace(CLUSTER, hosts=2, per_host=1))
+    assert (found.table.rows, found.table.width, found.table.optimizer_slots) == (49, 5, 2)
+    assert found.table.marks and found.table.local_batch == 16 and 10 < found.table.touched < 49
+    larger = plan_run(data, config(), CLUSTER, rows=1_000_000)
+    assert larger.table.rows == 1_000_000 and larger.table.local_batch == 1
+    for wrong in (dataclasses.replace(CLUSTER, gbits=0.0), dataclasses.replace(CLUSTER, hosts=0)):
+        with pytest.raises(UserError, match="must be above 0"):
+            plan_run(data, config(), wrong)
+    with pytest.raises(UserError, match="--ids is 0"):
+        plan_run(data, config(), CLUSTER, rows=0)
+
+
+def test_the_command_prints_the_plan(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text(config().to_yaml())
+    line = ["plan", "--data", str(data), "--config", str(tmp_path / "train.yaml"), "--hosts", "2", "--json"]
+    result = CliRunner().invoke(app, [*line, "--memory-gb", "80", "--ids", "2000000000"])
+    assert result.exit_code == 0, result.output
+    assert "weights, GB" in result.output and "auto: sharded" in result.output
+    found = json.loads(result.output.splitlines()[-1])
+    assert found["table"]["rows"] == 2_000_000_000
+    assert found["costs"]["sharded"]["weights"] == 10**9 * 5 * 4
