@@ -11,10 +11,10 @@ READY  := $(VENV)/.ready
 EXTRAS := train,beam,serving,horovod,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs unit parallel integration dist soak mutants protos clean
+.PHONY: help setup demo test lint docs unit parallel clusters integration cluster-demo dist soak mutants protos clean
 
 help: ## say what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) ## venv, pinned packages, Horovod built for this TensorFlow (cached)
 
@@ -46,13 +46,24 @@ docs: $(READY) ## the site of docs/ in build/site; a broken link is an error
 unit: $(READY) ## seconds: one room at a time
 	$(BIN)/python -m pytest tests/unit tests/security -n 2 --dist loadfile -q
 
-integration: $(READY) ## whole paths through files, processes and sockets
+clusters: $(READY) ## Flink, Spark and Beam's job servers into the cache: 700 MB, once; their tests skip without
+	$(BIN)/python scripts/clusters.py fetch || true
+
+integration: $(READY) clusters ## whole paths through files, processes and sockets
 	$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile -q --durations 15
 
 parallel: $(READY) ## two and three ranks under horovodrun
 	$(BIN)/python -m pytest tests/parallel -q --durations 15
 
-soak: $(READY) ## long runs: more kills, more swaps, more requests
+DEMO := build/cluster-demo
+
+cluster-demo: $(READY) ## prepare on a Flink cluster of this machine, or on Spark: make cluster-demo ENGINE=spark
+	rm -rf $(DEMO) && mkdir -p $(DEMO)
+	$(BIN)/afm-ctr make-logs --rows 20000 --output $(DEMO)/logs.tsv.gz
+	$(BIN)/python scripts/clusters.py run $(or $(ENGINE),flink) -- $(BIN)/afm-ctr prepare \
+	  --schema examples/criteo/schema.yaml --input $(DEMO)/logs.tsv.gz --split tail:0.1/0.1 --output $(DEMO)/data
+
+soak: $(READY) clusters ## long runs: more kills, more swaps, more requests
 	$(BIN)/python -m pytest tests/unit tests/security -n 2 --dist loadfile -q --hypothesis-profile default
 	$(BIN)/python -m pytest tests -m soak -q --durations 15
 

@@ -187,10 +187,22 @@ class Passes:
             found = find_user_error(error)
             if found is not None:
                 raise UserError(re.sub(r"\s*\[while running .*", "", str(found))) from error
-            raise
+            if engine.in_process or "Traceback" in str(error):
+                raise
+            # The runner has lost what it cannot do without; Java's account of it is pages long.
+            raise RunError(
+                f"the runner ended in the pass {stage!r}: {_first_line(error)}; its logs say more, and nothing is "
+                "published: run prepare again"
+            ) from error
         for counter in _counters(outcome):
             name = counter.key.metric.name
             self.metrics[name] = self.metrics.get(name, 0) + counter.result
+
+
+def _first_line(error: Exception) -> str:
+    details = getattr(error, "details", None)  # of a call of gRPC
+    lines = str((details() if callable(details) else None) or error or repr(error)).splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def _counters(outcome: Any) -> list[Any]:

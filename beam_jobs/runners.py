@@ -6,7 +6,13 @@ import os
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, WorkerOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    FlinkRunnerOptions,
+    PipelineOptions,
+    StandardOptions,
+    WorkerOptions,
+)
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
@@ -15,8 +21,6 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from afm_ctr.errors import UserError
 from beam_jobs import files
 
-# Other runners do not say how many workers they have; this many pieces of a gzip file are worth having then.
-_WORKERS_ELSEWHERE = 16
 _LITTLE = 1 << 30
 # Threads where nobody has said how many workers: beyond a few they wait for Python's lock. And from so many bytes on.
 _THREADS, _WORTH_THREADS = 2, 32 << 20
@@ -56,7 +60,15 @@ class Engine:
                 self._options.view_as(WorkerOptions).default_sdk_harness_log_level = "WARNING"
         direct = self._options.view_as(DirectOptions)
         self.workers_are_threads = self.in_process and direct.direct_running_mode != "multi_processing"
-        self.workers = (direct.direct_num_workers or os.cpu_count() or 1) if self.in_process else _WORKERS_ELSEWHERE
+        self.workers = self._workers()
+
+    def _workers(self) -> int | None:
+        """As far as the options say it; another runner may have any number, and may change it while it runs."""
+        if self.in_process:
+            return self._options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1
+        worker = self._options.view_as(WorkerOptions)
+        parallelism = self._options.view_as(FlinkRunnerOptions).parallelism
+        return max(worker.max_num_workers or 0, worker.num_workers or 0, parallelism or 0) or None
 
     def for_input(self, size: int) -> Engine:
         """What to run a job on whose logs have ``size`` bytes: two threads if they are worth it, and neither the

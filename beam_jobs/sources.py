@@ -228,14 +228,15 @@ def divide(pieces: Sequence[Chunk], counts: Sequence[Counted], chunk_lines: int)
     return chunks
 
 
-def units(chunks: Sequence[Chunk], workers: int) -> list[list[Chunk]]:
+def units(chunks: Sequence[Chunk], workers: int | None) -> list[list[Chunk]]:
     """What is handed to workers: runs of chunks of a file, so that one is written while the next one is read.
 
-    Short runs of plain files, a good many for every worker; runs as long as the workers allow of streams.
+    Short runs of plain files, a good many for every worker; runs as long as the workers allow of streams. Where their
+    number is not known (``None``) the runs are as short as they may be.
     """
     streams: dict[tuple[str, int], list[Chunk]] = {}
     result: list[list[Chunk]] = []
-    most = max(1, min(MOST_TOGETHER, len(chunks) // (UNITS_A_WORKER * workers)))
+    most = max(1, min(MOST_TOGETHER, len(chunks) // (UNITS_A_WORKER * (workers or len(chunks) or 1))))
     for chunk in chunks:
         if chunk.file.kind != "plain":
             streams.setdefault((chunk.file.path, chunk.group), []).append(chunk)
@@ -247,7 +248,7 @@ def units(chunks: Sequence[Chunk], workers: int) -> list[list[Chunk]]:
             result.append([chunk])
     for run in streams.values():
         most = min(MOST_SPANS[run[0].file.kind], len(run))
-        spans = 1 if workers == 1 else min(-(-2 * workers // len(streams)), most)
+        spans = 1 if workers == 1 else min(-(-2 * (workers or most) // len(streams)), most)
         bounds = [len(run) * i // spans for i in range(spans + 1)]
         result += [run[a:b] for a, b in pairwise(bounds)]
     return sorted(result, key=lambda unit: unit[0].number)

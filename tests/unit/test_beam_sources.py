@@ -77,6 +77,7 @@ def test_spans_of_a_gzip_file_hold_whole_chunks(tmp_path: Path) -> None:
     assert [chunk.rows for chunk in chunks] == [10] * 9 + [5]
     assert [len(unit) for unit in units(chunks, 1)] == [10]
     assert [len(unit) for unit in units(chunks, 2)] == [2, 3, 2, 3]
+    assert [len(unit) for unit in units(chunks, None)] == [1, 1, 1, 2, 1, 1, 1, 2]
     assert lines_of(units(chunks, 2)[2])[0] == (50, 51, b"1,50")
 
 

@@ -1,0 +1,109 @@
+"""prepare on Flink and on Spark: clusters on this machine, started by ``scripts/clusters.py``.
+
+They run where Java and the downloads are; ``python scripts/clusters.py fetch`` brings those.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afm_ctr.errors import RunError, UserError
+from beam_jobs import PrepareOptions, prepare
+from tests import raw_logs
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+import clusters
+
+ENGINES = ("flink", "spark")
+
+
+def needs(engine: str) -> None:
+    if why := clusters.unavailable(engine):
+        pytest.skip(why)
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return raw_logs.write(tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture(scope="module")
+def whole(logs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run in this process makes of them."""
+    folder = tmp_path_factory.mktemp("whole")
+    prepare(PrepareOptions(**logs, output=str(folder)))
+    return raw_logs.contents(folder)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_gives_the_same_bytes(
+    tmp_path: Path, engine: str, logs: dict[str, Any], whole: dict[str, Any]
+) -> None:
+    needs(engine)
+    with clusters.running(engine, tmp_path / "cluster") as cluster:
+        with urllib.request.urlopen(cluster.web, timeout=30) as page:
+            assert page.status == 200
+        summary = prepare(PrepareOptions(**logs, output=str(tmp_path / "data"), beam_args=cluster.beam_args))
+        names = set(cluster.processes)
+    assert raw_logs.contents(tmp_path / "data") == whole
+    assert summary.metrics["rows"] == summary.rows_out
+    assert len([name for name in names if name.startswith(("taskmanager", "worker"))]) == 2
+    assert not any(map(cluster.alive, names)) and not (tmp_path / "cluster" / "cluster.json").exists()
+
+
+# What is killed, in which pass, and whether the cluster goes on without it.
+KILLS = [
+    ("flink", "taskmanager-1", "convert"),
+    ("flink", "pool", "analyse"),
+    ("flink", "job-server", "convert"),
+    ("spark", "worker-1", "convert"),
+    ("spark", "job-server", "analyse"),
+]
+
+
+def when(folder: Path, stage: str, do: Callable[[], None]) -> threading.Thread:
+    """Do something once a pass of the job in ``folder`` has filed a result."""
+
+    def look() -> None:
+        end = time.monotonic() + 300
+        while not list(folder.glob(f"attempt-*/work/{stage}/0*")) and time.monotonic() < end:
+            time.sleep(0.02)
+        do()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("engine", "victim", "stage"), KILLS)
+def test_a_killed_process_costs_no_byte(
+    tmp_path: Path, engine: str, victim: str, stage: str, logs: dict[str, Any], whole: dict[str, Any]
+) -> None:
+    needs(engine)
+    out = tmp_path / "data"
+    with clusters.running(engine, tmp_path / "cluster") as cluster:
+        killer = when(out, stage, lambda: cluster.kill(victim, signal.SIGKILL))
+        try:
+            prepare(PrepareOptions(**logs, output=str(out), beam_args=cluster.beam_args))
+        except (UserError, RunError) as error:
+            assert len(str(error).splitlines()) == 1
+            assert not (out / "manifest.json").exists()
+        else:
+            assert raw_logs.contents(out) == whole
+        killer.join(300)
+        assert not cluster.alive(victim)
+    with clusters.running(engine, tmp_path / "again") as cluster:
+        prepare(PrepareOptions(**logs, output=str(out), beam_args=cluster.beam_args, overwrite=True))
+    assert raw_logs.contents(out) == whole
