@@ -7,11 +7,14 @@ only :func:`match` and :func:`local_copies` take patterns. Local files do not go
 
 from __future__ import annotations
 
+import copy
 import glob
+import importlib
 import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -32,12 +35,35 @@ _R = TypeVar("_R")
 # What matches one of Beam's wildcards alone. Beam makes regular expressions of patterns, in which `[[]` gives a
 # warning; so a bracket is what is neither below nor above it.
 _LITERAL = {"*": "[*]", "?": "[?]", "[": "[!\0-Z\\-\U0010ffff]"}
+_OBJECTS = ("s3://", "gs://")
 _PATTERNS: dict[type, bool] = {}  # what _deletes_patterns has found
 
 
 def set_options(options: Any) -> None:
     """What this process's file systems are opened with: hdfs:// and s3:// have options of Beam's."""
     FileSystems.set_options(options)
+    share_client()
+
+
+def share_client() -> None:
+    """Let all calls to s3:// of this process share a client of boto3.
+
+    Beam makes one for every call, which takes longer than most calls.
+    """
+    boto3_client: Any = importlib.import_module("apache_beam.io.aws.clients.s3.boto3_client")
+    if getattr(boto3_client.Client, "shared", False) or boto3_client.boto3 is None:
+        return
+    one, lock = boto3_client.Client, threading.Lock()
+    made: list[Any] = []
+
+    def client(options: Any) -> Any:
+        with lock:
+            if not made or made[0] is not options:
+                made[:] = [options, one(options)]
+            return copy.copy(made[1])  # it keeps the place of one download; boto3's own is for any thread
+
+    client.shared = True  # type: ignore[attr-defined]
+    boto3_client.Client = client
 
 
 def match(pattern: str) -> list[tuple[str, int]]:
@@ -186,9 +212,17 @@ def _said(error: Exception) -> str:
 
 
 def write(path: str, content: bytes, *, durable: bool = True) -> None:
-    """A whole file, by way of :func:`creating`."""
-    with creating(path, durable=durable) as stream:
-        stream.write(content)
+    """A whole file; a reader sees all of it or nothing, as with :func:`creating`."""
+    if not path.startswith(_OBJECTS):
+        with creating(path, durable=durable) as stream:
+            stream.write(content)
+        return
+    # An object is there once its upload is complete, which a failed write prevents.
+    try:
+        with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+            stream.write(content)
+    except (BeamIOError, OSError) as error:
+        raise UserError(f"{path}: cannot be written: {_said(error)}") from error
 
 
 def joined(items: Sequence[bytes]) -> bytes:

@@ -86,6 +86,7 @@ class WorkFn(beam.DoFn):
 
     def setup(self) -> None:
         share_memory()
+        files.share_client()
         self._task.setup()
 
     def process(self, number: int) -> Iterator[int]:

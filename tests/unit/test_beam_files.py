@@ -24,7 +24,7 @@ CALLS = {
     "get_filesystem": {"_listed", "_deletes_patterns"},
     "exists": {"_match", "exists", "_creating", "remove", "_deletes_patterns"},
     "open": {"open_raw"},
-    "create": {"_creating", "_deletes_patterns"},
+    "create": {"_creating", "write", "_deletes_patterns"},
     "rename": {"_creating"},
     "delete": {"_delete", "_deletes_patterns"},
 }
