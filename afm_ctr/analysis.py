@@ -39,7 +39,7 @@ class Analyzer:
     """Reads the train rows of one chunk.
 
     Rows with a cell that cannot be read are left out whole, since they become rejects. (A number that only
-    overflows float32 after standardising cannot be told here and counts.)
+    overflows float32 after standardising cannot be seen here and counts.)
 
     Args:
         spec: the schema.

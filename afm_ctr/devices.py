@@ -25,7 +25,7 @@ def hide_gpus() -> None:
 
 
 def pin_gpu(local_rank: int = 0, local_size: int = 1, config: Any = None) -> Any | None:
-    """Let this process see the GPU of its local rank alone, with memory growth. Call it before anything uses a GPU.
+    """Let this process see the GPU of its local rank only, with memory growth. Call it before anything uses a GPU.
 
     Where ``CUDA_VISIBLE_DEVICES`` leaves each rank one GPU of its own, as Slurm (``--gpus-per-task``) and Kubernetes
     hand them out, that one is taken.

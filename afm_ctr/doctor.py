@@ -49,7 +49,7 @@ class Finding:
     ok: bool
     what: str
     state: str
-    mend: str = ""
+    remedy: str = ""
     optional: bool = False
 
 
@@ -111,22 +111,22 @@ def _pooling() -> Finding:
     if probe.returncode:
         state = f"TensorFlow form: {state}"
     ok = state.startswith("fused")
-    mend = nvrtc.INSTALL if nvrtc.MISSING in state else BUILD_NATIVE
-    return Finding(ok, "attentional pooling", state, "" if ok else mend, optional=True)
+    remedy = nvrtc.INSTALL if nvrtc.MISSING in state else BUILD_NATIVE
+    return Finding(ok, "attentional pooling", state, "" if ok else remedy, optional=True)
 
 
 def examine() -> list[Finding]:
     """Look at everything once; a few seconds, as TensorFlow and Horovod are loaded in processes of their own."""
     python_fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    mend = "" if python_fits else "use Python 3.11, 3.12 or 3.13"
-    findings = [Finding(python_fits, "python", platform.python_version(), mend)]
+    remedy = "" if python_fits else "use Python 3.11, 3.12 or 3.13"
+    findings = [Finding(python_fits, "python", platform.python_version(), remedy)]
     for distribution, purpose, extra in _PACKAGES:
         version = _version(distribution)
-        mend = f"pip install '.[{extra}]'" if extra else "pip install ."
+        remedy = f"pip install '.[{extra}]'" if extra else "pip install ."
         if version:
             findings.append(Finding(True, distribution, version))
         else:
-            findings.append(Finding(False, distribution, f"missing: {purpose}", mend, optional=bool(extra)))
+            findings.append(Finding(False, distribution, f"missing: {purpose}", remedy, optional=bool(extra)))
     tensorflow = _version("tensorflow")
     horovod = _horovod(tensorflow)
     findings.append(horovod)

@@ -1,4 +1,4 @@
-"""The table of all ids: one row an id, looked up once a batch, updated by touched rows alone."""
+"""The table of all ids: one row an id, looked up once a batch, updated by touched rows only."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class EmbeddingTable(keras.layers.Layer):
     Row 0 belongs to the absent slot: it is zero and stays zero, provided that absent slots are masked, since then
     its gradient is zero and no optimizer of this package moves a row on a zero gradient.
 
-    The initial value of a row is a function of seed, table name, column and row id alone. So it does not depend on
+    The initial value of a row is a function of seed, table name, column and row id only. So it does not depend on
     the size of the table, on the order in which rows are made, or on who makes them.
 
     Args:
@@ -175,7 +175,7 @@ class EmbeddingTable(keras.layers.Layer):
 
         Raises:
             tf.errors.InvalidArgumentError: when the op runs, for an id outside ``[0, feature_size)``; of ids that are
-                ``checked``, on a CPU alone.
+                ``checked``, on a CPU only.
         """
         with tf.name_scope("merge"):
             # With row 0 first, whether it occurs or not, the rows that a batch touches are a slice of its gradient.
@@ -218,7 +218,7 @@ class EmbeddingTable(keras.layers.Layer):
             return {column: tf.gather(variable.value, ids) for column, variable in self.columns.items()}
 
     def apply(self, unique_ids: tf.Tensor, grad_rows: Mapping[str, tf.Tensor], optimizer: keras.Optimizer) -> None:
-        """Let an optimizer take one step on some rows alone; a training loop takes it with all other variables.
+        """Let an optimizer take one step on some rows only; a training loop takes it with all other variables.
 
         Args:
             unique_ids: int64 ``[U]``, those of a :class:`Lookup`: row 0 comes first, and stays.

@@ -13,15 +13,15 @@ _LOST_RANK = ("Horovod has been shut down", "gloo/transport/tcp", "Connection cl
 
 
 class UserError(Exception):
-    """The user's mistake. The text is one line: what is wrong, where, how to mend it. The command exits with 2."""
+    """The user's mistake. The text is one line: what is wrong, where, how to fix it. The command exits with 2."""
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on for a reason known and told in one line, not the user's mistake. Exits with 1."""
+    """A run that cannot continue, for a known reason that one line names, not the user's mistake. Exits with 1."""
 
 
 class Stopped(Exception):
-    """A run that was told to end by a signal, and did so in order. Exits with ``code``, 128 + the signal's number."""
+    """A run that a signal ended, in order. Exits with ``code``, 128 + the signal's number."""
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
@@ -49,7 +49,7 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
 def release(error: BaseException) -> None:
     """Free what the frames of an exception and of its causes still hold.
 
-    To be called once an exception has been told. An iterator of ``tf.data`` in such a frame would live until Python
+    To be called once an exception has been reported. An iterator of ``tf.data`` in such a frame lives until Python
     ends, and its threads, which run our Python to read ahead, can then block the end of the process for ever.
     """
     for seen in chain_of(error):

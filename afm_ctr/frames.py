@@ -239,7 +239,7 @@ def _parsed(table: Any, spec: FeatureSchema, words: Set[str]) -> Iterator[Parsed
 
 
 def _refuse_whole_floats(name: str, header: str, table: Any, kind: Any) -> None:
-    """Whole numbers beside a blank become floats in pandas, and 7.0 is another word than 7: which one is meant?"""
+    """Whole numbers next to a blank become floats in pandas, and 7.0 is another word than 7: which one is meant?"""
     import pyarrow
     import pyarrow.compute
 
@@ -250,7 +250,7 @@ def _refuse_whole_floats(name: str, header: str, table: Any, kind: Any) -> None:
     if pyarrow.compute.any(whole).as_py():
         raise UserError(
             f"the frame's column {name!r} holds floats where the schema has ids or words: 7.0 is no 7, "
-            "and pandas makes floats of whole numbers beside a blank; use astype('Int64') or astype(str)"
+            "and pandas makes floats of whole numbers next to a blank; use astype('Int64') or astype(str)"
         )
 
 

@@ -23,7 +23,7 @@ class RowShards:
 
     A permutation of ``[0, rows)`` that mixes puts every id at a *position*, and the ranks hold ranges of positions,
     equally long but for the last. So popular ids and the ranges of fields spread evenly, each rank knows the owner
-    of every row by arithmetic alone, and other numbers of ranks only cut the same line of rows elsewhere.
+    of every row by arithmetic only, and other numbers of ranks only cut the same line of rows elsewhere.
 
     Attributes:
         rows: of the whole table, at most 2^40.

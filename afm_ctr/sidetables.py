@@ -1,7 +1,7 @@
-"""Side tables as they are joined: rows by their keys, and their normalised copies beside data sets and models.
+"""Side tables as they are joined: rows by their keys, and their normalised copies next to data sets and models.
 
 A copy is ``side/<table>.jsonl``: the first line names the key and the columns that the table brings, each further one
-is a row of texts, ascending by the bytes of their keys. So its bytes depend on the table's content alone.
+is a row of texts, ascending by the bytes of their keys. So its bytes depend on the table's content only.
 """
 
 from __future__ import annotations

@@ -130,9 +130,9 @@ def settings_for(size: DataSize) -> Settings:
     )
     model: dict[str, Any] = {"name": "afm", "factors": 16, "attention": 16}
     if size.rows < _MANY:
-        reason = f"afm, a mean of pairs: a network on them wants {_MANY:,} rows."
+        reason = f"afm, a mean of pairs: a network on them needs {_MANY:,} rows."
     elif size.rows_per_id < _OFTEN:
-        reason = f"afm, a mean of pairs: a network on them wants {_OFTEN} rows an id."
+        reason = f"afm, a mean of pairs: a network on them needs {_OFTEN} rows an id."
     elif size.pairs > _MOST_PAIRS:
         reason = f"afm: of more than {_MOST_PAIRS} pairs of slots deep_afm takes several times as long."
     else:

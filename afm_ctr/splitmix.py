@@ -10,7 +10,7 @@ GOLDEN = 0x9E3779B97F4A7C15  # the step of the counter: 2^64 divided by the gold
 def finalise(words: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser: 64 bits to 64 well-mixed bits, one to one. uint64 [n] to uint64 [n].
 
-    Integer arithmetic alone, so the same on every machine and under every NumPy. Source: Steele, Lea, Flood, Fast
+    Integer arithmetic only, so the same on every machine and under every NumPy. Source: Steele, Lea, Flood, Fast
     splittable pseudorandom number generators, OOPSLA 2014.
     """
     with np.errstate(over="ignore"):

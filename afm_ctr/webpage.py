@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing beside itself: no network, no script, no fonts or styles from elsewhere."""
+"""One HTML page that needs nothing else: no network, no script, no fonts or styles from elsewhere."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Page:
             caption: what the table shows.
             numeric: the headings whose columns are flush right.
             marked: numbers of rows, from 0, that stand out.
-            folded: show the caption alone until the reader opens it.
+            folded: show the caption only until the reader opens it.
 
         Raises:
             ValueError: a row that has not one cell a column.
@@ -138,9 +138,11 @@ class Page:
             cells = "".join(f"<td{c}>{_cell(cell)}</td>" for cell, c in zip(row, classes, strict=True))
             stands_out = ' class="marked"' if number in marked else ""
             lines.append(f"<tr{stands_out}>{cells}</tr>\n")
-        told = f"<caption>{escape(caption)}</caption>" if caption and not folded else ""
+        heading = f"<caption>{escape(caption)}</caption>" if caption and not folded else ""
         body = "".join(lines)
-        text = f'<div class="wide"><table>{told}<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+        text = (
+            f'<div class="wide"><table>{heading}<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+        )
         if folded:
             text = f"<details><summary>{escape(caption)}</summary>{text}</details>"
         self._body.append(text)
@@ -187,7 +189,7 @@ class Page:
 
 
 def file_of(path: str | Path) -> Path:
-    """Where a page is to go; for who wants to know before the work is done.
+    """Where a page is to go, checked before the work is done.
 
     Raises:
         UserError: it is a folder.

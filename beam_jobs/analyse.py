@@ -1,4 +1,4 @@
-"""The counting pass, and the analysis: what vocabularies and statistics a schema gets, by the train split alone."""
+"""The counting pass, and the analysis: what vocabularies and statistics a schema gets, by the train split only."""
 
 from __future__ import annotations
 

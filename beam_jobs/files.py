@@ -100,7 +100,7 @@ def _match(pattern: str) -> list[tuple[str, int]]:
 
 
 def _escape(path: str) -> str:
-    """A pattern of Beam's that matches a path alone."""
+    """A pattern of Beam's that matches exactly one path."""
     return re.sub(r"[*?[]", lambda found: _LITERAL[found[0]], path)
 
 

@@ -1,7 +1,7 @@
 """``prepare``: raw logs to a prepared data set.
 
 Three passes over fixed chunks of the input: *count* (so that every chunk knows its first row), *analyse* (only if the
-schema learns vocabularies or statistics, from the train split alone), *convert* (a shard a split and chunk). The
+schema learns vocabularies or statistics, from the train split only), *convert* (a shard a split and chunk). The
 bytes of the shards are a function of the input, the schema, the split rule, the seed and the chunk sizes: not of the
 runner, its workers or its bundles. No row crosses a shuffle of Beam, so memory stays flat.
 """

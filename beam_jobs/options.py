@@ -1,4 +1,4 @@
-"""What a job is told."""
+"""The options of a job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REJECT_SHARE = 0.01
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What ``afm-ctr prepare`` is told.
+    """The options of ``afm-ctr prepare``.
 
     Attributes:
         schema: a feature schema or its file; or a resolved schema, its file or the folder of a data set or model:

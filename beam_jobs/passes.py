@@ -1,6 +1,6 @@
 """A pass of the job: one Beam pipeline that gives every unit of work to some worker and collects a small result each.
 
-Results travel through files beside the output, one for each chunk, written aside and renamed. So the job knows from
+Results travel through files next to the output, one for each chunk, renamed when complete. So the job knows from
 the files, on any runner, what has been done; a chunk whose result is missing was lost, and the job says so. The
 user's mistake that a worker meets travels in the same way: raised, every runner would wrap it in pages of traceback.
 """

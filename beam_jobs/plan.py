@@ -67,7 +67,7 @@ class Plan:
         return divide(pieces, [counted for _, counted in done], self.chunk_lines)
 
     def complete_rule(self, rows: int, output: Output) -> SplitRule:
-        """The rule for so many rows; the index file becomes a byte a row, of which a worker reads its part."""
+        """The rule for this many rows; the index file becomes a byte a row, of which a worker reads its part."""
         if self.rule.kind != "index":
             return self.rule.with_rows(rows)
         codes: np.ndarray = read_index(self.rule, rows)
@@ -91,7 +91,7 @@ def plan(options: PrepareOptions, output: Output) -> Plan:
     parent = ResolvedSchema.load(Path(options.parent_schema)) if options.parent_schema is not None else None
     if parent is not None and resolved is not None:
         raise UserError(
-            "a resolved schema is used as it is: give either a feature schema with its parent, or that alone"
+            "a resolved schema is used as it is: give either a feature schema with its parent, or that only"
         )
     rule = parse_rule(options.split)
     found, split_of = input_files(rule, options.inputs, options.warn)
@@ -213,7 +213,7 @@ class Converted:
         if rejected > most * rows:
             return (
                 f"{rejected} of {rows} rows ({rejected / rows:.2%}) are rejected, more than --max-reject-share "
-                f"{most:g} allows: {why}; mend the schema or the logs, or allow more"
+                f"{most:g} allows: {why}; fix the schema or the logs, or allow more"
             )
         there = {shard.split for shard in self.shards}
         for name in job.rule.asked:

@@ -1,4 +1,4 @@
-"""Rejects on their way: counted exactly, kept up to so many of a reason, in the order of the chunks."""
+"""Rejects on their way: counted exactly, kept up to a limit for each reason, in the order of the chunks."""
 
 from __future__ import annotations
 

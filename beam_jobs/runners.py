@@ -22,7 +22,7 @@ from afm_ctr.errors import UserError
 from beam_jobs import files
 
 _LITTLE = 1 << 30
-# Threads where nobody has said how many workers: beyond a few they wait for Python's lock. And from so many bytes on.
+# Threads where nobody has said how many workers: beyond a few they wait for Python's lock. And a size in bytes.
 _THREADS, _WORTH_THREADS = 2, 32 << 20
 _WORKER_OPTIONS = ("--direct_num_workers", "--direct_running_mode")
 _LOG_LEVEL = "--default_sdk_harness_log_level"
@@ -74,8 +74,8 @@ class Engine:
         """What to run a job on whose logs have ``size`` bytes: two threads if they are worth it, and neither the
         options nor the number of cores say otherwise."""
         threads = min(_THREADS, _cores())
-        told = any(arg.startswith(_WORKER_OPTIONS) for arg in self._args)
-        if not self.in_process or told or threads == 1 or size < _WORTH_THREADS:
+        given = any(arg.startswith(_WORKER_OPTIONS) for arg in self._args)
+        if not self.in_process or given or threads == 1 or size < _WORTH_THREADS:
             return self
         number, mode = _WORKER_OPTIONS
         return Engine([*self._args, f"{number}={threads}", f"{mode}=multi_threading"])

@@ -3,7 +3,7 @@
 A chunk is the unit of work: a byte range of a plain text file (it owns the lines that start in it), or a fixed number
 of lines of a compressed one, which cannot be entered half-way, or of rows of a Parquet file, which can be entered
 where a row group begins. Chunks are numbered through the files in the order of their names, so number and content
-depend on the input alone and never on a runner, its workers or its bundles.
+depend on the input only and never on a runner, its workers or its bundles.
 """
 
 from __future__ import annotations

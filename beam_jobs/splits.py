@@ -64,7 +64,7 @@ class SplitRule:
     path: str | None = None
 
     def with_rows(self, rows: int) -> SplitRule:
-        """The rule for an input of so many data rows."""
+        """The rule for an input of this many data rows."""
         if self.kind != "tail":
             return self
         sizes = [int(rows * share) for share in self.shares]

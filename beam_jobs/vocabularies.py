@@ -35,7 +35,7 @@ def parts_for(input_bytes: int) -> int:
 
 
 def packed(counts: Counts, parts: int) -> bytes:
-    """A chunk's counts as the content of a file of so many parts."""
+    """A chunk's counts as the content of a file of that many parts."""
     blocks: list[dict[str, tuple[list[bytes], list[int]]]] = [{} for _ in range(parts)]
     for space, values in counts.items():
         names, numbers = list(values), list(values.values())

@@ -86,7 +86,7 @@ def gpu_environment() -> dict[str, str]:
             f"no include/nccl.h below {nccl}: pip install nvidia-nccl-cu12 (or -cu13), or set HOROVOD_NCCL_HOME"
         )
     library = Path(nccl) / "lib" / "libnccl.so"
-    if not library.exists():  # the wheel ships only the versioned name, the linker wants the plain one
+    if not library.exists():  # the wheel ships only the versioned name, the linker needs the plain one
         library.symlink_to("libnccl.so.2")
     return {
         "HOROVOD_GPU_OPERATIONS": "NCCL",

@@ -5,7 +5,7 @@
 
 Types, bounds and defaults are those of the pydantic classes, the words are those of their docstrings ("Attributes:")
 or, for the options of models, of their fields' descriptions. A key without words is an error here. The examples are
-in reference_examples.yaml beside this script, by class.
+in reference_examples.yaml next to this script, by class.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def our_models() -> list[tuple[str, type[models.Interaction]]]:
 
 
 def options_of_models(examples: dict[str, str]) -> list[str]:
-    text = "Keys of `model` beside `name`. A model of your own: [plugins.md](plugins.md)."
+    text = "Keys of `model` next to `name`. A model of your own: [plugins.md](plugins.md)."
     lines = ["## Options of models", "", text, ""]
     for name, model in our_models():
         heading = [f"### model: {name}", "", summary(model), ""]
@@ -239,7 +239,7 @@ def options_of_models(examples: dict[str, str]) -> list[str]:
 
 
 def options_of_optimizers(examples: dict[str, str]) -> list[str]:
-    text = "Keys of `optimizer` beside `name`, `learning_rate`, `warmup_steps` and `decay`."
+    text = "Keys of `optimizer` next to `name`, `learning_rate`, `warmup_steps` and `decay`."
     lines = ["## Options of optimizers", "", text, ""]
     for name in optimizers.names():
         optimizer = type(optimizers.build(name))

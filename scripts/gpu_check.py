@@ -1,4 +1,4 @@
-"""Check the GPU's kernels of attentional pooling on a machine with an NVIDIA GPU, and time them beside PyTorch.
+"""Check the GPU's kernels of attentional pooling on a machine with an NVIDIA GPU, and time them next to PyTorch.
 
     python3 scripts/gpu_check.py --out gpu.md                 # under four minutes
     python3 scripts/gpu_check.py --out gpu.md --variants      # and other layouts of the kernels, timed
@@ -542,7 +542,7 @@ def measure(library: Library, lines: list[str], until: float) -> None:
     compiled = run_compiled(until - (time.monotonic() - START))
     lines += [
         "",
-        "Million rows a second, forward and backward together; memory is what the step takes beside its inputs:",
+        "Million rows a second, forward and backward together; memory is what the step takes next to its inputs:",
         "",
         "| F | k = t | batch | kernels: ms forward, backward | kernels | by slot | eager | torch.compile "
         "| MB: kernels, eager, compiled |",

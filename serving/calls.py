@@ -78,7 +78,7 @@ class Call:
         request: The message.
         timeout: Seconds for all attempts together.
         metadata: gRPC metadata.
-        patient: Go on until the deadline where no server can be reached, instead of five attempts.
+        patient: Keep trying until the deadline where no server can be reached, instead of five attempts.
     """
 
     def __init__(self, method: Method, request: Any, timeout: float, metadata: Any, *, patient: bool):

@@ -1,6 +1,6 @@
 """The text of a cell: the one definition of what a Python, NumPy, pandas, Arrow or JSON value becomes.
 
-Readers of logs and the client use it alike, so that a row has the same cells by every path. It needs NumPy alone.
+Readers of logs and the client use it alike, so that a row has the same cells by every path. It needs NumPy only.
 
 =============================================  ==================================================================
 None, NaN of any type, pandas' NA and NaT      the empty text: a missing cell
@@ -41,7 +41,7 @@ _SECONDS = {"W": 604_800, "D": 86_400, "h": 3_600, "m": 60}
 
 
 class ColumnForm(NamedTuple):
-    """What a model says of a raw column beside its name: it stands in the signature ``raw`` as the name of the
+    """What a model says of a raw column next to its name: it stands in the signature ``raw`` as the name of the
     input's dimension, since the server hands that on to clients.
 
     Attributes:

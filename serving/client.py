@@ -1,4 +1,4 @@
-"""The scoring client: TF Serving's gRPC API with grpcio, protobuf and numpy alone.
+"""The scoring client: TF Serving's gRPC API with grpcio, protobuf and numpy only.
 
 Example:
     >>> with Client("localhost:8500", model_name="afm") as client:
@@ -98,7 +98,7 @@ class Client(Connection):
         Args:
             rows: As in :meth:`score_rows`, with the inputs of the signature: ``feature_ids`` and ``feature_vals``.
             pairs: ``assets.extra/pairs.json`` of the version that answers, or the names of its pairs in order.
-            top: At most so many pairs of a row; those without any share are left out.
+            top: At most this many pairs of a row; those without any share are left out.
             batch_size: Rows in a request.
             signature: One with the output ``attention`` [B, pairs].
 

@@ -1,4 +1,4 @@
-"""The calls themselves: one request, one answer, with grpcio, protobuf and numpy alone."""
+"""The calls themselves: one request, one answer, with grpcio, protobuf and numpy only."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Connection:
         target: host:port of the server's gRPC API, or any name that gRPC resolves, such as ``dns:///afm:8500``; or
             several of them, as a list or with commas. Requests go round all the servers that answer.
         model_name: The model's name there.
-        version: Ask this version alone; default: the one that the server holds for the latest.
+        version: Ask this version only; default: the one that the server holds for the latest.
         label: Ask the version of this label (TF Serving maps labels to versions); excludes ``version``.
         timeout: Seconds that each call may take, retries included.
         max_in_flight: Requests on their way at once in ``score`` and ``score_rows``.

@@ -112,7 +112,7 @@ def _sliceable(name: str, column: Any) -> Any:
 def _plain(column: Any) -> Any:
     """The values of a column of a DataFrame or an Arrow table, as exact as they are there.
 
-    As one NumPy array, whole numbers beside a null would become floats.
+    As one NumPy array, whole numbers next to a null would become floats.
     """
     if hasattr(column, "type") and hasattr(column, "combine_chunks"):  # of Arrow
         return list(column)
@@ -232,7 +232,7 @@ def _strings(name: str, values: Iterable[Any], start: int, form: ColumnForm | No
 
 
 def _refuse_whole_floats(value: Any) -> None:
-    """A float may be an id that became one, as integers do in a DataFrame beside a null: which text was learned?"""
+    """A float may be an id that became one, as integers do in a DataFrame next to a null: which text was learned?"""
     if isinstance(value, str):
         return
     if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value):

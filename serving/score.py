@@ -79,7 +79,7 @@ def score_file(
         target: host:port of the server's gRPC API.
         model_name: The model's name there.
         schema_path: The feature schema that says how a line is written: a user's own, or a resolved one. Side tables
-            are read from where the first says they are; of a resolved one the copies beside it are taken.
+            are read from where the first says they are; of a resolved one the copies next to it are taken.
         input_path: The log.
         output_path: JSON Lines file to write.
         batch_size: Rows in a request.
@@ -215,7 +215,7 @@ def _check_columns(spec: FeatureSchema, client: Client, schema_path: str | Path)
     ours, theirs = set(spec.raw_columns), set(client.string_columns(SIGNATURE))
     if ours == theirs:
         return
-    different = [f"the model also wants {name}" for name in sorted(theirs - ours)]
+    different = [f"the model also needs {name}" for name in sorted(theirs - ours)]
     different += [f"the model has no {name}" for name in sorted(ours - theirs)]
     raise UserError(
         f"score: {schema_path} is not the schema of model {client.model_name} at {client.target}: "

@@ -1,6 +1,6 @@
 """NumPy arrays and TensorProto, both ways.
 
-Works on any message with TensorProto's fields: the client's own and TensorFlow's. Needs numpy alone.
+Works on any message with TensorProto's fields: the client's own and TensorFlow's. Needs numpy only.
 """
 
 from __future__ import annotations

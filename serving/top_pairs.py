@@ -41,7 +41,7 @@ def top_pairs(attention: np.ndarray[Any, Any], names: Sequence[str], top: int) -
     Args:
         attention: Shares [B, pairs].
         names: Of the pairs.
-        top: At most so many a row.
+        top: At most this many a row.
 
     Raises:
         InvalidArgument: another number of names than of pairs.

@@ -39,7 +39,7 @@ Wait = Annotated[
 
 
 class Connection(TypedDict):
-    """What :func:`serving.score.score_file` and :func:`serving.load.load_test` are told of the connection."""
+    """What :func:`serving.score.score_file` and :func:`serving.load.load_test` are given of the connection."""
 
     version: int | None
     label: str | None
@@ -62,7 +62,7 @@ def connection(
         raise UserError("--cert and --key go together: give both or neither")
     credentials = None
     if ca is not None or cert is not None:
-        # Read when gRPC is imported: it would log each handshake that fails, beside the line that we print.
+        # Read when gRPC is imported: it would log each handshake that fails, next to the line that we print.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from serving.channel import tls_credentials
 

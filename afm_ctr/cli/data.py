@@ -150,15 +150,15 @@ def doctor(as_json: JsonFlag = False) -> None:
         table.add_column(heading, overflow="fold")
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]" if finding.optional else "[red]no[/]"
-        table.add_row(mark, escape(finding.what), escape(finding.state), escape(finding.mend))
+        table.add_row(mark, escape(finding.what), escape(finding.state), escape(finding.remedy))
     result = examination.as_json(findings)
 
     def show() -> None:
         console.print(table)
-        if any(finding.mend for finding in findings):
+        if any(finding.remedy for finding in findings):
             console.print("commands: to be run in the project's folder, with this Python's pip and python")
 
     report(as_json, result, show)
     if not result["ok"]:
         broken = next(f for f in findings if not (f.ok or f.optional))
-        raise UserError(f"{broken.what}: {broken.state}; fix it with: {broken.mend}")
+        raise UserError(f"{broken.what}: {broken.state}; fix it with: {broken.remedy}")

@@ -49,7 +49,7 @@ def load_test(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 1,
     duration: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds of sending; of each rate.")] = 10.0,
     timeout: Annotated[float, typer.Option(min=0.001, max=3600, help="Deadline of each request, seconds.")] = 10.0,
-    max_requests: Annotated[int, typer.Option(min=1, max=10_000_000, help="At most so many.")] = 1_000_000,
+    max_requests: Annotated[int, typer.Option(min=1, max=10_000_000, help="At most this many.")] = 1_000_000,
     output: Annotated[Path | None, typer.Option(help="Folder for load.json and the pictures.")] = None,
     model_version: ModelVersion = None,
     label: VersionLabel = None,

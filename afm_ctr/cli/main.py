@@ -1,6 +1,6 @@
 """The command's entry: its exit codes, and how errors look.
 
-Exit 0: done. Exit 2: the user's mistake, told in one line. Exit 1: ours, told with a traceback.
+Exit 0: done. Exit 2: the user's mistake, in one line. Exit 1: ours, with a traceback.
 """
 
 from __future__ import annotations

@@ -37,17 +37,17 @@ def train(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value, over the config.")] = None,
     resume: Annotated[
         Literal["auto", "never"],
-        typer.Option(help="auto: go on where the folder stopped; never: refuse a used one."),
+        typer.Option(help="auto: resume where the folder stopped; never: refuse a used one."),
     ] = "auto",
     from_checkpoint: Annotated[
         Path | None, typer.Option(help="Begin with the weights of another run, or of one of its checkpoints.")
     ] = None,
     profile: Annotated[
-        int, typer.Option(min=0, help="Profile so many steps: TensorBoard's trace, and where a step's time goes.")
+        int, typer.Option(min=0, help="Profile this many steps: TensorBoard's trace, and where a step's time goes.")
     ] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a model; under horovodrun on all ranks. The same command, run again, goes on where it stopped."""
+    """Train a model; under horovodrun on all ranks. The same command, run again, resumes where it stopped."""
     check_inputs(data=data, config=config)
     load_tensorflow()
     from afm_ctr import distributed, training
@@ -198,7 +198,7 @@ def predict(
 @app.command("export", epilog="Example: afm-ctr export --model-dir runs/afm --export-base serving-models/afm")
 def export(
     model_dir: ModelDir,
-    export_base: Annotated[Path, typer.Option(help="Base folder of the versions, as TF Serving wants it.")],
+    export_base: Annotated[Path, typer.Option(help="Base folder of the versions, as TF Serving expects it.")],
     version: Annotated[int | None, typer.Option(min=1, help="Version number; default: the next free one.")] = None,
     checkpoint: Checkpoint = "best",
     warmup: Annotated[
@@ -272,9 +272,9 @@ def explain(
     model_dir: ModelDir,
     data: Data,
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
-    row: Annotated[int | None, typer.Option(min=0, help="Explain this row of the split alone.")] = None,
+    row: Annotated[int | None, typer.Option(min=0, help="Explain this row of the split only.")] = None,
     rows: Annotated[
-        int | None, typer.Option(help="Beside the split, explain so many of its first rows one by one; default 5.")
+        int | None, typer.Option(help="Besides the split, explain this many of its first rows one by one; default 5.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the tables, the pictures, and one HTML page with all of them.")
@@ -284,7 +284,7 @@ def explain(
 ) -> None:
     """Which field pairs matter: attention share, what the logit loses without the pair, and how far they agree."""
     if row is not None and rows is not None:
-        raise UserError("explain: --row explains one row alone, --rows some beside the whole split: give one of them")
+        raise UserError("explain: --row explains one row only, --rows some besides the whole split: give one of them")
     check_inputs(data=data, run=model_dir)
     load_tensorflow()
     from afm_ctr import explain as explaining

@@ -75,7 +75,7 @@ class LearningRateSchedule(keras.callbacks.Callback):
     Nothing is ever scaled by the number of ranks unless ``start="one_rank"`` or the ``target`` given here says so.
 
     Args:
-        world: for its size, and so that the chief alone speaks.
+        world: for its size, and so that only the chief speaks.
         target: the rate to reach.
         warmup_steps: number of steps of the rise; 0 = none.
         start: ``zero``, or ``one_rank`` = target / number of ranks (Goyal et al., "Accurate, Large Minibatch SGD",
@@ -118,7 +118,7 @@ class LearningRateSchedule(keras.callbacks.Callback):
         return {"step": self.step}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`get_state` left off."""
+        """Continue where :meth:`get_state` left off."""
         self.step = int(state["step"])
 
     def rate(self, step: int) -> float:
@@ -159,7 +159,7 @@ class LearningRateSchedule(keras.callbacks.Callback):
 
 
 class DriftCheck(keras.callbacks.Callback):
-    """Compare checksums of the replicated variables over the ranks every so many steps and as training ends.
+    """Compare checksums of the replicated variables over the ranks every few steps and as training ends.
 
     Of a sharded table, which no two ranks hold alike, they compare who owns which rows.
 

@@ -1,4 +1,4 @@
-"""Training that goes on when ranks are lost, added or removed: a state that is committed, and a loop around it."""
+"""Training that continues when ranks are lost, added or removed: a state that is committed, and a loop around it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ElasticState:
         world: from :func:`afm_ctr.distributed.init`.
         commit_seconds: how often a commit is :attr:`due`, about. A commit copies every variable (about 0.4 s a
             gigabyte), and as many seconds are left between two that they take no more than a twentieth of the time.
-        commit_steps: commit every so many steps instead.
+        commit_steps: commit every ``commit_steps`` steps instead.
         **values: anything that can be pickled: epoch, step, position in the data, callbacks' state.
 
     Attributes:
@@ -207,7 +207,7 @@ class Commits(keras.callbacks.Callback):
 
 
 def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState) -> Result:
-    """Call ``function(state)``, anew after each loss or change of ranks, until it returns.
+    """Call ``function(state)``, again after each loss or change of ranks, until it returns.
 
     Whenever it is called all ranks hold the same commit (or none has one: the run begins), and ``state.world`` says
     what rank this is of how many. In a world that is not elastic it is just called.

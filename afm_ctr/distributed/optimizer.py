@@ -128,7 +128,7 @@ def _subclass(plain: Any, world: World) -> Any:
         # keras.optimizers.LossScaleOptimizer does this to what it is put around, and nothing else says that it is.
         if name == "loss_scale_factor" and value is None and getattr(self, _READY, False):
             raise UserError(
-                f"loss scaling around a wrapped optimizer would look at one rank's gradients alone; put it inside: "
+                f"loss scaling around a wrapped optimizer would look at one rank's gradients only; put it inside: "
                 f"wrap_optimizer(keras.optimizers.LossScaleOptimizer({plain.__name__}(...)), world)"
             )
         plain.__setattr__(self, name, value)

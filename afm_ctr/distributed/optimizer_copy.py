@@ -52,7 +52,7 @@ class _Copier:
         tracker = source._tracker
         listed = []
         for name, value in vars(source).items():
-            if name == "_tracker" or name.startswith("_self_"):  # bookkeeping, done anew as attributes are set
+            if name == "_tracker" or name.startswith("_self_"):  # bookkeeping, done again as attributes are set
                 continue
             setattr(made, name, self._value(value, type(source).__name__, name))
             if getattr(value, "tracker", None) is tracker:

@@ -1,4 +1,4 @@
-"""Who is still there: a line of talk between the ranks beside the exchange.
+"""Who is still there: messages between the ranks, outside the exchange.
 
 When an exchange fails or hangs, Horovod cannot say because of whom. Here every rank tells rank 0 once a second where
 it is, and rank 0 tells everybody. A rank that is killed drops its connection, one that is stopped falls silent, one
@@ -24,7 +24,7 @@ from typing import Any
 from afm_ctr.distributed.world import World
 
 _EVERY = 1.0
-_SILENT = 5.0  # seconds without a word: no rank is that busy, its thread of talk does nothing else
+_SILENT = 5.0  # seconds without a word: no rank is that busy, its thread of messages does nothing else
 _PATIENCE = 4.0  # how long a failure waits for its explanation
 _LINE = 1 << 20  # bytes: more than the table of thousands of ranks takes
 _HELLO = 10.0  # seconds that a stranger has to say who it is
@@ -45,7 +45,7 @@ class _Member:
 class PeerMonitor:
     """Keeps track of the other ranks of a job; a single process has none to keep track of.
 
-    All ranks make it together. Ranks that cannot be reached over TCP are left out of what is told.
+    All ranks make it together. Ranks that cannot be reached over TCP are left out of what it reports.
 
     Args:
         world: the ranks.
@@ -110,8 +110,8 @@ class PeerMonitor:
             known = sorted(self._members.items())
             chief = self._members.get(0)
         # What is heard of the others comes through rank 0: while it is silent nothing can be said of them.
-        told = now if chief is None else chief.heard
-        silence = {rank: (told if rank else now) - m.heard for rank, m in known}
+        last = now if chief is None else chief.heard
+        silence = {rank: (last if rank else now) - m.heard for rank, m in known}
         ended = [f"rank {rank} on {m.host} failed: {m.words}" for rank, m in known if m.words]
         ended += [
             f"rank {rank} on {m.host} has ended without a word: killed, perhaps by the system for want of memory"
@@ -137,7 +137,7 @@ class PeerMonitor:
         few = sorted(groups.items(), key=lambda group: len(group[1]))
         return ", ".join(f"rank {', '.join(map(str, ranks))} at {place}" for place, ranks in few)
 
-    # -- talk: JSON objects, one a line ---------------------------------------------------------------------------
+    # -- messages: JSON objects, one a line ------------------------------------------------------------------------
 
     def _run(self, work: Callable[..., None], *arguments: Any) -> None:
         def quietly() -> None:
@@ -216,7 +216,7 @@ class PeerMonitor:
         for one in receivers:
             with contextlib.suppress(OSError):  # a stopped rank reads nothing: what does not fit its buffer is lost
                 if one.send(data, socket.MSG_DONTWAIT) < len(data):
-                    one.shutdown(socket.SHUT_WR)  # no use in going on behind half a line
+                    one.shutdown(socket.SHUT_WR)  # nothing can follow half a line
 
     def _join(self, chief: dict[str, Any]) -> None:
         """The other ranks: find rank 0, speak once a second, hear of the rest."""

@@ -1,7 +1,7 @@
 """Where the ranks of an elastic job meet: at its start, and again whenever a rank was lost or hosts changed.
 
 The launcher keeps a small HTTP store that is emptied before each meeting. Horovod itself asks there for a new rank as
-it starts anew, and then waits for the others within Gloo's timeout; what goes wrong in either aborts the process. So
+it starts again, and then waits for the others within Gloo's timeout; what goes wrong in either aborts the process. So
 ranks ask here, in Python, and start Horovod only once all of them have arrived: a newcomer may take its time to load.
 """
 
@@ -22,7 +22,7 @@ from afm_ctr.errors import RunError
 
 ELASTIC = "HOROVOD_ELASTIC"
 _SLOT = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")  # in the launcher's order
-_PATIENCE = 60.0  # seconds to wait for ranks that the launcher has promised, before asking it anew
+_PATIENCE = 60.0  # seconds to wait for ranks that the launcher has promised, before asking it again
 _STOPPED_AFTER = 5.0
 _TRIES = 20
 _LARGEST = 1 << 16  # bytes of an answer

@@ -55,7 +55,7 @@ class Watchdog(keras.callbacks.Callback):
         self._thread: threading.Thread | None = None
 
     def beat(self, step: int | None = None) -> None:
-        """Something was done: the time starts anew. ``step`` is the last finished one, for the message."""
+        """Something was done: the time starts again. ``step`` is the last finished one, for the message."""
         if step is not None:
             self._step = step
             self._allowed = self.timeout

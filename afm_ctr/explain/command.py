@@ -34,9 +34,9 @@ def explain(
     max_rows: int = 20_000,
     which: Which = "best",
 ) -> Explanation:
-    """Which pairs of slots matter: what the logit loses without a pair, beside the pair's share of attention.
+    """Which pairs of slots matter: what the logit loses without a pair, next to the pair's share of attention.
 
-    The effect is exact: the pair is taken out and the softmax runs over the others. Attention is shown beside it
+    The effect is exact: the pair is taken out and the softmax runs over the others. Attention is shown next to it
     because a large share of a product that is near zero, or always the same, does nothing to the ranking of rows.
 
     Args:
@@ -45,8 +45,8 @@ def explain(
         split: which split of it.
         row: explain this row of the split (from 0, in file order) alone.
         output: folder for tables (CSV), pictures (PNG) and one page with all of it (HTML); None writes nothing.
-        requests: explain so many rows one by one too, the first of the split; not with ``row``.
-        max_rows: at most so many rows, the first of the split.
+        requests: explain this many rows one by one too, the first of the split; not with ``row``.
+        max_rows: at most this many rows, the first of the split.
         which: ``best`` or ``latest`` checkpoint.
 
     Raises:

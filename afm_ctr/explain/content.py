@@ -22,7 +22,7 @@ from afm_ctr.schema import (
 
 
 def describe_slot(schema: ResolvedSchema, slot: Slot, feature_id: int, value: float) -> str:
-    """The word, the bucket or the number behind an id and a value; a hash is told by its number alone."""
+    """The word, the bucket or the number behind an id and a value; a hash has only its number."""
     if feature_id == 0:
         return "absent"
     owner = next(r for r in schema.ranges if r.start <= feature_id < r.start + r.size)

@@ -1,4 +1,4 @@
-"""An explanation as one page of HTML that needs nothing beside itself."""
+"""An explanation as one page of HTML that needs nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far attention weights may be trusted: their ranking beside that by effect, in figures and in plain words."""
+"""How far attention weights may be trusted: their ranking next to that by effect, in figures and in plain words."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     python -I clean_process.py SAVED_MODEL REQUESTS ANSWERS
 
 REQUESTS is a pickled list of (signature, inputs by name); ANSWERS becomes a pickled dict, see :func:`inspect`. Needs
-TensorFlow and NumPy alone: what works here works wherever TensorFlow is.
+TensorFlow and NumPy only: what works here works wherever TensorFlow is.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import tensorflow as tf
 _FIRST, _SECOND, _THIRD = 0x0A, 0x12, 0x1A
 _LENGTH = 4  # bytes of a length at most: below 2**28
 _VARINT = 10  # bytes of an id at most
-_REST = 1 << 14  # bytes of the label, the key and whatever else lies beside ids and values
+_REST = 1 << 14  # bytes of the label, the key and whatever else lies next to ids and values
 
 
 class Parsed(NamedTuple):

@@ -129,11 +129,11 @@ class _Job:
     def _read_pairs(self) -> str:
         path = self._folder / "assets.extra" / "pairs.json"
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            self._slots, self._pairs = len(told["slots"]), len(told["pairs"])
-            inside = all(0 <= slot < self._slots for pair in told["pairs"] for slot in pair["slots"])
-            schema_id = told["schema_id"]
-            self._unwarmed = told.get("warmup") == "none"
+            described = json.loads(path.read_text(encoding="utf-8"))
+            self._slots, self._pairs = len(described["slots"]), len(described["pairs"])
+            inside = all(0 <= slot < self._slots for pair in described["pairs"] for slot in pair["slots"])
+            schema_id = described["schema_id"]
+            self._unwarmed = described.get("warmup") == "none"
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _Failed(f"{path}: {type(error).__name__}: {error}") from error
         if not inside:

@@ -17,7 +17,7 @@ from afm_ctr.schema import (
     column_of,
 )
 
-# Decimal text alone: what Python or C would also read (hexadecimal, nan, inf, 1_000) is bad on every path.
+# Decimal text only: what Python or C would also read (hexadecimal, nan, inf, 1_000) is bad on every path.
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 # Eighteen digits always fit int64.
 WHOLE = r"[0-9]{1,18}"

@@ -56,7 +56,7 @@ def _layout_minutes(texts: tf.Tensor, form: str) -> tuple[tf.Tensor, tf.Tensor]:
     }
     if "y" in found:
         found["Y"] = found["y"] + tf.where(found["y"] < 69, np.int64(2000), np.int64(1900))
-    # Of a date that is told in part only the told part is read; 2000 has a 29 February.
+    # Of a date that is given in part only that part is read; 2000 has a 29 February.
     absent = {"Y": 2000, "m": 1, "d": 1, "H": 0, "M": 0, "S": 0}
     return _moment([found.get(letter, tf.fill(tf.shape(texts), np.int64(v))) for letter, v in absent.items()], ok)
 

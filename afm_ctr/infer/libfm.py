@@ -37,7 +37,7 @@ def libfm_fields(rows: Sequence[bytes], path: str) -> tuple[list[str], list[dict
     if len(largest.lstrip(b"0")) > 10 or int(largest) >= _LARGEST:
         raise UserError(
             f"{path}: has the id {_short(largest)}, and ids number the rows of a table, from 0 to {_LARGEST - 1}; "
-            "number them anew, or hash them and keep the remainder by the number of rows wanted"
+            "renumber them, or hash them and keep the remainder by the number of rows wanted"
         )
     ids = np.array([int(text) for text in texts], np.int64)
     sizes = np.array([row.count(b":") for row in rows])

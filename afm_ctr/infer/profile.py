@@ -44,8 +44,8 @@ class Profile:
         name: as a schema calls it.
         header: as the log calls it.
         cells: bytes of every row; b"" = missing.
-        counts: of the cells that are not missing (white space alone is missing only where the column is numbers).
-        auc: how well the column alone orders the labels, 0.5 … 1; ``None``: cannot be told.
+        counts: of the cells that are not missing (white space only is missing only where the column is numbers).
+        auc: how well the column alone orders the labels, 0.5 … 1; ``None``: not known.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Profile:
 
     @cached_property
     def blank(self) -> int:
-        """Cells of white space alone."""
+        """Cells of white space only."""
         return sum(count for cell, count in self.counts.items() if not cell.strip())
 
     @property

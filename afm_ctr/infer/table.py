@@ -31,7 +31,7 @@ class Table:
         columns: what each is called by a schema and by the log.
         cells: of each column by its name, the cells of every row.
         rejects: sampled lines that are no rows, by reason.
-        total: rows of all files together; ``None``: cannot be told.
+        total: rows of all files together; ``None``: not known.
     """
 
     paths: tuple[str, ...]

@@ -31,7 +31,7 @@ def flow(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    # What cannot be printed, YAML wants escaped; and it does not know JSON's pairs of surrogates.
+    # What cannot be printed, YAML needs escaped; and it does not know JSON's pairs of surrogates.
     return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in json.dumps(text, ensure_ascii=False))
 
 

@@ -64,7 +64,7 @@ def _layout(slots: int, pairs: tuple[tuple[int, int], ...]) -> _Layout:
 
 
 def block_rows(slots: int, k: int, t: int, block_bytes: int | None = None) -> int:
-    """How many rows are computed at a time, so that a tensor of a block takes no more than so many bytes.
+    """How many rows are computed at a time, so that a tensor of a block takes no more than a number of bytes.
 
     Args:
         slots: F.

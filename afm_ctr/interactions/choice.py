@@ -38,8 +38,8 @@ def uses_fused(dtype: tf.DType, slots: int = 2, k: int = 1, t: int = 1, by_slot:
         return False
     reason = native.why_not(slots, k, t, by_slot)
     if wanted == "fused" and reason:
-        mend = "leave it out" if native.uses_gpu() else f"build it by `{native.BUILD}`"
-        raise UserError(f"{POOLING}=fused, but: {reason}; {mend}")
+        remedy = "leave it out" if native.uses_gpu() else f"build it by `{native.BUILD}`"
+        raise UserError(f"{POOLING}=fused, but: {reason}; {remedy}")
     return not reason
 
 
@@ -59,7 +59,7 @@ def training_attentional_pooling(
 ) -> tf.Tensor:
     """The pooled vectors of :func:`attentional_pooling`, with its arguments, in the form for training.
 
-    ``network_dtype`` is that of :func:`blocked_attentional_pooling`: the fused op knows float32 alone.
+    ``network_dtype`` is that of :func:`blocked_attentional_pooling`: the fused op knows float32 only.
     """
     options = {"scale_by_pairs": scale_by_pairs, "by_slot": by_slot, "dropout": dropout}
     same = network_dtype in (None, u.dtype)

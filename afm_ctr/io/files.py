@@ -1,6 +1,6 @@
 """Local files and folders that are either whole or not there: written to a temporary one, synced, then renamed.
 
-Temporary files stand beside their target as ``.tmp-<hex>-<name>``. They are created exclusively and never through a
+Temporary files stand next to their target as ``.tmp-<hex>-<name>``. They are created exclusively and never through a
 symbolic link, so nobody can put one there first; their mode follows the umask.
 """
 

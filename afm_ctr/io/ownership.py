@@ -31,7 +31,7 @@ def why_not_ours(path: str | os.PathLike[str], trusted: Iterable[int] = ()) -> s
         return why
     digest = file.with_name(file.name + DIGEST_SUFFIX)
     if not digest.is_file():
-        return f"{file} has no digest beside it ({digest.name})"
+        return f"{file} has no digest next to it ({digest.name})"
     if digest.is_symlink() or digest.stat().st_uid not in owners:
         return f"{digest} does not belong to this user or root"
     if digest.read_text(encoding="ascii", errors="replace").strip() != sha256_of(file):
@@ -61,7 +61,7 @@ def adopt(path: str | os.PathLike[str]) -> None:
 
 
 def record_digest(path: str | os.PathLike[str]) -> None:
-    """Close a file that was built to other users' writing, and write its SHA-256 beside it."""
+    """Close a file that was built to other users' writing, and write its SHA-256 next to it."""
     file = Path(path)
     file.chmod(file.stat().st_mode & ~0o022)
     digest = file.with_name(file.name + DIGEST_SUFFIX)

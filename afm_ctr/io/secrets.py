@@ -1,6 +1,6 @@
 """Secrets in command lines: masked before they reach a file, a page or a message.
 
-What looks like one is told by its name: ``--s3_secret_access_key=…``, ``--password …``, ``token=…``, the user part of
+It is recognised by its name: ``--s3_secret_access_key=…``, ``--password …``, ``token=…``, the user part of
 ``https://user:password@host``, and the values of environment variables with such names.
 """
 

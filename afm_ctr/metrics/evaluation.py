@@ -29,7 +29,7 @@ class Evaluation:
     ========================  =================================================================
     loss, label               metrics
     ========================  =================================================================
-    log, binary               AUC, group AUC, log loss beside that of a constant, RMSE of the
+    log, binary               AUC, group AUC, log loss next to that of a constant, RMSE of the
                               probability, calibration
     squared, binary           AUC, group AUC, RMSE on the -1/+1 scale of that loss
     squared, real             RMSE in the label's unit

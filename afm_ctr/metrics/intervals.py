@@ -93,7 +93,7 @@ def ratio_interval(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> In
 
 
 def wilson(share: float, trials: float) -> Interval:
-    """A share of so many independent trials with Wilson's score interval, which stays inside [0, 1].
+    """A share of this many independent trials with Wilson's score interval, which stays inside [0, 1].
 
     Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927. Of weighted rows
     the trials are :func:`effective_rows`.

@@ -80,7 +80,7 @@ class LogLoss(_Mean):
 class RMSE(_Mean):
     """Root of the weighted mean squared difference between targets and predictions, in the targets' unit.
 
-    The squared loss trains on -1/+1 for binary labels (Xiao et al. 2017, section 3.3); RMSE on that scale wants
+    The squared loss trains on -1/+1 for binary labels (Xiao et al. 2017, section 3.3); RMSE on that scale needs
     the targets on it too: ``rmse.update(signed(labels), scores)``.
     """
 

@@ -242,7 +242,7 @@ class CTRModel(keras.Model):
             optimizer = optimizers.build(optimizer)
         if self.table.placement == "sharded" and not isinstance(optimizer, optimizers.RowOptimizer):
             raise UserError(
-                f"a sharded table wants an optimizer that steps rows: {', '.join(optimizers.names())}, of "
+                f"a sharded table needs an optimizer that steps rows: {', '.join(optimizers.names())}, of "
                 "afm_ctr.optimizers"
             )
         if isinstance(optimizer, str) or distributed.world_of(optimizer) is None:
@@ -256,7 +256,7 @@ class CTRModel(keras.Model):
             x: :class:`afm_ctr.FrameData` (``batch_size``, 1,024 by default, and ``shuffle`` apply), a
                 :class:`afm_ctr.Reader`, whose order of an epoch follows from its seed and the epoch, a
                 ``tf.data.Dataset`` of batches as :meth:`call` takes them with ``label`` and perhaps ``weight``, or of
-                ``(x, label[, weight])``; or arrays: a dict of ``feature_ids`` and ``feature_vals``, or ids alone,
+                ``(x, label[, weight])``; or arrays: a dict of ``feature_ids`` and ``feature_vals``, or ids only,
                 whose values are then 1.
             y: labels ``[n]``, where ``x`` are arrays.
             **kwargs: of ``keras.Model.fit``; ``validation_data`` may be of the first two too.
@@ -376,7 +376,7 @@ class CTRModel(keras.Model):
 
 
 def _batches(x: Any, arguments: dict[str, Any], shuffle: bool = False, epochs: int | None = None) -> Any:
-    """Rows in memory, or a reader's, as batches, for which Keras wants no batch size and no shuffle of its own."""
+    """Rows in memory, or a reader's, as batches, for which Keras needs no batch size and no shuffle of its own."""
     if not hasattr(x, "as_dataset"):
         return x
     arguments["shuffle"] = False  # of Keras: these batches come in their order
@@ -399,7 +399,7 @@ def as_batch(data: Any) -> dict[str, tf.Tensor]:
     x, label, weight = (data, None, None) if isinstance(data, Mapping) else keras.utils.unpack_x_y_sample_weight(data)
     if not isinstance(x, Mapping):
         if not tf.is_tensor(x) or x.shape.rank != 2:
-            raise UserError("x must be a dict of feature_ids and feature_vals, both [batch, slots], or ids alone")
+            raise UserError("x must be a dict of feature_ids and feature_vals, both [batch, slots], or ids only")
         x = {"feature_ids": tf.cast(x, tf.int64), "feature_vals": tf.ones_like(x, tf.float32)}
     batch = {**x, **{name: value for name, value in (("label", label), ("weight", weight)) if value is not None}}
     for name in ("label", "weight"):

@@ -34,7 +34,7 @@ class DeepAFMOptions(AFMOptions):
 
 
 class DeepAFM(AFM):
-    """The paper's attention over pairs, but pooled for each slot apart, and read by a network beside the projection.
+    """The paper's attention over pairs, but pooled for each slot apart, and read by a network next to the projection.
 
     With the attention a_ij of :class:`AFM` and n the number of present pairs::
 
@@ -47,7 +47,7 @@ class DeepAFM(AFM):
     ``normalise`` brings the F·k numbers of a row to mean 0 and variance 1 before the network reads them (layer
     normalisation without gain and offset), so a strong L2 penalty on the vectors does not starve it. It helps where
     ids are seen often; where most are rare it lets their noise through, and a penalty that keeps their products
-    near 0 is better. Unlike batch normalisation it is a function of the row alone: any number of ranks computes
+    near 0 is better. Unlike batch normalisation it is a function of the row only: any number of ranks computes
     the same.
 
     References:

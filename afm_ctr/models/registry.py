@@ -21,7 +21,7 @@ _registered: dict[str, type[Interaction]] = {}
 
 
 def register(name: str, model: type[Interaction]) -> None:
-    """Make a model known in this process alone, for a notebook or a test; a package uses the entry point group.
+    """Make a model known in this process only, for a notebook or a test; a package uses the entry point group.
 
     Raises:
         UserError: if there is a model of that name already.

@@ -33,7 +33,7 @@ def cache() -> Path:
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """NVRTC: from a wheel beside this package, else where the dynamic linker looks; None if there is none."""
+    """NVRTC: from a wheel next to this package, else where the dynamic linker looks; None if there is none."""
     wheels = [Path(entry) / "nvidia" / folder for entry in sys.path for folder in _FOLDERS]
     files = [str(file) for folder in wheels for file in sorted(folder.glob("libnvrtc.so.*"))]
     for name in (*files, *_NAMES):

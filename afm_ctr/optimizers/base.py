@@ -27,7 +27,7 @@ _HARMLESS = {"ema_momentum", "ema_overwrite_frequency"}
 
 
 class RowOptimizer(keras.optimizers.Optimizer):
-    """A Keras optimizer given by :meth:`rule`, whose sparse step reads and writes the batch's rows alone.
+    """A Keras optimizer given by :meth:`rule`, whose sparse step reads and writes the batch's rows only.
 
     Keras hands over a sparse gradient with repeated rows and lets each optimizer see to it; here they are added
     up first (but for :class:`MergedSlices`, in which they are), so that the step is that of the
@@ -144,7 +144,7 @@ def _bare(variable: Any) -> tf.Variable:
 
 
 def _rate(value: Any) -> Any:
-    """A learning rate as Keras wants it (an ``int`` is refused there), checked if it is a number."""
+    """A learning rate as Keras needs it (an ``int`` is refused there), checked if it is a number."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not value >= 0:
             raise ValueError(f"learning_rate must not be negative, got {value}")

@@ -64,7 +64,7 @@ class FTRL(RowOptimizer):
         moved = tf.math.divide_no_nan(
             tf.clip_by_value(linear, -bound, bound) - linear, self.beta + tf.sqrt(after) + rate * self.l2
         )
-        # A gradient whose square underflows would leave n at 0 and start the coordinate anew: it counts as zero.
+        # A gradient whose square underflows would leave n at 0 and start the coordinate again: it counts as zero.
         moves = tf.logical_and(tf.not_equal(gradient, 0), after > 0)
         moved = tf.where(moves, moved, weights)
         return moved, {"accumulator": after, "linear": tf.where(moves, linear, slots["linear"])}

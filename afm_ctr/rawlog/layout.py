@@ -34,7 +34,7 @@ def split_cells(line: bytes, delimiter: str, quote: bool, trim: bool = False) ->
         cells = line.split(delimiter.encode())
         return [cell.strip(b" ") for cell in cells] if trim else cells
     try:
-        # Latin-1 maps every byte to one character and back: the csv module wants text.
+        # Latin-1 maps every byte to one character and back: the csv module needs text.
         text = line.decode("latin-1")
         rows = list(csv.reader([text], delimiter=delimiter, strict=True, skipinitialspace=trim))
     except csv.Error as error:
@@ -65,7 +65,7 @@ def header_line(lines: LineStream, source: str) -> bytes | None:
 def column_places(spec: FeatureSchema, header: bytes | None, source: str) -> tuple[dict[str, int], int]:
     """Place of every column that a delimited log offers, and how many columns a line has.
 
-    A name that stands in the header twice has no place; only :func:`require` minds.
+    A name that stands in the header twice has no place; only :func:`require` refuses it.
 
     Args:
         header: the header line of the file, when the format has one.

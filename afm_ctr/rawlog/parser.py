@@ -19,7 +19,7 @@ from afm_ctr.rawlog.tokenizers import Cells, DelimitedCutter, LibfmCutter, Reaso
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.sidetables import SideTables
 
-# Of these not even the key can be told.
+# Of these not even the key is known.
 _UNREADABLE = {"line_too_long", "empty_line", "bad_utf8", "bad_json", "bad_quoting", "column_count"}
 
 
@@ -78,7 +78,7 @@ class ParsedLines:
 
 
 def offers(spec: FeatureSchema, header: bytes | None, column: str, source: str) -> bool:
-    """Whether a log has a column, as far as that can be told: JSON objects have those that the schema speaks of."""
+    """Whether a log has a column, as far as that is known: JSON objects have those that the schema speaks of."""
     layout = spec.format
     if layout.kind == "delimited":
         return column in column_places(spec, header, source)[0]

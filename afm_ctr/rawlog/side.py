@@ -60,7 +60,7 @@ def read_side_tables(
 
 
 def side_tables_beside(schema: str | Path, spec: FeatureSchema, find: Find = local_files) -> SideTables | None:
-    """The side tables for a schema file: the copies beside a resolved schema, else what the user's own names.
+    """The side tables for a schema file: the copies next to a resolved schema, else what the user's own names.
 
     Args:
         schema: a feature schema's file, a resolved one's, or the folder of a data set or model.

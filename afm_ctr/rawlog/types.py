@@ -53,7 +53,7 @@ def learned(schema: ResolvedSchema, column: str) -> Learned:
 def written_twice(schema: ResolvedSchema) -> list[str]:
     """Of every vocabulary that has learned a number in two forms, 5 and 5.0, a line that says so.
 
-    JSON Lines have no types of columns: a row whose id became a float beside a null is seen here at the earliest.
+    JSON Lines have no types of columns: a row whose id became a float next to a null is seen here at the earliest.
     """
     if not isinstance(schema.spec.format, JsonlFormat):
         return []

@@ -89,7 +89,7 @@ class SplitBlocks:
                 self._kept.move_to_end(block)
         if found is not None:
             return found.result()
-        # Outside the lock: others read other blocks meanwhile, and who wants this one waits for the future.
+        # Outside the lock: others read other blocks meanwhile, and who needs this one waits for the future.
         try:
             loaded = self._load(block)
         except BaseException as error:

@@ -181,7 +181,7 @@ class Manifest(Strict):
         return paths.join(data_dir, self.attempt, shard.file)
 
     def save(self, data_dir: str | os.PathLike[str]) -> None:
-        """Write ``manifest.json`` aside and rename it: with this, and not before, the data set exists."""
+        """Write ``manifest.json`` by a temporary file and a rename: with it, and not before, the data set exists."""
         head = self.model_dump(mode="json", exclude={"shards", "statistics"})
         text = json.dumps(head, indent=2).removesuffix("\n}")
         if self.statistics is not None:
@@ -194,7 +194,7 @@ class Manifest(Strict):
 
     @classmethod
     def load(cls, data_dir: str | os.PathLike[str], check_files: bool = True) -> Manifest:
-        """Read ``manifest.json`` and, unless told otherwise, compare every shard's size with it.
+        """Read ``manifest.json`` and, by default, compare every shard's size with it.
 
         Raises:
             UserError: it is not there, is broken, is of another version, or a shard is missing or of another size.

@@ -16,7 +16,7 @@ import numpy as np
 
 
 def permutation(count: int, *key: int) -> np.ndarray:
-    """A permutation of ``range(count)``, int64 [count], that depends on the key alone.
+    """A permutation of ``range(count)``, int64 [count], that depends on the key only.
 
     Random 64-bit numbers are sorted. Of numpy's random module only the raw stream of a bit generator (Philox) is
     promised never to change; ``Generator.permutation`` may change with a release, and a resumed run with it.

@@ -228,7 +228,7 @@ class Reader:
     def dataset(self, epoch: int, start_step: int = 0, columns: Collection[str] = COLUMNS) -> tf.data.Dataset:
         """Steps [start_step, steps_per_epoch) of an epoch as a ``tf.data.Dataset`` of dict batches.
 
-        Elements are those of :meth:`batch` with these columns and static shapes; reading runs beside the consumer.
+        Elements are those of :meth:`batch` with these columns and static shapes; reading runs in the background.
         An error is stored in ``error`` and raised through TensorFlow with its text marked for
         ``errors.find_user_error``.
         """
@@ -253,7 +253,7 @@ class Reader:
             supervised: elements are ``(x, label, weight)`` as ``keras.Model.fit`` takes them, ``x`` a dict of
                 ``feature_ids`` int64 ``[B, F]`` and ``feature_vals`` float32 ``[B, F]``, the others float32 ``[B]``.
                 Otherwise one dict of all of these and ``row`` int64 ``[B]``, without ``label`` in unlabelled data.
-            start: epoch and step of the first batch. A loop that ended after step s of epoch e goes on from
+            start: epoch and step of the first batch. A loop that ended after step s of epoch e continues from
                 ``(e, s + 1)`` with the batches that it would have had.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Writing a shard: framed records to a binary stream, with the digest and block offsets that the manifest wants."""
+"""Writing a shard: framed records to a binary stream, with the digest and block offsets that the manifest needs."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def _is_of_run(record: RunRecord, judged: Judged) -> bool:
 
 
 def add_config(page: Page, config: TrainConfig) -> None:
-    """Every key of the config, beside what it would be by default."""
+    """Every key of the config, next to what it would be by default."""
     page.section("Config", "What differs from the default stands out; keys without a default belong to the model.")
     given, default = (flat(one.model_dump(mode="json")) for one in (config, TrainConfig()))
     rows, marked = [], []
@@ -215,7 +215,7 @@ def add_speed(page: Page, record: RunRecord) -> None:
             }
         )
         page.paragraph(
-            "Over all ranks, steps alone: validation, checkpoints and the first step of a call, which traces, are "
+            "Over all ranks, steps only: validation, checkpoints and the first step of a call, which traces, are "
             "left out."
         )
     if record.profile is not None:

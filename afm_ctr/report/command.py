@@ -74,7 +74,7 @@ def report(
         output: the page; None: ``report.html`` in the run's folder.
         slices: the fields to slice by; None: all.
         which: ``best`` or ``latest`` checkpoint.
-        progress: told of a stage, and of rows done and rows in all (0: not known).
+        progress: called with a stage, and of rows done and rows in all (0: not known).
 
     Raises:
         UserError: no run or no checkpoint; data, split or field that was named and is not there; a foreign schema;

@@ -116,7 +116,7 @@ def histogram(predictions: np.ndarray, labels: np.ndarray | None, name: str, wei
 
 
 def dots(groups: Sequence[tuple[str, Sequence[Slice]]], overall: float, measure: str) -> Figure:
-    """Slices with an interval as dots, a panel a group, beside a line at the figure of all rows."""
+    """Slices with an interval as dots, a panel a group, next to a line at the figure of all rows."""
     count = max(len(slices) for _, slices in groups)
     with plain_labels():
         figure = Figure(figsize=(11, 0.27 * count * len(groups) + 1.6), layout="constrained")

@@ -170,7 +170,7 @@ def add_slices(page: Page, scored: ScoredSplit, slices: dict[str, list[Slice]], 
     if scored.labels is not None:
         _add_dots(page, scored, [one for of_field in slices.values() for one in of_field], measure)
     else:
-        page.paragraph("The split has no labels: the slices show the mean prediction alone.")
+        page.paragraph("The split has no labels: the slices show the mean prediction only.")
     header = ["value", "rows", "positive", measure, "95 % from", "to", "mean prediction", "observed"]
     if real or scored.labels is None:
         header.remove("positive")

@@ -22,7 +22,7 @@ class RunRecord:
 
     Attributes:
         folder: the run's.
-        config: what it was told.
+        config: its options.
         run: ``run.json``.
         history: an object an epoch, see ``history.jsonl``; empty before the end of the first.
         profile: ``profile.json``, where a profile was taken.

@@ -34,7 +34,7 @@ class ScoredSplit:
         weights: float32 ``[n]``, > 0.
         figures: those of ``evaluate``, see :meth:`afm_ctr.metrics.Evaluation.result`; None without labels.
         group_interval: of the group AUC; None where there is none.
-        sampled: int64 ``[m]``, the rows whose cells are kept: every so many.
+        sampled: int64 ``[m]``, the rows whose cells are kept: every n-th.
         slots: of the schema, whose cells are kept.
         ids: int32 or int64 ``[m, len(slots)]``.
         values: float32 ``[m, len(slots)]``.
@@ -95,8 +95,8 @@ def score_split(
     Args:
         model: the run's.
         reader: of the split, with ``shuffle=False``, one rank.
-        slots: whose cells are kept, of every row or, where that would take too much memory, of every so many.
-        progress: told how many rows are done.
+        slots: whose cells are kept, of every row or, where that would take too much memory, of every n-th.
+        progress: called with how many rows are done.
 
     Raises:
         UserError: a damaged record, or scores that are not finite.

@@ -45,7 +45,7 @@ class VocabularySpace(Strict):
 
     Attributes:
         min_count: a value seen less often in the train split gets no row.
-        top: of those left, only so many of the most frequent get one; of equally frequent ones the first by bytes.
+        top: of those left, only this many of the most frequent get one; of equally frequent ones the first by bytes.
         oov: rows shared by unknown values, over which they are spread by Fingerprint64.
         capacity: rows kept for values, so that later ones find room; ``None``: as many as there are now.
     """
@@ -155,7 +155,7 @@ def _one_space(field: CategoricalField | CrossField) -> list[Problem]:
     if field.encoding is None and field.space is None:
         return [Problem(("encoding",), "must be given (or `space`, the name of a shared id space)")]
     if field.encoding is not None and field.space is not None:
-        return [Problem(("space",), "must not stand beside `encoding`; keep one of the two")]
+        return [Problem(("space",), "must not be given with `encoding`; keep one of the two")]
     return []
 
 

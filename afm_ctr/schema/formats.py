@@ -199,7 +199,7 @@ class Label(Strict):
                     [Problem((key,), "belongs to a binary label; remove it or say `kind: binary`") for key in given]
                 )
         elif self.negative is None and self.positive != ("1",):
-            raise Problems([Problem(("negative",), 'must be given beside `positive`; "*" means every other text')])
+            raise Problems([Problem(("negative",), 'must be given with `positive`; "*" means every other text')])
         elif isinstance(self.negative, tuple) and (both := sorted(set(self.negative) & set(self.positive))):
             raise Problems([Problem(("negative",), f"{both[0]!r} is positive too; keep it in one list")])
         return self

@@ -36,7 +36,7 @@ def resolve(spec: FeatureSchema, analysis: Analysis, parent: ResolvedSchema | No
 
     Without a parent the spaces get their ranges in the order of the fields. With one, everything that the parent
     decided stays: ids never move, statistics and boundaries are the parent's, vocabularies keep their entries. New
-    vocabulary entries (what ``min_count`` and ``top`` let through, in these data alone) go behind the old ones,
+    vocabulary entries (what ``min_count`` and ``top`` let through, in these data only) go behind the old ones,
     inside the capacity and beyond it into a further range at the end of the table; so do declared ids whose size has
     grown. Where nothing new appears the parent itself is returned.
 

@@ -215,7 +215,7 @@ def vocabulary_bytes(entries: tuple[bytes, ...]) -> bytes:
 
 
 def derived_statistics(spec: FeatureSchema) -> set[str]:
-    """Numeric fields whose statistics follow from the schema alone (the file need not repeat them)."""
+    """Numeric fields whose statistics follow from the schema only (the file need not repeat them)."""
     return {f.name for f in spec.fields if isinstance(f, NumericField) and not needs_statistics(f)}
 
 

@@ -81,10 +81,10 @@ def make_logs(
     """Write ``rows`` lines of Criteo-shaped logs whose truth is known, in flat memory.
 
     The lines depend on (seed, malformed, ctr) alone: shorter logs are a prefix of longer ones, whatever the block
-    size. Beside the logs, ``<path>.truth.json`` names the planted pairs and gives their scores.
+    size. Next to the logs, ``<path>.truth.json`` names the planted pairs and gives their scores.
 
     Args:
-        path: gzip when it ends in ``.gz``. Written aside and renamed.
+        path: gzip when it ends in ``.gz``. Written to a temporary file and renamed.
         rows: number of lines, malformed ones included.
         seed: 0 or more.
         malformed: share of lines that are broken, by turns of a coin: too few columns, a number that is none, a label

@@ -22,7 +22,7 @@ COLUMNS = [f"I{i + 1}" for i in range(INTEGERS)] + [f"C{i + 1}" for i in range(C
 # of Philox yields, so that one may enter its stream at any row.
 WORDS = CELLS + 1
 LARGEST_INTEGER = 9_999_999
-_EFFECT_ROWS = 4096  # main effects of a column repeat after so many ids; what is rarer could not be learnt anyway
+_EFFECT_ROWS = 4096  # main effects of a column repeat after this many ids; what is rarer could not be learnt anyway
 
 # (share of missing cells, median, spread): the logarithm of a value is logistic, hence the heavy tail.
 _INTEGER_SHAPES: list[tuple[float, float, float]] = [

@@ -1,4 +1,4 @@
-"""Training and evaluation: Keras ``fit`` in a form that can stop and go on at any step, on any number of ranks."""
+"""Training and evaluation: Keras ``fit`` in a form that can stop and resume at any step, on any number of ranks."""
 
 from __future__ import annotations
 

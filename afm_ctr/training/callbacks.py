@@ -170,7 +170,7 @@ def deciders(config: TrainConfig) -> dict[str, Any]:
 class EpochHistory(keras.callbacks.Callback):
     """One object an epoch, also as ``history.jsonl`` when a path is given (on one rank only).
 
-    The file is written anew from the state each time: a run resumed from an earlier checkpoint leaves no doubles.
+    The file is written again from the state each time: a run resumed from an earlier checkpoint leaves no doubles.
     """
 
     def __init__(self, path: Path | None = None) -> None:

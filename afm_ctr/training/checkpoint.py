@@ -260,7 +260,7 @@ class Snapshot:
             position: the step that comes next.
             schema_id: id of the resolved schema of the data.
             state: whatever else, as JSON can hold it.
-            extra: arrays beside the variables (running metric sums).
+            extra: arrays next to the variables (running metric sums).
             rows_per_file: rows of a table in one file.
         """
         groups, columns = split_variables(model)

@@ -31,7 +31,7 @@ class CheckpointManager:
     Args:
         folder: holds ``step-…/`` and ``best.json``, which names the best by its step.
         keep: how many of the last ones stay.
-        warn: told, in one line, of a damaged checkpoint that is passed over.
+        warn: called with one line for a damaged checkpoint that is passed over.
     """
 
     def __init__(self, folder: Path, keep: int = 3, warn: Callable[[str], None] = lambda text: None) -> None:
@@ -51,7 +51,7 @@ class CheckpointManager:
         return sorted(int(match.group(1)) for match in found if match)
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, None on an empty shelf; a damaged one is told of and passed over.
+        """The newest checkpoint that is whole, None on an empty shelf; a damaged one is reported and passed over.
 
         Raises:
             UserError: there are checkpoints and all of them are damaged.
@@ -63,7 +63,7 @@ class CheckpointManager:
             except DamagedCheckpoint as error:
                 self._warn(f"the checkpoint of step {step} is damaged ({error}): going back to the one before it")
         if steps:
-            raise UserError(f"{self.folder}: every checkpoint is damaged; train anew with another --model-dir")
+            raise UserError(f"{self.folder}: every checkpoint is damaged; train again with another --model-dir")
         return None
 
     def best(self) -> Checkpoint | None:
@@ -170,7 +170,7 @@ class CheckpointManager:
         remove_temporaries(self.folder)
 
     def rewind(self, step: int, best: dict[str, Any] | None) -> None:
-        """Forget what came after ``step``: the run goes on from there and will write those steps again."""
+        """Forget what came after ``step``: the run continues from there and will write those steps again."""
         self._remove(later for later in self.steps() if later > step)
         self.mark_best(best)
 
@@ -182,7 +182,7 @@ class CheckpointManager:
 class Saver:
     """Writes checkpoints in a thread of its own, one at a time. Rank 0 has the only one that is used.
 
-    A failure to write is told by the next call, or by :meth:`settle` at the run's end: the training goes on until
+    A failure to write is raised by the next call, or by :meth:`settle` at the run's end: the training continues until
     then, and the checkpoint before it stays.
 
     Args:

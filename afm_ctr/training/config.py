@@ -21,7 +21,7 @@ METRICS: dict[str, Literal["max", "min"]] = {
     "log_loss": "min",
     "rmse": "min",
 }
-# What a resumed run may be told anew; everything else would make it another run.
+# The options that a resumed run may change; everything else would make it another run.
 MAY_CHANGE = frozenset(
     {
         "epochs",
@@ -67,7 +67,7 @@ class OptimizerConfig(Named):
         learning_rate: for any number of ranks: it is never scaled.
         warmup_steps: over which the learning rate rises to its value in a straight line.
         decay: how it falls from there, to 0 at the end of the last epoch (or at ``max_steps``): in a straight line or
-            along half a cosine; ``null``: it does not. A resumed run that is told another end takes that end's rates.
+            along half a cosine; ``null``: it does not. A resumed run that gets another end takes its rates.
     """
 
     name: str = Field(default="adam", min_length=1)
@@ -126,7 +126,7 @@ class CheckpointConfig(Strict):
 
     Attributes:
         every_steps: steps from one checkpoint to the next.
-        keep: the newest so many stay; that of the best epoch stays too.
+        keep: this many of the newest stay; that of the best epoch stays too.
     """
 
     every_steps: int = Field(default=500, ge=1)
@@ -134,13 +134,13 @@ class CheckpointConfig(Strict):
 
 
 class ElasticConfig(Strict):
-    """How often a job whose ranks may come and go commits: about every so many seconds, or exactly every few steps.
+    """How often a job whose ranks may come and go commits: about every few seconds, or exactly every few steps.
 
     A commit is a copy in host memory; what came after the last one is done again when a rank is lost.
 
     Attributes:
         commit_seconds: about this long from one commit to the next.
-        commit_steps: exactly so many steps instead.
+        commit_steps: exactly this many steps instead.
     """
 
     commit_seconds: float = Field(default=5.0, ge=0)
@@ -162,12 +162,12 @@ class TableConfig(Strict):
 
 
 class Expiry(Strict):
-    """When a run that continues another forgets rows: those unseen for more than so many days, runs or steps.
+    """When a run that continues another forgets rows: those unseen for more than N days, runs or steps.
 
     Attributes:
-        unseen_days: since a run that began within so many days, no batch held the row.
-        unseen_runs: no batch of the last so many runs did.
-        unseen_steps: no batch of the last so many steps did.
+        unseen_days: since a run that began within N days, no batch held the row.
+        unseen_runs: no batch of the last N runs did.
+        unseen_steps: no batch of the last N steps did.
     """
 
     unseen_days: int | None = Field(default=None, ge=1)
@@ -186,7 +186,7 @@ class Expiry(Strict):
 
 
 class DriftCheckConfig(Strict):
-    """Compare the ranks' variables every so many steps.
+    """Compare the ranks' variables every few steps.
 
     Attributes:
         every_steps: steps from one comparison to the next.
@@ -218,7 +218,7 @@ class TrainConfig(Strict):
         optimizer: which optimizer, and its arguments.
         batch_size: rows of a step, over all ranks together.
         epochs: passes over the split that is trained on.
-        max_steps: ends the run after so many steps in all.
+        max_steps: ends the run after this many steps in all.
         seed: of initial values, order and dropout.
         shuffle: whether the order of the rows is another one in each epoch.
         train_split: what is trained on.

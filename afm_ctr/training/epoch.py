@@ -31,7 +31,7 @@ class EpochEnds:
         reader: of the train split.
         world: the ranks; all of them must make the calls.
         history: file of the epochs' figures, on rank 0.
-        say: told of metrics that are not defined.
+        say: called with a line for metrics that are not defined.
 
     Attributes:
         history: the figures of all epochs.
@@ -138,7 +138,7 @@ class EpochEnds:
 
 
 class Speed:
-    """Seconds and rows of the steps alone: validation, checkpoints and a call's first step are left out.
+    """Seconds and rows of the steps only: validation, checkpoints and a call's first step are left out.
 
     Attributes:
         seconds: of training in this call.
@@ -155,7 +155,7 @@ class Speed:
         self._since = time.monotonic() if counts else None
 
     def step(self, rows: int) -> None:
-        """A step over so many rows has just ended."""
+        """A step over this many rows has just ended."""
         if self._since is None:
             return
         seconds = time.monotonic() - self._since
@@ -187,7 +187,7 @@ class Speed:
         return {"seconds": self.epoch_seconds, "rows": self._epoch_rows}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`get_state` left off."""
+        """Continue where :meth:`get_state` left off."""
         self.epoch_seconds, self._epoch_rows = state["seconds"], state["rows"]
 
 
@@ -216,7 +216,7 @@ class RunningSums:
         return {name: total.numpy() for name, total in zip(variables, totals, strict=True)}
 
     def take_up(self, sums: dict[str, np.ndarray]) -> None:
-        """Go on from these, once the epoch begins."""
+        """Continue from these, once the epoch begins."""
         self._waiting = dict(sums)
 
     def begin_epoch(self) -> None:

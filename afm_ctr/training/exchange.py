@@ -66,7 +66,7 @@ def choose_exchange(
 ) -> list[TableExchange]:
     """Choose the form for each table, tell its variables, and say it in a line a table.
 
-    The first batches of the first epoch are counted, whatever step the run goes on at: so the choice is the same in
+    The first batches of the first epoch are counted, whatever step the run resumes at: so the choice is the same in
     every session with as many ranks. All ranks must call it; all get the same.
 
     Args:

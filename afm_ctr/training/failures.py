@@ -33,7 +33,7 @@ def explain_failure(
     if _out_of_memory(error):
         return RunError(
             f"out of memory ({_what_was_wanted(error)}): lower batch_size or the number of ranks a machine; the same "
-            f"command goes on from the last checkpoint in {folder}"
+            f"command resumes from the last checkpoint in {folder}"
         )
     lost = find_lost_rank(error)
     if lost is None:
@@ -59,6 +59,6 @@ def _what_was_wanted(error: BaseException) -> str:
 def unwritable(run: str | Path, error: OSError) -> UserError:
     """What to say of a run's folder that does not take a file."""
     return UserError(
-        f"cannot write the run in {run}: {error}; every checkpoint there is whole, so the same command goes on once "
+        f"cannot write the run in {run}: {error}; every checkpoint there is whole, so the same command resumes once "
         "that is mended"
     )

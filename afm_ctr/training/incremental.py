@@ -26,12 +26,12 @@ _MUST_AGREE = ("model", "loss", "optimizer.name")
 
 
 def check_origin(model_dir: Path, origin: Path | None, begun: bool) -> dict[str, Any] | None:
-    """Whether the run in a folder that is taken up again continues what it is now told to continue.
+    """Whether the run in a folder that is taken up again continues what it is now asked to continue.
 
     Args:
         model_dir: of the run.
-        origin: what it is told; None for nothing.
-        begun: whether it has a checkpoint of its own, and goes on from that.
+        origin: what it is asked to continue; None for nothing.
+        begun: whether it has a checkpoint of its own, and resumes from that.
 
     Returns:
         What ``run.json`` says of it; None for nothing.
@@ -59,7 +59,7 @@ def continue_from(
 ) -> tuple[RunState, dict[str, Any], Checkpoint]:
     """Give a fresh model and its optimizer the state of another run; :func:`forget` comes next.
 
-    The position, the history, early stopping and the like begin anew; so does the learning rate. Rows that the other
+    The position, the history, early stopping and the like begin again; so does the learning rate. Rows that the other
     run's table did not have keep their initial values.
 
     Args:
@@ -67,10 +67,10 @@ def continue_from(
         model: built, with a built optimizer.
         config: of the run to be.
         schema: of its data: the other run's, or one that grew from it.
-        say: told what is done.
+        say: called with a line for what is done.
 
     Returns:
-        What :meth:`Trainer.take_up` wants, what ``run.json`` keeps of it, and the checkpoint that was restored.
+        What :meth:`Trainer.take_up` needs, what ``run.json`` keeps of it, and the checkpoint that was restored.
 
     Raises:
         UserError: no run or checkpoint there, another model, a foreign schema.
@@ -123,7 +123,7 @@ def forget(
 ) -> None:
     """Send the rows that have expired back to their initial values, where they are stored: see :func:`expire`.
 
-    All ranks must call it where tables are sharded. Where they are not, rank 0 alone does, and gives what it has
+    All ranks must call it where tables are sharded. Where they are not, only rank 0 does, and gives what it has
     to the others.
 
     Args:
@@ -132,7 +132,7 @@ def forget(
         rule: from the config.
         runs: of the chain, this one last.
         world: the ranks.
-        say: told what is done.
+        say: called with a line for what is done.
     """
     *before, now = runs
     unmarked = [table for table in tables_of(model) if not checkpoint.marks_rows(table.name)]

@@ -1,4 +1,4 @@
-"""The training run: ``fit`` epoch by epoch, able to stop and go on between any two steps."""
+"""The training run: ``fit`` epoch by epoch, able to stop and resume between any two steps."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TrainSummary:
         epochs: complete epochs.
         steps: steps since the run began.
         rows: rows of the train split.
-        resumed_from: the step that this call went on from; None if it began the run.
+        resumed_from: the step that this call resumed from; None if it began the run.
         seconds: of training in this call, validation and checkpoints left out.
         rows_per_second: trained rows a second in this call, over all ranks; None where no step but the first was.
         best: ``{"metric", "value", "epoch", "step"}``; None without validation.
@@ -95,9 +95,9 @@ def train(
     progress: Mode = "auto",
     profile: int = 0,
 ) -> TrainSummary:
-    """Train, or go on with, the run in ``model_dir``. All ranks call it with the same arguments.
+    """Train, or resume, the run in ``model_dir``. All ranks call it with the same arguments.
 
-    In an elastic job it goes on when ranks are lost, added or removed, from the last commit (``config.elastic``).
+    In an elastic job it continues when ranks are lost, added or removed, from the last commit (``config.elastic``).
     Killed between any two steps and called again, it ends with the weights of an uninterrupted run, whatever the
     number of ranks of each call; in one process bit by bit.
 
@@ -106,7 +106,7 @@ def train(
         model_dir: the run's folder; rank 0 writes it.
         config: what to do.
         world: by default that of :func:`afm_ctr.distributed.init`.
-        resume: ``auto`` goes on from the last good checkpoint if there is one; ``never`` wants an empty folder.
+        resume: ``auto`` resumes from the last good checkpoint if there is one; ``never`` needs an empty folder.
         from_checkpoint: begin with the weights of another run (its folder, or that of one of its checkpoints), whose
             schema the data's is or grew from; see :func:`afm_ctr.training.incremental.continue_from`.
         command: the command line, for ``run.json``.
@@ -140,7 +140,7 @@ def train(
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What :func:`train` was told, and its model."""
+    """The arguments of :func:`train`, and its model."""
 
     data_dir: str | Path
     model_dir: Path
@@ -352,7 +352,7 @@ def _announce(session: Trainer, resumed_from: int | None) -> None:
         epochs = counted(config.epochs, "epoch")
         say(f"training {config.model.name}{ranks}: {reader.rows:,} rows, {steps} an epoch, {epochs}")
     else:
-        say(f"going on{ranks} after step {resumed_from:,} (epoch {session.position.epoch + 1})")
+        say(f"resuming{ranks} after step {resumed_from:,} (epoch {session.position.epoch + 1})")
     rate = session.schedule.describe()
     if rate is not None:
         say(f"the learning rate {rate}")

@@ -1,4 +1,4 @@
-"""Which variables a model and its optimizer hold, told apart as a checkpoint stores them."""
+"""Which variables a model and its optimizer hold, separated as a checkpoint stores them."""
 
 from __future__ import annotations
 

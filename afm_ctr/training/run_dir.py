@@ -1,4 +1,4 @@
-"""The folder of a run: what it holds, and whether a run may begin or go on there."""
+"""The folder of a run: what it holds, and whether a run may begin or resume there."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ class RunDir:
         resume: Literal["auto", "never"],
         warn: Callable[[str], None],
     ) -> Checkpoint | None:
-        """Whether a run may begin here, or which checkpoint it goes on from (None: it begins).
+        """Whether a run may begin here, or which checkpoint it resumes from (None: it begins).
 
         Args:
             config: of the run to be.
             schema: of the data.
             data: :func:`data_id` of the train split.
-            resume: ``never`` wants an empty or new folder.
-            warn: told of damaged checkpoints.
+            resume: ``never`` needs an empty or new folder.
+            warn: called with a line for damaged checkpoints.
 
         Raises:
             UserError: the folder is in use otherwise, the config would make it another run, the data has a foreign
@@ -105,7 +105,7 @@ class RunDir:
             return None
         if resume == "never":
             raise UserError(
-                f"--resume never: {self.path} is not empty; name a new --model-dir, or go on there by --resume auto"
+                f"--resume never: {self.path} is not empty; name a new --model-dir, or resume there by --resume auto"
             )
         if not (self.path / RUN).is_file():
             raise UserError(f"{self.path} is not empty and holds no run (no {RUN}); name a new --model-dir")

@@ -34,7 +34,7 @@ class Supervisor:
         reader: of the train split.
 
     Attributes:
-        watchdog: for ``fit``; None if the config wants none.
+        watchdog: for ``fit``; None if the config needs none.
         signals: to be entered around the run.
     """
 
@@ -94,7 +94,7 @@ class Supervisor:
 
 
 def on_chief(world: World, work: Callable[[], Result]) -> Result:
-    """Do something on rank 0 alone and give every rank its result, or every rank its :class:`UserError`."""
+    """Do something on rank 0 only and give every rank its result, or every rank its :class:`UserError`."""
     if world.size == 1:
         return work()
     result: Result | None = None
@@ -147,7 +147,7 @@ class StopSignals:
         self._before = {}
 
     def agreed(self, world: World, step: int) -> bool:
-        """Whether the run ends after this step; all ranks ask alike and are told alike."""
+        """Whether the run ends after this step; all ranks call it at the same step and get the same answer."""
         if world.size == 1:
             return self.received is not None
         if step % _EVERY_STEPS:
@@ -162,7 +162,7 @@ class StopSignals:
         assert self.received is not None
         return Stopped(
             f"stopped by {self.received.name} after step {step:,}: the state is saved in {folder}, the same command "
-            "goes on from there",
+            "resumes from there",
             128 + self.received,
         )
 

@@ -196,7 +196,7 @@ class Trainer(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.position.step_in_epoch < self.reader.steps_per_epoch:
-            return  # max_steps: the epoch goes on another time
+            return  # max_steps: the epoch continues another time
         self.position = Position(epoch + 1, 0, self.position.step)
         figures = self.epochs.end(epoch, self.position.step, self._sums, self.speed)
         # What comes after in the list of callbacks shows the whole figures, and not this rank's running loss.
@@ -237,7 +237,7 @@ class Trainer(keras.callbacks.Callback):
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
     def state(self) -> RunState:
-        """Where the run is, beside the values of its variables, as :meth:`take_up` wants it.
+        """Where the run is, next to the values of its variables, as :meth:`take_up` needs it.
 
         All ranks must call it. What it returns is a copy: it does not change with the next step.
 
@@ -255,7 +255,7 @@ class Trainer(keras.callbacks.Callback):
         return self.position, copy.deepcopy(state), sums
 
     def save(self) -> None:
-        """Have rank 0 copy the state and write it as a checkpoint while the training goes on; all ranks must call it.
+        """Have rank 0 copy the state and write it as a checkpoint in the background; all ranks must call it.
 
         A sharded table's rows are written by their owners, and the training waits for them.
 
@@ -290,7 +290,7 @@ class Trainer(keras.callbacks.Callback):
         return {"schedule": self.schedule, "speed": self.speed, **self.epochs.stateful()}
 
     def take_up(self, position: Position, state: dict[str, Any], sums: dict[str, np.ndarray]) -> None:
-        """Go on from what :meth:`state` gave, on any number of ranks.
+        """Continue from what :meth:`state` gave, on any number of ranks.
 
         All ranks call it with the same. The variables are restored already, on rank 0 at least. What was written of
         later steps is forgotten.
@@ -309,12 +309,12 @@ class Trainer(keras.callbacks.Callback):
 
 
 def opened(checkpoint: Checkpoint) -> RunState:
-    """What :meth:`Trainer.take_up` wants of a checkpoint."""
+    """What :meth:`Trainer.take_up` needs of a checkpoint."""
     return checkpoint.position, checkpoint.state, checkpoint.extra()
 
 
 class ElasticTrainer(Trainer):
-    """A session that commits what it is to host memory, and goes on from a commit on other ranks.
+    """A trainer that commits its state to host memory, and continues from a commit on other ranks.
 
     The position of a commit is the global step, and readers divide a step's rows by rank and size: so the records of
     an epoch are those of an undisturbed run. In a world that is not elastic it is a plain session.
@@ -330,7 +330,7 @@ class ElasticTrainer(Trainer):
         self._hosts_changed = False
 
     def begin(self) -> None:
-        """The run begins, or goes on from a checkpoint that rank 0 has restored: all ranks get its variables."""
+        """The run begins, or resumes from a checkpoint that rank 0 has restored: all ranks get its variables."""
         if self.world.elastic:
             self._hand_over()
             self._elastic.begin()

@@ -169,7 +169,7 @@ def _read(schema: str | Path, path: str, max_rows: int) -> tuple[dict[str, np.nd
 def _check_columns(client: Client, ours: set[str], schema_path: str | Path) -> None:
     theirs = set(client.string_columns(SIGNATURE))
     if ours != theirs:
-        different = [f"the model also wants {name}" for name in sorted(theirs - ours)]
+        different = [f"the model also needs {name}" for name in sorted(theirs - ours)]
         different += [f"the model has no {name}" for name in sorted(ours - theirs)]
         raise UserError(
             f"load-test: {schema_path} is not the schema of model {client.model_name} at {client.target}: "

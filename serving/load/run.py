@@ -127,8 +127,8 @@ def load_test(
         model_name: the model's name there.
         schema_path: how a line of the log is written.
         input_path: a log; its first 20,000 rows are sent round and round.
-        rate: open loop: so many requests/s, whatever comes back; of a sweep the first rate to try.
-        concurrency: closed loop: so many callers, each of which waits for its answer and asks again.
+        rate: open loop: this many requests/s, whatever comes back; of a sweep the first rate to try.
+        concurrency: closed loop: this many callers, each of which waits for its answer and asks again.
         sweep: look for the highest rate that keeps ``slo``; each rate takes ``bounds.duration``.
         slo: limits on quantiles.
         batch_size: rows in a request.
@@ -137,7 +137,7 @@ def load_test(
         label: ask the version of this label; excludes ``version``.
         credentials: of TLS, see :func:`serving.channel.tls_credentials`; default: plain.
         output: folder for ``load.json``, ``histogram.png`` and, of a sweep, ``latency-by-rate.png``.
-        progress: told how far it is.
+        progress: called with how far it is.
 
     Raises:
         UserError: settings that exclude each other; or schema, log or server are not there or do not fit.

@@ -1,4 +1,4 @@
-"""When requests are sent: at a stated rate whatever comes back, or whenever one of so many callers is free."""
+"""When requests are sent: at a stated rate whatever comes back, or whenever one of the callers is free."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def open_loop(wire: Wire, rate: float, bounds: Bounds, report: Report = lambda d
 
 
 def closed_loop(wire: Wire, concurrency: int, bounds: Bounds, report: Report = lambda done, total: None) -> Tally:
-    """So many callers, each of which asks again as soon as it has its answer. Latency counts from the sending."""
+    """A number of callers, each of which asks again as soon as it has its answer. Latency counts from the sending."""
     run = _Run(wire, lambda done: report(done, 0))
     end = run.began + bounds.duration
     number = 0

@@ -209,7 +209,7 @@ def run(flags: ServerFlags) -> dict[str, Any]:
 
 def _who_may_call(host: str) -> str:
     if host == "localhost" or host == "::1" or host.startswith("127."):
-        return f"listens on {host}, for this machine alone; others: --host=0.0.0.0"
+        return f"listens on {host}, for this machine only; others: --host=0.0.0.0"
     return f"listens on {host}: whoever reaches it may ask, there is no authentication"
 
 

@@ -83,7 +83,7 @@ def _declare(parse: Callable[[str], Any], default: Any, wanted: str, text: str) 
 
 @dataclass(frozen=True)
 class ServerFlags:
-    """How to serve. A port of None is off; a port of 0, from code alone, is any free one."""
+    """How to serve. A port of None is off; a port of 0, from code only, is any free one."""
 
     model_base_path: str = _declare(str, "", "a folder", "folder of the numbered version folders")
     model_name: str = _declare(str, "default", "a name", "name of the model")

@@ -107,7 +107,7 @@ class RestServer:
             self._changed.wait_for(lambda: not self._open, 1.0)
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        """Hand a request on; at most so many at once."""
+        """Hand a request on; at most this many at once."""
         with self._slots:
             try:
                 return self._handler(method, path, body)

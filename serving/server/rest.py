@@ -53,7 +53,7 @@ class RestApi:
         if method == "GET" and (found := _STATUS.fullmatch(path)):
             if not found["name"]:
                 raise invalid("Missing model name in request.")
-            # The real server knows "metadata" in lower case alone, and takes other spellings for the status.
+            # The real server knows "metadata" in lower case only, and takes other spellings for the status.
             return self._metadata(_spec(found)) if found["metadata"] == "/metadata" else self._status(_spec(found))
         raise invalid(f"Malformed request: {method} {path}")
 

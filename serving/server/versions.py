@@ -55,7 +55,7 @@ class _Handle(Generic[T]):
 class VersionWatcher(Generic[T]):
     """Serves the highest version below a folder that loads, or several, much as TF Serving's policies have it.
 
-    A new version is loaded beside those that serve; once it is ready it answers, and one that the policy has no more
+    A new version is loaded next to those that serve; once it is ready it answers, and one that the policy has no more
     room for is unloaded when its last request is through. A version that fails to load is reported and never replaces
     one that serves; it is tried again when its files change. Folders whose name is not a number are not looked at.
 
@@ -92,7 +92,7 @@ class VersionWatcher(Generic[T]):
         self._warned = ""
 
     def start(self) -> None:
-        """Look once, loading what is there, then go on looking in a thread of its own."""
+        """Look once, loading what is there, then keep looking in a thread of its own."""
         self.look()
         if self._poll_seconds > 0:
             self._thread = threading.Thread(target=self._keep_looking, name="version-watcher", daemon=True)
@@ -169,7 +169,7 @@ class VersionWatcher(Generic[T]):
                 self._changed.notify_all()
 
     def look(self) -> None:
-        """Look for versions now, bring up those that the policy wants and that load, and take down the others."""
+        """Look for versions now, bring up those that the policy needs and that load, and take down the others."""
         folders = self._version_folders()
         with self._changed:
             policy = self._policy

@@ -141,7 +141,7 @@ def test_mistakes_are_one_line(target: str, rows: tuple[Path, Path], tmp_path: P
         ((target, "nope", schema, log), "nope"),
         ((target, "afm", schema, empty), "no row"),
         ((target, "afm", schema, tmp_path / "absent.csv"), "absent.csv"),
-        ((target, "afm", other, log), "the model also wants B"),
+        ((target, "afm", other, log), "the model also needs B"),
     ]
     for arguments, says in cases:
         with pytest.raises(UserError, match=says) as caught:

@@ -148,7 +148,7 @@ def test_mistakes_are_one_line_and_leave_no_file(target: str, tmp_path: Path) ->
         ((target, "nope", schema, log), "--model-name"),
         ((target, "afm", tmp_path / "absent.yaml", log), "absent.yaml: no such file"),
         ((target, "afm", schema, tmp_path / "absent.csv"), "absent.csv"),
-        ((target, "afm", other, log), "the model also wants B, the model has no C"),
+        ((target, "afm", other, log), "the model also needs B, the model has no C"),
     ):
         with pytest.raises(UserError, match=says) as caught:
             score_file(*arguments, out, timeout=3)

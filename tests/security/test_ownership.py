@@ -71,7 +71,7 @@ def digest(file: Path) -> Path:
         (mode(itself, 0o757), "can be written by other users"),
         (mode(folder, 0o777), "can be written by other users"),
         (lambda file: file.write_bytes(b"\x7fELF, and more"), "is not what was built"),
-        (lambda file: digest(file).unlink(), "has no digest beside it"),
+        (lambda file: digest(file).unlink(), "has no digest next to it"),
         (lambda file: digest(file).write_bytes(b"\xff" * 64), "is not what was built"),
     ],
 )

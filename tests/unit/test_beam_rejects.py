@@ -130,7 +130,7 @@ def test_too_large_a_share_of_rejects_publishes_nothing_and_says_where_they_are(
     lines[40] = b"1,cheap,a,k,2"
     said = (
         r"^4 of 300 rows \(1.33%\) are rejected, more than --max-reject-share 0.01 allows: bad_number: 1, "
-        r"column_count: 3; mend the schema or the logs, or allow more; the lines are in .*/out/rejects-failed.jsonl$"
+        r"column_count: 3; fix the schema or the logs, or allow more; the lines are in .*/out/rejects-failed.jsonl$"
     )
     with pytest.raises(UserError, match=said):
         run(tmp_path, lines, overwrite=True)

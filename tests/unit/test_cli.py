@@ -205,7 +205,7 @@ def test_remedies_need_no_public_index(monkeypatch: pytest.MonkeyPatch) -> None:
     from afm_ctr import doctor
 
     monkeypatch.setattr(doctor, "_version", lambda distribution: None)
-    remedies = {finding.mend for finding in doctor.examine() if finding.mend.startswith("pip")}
+    remedies = {finding.remedy for finding in doctor.examine() if finding.remedy.startswith("pip")}
     assert remedies == {
         "pip install .",
         "pip install '.[cli]'",

@@ -339,4 +339,4 @@ def test_doctor_names_the_form_and_what_mends_it(state: str, mend: str, monkeypa
     monkeypatch.setattr(doctor, "_run", lambda code: answer)
     finding = doctor._pooling()
     assert (finding.ok, finding.state, finding.optional) == (not mend, state, True)
-    assert finding.mend == mend
+    assert finding.remedy == mend

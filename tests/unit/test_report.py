@@ -168,7 +168,7 @@ def test_sections_without_labels_or_probabilities_say_so() -> None:
     quality.add_slices(page, split, slices.slices_of(split, every_kind(), ["price"]), named=True)
     text = page.html()
     assert "The split has no labels: 500 rows were scored" in text
-    assert "predictions cannot be compared" in text and "the slices show the mean prediction alone" in text
+    assert "predictions cannot be compared" in text and "the slices show the mean prediction only" in text
     page = Page("x")
     quality.add_calibration(page, scored("squared", "real"))
     assert "nothing to calibrate" in page.html()
