@@ -26,7 +26,9 @@ from apache_beam.io.filesystems import FileSystems
 
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import TEMPORARY, replacing, target_name, temporary_name
-from afm_ctr.io.paths import escape_folders, expand, is_remote, join
+from afm_ctr.io.paths import escape_folders, expand
+from afm_ctr.io.paths import is_remote as is_remote
+from afm_ctr.io.paths import join as join
 from afm_ctr.rawlog.side import local_files
 
 _T = TypeVar("_T")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics, MetricsFilter
+from apache_beam.metrics import Metrics, MetricsFilter  # type: ignore[attr-defined]
 
 from afm_ctr.errors import RunError, UserError, find_user_error, in_graph
 from afm_ctr.process_setup import share_memory

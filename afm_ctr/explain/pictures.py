@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -47,7 +49,9 @@ def _effect_label(explanation: Explanation) -> str:
     return change if explanation.row is not None else f"standard deviation of {change}"
 
 
-def _bars_of_shares(axis: Axes, explanation: Explanation, pairs: tuple, shares: dict[str, tuple[str, str]]) -> None:
+def _bars_of_shares(
+    axis: Axes, explanation: Explanation, pairs: tuple[Any, ...], shares: dict[str, tuple[str, str]]
+) -> None:
     height = 0.8 / len(shares)
     for number, (name, (label, colour)) in enumerate(shares.items()):
         places = np.arange(len(pairs)) + (number - (len(shares) - 1) / 2) * height

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -119,7 +119,7 @@ def blocked_attentional_pooling(
         return stateless_keep(rows, layout.number, dropout.rate, dropout.seed, dropout.salt, u.dtype)
 
     @tf.custom_gradient
-    def pooled(u: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    def pooled(u: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         def attend(start: tf.Tensor, stop: tf.Tensor) -> _Attended:
             network = tuple(tf.cast(x, low) for x in (W, b, h))
             return _attend(u[start:stop], present[start:stop], network, layout, scale_by_pairs, keep(start, stop))
@@ -158,7 +158,7 @@ def _over_blocks(
     count = tf.maximum(1, (total + block - 1) // block)  # an array of no blocks cannot be joined
     kept = tf.TensorArray(dtype, count, infer_shape=False, element_shape=tf.TensorShape([None]).concatenate(shape))
 
-    def body(index: tf.Tensor, kept: tf.TensorArray, *sums: tf.Tensor) -> tuple:
+    def body(index: tf.Tensor, kept: tf.TensorArray, *sums: tf.Tensor) -> tuple[Any, ...]:
         start = index * block
         part, more = step(start, tf.minimum(start + block, total))
         return index + 1, kept.write(index, part), *(total + new for total, new in zip(sums, more, strict=True))

@@ -210,7 +210,7 @@ class TableCutter:
                     if not _is_utf8(cell or b""):
                         bad.setdefault(i, ("bad_utf8", f"column {name!r}"))
             texts = texts.cast(self._arrow.binary()).fill_null(b"")
-            cells[name] = texts.to_numpy(zero_copy_only=False)  # type: ignore[assignment]
+            cells[name] = texts.to_numpy(zero_copy_only=False)
         return cells
 
     def _check_elements(self, name: str, column: Any, bad: Reasons) -> None:

@@ -163,7 +163,7 @@ def plan(table: Table, cluster: Cluster) -> Plan:
 
 def _cheapest(table: Table, cluster: Cluster, costs: dict[Traffic, Cost]) -> Traffic:
     """Replicated where that fits and sends no more than twice as much, since then a lost rank loses nothing."""
-    fitting = [form for form in ("gather", "reduce") if table.rows <= costs[form].largest_rows]  # type: ignore[index]
+    fitting = [form for form in ("gather", "reduce") if table.rows <= costs[form].largest_rows]
     best = min(fitting, key=lambda form: costs[form].sent, default=None)  # type: ignore[index]
     if cluster.ranks == 1:
         return "gather"

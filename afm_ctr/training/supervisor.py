@@ -107,7 +107,7 @@ def on_chief(world: World, work: Callable[[], Result]) -> Result:
     result, mistake = world.broadcast_object((result, mistake))
     if mistake is not None:
         raise UserError(mistake)
-    return result  # type: ignore[return-value]
+    return result
 
 
 def on_every(world: World, work: Callable[[], Result]) -> list[Result]:

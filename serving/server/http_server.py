@@ -180,7 +180,7 @@ class _Connection:
                 return
             status, answer = self._server.answer(method, request.target.decode("ascii"), body)
             self._reply(method, status, answer, close=self._server.stopping.is_set())
-            if self._wire.our_state is h11.DONE and self._wire.their_state is h11.DONE:
+            if {self._wire.our_state, self._wire.their_state} == {h11.DONE}:
                 self._wire.start_next_cycle()
 
     def turn_away(self) -> None:
