@@ -39,17 +39,17 @@ def test_a_row_starts_by_seed_name_and_column() -> None:
 
 
 def test_the_stream_by_hand() -> None:
-    # The third number of row 2: place 2·4 + 2 of the stream, counted from 1.
     import hashlib
 
-    x = int.from_bytes(hashlib.sha256(b"3\0ids\0vectors").digest()[:8], "little") + 11 * 0x9E3779B97F4A7C15
-    x %= 2**64
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
-    x ^= x >> 31
-    total = sum((x >> shift) & 0xFFFF for shift in (0, 16, 32, 48))
-    expected = (total - 131070) * 0.5 / np.sqrt((2**32 - 1) / 3)
-    assert table().initial_rows("vectors", 2, 3)[0, 2] == pytest.approx(expected, rel=1e-6)
+    base = int.from_bytes(hashlib.sha256(b"3\0ids\0vectors").digest()[:8], "little")
+    found = table().initial_rows("vectors", 2, 12).ravel()
+    for place, value in enumerate(found.tolist(), 2 * 4 + 1):  # rows of four numbers, counted from 1
+        x = (base + place * 0x9E3779B97F4A7C15) % 2**64
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        x ^= x >> 31
+        total = sum((x >> shift) & 0xFFFF for shift in (0, 16, 32, 48))
+        assert value == pytest.approx((total - 131070) * 0.5 / np.sqrt((2**32 - 1) / 3), rel=1e-6)
 
 
 def test_initial_values_look_normal() -> None:
@@ -104,6 +104,8 @@ def test_the_rows_that_a_batch_touches_are_known_to_be_merged_and_row_zero_is_no
         assert merge_slices(vectors) is vectors and scalar is plain[1]
         assert vectors.indices.numpy().tolist() == [3, 7] and vectors.dense_shape.numpy().tolist() == [50, 4]
         np.testing.assert_array_equal(vectors.values[:, 0], linear.values[:, 0])
+        foreign = tf.IndexedSlices(tf.ones((2, 1)), tf.constant([0, 0]), tf.constant([1]))
+        assert kept.touched([foreign, plain[1]], [other, kept.columns["linear"]]) == [foreign, plain[1]]
 
 
 def test_apply_moves_the_rows_it_is_given() -> None:

@@ -173,7 +173,7 @@ def test_ftrl_from_zero_is_the_paper_algorithm() -> None:
     weight = keras.Variable(np.zeros(1, np.float32))
     optimizer = build("ftrl")
     z = n = w = 0.0
-    for g in [0.5, -0.01, 0.2, -0.9, 0.05]:
+    for g in [0.5, -0.01, 0.0, 1.0, 0.2, -0.9, 0.05]:
         optimizer.apply([tf.constant([g], tf.float32)], [weight])
         sigma = (np.sqrt(n + g * g) - np.sqrt(n)) / alpha
         z, n = z + g - sigma * w, n + g * g
@@ -252,12 +252,15 @@ def test_mistakes_are_named() -> None:
         optimizers.SGD(momentun=0.1)
     with pytest.raises(ValueError, match="a zero gradient would give 0/0"):
         optimizers.Adagrad(initial_accumulator_value=0, epsilon=0)
+    with pytest.raises(ValueError, match="epsilon must be above 0"):
+        optimizers.LazyAdam(epsilon=0)
     with pytest.raises(ValueError, match=r"beta must be at least 0\.0, got -1"):
         optimizers.FTRL(beta=-1)
 
 
 def test_the_edges_of_the_options_are_taken() -> None:
     assert optimizers.Adagrad(initial_accumulator_value=1, epsilon=0).get_config()["initial_accumulator_value"] == 1
+    assert optimizers.LazyAdam(epsilon=1).get_config()["epsilon"] == 1
     assert optimizers.FTRL(beta=0).get_config()["beta"] == 0
     falling = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
     assert optimizers.SGD(learning_rate=falling).learning_rate.numpy() == 0.5
