@@ -56,12 +56,16 @@ setup(
     keywords="click-through rate, factorization machines, attention, recommender systems",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["afm_ctr", "afm_ctr.*", "beam_jobs", "beam_jobs.*", "serving", "serving.*"]),
-    package_data={"serving": ["protos/*.proto"], "afm_ctr": ["py.typed"], "afm_ctr.native": ["*.cc", "*.cu", "*.h"]},
+    package_data={
+        "serving": ["protos/*.proto"],
+        "afm_ctr": ["py.typed", "*.jinja"],
+        "afm_ctr.native": ["*.cc", "*.cu", "*.h"],
+    },
     install_requires=CLIENT,
     extras_require={
         "client": [],
         "cli": COMMANDS,
-        "train": [*TENSORFLOW, "matplotlib>=3.8", "tensorboard>=2.20"],
+        "train": [*TENSORFLOW, "Jinja2>=3.1", "matplotlib>=3.8", "tensorboard>=2.20"],
         "beam": BEAM,
         "serving": SERVING,
         "frames": FRAMES,
