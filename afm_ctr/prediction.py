@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import tensorflow as tf
 
 from afm_ctr.errors import UserError, find_user_error
 from afm_ctr.features import FeatureTransform
-from afm_ctr.io.files import replacing
+from afm_ctr.io.files import write_json_lines
 from afm_ctr.io.paths import expand
 from afm_ctr.rawlog import ColumnTypes, parse_log, word_columns
 from afm_ctr.records import Manifest, Reader
@@ -192,13 +191,8 @@ def _write(output: str | Path, lines: Iterator[dict[str, Any]], reader: Reader |
     """Write the lines: the file appears when it is whole."""
     target = Path(output)
     began = time.monotonic()
-    rows = errors = 0
     try:
-        with replacing(target) as file:
-            for line in lines:
-                rows += 1
-                errors += "error" in line
-                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        rows, errors = write_json_lines(target, lines)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error}") from error
     except Exception as error:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import replacing
+from afm_ctr.io.files import write_json_lines
 from afm_ctr.rawlog import ParsedLines, parse_log
 from afm_ctr.rawlog.side import side_tables_beside
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
@@ -110,9 +109,12 @@ def score_file(
         raise UserError(f"score: {error}") from error
     with client:
         try:
-            _check_columns(spec, client, schema_path)
+            check_columns("score", spec.raw_columns, client, schema_path)
             job = _Job(client, spec, tables, str(input_path), batch_size)
-            rows, errors = _write(Path(output_path), job.lines())
+            try:
+                rows, errors = write_json_lines(output_path, job.lines())
+            except OSError as error:
+                raise UserError(f"score: cannot write {output_path}: {error.strerror or error}") from error
         except ServingError as error:
             raise UserError(f"score: {_explained(error, batch_size)}") from error
     return ScoreSummary(str(output_path), rows, errors, sorted(job.versions), time.monotonic() - began)
@@ -211,16 +213,20 @@ def _place(name: str) -> tuple[int, str]:
     return (_FIRST.index(name) if name in _FIRST else len(_FIRST)), name
 
 
-def _check_columns(spec: FeatureSchema, client: Client, schema_path: str | Path) -> None:
-    ours, theirs = set(spec.raw_columns), set(client.string_columns(SIGNATURE))
-    if ours == theirs:
-        return
+def check_columns(command: str, columns: Collection[str], client: Client, schema_path: str | Path) -> None:
+    """Compare the raw columns of a schema with those of the served model.
+
+    Raises:
+        UserError: they differ; the line begins with ``command``.
+    """
+    ours, theirs = set(columns), set(client.string_columns(SIGNATURE))
     different = [f"the model also needs {name}" for name in sorted(theirs - ours)]
     different += [f"the model has no {name}" for name in sorted(ours - theirs)]
-    raise UserError(
-        f"score: {schema_path} is not the schema of model {client.model_name} at {client.target}: "
-        f"{', '.join(different[:3])}{' and more' if len(different) > 3 else ''}"
-    )
+    if different:
+        raise UserError(
+            f"{command}: {schema_path} is not the schema of model {client.model_name} at {client.target}: "
+            f"{', '.join(different[:3])}{' and more' if len(different) > 3 else ''}"
+        )
 
 
 def _explained(error: ServingError, batch_size: int) -> str:
@@ -229,20 +235,6 @@ def _explained(error: ServingError, batch_size: int) -> str:
     if isinstance(error, NotFound):
         return f"{error}; see what is served: --model-name, --model-version, --label"
     return str(error)
-
-
-def _write(target: Path, lines: Iterator[dict[str, Any]]) -> tuple[int, int]:
-    """Write the file, whole or not at all. Returns how many lines, and how many of them errors."""
-    rows = errors = 0
-    try:
-        with replacing(target) as file:
-            for line in lines:
-                rows += 1
-                errors += "error" in line
-                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-    except OSError as error:
-        raise UserError(f"score: cannot write {target}: {error.strerror or error}") from error
-    return rows, errors
 
 
 def _text(key: bytes) -> str:

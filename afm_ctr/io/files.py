@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -113,6 +113,24 @@ def write_text(path: PathLike, text: str) -> None:
 def write_json(path: PathLike, content: Any) -> None:
     """:func:`write_text` of an object as JSON."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: PathLike, lines: Iterable[dict[str, Any]]) -> tuple[int, int]:
+    """Write an object a line; the file appears when it is complete.
+
+    Returns:
+        How many lines, and how many of them have the key ``error``.
+
+    Raises:
+        OSError: it cannot be written; what ``lines`` raises passes through.
+    """
+    rows = errors = 0
+    with replacing(path) as file:
+        for line in lines:
+            rows += 1
+            errors += "error" in line
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    return rows, errors
 
 
 class HashingWriter:

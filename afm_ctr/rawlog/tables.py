@@ -12,7 +12,7 @@ import numpy as np
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog.codecs import BLOCK, PARQUET_MAGIC
 from afm_ctr.rawlog.layout import TWICE, require
-from afm_ctr.rawlog.tokenizers import Cells, Reasons, list_separators
+from afm_ctr.rawlog.tokenizers import Cells, Reasons, is_utf8, list_separators
 from afm_ctr.schema import FeatureSchema, ParquetFormat
 from serving.cell_text import bad_element, cell_text
 
@@ -207,7 +207,7 @@ class TableCutter:
                 texts.cast(self._arrow.string()).validate(full=True)
             except self._arrow.ArrowInvalid:
                 for i, cell in enumerate(texts.cast(self._arrow.binary()).to_pylist()):
-                    if not _is_utf8(cell or b""):
+                    if not is_utf8(cell or b""):
                         bad.setdefault(i, ("bad_utf8", f"column {name!r}"))
             texts = texts.cast(self._arrow.binary()).fill_null(b"")
             cells[name] = texts.to_numpy(zero_copy_only=False)
@@ -317,11 +317,3 @@ def _type_at(schema: Any, path: tuple[str, ...]) -> Any:
 
 def _is_list(types: Any, kind: Any) -> bool:
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

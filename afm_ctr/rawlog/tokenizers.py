@@ -38,14 +38,15 @@ def check_text(lines: Sequence[bytes], bad: Reasons) -> bytes:
             if not line:
                 bad[i] = ("empty_line", "")
     joined = b"\n".join(lines)
-    if not joined.isascii() and not _is_utf8(joined):
+    if not joined.isascii() and not is_utf8(joined):
         for i, line in enumerate(lines):
-            if not _is_utf8(line):
+            if not is_utf8(line):
                 bad.setdefault(i, ("bad_utf8", ""))
     return joined
 
 
-def _is_utf8(text: bytes) -> bool:
+def is_utf8(text: bytes) -> bool:
+    """Whether bytes are UTF-8."""
     try:
         text.decode("utf-8")
     except UnicodeDecodeError:

@@ -17,7 +17,7 @@ from afm_ctr.rawlog.side import side_tables_beside
 from serving.client import Client
 from serving.errors import ServingError
 from serving.load.senders import Ended
-from serving.score import load_spec
+from serving.score import check_columns, load_spec
 
 SIGNATURE = "raw"
 MAX_ROWS = 20_000
@@ -71,7 +71,7 @@ def prepare(
     if not rows:
         raise UserError(f"load-test: {input_path} holds no row that the schema {schema_path} can read")
     try:
-        _check_columns(client, set(columns), schema_path)
+        check_columns("load-test", columns, client, schema_path)
         starts = range(0, max(rows - batch_size + 1, 1), batch_size)
         batches = [np.arange(start, start + batch_size) % rows for start in starts]
         messages = [client.build_request({n: c[batch] for n, c in columns.items()}, SIGNATURE) for batch in batches]
@@ -164,17 +164,6 @@ def _read(schema: str | Path, path: str, max_rows: int) -> tuple[dict[str, np.nd
     return {
         name: np.concatenate([empty, *(part[name] for part in parts)])[:max_rows] for name in spec.raw_columns
     }, rejected
-
-
-def _check_columns(client: Client, ours: set[str], schema_path: str | Path) -> None:
-    theirs = set(client.string_columns(SIGNATURE))
-    if ours != theirs:
-        different = [f"the model also needs {name}" for name in sorted(theirs - ours)]
-        different += [f"the model has no {name}" for name in sorted(ours - theirs)]
-        raise UserError(
-            f"load-test: {schema_path} is not the schema of model {client.model_name} at {client.target}: "
-            f"{', '.join(different[:3])}{' and more' if len(different) > 3 else ''}"
-        )
 
 
 def _check_answer(client: Client, columns: dict[str, np.ndarray[Any, Any]], rows: int) -> None:
