@@ -28,7 +28,6 @@ _STEPS = 300  # of an epoch, about
 _LEAST_BATCH, _LARGEST_BATCH = 64, 4096
 _OFTEN = 30  # rows an id from which a network reads more than noise in products of vectors ...
 _MANY = 50_000  # ... and rows
-_LEAST_TOUCHED, _MOST_TOUCHED = 5, 100  # times that an epoch touches an id, for its penalty
 _MOST_PAIRS = 400  # beyond, pooling by slot takes several times as long
 _BUCKETS, _PARTS_OF_TIME = 50, 24  # ids of a field whose encoding does not say how many
 
@@ -119,12 +118,12 @@ class Settings:
 def settings_for(size: DataSize) -> Settings:
     """The settings for data of this size.
 
-    ``row_l2`` is divided by the batch, as a step's loss is a mean, and on the weights by how often an epoch touches
-    an id: so an epoch's penalty of a weight is about half its square, as in a logistic regression with C = 1.
+    ``row_l2`` of the weights is that of a logistic regression with C = 1, divided by the rows, as a step's loss is a
+    mean. Adam's ``epsilon`` is a tenth of what one row weighs in that mean: so a rare id moves by what its rows say,
+    and not as far as one of a thousand rows that agree.
     """
     batch = min(max(2 ** round(math.log2(max(size.rows / _STEPS, 1))), _LEAST_BATCH), _LARGEST_BATCH)
     steps = -(-size.rows // batch)
-    touched = min(max(size.rows_per_id, _LEAST_TOUCHED), _MOST_TOUCHED)
     figures = (
         f"{size.rows:,} rows; about {size.ids:,} ids, those of the largest field with {size.rows_per_id:,.0f} rows"
     )
@@ -139,19 +138,22 @@ def settings_for(size: DataSize) -> Settings:
         model = {"name": "deep_afm", "factors": 16, "attention": 16, "hidden": [32], "normalise": False}
         model["pooled_dropout"] = 0.3
         reason = "deep_afm: ids are seen often enough for a network on their pairs."
+    rate = 0.001 if model["name"] == "deep_afm" else 0.003 if size.rows >= _MANY else 0.01
     epochs = 30 if size.rows < 1_000_000 else 8 if size.rows < 20_000_000 else 3
     content: dict[str, Any] = {
         "model": model,
         "loss": "log",
-        "row_l2": {"linear": _rounded(0.5 / batch / touched), "vectors": _rounded(1.0 / batch)},
-        "optimizer": {"name": "adam", "learning_rate": 0.003 if size.rows < _MANY else 0.001},
+        "row_l2": {"linear": _rounded(0.5 / size.rows), "vectors": _rounded(60.0 / size.rows)},
+        "row_l2_per": "step",
+        "optimizer": {"name": "adam", "learning_rate": rate, "epsilon": _rounded(0.1 / batch)},
         "batch_size": batch,
         "epochs": epochs,
         "seed": 0,
     }
     why = {
         "model": f"{figures}; {size.pairs:,} pairs of slots.\n{reason}",
-        "row_l2": f"Of rows that a step touches: 1 by batch_size; weights: 0.5 by {touched:,.0f} rows an id too.",
+        "row_l2": f"Weights: 0.5 by {size.rows:,} rows, as a logistic regression with C = 1; vectors: 60 by them.",
+        "optimizer": "epsilon: 0.1 by batch_size; below it an id's step goes by its gradient.",
         "batch_size": f"{steps:,} steps an epoch.",
         "epochs": "At most: early_stopping ends the run.",
     }

@@ -51,6 +51,9 @@ class CTRModel(keras.Model):
         loss: "log" (binary labels) or "squared" (the paper's; binary labels are trained as −1 and 1).
         label_kind: "binary" or "real".
         row_l2: λ of λ‖row‖² for each row that a batch touches; one number, or by column ("linear", "vectors").
+        row_l2_per: "touch", or "step": λ‖row‖² for every row in each step, as of a penalty on the whole table. A row
+            makes up for the steps since its last touch at the next one; its first touch counts as one step. This
+            keeps marks as ``mark_rows`` does.
         seed: of all initial values and dropouts.
         mark_rows: keep which step touched each row of the table last, see :class:`EmbeddingTable`.
         bias_offset: added to the logit wherever predictions leave the training loop; ln(rate) undoes training on
@@ -81,6 +84,7 @@ class CTRModel(keras.Model):
         loss: str = "log",
         label_kind: str = "binary",
         row_l2: float | Mapping[str, float] = 0.0,
+        row_l2_per: str = "touch",
         seed: int = 0,
         mark_rows: bool = False,
         bias_offset: float = 0.0,
@@ -109,6 +113,9 @@ class CTRModel(keras.Model):
         if self.options.factors:
             columns["vectors"] = self.options.factors
         self.row_l2 = _by_column(row_l2, columns)
+        if row_l2_per not in ("touch", "step"):
+            raise UserError(f"row_l2_per must be 'touch' or 'step', got {row_l2_per!r}")
+        self.row_l2_per = row_l2_per
         kind: Callable[..., EmbeddingTable] = EmbeddingTable
         if shard_over is not None:
             kind = functools.partial(distributed.ShardedTable, world=shard_over)
@@ -117,7 +124,7 @@ class CTRModel(keras.Model):
             columns,
             self.seed,
             {"vectors": self.options.init_stddev},
-            mark_rows=mark_rows,
+            mark_rows=mark_rows or row_l2_per == "step",
             dtype=self.dtype,
         )
         self.bias = self.add_weight(shape=(), initializer="zeros", name="bias")
@@ -320,21 +327,22 @@ class CTRModel(keras.Model):
         return {"logit": logits, self.output_name: self.predictions(logits)}
 
     def _complete(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
-        """Once a step, between the exchange and the optimizer: mark the rows that it touches, add the penalties."""
+        """Once a step, between the exchange and the optimizer: add the penalties, mark the rows that it touches."""
+        penalized = self.penalize(gradients, variables)
         if self.table.last_seen is not None:
             columns = {id(column.value) for column in self.table.columns.values()}
             for gradient, variable in zip(gradients, variables, strict=True):
-                bare = variable.value if isinstance(variable, keras.Variable) else variable
-                if gradient is not None and id(bare) in columns:
+                if gradient is not None and id(_bare(variable)) in columns:
                     counts = getattr(self.optimizer, "counts", None)
                     self.table.mark(gradient, self.optimizer.iterations.value + 1, counts)
                     break  # all columns are touched in the same rows
-        return self.penalize(gradients, variables)
+        return penalized
 
     def penalize(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
         """Add the penalties to gradients that are those of the whole step, reduced over ranks and merged.
 
-        2λ·row for each distinct row that the step touches, and the interaction's own penalties.
+        2λ·row for each distinct row that the step touches, with ``row_l2_per`` "step" times the steps since its last
+        touch, and the interaction's own penalties.
 
         Args:
             gradients: of ``variables``, one by one; those of table columns are ``tf.IndexedSlices``, each row once,
@@ -345,17 +353,28 @@ class CTRModel(keras.Model):
         rows = {id(variable.value): self.row_l2[column] for column, variable in self.table.columns.items()}
         result = []
         for gradient, variable in zip(gradients, variables, strict=True):
-            bare = variable.value if isinstance(variable, keras.Variable) else variable
+            bare = _bare(variable)
             if gradient is not None and dense.get(id(bare)):
                 gradient = gradient + 2.0 * dense[id(bare)] * bare
             scale = 2.0 * rows.get(id(bare), 0.0)
             if scale and isinstance(gradient, tf.IndexedSlices):
-                gradient = change_values(gradient, gradient.values + scale * tf.gather(bare, gradient.indices))
+                penalty = scale * self._steps_due(gradient.indices) * tf.gather(bare, gradient.indices)
+                gradient = change_values(gradient, gradient.values + penalty)
             elif scale and gradient is not None:
                 moved = tf.reduce_any(tf.not_equal(gradient, 0), axis=1, keepdims=True)
-                gradient = tf.where(moved, gradient + scale * bare, gradient)
+                gradient = tf.where(moved, gradient + scale * self._steps_due(None) * bare, gradient)
             result.append(gradient)
         return result
+
+    def _steps_due(self, rows: tf.Tensor | None) -> tf.Tensor | float:
+        """For how many steps rows are penalised now, ``[n, 1]``; None: for all rows."""
+        if self.row_l2_per == "touch":
+            return 1.0
+        assert self.table.last_seen is not None
+        seen = self.table.last_seen.value
+        seen = seen if rows is None else tf.gather(seen, rows)
+        since = tf.cast(self.optimizer.iterations.value + 1, seen.dtype) - seen
+        return tf.cast(tf.where(seen > 0, since, 1), self.compute_dtype)[:, tf.newaxis]
 
     def get_config(self) -> dict[str, Any]:
         own = {
@@ -367,6 +386,7 @@ class CTRModel(keras.Model):
             "loss": self.loss_kind,
             "label_kind": self.label_kind,
             "row_l2": dict(self.row_l2),
+            "row_l2_per": self.row_l2_per,
             "seed": self.seed,
             "mark_rows": self.table.mark_rows,
             "bias_offset": self.bias_offset,
@@ -406,6 +426,10 @@ def as_batch(data: Any) -> dict[str, tf.Tensor]:
         if name in batch and batch[name].shape.rank == 2:
             batch[name] = tf.squeeze(batch[name], axis=1)
     return batch
+
+
+def _bare(variable: Any) -> tf.Variable:
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def _by_column(row_l2: float | Mapping[str, float], columns: Mapping[str, int]) -> dict[str, float]:

@@ -212,6 +212,8 @@ class TrainConfig(Strict):
         model: which model, and its options.
         loss: ``log``: probabilities of a binary label; ``squared``: the paper's, with a binary label as −1 and 1.
         row_l2: λ of λ‖row‖² for each row that a batch touches; one number, or by column (``linear``, ``vectors``).
+        row_l2_per: ``touch``, or ``step``: λ‖row‖² for every row in each step, as of a penalty on the whole table. A
+            row makes up for the steps since its last touch at the next one: rare and frequent ids are shrunk alike.
         precision: of training. ``float32`` is IEEE float32, with TF32 off on GPUs; ``tf32`` lets GPUs take TF32 for
             matrix products; ``bfloat16`` takes the factors of the interaction's and the network's matrix products as
             bfloat16 (``afm``, ``deep_afm``; the others have none), with weights, table and sums in float32.
@@ -239,6 +241,7 @@ class TrainConfig(Strict):
     model: ModelConfig = ModelConfig()
     loss: Literal["log", "squared"] = "log"
     row_l2: Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)]] = 0.0
+    row_l2_per: Literal["touch", "step"] = "touch"
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: int = Field(default=4096, ge=1)

@@ -36,7 +36,7 @@ def build_model(
 ) -> CTRModel:
     """A fresh model; its initial weights are a function of the schema, the config and the seed.
 
-    In ``training`` it also holds what only training needs: the marks of an expiry rule. It sets whether this process
+    In ``training`` it also holds what only training needs: the marks of rows. It sets whether this process
     takes TF32 on GPUs: only in training, and if ``precision: tf32`` asks for it.
 
     ``negative_sampling: {correct: logit}`` becomes the model's ``bias_offset`` ln(rate): a model trained on logs
@@ -72,6 +72,7 @@ def build_model(
         loss=config.loss,
         label_kind=label.kind,
         row_l2=config.row_l2,
+        row_l2_per=config.row_l2_per if training else "touch",  # no marks where nothing is trained
         seed=config.seed,
         precision="bfloat16" if config.precision == "bfloat16" else "float32",
         mark_rows=training and config.expiry is not None,

@@ -26,7 +26,8 @@ from afm_ctr.training.trainer import Trainer
 from tests import prepared
 
 AFM = "model={name: afm, factors: 4, attention: 4, attention_dropout: 0.2, pooled_dropout: 0.3, attention_l2: 0.01}"
-SETTINGS = [AFM, "batch_size=16", "epochs=4", "row_l2=1e-3", "optimizer={name: adam, learning_rate: 0.05}"]
+SETTINGS = [AFM, "batch_size=16", "epochs=4", "row_l2=1e-3", "row_l2_per=step"]
+SETTINGS += ["optimizer={name: adam, learning_rate: 0.05}"]
 STEERING = [
     "early_stopping={patience: 3}",
     "reduce_on_plateau={patience: 1, factor: 0.5}",

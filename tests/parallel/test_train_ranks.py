@@ -29,7 +29,8 @@ DEEP = (
 def config(optimizer: str, *overrides: str) -> TrainConfig:
     rates = {"sgd": 0.1, "adagrad": 0.05, "adam": 0.01, "ftrl": 0.05}
     steering = ["reduce_on_plateau={patience: 1, factor: 0.5}", "drift_check.every_steps=7", f"max_steps={STEPS}"]
-    how = [f"optimizer={{name: {optimizer}, learning_rate: {rates[optimizer]}}}", "row_l2=0.001", "epochs=9"]
+    how = [f"optimizer={{name: {optimizer}, learning_rate: {rates[optimizer]}}}", "row_l2=0.001", "row_l2_per=step"]
+    how += ["epochs=9"]
     how += ["expiry={unseen_runs: 1}"]  # so that the marks of the rows are compared as well
     model = DEEP if optimizer == "sgd" else MODEL
     return TrainConfig.load(None, [model, f"batch_size={BATCH}", *how, *steering, *overrides])

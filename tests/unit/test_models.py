@@ -143,9 +143,9 @@ def test_a_step_is_the_weighted_mean_and_padding_is_not_read() -> None:
     np.testing.assert_allclose(lr.loss_tracker.numerator.numpy(), 4.5 * np.log(2), rtol=1e-6)
 
 
-@pytest.mark.parametrize("mark_rows", [False, True])
-def test_a_step_of_weight_zero_changes_nothing(mark_rows: bool) -> None:
-    afm = compiled(model(row_l2=0.1, mark_rows=mark_rows), "adam")
+@pytest.mark.parametrize("more", [{}, {"mark_rows": True}, {"row_l2_per": "step"}], ids=str)
+def test_a_step_of_weight_zero_changes_nothing(more: dict[str, Any]) -> None:
+    afm = compiled(model(row_l2=0.1, **more), "adam")
     before = [variable.numpy() for variable in afm.variables]
     tf.function(afm.train_step)(batch(weight=np.zeros(5, np.float32)))
     assert int(afm.optimizer.iterations) == 0
@@ -155,7 +155,7 @@ def test_a_step_of_weight_zero_changes_nothing(mark_rows: bool) -> None:
 
 def test_a_training_step_waits_for_nothing_on_the_host() -> None:
     """No predicate, no assertion, and no int32 tensor that grows with the batch: a GPU keeps those on the host."""
-    afm = compiled(model(row_l2=0.1, mark_rows=True), "adam")
+    afm = compiled(model(row_l2=0.1, row_l2_per="step"), "adam")
     rows = 97
     spec = {name: tf.TensorSpec([rows, *value.shape[1:]], value.dtype) for name, value in batch().items()}
     graph = tf.function(afm.train_step).get_concrete_function(spec).graph
@@ -207,6 +207,47 @@ def test_row_l2_of_a_dense_gradient_is_that_of_the_rows_that_it_moves() -> None:
     expected = gradient.astype(np.float64)
     expected[[2, 5]] += 2 * 0.125 * vectors[[2, 5]]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_row_l2_per_step_makes_up_for_the_steps_since_a_touch() -> None:
+    """Weights alone, under SGD: 0.5·2λ·row for each step since the last touch, one for the first touch."""
+    lr = compiled(model("lr", row_l2=0.01, row_l2_per="step"))
+    weights = np.linspace(-1, 1, FEATURES, dtype=np.float32)
+    weights[0] = 0
+    lr.table.columns["linear"].assign(weights[:, None])
+    step, seen, count = tf.function(lr.train_step), np.zeros(FEATURES, int), 0
+    for ids, weight in (([1, 2], 1.0), ([2, 3], 1.0), ([3, 0], 0.0), ([1, 3], 1.0), ([1, 2], 1.0)):
+        rows = {"feature_ids": tf.constant([[*ids, 0, 0]], tf.int64), "feature_vals": tf.zeros([1, SLOTS])}
+        step({**rows, "label": tf.ones(1), "weight": tf.constant([weight]), "row": tf.range(1, dtype=tf.int64)})
+        if not weight:
+            continue  # a step of weight 0 is none
+        count += 1
+        for row in filter(None, ids):
+            weights[row] -= 0.5 * 2 * 0.01 * (count - seen[row] if seen[row] else 1) * weights[row]
+            seen[row] = count
+        np.testing.assert_allclose(lr.table.columns["linear"].numpy()[:, 0], weights, rtol=1e-5)
+    assert lr.table.last_seen is not None
+    np.testing.assert_array_equal(lr.table.last_seen.numpy(), seen)
+
+
+def test_row_l2_per_step_of_a_dense_gradient_is_that_of_slices() -> None:
+    afm = compiled(model(row_l2={"vectors": 0.125}, row_l2_per="step"))
+    give(afm)
+    afm.optimizer.build(afm.trainable_variables)
+    afm.optimizer.iterations.assign(6)
+    assert afm.table.last_seen is not None
+    afm.table.last_seen.assign([0, 0, 3, 6, 0, 1, 0, 0, 2])
+    gradient = np.zeros((FEATURES, 3), np.float32)
+    gradient[[2, 4, 5]] = 1.0, -2.0, 0.5
+    vectors = afm.table.columns["vectors"]
+    expected = gradient[[2, 4, 5]] + 2 * 0.125 * np.array([[4.0], [1.0], [6.0]]) * vectors.numpy()[[2, 4, 5]]
+    slices = tf.IndexedSlices(tf.gather(gradient, [2, 4, 5]), tf.constant([2, 4, 5], tf.int64))
+    (sparse,), (dense,) = (afm.penalize([one], [vectors]) for one in (slices, tf.constant(gradient)))
+    np.testing.assert_allclose(sparse.values, expected, rtol=1e-6)
+    np.testing.assert_allclose(dense.numpy()[[2, 4, 5]], expected, rtol=1e-6)
+    assert not dense.numpy()[[0, 1, 3, 6, 7, 8]].any()
+    with pytest.raises(UserError, match="row_l2_per must be 'touch' or 'step', got 'epoch'"):
+        model(row_l2_per="epoch")
 
 
 @pytest.mark.parametrize("name", optimizers.names())
@@ -326,7 +367,7 @@ def test_fm_pairs_stand_alone() -> None:
 
 @pytest.mark.parametrize("name", ["afm", "fm", "lr"])
 def test_a_saved_model_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
-    arguments = {"row_l2": 0.01, "bias_offset": -0.5, "seed": 4, "loss": "squared"}
+    arguments = {"row_l2": 0.01, "row_l2_per": "step", "bias_offset": -0.5, "seed": 4, "loss": "squared"}
     one = compiled(model(name, **arguments), "adagrad")
     rows = tf.data.Dataset.from_tensors(batch(weight=np.ones(5, np.float32)))
     one.fit(rows, epochs=2, verbose=0)

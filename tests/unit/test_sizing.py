@@ -55,12 +55,20 @@ def test_the_model_goes_by_rows_an_id_and_by_pairs() -> None:
     assert chosen(DataSize(100_000, 5_000, 2_000, 60)) == "afm"  # 1,770 pairs
 
 
-def test_the_penalty_of_an_id_does_not_go_by_the_batch() -> None:
-    small, large = (settings_for(DataSize(rows, rows // 40, rows // 50, 10)).content for rows in (30_000, 1_000_000))
+def test_the_penalty_of_an_epoch_does_not_go_by_rows_or_batch() -> None:
+    small, large = (settings_for(DataSize(rows, rows // 40, rows // 50, 10)).content for rows in (32_000, 1_024_000))
     assert small["batch_size"] < large["batch_size"]
-    for column in ("linear", "vectors"):
-        at = [one["row_l2"][column] * one["batch_size"] for one in (small, large)]
-        assert at[0] == pytest.approx(at[1], rel=0.05)
+    for column, expected in (("linear", 0.5), ("vectors", 60.0)):
+        for one, rows in ((small, 32_000), (large, 1_024_000)):
+            steps = rows / one["batch_size"]
+            assert one["row_l2_per"] == "step"
+            assert one["row_l2"][column] * steps * one["batch_size"] == pytest.approx(expected, rel=0.05)
+
+
+def test_epsilon_is_a_tenth_of_a_row_in_the_mean_of_a_batch() -> None:
+    for rows in (100, 32_000, 1_024_000):
+        content = settings_for(DataSize(rows, 90, 90, 10)).content
+        assert content["optimizer"]["epsilon"] * content["batch_size"] == pytest.approx(0.1, rel=0.05)
 
 
 def test_ids_are_counted_by_the_encoding() -> None:
