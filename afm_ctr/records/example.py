@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,16 +36,9 @@ class _Part(NamedTuple):
     sizes: np.ndarray | int  # bytes that count, int64 [n]
 
 
-def serialize_examples(
-    feature_ids: np.ndarray,
-    feature_vals: np.ndarray,
-    labels: np.ndarray | None,
-    weights: np.ndarray | None,
-    groups: tuple[np.ndarray, np.ndarray] | None,
-    keys: Sequence[bytes],
-) -> list[bytes]:
-    """n serialized Examples: :func:`framed_examples` without the frames."""
-    return list(framed_examples(feature_ids, feature_vals, labels, weights, groups, keys))
+def serialize_examples(*columns: Any, **named: Any) -> list[bytes]:
+    """n serialized Examples: :func:`framed_examples`, with its arguments, without the frames."""
+    return list(framed_examples(*columns, **named))
 
 
 def framed_examples(

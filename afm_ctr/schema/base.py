@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+
+from afm_ctr.io.validation import Strict
 
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_]*"
 
@@ -25,3 +27,14 @@ def cell_texts(value: Any) -> tuple[str, ...]:
 
 
 CellTexts = Annotated[tuple[str, ...], BeforeValidator(cell_texts)]
+
+
+class NamedEntry(Strict):
+    """An entry of a list that has a name; the name by itself stands for ``{name: …}``."""
+
+    name: Name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_plain_name(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from afm_ctr.io.validation import Problem, Problems, Strict
-from afm_ctr.schema.base import Count, Name, cell_texts
+from afm_ctr.schema.base import Count, Name, NamedEntry, cell_texts
 
 MAX_LINE_BYTES = 1 << 20
 
 
-class Column(Strict):
+class Column(NamedEntry):
     """A column of a log.
 
     Attributes:
@@ -22,13 +22,7 @@ class Column(Strict):
             ``a``, where no key or column is called ``a.b`` as it stands.
     """
 
-    name: Name
     header: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_plain_name(cls, data: Any) -> Any:
-        return {"name": data} if isinstance(data, str) else data
 
 
 class _NamedColumns(Strict):

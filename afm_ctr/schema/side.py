@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from afm_ctr.io.validation import Problem, Problems, Strict
-from afm_ctr.schema.base import Name
+from afm_ctr.schema.base import Name, NamedEntry
 from afm_ctr.schema.formats import DelimitedFormat, JsonlFormat, ParquetFormat
 
 FLAG_SEPARATOR = "|"
@@ -30,7 +30,7 @@ class JoinKey(Strict):
         return {"log": data, "table": data} if isinstance(data, str) else data
 
 
-class JoinedColumn(Strict):
+class JoinedColumn(NamedEntry):
     """A column that the table brings.
 
     Attributes:
@@ -39,13 +39,7 @@ class JoinedColumn(Strict):
             them: a multi-valued cell.
     """
 
-    name: Name
     flags: tuple[Name, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_plain_name(cls, data: Any) -> Any:
-        return {"name": data} if isinstance(data, str) else data
 
 
 class SideTable(Strict):

@@ -80,21 +80,18 @@ class BestSoFar(keras.callbacks.Callback):
         self.value, self.epoch, self.improved = state["value"], state["epoch"], state["improved"]
 
 
-class EarlyStopping(keras.callbacks.Callback):
-    """End the training when a metric has not improved for ``patience`` epochs in a row.
+class _Patience(keras.callbacks.Callback):
+    """Counts the epochs in a row in which a metric has not improved by more than ``min_delta``."""
 
-    ``stopped`` stays True afterwards, so that a resumed run does not start again.
-    """
-
-    def __init__(self, metric: str, direction: Direction, patience: int, min_delta: float = 0.0) -> None:
+    def __init__(self, metric: str, direction: Direction, patience: int, min_delta: float) -> None:
         super().__init__()
         self.metric, self.direction, self.patience, self.min_delta = metric, direction, patience, min_delta
         self.best: float | None = None
         self.wait = 0
 
     @property
-    def stopped(self) -> bool:
-        """Whether patience has run out; a larger patience on resume takes the run up again."""
+    def exhausted(self) -> bool:
+        """Whether patience has run out."""
         return self.wait >= self.patience
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -105,8 +102,12 @@ class EarlyStopping(keras.callbacks.Callback):
             self.best, self.wait = value, 0
         else:
             self.wait += 1
-        if self.stopped:
-            self.model.stop_training = True
+        if self.exhausted:
+            self.act()
+
+    def act(self) -> None:
+        """What happens when patience has run out."""
+        raise NotImplementedError
 
     def get_state(self) -> dict[str, Any]:
         return {"best": self.best, "wait": self.wait}
@@ -115,7 +116,21 @@ class EarlyStopping(keras.callbacks.Callback):
         self.best, self.wait = state["best"], state["wait"]
 
 
-class ReduceOnPlateau(keras.callbacks.Callback):
+class EarlyStopping(_Patience):
+    """End the training when a metric has not improved for ``patience`` epochs in a row.
+
+    ``exhausted`` stays True afterwards, so that a resumed run does not start again; a larger patience on resume takes
+    it up again.
+    """
+
+    def __init__(self, metric: str, direction: Direction, patience: int, min_delta: float = 0.0) -> None:
+        super().__init__(metric, direction, patience, min_delta)
+
+    def act(self) -> None:
+        self.model.stop_training = True
+
+
+class ReduceOnPlateau(_Patience):
     """Multiply the learning rate by ``factor`` when a metric has not improved for ``patience`` epochs in a row."""
 
     def __init__(
@@ -127,30 +142,13 @@ class ReduceOnPlateau(keras.callbacks.Callback):
         min_delta: float = 0.0,
         min_learning_rate: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.metric, self.direction, self.min_delta = metric, direction, min_delta
-        self.factor, self.patience, self.min_learning_rate = factor, patience, min_learning_rate
-        self.best: float | None = None
+        super().__init__(metric, direction, patience, min_delta)
+        self.factor, self.min_learning_rate = factor, min_learning_rate
+
+    def act(self) -> None:
         self.wait = 0
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        value = _metric(logs, self.metric)
-        if value is None:
-            return
-        if improves(value, self.best, self.direction, self.min_delta):
-            self.best, self.wait = value, 0
-            return
-        self.wait += 1
-        if self.wait >= self.patience:
-            self.wait = 0
-            rate = float(self.model.optimizer.learning_rate)
-            self.model.optimizer.learning_rate = max(rate * self.factor, min(self.min_learning_rate, rate))
-
-    def get_state(self) -> dict[str, Any]:
-        return {"best": self.best, "wait": self.wait}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.best, self.wait = state["best"], state["wait"]
+        rate = float(self.model.optimizer.learning_rate)
+        self.model.optimizer.learning_rate = max(rate * self.factor, min(self.min_learning_rate, rate))
 
 
 def deciders(config: TrainConfig) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class EpochEnds:
     def stopped(self) -> bool:
         """Whether early stopping has ended the run."""
         early = self._deciders.get("early_stopping")
-        return early is not None and early.stopped
+        return early is not None and early.exhausted
 
     def stateful(self) -> dict[str, Stateful]:
         """What a checkpoint keeps, by name."""

@@ -58,7 +58,7 @@ def test_early_stopping_counts_a_small_gain_as_none(
 ) -> None:
     callback = EarlyStopping("m", direction, patience=1, min_delta=min_delta)
     assert len(run(callback, values)) == epochs
-    assert callback.stopped
+    assert callback.exhausted
 
 
 @pytest.mark.parametrize(("direction", "values"), [("max", MAX), ("min", MIN)])
