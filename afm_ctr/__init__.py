@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from afm_ctr.records import Reader
     from afm_ctr.schema import FeatureSchema, ResolvedSchema
     from afm_ctr.training import TrainConfig, build_model, load_model, train
-    from afm_ctr.training.evaluate import evaluate
+    from afm_ctr.training.evaluation import evaluate
 
 __version__ = "0.1.0"
 

@@ -18,7 +18,7 @@ from afm_ctr.io.paths import expand
 from afm_ctr.rawlog import ColumnTypes, parse_log, word_columns
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.sidetables import SideTables
-from afm_ctr.training.evaluate import check_readable, scoring_batch
+from afm_ctr.training.evaluation import check_readable, scoring_batch
 from afm_ctr.training.model_io import Which, load_model, make_scorer
 
 BATCH_ROWS = 4096

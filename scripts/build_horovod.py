@@ -1,7 +1,8 @@
 """Build Horovod for the TensorFlow of this interpreter, cache the wheel and install it.
 
-Horovod 0.28.1, its last release, does not build unchanged against TensorFlow 2.19 and newer. Three small
-source edits (listed in ``EDITS``) mend that; each must match exactly once or the build stops.
+Horovod 0.28.1, its last release, does not build unchanged against TensorFlow 2.19 and newer. A few small
+source edits (listed in ``EDITS``) correct that, and what else stands in the way; each must match exactly once or the
+build stops.
 
     .venv/bin/python scripts/build_horovod.py           # CPU: Gloo, no MPI
     .venv/bin/python scripts/build_horovod.py --gpu     # NCCL; needs nvcc and NCCL's header and library
@@ -54,6 +55,14 @@ EDITS = [
         "  auto dev = CreateDevice(device_attr);\n\n  global_ctx = global_context.ctx;",
         "the ranks' second connections ignored --network-interfaces and took what the host's name resolves to, which "
         "is loopback on many machines",
+    ),
+    (
+        "horovod/common/util.py",
+        "            sys.stdout = open(os.devnull, 'w')\n            sys.stderr = open(os.devnull, 'w')\n",
+        "            sys.stdout = sys.stderr = open(os.devnull, 'w')\n"
+        "            os.dup2(sys.stderr.fileno(), 1)\n            os.dup2(sys.stderr.fileno(), 2)\n",
+        "horovodrun looks at its extension in silence, but what TensorFlow logs in C++ came through: a dozen lines "
+        "before the job's own",
     ),
     (
         "horovod/tensorflow/mpi_ops.cc",

@@ -112,9 +112,8 @@ def prepare(
     result = summary.to_json()
 
     def show() -> None:
-        table = Table(
-            title=f"{output}: {result['rows_in']:,} rows in, {result['rows_out']:,} out", title_justify="left"
-        )
+        console.print(f"{output}: {result['rows_in']:,} rows in, {result['rows_out']:,} out", markup=False)
+        table = Table()
         for heading in ("split", "rows", "positives"):
             table.add_column(heading, justify="left" if heading == "split" else "right")
         for name, counts in result["splits"].items():

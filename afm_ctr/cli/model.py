@@ -48,7 +48,7 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Train a model; under horovodrun on all ranks. The same command, run again, resumes where it stopped."""
-    check_inputs(data=data, config=config)
+    check_inputs(data=data, config=config, overrides=set_ or [])
     load_tensorflow()
     from afm_ctr import distributed, training
 
@@ -98,7 +98,7 @@ def plan(
     as_json: JsonFlag = False,
 ) -> None:
     """What a run would take on a cluster: memory, bytes and time of a step, for each form of the table."""
-    check_inputs(data=data, config=config)
+    check_inputs(data=data, config=config, overrides=set_ or [])
     load_tensorflow()
     from afm_ctr import training
     from afm_ctr.training import plan as planning
@@ -160,7 +160,8 @@ def evaluate(
         world.shutdown()
 
     def show() -> None:
-        table = Table(title=f"{model_dir} on {split}", title_justify="left", show_header=False)
+        console.print(f"{model_dir} on {split}", markup=False)
+        table = Table(show_header=False)
         for name, value in metrics.items():
             if isinstance(value, (int, float, str)) or value is None:
                 table.add_row(name, _number(value))

@@ -32,14 +32,13 @@ from afm_ctr.cli.quiet_imports import load_tensorflow
 def serve(context: typer.Context) -> None:
     """Serve a SavedModel over gRPC and REST: TF Serving's API and flags, for a laptop, tests and CI.
 
-    Takes the flags of tensorflow_model_server by their own names: --port, --rest_api_port, --model_name,
-    --model_base_path, --file_system_poll_wait_seconds and more; refuses by name those that it does not have.
+    Takes the flags of tensorflow_model_server that are listed below, by their own names, and refuses the others.
     """
     from serving.server import flags
 
     if "--help" in context.args:
         print(context.get_help())
-        print(flags.usage())
+        print(flags.usage(console.width))
         return
     chosen = flags.parse(context.args)
     load_tensorflow()

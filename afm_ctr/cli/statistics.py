@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from afm_ctr.cli.app import JsonFlag, app, console, report
 from afm_ctr.errors import UserError
@@ -137,16 +139,16 @@ def _statistics(path: str) -> DataStatistics:
     return found
 
 
-def _table(data: str, statistics: DataStatistics) -> Table:
+def _table(data: str, statistics: DataStatistics) -> Group:
     sampled = "" if statistics.sampled == statistics.rows else f", values of {statistics.sampled:,} sampled rows"
     positive = f", {statistics.positives:,} positive" if statistics.positives is not None else ""
-    title = f"{escape(data)}, {statistics.split}: {statistics.rows:,} rows{positive}{sampled}"
+    title = f"{data}, {statistics.split}: {statistics.rows:,} rows{positive}{sampled}"
     caption = (
         "values: least, 5 %, median, 95 %, most of many numbers; else the most frequent with their share of rows"
     )
     if statistics.positives is not None:
         caption += " and the share of positive ones among them"
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    table = Table(caption=caption, box=SIMPLE_HEAD, caption_justify="left")
     for heading in ("field", "encoding", "missing", "distinct"):
         table.add_column(heading, justify="right" if heading in ("missing", "distinct") else "left")
     table.add_column("values", overflow="fold")
@@ -158,7 +160,7 @@ def _table(data: str, statistics: DataStatistics) -> Table:
             f"{'' if field.exact else '~'}{field.distinct:,}",
             _values(field, statistics),
         )
-    return table
+    return Group(Text(visible(title)), table)
 
 
 def _values(field: FieldStatistics, statistics: DataStatistics) -> str:
@@ -173,14 +175,14 @@ def _values(field: FieldStatistics, statistics: DataStatistics) -> str:
     return escape(", ".join(words))
 
 
-def _drift_table(found: Drift, baseline: str) -> Table:
+def _drift_table(found: Drift, baseline: str) -> Group:
     def share(number: float | None) -> str:
         return "-" if number is None else f"{number:.2%}"
 
-    title = f"against {escape(baseline)}: {len(found.flagged)} of {len(found.fields)} fields flagged"
+    title = f"against {baseline}: {len(found.flagged)} of {len(found.fields)} fields flagged"
     if found.positive_before is not None and found.positive_now is not None:
         title += f"; positive {share(found.positive_before)}, now {share(found.positive_now)}"
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    table = Table(box=SIMPLE_HEAD)
     for heading in ("field", "PSI", "by chance", "missing", "now", "new values"):
         table.add_column(heading, justify="left" if heading == "field" else "right")
     table.add_column("flags")
@@ -195,4 +197,4 @@ def _drift_table(found: Drift, baseline: str) -> Table:
             ", ".join(field.flags),
             style="bold red" if "large change" in field.flags else "yellow" if field.flags else None,
         )
-    return table
+    return Group(Text(visible(title)), table)

@@ -17,7 +17,7 @@ from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import load_model
-from afm_ctr.training.evaluate import check_readable
+from afm_ctr.training.evaluation import check_readable
 from afm_ctr.training.model_io import Which
 
 MOST_REQUESTS = 100  # of which every pair is kept

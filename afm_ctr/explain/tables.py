@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from afm_ctr.explain.explanation import Explanation, PairEffect, RowFacts
 from afm_ctr.visible import csv_text, visible
@@ -45,7 +46,7 @@ def cell(attribute: str, value: float | None, one: bool = False) -> str:
 
 def table(explanation: Explanation, top: int = 10) -> Group:
     """The first ``top`` pairs for a terminal, and how far the weights may be trusted."""
-    main = Table(title=escape(explanation.title), title_justify="left")
+    main = Table()
     main.add_column("rank", justify="right")
     main.add_column("pair", overflow="fold")
     wanted, one = columns(explanation), explanation.row is not None
@@ -56,7 +57,7 @@ def table(explanation: Explanation, top: int = 10) -> Group:
         _numbers(main, heading, [cell(name, getattr(pair, name), one) for pair in pairs])
     for pair in pairs:
         main.add_row(str(pair.rank), escape(pair.name), *(cell(name, getattr(pair, name), one) for name in wanted))
-    parts: list[Any] = [main]
+    parts: list[Any] = [Text(visible(explanation.title)), main]
     if explanation.row is not None:
         parts.append(_linear_table(explanation.row, top))
     if explanation.requests:
@@ -100,18 +101,18 @@ def _csv(header: list[str], lines: list[list[Any]]) -> bytes:
     return text.getvalue().encode("utf-8", "replace")
 
 
-def _linear_table(row: RowFacts, top: int) -> Table:
-    found = Table(title=f"single slots (bias {row.bias:+.4f}, logit {row.logit:+.4f})", title_justify="left")
+def _linear_table(row: RowFacts, top: int) -> Group:
+    found = Table()
     found.add_column("slot")
     found.add_column("holds")
     found.add_column("its own term", justify="right")
     for name, content, term in row.linear[:top]:
         found.add_row(escape(name), escape(visible(content)), f"{term:+.4f}")
-    return found
+    return Group(Text(f"single slots (bias {row.bias:+.4f}, logit {row.logit:+.4f})"), found)
 
 
-def _request_table(requests: Sequence[Explanation]) -> Table:
-    found = Table(title="single rows, each with its strongest pairs", title_justify="left")
+def _request_table(requests: Sequence[Explanation]) -> Group:
+    found = Table()
     rows: list[list[str]] = []
     for request in requests:
         row = request.row
@@ -129,7 +130,7 @@ def _request_table(requests: Sequence[Explanation]) -> Table:
             _numbers(found, heading, [row[place] for row in rows])
     for cells in rows:
         found.add_row(*map(escape, cells))
-    return found
+    return Group(Text("single rows, each with its strongest pairs"), found)
 
 
 def _numbers(table: Table, heading: str, cells: Sequence[str]) -> None:

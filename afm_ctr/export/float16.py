@@ -12,7 +12,7 @@ from afm_ctr.distributed import init
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.training.evaluate import SMALLEST_BATCH, Evaluator, check_readable, open_split
+from afm_ctr.training.evaluation import SMALLEST_BATCH, Evaluator, check_readable, open_split
 
 
 class HalfChange(BaseModel):

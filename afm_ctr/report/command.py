@@ -18,7 +18,7 @@ from afm_ctr.report.record import Judged, RunRecord
 from afm_ctr.report.scored import score_split
 from afm_ctr.report.slices import chosen_fields, slices_of, slots_of
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.training.evaluate import SMALLEST_BATCH, scoring_batch
+from afm_ctr.training.evaluation import SMALLEST_BATCH, scoring_batch
 from afm_ctr.training.model_io import Which, open_run
 from afm_ctr.training.verdict import no_better_than_constant, warnings_of
 from afm_ctr.webpage import Page, file_of

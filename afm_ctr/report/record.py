@@ -12,7 +12,7 @@ from afm_ctr.io.secrets import without_secrets
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import TrainConfig
-from afm_ctr.training.evaluate import check_readable
+from afm_ctr.training.evaluation import check_readable
 from afm_ctr.training.model_io import CONFIG, HISTORY, PROFILE, RUN
 
 

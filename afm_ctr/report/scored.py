@@ -12,7 +12,7 @@ import numpy.typing as npt
 from afm_ctr.metrics import Evaluation, Interval, auc_interval, mean_interval, ratio_interval, sigmoid, signed
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
-from afm_ctr.training.evaluate import add_batch, new_evaluation, scored_batches
+from afm_ctr.training.evaluation import add_batch, new_evaluation, scored_batches
 
 Floats = npt.NDArray[np.float64]
 

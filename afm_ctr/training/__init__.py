@@ -1,11 +1,34 @@
-"""Training and evaluation: Keras ``fit`` in a form that can stop and resume at any step, on any number of ranks."""
+"""Training and evaluation: Keras ``fit`` in a form that can stop and resume at any step, on any number of ranks.
+
+Names are loaded when they are first used: a config is checked without TensorFlow.
+"""
 
 from __future__ import annotations
 
-from afm_ctr.training.config import TrainConfig
-from afm_ctr.training.defaults import default_config
-from afm_ctr.training.evaluate import evaluate
-from afm_ctr.training.loop import TrainSummary, train
-from afm_ctr.training.model_io import build_model, load_model
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from afm_ctr.training.config import TrainConfig
+    from afm_ctr.training.defaults import default_config
+    from afm_ctr.training.evaluation import evaluate
+    from afm_ctr.training.loop import TrainSummary, train
+    from afm_ctr.training.model_io import build_model, load_model
 
 __all__ = ["TrainConfig", "TrainSummary", "build_model", "default_config", "evaluate", "load_model", "train"]
+
+_MODULES = {
+    "TrainConfig": "config",
+    "TrainSummary": "loop",
+    "build_model": "model_io",
+    "default_config": "defaults",
+    "evaluate": "evaluation",
+    "load_model": "model_io",
+    "train": "loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'afm_ctr.training' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"afm_ctr.training.{_MODULES[name]}"), name)

@@ -18,7 +18,7 @@ from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.training.callbacks import EpochHistory, Stateful, deciders
 from afm_ctr.training.config import TrainConfig
-from afm_ctr.training.evaluate import Evaluator
+from afm_ctr.training.evaluation import Evaluator
 from afm_ctr.training.verdict import not_steered
 
 

@@ -21,7 +21,7 @@ from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.base_rate import initial_bias, label_sums
 from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint
 from afm_ctr.training.config import TrainConfig
-from afm_ctr.training.evaluate import SMALLEST_BATCH, open_split
+from afm_ctr.training.evaluation import SMALLEST_BATCH, open_split
 from afm_ctr.training.exchange import choose_exchange
 from afm_ctr.training.failures import unwritable
 from afm_ctr.training.incremental import check_origin, continue_from, forget
@@ -77,7 +77,7 @@ class TrainSummary:
     def __str__(self) -> str:
         best = ""
         if self.best is not None:
-            best = f", best {self.best['metric']} {self.best['value']:.6f} after epoch {self.best['epoch'] + 1}"
+            best = f", best {self.best['metric']} {self.best['value']:.4f} after epoch {self.best['epoch'] + 1}"
         done = f"{counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')} (ended by {self.ended})"
         speed = "" if self.rows_per_second is None else f", {self.rows_per_second:,.0f} rows/s"
         return f"{self.model_dir}: {done}{speed}{best}"

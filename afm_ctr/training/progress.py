@@ -18,8 +18,8 @@ from afm_ctr.visible import visible
 Mode = Literal["auto", "bar", "lines", "none"]
 _SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_BARS = 10.0, 0.25
 _CONSTANTS = {
-    "loss": ("constant_loss", "normalised_entropy"),
-    "val_log_loss": ("val_constant_log_loss", "val_normalised_entropy"),
+    "loss": "constant_loss",
+    "val_log_loss": "val_constant_log_loss",
 }
 
 
@@ -99,10 +99,10 @@ class Reporter(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.close()
-        shown = ("loss", "val_auc", "val_group_auc", "val_log_loss", "val_rmse")
         logs = logs or {}
+        shown = ["loss", "val_auc", "val_group_auc", "val_log_loss" if "val_log_loss" in logs else "val_rmse"]
         figures = [
-            f"{name} {logs[name]:.5f}{_beside_constant(name, logs)}"
+            f"{name} {logs[name]:.4f}{_beside_constant(name, logs)}"
             for name in shown
             if isinstance(logs.get(name), float)
         ]
@@ -121,18 +121,15 @@ class Reporter(keras.callbacks.Callback):
     def _figures(self, now: float, logs: dict[str, Any] | None) -> str:
         rate = (self._rows() - self._rows_before) / max(now - self._began, 1e-9)
         loss = (logs or {}).get("loss")
-        return f"{'' if loss is None else f'loss {float(loss):.5f}, '}{rate:,.0f} rows/s"
+        return f"{'' if loss is None else f'loss {float(loss):.4f}, '}{rate:,.0f} rows/s"
 
 
 def _beside_constant(name: str, logs: dict[str, Any]) -> str:
     """What a log loss is to be compared with."""
     if name not in _CONSTANTS:
         return ""
-    constant, entropy = (logs.get(key) for key in _CONSTANTS[name])
-    if constant is None:
-        return ""
-    ratio = "" if entropy is None else f", normalised entropy {entropy:.4f}"
-    return f" (constant {constant:.5f}{ratio})"
+    constant = logs.get(_CONSTANTS[name])
+    return "" if constant is None else f" (constant {constant:.4f})"
 
 
 class TensorBoardScalars(keras.callbacks.Callback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -160,12 +161,13 @@ def parse(arguments: Sequence[str]) -> ServerFlags:
     return _checked(ServerFlags(**values))
 
 
-def usage() -> str:
-    """The flags, one a line."""
+def usage(width: int = 80) -> str:
+    """The flags, each with what it takes and does, in lines of that width."""
     lines = ["flags, by the names of tensorflow_model_server:"]
     for name, item in _FIELDS.items():
         default = "" if item.default in (None, "", ()) else f" (default {item.default})"
-        lines.append(f"  --{name}={item.metadata['wanted']}: {item.metadata['help']}{default}")
+        text = f"  --{name}={item.metadata['wanted']}: {item.metadata['help']}{default}"
+        lines += textwrap.wrap(text, width, subsequent_indent=" " * 6, break_on_hyphens=False)
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import TrainConfig, TrainSummary, build_model, checkpoint, epoch, evaluate, load_model, train
 from afm_ctr.training.checkpoint import Checkpoint
-from afm_ctr.training.evaluate import scoring_batch
+from afm_ctr.training.evaluation import scoring_batch
 from tests import prepared
 
 SETTINGS = ["model={name: fm, factors: 4}", "batch_size=16", "optimizer={name: adam, learning_rate: 0.05}"]

@@ -33,6 +33,12 @@ TOLD = {
 
 
 @needs_horovod
+def test_the_launcher_shows_the_lines_of_the_ranks_alone(tmp_path: Path) -> None:
+    job = horovodrun(2, ["-c", "print('here')"], tmp_path, TF_CPP_MIN_LOG_LEVEL="0")
+    assert job.code == 0 and sorted(job.output.splitlines()) == ["[0]<stdout>:here", "[1]<stdout>:here"]
+
+
+@needs_horovod
 @pytest.mark.parametrize("how", EXPECTED)
 def test_the_job_ends_with_an_error(how: str, tmp_path: Path) -> None:
     job = horovodrun(2, [JOBS / "failing.py", how], tmp_path)

@@ -14,7 +14,7 @@ from afm_ctr.models import CTRModel
 from afm_ctr.records import Manifest
 from afm_ctr.schema.formats import NegativeSampling
 from afm_ctr.training.base_rate import LabelSums, initial_bias, label_sums
-from afm_ctr.training.evaluate import new_evaluation
+from afm_ctr.training.evaluation import new_evaluation
 from tests import prepared
 from tests.unit.fake_world import FakeWorld
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -80,6 +81,40 @@ def test_what_is_not_there_is_refused_before_tensorflow_is_loaded(
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, UserError) and message in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["train --model-dir m", "plan"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--config c.yaml", ["c.yaml", "modle", "'model'"]),
+        ("--config c.yaml --set epochs=0", ["c.yaml", "modle", "'model'"]),
+        ("--set epoch=3", ["--set epoch=3", "did you mean epochs"]),
+        ("--set epochs", ["write key.path=value"]),
+    ],
+)
+def test_a_wrong_config_is_refused_where_tensorflow_is_not(
+    command: str, options: str, words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text("modle: afm\n")
+    (tmp_path / "manifest.json").touch()
+    arguments = ["afm-ctr", *command.split(), "--data", ".", *options.split()]
+    code = f"import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None; sys.argv = {arguments}; "
+    code += "from afm_ctr.cli import main; main()"
+    environment = {name: value for name, value in os.environ.items() if name != "HOROVOD_RANK"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_eighty_columns(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("afm_ctr.cli.app.console.width", 80)  # a terminal's width is known when the program starts
+    lines = CliRunner().invoke(app, [command, "--help"], terminal_width=80).output.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -24,5 +24,16 @@ def test_the_time_left_does_not_go_by_the_first_step(
     assert "step 11 of 100" in second and second.endswith(", 89 s left")
 
 
+def test_an_epoch_is_the_figures_that_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = progress.Reporter(100, 3, lambda: 100, lambda: 1000, "lines")
+    logs = {"loss": 0.551264, "constant_loss": 0.5518, "normalised_entropy": 0.999, "val_rmse": 0.4225}
+    reporter.on_epoch_end(0, logs)
+    reporter.on_epoch_end(0, {**logs, "val_auc": 0.52699, "val_log_loss": 0.542244, "val_constant_log_loss": 0.54327})
+    without, whole = capsys.readouterr().err.splitlines()
+    assert without == "epoch 1/3: loss 0.5513 (constant 0.5518), val_rmse 0.4225"
+    compared = "val_auc 0.5270, val_log_loss 0.5422 (constant 0.5433)"
+    assert whole == f"epoch 1/3: loss 0.5513 (constant 0.5518), {compared}"
+
+
 def test_one_is_not_many() -> None:
     assert [counted(number, "shard") for number in (0, 1, 2000)] == ["0 shards", "1 shard", "2,000 shards"]

@@ -112,6 +112,7 @@ def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert capsys.readouterr().out.strip() == usage()
     assert "--file_system_poll_wait_seconds" in usage()
+    assert max(map(len, usage(60).splitlines())) <= 60 and usage(60).split() == usage().split()
 
 
 def test_the_real_server_in_docker_compose_takes_the_same_flags(root: Path, base: str) -> None:
