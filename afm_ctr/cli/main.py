@@ -22,6 +22,7 @@ _EXTRA_OF = {
     "yaml": "cli",
     "tensorflow": "train",
     "keras": "train",
+    "jinja2": "train",
     "matplotlib": "train",
     "google_crc32c": "train",
     "apache_beam": "beam",

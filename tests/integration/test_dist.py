@@ -76,7 +76,7 @@ def bare(folder: Path, root: Path, *requirements: str) -> Path:
 
 def test_the_wheel_and_the_sdist_hold_the_packages_whole(dist: Path, root: Path) -> None:
     packages = ("afm_ctr", "beam_jobs", "serving")
-    suffixes = (".py", ".pyi", ".cc", ".cu", ".h", ".proto", ".typed")
+    suffixes = (".py", ".pyi", ".cc", ".cu", ".h", ".proto", ".jinja", ".typed")
     ours = {str(path.relative_to(root)) for name in packages for path in (root / name).rglob("*")}
     ours = {name for name in ours if name.endswith(suffixes)}
     (wheel,), (source,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
