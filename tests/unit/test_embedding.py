@@ -113,9 +113,10 @@ def test_apply_moves_the_rows_it_is_given() -> None:
     before = kept.columns["vectors"].numpy()
     lookup = kept.lookup(tf.constant([3, 7, 3], tf.int64))
     optimizer = optimizers.build("sgd", learning_rate=0.5)
-    kept.apply(lookup.unique_ids, {"vectors": tf.ones_like(lookup.rows["vectors"])}, optimizer)
+    gradient = tf.ones((3, 4)) * [[0.0], [1.0], [2.0]]  # of rows 0, 3 and 7
+    kept.apply(lookup.unique_ids, {"vectors": gradient}, optimizer)
     after = kept.columns["vectors"].numpy()
-    np.testing.assert_allclose(after[[3, 7]], before[[3, 7]] - 0.5, rtol=1e-6)
+    np.testing.assert_allclose(after[[3, 7]], before[[3, 7]] - [[0.5], [1.0]], rtol=1e-6)
     np.testing.assert_array_equal(np.delete(after, [3, 7], 0), np.delete(before, [3, 7], 0))
 
 
