@@ -43,8 +43,8 @@ lint: $(READY) ## ruff and mypy
 docs: $(READY) ## the site of docs/ in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-unit: $(READY) ## seconds: one room at a time
-	$(BIN)/python -m pytest tests/unit tests/security -n 2 --dist loadfile -q
+unit: $(READY) ## one room at a time, with the branches that they reach: below the floor is an error
+	$(BIN)/python -m pytest tests/unit tests/security -n 2 --dist loadfile -q --cov --cov-report term:skip-covered
 
 clusters: $(READY) ## Flink, Spark and Beam's job servers into the cache: 700 MB, once; their tests skip without
 	$(BIN)/python scripts/clusters.py fetch || true

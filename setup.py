@@ -20,6 +20,7 @@ DEV = [
     "nbclient",
     "ipykernel",
     "pytest",
+    "pytest-cov",
     "pytest-timeout",
     "pytest-xdist",
     "hypothesis",

@@ -151,7 +151,7 @@ def _template() -> jinja2.Template:
         return visible(value, keep="\n") if isinstance(value, str) else "" if value is None else value
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, finalize=shown, trim_blocks=True,
+        loader=jinja2.PackageLoader("afm_ctr", ""), autoescape=True, finalize=shown, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
     )  # fmt: skip
     return environment.get_template("webpage.html.jinja")

@@ -166,5 +166,5 @@ def test_any_number_as_python_writes_it_is_that_number(rate: float) -> None:
 def test_the_placement_of_the_table_may_change_on_resume() -> None:
     before, now = (TrainConfig.load(None, [f"table.placement={where}"]) for where in ("replicated", "sharded"))
     assert now.changed_from(before) is None
-    with pytest.raises(UserError, match=r"table\.placement = 'spread'"):
+    with pytest.raises(UserError, match=r"table\.placement: 'spread'"):
         TrainConfig.load(None, ["table.placement=spread"])
