@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -16,9 +17,22 @@ from typing import Any
 from peers import ENVIRONMENTS, environment
 from rows import PreparedRows
 
+import afm_ctr
+
 PEER = "fuxictr-"
 _FOLDER = Path(__file__).parent
 _PAUSE = 0.5
+# The parts of the package that a trained weight or its score depends on.
+_TRAINS = (
+    "embedding.py",
+    "interactions",
+    "models",
+    "native",
+    "optimizers",
+    "records",
+    "sparse_gradients.py",
+    "training",
+)
 
 
 @dataclass(frozen=True)
@@ -45,10 +59,23 @@ class Job:
 
 
 def versions_of(model: str) -> list[str]:
-    """What a result depends on beside config and rows."""
+    """What a result depends on besides config and rows: packages, and the code that trains."""
     if model.startswith(PEER):
-        return ENVIRONMENTS["fuxictr"]
-    return [f"{name}=={version(name)}" for name in ("afm-ctr", "tensorflow", "keras")]
+        return [*ENVIRONMENTS["fuxictr"], f"code {code_digest(_FOLDER / 'fuxictr_worker.py')}"]
+    packages = [f"{name}=={version(name)}" for name in ("afm-ctr", "tensorflow", "keras")]
+    package = Path(afm_ctr.__file__).parent
+    return [*packages, f"code {code_digest(*(package / name for name in _TRAINS), _FOLDER / 'ours_worker.py')}"]
+
+
+def code_digest(*paths: Path) -> str:
+    """A digest of source files, and of those below folders: a result of other code is not taken for one of this."""
+    files = sorted(file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]))
+    found = hashlib.sha256()
+    for file in files:
+        if file.suffix in (".py", ".cc", ".h"):
+            content = file.read_bytes()
+            found.update(f"{file.name} {len(content)}\n".encode() + content)
+    return found.hexdigest()[:12]
 
 
 class Worker:

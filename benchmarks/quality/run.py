@@ -8,9 +8,9 @@ A model is a file: ``configs/<data>-<model>.yaml``. That of ours is what ``afm-c
 apart); ``fuxictr-…`` holds the settings of FuxiCTR's. ``afm-ctr prepare`` makes the data set; FuxiCTR gets the ids
 and values out of it. All figures of all models are computed here, exactly, from the scores that they gave.
 
-What is done is kept below ``--output-dir`` by model, seed and a digest of config, rows and versions: an interrupted
-command, called again, goes on where it was, and one with more seeds trains those that are missing. FuxiCTR lives in
-an environment of its own, made at the first run (see ``benchmarks/peers.py``).
+What is done is kept below ``--output-dir`` by model, seed and a digest of config, rows, versions and code: an
+interrupted command, called again, resumes, and one with more seeds trains those that are missing. FuxiCTR lives in an
+environment of its own, made at the first run (see ``benchmarks/peers.py``).
 """
 
 from __future__ import annotations

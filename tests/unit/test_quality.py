@@ -126,6 +126,7 @@ def test_what_is_done_is_kept(tmp_path: Path) -> None:
     rows = of_rows.PreparedRows(tmp_path, {"test": ""}, {}, [], "digest", {"test": np.array([1, 0])})
     [job, other] = run.jobs_of("telco", ["afm"], [1, 2], rows, tmp_path)
     assert job.folder != other.folder and job.versions == jobs.versions_of("afm")
+    assert len(job.versions) == 4 and job.versions[-1].startswith("code ")
     assert run.jobs_of("telco", ["afm"], [1], rows._replace(digest="others"), tmp_path)[0].folder != job.folder
     assert run.missing(job, "telco", rows, ["test"])
     job.folder.mkdir(parents=True)
@@ -150,3 +151,15 @@ def test_configs_are_ones_of_training(name: str) -> None:
             assert (config.validation is None) == (name == "telco")
     for check in DATASETS[name].checks:
         assert check.metric in DATASETS[name].metrics
+
+
+def test_other_code_is_another_result(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "afm.py").write_text("a = 1\n")
+    (tmp_path / "table.py").write_text("b = 1\n")
+    paths = tmp_path / "models", tmp_path / "table.py"
+    first = jobs.code_digest(*paths)
+    (tmp_path / "models" / "afm.pyc").write_text("compiled")
+    assert jobs.code_digest(*paths) == first
+    (tmp_path / "models" / "afm.py").write_text("a = 2\n")
+    assert jobs.code_digest(*paths) != first
