@@ -8,9 +8,10 @@ import pytest
 from fake_world import FakeWorld
 
 from afm_ctr.distributed import SingleWorld, World
+from afm_ctr.distributed.exchange import exchanged_bytes
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
-from afm_ctr.training.exchange import cheapest, choose_exchange
+from afm_ctr.training.exchange import TableExchange, cheapest, choose_exchange
 from tests import prepared
 
 ROWS = 1 + prepared.FIELDS * prepared.IDS
@@ -45,3 +46,15 @@ def test_the_cheapest_form_by_density() -> None:
     assert cheapest(2, 80_000, 100_000) == "reduce"
     assert cheapest(8, 20_000, 100_000) == "reduce"  # eight ranks' rows are more than the table has
     assert cheapest(8, 100, 100_000) == "gather"
+
+
+def test_bytes_of_each_form() -> None:
+    """Of 100 rows of 17 float32: gradient and int32 ids; the whole table and a mark; int64 ids, rows and gradient."""
+    assert exchanged_bytes("gather", 100, 5000, 17) == 100 * (17 * 4 + 4)
+    assert exchanged_bytes("reduce", 100, 5000, 17) == 5000 * 18 * 4
+    assert exchanged_bytes("sharded", 100, 5000, 17) == 100 * (8 + 2 * 17 * 4)
+
+
+def test_bytes_are_shown_in_a_unit_that_fits() -> None:
+    line = str(TableExchange("ids", ("linear",), 10, 5, "gather", 50_400, 2_500_000, 99_999))
+    assert "50.4 kB" in line and "2.5 MB" in line

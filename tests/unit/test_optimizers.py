@@ -308,3 +308,16 @@ def test_a_step_of_weight_zero_changes_nothing_whatever_its_gradients(name: str,
     step(other, others, 0.5, 2.0)
     for a, b in zip([*taken, *one.variables], [*others, *other.variables], strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+
+
+def test_adams_decay_rates_are_those_that_it_was_given() -> None:
+    """Rates below a half: 1 − β of the gradient, and not what is left of a division by β."""
+    variable = keras.Variable(np.zeros(1, np.float32))
+    optimizer = optimizers.build("adam", learning_rate=1.0, beta_1=0.4, beta_2=0.3, epsilon=1e-7)
+    optimizer.build([variable])
+    m = v = w = 0.0
+    for step, gradient in enumerate([0.5, -0.25, 1.0], 1):
+        optimizer.apply([tf.constant([gradient])], [variable])
+        m, v = 0.4 * m + 0.6 * gradient, 0.3 * v + 0.7 * gradient**2
+        w -= np.sqrt(1 - 0.3**step) / (1 - 0.4**step) * m / (np.sqrt(v) + 1e-7)
+        assert variable.numpy()[0] == pytest.approx(w, rel=1e-5)
