@@ -42,15 +42,19 @@ def report(
     check_inputs(data=data, run=model_dir)
     load_tensorflow()
     from afm_ctr import report as reporting
+    from afm_ctr.report.quality import shown
 
     with row_progress("report") as progress:
         summary = reporting.report(model_dir, data, split, output, slices=slices, which=checkpoint, progress=progress)
 
     def show() -> None:
+        if summary.verdict:
+            console.print(summary.verdict, markup=False, soft_wrap=True)
         if summary.metrics:
-            table = Table("", "", "95 % from", "to", title=f"{model_dir} on {summary.split}", title_justify="left")
+            console.print(f"{model_dir} on {summary.split}", markup=False)
+            table = Table("", "", "95 % interval")
             for name, interval in summary.metrics.items():
-                table.add_row(name, *("" if value is None else f"{value:.6f}" for value in interval))
+                table.add_row(name, *shown(interval))
             console.print(table)
         for text in summary.warnings:
             console.print(f"warning: {text}", markup=False, soft_wrap=True)

@@ -25,6 +25,20 @@ class Interval(NamedTuple):
         ends = (None if end is None else min(max(end, least), most) for end in (self.low, self.high))
         return Interval(self.value, *ends)
 
+    @property
+    def decimals(self) -> int:
+        """How many decimals say something: two figures of half the interval's width; 4 without ends."""
+        if self.low is None or self.high is None or not self.high > self.low:
+            return 4
+        return min(max(1 - math.floor(math.log10((self.high - self.low) / 2)), 1), 6)
+
+    def around(self) -> str:
+        """Such as ``0.786 ± 0.021``, with half the interval's width; without ends the value alone."""
+        value = f"{self.value:.{self.decimals}f}"
+        if self.low is None or self.high is None:
+            return value
+        return f"{value} ± {(self.high - self.low) / 2:.{self.decimals}f}"
+
 
 def auc_interval(
     labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None

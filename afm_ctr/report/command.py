@@ -14,6 +14,7 @@ from afm_ctr.metrics import Interval
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.report import about, quality
+from afm_ctr.report.conclusion import conclusion
 from afm_ctr.report.record import Judged, RunRecord
 from afm_ctr.report.scored import score_split
 from afm_ctr.report.slices import chosen_fields, slices_of, slots_of
@@ -38,7 +39,8 @@ class ReportSummary:
         split: what the model was judged on; None: there was nothing.
         checkpoint: whose weights.
         metrics: figures with the ends of their intervals, by name.
-        warnings: lines that say what is wrong with the model; the page begins with them.
+        warnings: lines that say what is wrong with the model.
+        verdict: what the page begins with; empty where there is nothing to judge by.
     """
 
     output: str
@@ -46,6 +48,7 @@ class ReportSummary:
     checkpoint: str
     metrics: dict[str, Interval]
     warnings: list[str]
+    verdict: str
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -104,11 +107,14 @@ def report(
     if scored is not None and scored.figures is not None:
         judged_here = no_better_than_constant(scored.figures, str(judged.split))
         warnings += [judged_here] if judged_here is not None and judged_here not in warnings else []
+    metrics = quality.intervals_of(scored) if scored is not None and scored.labels is not None else {}
+    verdict = conclusion(scored, metrics, record.config, record.history)
+    if verdict:
+        page.paragraph(f"Verdict: {verdict}")
     for text in warnings:
         page.paragraph(f"Warning: {text}.")
-    metrics: dict[str, Interval] = {}
     if scored is not None:
-        metrics = quality.add_metrics(page, scored)
+        quality.add_metrics(page, scored, metrics)
     else:
         page.section("Metrics")
         page.paragraph(judged.why_not)
@@ -126,7 +132,7 @@ def report(
     about.add_config(page, record.config)
     about.add_surroundings(page, record)
     path = page.write(target)
-    return ReportSummary(str(path), judged.split, checkpoint.folder.name, metrics, warnings)
+    return ReportSummary(str(path), judged.split, checkpoint.folder.name, metrics, warnings, verdict)
 
 
 def _open_split(record: RunRecord, judged: Judged) -> Reader:

@@ -17,17 +17,17 @@ LEAST = 30  # rows of either class (or rows, where labels are real) of a slice i
 _IN_PICTURE = 10
 
 _WORDS = {
-    "auc": ("AUC", "DeLong, from the ranks"),
-    "group_auc": ("group AUC", "groups as independent draws"),
-    "log_loss": ("log loss", "normal, mean of the rows' losses"),
-    "constant_log_loss": ("log loss of a constant: the split's share of positives", ""),
-    "normalised_entropy": ("normalised entropy: log loss / that of the constant", ""),
-    "rmse": ("RMSE", "root of the normal interval of the mean squared error"),
-    "constant_rmse": ("RMSE of a constant: the split's mean", ""),
-    "accuracy": ("accuracy", "normal, mean over the rows"),
-    "calibration": ("calibration: predicted / observed", "normal, ratio of two sums"),
-    "ece": ("expected calibration error", ""),
-    "positive_rate": ("share of positives", "Wilson"),
+    "auc": "AUC",
+    "group_auc": "group AUC",
+    "log_loss": "log loss",
+    "constant_log_loss": "log loss of a constant: the split's share of positives",
+    "normalised_entropy": "normalised entropy: log loss / that of the constant",
+    "rmse": "RMSE",
+    "constant_rmse": "RMSE of a constant: the split's mean",
+    "accuracy": "accuracy",
+    "calibration": "calibration: predicted / observed",
+    "ece": "expected calibration error",
+    "positive_rate": "share of positives",
 }
 
 _WITHOUT_INTERVAL = ("constant_log_loss", "normalised_entropy", "constant_rmse", "ece")
@@ -66,32 +66,33 @@ def intervals_of(scored: ScoredSplit) -> dict[str, Interval]:
     }
 
 
-def add_metrics(page: Page, scored: ScoredSplit) -> dict[str, Interval]:
-    """The table of metrics; returns what it shows."""
+def shown(interval: Interval | None, decimals: int | None = None) -> list[str | None]:
+    """A figure and its interval as two cells of a table, with the decimals that the interval leaves."""
+    if interval is None:
+        return [None, None]
+    places = interval.decimals if decimals is None else decimals
+    ends = "" if interval.low is None else f"{number(interval.low, places)} to {number(interval.high, places)}"
+    return [number(interval.value, places), ends]
+
+
+def add_metrics(page: Page, scored: ScoredSplit, found: dict[str, Interval]) -> None:
+    """The table of metrics, as :func:`intervals_of` finds them."""
     page.section("Metrics")
     rows = scored.scores.size
     if scored.labels is None:
         page.paragraph(f"The split has no labels: {rows:,} rows were scored, and nothing says how well.")
-        return {}
-    found = intervals_of(scored)
+        return
+    # A constant's figure is read beside the model's.
+    decimals = {f"constant_{name}": found[name].decimals for name in ("log_loss", "rmse") if name in found}
     page.table(
-        ["metric", "value", "95 % from", "to", "kind of interval"],
-        [
-            [
-                _WORDS[name][0],
-                number(interval.value),
-                number(interval.low),
-                number(interval.high),
-                _WORDS[name][1] if interval.low is not None else "",
-            ]
-            for name, interval in found.items()
-        ],
+        ["metric", "value", "95 % interval"],
+        [[_WORDS[name], *shown(interval, decimals.get(name))] for name, interval in found.items()],
         caption=f"{rows:,} rows" + ("" if (scored.weights == 1).all() else ", weighted"),
-        numeric=["value", "95 % from", "to"],
+        numeric=["value", "95 % interval"],
     )
     figures_ = scored.figures or {}
     for name, reason in figures_.get("reasons", {}).items():
-        page.paragraph(f"{_WORDS[name][0]} is not defined: {reason}.")
+        page.paragraph(f"{_WORDS[name]} is not defined: {reason}.")
     if "group_auc" in found:
         page.paragraph(
             f"Group AUC: {figures_['groups_used']:,} groups with both classes; {figures_['groups_left_out']:,} with "
@@ -108,7 +109,6 @@ def add_metrics(page: Page, scored: ScoredSplit) -> dict[str, Interval]:
         "Intervals say how far the figure may be off because this split is a sample, of rows that are independent; "
         "what another seed of the training would change is not in them."
     )
-    return found
 
 
 def calibration_points(scored: ScoredSplit) -> list[tuple[CalibrationBin, Interval, int]]:
@@ -134,14 +134,15 @@ def add_calibration(page: Page, scored: ScoredSplit) -> None:
             "Bins of nearly equal weight, rows sorted by prediction.",
             "observed share of positives against mean prediction by bin; the figures are in the table below",
         )
-        header = ["predictions from", "to", "rows", "mean prediction", "observed share", "95 % from", "up to"]
+        header = ["predictions", "rows", "their mean", "observed", "95 % interval"]
         page.table(
             header,
             [
                 [
-                    *(number(value, 4) for value in (point.low, point.high)),
+                    f"{number(point.low, 4)} to {number(point.high, 4)}",
                     number(rows),
-                    *(number(v, 4) for v in (point.predicted, point.observed, interval.low, interval.high)),
+                    number(point.predicted, 4),
+                    *shown(interval),
                 ]
                 for point, interval, rows in points
             ],
@@ -171,7 +172,7 @@ def add_slices(page: Page, scored: ScoredSplit, slices: dict[str, list[Slice]], 
         _add_dots(page, scored, [one for of_field in slices.values() for one in of_field], measure)
     else:
         page.paragraph("The split has no labels: the slices show the mean prediction only.")
-    header = ["value", "rows", "positive", measure, "95 % from", "to", "mean prediction", "observed"]
+    header = ["value", "rows", "positive", measure, "95 % interval", "mean prediction", "observed"]
     if real or scored.labels is None:
         header.remove("positive")
     for field, of_field in slices.items():
@@ -197,14 +198,13 @@ def _slices_note(scored: ScoredSplit) -> str:
 
 
 def _row(one: Slice, positives: bool) -> list[str | None]:
-    value, low, high = one.quality or (None, None, None)
+    value, ends = shown(one.quality)
     return [
         one.name,
         number(one.rows),
         *([number(one.positives)] if positives else []),
-        number(value, 4) or one.why_not,
-        number(low, 4),
-        number(high, 4),
+        value or one.why_not,
+        ends,
         number(one.predicted, 4),
         number(one.observed, 4),
     ]

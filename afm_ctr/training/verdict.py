@@ -55,6 +55,32 @@ def still_improving(history: Sequence[Mapping[str, Any]], config: TrainConfig) -
     )
 
 
+def how_trained(history: Sequence[Mapping[str, Any]], config: TrainConfig) -> str:
+    """Whether more epochs, or fewer, would have been better; empty where the history does not say.
+
+    Args:
+        history: the epochs so far.
+        config: names the metric.
+    """
+    if config.validation is None:
+        return ""
+    metric, direction = f"val_{config.validation.metric}", config.validation.direction
+    valued = [one for one in history if one.get(metric) is not None]
+    if len(valued) < 2:
+        return ""
+    if still_improving(history, config) is not None:
+        return f"Under-trained: {metric} was still improving in the last of {len(valued)} epochs."
+    best = (max if direction == "max" else min)(valued, key=lambda one: float(one[metric]))
+    place, last = valued.index(best) + 1, valued[-1]
+    if place < len(valued) and last["loss"] < best["loss"]:
+        return (
+            f"Over-trained after epoch {place} of {len(valued)}: the training loss fell further, "
+            f"{best['loss']:.4f} to {last['loss']:.4f}, and {metric} got worse, {best[metric]:.4f} to "
+            f"{last[metric]:.4f}."
+        )
+    return f"Trained long enough: {metric} was best in epoch {place} of {len(valued)}."
+
+
 def not_steered(config: TrainConfig, reasons: Mapping[str, str], figures: Mapping[str, Any]) -> str | None:
     """Why nothing goes by the validation metric, and which one would do; None: the metric is defined.
 

@@ -11,12 +11,14 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from afm_ctr.errors import UserError
-from afm_ctr.metrics import Evaluation
+from afm_ctr.metrics import Evaluation, Interval
 from afm_ctr.report import about, figures, quality, slices
+from afm_ctr.report.conclusion import conclusion, gain_on_constant
 from afm_ctr.report.record import Judged, RunRecord
 from afm_ctr.report.scored import ScoredSplit
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import TrainConfig
+from afm_ctr.training.verdict import how_trained
 from afm_ctr.webpage import Page
 from tests.runs import every_kind
 
@@ -146,6 +148,70 @@ def test_only_what_loss_and_label_define_is_told(loss: str, kind: str, names: li
     assert list(quality.intervals_of(scored(loss, kind))) == names
 
 
+@pytest.mark.parametrize(
+    ("interval", "decimals", "said"),
+    [
+        (Interval(0.786123, 0.765, 0.807), 3, "0.786 ± 0.021"),
+        (Interval(0.78612345, 0.786, 0.78624), 5, "0.78612 ± 0.00012"),
+        (Interval(12.3456, 2.0, 22.0), 1, "12.3 ± 10.0"),
+        (Interval(0.5, 0.5, 0.5), 4, "0.5000 ± 0.0000"),
+        (Interval(0.5, None, None), 4, "0.5000"),
+    ],
+)
+def test_a_figure_has_the_digits_that_its_interval_leaves(interval: Interval, decimals: int, said: str) -> None:
+    assert (interval.decimals, interval.around()) == (decimals, said)
+
+
+@pytest.mark.parametrize("loss", ["log", "squared"])
+def test_the_gain_on_the_constant_is_that_of_the_same_rows(loss: str) -> None:
+    split = scored(loss)
+    gain = gain_on_constant(split)
+    assert gain is not None and gain.low is not None and split.figures is not None
+    figures_ = split.figures
+    wanted = (
+        figures_["constant_log_loss"] - figures_["log_loss"]
+        if loss == "log"
+        else figures_["constant_rmse"] ** 2 - figures_["rmse"] ** 2
+    )
+    assert gain.value == pytest.approx(wanted, rel=1e-6)
+    assert gain.low < gain.value < gain.high
+
+
+def test_the_verdict_says_better_worse_or_neither() -> None:
+    split, config = scored(), TrainConfig()
+    rate = np.average(split.labels, weights=split.weights)
+    flat = np.full(ROWS, np.log(rate / (1 - rate)), np.float32)
+    noise = np.random.default_rng(1).normal(0, 1, ROWS).astype(np.float32)
+    for scores, words in (
+        (flat + 2 * (split.labels - 0.3), "Better than a constant"),
+        (flat + 0.1 * noise, "No better than a constant for all rows, as far as these rows can tell"),
+        (flat - 2 * (split.labels - 0.3), "Worse than a constant"),
+    ):
+        one = scored(scores=scores.astype(np.float32))
+        said = conclusion(one, quality.intervals_of(one), config, [])
+        assert words in said and said.startswith("AUC 0.") and f"on {ROWS} rows." in said
+    assert gain_on_constant(scored(labelled=False)) is None
+    assert gain_on_constant(scored(labels=np.ones(ROWS, np.float32))) is None
+    assert conclusion(None, {}, config, []) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "losses", "words"),
+    [
+        ([0.6, 0.7, 0.8], [0.5, 0.4, 0.3], "Under-trained: val_auc was still improving in the last of 3 epochs."),
+        ([0.6, 0.8, 0.7], [0.5, 0.4, 0.3], "Over-trained after epoch 2 of 3: the training loss fell further, 0.4000"),
+        ([0.6, 0.8, 0.7], [0.5, 0.4, 0.4], "Trained long enough: val_auc was best in epoch 2 of 3."),
+        ([0.6], [0.5], ""),
+        ([None, 0.6], [0.5, 0.4], ""),
+    ],
+)
+def test_more_epochs_or_fewer(values: list[float | None], losses: list[float], words: str) -> None:
+    config = TrainConfig.model_validate({"validation": {"split": "valid", "metric": "auc"}})
+    history = [{"val_auc": value, "loss": loss} for value, loss in zip(values, losses, strict=True)]
+    said = how_trained(history, config)
+    assert said.startswith(words) and bool(said) == bool(words)
+
+
 def test_calibration_points_count_every_row_once() -> None:
     split = scored()
     points = quality.calibration_points(split)
@@ -163,7 +229,7 @@ def test_calibration_points_count_every_row_once() -> None:
 def test_sections_without_labels_or_probabilities_say_so() -> None:
     page = Page("x")
     split = scored(labelled=False)
-    assert quality.add_metrics(page, split) == {}
+    quality.add_metrics(page, split, {})
     quality.add_calibration(page, split)
     quality.add_slices(page, split, slices.slices_of(split, every_kind(), ["price"]), named=True)
     text = page.html()
