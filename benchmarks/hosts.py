@@ -12,6 +12,8 @@ raw     what a model that gathers rows from its table and hands the gradient to 
         sparse path, two allgathers of every row of the batch, as often as it occurs; merged where they arrive
 gather  this package's: each distinct row once, gathered and merged
 reduce  this package's: the whole table, summed as a dense tensor
+sharded a table whose rows are spread over the ranks: ids to their owners, rows back, gradient rows there. In its time
+        is what the others do before and after: merging the ids, and reading the rows from the table
 
 The bytes are those that the hosts' interfaces count, the headers of TCP and IP with them. Needs root, iproute2 and
 openssh-server; nothing of the machine's own network is touched, and at the end, after Ctrl-C too, all is removed.
@@ -27,15 +29,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from namespaces import Lab, LabError, Link
 from report import Report, add_output, describe_machine, load, publish, versions
 from wire import attained
 
+from afm_ctr.distributed import Traffic, sent_bytes
+
 WORKER = Path(__file__).with_name("hosts_worker.py")
 LINKS = ["1", "10", "10/0.2"]
-FORMS = ("raw", "gather", "reduce")
+FORMS = ("raw", "gather", "reduce", "sharded")
 LONGEST = 1800
 
 
@@ -84,7 +88,14 @@ def median(found: list[dict[str, Any]], name: str, **key: Any) -> float:
 
 
 def bytes_table(found: dict[str, Any], task: dict[str, Any], ranks: int) -> tuple[Report, bool]:
-    columns = ["ids of the table", "rows read", "distinct", *(f"{form}, MB" for form in FORMS), "gather / raw"]
+    columns = [
+        "ids of the table",
+        "rows read",
+        "distinct",
+        *(f"{form}, MB" for form in FORMS),
+        "planned",
+        "gather / raw",
+    ]
     title = (
         f"megabytes that a host sends in a step, {ranks} hosts, {task['slots']} slots, batch {task['batch']} a rank"
     )
@@ -95,7 +106,10 @@ def bytes_table(found: dict[str, Any], task: dict[str, Any], ranks: int) -> tupl
         share = sent["gather"] / sent["raw"]
         met &= share <= 1 / 3
         row = [f"{ids:,}", f"{facts['read']:,}", f"{facts['touched']:,}", *(f"{sent[form]:.2f}" for form in FORMS)]
-        report.rows.append([*row, f"{share:.2f}"])
+        width = task["k"] + 1
+        planned = [sent_bytes(form, ranks, facts["touched"], ids + 1, width) / 1e6 for form in get_args(Traffic)]
+        report.rows.append([*row, " / ".join(f"{number:.2f}" for number in planned), f"{share:.2f}"])
+    report.notes.append("Planned: what `afm-ctr plan` says of gather, reduce and sharded, without headers.")
     report.notes.append(f"Aim: gather sends at most a third of raw's bytes: {'met' if met else 'NOT met'}.")
     return report, met
 

@@ -20,6 +20,7 @@ from step_pieces import (
     distinct_rows,
     make_model,
     one_by_one,
+    sharded_exchange,
     whole_steps,
     zipf_batches,
 )
@@ -33,14 +34,20 @@ BATCHES = 3
 
 def prepare(task: dict[str, Any], ids: int, world: World) -> dict[str, Any]:
     """Steps and exchanges of every form, run once, and what the batches touch."""
-    model = make_model(task["slots"], ids, task["k"], task["t"])
+    shape = task["slots"], ids, task["k"], task["t"]
+    model = make_model(*shape)
     optimizer = built_optimizer(model)
     batches = zipf_batches(task["slots"], ids, task["batch"], BATCHES, seed=1 + world.rank)
     calls: dict[str, Any] = {}
     for form in FORMS:
-        pieces = Pieces(model, optimizer, world, form)
-        parts = one_by_one(pieces, model, batches)
-        calls[form] = {"whole": whole_steps(pieces, batches), "exchange": parts["exchange"]}
+        if form == "sharded":
+            shared = make_model(*shape, shard_over=world)
+            exchange = sharded_exchange(shared, batches)
+            pieces = Pieces(shared, built_optimizer(shared), world, form)
+        else:
+            pieces = Pieces(model, optimizer, world, form)
+            exchange = one_by_one(pieces, model, batches)["exchange"]
+        calls[form] = {"whole": whole_steps(pieces, batches), "exchange": exchange}
     touched = int(np.median([distinct_rows(batch) for batch in batches]))
     return {"calls": calls, "facts": {"touched": touched, "read": task["batch"] * task["slots"]}}
 

@@ -21,7 +21,7 @@ from afm_ctr.sparse_gradients import merge_slices
 
 Batch = dict[str, tf.Tensor]
 Sums = tuple[list[Any], tf.Tensor]
-FORMS = ("raw", "gather", "reduce")
+FORMS = ("raw", "gather", "reduce", "sharded")
 _numbers = itertools.count()
 
 
@@ -29,10 +29,9 @@ def all_pairs(slots: int) -> np.ndarray:
     return np.argwhere(np.triu(np.ones((slots, slots), bool), 1)).astype(np.int32)
 
 
-def make_model(slots: int, ids: int, k: int = 16, t: int = 16) -> CTRModel:
-    return CTRModel(
-        "afm", {"factors": k, "attention": t}, feature_size=ids + 1, num_slots=slots, pairs=all_pairs(slots)
-    )
+def make_model(slots: int, ids: int, k: int = 16, t: int = 16, shard_over: World | None = None) -> CTRModel:
+    options = {"factors": k, "attention": t}
+    return CTRModel("afm", options, ids + 1, slots, all_pairs(slots), shard_over=shard_over)
 
 
 def as_batch(ids: np.ndarray, labels: np.ndarray) -> Batch:
@@ -68,12 +67,14 @@ class Pieces:
         world: the ranks.
         form: "gather" and "reduce" are the two forms of this package. "raw" is what a model that gathers its rows
             from the table and hands the gradient to ``hvd.allreduce`` does: every row of the batch travels as often
-            as it occurs, and is merged where it arrives.
+            as it occurs, and is merged where it arrives. "sharded" is of a model whose table is: its rows and their
+            gradients travel as gradients are made.
     """
 
     def __init__(self, model: CTRModel, optimizer: Any, world: World, form: str) -> None:
         self._model, self._optimizer, self._world, self._form = model, optimizer, world, form
         self._name = f"raw_{next(_numbers)}"  # alike on every rank, since all make the same ones in the same order
+        form = "gather" if form == "sharded" else form
         self._sum = self._raw_sum if form == "raw" else GradientExchange(world, form=form)
 
     def gradients(self, batch: Batch) -> Sums:
@@ -184,6 +185,23 @@ def one_by_one(pieces: Pieces, model: CTRModel, batches: list[Batch]) -> dict[st
         "exchange": _over(exchange, before),
         "optimizer": _over(optimizer, after),
     }
+
+
+def sharded_exchange(model: CTRModel, batches: list[Batch]) -> Callable[[], Any]:
+    """Calls of all that a sharded table takes: the batch's ids to their owners, rows back, gradient rows there."""
+    columns = list(model.table.columns.values())
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def exchange(ids: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            rows = model.table.lookup(ids).rows
+            total = tf.add_n([tf.reduce_sum(part) for part in rows.values()])
+        found = tape.gradient(total, [column.value for column in columns])
+        return model.table.touched(found, columns)[0].values
+
+    for batch in batches[:2]:
+        exchange(batch["feature_ids"])
+    return _over(exchange, [(batch["feature_ids"],) for batch in batches])
 
 
 def training_steps(model: CTRModel, name: str, batches: list[Batch]) -> Callable[[], Any]:

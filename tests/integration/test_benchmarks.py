@@ -95,6 +95,7 @@ def test_links_are_read() -> None:
 def test_the_speed_at_which_one_form_overtakes_another() -> None:
     # 10 ms + 0.1 Gbit against 30 ms + 0.02 Gbit: equal where 80 ms·Gbit/s / speed is 20 ms, at 4 Gbit/s.
     constant, bits = {"raw": 0.010, "gather": 0.030, "reduce": 9.0}, {"raw": 0.1, "gather": 0.02, "reduce": 0.1}
+    constant["sharded"], bits["sharded"] = 9.0, 0.1
     links = [namespaces.Link("slow", 10**9), namespaces.Link("fast", 10**10), namespaces.Link("free")]
     found: list[dict[str, Any]] = [
         {"link": n, "ids": 5, "form": form, "kind": "exchange", "seconds": constant[form] + bits[form] / gbit}
