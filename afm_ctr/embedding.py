@@ -135,7 +135,7 @@ class EmbeddingTable(keras.layers.Layer):
         step = max(1, (1 << 22) // width)
         for start in range(0, self.local_rows, step):
             stop = min(start + step, self.local_rows)
-            variable.value[start:stop].assign(tf.cast(self.initial_rows(column, start, stop), variable.dtype))
+            assign_rows(variable.value, start, tf.cast(self.initial_rows(column, start, stop), variable.dtype))
 
     def initial_rows(self, column: str, start: int, stop: int) -> np.ndarray:
         """The initial values of the stored rows ``start`` … ``stop − 1``: float32 ``[stop − start, width]``."""
@@ -272,6 +272,19 @@ class EmbeddingTable(keras.layers.Layer):
             "mark_rows": self.mark_rows,
         }
         return {**super().get_config(), **own}
+
+
+def assign_rows(variable: tf.Variable, start: int, values: Any) -> None:
+    """``variable[start : start + n] = values`` without reading the variable, which may copy the whole of it.
+
+    Args:
+        variable: ``[V, ...]``.
+        start: of the rows.
+        values: ``[n, ...]``, tensor or array.
+    """
+    values = tf.convert_to_tensor(values, variable.dtype)
+    stop = start + int(values.shape[0])
+    tf.raw_ops.ResourceStridedSliceAssign(ref=variable.handle, begin=[start], end=[stop], strides=[1], value=values)
 
 
 def _normal(base: np.uint64, numbers: np.ndarray, stddev: float) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.distributed.world import World, is_replicated, raw_variable
+from afm_ctr.embedding import assign_rows
 from afm_ctr.errors import RunError
 
 _CHUNK_BYTES = 1 << 26
@@ -105,7 +106,7 @@ def assign_blocks(variable: Any, array: np.ndarray) -> None:
         return
     step = max(1, _CHUNK_BYTES // (array.nbytes // len(array)))
     for start in range(0, len(array), step):
-        raw[start : start + step].assign(array[start : start + step])
+        assign_rows(raw, start, array[start : start + step])
 
 
 def _bytes(array: Any) -> Any:

@@ -28,6 +28,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from afm_ctr.embedding import assign_rows
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import HashingWriter, new_folder, sha256_of
 from afm_ctr.row_shards import RowShards, unmix
@@ -171,15 +172,13 @@ class Checkpoint:
             )
         mixed = stored.get("order") == MIXED
         for start, stop, name in stored["files"]:
-            # Through the tf.Variable itself, so that a table is never held twice.
             values = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
             if shards is None and not mixed:
-                variable.value[start:stop].assign(values)
+                assign_rows(variable.value, start, values)
             elif shards is not None and mixed and rows == shards.rows:
                 first, last = max(start, shards.start), min(stop, shards.stop)
                 if first < last:
-                    at = slice(first - shards.start, last - shards.start)
-                    variable.value[at].assign(values[first - start : last - start])
+                    assign_rows(variable.value, first - shards.start, values[first - start : last - start])
             else:
                 _scatter(variable, values, start, rows if mixed else None, shards)
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from afm_ctr.distributed import World
+from afm_ctr.embedding import assign_rows
 from afm_ctr.errors import UserError
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.checkpoint import MANIFEST, Checkpoint, DamagedCheckpoint, Position
@@ -141,7 +142,7 @@ def forget(
         for start in range(0, table.local_rows, BLOCK_ROWS):
             ids = table.stored_ids(start, min(start + BLOCK_ROWS, table.local_rows))
             marks = np.where((ids > 0) & (ids < rows), now["after"], 0)
-            marks_of(table).value[start : start + len(ids)].assign(marks)
+            assign_rows(marks_of(table).value, start, marks)
     if unmarked:
         say("expiry: the run before kept no marks, so all of its rows count as just seen")
     found = expire(model, last_kept(rule, before, now["after"], datetime.date.fromisoformat(now["date"])))

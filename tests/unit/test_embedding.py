@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from afm_ctr import optimizers
-from afm_ctr.embedding import EmbeddingTable
+from afm_ctr.embedding import EmbeddingTable, assign_rows
 from afm_ctr.errors import find_user_error
 from afm_ctr.huge_pages import on_large_pages
 from afm_ctr.sparse_gradients import MergedSlices, merge_slices
@@ -186,3 +186,17 @@ def test_a_step_marks_the_rows_that_it_touches_and_no_other() -> None:
     for gradient in (sparse([1, 2]), tf.ones([6, 1])):  # a step that does not count
         table.mark(gradient, tf.constant(9), counts=tf.constant(False))
     assert marks() == [0, 4, 3, 4, 4, 3]
+
+
+def test_rows_are_assigned_where_the_variable_lies() -> None:
+    """A slice of the variable would be read first, and the whole of it copied: once a block, and held twice."""
+
+    def address() -> int:
+        return int(np.asarray(memoryview(variable.read_value())).ctypes.data)
+
+    variable = tf.Variable(tf.zeros([1000, 16]))
+    assign_rows(variable, 10, np.ones([20, 16]))
+    where = address()
+    assign_rows(variable, 500, tf.ones([500, 16]))
+    assert address() == where
+    np.testing.assert_array_equal(np.flatnonzero(variable.numpy()[:, 3]), [*range(10, 30), *range(500, 1000)])
