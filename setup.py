@@ -29,6 +29,8 @@ DEV = [
     "types-PyYAML",
     "scikit-learn",
     "grpcio-tools",
+    "boto3",
+    *("moto[s3]", "flask", "flask-cors"),  # an s3:// for tests
     "mkdocs-material",
 ]
 

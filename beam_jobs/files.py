@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import glob
 import importlib
+import logging
 import os
 import re
 import shutil
@@ -38,6 +39,7 @@ _R = TypeVar("_R")
 # warning; so a bracket is what is neither below nor above it.
 _LITERAL = {"*": "[*]", "?": "[?]", "[": "[!\0-Z\\-\U0010ffff]"}
 _OBJECTS = ("s3://", "gs://")
+_LIBRARIES = ("apache_beam.io.", "boto3.", "botocore.", "google.", "hdfs.", "requests.", "urllib3.")
 _PATTERNS: dict[type, bool] = {}  # what _deletes_patterns has found
 
 
@@ -66,6 +68,8 @@ def share_client() -> None:
 
     client.shared = True  # type: ignore[attr-defined]
     boto3_client.Client = client
+    # Errors that are passed on are not logged besides, with their traceback.
+    logging.getLogger().addFilter(lambda record: not record.pathname.endswith("aws/s3io.py"))
 
 
 def match(pattern: str) -> list[tuple[str, int]]:
@@ -77,10 +81,8 @@ def match(pattern: str) -> list[tuple[str, int]]:
         UserError: there is none, or the file system is not known.
     """
     if is_remote(pattern):
-        try:
+        with _said_by(pattern, "cannot be listed", ValueError):
             found = _match(pattern)
-        except (BeamIOError, ValueError) as error:
-            raise UserError(f"{pattern}: cannot be listed: {error}") from error
     else:
         # Beam's local match walks everything below the first wildcard; glob looks where it must.
         paths = expand(pattern)
@@ -151,10 +153,8 @@ def exists(path: str) -> bool:
     """
     if not is_remote(path):
         return os.path.exists(path)
-    try:
+    with _said_by(path, "cannot be looked at", ValueError):
         return bool(FileSystems.exists(path))
-    except (BeamIOError, ValueError) as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def open_raw(path: str) -> BinaryIO:
@@ -163,12 +163,10 @@ def open_raw(path: str) -> BinaryIO:
     Raises:
         UserError: the file is not there or may not be read.
     """
-    try:
+    with _said_by(path, "cannot be read"):
         if not is_remote(path):
             return open(path, "rb")
         return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    except (BeamIOError, OSError) as error:
-        raise UserError(f"{path}: cannot be read: {_said(error)}") from error
 
 
 def read(path: str) -> bytes:
@@ -187,11 +185,10 @@ def creating(path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
     Raises:
         UserError: the file cannot be written: no permission, no space left, ...
     """
-    try:
-        with _creating(path) if is_remote(path) else replacing(path, durable=durable) as stream:
+    with _said_by(path, "cannot be written"):
+        opened = _creating(path) if is_remote(path) else replacing(path, durable=durable)
+        with opened as stream:
             yield stream
-    except (BeamIOError, OSError) as error:
-        raise UserError(f"{path}: cannot be written: {_said(error)}") from error
 
 
 @contextmanager
@@ -199,7 +196,7 @@ def _creating(path: str) -> Iterator[BinaryIO]:
     folder, _, name = path.rpartition("/")
     temporary = join(folder, temporary_name(name))
     try:
-        with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+        with _stream_to(temporary) as stream:
             yield stream
         if FileSystems.exists(path):
             _delete([path])
@@ -209,8 +206,30 @@ def _creating(path: str) -> Iterator[BinaryIO]:
         raise
 
 
-def _said(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+@contextmanager
+def _said_by(path: str, what: str, *also: type[Exception]) -> Iterator[None]:
+    """Make a UserError of one line of what a file system says; each of Beam's says it in classes of its own."""
+    try:
+        yield
+    except Exception as error:
+        stores = is_remote(path) and f"{type(error).__module__}.".startswith(_LIBRARIES)
+        if not stores and not isinstance(error, (BeamIOError, OSError, *also)):
+            raise
+        raise UserError(f"{path}: {what}: {_said(error)}") from error
+
+
+def _said(error: BaseException) -> str:
+    details = getattr(error, "exception_details", None)  # Beam's: of each path an error
+    if isinstance(details, dict):
+        error = next((found for found in details.values() if isinstance(found, Exception)), error)
+    text = getattr(error, "strerror", None) or (str(error.args[0]) if error.args else "") or type(error).__name__
+    return " ".join(text.split())
+
+
+@contextmanager
+def _stream_to(path: str) -> Iterator[BinaryIO]:
+    with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+        yield stream
 
 
 def write(path: str, content: bytes, *, durable: bool = True) -> None:
@@ -220,11 +239,20 @@ def write(path: str, content: bytes, *, durable: bool = True) -> None:
             stream.write(content)
         return
     # An object is there once its upload is complete, which a failed write prevents.
-    try:
-        with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+    with _said_by(path, "cannot be written"):
+        if path.startswith("s3://") and not content:
+            _empty_object(path)
+            return
+        with _stream_to(path) as stream:
             stream.write(content)
-    except (BeamIOError, OSError) as error:
-        raise UserError(f"{path}: cannot be written: {_said(error)}") from error
+
+
+def _empty_object(path: str) -> None:
+    """Beam uploads to s3:// in parts, and an upload without any is refused."""
+    s3io: Any = importlib.import_module("apache_beam.io.aws.s3io")
+    bucket, name = s3io.parse_s3_path(path)
+    options = FileSystems.get_filesystem(path)._options
+    s3io.S3IO(options=options).client.client.put_object(Bucket=bucket, Key=name, Body=b"")
 
 
 def joined(items: Sequence[bytes]) -> bytes:
@@ -319,7 +347,7 @@ def _deletes_patterns(path: str) -> bool:
     kind = type(FileSystems.get_filesystem(path))
     if kind not in _PATTERNS:
         probe = join(path.rpartition("/")[0], temporary_name("probe"))
-        with FileSystems.create(probe, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+        with _stream_to(probe) as stream:
             stream.write(b"probe")
         with suppress(BeamIOError):
             FileSystems.delete([f"{_escape(probe[:-1])}[{probe[-1]}]"])

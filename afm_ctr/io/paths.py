@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import IO, Any
 
+from afm_ctr.errors import UserError
+
 _FILE_URL = "file://"
 
 
@@ -50,9 +52,20 @@ def escape_folders(pattern: str, is_folder: Callable[[str], bool], escape: Calla
     return "/".join([*map(escape, folders[:literal]), *folders[literal:], last])
 
 
-def _gfile() -> Any:
+def local_files_alone(path: str) -> UserError:
+    """What to say where a path names an object store and only local files will do."""
+    copy = {"gs": "gcloud storage rsync -r", "hdfs": "hdfs dfs -get"}.get(path.partition("://")[0], "aws s3 sync")
+    return UserError(
+        f"{path} is no local file: prepare alone reads and writes object stores; mount it (mount-s3, s3fs, gcsfuse, "
+        f"hdfs-fuse) and give the mounted path, or copy it first: {copy} {path} FOLDER"
+    )
+
+
+def _gfile(path: str) -> Any:
     import tensorflow as tf
 
+    if path.partition("://")[0] not in tf.io.gfile.get_registered_schemes():
+        raise local_files_alone(path)
     return tf.io.gfile
 
 
@@ -60,7 +73,7 @@ def size_of(path: str) -> int | None:
     """Bytes of a file; None if it is not there."""
     if not is_remote(path):
         return os.path.getsize(path) if os.path.isfile(path) else None
-    gfile = _gfile()
+    gfile = _gfile(path)
     return int(gfile.stat(path).length) if gfile.exists(path) else None
 
 
@@ -68,4 +81,4 @@ def open_binary(path: str) -> IO[bytes]:
     """Open for reading; the result seeks."""
     if not is_remote(path):
         return open(path, "rb")
-    return _gfile().GFile(path, "rb")
+    return _gfile(path).GFile(path, "rb")
