@@ -9,13 +9,13 @@ from datetime import date
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
+from apache_beam.metrics import Metrics  # type: ignore[attr-defined]
 
 from afm_ctr.errors import UserError
 from beam_jobs import files
 
 
-class WriteRawLogs(beam.PTransform):
+class WriteRawLogs(beam.PTransform):  # type: ignore[type-arg]  # takes no types at run time
     """A PCollection of dicts to JSON Lines files, for a schema with ``format: {kind: jsonl}``.
 
     Rows are divided among the files by a hash of their key, and sorted by key (then by their text) in each. So equal
@@ -46,7 +46,7 @@ class WriteRawLogs(beam.PTransform):
             raise UserError(f"{folder} holds files already: choose another folder")
         self._folder, self._key, self._shards = folder, key, shards
 
-    def expand(self, rows: beam.PCollection[Mapping[str, Any]]) -> beam.PCollection[str]:
+    def expand(self, rows: Any) -> Any:
         return (
             rows
             | "Lines" >> beam.ParDo(_Lines(self._key, self._shards))
