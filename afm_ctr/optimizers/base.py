@@ -67,9 +67,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
             return
         super().build(list(variables))
         for slot, initial in self.slots.items():
-            self._slot_variables[slot] = self.add_optimizer_variables(
-                variables, slot, initializer=keras.initializers.Constant(initial)
-            )
+            self._slot_variables[slot] = self.add_optimizer_variables(variables, slot, initializer=_Filled(initial))
             for owner, variable in zip(variables, self._slot_variables[slot], strict=True):
                 on_large_pages(variable.value)
                 if (placement := getattr(owner, "placement", None)) is not None:
@@ -136,6 +134,16 @@ class RowOptimizer(keras.optimizers.Optimizer):
         weights.scatter_update(tf.IndexedSlices(self._chosen(moved, old), rows))
         for slot, value in kept.items():
             slots[slot].scatter_update(tf.IndexedSlices(self._chosen(value, before[slot]), rows))
+
+
+class _Filled(keras.initializers.Initializer):
+    """One value everywhere. Keras' Constant multiplies it by ones, and so holds a whole table more meanwhile."""
+
+    def __init__(self, value: float) -> None:
+        self._value = value
+
+    def __call__(self, shape: Any, dtype: Any = None) -> tf.Tensor:
+        return tf.fill(shape, tf.cast(self._value, dtype))
 
 
 def _bare(variable: Any) -> tf.Variable:
