@@ -218,7 +218,7 @@ def test_splits_by_files_and_index(tmp_path: Path) -> None:
         (log(3), {"beam_args": ["--direct_num_wokers=2"]}, "--direct_num_wokers=2 is an option neither of"),
         (log(3), {"chunk_bytes": 0}, "chunk_bytes"),
         (log(3), {"output": "/proc/no"}, "/proc/no: cannot be written: No such file"),
-        (log(3), {"output": "sftp://no/out"}, "sftp://no/out/manifest.json: Unable to get filesystem"),
+        (log(3), {"output": "sftp://no/out"}, "sftp://no/out/manifest.json: cannot be looked at: Unable"),
     ],
 )  # fmt: skip
 def test_the_users_mistakes_publish_nothing(

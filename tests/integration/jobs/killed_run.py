@@ -10,14 +10,16 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from afm_ctr import distributed, training
-from afm_ctr.training.checkpoint import Snapshot
+from afm_ctr.training import checkpoint
 from afm_ctr.training.trainer import Trainer
 
 data, run, config, step, *rest = sys.argv[1:]
-counted, write_column = Trainer.on_train_batch_end, Snapshot._write_column
+counted, write_columns = Trainer.on_train_batch_end, checkpoint.write_columns
 at = 0
 moved = threading.Condition()
 
@@ -37,15 +39,17 @@ def count(self: Trainer, batch: int, logs: dict[str, Any] | None = None) -> None
     counted(self, batch, logs)
 
 
-def write(self: Snapshot, *arguments: Any) -> dict[str, Any]:
-    written = write_column(self, *arguments)
-    if rest and self.position.step >= int(step):
-        with moved:
-            moved.wait_for(lambda: at > self.position.step, timeout=60)
-            die(f"after step {at}, while step {self.position.step} was written")
-    return written
+def write(folder: Path, columns: Any, position: checkpoint.Position, progress: Callable[[], None]) -> Any:
+    def after_a_block() -> None:
+        if rest and position.step >= int(step):
+            with moved:
+                moved.wait_for(lambda: at > position.step, timeout=60)
+                die(f"after step {at}, while step {position.step} was written")
+        progress()
+
+    return write_columns(folder, columns, position, after_a_block)
 
 
 Trainer.on_train_batch_end = count  # type: ignore[method-assign]
-Snapshot._write_column = write  # type: ignore[method-assign]
+checkpoint.write_columns = write
 training.train(data, run, training.TrainConfig.load(config), distributed.init())
