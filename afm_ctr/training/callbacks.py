@@ -83,7 +83,7 @@ class BestSoFar(keras.callbacks.Callback):
 class _Patience(keras.callbacks.Callback):
     """Counts the epochs in a row in which a metric has not improved by more than ``min_delta``."""
 
-    def __init__(self, metric: str, direction: Direction, patience: int, min_delta: float) -> None:
+    def __init__(self, metric: str, direction: Direction, patience: int, min_delta: float = 0.0) -> None:
         super().__init__()
         self.metric, self.direction, self.patience, self.min_delta = metric, direction, patience, min_delta
         self.best: float | None = None
@@ -122,9 +122,6 @@ class EarlyStopping(_Patience):
     ``exhausted`` stays True afterwards, so that a resumed run does not start again; a larger patience on resume takes
     it up again.
     """
-
-    def __init__(self, metric: str, direction: Direction, patience: int, min_delta: float = 0.0) -> None:
-        super().__init__(metric, direction, patience, min_delta)
 
     def act(self) -> None:
         self.model.stop_training = True
