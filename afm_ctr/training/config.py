@@ -278,6 +278,11 @@ class TrainConfig(Strict):
             raise ValueError("reduce_on_plateau.min_learning_rate is above optimizer.learning_rate")
         return self
 
+    @property
+    def marks_rows(self) -> bool:
+        """Whether training notes for each row of the table which step touched it last."""
+        return self.expiry is not None or self.row_l2_per == "step"
+
     @classmethod
     def load(cls, path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:
         """Read a YAML file (None: the defaults) and apply ``key.path=value`` overrides.

@@ -75,7 +75,7 @@ def build_model(
         row_l2_per=config.row_l2_per if training else "touch",  # no marks where nothing is trained
         seed=config.seed,
         precision="bfloat16" if config.precision == "bfloat16" else "float32",
-        mark_rows=training and config.expiry is not None,
+        mark_rows=training and config.marks_rows,
         bias_offset=math.log(sampling.rate) if sampling is not None and sampling.correct == "logit" else 0.0,
         shard_over=shard_over,
     )

@@ -56,7 +56,7 @@ class Table:
         rows: ids.
         width: numbers a row, over all columns.
         optimizer_slots: further numbers that the optimizer keeps for each.
-        marks: whether each row has a mark of 8 bytes (``expiry``).
+        marks: whether each row has a mark of 8 bytes (``expiry``, ``row_l2_per: step``).
         local_batch: rows of a rank's batch.
         slots, pairs: of a row of the data.
         touched: distinct ids of a rank's batch.
@@ -181,7 +181,7 @@ def table_of(config: TrainConfig, schema: ResolvedSchema, ranks: int, touched: i
         rows=schema.feature_size if rows is None else rows,
         width=1 + (options.factors or 0),
         optimizer_slots=len(optimizer.slots),
-        marks=config.expiry is not None,
+        marks=config.marks_rows,
         local_batch=-(-config.batch_size // ranks),
         slots=schema.num_slots,
         pairs=len(schema.pairs),

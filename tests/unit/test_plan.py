@@ -16,8 +16,9 @@ from afm_ctr.cli.main import main  # noqa: F401  (registers the commands)
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.errors import UserError
 from afm_ctr.records import Reader
-from afm_ctr.training import TrainConfig
-from afm_ctr.training.plan import Cluster, Table, is_to_be_sharded, plan, plan_run, rank_memory
+from afm_ctr.schema import ResolvedSchema
+from afm_ctr.training import TrainConfig, build_model
+from afm_ctr.training.plan import Cluster, Table, is_to_be_sharded, plan, plan_run, rank_memory, table_of
 from tests import prepared
 
 GB = 10**9
@@ -104,6 +105,14 @@ def test_the_plan_counts_what_the_ranks_read(data: Path) -> None:
             plan_run(data, config(), wrong)
     with pytest.raises(UserError, match="--ids is 0"):
         plan_run(data, config(), CLUSTER, rows=0)
+
+
+@pytest.mark.parametrize("marking", [[], ["expiry={unseen_runs: 2}"], ["row_l2_per=step"]])
+def test_the_plan_counts_marks_where_a_training_keeps_them(data: Path, marking: list[str]) -> None:
+    schema = ResolvedSchema.load(data)
+    kept = build_model(schema, config(*marking), training=True).table.last_seen is not None
+    assert kept == bool(marking)
+    assert table_of(config(*marking), schema, ranks=1, touched=10).marks == kept
 
 
 def test_the_command_prints_the_plan(data: Path, tmp_path: Path) -> None:
