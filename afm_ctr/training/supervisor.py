@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from afm_ctr.training.failures import explain_failure
 
 Result = TypeVar("Result")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SAME_REQUEST_SECONDS = 1.0
 _EVERY_STEPS = 10  # several ranks must agree on the step, which costs a small exchange
 
 
@@ -128,12 +130,15 @@ def on_every(world: World, work: Callable[[], Result]) -> list[Result]:
 class StopSignals:
     """While it is entered, SIGTERM and SIGINT let the step under way end and the state be saved.
 
-    A second signal does what the first one would have done without this. Outside the main thread, and in an elastic
-    job, whose launcher ends ranks by SIGTERM one by one, nothing is changed.
+    A second signal, a second or more after the first, does what the first one would have done without this. One that
+    comes sooner is the same request by another way: Slurm, systemd and terminals signal every process of a group, and
+    a launcher in that group passes its own on. Outside the main thread, and in an elastic job, whose launcher ends
+    ranks by SIGTERM one by one, nothing is changed.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._first_at = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -167,5 +172,8 @@ class StopSignals:
         )
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        signal.signal(number, self._before[self.received])
+        if self._first_at == 0.0:
+            self.received, self._first_at = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self._first_at >= _SAME_REQUEST_SECONDS:
+            signal.signal(number, self._before[signal.Signals(number)])
+            signal.raise_signal(number)

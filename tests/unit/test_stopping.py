@@ -13,7 +13,7 @@ import pytest
 
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.errors import RunError, UserError
-from afm_ctr.training import TrainConfig
+from afm_ctr.training import TrainConfig, supervisor
 from afm_ctr.training.supervisor import StopSignals, Supervisor, on_chief
 from tests.unit.fake_world import FakeWorld
 
@@ -34,11 +34,30 @@ def test_a_signal_ends_the_step_and_the_exit_code_names_it(received: signal.Sign
         assert not signals.agreed(SingleWorld(), 7)
         os.kill(os.getpid(), received)
         assert signals.agreed(SingleWorld(), 7), "one rank asks nobody"
-        assert signal.getsignal(received) == before, "a second signal does what it would have done"
     assert signal.getsignal(received) == before
     stopped = signals.stopped(7, "runs/one")
     assert stopped.code == 128 + received
     assert f"stopped by {received.name} after step 7: the state is saved in runs/one" in str(stopped)
+
+
+@pytest.mark.parametrize("seconds, count", [(0.5, 0), (1.5, 1)], ids=["the same request", "a person who waited"])
+def test_a_second_signal_ends_the_run_at_once_unless_it_is_the_same_request(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, count: int
+) -> None:
+    """A process group and a launcher inside it both deliver one request: that must not cut off the saving."""
+    now, ended = [100.0], []
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
+    before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not ended and signals.received is signal.SIGTERM
+            now[0] += seconds
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert ended == [signal.SIGTERM] * count
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_ranks_agree_every_ten_steps_and_on_the_signal() -> None:
