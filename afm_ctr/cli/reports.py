@@ -30,6 +30,9 @@ def report(
         list[str] | None,
         typer.Option(metavar="FIELD", help="Slice by this field; may be given several times. Default: by all."),
     ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Run to compare with on the same rows, such as one of lr.")
+    ] = None,
     checkpoint: Checkpoint = "best",
     as_json: JsonFlag = False,
 ) -> None:
@@ -40,12 +43,22 @@ def report(
     if int(os.environ.get("HOROVOD_SIZE", "1")) > 1:
         raise UserError("report works in one process: run it without horovodrun")
     check_inputs(data=data, run=model_dir)
+    check_inputs(run=baseline)
     load_tensorflow()
     from afm_ctr import report as reporting
     from afm_ctr.report.quality import shown
 
     with row_progress("report") as progress:
-        summary = reporting.report(model_dir, data, split, output, slices=slices, which=checkpoint, progress=progress)
+        summary = reporting.report(
+            model_dir,
+            data,
+            split,
+            output,
+            slices=slices,
+            baseline=baseline,
+            which=checkpoint,
+            progress=progress,
+        )
 
     def show() -> None:
         if summary.verdict:

@@ -14,11 +14,19 @@ from __future__ import annotations
 from afm_ctr.metrics._rows import sigmoid, signed
 from afm_ctr.metrics.auc import ExactAUC
 from afm_ctr.metrics.calibration import Calibration, CalibrationBin
-from afm_ctr.metrics.constant import Constant, constant_log_loss
+from afm_ctr.metrics.constant import Constant, constant_log_loss, gain_on_constant
 from afm_ctr.metrics.evaluation import Evaluation
 from afm_ctr.metrics.group_auc import GroupAUC
-from afm_ctr.metrics.intervals import Interval, auc_interval, effective_rows, mean_interval, ratio_interval, wilson
-from afm_ctr.metrics.losses import RMSE, LogLoss
+from afm_ctr.metrics.intervals import (
+    Interval,
+    auc_gain,
+    auc_interval,
+    effective_rows,
+    mean_interval,
+    ratio_interval,
+    wilson,
+)
+from afm_ctr.metrics.losses import RMSE, LogLoss, row_losses
 from afm_ctr.metrics.scores import ScoreTable
 
 __all__ = [
@@ -32,11 +40,14 @@ __all__ = [
     "Interval",
     "LogLoss",
     "ScoreTable",
+    "auc_gain",
     "auc_interval",
     "constant_log_loss",
     "effective_rows",
+    "gain_on_constant",
     "mean_interval",
     "ratio_interval",
+    "row_losses",
     "sigmoid",
     "signed",
     "wilson",

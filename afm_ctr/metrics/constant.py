@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from afm_ctr.metrics._rows import counted_rows
+from afm_ctr.metrics.intervals import Interval, mean_interval
+from afm_ctr.metrics.losses import row_losses
 
 
 class Constant:
@@ -56,6 +58,30 @@ class Constant:
         self.mean += apart * weight / total
         self._deviations += deviations + apart * apart * self.weight * weight / total
         self.weight = total
+
+
+def gain_on_constant(
+    loss: str, targets: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Interval | None:
+    """How much lower the loss of scores is than that of the targets' mean for every row, over the same rows ``[n]``.
+
+    Args:
+        loss: ``log``, of targets 0/1 and logits, or ``squared``.
+        targets: of each row.
+        scores: of each row.
+        weights: of each row; None: all count once.
+
+    Returns:
+        None where the mean's loss is not above 0, or there are no rows.
+    """
+    target = np.asarray(targets, np.float64).reshape(-1)
+    if not target.size or target.min() == target.max():
+        return None
+    weight = np.ones_like(target) if weights is None else np.asarray(weights, np.float64).reshape(-1)
+    mean = float(np.average(target, weights=weight))
+    constant = mean if loss == "squared" else math.log(mean) - math.log1p(-mean)
+    gained = row_losses(loss, target, np.full_like(target, constant)) - row_losses(loss, target, scores)
+    return mean_interval(gained, weight)
 
 
 def constant_log_loss(rate: float, offset: float = 0.0) -> float:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from afm_ctr.metrics._rows import Floats, counted_rows
+from afm_ctr.metrics._rows import Floats, Rows, counted_rows
 
 Z_95 = 1.959963984540054  # 97.5 % of a normal distribution lie below
 
@@ -62,9 +62,44 @@ def auc_interval(
     Raises:
         UserError: as :meth:`afm_ctr.metrics.ExactAUC.update`.
     """
-    rows = counted_rows(labels, scores, weights, "scores", binary=True)
+    found = _delong(counted_rows(labels, scores, weights, "scores", binary=True))
+    return None if found is None else found.within(0.0, 1.0)
+
+
+def auc_gain(
+    labels: npt.ArrayLike, scores: npt.ArrayLike, others: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Interval | None:
+    """The AUC of scores less that of others of the same rows ``[n]``, with DeLong's interval for such pairs.
+
+    Arguments, reference and None are those of :func:`auc_interval`.
+    """
+    rows, those = (counted_rows(labels, some, weights, "scores", binary=True) for some in (scores, others))
+    return _delong(rows, those)
+
+
+def _delong(rows: Rows, less: Rows | None = None) -> Interval | None:
+    shares = _shares(rows)
+    if shares is None:
+        return None
+    if less is not None:
+        other = _shares(less)
+        assert other is not None
+        shares = shares - other
+    positive = rows.labels == 1
+    value = float(np.average(shares[positive], weights=rows.weights[positive]))
+    variance = 0.0
+    for of_class in (positive, ~positive):
+        weight = rows.weights[of_class]
+        error = _standard_error(weight * shares[of_class], weight, value)
+        if error is None:
+            return Interval(value, None, None)
+        variance += error**2
+    return _around(value, math.sqrt(variance))
+
+
+def _shares(rows: Rows) -> Floats | None:
+    """Of each positive the share of negatives below it, of each negative that of positives above it: ``[n]``."""
     distinct, place = np.unique(rows.predictions, return_inverse=True)
-    is_positive = rows.labels == 1
     positives = np.bincount(place, rows.weights * rows.labels, distinct.size)
     negatives = np.bincount(place, rows.weights * (1.0 - rows.labels), distinct.size)
     of_positives, of_negatives = positives.sum(), negatives.sum()
@@ -72,15 +107,7 @@ def auc_interval(
         return None
     below = (np.cumsum(negatives) - 0.5 * negatives) / of_negatives
     above = 1.0 - (np.cumsum(positives) - 0.5 * positives) / of_positives
-    value = float(np.dot(positives, below) / of_positives)
-    variance = 0.0
-    for of_class, shares in ((is_positive, below), (~is_positive, above)):
-        weight = rows.weights[of_class]
-        error = _standard_error(weight * shares[place[of_class]], weight, value)
-        if error is None:
-            return Interval(value, None, None)
-        variance += error**2
-    return _around(value, math.sqrt(variance)).within(0.0, 1.0)
+    return np.where(rows.labels == 1, below[place], above[place])
 
 
 def mean_interval(values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Interval | None:

@@ -42,6 +42,17 @@ class _Mean:
         return self.total / self.weight if self.weight else float("nan")
 
 
+def row_losses(loss: str, targets: npt.ArrayLike, scores: npt.ArrayLike) -> np.ndarray:
+    """The loss of each row, float64 ``[n]``: ``log``, in nats, of targets 0/1 and logits; or ``squared``."""
+    target, score = np.asarray(targets, np.float64), np.asarray(scores, np.float64)
+    if loss == "squared":
+        return np.square(target - score)
+    # softplus(-z) for a positive and softplus(z) for a negative: no cancellation, no overflow
+    against = np.where(target == 1, -score, score)
+    losses: np.ndarray = np.maximum(against, 0.0) + np.log1p(np.exp(-np.abs(score)))
+    return losses
+
+
 class LogLoss(_Mean):
     """Mean of ``-y ln p - (1-y) ln(1-p)`` in nats over binary labels 0/1, weighted."""
 
@@ -62,10 +73,7 @@ class LogLoss(_Mean):
             raise ValueError("give either logits or probabilities")
         if logits is not None:
             rows = counted_rows(labels, logits, weights, "logits", binary=True)
-            z = rows.predictions
-            # softplus(-z) for a positive and softplus(z) for a negative: no cancellation, no overflow
-            against = np.where(rows.labels == 1, -z, z)
-            losses = np.maximum(against, 0.0) + np.log1p(np.exp(-np.abs(z)))
+            losses = row_losses("log", rows.labels, rows.predictions)
         else:
             rows = counted_rows(labels, probabilities, weights, "probabilities", binary=True)  # type: ignore[arg-type]
             p = rows.predictions

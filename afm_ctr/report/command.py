@@ -14,6 +14,7 @@ from afm_ctr.metrics import Interval
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.report import about, quality
+from afm_ctr.report.baseline import Baseline
 from afm_ctr.report.conclusion import conclusion
 from afm_ctr.report.record import Judged, RunRecord
 from afm_ctr.report.scored import score_split
@@ -41,6 +42,7 @@ class ReportSummary:
         metrics: figures with the ends of their intervals, by name.
         warnings: lines that say what is wrong with the model.
         verdict: what the page begins with; empty where there is nothing to judge by.
+        baseline: the run that was compared with, and by how much this one is better; None: none was named.
     """
 
     output: str
@@ -49,6 +51,7 @@ class ReportSummary:
     metrics: dict[str, Interval]
     warnings: list[str]
     verdict: str
+    baseline: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -62,6 +65,7 @@ def report(
     output: str | Path | None = None,
     *,
     slices: Sequence[str] | None = None,
+    baseline: str | Path | None = None,
     which: Which = "best",
     progress: Progress = lambda stage, done, total: None,
 ) -> ReportSummary:
@@ -76,18 +80,21 @@ def report(
         split: of it; None: ``test``, or else the run's validation split.
         output: the page; None: ``report.html`` in the run's folder.
         slices: the fields to slice by; None: all.
+        baseline: another run, such as one of the ``lr`` model, to compare with on the same rows.
         which: ``best`` or ``latest`` checkpoint.
         progress: called with a stage, and of rows done and rows in all (0: not known).
 
     Raises:
         UserError: no run or no checkpoint; data, split or field that was named and is not there; a foreign schema;
-            a damaged file; a page that cannot be written.
+            a baseline that cannot be compared; a damaged file; a page that cannot be written.
     """
     folder = Path(model_dir)
     target = file_of(folder / PAGE if output is None else output)
     record, schema = RunRecord.load(folder), ResolvedSchema.load(folder)
     names = chosen_fields(schema, slices)
     judged = Judged.find(record, schema, data_dir, split)
+    if baseline is not None and judged.split is None:
+        raise UserError(f"--baseline {baseline}: there are no rows to compare on. {judged.why_not}")
     model, schema, _, checkpoint = open_run(folder, which)
     reader = None if judged.split is None else _open_split(record, judged)
     best = checkpoint.state.get("best")
@@ -103,18 +110,30 @@ def report(
     if reader is not None:
         rows = reader.rows
         scored = score_split(model, reader, slots_of(schema, names), lambda done: progress("scoring", done, rows))
+    compared = None
+    if baseline is not None and reader is not None and scored is not None:
+        compared = Baseline.score(
+            Path(baseline),
+            which,
+            str(judged.folder),
+            reader,
+            scored,
+            lambda done: progress("scoring the baseline", done, rows),
+        )
     warnings = warnings_of(record.config, record.history)
     if scored is not None and scored.figures is not None:
         judged_here = no_better_than_constant(scored.figures, str(judged.split))
         warnings += [judged_here] if judged_here is not None and judged_here not in warnings else []
     metrics = quality.intervals_of(scored) if scored is not None and scored.labels is not None else {}
-    verdict = conclusion(scored, metrics, record.config, record.history)
+    verdict = conclusion(scored, metrics, record.config, record.history, compared)
     if verdict:
         page.paragraph(f"Verdict: {verdict}")
     for text in warnings:
         page.paragraph(f"Warning: {text}.")
     if scored is not None:
         quality.add_metrics(page, scored, metrics)
+        if compared is not None:
+            quality.add_baseline(page, scored, compared)
     else:
         page.section("Metrics")
         page.paragraph(judged.why_not)
@@ -132,7 +151,8 @@ def report(
     about.add_config(page, record.config)
     about.add_surroundings(page, record)
     path = page.write(target)
-    return ReportSummary(str(path), judged.split, checkpoint.folder.name, metrics, warnings, verdict)
+    versus = None if compared is None else compared.to_json()
+    return ReportSummary(str(path), judged.split, checkpoint.folder.name, metrics, warnings, verdict, versus)
 
 
 def _open_split(record: RunRecord, judged: Judged) -> Reader:

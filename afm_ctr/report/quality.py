@@ -9,6 +9,7 @@ import numpy as np
 from afm_ctr.metrics import CalibrationBin, Interval, effective_rows, mean_interval, ratio_interval, wilson
 from afm_ctr.report import figures
 from afm_ctr.report.about import number
+from afm_ctr.report.baseline import Baseline
 from afm_ctr.report.scored import ScoredSplit, root
 from afm_ctr.report.slices import MOST, Slice
 from afm_ctr.webpage import Page
@@ -51,9 +52,7 @@ def intervals_of(scored: ScoredSplit) -> dict[str, Interval]:
         share = figures_.get("positive_rate")
         found["positive_rate"] = None if share is None else wilson(share, effective_rows(weights))
     if scored.loss == "log":
-        logits = scored.scores.astype(np.float64)
-        losses = np.logaddexp(0.0, np.where(targets == 1, -logits, logits))
-        found["log_loss"] = mean_interval(losses, weights)
+        found["log_loss"] = mean_interval(scored.losses, weights)
         found["calibration"] = ratio_interval(weights * predictions, weights * targets)
     for name in _WITHOUT_INTERVAL:
         value = figures_.get(name)
@@ -109,6 +108,36 @@ def add_metrics(page: Page, scored: ScoredSplit, found: dict[str, Interval]) -> 
         "Intervals say how far the figure may be off because this split is a sample, of rows that are independent; "
         "what another seed of the training would change is not in them."
     )
+
+
+def add_baseline(page: Page, scored: ScoredSplit, baseline: Baseline) -> None:
+    """Both runs' figures side by side, and their differences over the same rows."""
+    page.heading(f"Compared with {baseline.name}")
+    rows = [("AUC", scored.quality()[0], baseline.scored.quality()[0], baseline.auc_gain, 1)]
+    if scored.label_kind == "real":
+        rows = []
+    own, other = (mean_interval(one.losses, one.weights) for one in (scored, baseline.scored))
+    rows.append(("log loss" if scored.loss == "log" else "mean squared error", own, other, baseline.loss_gain, -1))
+    page.table(
+        ["metric", "this run", "baseline", "difference", "95 % interval"],
+        [
+            [name, *(number(one.value, gain.decimals) for one in (mine, its)), *shown(_signed(gain, sign))]
+            for name, mine, its, gain, sign in rows
+            if mine is not None and its is not None and gain is not None
+        ],
+        numeric=["this run", "baseline", "difference", "95 % interval"],
+    )
+    page.paragraph(
+        f"The baseline's {baseline.checkpoint} scored the same {scored.scores.size:,} rows. Intervals are of the "
+        "differences row by row: what rows have in common for both runs is not in them."
+    )
+
+
+def _signed(gain: Interval, sign: int) -> Interval:
+    """A gain as the difference of the figures: a lower loss is a gain."""
+    if sign > 0 or gain.low is None or gain.high is None:
+        return gain._replace(value=sign * gain.value)
+    return Interval(-gain.value, -gain.high, -gain.low)
 
 
 def calibration_points(scored: ScoredSplit) -> list[tuple[CalibrationBin, Interval, int]]:

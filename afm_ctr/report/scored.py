@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from afm_ctr.metrics import Evaluation, Interval, auc_interval, mean_interval, ratio_interval, sigmoid, signed
+from afm_ctr.metrics import (
+    Evaluation,
+    Interval,
+    auc_interval,
+    mean_interval,
+    ratio_interval,
+    row_losses,
+    sigmoid,
+    signed,
+)
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.training.evaluation import add_batch, new_evaluation, scored_batches
@@ -64,6 +73,11 @@ class ScoredSplit:
         if self.loss == "squared" and self.label_kind == "binary":
             return signed(self.labels)
         return self.labels.astype(np.float64)
+
+    @property
+    def losses(self) -> Floats:
+        """Log loss or squared error of each row, float64 ``[n]``."""
+        return row_losses(self.loss, self.targets, self.scores)
 
     def quality(self, rows: Any = slice(None)) -> tuple[Interval | None, str]:
         """AUC of some of the rows, or RMSE where labels are real; or None, and why."""

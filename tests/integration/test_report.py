@@ -134,6 +134,32 @@ def test_a_trained_run_with_groups_and_weights(data: Path, tmp_path: Path) -> No
     assert (tmp_path / "run/report.html").read_bytes() == again, "equal runs, equal pages"
 
 
+def test_a_baseline_on_the_same_rows(data: Path, tmp_path: Path) -> None:
+    own, other = tmp_path / "run", tmp_path / "lr"
+    write_run(own, prepared.schema())
+    write_run(other, prepared.schema(), {"name": "lr"})
+    summary = report(own, data, baseline=other)
+    page = Content(Path(summary.output))
+    figures = [evaluate(data, "test", run, SingleWorld()) for run in (own, other)]
+    assert summary.baseline is not None and summary.baseline["model"] == "lr"
+    gains = summary.baseline["better_by"]
+    assert gains["log_loss"]["value"] == pytest.approx(figures[1]["log_loss"] - figures[0]["log_loss"])
+    assert gains["auc"]["value"] == pytest.approx(figures[0]["auc"] - figures[1]["auc"])
+    assert f"lr of {other}, " in summary.verdict and f"Compared with lr of {other}" in page.text
+    write_run(tmp_path / "squared", prepared.schema(), loss="squared")
+    write_run(tmp_path / "foreign", prepared.schema(ids=7))
+    bare = prepared.write(tmp_path / "bare", {"test": 40}, labelled=False, labels=None)
+    for name, folder, words in (
+        ("squared", data, "trained on squared loss, this run on log loss"),
+        ("foreign", data, "--baseline .*foreign: foreign schema"),
+        ("nowhere", data, "holds no training run"),
+        ("lr", bare, "no labels to compare by"),
+        ("lr", None, "no rows to compare on"),
+    ):
+        with pytest.raises(UserError, match=words):
+            report(own, folder, baseline=tmp_path / name)
+
+
 def test_a_model_without_pairs_validation_or_history(data: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "run", prepared.schema(), {"name": "lr"})
     page = of(tmp_path / "run", data)

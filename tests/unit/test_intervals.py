@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from afm_ctr.metrics import Interval, auc_interval, effective_rows, mean_interval, ratio_interval, wilson
+from afm_ctr.metrics import Interval, auc_gain, auc_interval, effective_rows, mean_interval, ratio_interval, wilson
 
 Z = 1.959963984540054
 
@@ -65,6 +65,27 @@ def test_the_interval_of_an_auc_covers_the_truth_about_as_often_as_it_says() -> 
         assert found is not None and found.low is not None and found.high is not None
         covered += found.low <= truth <= found.high
     assert 0.90 < covered / 300 < 0.985
+
+
+def test_the_difference_of_two_aucs_is_that_of_pairs_of_the_same_rows() -> None:
+    labels, scores, weights = _rows(4, count=600)
+    others = scores + np.random.default_rng(8).normal(0, 3, scores.size)
+    found = auc_gain(labels, scores, others, weights)
+    assert found is not None and found.low is not None and found.high is not None
+    both = [roc_auc_score(labels, some, sample_weight=weights) for some in (scores, others)]
+    assert found.value == pytest.approx(both[0] - both[1], rel=1e-9)
+    rng = np.random.default_rng(0)
+    classes = [np.flatnonzero(labels == c) for c in (0, 1)]
+    drawn = []
+    for _ in range(400):
+        chosen = np.concatenate([rng.choice(rows, rows.size) for rows in classes])
+        drawn.append(auc_gain(labels[chosen], scores[chosen], others[chosen], weights[chosen]).value)  # type: ignore[union-attr]
+    half = (found.high - found.low) / 2
+    assert half / Z == pytest.approx(np.std(drawn), rel=0.12)
+    apart = [auc_interval(labels, some, weights) for some in (scores, others)]
+    assert half < max((one.high - one.low) / 2 for one in apart), "rows that both find hard say nothing of either"  # type: ignore[union-attr, operator]
+    assert auc_gain(labels, scores, scores) == Interval(0.0, None, None)
+    assert auc_gain([1, 1], [0.1, 0.2], [0.2, 0.1]) is None
 
 
 def test_an_auc_without_both_classes_or_without_spread() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from afm_ctr.errors import UserError
-from afm_ctr.metrics import Evaluation, Interval
+from afm_ctr.metrics import Evaluation, Interval, auc_gain, gain_on_constant, mean_interval
 from afm_ctr.report import about, figures, quality, slices
-from afm_ctr.report.conclusion import conclusion, gain_on_constant
+from afm_ctr.report.baseline import Baseline
+from afm_ctr.report.conclusion import compared, conclusion
 from afm_ctr.report.record import Judged, RunRecord
 from afm_ctr.report.scored import ScoredSplit
 from afm_ctr.schema import ResolvedSchema
@@ -165,7 +167,7 @@ def test_a_figure_has_the_digits_that_its_interval_leaves(interval: Interval, de
 @pytest.mark.parametrize("loss", ["log", "squared"])
 def test_the_gain_on_the_constant_is_that_of_the_same_rows(loss: str) -> None:
     split = scored(loss)
-    gain = gain_on_constant(split)
+    gain = gain_on_constant(loss, split.targets, split.scores, split.weights)
     assert gain is not None and gain.low is not None and split.figures is not None
     figures_ = split.figures
     wanted = (
@@ -190,9 +192,45 @@ def test_the_verdict_says_better_worse_or_neither() -> None:
         one = scored(scores=scores.astype(np.float32))
         said = conclusion(one, quality.intervals_of(one), config, [])
         assert words in said and said.startswith("AUC 0.") and f"on {ROWS} rows." in said
-    assert gain_on_constant(scored(labelled=False)) is None
-    assert gain_on_constant(scored(labels=np.ones(ROWS, np.float32))) is None
+    assert conclusion(scored(labelled=False), {}, config, []) == ""
+    assert gain_on_constant("log", np.ones(3), np.ones(3)) is None and gain_on_constant("log", [], []) is None
     assert conclusion(None, {}, config, []) == ""
+
+
+def _baseline(own: ScoredSplit, scores: np.ndarray) -> Baseline:
+    other = scored(scores=scores.astype(np.float32))
+    assert own.labels is not None
+    loss_gain = mean_interval(other.losses - own.losses, own.weights)
+    auc = auc_gain(own.labels, own.scores, other.scores, own.weights)
+    return Baseline("runs/lr", "lr", "step-000009", other, loss_gain, auc)
+
+
+def test_a_baseline_is_compared_row_by_row() -> None:
+    split = scored()
+    noise = np.random.default_rng(2).normal(0, 1, ROWS)
+    found = _baseline(split, 0.9 * split.scores + 0.02 * noise)
+    gain = found.loss_gain
+    assert gain is not None and gain.low is not None and gain.high is not None and split.figures is not None
+    other = log_loss(split.labels, found.scored.predictions, sample_weight=split.weights)
+    assert gain.value == pytest.approx(other - split.figures["log_loss"])
+    alone = mean_interval(split.losses, split.weights)
+    assert alone is not None and gain.high - gain.low < (alone.high - alone.low) / 5  # type: ignore[operator]
+    metrics = quality.intervals_of(split)
+    said = conclusion(split, metrics, TrainConfig(), [], found)
+    assert re.search(r"(Better than|Worse than|No better than) lr of runs/lr,", said)
+    page = Page("x")
+    quality.add_baseline(page, split, found)
+    cells = re.findall("<td[^>]*>([^<]*)</td>", page.html())
+    assert cells[0] == "AUC" and cells[5] == "log loss" and len(cells) == 10
+    assert float(cells[8]) == pytest.approx(-gain.value, abs=10**-gain.decimals), (
+        "a difference of figures has its sign"
+    )
+    assert float(cells[9].partition(" to ")[0]) < float(cells[8]) < float(cells[9].partition(" to ")[2])
+    better = found.to_json()["better_by"]
+    assert better["log_loss"]["value"] == gain.value and set(better) == {"auc", "log_loss"}
+    same = _baseline(split, split.scores)
+    assert compared(same.loss_gain, "log", "lr") == "The same log loss as lr on every row."
+    assert compared(None, "log", "lr") == "" and compared(Interval(0.1, None, None), "log", "lr") == ""
 
 
 @pytest.mark.parametrize(
