@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Cell = str | int | None
 
+_NARROW = 3  # columns that fit a phone beside one another
+
 
 class Page:
     """A page in the making; every text is escaped, so names out of logs may hold what they like.
@@ -71,7 +73,7 @@ class Page:
         marked: Collection[int] = (),
         folded: bool = False,
     ) -> None:
-        """A table; one too wide for the screen scrolls in its own frame.
+        """A table; on a phone the rows of a wide one become blocks, a line a cell.
 
         Args:
             header: headings of the columns.
@@ -89,7 +91,7 @@ class Page:
             raise ValueError(f"every row of a table needs {len(header)} cells, one a column: {', '.join(header)}")
         self._add(
             "table", header=header, rows=rows, caption=caption, marked=marked, folded=folded,
-            numeric=[name in numeric for name in header],
+            numeric=[name in numeric for name in header], stacks=len(header) > _NARROW,
         )  # fmt: skip
 
     def figure(self, figure: Figure, caption: str, alt: str) -> None:

@@ -46,7 +46,7 @@ def report(
     check_inputs(run=baseline)
     load_tensorflow()
     from afm_ctr import report as reporting
-    from afm_ctr.report.quality import shown
+    from afm_ctr.report.quality import shown_all
 
     with row_progress("report") as progress:
         summary = reporting.report(
@@ -66,8 +66,8 @@ def report(
         if summary.metrics:
             console.print(f"{model_dir} on {summary.split}", markup=False)
             table = Table("", "", "95 % interval")
-            for name, interval in summary.metrics.items():
-                table.add_row(name, *shown(interval))
+            for name, cells in shown_all(summary.metrics).items():
+                table.add_row(name, *cells)
             console.print(table)
         for text in summary.warnings:
             console.print(f"warning: {text}", markup=False, soft_wrap=True)

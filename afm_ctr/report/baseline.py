@@ -37,7 +37,7 @@ class Baseline:
 
     @property
     def name(self) -> str:
-        return f"{self.model} of {self.folder}"
+        return f"{self.folder} (model {self.model})"
 
     @classmethod
     def score(

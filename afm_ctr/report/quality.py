@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -74,6 +74,12 @@ def shown(interval: Interval | None, decimals: int | None = None) -> list[str | 
     return [number(interval.value, places), ends]
 
 
+def shown_all(found: Mapping[str, Interval]) -> dict[str, list[str | None]]:
+    """:func:`shown` of every metric; a constant has the decimals of the figure that it is read with."""
+    decimals = {f"constant_{name}": found[name].decimals for name in ("log_loss", "rmse") if name in found}
+    return {name: shown(interval, decimals.get(name)) for name, interval in found.items()}
+
+
 def add_metrics(page: Page, scored: ScoredSplit, found: dict[str, Interval]) -> None:
     """The table of metrics, as :func:`intervals_of` finds them."""
     page.section("Metrics")
@@ -81,11 +87,9 @@ def add_metrics(page: Page, scored: ScoredSplit, found: dict[str, Interval]) -> 
     if scored.labels is None:
         page.paragraph(f"The split has no labels: {rows:,} rows were scored, and nothing says how well.")
         return
-    # A constant's figure is read beside the model's.
-    decimals = {f"constant_{name}": found[name].decimals for name in ("log_loss", "rmse") if name in found}
     page.table(
         ["metric", "value", "95 % interval"],
-        [[_WORDS[name], *shown(interval, decimals.get(name))] for name, interval in found.items()],
+        [[_WORDS[name], *cells] for name, cells in shown_all(found).items()],
         caption=f"{rows:,} rows" + ("" if (scored.weights == 1).all() else ", weighted"),
         numeric=["value", "95 % interval"],
     )

@@ -217,7 +217,7 @@ def test_a_baseline_is_compared_row_by_row() -> None:
     assert alone is not None and gain.high - gain.low < (alone.high - alone.low) / 5  # type: ignore[operator]
     metrics = quality.intervals_of(split)
     said = conclusion(split, metrics, TrainConfig(), [], found)
-    assert re.search(r"(Better than|Worse than|No better than) lr of runs/lr,", said)
+    assert re.search(r"(Better than|Worse than|No better than) runs/lr \(model lr\),", said)
     page = Page("x")
     quality.add_baseline(page, split, found)
     cells = re.findall("<td[^>]*>([^<]*)</td>", page.html())

@@ -101,6 +101,16 @@ def test_equal_content_equal_bytes_and_a_dollar_is_no_formula() -> None:
     assert b"<svg" in drawn and b"<dc:date>" not in drawn
 
 
+def test_a_wide_table_has_what_it_needs_to_become_blocks_on_a_phone() -> None:
+    page = Page("x")
+    page.table(["slice", EVIL, "rows", "AUC"], [["a", "b", "7", None]])
+    page.table(["key", "value", "default"], [["a", "b", None]])
+    tags = Parsed(page.html()).tags
+    assert [attributes.get("class") for tag, attributes in tags if tag == "table"] == ["stacks", None]
+    names = [attributes.get("data-name") for tag, attributes in tags if tag == "td"]
+    assert names == [None, EVIL, "rows", "AUC", None, None, None]
+
+
 def test_a_row_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(ValueError):
         Page("x").table(["a", "b"], [["1"]])
