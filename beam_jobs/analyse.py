@@ -11,10 +11,11 @@ from afm_ctr.io.packed import pack, unpack
 from afm_ctr.schema import Analysis
 from afm_ctr.schema.analysis_results import NumberPart
 from beam_jobs import files
-from beam_jobs.passes import Done, Passes
+from beam_jobs.output import Output
+from beam_jobs.passes import AnyPasses, Done
 from beam_jobs.rejects import ChunkRejects, reject_file
 from beam_jobs.rows import RowReader
-from beam_jobs.sources import Chunk, ChunkTask, count
+from beam_jobs.sources import Chunk, ChunkTask, LogFile, count
 from beam_jobs.splits import NO_SPLIT, SPLITS
 from beam_jobs.vocabularies import merged, packed, parts_for
 
@@ -49,6 +50,12 @@ class Analysing(ChunkTask):
     parts: int
     rejects: str
     rejects_kept: int
+
+    @classmethod
+    def of(cls, reader: RowReader, logs: Sequence[LogFile], output: Output, rejects_kept: int) -> Analysing:
+        """The pass of a job over these files."""
+        parts = parts_for(sum(log.size for log in logs))
+        return cls(reader, output.work("counts"), parts, output.work("rejects"), rejects_kept)
 
     def setup(self) -> None:
         """Load what the rows are read with."""
@@ -112,12 +119,8 @@ class Analysed:
     rejects: list[tuple[str, dict[str, int]]]
 
 
-def analyse(
-    reader: RowReader, work: Sequence[Sequence[Chunk]], input_bytes: int, passes: Passes, rejects_kept: int
-) -> Analysed:
+def analyse(task: Analysing, work: Sequence[Sequence[Chunk]], passes: AnyPasses) -> Analysed:
     """Run the analysis pass."""
-    output = passes.output
-    task = Analysing(reader, output.work("counts"), parts_for(input_bytes), output.work("rejects"), rejects_kept)
     train_rows, other_rows, size, paths = 0, 0, 0, list[str]()
     rejects: list[tuple[str, dict[str, int]]] = []
 
@@ -133,5 +136,5 @@ def analyse(
             yield part
 
     facts = Analysis.merge(numbers()).numbers
-    counts = merged(passes, paths, size, task.parts, train_rows, reader.spec.vocabulary_spaces)
+    counts = merged(passes, paths, size, task.parts, train_rows, task.reader.spec.vocabulary_spaces)
     return Analysed(Analysis(counts, facts), train_rows, other_rows, rejects)

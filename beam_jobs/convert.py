@@ -21,7 +21,8 @@ from afm_ctr.splitmix import GOLDEN, finalise
 from afm_ctr.statistics import Collector
 from beam_jobs import files
 from beam_jobs.encode import Encoder
-from beam_jobs.output import load_schema
+from beam_jobs.options import PrepareOptions
+from beam_jobs.output import Output, load_schema
 from beam_jobs.passes import Done
 from beam_jobs.rejects import ChunkRejects, reject_file
 from beam_jobs.rows import RowReader, SplitRows, fingerprint64
@@ -98,6 +99,23 @@ class Conversion(ChunkTask):
     compression: Compression
     rows: int
     sample_rows: int
+
+    @classmethod
+    def of(
+        cls, options: PrepareOptions, reader: RowReader, schema: ResolvedSchema, output: Output, rows: int
+    ) -> Conversion:
+        """The pass of a job, for which the schema is written where the workers find it."""
+        return cls(
+            reader=reader,
+            schema=output.save_schema(schema),
+            attempt=output.attempt,
+            rejects=output.work("rejects"),
+            rejects_kept=options.max_rejects_kept,
+            seed=options.seed,
+            compression=options.compression,
+            rows=rows,
+            sample_rows=options.sample_rows,
+        )
 
     def setup(self) -> None:
         """Load the schema and trace the transform: one function for all batches of this worker."""

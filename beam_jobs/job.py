@@ -12,6 +12,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +28,7 @@ from beam_jobs.passes import Passes
 from beam_jobs.plan import ChunkResult, Plan, assemble, plan, resolve_schema
 from beam_jobs.rows import RowReader
 from beam_jobs.runners import Engine
-from beam_jobs.sources import units
+from beam_jobs.sources import Chunk, units
 
 __all__ = ["PrepareOptions", "PrepareSummary", "prepare"]
 
@@ -69,6 +70,40 @@ class PrepareSummary:
     files: int
     metrics: dict[str, int]
 
+    @classmethod
+    def of(
+        cls,
+        output: str,
+        manifest: Manifest,
+        schema: ResolvedSchema,
+        seconds: float,
+        files: int = 0,
+        metrics: Mapping[str, int] | None = None,
+    ) -> PrepareSummary:
+        """What a manifest says of the run."""
+        splits = {name: {"rows": 0, "positives": 0} for name in manifest.splits}
+        for shard in manifest.shards:
+            splits[shard.split]["rows"] += shard.rows
+            splits[shard.split]["positives"] += shard.positives
+        return cls(
+            output=output,
+            rows_in=manifest.rows_in,
+            rows_out=manifest.rows_out,
+            rejects=manifest.rejects,
+            rejects_kept=manifest.rejects_kept,
+            sampled_out=manifest.sampled_out,
+            cut={name: info.model_dump() for name, info in manifest.cut.items()},
+            splits=splits,
+            seconds=round(seconds, 3),
+            schema_id=schema.id,
+            feature_size=schema.feature_size,
+            num_slots=schema.num_slots,
+            shards=len(manifest.shards),
+            bytes=sum(shard.bytes for shard in manifest.shards),
+            files=files,
+            metrics=dict(sorted((metrics or {}).items())),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         return dict(self.__dict__)
@@ -82,10 +117,6 @@ def prepare(options: PrepareOptions) -> PrepareSummary:
         RuntimeError: rows were lost on the way; nothing is published either.
     """
     started = time.monotonic()
-    if options.chunk_bytes < 1 or options.chunk_lines < 1:
-        raise UserError("chunk_bytes and chunk_lines must be at least 1")
-    if not 0 <= options.max_reject_share <= 1 or options.max_rejects_kept < 0:
-        raise UserError("--max-reject-share is a share, between 0 and 1, and --max-rejects-kept is not below 0")
     engine = Engine(options.beam_args)
     output = Output(options.output, options.overwrite)
     job = plan(options, output)
@@ -97,28 +128,8 @@ def prepare(options: PrepareOptions) -> PrepareSummary:
         except BaseException:
             output.abandon()
             raise
-    splits = {name: {"rows": 0, "positives": 0} for name in manifest.splits}
-    for shard in manifest.shards:
-        splits[shard.split]["rows"] += shard.rows
-        splits[shard.split]["positives"] += shard.positives
-    return PrepareSummary(
-        output=options.output,
-        rows_in=manifest.rows_in,
-        rows_out=manifest.rows_out,
-        rejects=manifest.rejects,
-        rejects_kept=manifest.rejects_kept,
-        sampled_out=manifest.sampled_out,
-        cut={name: info.model_dump() for name, info in manifest.cut.items()},
-        splits=splits,
-        seconds=round(time.monotonic() - started, 3),
-        schema_id=schema.id,
-        feature_size=schema.feature_size,
-        num_slots=schema.num_slots,
-        shards=len(manifest.shards),
-        bytes=sum(shard.bytes for shard in manifest.shards),
-        files=len(job.logs),
-        metrics=dict(sorted(passes.metrics.items())),
-    )
+    seconds = time.monotonic() - started
+    return PrepareSummary.of(options.output, manifest, schema, seconds, len(job.logs), passes.metrics)
 
 
 def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> tuple[Manifest, ResolvedSchema]:
@@ -134,18 +145,31 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
     schema = resolve_schema(job, reader, work, passes, options.max_rejects_kept)
     for line in written_twice(schema):
         options.warn(line)
-    conversion = Conversion(
-        reader=reader,
-        schema=output.save_schema(schema),
-        attempt=output.attempt,
-        rejects=output.work("rejects"),
-        rejects_kept=options.max_rejects_kept,
-        seed=options.seed,
-        compression=options.compression,
-        rows=rows,
-        sample_rows=options.sample_rows,
-    )
+    conversion = Conversion.of(options, reader, schema, output, rows)
     results = passes.run("convert", conversion, work, ChunkResult.from_bytes)
+    return publish(options, output, job, chunks, results, schema, shlex.join(sys.argv)), schema
+
+
+def publish(
+    options: PrepareOptions,
+    output: Output,
+    job: Plan,
+    chunks: Sequence[Chunk],
+    results: Iterable[tuple[int, ChunkResult]],
+    schema: ResolvedSchema,
+    command: str,
+) -> Manifest:
+    """What the conversion has made of all chunks becomes the data set.
+
+    Args:
+        results: of every chunk, ascending.
+        command: what the manifest says of where the data set came from.
+
+    Raises:
+        UserError: too many rejects, or a split without a row.
+        RuntimeError: rows were lost on the way.
+    """
+    rows = sum(chunk.rows for chunk in chunks)
     converted = assemble(chunks, results, schema, options.max_rejects_kept, options.sample_rows)
     if problem := converted.problem(job, rows, options.max_reject_share):
         raise UserError(problem + output.leave_rejects(converted.shares))
@@ -161,14 +185,14 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
         sampled_out=converted.sampled_out,
         cut=converted.cut,
         split_rule=options.split,
-        command=shlex.join(sys.argv),
+        command=command,
         versions=_versions(),
         labelled=options.labelled and job.spec.label is not None,
         statistics=converted.statistics,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     output.publish(manifest, schema, converted.samples, converted.shares, job.tables)
-    return manifest, schema
+    return manifest
 
 
 def _versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from afm_ctr.errors import UserError
 from afm_ctr.records.writer import Compression
 from afm_ctr.sample_rows import SAMPLE_ROWS
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
@@ -41,6 +42,9 @@ class PrepareOptions:
         beam_args: Beam's options as Beam spells them.
         progress: called with (stage, rows done, rows in all; 0 = not known).
         warn: called with a line that the user should see; by default it goes to stderr.
+
+    Raises:
+        UserError: a size, share or count that cannot be.
     """
 
     schema: str | Path | FeatureSchema | ResolvedSchema
@@ -60,3 +64,9 @@ class PrepareOptions:
     beam_args: Sequence[str] = ()
     progress: Progress | None = None
     warn: Callable[[str], None] = lambda line: print(f"prepare: {visible(line)}", file=sys.stderr)
+
+    def __post_init__(self) -> None:
+        if self.chunk_bytes < 1 or self.chunk_lines < 1:
+            raise UserError("chunk_bytes and chunk_lines must be at least 1")
+        if not 0 <= self.max_reject_share <= 1 or self.max_rejects_kept < 0:
+            raise UserError("--max-reject-share is a share, between 0 and 1, and --max-rejects-kept is not below 0")

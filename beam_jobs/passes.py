@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -96,17 +96,22 @@ class WorkFn(beam.DoFn):
         try:
             with whole(self._units):
                 unit = self._task.unpack(files.item(self._units, number))
-            for done in self._task.run(unit):
-                files.write(files.join(self._folder, _name(done.number)), done.result, durable=False)
-                for name, count in done.counters.items():
-                    Metrics.counter(_NAMESPACE, name).inc(count)
-                yield done.number
+            yield from do(self._task, unit, self._folder)
         except (UserError, RunError) as error:
             try:
                 files.write(failed, str(error).encode())
             except UserError:
                 # Runners pass on the text of an error and not its class: mark it, so that it is known again.
                 raise RuntimeError(in_graph(str(error))) from error
+
+
+def do(task: Task[Any], unit: Sequence[Any], folder: str) -> Iterator[int]:
+    """Do the work of a unit: file the result of each piece, count, and give the piece's number."""
+    for done in task.run(unit):
+        files.write(files.join(folder, _name(done.number)), done.result, durable=False)
+        for name, count in done.counters.items():
+            Metrics.counter(_NAMESPACE, name).inc(count)
+        yield done.number
 
 
 def _name(number: int) -> str:
@@ -167,16 +172,7 @@ class Passes:
             listed = self.output.work(f"{stage}-units")
             files.write(listed, files.joined([task.pack(unit) for unit in units]), durable=False)
             self._run(stage, WorkFn(task, listed, folder), len(units), engine or self.engine)
-        there = set(files.names(folder))
-        if _FAILED in there:
-            raise UserError(files.read(files.join(folder, _FAILED)).decode())
-        missing = sorted(set(map(_name, pieces)) - there)
-        if missing:
-            raise RuntimeError(
-                f"{stage}: the runner lost {len(missing)} of {len(pieces)} pieces of work, the first is "
-                f"{pieces[int(missing[0])]}"
-            )
-        return _results(folder, sorted(pieces), read)
+        return _filed(stage, folder, pieces, read)
 
     def _run(self, stage: str, work: WorkFn, units: int, engine: Engine) -> None:
         try:
@@ -198,6 +194,58 @@ class Passes:
         for counter in _counters(outcome):
             name = counter.key.metric.name
             self.metrics[name] = self.metrics.get(name, 0) + counter.result
+
+
+class AnyPasses(Protocol):
+    """What the steps between the passes ask of :class:`Passes` and of :class:`Ran`."""
+
+    @property
+    def output(self) -> Output: ...
+
+    def run(
+        self, stage: str, task: Task[P], units: Sequence[Sequence[P]], read: Callable[[bytes], R]
+    ) -> Iterator[tuple[int, R]]: ...
+
+
+@dataclass
+class Ran:
+    """The passes of a job whose pipeline is somebody else's: it has run some, and their results are read here.
+
+    Attributes:
+        output: keeps the results.
+        stages: the passes that have run; the work of others is done here.
+    """
+
+    output: Output
+    stages: Sequence[str]
+
+    def run(
+        self, stage: str, task: Task[P], units: Sequence[Sequence[P]], read: Callable[[bytes], R]
+    ) -> Iterator[tuple[int, R]]:
+        """The results of a pass, as :meth:`Passes.run` gives them."""
+        folder = self.output.work(stage)
+        if stage not in self.stages:
+            task.setup()
+            for unit in units:
+                for _ in do(task, unit, folder):
+                    pass
+        return _filed(stage, folder, {piece.number: piece for unit in units for piece in unit}, read)
+
+
+def _filed(
+    stage: str, folder: str, pieces: Mapping[int, Piece], read: Callable[[bytes], R]
+) -> Iterator[tuple[int, R]]:
+    """The results of all pieces, ascending. Raises as :meth:`Passes.run` does."""
+    there = set(files.names(folder))
+    if _FAILED in there:
+        raise UserError(files.read(files.join(folder, _FAILED)).decode())
+    missing = sorted(set(map(_name, pieces)) - there)
+    if missing:
+        raise RuntimeError(
+            f"{stage}: the runner lost {len(missing)} of {len(pieces)} pieces of work, the first is "
+            f"{pieces[int(missing[0])]}"
+        )
+    return _results(folder, sorted(pieces), read)
 
 
 def _first_line(error: Exception) -> str:

@@ -22,7 +22,7 @@ from afm_ctr.statistics import DataStatistics, Merger
 from beam_jobs import files
 from beam_jobs.options import PrepareOptions
 from beam_jobs.output import Output
-from beam_jobs.passes import Passes
+from beam_jobs.passes import AnyPasses, Passes
 from beam_jobs.rejects import Share, reject_file, shares
 from beam_jobs.rows import RowReader
 from beam_jobs.sources import Chunk, Counted, LogFile, discover, divide, pieces_to_count
@@ -87,12 +87,7 @@ def plan(options: PrepareOptions, output: Output) -> Plan:
     Raises:
         UserError: a bad schema or split rule, a glob without files or with the output's own, a missing column.
     """
-    spec, resolved = _schema(options.schema)
-    parent = ResolvedSchema.load(Path(options.parent_schema)) if options.parent_schema is not None else None
-    if parent is not None and resolved is not None:
-        raise UserError(
-            "a resolved schema is used as it is: give either a feature schema with its parent, or that only"
-        )
+    spec, resolved, parent = schemas(options)
     rule = parse_rule(options.split)
     found, split_of = input_files(rule, options.inputs, options.warn)
     output.refuse_own(path for path, _ in found)
@@ -108,11 +103,27 @@ def plan(options: PrepareOptions, output: Output) -> Plan:
             checked.add(log.header)
             parser = log.parser(spec, options.labelled, [rule.column] if rule.column else [])
             types.add(parser.types, log.path)
-    tables = _side_tables(options.schema, spec)
+    tables = side_tables(options.schema, spec)
     return Plan(spec, resolved, parent, tables, logs, rule, options.chunk_bytes, options.chunk_lines)
 
 
-def _schema(given: str | Path | FeatureSchema | ResolvedSchema) -> tuple[FeatureSchema, ResolvedSchema | None]:
+def schemas(options: PrepareOptions) -> tuple[FeatureSchema, ResolvedSchema | None, ResolvedSchema | None]:
+    """The schema of a job; the resolved one, where it is given; the parent.
+
+    Raises:
+        UserError: a bad schema, or a parent of a resolved one.
+    """
+    spec, resolved = read_schema(options.schema)
+    parent = ResolvedSchema.load(Path(options.parent_schema)) if options.parent_schema is not None else None
+    if parent is not None and resolved is not None:
+        raise UserError(
+            "a resolved schema is used as it is: give either a feature schema with its parent, or that only"
+        )
+    return spec, resolved, parent
+
+
+def read_schema(given: str | Path | FeatureSchema | ResolvedSchema) -> tuple[FeatureSchema, ResolvedSchema | None]:
+    """A schema, and where it is a resolved one that."""
     if isinstance(given, FeatureSchema):
         return given, None
     if not isinstance(given, ResolvedSchema):
@@ -124,7 +135,8 @@ def _schema(given: str | Path | FeatureSchema | ResolvedSchema) -> tuple[Feature
     return given.spec, given
 
 
-def _side_tables(given: str | Path | FeatureSchema | ResolvedSchema, spec: FeatureSchema) -> SideTables | None:
+def side_tables(given: str | Path | FeatureSchema | ResolvedSchema, spec: FeatureSchema) -> SideTables | None:
+    """The tables that a schema names, if it names any."""
     if isinstance(given, FeatureSchema):
         return read_side_tables(spec, ".", files.local_copies)
     if isinstance(given, ResolvedSchema):
@@ -142,7 +154,7 @@ def resolve_schema(
     job: Plan,
     reader: RowReader,
     work: Sequence[list[Chunk]],
-    passes: Passes,
+    passes: AnyPasses,
     rejects_kept: int,
 ) -> ResolvedSchema:
     """The resolved schema: the given one, or that of the user's schema after the analysis pass where it needs one.
@@ -156,9 +168,9 @@ def resolve_schema(
 
     if not spec_needs_analysis(job.spec):
         return resolve(job.spec, Analysis.empty(), job.parent)
-    from beam_jobs.analyse import analyse
+    from beam_jobs.analyse import Analysing, analyse
 
-    found = analyse(reader, work, sum(log.size for log in job.logs), passes, rejects_kept)
+    found = analyse(Analysing.of(reader, job.logs, passes.output, rejects_kept), work, passes)
     if not found.train_rows and job.parent is None:
         counts: Counter[str] = Counter()
         for _, reasons in found.rejects:

@@ -86,9 +86,9 @@ class RowReader:
         self, chunk: Chunk, batches: Iterator[Lines], parser: LineParser, leave_columns: bool
     ) -> Iterator[SplitRows]:
         for batch in batches:
-            parsed = parser.parse(batch.lines, chunk.file.path, batch.first_line, leave_columns=leave_columns)
+            parsed = parser.parse(batch.lines, chunk.file.source, batch.first_line, leave_columns=leave_columns)
             if batch.broken is not None:
-                parsed.rejects.append(truncated(chunk.file.path, batch.first_line, batch.broken))
+                parsed.rejects.append(truncated(chunk.file.source, batch.first_line, batch.broken))
             rows = parsed.line_numbers - chunk.first_line + chunk.first_row
             codes = self.rule.assign(parsed, rows, chunk.file.split, self._by_index, fingerprint64)
             for row in np.flatnonzero(codes == NO_SPLIT).tolist():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Literal
@@ -47,6 +47,7 @@ class LogFile:
         longest: how many bytes a line of it may have.
         groups: rows of each row group of a Parquet file.
         split: the split that all its rows belong to, when the split rule goes by files.
+        called: what rejects and the keys of rows say in place of its path.
     """
 
     path: str
@@ -57,6 +58,12 @@ class LogFile:
     longest: int = MAX_LINE_BYTES
     groups: tuple[int, ...] = ()
     split: str | None = None
+    called: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Where rows come from, for whoever reads of them."""
+        return self.path if self.called is None else self.called
 
     @property
     def header_lines(self) -> int:
@@ -71,7 +78,7 @@ class LogFile:
             spec,
             self.header,
             labelled,
-            source=self.path,
+            source=self.source,
             extra=extra,
             first_line=self.first_line or b"",
             tables=tables,
@@ -294,6 +301,28 @@ def read_unit(
         lines.skip(first.start)
         for chunk in unit:
             yield chunk, _batches(chunk, lines, batch)
+
+
+def read_piece(piece: Chunk, batch: int, columns: Sequence[str] = ()) -> Iterator[Lines]:
+    """The lines of a piece that has not been counted: of :func:`pieces_to_count`. They are numbered from 1.
+
+    Args:
+        batch: most lines in a batch.
+        columns: of a Parquet file, those to read.
+    """
+    log, done = piece.file, 0
+    with ExitStack() as opened:
+        lines: LineStream | TableStream
+        if log.kind == "parquet":
+            lines = ParquetLog(opened.enter_context(files.open_raw(log.path)), log.path).rows(columns)
+        else:
+            lines = opened.enter_context(_open(piece))
+            lines.skip(0 if piece.start else log.header_lines)
+        while taken := lines.take(batch):
+            yield Lines(1 + done, taken)
+            done += len(taken)
+        if lines.broken is not None:
+            yield Lines(1 + done, [], lines.broken)
 
 
 @contextmanager

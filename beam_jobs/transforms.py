@@ -1,98 +1,222 @@
-"""For pipelines of one's own: rows of any source, as dicts, to logs that ``prepare`` reads."""
+"""Transforms for pipelines of one's own: rows of any source, as dicts, to data sets, and the rows of our logs.
+
+A row is a dict (or a ``beam.Row``, or a NamedTuple) of the columns that the schema reads, by the names that they have
+in the log: ``header`` where the schema gives one, else the column's. A value may be whatever docs/cells.md lists; a
+column that is not there is missing. Other columns are not looked at.
+
+Rows are divided among shards by a hash of their cells and sorted in each. So the same rows give the same bytes,
+whatever the source, their order, the runner and its workers; and the ids, vocabularies and statistics are those that
+``prepare`` finds in a log of these rows. What is not promised: the bytes of that log's shards, since those follow the
+order of its lines.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import date
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics  # type: ignore[attr-defined]
+from apache_beam.pvalue import AsIter, AsSingleton
+from apache_beam.transforms.window import GlobalWindows
 
 from afm_ctr.errors import UserError
-from beam_jobs import files
+from afm_ctr.rawlog import LineParser
+from afm_ctr.rawlog.log import truncated
+from afm_ctr.schema import FeatureSchema, ResolvedSchema, columns_of
+from beam_jobs import staging
+from beam_jobs.options import PrepareOptions
+from beam_jobs.plan import read_schema
+from beam_jobs.rows import BATCH_ROWS
+from beam_jobs.sources import CHUNK_BYTES, Chunk, discover, pieces_to_count, read_piece
+from beam_jobs.splits import input_files, parse_rule
+
+Schema = str | Path | FeatureSchema | ResolvedSchema
+_NOT_HERE = {"inputs", "chunk_bytes", "chunk_lines", "beam_args", "progress"}
 
 
-class WriteRawLogs(beam.PTransform):  # type: ignore[type-arg]  # takes no types at run time
-    """A PCollection of dicts to JSON Lines files, for a schema with ``format: {kind: jsonl}``.
+class Prepare(beam.PTransform):  # type: ignore[type-arg]  # takes no types at run time
+    """A bounded PCollection of rows to a prepared data set: vocabularies and statistics, ids, shards, manifest.
 
-    Rows are divided among the files by a hash of their key, and sorted by key (then by their text) in each. So equal
-    rows give equal files, and by ``prepare`` equal shards, whatever the source, the order, the runner and its
-    workers; without a key of its own for each row this holds for whole duplicates alone. A file's rows are in the
-    memory of one worker: choose ``shards`` so that one is some hundred MB at most.
-
-    A value may be a text, number, boolean, None, date or time (as ISO 8601), or a list of those.
+    Rows that are none become rejects, as in a log; the manifest is written last, when all rows are accounted for:
+    rows in = rows out + rejects + sampled out. A shard's rows are in the memory of one worker at a time.
 
     Args:
-        folder: where the files go, local or of a file system that Beam knows; every worker must reach it.
-        key: the column that tells rows apart.
-        shards: number of files; those that would be empty are not written.
+        schema: as for :class:`PrepareOptions`; of any format but libfm.
+        output: folder of the data set, local or of a file system that Beam knows; every worker must reach it.
+        split: ``hash:COLUMN:80/10/10`` or ``column:NAME``; None = all rows are ``train``.
+        shards: number of shards of each split; those that would be empty are not written.
+        **options: ``labelled``, ``parent_schema``, ``overwrite``, ``max_rejects_kept``, ``max_reject_share``,
+            ``sample_rows``, ``compression`` and ``seed`` of :class:`PrepareOptions`.
 
     Returns:
-        A PCollection of the paths of the files.
+        A PCollection of one :class:`PrepareSummary`.
 
     Raises:
-        UserError: ``folder`` holds files already, ``shards`` is below 1; while it runs: a row without the key, a
-            value of another type.
+        UserError: ``output`` holds a data set (and ``overwrite`` is not given), a bad schema, split or option, an
+            unbounded PCollection. While the pipeline runs: no row, too many rejects; then nothing is published.
+
+    Example:
+        >>> rows | Prepare("schema.yaml", "data", split="hash:user:80/10/10")
     """
 
-    def __init__(self, folder: str, key: str, shards: int = 16) -> None:
+    def __init__(
+        self, schema: Schema, output: str, *, split: str | None = None, shards: int = 16, **options: Any
+    ) -> None:
         super().__init__()
-        if shards < 1:
-            raise UserError(f"shards={shards} must be at least 1")
-        if files.names(folder):
-            raise UserError(f"{folder} holds files already: choose another folder")
-        self._folder, self._key, self._shards = folder, key, shards
+        if unknown := sorted(_NOT_HERE & options.keys()):
+            raise UserError(f"{unknown[0]} is an option of prepare that rows of a pipeline have no use for")
+        self._options = PrepareOptions(schema=schema, inputs=(), output=output, split=split, **options)
+        self._command = shlex.join(sys.argv)
+        self._job = staging.plan_rows(self._options, shards)
 
     def expand(self, rows: Any) -> Any:
-        return (
+        if not rows.is_bounded:
+            raise UserError(f"{self.label}: the rows are unbounded; a data set has an end: read a part of the source")
+        job, options = self._job, self._options
+        started = rows.pipeline | "Begin" >> beam.Create([None]) | beam.ParDo(staging.Begin(options))
+        output = AsSingleton(started)
+        chunks = (
             rows
-            | "Lines" >> beam.ParDo(_Lines(self._key, self._shards))
-            | "By file" >> beam.GroupByKey()
-            | "Write" >> beam.ParDo(_Files(self._folder, self._shards))
+            | "One window" >> beam.WindowInto(GlobalWindows())
+            | "Lines" >> beam.ParDo(staging.ToLine(job))
+            | "By shard" >> beam.GroupByKey()
+            | "Stage" >> beam.ParDo(staging.Stage(job), output)
         )
+        state = (
+            rows.pipeline
+            | "Once" >> beam.Create([None])
+            | "Plan" >> beam.ParDo(staging.Planned(job, options), output, AsIter(chunks))
+        )
+        units = state | "Chunks" >> beam.FlatMap(staging.units_of)
+        learned: Any = ()
+        if staging.learns(job):
+            task = state | "Analysis" >> beam.ParDo(staging.AnalysisTask(options))
+            learned = AsIter(
+                units
+                | "To analyse" >> beam.Reshuffle()
+                | "Analyse" >> beam.ParDo(staging.Work("analyse"), AsSingleton(task), output)
+            )
+        task = state | "Resolve" >> beam.ParDo(staging.ConversionTask(job, options), learned)
+        converted = (
+            units
+            | "To convert" >> beam.Reshuffle()
+            | "Convert" >> beam.ParDo(staging.Work("convert"), AsSingleton(task), output)
+        )
+        publish = staging.Publish(job, options, self._command)
+        return state | "Publish" >> beam.ParDo(publish, AsSingleton(task), AsIter(converted))
 
 
-@beam.typehints.with_output_types(tuple[int, tuple[str, str]])
-class _Lines(beam.DoFn):
-    """Of a row: (file, (key, line))."""
+class WriteRecords(Prepare):
+    """:class:`Prepare` with a resolved schema: its ids are used as they are, and nothing is learned from the rows.
 
-    def __init__(self, key: str, shards: int) -> None:
-        self._key, self._shards = key, shards
+    Args:
+        schema: a resolved schema, its file, or the folder of a data set or model.
+        output: as for :class:`Prepare`.
+        **options: as for :class:`Prepare`.
 
-    def process(self, row: Mapping[str, Any]) -> Iterator[tuple[int, tuple[str, str]]]:
-        if row.get(self._key) is None:
-            raise UserError(f"a row has no {self._key!r}; its columns: {', '.join(map(str, row))}"[:300])
-        key = str(row[self._key])
-        line = json.dumps(dict(row), ensure_ascii=False, sort_keys=True, default=_text)
-        file = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") % self._shards
-        yield file, (key, line)
+    Returns:
+        A PCollection of one :class:`PrepareSummary`.
+
+    Raises:
+        UserError: the schema is not a resolved one; and as :class:`Prepare` does.
+
+    Example:
+        >>> rows | WriteRecords("model", "data", split="column:part")
+    """
+
+    def __init__(self, schema: str | Path | ResolvedSchema, output: str, **options: Any) -> None:
+        super().__init__(schema, output, **options)
+        if self._job.resolved is None:
+            raise UserError(
+                "WriteRecords takes a resolved schema, such as the folder of a data set; Prepare learns one"
+            )
 
 
-def _text(value: Any) -> Any:
-    if isinstance(value, date):  # a datetime is one
-        return value.isoformat()
-    raise UserError(
-        f"a value of type {type(value).__name__} ({value!r:.60}): make a text, number or list of it first"
-    )
+class ReadRawLogs(beam.PTransform):  # type: ignore[type-arg]
+    """The rows of raw logs, as dicts of texts: what :class:`Prepare` takes.
+
+    A row has every column that the schema reads, the label's, weight's, group's and key's included, by the name that
+    it has in the log; its value is the cell's text (docs/cells.md), empty where it is missing. The rows have no
+    order. A line that is no row is not among them; the counters ``rejects_<reason>`` count such lines. A cell that
+    its field cannot read is for :class:`Prepare` to reject.
+
+    Args:
+        schema: as for :class:`PrepareOptions`; its side tables are not joined.
+        inputs: paths and globs, as for ``prepare``. They are looked at where the pipeline is made.
+        labelled: False: the logs carry no label.
+        rejects: hand out the rejected lines, too.
+
+    Returns:
+        A PCollection of rows; with ``rejects`` a pair of it and one of rejected lines, each a dict of ``source``,
+        ``reason``, ``detail`` and ``raw``.
+
+    Raises:
+        UserError: a glob without files, a column that is not there. While the pipeline runs: a file has changed.
+
+    Example:
+        >>> rows = pipeline | ReadRawLogs("schema.yaml", ["logs/*.csv.gz"])
+    """
+
+    def __init__(
+        self, schema: Schema, inputs: Iterable[str], *, labelled: bool = True, rejects: bool = False
+    ) -> None:
+        super().__init__()
+        spec, _ = read_schema(schema)
+        found, _ = input_files(parse_rule(None), list(inputs))
+        self._fn = _Rows(spec, labelled)
+        logs = discover(found, spec)
+        for log in {log.header: log for log in logs}.values():
+            self._fn.parser_of(Chunk(0, log, 0, 0))
+        # Row groups are of no use here, and there may be thousands.
+        self._pieces = [
+            replace(piece, file=replace(piece.file, groups=())) for piece in pieces_to_count(logs, CHUNK_BYTES)
+        ]
+        self._rejects = rejects
+
+    def expand(self, begin: Any) -> Any:
+        found = (
+            begin
+            | "Pieces" >> beam.Create(self._pieces, reshuffle=True)
+            | "Rows" >> beam.ParDo(self._fn).with_outputs("rejects", main="rows")
+        )
+        return (found.rows, found.rejects) if self._rejects else found.rows
 
 
-@beam.typehints.with_output_types(str)
-class _Files(beam.DoFn):
-    """Writes a file; a bundle that is repeated writes the same one again."""
+@beam.typehints.with_output_types(dict[str, str])
+class _Rows(beam.DoFn):
+    """The rows of a piece of a log."""
 
-    def __init__(self, folder: str, shards: int) -> None:
-        self._folder, self._shards = folder, shards
+    def __init__(self, spec: FeatureSchema, labelled: bool) -> None:
+        self._labelled = labelled and spec.label is not None
+        names = staging.columns_read(spec, self._labelled)
+        self._headers = staging.headers(spec, names)
+        # Cells are handed out as they are in the log: nothing is joined, and no field reads what is not there.
+        fields = tuple(field for field in spec.fields if not set(columns_of(field)) - set(names))
+        self._spec = spec.model_copy(update={"side_tables": {}, "fields": fields})
 
-    def setup(self) -> None:
-        files.share_client()
+    def parser_of(self, piece: Chunk) -> LineParser:
+        """Raises UserError where a column is missing."""
+        return piece.file.parser(self._spec, self._labelled, list(self._headers))
 
-    def process(self, group: tuple[int, Iterable[tuple[str, str]]]) -> Iterator[str]:
-        number, rows = group
-        lines = [line for _, line in sorted(rows)]
-        path = files.join(self._folder, f"part-{number:05d}-of-{self._shards:05d}.jsonl")
-        files.write(path, "".join(f"{line}\n" for line in lines).encode(), durable=False)
-        Metrics.counter("afm_ctr", "raw_rows").inc(len(lines))
-        yield path
+    def process(self, piece: Chunk) -> Iterator[Any]:
+        parser = self.parser_of(piece)
+        for batch in read_piece(piece, BATCH_ROWS, parser.reads):
+            parsed = parser.parse(batch.lines, piece.file.path, batch.first_line)
+            texts = [[cell.decode() for cell in parsed.extra[name]] for name in self._headers]
+            for row in zip(*texts, strict=True):
+                yield dict(zip(self._headers.values(), row, strict=True))
+            rejects = [*parsed.rejects]
+            if batch.broken is not None:
+                rejects.append(truncated(piece.file.path, batch.first_line, batch.broken))
+            Metrics.counter("afm_ctr", "rows_read").inc(len(parsed))
+            for reject in rejects:
+                Metrics.counter("afm_ctr", f"rejects_{reject.reason}").inc()
+                told = reject._asdict() | {"raw": reject.raw.decode("utf-8", "backslashreplace")}
+                yield beam.pvalue.TaggedOutput(
+                    "rejects", {name: told[name] for name in ("source", "reason", "detail", "raw")}
+                )

@@ -18,7 +18,7 @@ import numpy as np
 from afm_ctr.io.packed import pack, pack_pairs, unpack, unpack_pairs
 from afm_ctr.schema import VocabularySpace
 from beam_jobs import files
-from beam_jobs.passes import Done, Passes, whole
+from beam_jobs.passes import AnyPasses, Done, whole
 from beam_jobs.rows import fingerprint64
 
 Counts = Mapping[str, Mapping[bytes, int]]
@@ -129,7 +129,7 @@ def _let_through(space: VocabularySpace, counts: Counter[bytes]) -> dict[bytes, 
 
 
 def merged(
-    passes: Passes, paths: Sequence[str], size: int, parts: int, rows: int, spaces: Mapping[str, VocabularySpace]
+    passes: AnyPasses, paths: Sequence[str], size: int, parts: int, rows: int, spaces: Mapping[str, VocabularySpace]
 ) -> Counts:
     """The counts of all chunks, without values that no vocabulary takes.
 

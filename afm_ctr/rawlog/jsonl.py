@@ -58,7 +58,7 @@ class JsonCutter:
                 found = dict(zip(plain, zip(*map(itemgetter(*plain.values()), rows), strict=True), strict=True))
         for name, header in self._headers.items():
             if name not in found:
-                get = _getter(header)
+                get = getter(header)
                 found[name] = [get(row) for row in rows]
         return found
 
@@ -123,7 +123,7 @@ def _one_object(line: bytes) -> dict[str, Any] | str:
     return found if isinstance(found, dict) else f"no object but {_shown(text)}"
 
 
-def _getter(header: str) -> Callable[[dict[str, Any]], Any]:
+def getter(header: str) -> Callable[[dict[str, Any]], Any]:
     """What finds a column's value in an object: under its key, else along its dots."""
     path = header.split(".")
     if len(path) == 1:

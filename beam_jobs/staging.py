@@ -1,0 +1,328 @@
+"""The steps of :mod:`beam_jobs.transforms`: rows become a log of JSON Lines in the attempt's folder, a chunk a shard,
+and from there on everything is as in :func:`beam_jobs.job.prepare`: the same passes, run by the caller's pipeline.
+
+Steps may be repeated by a runner; each writes the same files again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+
+from afm_ctr.errors import RunError, UserError, in_graph
+from afm_ctr.process_setup import share_memory
+from afm_ctr.rawlog import offers, written_twice
+from afm_ctr.rawlog.jsonl import getter
+from afm_ctr.rawlog.tokenizers import list_separators
+from afm_ctr.records.manifest import MANIFEST_NAME, Manifest
+from afm_ctr.schema import FeatureSchema, JsonlFormat, LibfmFormat
+from beam_jobs import files
+from beam_jobs.analyse import Analysing
+from beam_jobs.convert import Conversion
+from beam_jobs.job import PrepareSummary, publish
+from beam_jobs.options import PrepareOptions
+from beam_jobs.output import Output, load_schema
+from beam_jobs.passes import Ran, do
+from beam_jobs.plan import ChunkResult, Plan, resolve_schema, schemas, side_tables
+from beam_jobs.rows import RowReader
+from beam_jobs.sources import Chunk, ChunkTask, LogFile
+from beam_jobs.splits import parse_rule
+from serving.cell_text import BadList, NoCell, cell_text
+
+_ROWS = "rows"
+
+
+@dataclass
+class RowsPlan(Plan):
+    """A job over rows of a pipeline.
+
+    Attributes:
+        read_as: the schema, of JSON Lines.
+        shards: number of shards of each split.
+        headers: of every column that is read, by its name, what it is called in a row.
+    """
+
+    read_as: FeatureSchema
+    shards: int
+    headers: dict[str, str]
+
+
+def plan_rows(options: PrepareOptions, shards: int) -> RowsPlan:
+    """What can be known where the pipeline is made.
+
+    Raises:
+        UserError: see :class:`beam_jobs.transforms.Prepare`.
+    """
+    if shards < 1:
+        raise UserError(f"shards={shards} must be at least 1")
+    spec, resolved, parent = schemas(options)
+    if isinstance(spec.format, LibfmFormat):
+        raise UserError("a schema of libfm text has one column of pairs; rows have columns of their own")
+    rule = parse_rule(options.split)
+    if rule.kind not in ("all", "hash", "column"):
+        raise UserError(f"--split {rule.text}: rows of a pipeline have no files and no order; use hash: or column:")
+    longest = getattr(spec.format, "max_line_bytes", JsonlFormat(kind="jsonl").max_line_bytes)
+    separator = getattr(spec.format, "list_separator", "|")
+    columns = spec.format.columns
+    layout = JsonlFormat(kind="jsonl", columns=columns, list_separator=separator, max_line_bytes=longest)
+    read_as = spec.model_copy(update={"format": layout})
+    if rule.kind == "hash" and rule.column == "key" and not offers(read_as, None, "key", _ROWS):
+        rule = replace(rule, column=None)
+    files.share_client()
+    Output(options.output, options.overwrite)
+    names = [*columns_read(spec, options.labelled), *([rule.column] if rule.column else [])]
+    return RowsPlan(
+        spec=spec,
+        resolved=resolved,
+        parent=parent,
+        tables=side_tables(options.schema, spec),
+        logs=[],
+        rule=rule,
+        chunk_bytes=options.chunk_bytes,
+        chunk_lines=options.chunk_lines,
+        read_as=read_as,
+        shards=shards,
+        headers=headers(spec, names),
+    )
+
+
+def columns_read(spec: FeatureSchema, labelled: bool) -> list[str]:
+    """The log's columns that a schema reads, each once."""
+    label = spec.label.column if spec.label is not None else None
+    others = [label, spec.weight, spec.group] if labelled else []
+    return [name for name in dict.fromkeys([*spec.log_columns, *others, spec.key]) if name]
+
+
+def headers(spec: FeatureSchema, names: Iterable[str]) -> dict[str, str]:
+    """What columns are called in the log, by their names."""
+    columns = () if isinstance(spec.format, LibfmFormat) else spec.format.columns
+    given = {column.name: column.header or column.name for column in columns}
+    return {name: given.get(name, name) for name in names}
+
+
+def learns(job: Plan) -> bool:
+    """Whether the job has an analysis pass."""
+    from afm_ctr.analysis import spec_needs_analysis
+
+    return job.resolved is None and spec_needs_analysis(job.spec)
+
+
+class Begun(NamedTuple):
+    """The output of this run, and when it began: seconds since 1970."""
+
+    output: Output
+    started: float
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known once all rows are staged.
+
+    Attributes:
+        chunks: ascending.
+        reader: of their rows.
+    """
+
+    begun: Begun
+    chunks: list[Chunk]
+    reader: RowReader
+
+    @property
+    def rows(self) -> int:
+        return sum(chunk.rows for chunk in self.chunks)
+
+
+class _Step(beam.DoFn):
+    """A step whose errors are known again behind the runner's account of them."""
+
+    def setup(self) -> None:
+        share_memory()
+        files.share_client()
+
+
+@contextmanager
+def _marked() -> Iterator[None]:
+    try:
+        yield
+    except (UserError, RunError) as error:
+        raise RuntimeError(in_graph(str(error))) from error
+
+
+@beam.typehints.with_output_types(Begun)
+class Begin(_Step):
+    """Makes the attempt's folder. A repetition makes another one; the last to be published removes the others."""
+
+    def __init__(self, options: PrepareOptions) -> None:
+        self._folder, self._overwrite = options.output, options.overwrite
+
+    def process(self, _: None) -> Iterator[Begun]:
+        with _marked():
+            output = Output(self._folder, self._overwrite)
+            with output.alone():
+                output.begin()
+        yield Begun(output, time.time())
+
+
+@beam.typehints.with_output_types(tuple[int, bytes])
+class ToLine(_Step):
+    """Of a row its shard and its line: an object of the cells that are read."""
+
+    def __init__(self, job: RowsPlan) -> None:
+        self._shards = job.shards
+        self._columns: list[tuple[str, Callable[[Any], Any], tuple[bytes, ...]]] = [
+            (header, getter(header), list_separators(job.read_as, name)) for name, header in job.headers.items()
+        ]
+
+    def process(self, row: Any) -> Iterator[tuple[int, bytes]]:
+        line = self._line(row)
+        place = int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "little") % self._shards
+        yield place, line
+
+    def _line(self, row: Any) -> bytes:
+        for method in ("as_dict", "_asdict"):
+            row = getattr(row, method)() if hasattr(row, method) else row
+        # What is no row, or no cell, is written as something that the parser rejects.
+        content: Any = f"no dict: {row!r:.200}"
+        if isinstance(row, Mapping):
+            content = {name: _cell(get(row), separators) for name, get, separators in self._columns}
+        return json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
+
+
+def _cell(value: Any, separators: tuple[bytes, ...]) -> Any:
+    try:
+        return cell_text(value, separators).decode("utf-8", "surrogateescape")
+    except BadList:
+        return [_cell(item, ()) for item in value]
+    except NoCell as error:
+        return {"no cell": str(error).encode("utf-8", "backslashreplace").decode()}
+
+
+@beam.typehints.with_output_types(Chunk)
+class Stage(_Step):
+    """Writes the lines of a shard, sorted."""
+
+    def __init__(self, job: RowsPlan) -> None:
+        assert isinstance(job.read_as.format, JsonlFormat)
+        self._longest = job.read_as.format.max_line_bytes
+
+    def process(self, group: tuple[int, Iterable[bytes]], begun: Begun) -> Iterator[Chunk]:
+        number, lines = group[0], sorted(group[1])
+        called = f"{_ROWS}/part-{number:05d}.jsonl"
+        path, content = begun.output.work(called), b"".join(line + b"\n" for line in lines)
+        with _marked():
+            files.write(path, content, durable=False)
+        log = LogFile(path, len(content), "plain", None, b"", self._longest, called=called)
+        yield Chunk(number, log, 0, len(content), len(lines))
+
+
+@beam.typehints.with_output_types(State)
+class Planned(_Step):
+    """Numbers the rows of all chunks."""
+
+    def __init__(self, job: RowsPlan, options: PrepareOptions) -> None:
+        self._job, self._labelled = replace(job, resolved=None, parent=None), options.labelled
+
+    def process(self, _: None, begun: Begun, staged: Iterable[Chunk]) -> Iterator[State]:
+        job, chunks, rows = self._job, list[Chunk](), 0
+        for chunk in sorted(staged, key=lambda chunk: chunk.number):
+            chunks.append(replace(chunk, first_row=rows))
+            rows += chunk.rows
+        with _marked():
+            if not rows:
+                raise UserError("no row: the PCollection is empty")
+            tables = None if job.tables is None else begun.output.save_tables(job.tables)
+        yield State(begun, chunks, RowReader(job.read_as, self._labelled, job.rule.with_rows(rows), tables))
+
+
+def units_of(state: State) -> Iterator[bytes]:
+    """The chunks, each by itself."""
+    for chunk in state.chunks:
+        yield ChunkTask.pack([chunk])
+
+
+@beam.typehints.with_output_types(int)
+class Work(_Step):
+    """The work of a pass on a chunk; gives its number.
+
+    Args:
+        stage: the pass.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._task: Any = None
+
+    def process(self, unit: bytes, task: Any, begun: Begun) -> Iterator[int]:
+        with _marked():
+            if task != self._task:
+                task.setup()
+                self._task = task
+            yield from do(self._task, task.unpack(unit), begun.output.work(self._stage))
+
+
+@beam.typehints.with_output_types(Analysing)
+class AnalysisTask(beam.DoFn):
+    """The analysis pass of a state."""
+
+    def __init__(self, options: PrepareOptions) -> None:
+        self._rejects_kept = options.max_rejects_kept
+
+    def process(self, state: State) -> Iterator[Analysing]:
+        yield Analysing.of(state.reader, _logs(state), state.begun.output, self._rejects_kept)
+
+
+@beam.typehints.with_output_types(Conversion)
+class ConversionTask(_Step):
+    """The conversion pass of a state, whose schema is resolved here, from what the analysis has found."""
+
+    def __init__(self, job: RowsPlan, options: PrepareOptions) -> None:
+        self._job, self._options = job, replace(options, schema=job.spec)
+
+    def process(self, state: State, analysed: Iterable[int] = ()) -> Iterator[Conversion]:
+        output, options = state.begun.output, self._options
+        with _marked():
+            work = [[chunk] for chunk in state.chunks]
+            job = replace(self._job, logs=_logs(state))
+            schema = resolve_schema(job, state.reader, work, Ran(output, ["analyse"]), options.max_rejects_kept)
+            for line in written_twice(schema):
+                options.warn(line)
+            yield Conversion.of(options, state.reader, schema, output, state.rows)
+
+
+def _logs(state: State) -> list[LogFile]:
+    return [chunk.file for chunk in state.chunks]
+
+
+@beam.typehints.with_output_types(PrepareSummary)
+class Publish(_Step):
+    """Puts the data set together; the manifest comes last."""
+
+    def __init__(self, job: RowsPlan, options: PrepareOptions, command: str) -> None:
+        self._job = replace(job, resolved=None, parent=None)
+        self._options, self._command = replace(options, schema=job.spec), command
+
+    def process(self, state: State, task: Conversion, converted: Iterable[int]) -> Iterator[PrepareSummary]:
+        output, started = state.begun
+        with _marked(), output.alone():
+            manifest = self._published(output)
+            if manifest is None:
+                work = [[chunk] for chunk in state.chunks]
+                results = Ran(output, ["convert"]).run("convert", task, work, ChunkResult.from_bytes)
+                schema = load_schema(task.schema)
+                manifest = publish(self._options, output, self._job, state.chunks, results, schema, self._command)
+            schema = load_schema(output.folder)
+        yield PrepareSummary.of(self._options.output, manifest, schema, time.time() - started)
+
+    @staticmethod
+    def _published(output: Output) -> Manifest | None:
+        """The manifest, where this step is repeated after it had been done."""
+        path = files.join(output.folder, MANIFEST_NAME)
+        found = Manifest.model_validate_json(files.read(path)) if files.exists(path) else None
+        return found if found is not None and found.attempt == output.attempt_name else None
