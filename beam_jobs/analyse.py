@@ -62,8 +62,8 @@ class Analysing(ChunkTask):
         self.reader.setup()
 
     def run(self, unit: Sequence[Chunk]) -> Iterator[Done]:
-        for chunk, batches in self.reader.read(unit, self.reader.parser_of(unit[0])):
-            analyzer = Analyzer(self.reader.spec, chunk.number)
+        for number, batches in self.reader.read(unit):
+            analyzer = Analyzer(self.reader.spec, number)
             rejects = ChunkRejects(self.rejects_kept)
             rows = others = 0
             for batch in batches:
@@ -76,11 +76,11 @@ class Analysing(ChunkTask):
             found = analyzer.partial()
             content = packed(found.counts, self.parts) if found.counts else b""
             if content:
-                files.write(_counts_file(self.counts, chunk.number), content, durable=False)
+                files.write(_counts_file(self.counts, number), content, durable=False)
             if lines := rejects.lines():
-                files.write(files.join(self.rejects, reject_file(chunk.number)), lines, durable=False)
+                files.write(files.join(self.rejects, reject_file(number)), lines, durable=False)
             sums = [rows, others - rows, len(content), rejects.counts]
-            yield Done(chunk.number, _packed(sums, found.numbers), {"analysed_rows": rows})
+            yield Done(number, _packed(sums, found.numbers), {"analysed_rows": rows})
 
 
 def _packed(sums: Sequence[Any], numbers: Mapping[str, NumberPart]) -> bytes:

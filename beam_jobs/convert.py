@@ -133,30 +133,34 @@ class Conversion(ChunkTask):
 
         A chunk is written while the next one is encoded: TensorFlow leaves Python's lock free meanwhile.
         """
-        parser = self.reader.parser_of(unit[0])
+        rows: Counter[int] = Counter()
+        for chunk in unit:
+            rows[chunk.number] += chunk.rows
         writing: Future[Done] | None = None
+        weighted = False
         try:
-            for chunk, batches in self.reader.read(unit, parser, leave_columns=True):
+            for number, batches in self.reader.read(unit, leave_columns=True):
                 # The first chunks are enough to find samples in.
-                most_samples = self.sample_rows if chunk.number < self.sample_rows else 0
-                columns = _Columns(chunk.rows, self._schema, self.rows, most_samples, self._encode.multi_fields)
+                most_samples = self.sample_rows if number < self.sample_rows else 0
+                columns = _Columns(rows[number], self._schema, self.rows, most_samples, self._encode.multi_fields)
                 rejects = ChunkRejects(self.rejects_kept)
                 for batch in batches:
-                    self._add(chunk, batch, parser, columns, rejects)
+                    weighted = batch.parser.weighted
+                    self._add(batch, columns, rejects)
                 if writing is not None:
                     yield writing.result()
-                writing = self._writer.submit(self._finish, chunk, columns, rejects, parser.weighted)
+                writing = self._writer.submit(self._finish, number, columns, rejects, weighted)
             if writing is not None:
                 yield writing.result()
         finally:
             if writing is not None:
                 wait([writing])
 
-    def _finish(self, chunk: Chunk, columns: _Columns, rejects: ChunkRejects, weighted: bool) -> Done:
+    def _finish(self, number: int, columns: _Columns, rejects: ChunkRejects, weighted: bool) -> Done:
         """Write the shards and rejects of a chunk."""
-        shards = self._write(chunk, columns, weighted)
+        shards = self._write(number, columns, weighted)
         if lines := rejects.lines():
-            files.write(files.join(self.rejects, reject_file(chunk.number)), lines, durable=False)
+            files.write(files.join(self.rejects, reject_file(number)), lines, durable=False)
         reasons = dict(sorted(rejects.counts.items()))
         counters = {
             "rows": sum(shard["rows"] for shard in shards),
@@ -173,12 +177,10 @@ class Conversion(ChunkTask):
             "samples": columns.samples,
             "statistics": base64.b64encode(columns.statistics.partial()).decode(),
         }
-        return Done(chunk.number, json.dumps(result).encode(), counters)
+        return Done(number, json.dumps(result).encode(), counters)
 
-    def _add(
-        self, chunk: Chunk, batch: SplitRows, parser: LineParser, columns: _Columns, rejects: ChunkRejects
-    ) -> None:
-        parsed = batch.parsed
+    def _add(self, batch: SplitRows, columns: _Columns, rejects: ChunkRejects) -> None:
+        chunk, parser, parsed = batch.chunk, batch.parser, batch.parsed
         columns.sampled_out += batch.sampled_out
         if not len(parsed):
             rejects.add(parsed.rejects)
@@ -224,18 +226,18 @@ class Conversion(ChunkTask):
         cell = parser.cells_of(parsed, row)[columns_of(field)[0]].decode("utf-8")
         return parsed.reject(row, reason, f"field {field.name!r}: {cell if len(cell) < 80 else cell[:79] + '…'!r}")
 
-    def _write(self, chunk: Chunk, columns: _Columns, weighted: bool) -> list[dict[str, Any]]:
+    def _write(self, chunk: int, columns: _Columns, weighted: bool) -> list[dict[str, Any]]:
         count = len(columns.keys)
         ids, vals, labels, codes = columns.ids, columns.vals, columns.labels, columns.codes[:count]
         weights = columns.weights if weighted else None
         groups = _fingerprints(columns.groups) if self.reader.spec.group else None
-        order = shuffled(count, self.seed, chunk.number)
+        order = shuffled(count, self.seed, chunk)
         shards = []
         for code, split in enumerate(SPLITS):
             rows = order[codes[order] == code]
             if not len(rows):
                 continue
-            name = f"{split}/part-{chunk.number:05d}.tfrecord"
+            name = f"{split}/part-{chunk:05d}.tfrecord"
             with files.creating(files.join(self.attempt, name)) as stream:
                 writer = ShardWriter(stream, BLOCK_RECORDS, self.compression)
                 for at in range(0, len(rows), 16 * BLOCK_RECORDS):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -165,9 +166,13 @@ class Passes:
         folder = self.output.work(stage)
 
         def rows(number: int, result: Callable[[], R]) -> int:
-            return rows_of(number, result) if rows_of else pieces[number].rows
+            return rows_of(number, result) if rows_of else known[number]
 
-        total = sum(piece.rows for piece in pieces.values())
+        known: Counter[int] = Counter()
+        for unit in units:
+            for piece in unit:
+                known[piece.number] += piece.rows
+        total = sum(known.values())
         with _watch(stage, folder, total, rows, read, self.progress):
             listed = self.output.work(f"{stage}-units")
             files.write(listed, files.joined([task.pack(unit) for unit in units]), durable=False)

@@ -64,7 +64,7 @@ class Plan:
             passes.engine.for_little(sum(log.size for log in self.logs)),
             lambda number, result: result().lines,
         )
-        return divide(pieces, [counted for _, counted in done], self.chunk_lines)
+        return divide(pieces, [counted for _, counted in done], self.chunk_lines, self.chunk_bytes)
 
     def complete_rule(self, rows: int, output: Output) -> SplitRule:
         """The rule for this many rows; the index file becomes a byte a row, of which a worker reads its part."""
@@ -285,14 +285,16 @@ def assemble(
     sampled_out = 0
     cut: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
     statistics = Merger(schema)
-    by_number = {chunk.number: chunk for chunk in chunks}
+    rows_of: Counter[int] = Counter()
+    for chunk in chunks:
+        rows_of[chunk.number] += chunk.rows
     for number, result in results:
-        chunk = by_number[number]
         out, rejected = sum(shard.rows for shard in result.shards), sum(result.rejects.values())
-        if out + rejected + result.sampled_out != chunk.rows:
+        if out + rejected + result.sampled_out != rows_of[number]:
+            path = next(chunk.file.path for chunk in chunks if chunk.number == number)
             raise RuntimeError(
-                f"rows were lost: {chunk.rows} in, {out} out, {rejected} rejected, {result.sampled_out} sampled out, "
-                f"in chunk {chunk.number} of {chunk.file.path}"
+                f"rows were lost: {rows_of[number]} in, {out} out, {rejected} rejected, {result.sampled_out} sampled "
+                f"out, in chunk {number} of {path}"
             )
         shards += result.shards
         sampled_out += result.sampled_out
@@ -300,7 +302,7 @@ def assemble(
             cut[name] = [cut[name][0] + values, cut[name][1] + rows]
         rejects.update(result.rejects)
         statistics.add(result.statistics)
-        by_chunk.append((reject_file(chunk.number), result.rejects))
+        by_chunk.append((reject_file(number), result.rejects))
         samples += result.samples
     order = {"train": 0, "valid": 1, "test": 2}
     shards.sort(key=lambda shard: order[shard.split])  # stable: by chunk within a split

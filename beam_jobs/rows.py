@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from afm_ctr.schema import FeatureSchema
 from afm_ctr.sidetables import SideTables
 from beam_jobs import files
 from beam_jobs.sampling import thin
-from beam_jobs.sources import Chunk, Lines, read_unit
+from beam_jobs.sources import Chunk, Lines, read_chunks
 from beam_jobs.splits import NO_SPLIT, SplitRule
 
 BATCH_ROWS = 4096
@@ -33,11 +34,14 @@ def fingerprint64(texts: Sequence[bytes]) -> np.ndarray:
 
 @dataclass
 class SplitRows:
-    """Parsed lines with the place in ``SPLITS`` of every row, int8 [n]; ``NO_SPLIT`` rows have a bad split cell.
+    """Parsed lines of a chunk, or of a file of it, with the place in ``SPLITS`` of every row, int8 [n]; ``NO_SPLIT``
+    rows have a bad split cell.
 
     ``sampled_out`` negatives, which are not among the rows, were left out before anything else was asked of them.
     """
 
+    chunk: Chunk
+    parser: LineParser
     parsed: ParsedLines
     codes: np.ndarray
     sampled_out: int = 0
@@ -72,15 +76,23 @@ class RowReader:
         return chunk.file.parser(self.spec, self.labelled, extra, self._tables)
 
     def read(
-        self, unit: Sequence[Chunk], parser: LineParser, *, leave_columns: bool = False
-    ) -> Iterator[tuple[Chunk, Iterator[SplitRows]]]:
-        """Each chunk with its rows in batches.
+        self, unit: Sequence[Chunk], *, leave_columns: bool = False
+    ) -> Iterator[tuple[int, Iterator[SplitRows]]]:
+        """The number of each chunk with its rows in batches. To be read in order.
 
-        Batches begin at the chunk's start, so that they too are always the same: the last bit of a float may depend
-        on an element's place in its array. ``leave_columns`` as in :meth:`LineParser.parse`.
+        Batches begin where a chunk or a file does, so that they too are always the same: the last bit of a float may
+        depend on an element's place in its array. ``leave_columns`` as in :meth:`LineParser.parse`.
         """
-        for chunk, batches in read_unit(unit, BATCH_ROWS, parser.reads):
-            yield chunk, self._rows(chunk, batches, parser, leave_columns)
+        rows = chain.from_iterable(
+            self._file(list(same), leave_columns) for _, same in groupby(unit, key=lambda chunk: chunk.file.path)
+        )
+        for number, parts in groupby(rows, key=lambda part: part[0]):
+            yield number, chain.from_iterable(batches for _, batches in parts)
+
+    def _file(self, chunks: list[Chunk], leave_columns: bool) -> Iterator[tuple[int, Iterator[SplitRows]]]:
+        parser = self.parser_of(chunks[0])
+        for chunk, batches in read_chunks(chunks, BATCH_ROWS, parser.reads):
+            yield chunk.number, self._rows(chunk, batches, parser, leave_columns)
 
     def _rows(
         self, chunk: Chunk, batches: Iterator[Lines], parser: LineParser, leave_columns: bool
@@ -97,9 +109,9 @@ class RowReader:
                 parsed.rejects.append(parsed.reject(row, "bad_split", detail))
             sampling = self.spec.negative_sampling
             if self.labelled and sampling is not None and sampling.apply == "here":
-                yield SplitRows(*thin(sampling, parsed, codes, fingerprint64))
+                yield SplitRows(chunk, parser, *thin(sampling, parsed, codes, fingerprint64))
             else:
-                yield SplitRows(parsed, codes)
+                yield SplitRows(chunk, parser, parsed, codes)
 
     def _by_index(self, rows: np.ndarray) -> np.ndarray:
         """The stretch of the codes' file that belongs to these (ascending) rows."""

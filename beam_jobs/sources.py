@@ -2,18 +2,20 @@
 
 A chunk is the unit of work: a byte range of a plain text file (it owns the lines that start in it), or a fixed number
 of lines of a compressed one, which cannot be entered half-way, or of rows of a Parquet file, which can be entered
-where a row group begins. Chunks are numbered through the files in the order of their names, so number and content
-depend on the input only and never on a runner, its workers or its bundles.
+where a row group begins. Files that are smaller than a chunk share one with their neighbours. Chunks are numbered
+through the files in the order of their names, so number and content depend on the input only and never on a runner,
+its workers or its bundles.
 """
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import Literal
 
 from afm_ctr.errors import UserError
@@ -113,10 +115,11 @@ def discover(found: Sequence[tuple[str, int]], spec: FeatureSchema) -> list[LogF
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of one file. Before the counting pass ``rows`` and all that follows is unknown.
+    """A chunk, or one small file of a chunk that several share. Before the counting pass ``rows`` and all that
+    follows is unknown.
 
     Attributes:
-        number: position among all chunks of the job.
+        number: position among all chunks of the job; that of the chunk, where small files share one.
         start: first byte of a plain file's range; else the lines of the stream before the first of this chunk,
             header included, or the rows before it in its row group.
         end: the byte behind a plain file's range.
@@ -199,8 +202,12 @@ def count(piece: Chunk) -> Counted:
         return Counted(total, lines.broken is not None)
 
 
-def divide(pieces: Sequence[Chunk], counts: Sequence[Counted], chunk_lines: int) -> list[Chunk]:
-    """The chunks of the job, numbered, each with its rows and where they are."""
+def divide(pieces: Sequence[Chunk], counts: Sequence[Counted], chunk_lines: int, chunk_bytes: int) -> list[Chunk]:
+    """The chunks of the job, numbered, each with its rows and where they are.
+
+    Consecutive files that are a chunk each share one number as long as they have together at most ``chunk_lines``
+    rows and ``chunk_bytes`` bytes.
+    """
     chunks: list[Chunk] = []
     first_row = 0
     before: dict[str, int] = {}
@@ -232,7 +239,21 @@ def divide(pieces: Sequence[Chunk], counts: Sequence[Counted], chunk_lines: int)
                     )
                 )
         first_row += rows
-    return chunks
+    return _shared(chunks, chunk_lines, chunk_bytes)
+
+
+def _shared(chunks: list[Chunk], most_rows: int, most_bytes: int) -> list[Chunk]:
+    of_file = Counter(chunk.file.path for chunk in chunks)
+    numbered: list[Chunk] = []
+    number, rows, size = -1, 0, 0
+    for chunk in chunks:
+        small = of_file[chunk.file.path] == 1
+        if not (small and rows and rows + chunk.rows <= most_rows and size + chunk.file.size <= most_bytes):
+            number, rows, size = number + 1, 0, 0
+        if small:
+            rows, size = rows + chunk.rows, size + chunk.file.size
+        numbered.append(replace(chunk, number=number))
+    return numbered
 
 
 def units(chunks: Sequence[Chunk], workers: int | None) -> list[list[Chunk]]:
@@ -244,8 +265,11 @@ def units(chunks: Sequence[Chunk], workers: int | None) -> list[list[Chunk]]:
     streams: dict[tuple[str, int], list[Chunk]] = {}
     result: list[list[Chunk]] = []
     most = max(1, min(MOST_TOGETHER, len(chunks) // (UNITS_A_WORKER * (workers or len(chunks) or 1))))
-    for chunk in chunks:
-        if chunk.file.kind != "plain":
+    for _, same in groupby(chunks, key=lambda chunk: chunk.number):
+        chunk, *more = parts = list(same)
+        if more:
+            result.append(parts)
+        elif chunk.file.kind != "plain":
             streams.setdefault((chunk.file.path, chunk.group), []).append(chunk)
         elif not chunk.rows:
             continue
@@ -270,12 +294,13 @@ class Lines:
     broken: BrokenEnd | None = None
 
 
-def read_unit(
+def read_chunks(
     unit: Sequence[Chunk], batch: int, columns: Sequence[str] = ()
 ) -> Iterator[tuple[Chunk, Iterator[Lines]]]:
-    """Each chunk of a unit with its lines in batches that begin at the chunk's first line. To be read in order.
+    """Each chunk of a file with its lines in batches that begin at the chunk's first line. To be read in order.
 
     Args:
+        unit: chunks of one file, in order.
         batch: most lines in a batch.
         columns: of a Parquet file, those to read.
 

@@ -414,3 +414,48 @@ def test_how_many_raw_rows_travel_with_the_data(asked: dict[str, int], kept: int
     file = out / "sample_rows.jsonl"
     assert len(file.read_text().splitlines() if file.exists() else []) == kept
     assert file.exists() == bool(kept), "rows of the data set that was replaced are gone too"
+
+
+def test_small_files_share_shards(tmp_path: Path) -> None:
+    """Files of several kinds of headers, some packed, some with bad lines: the rows and their numbers are as ever."""
+    spec, rows = schema(format={"kind": "delimited"}), 0
+    for i in range(30):
+        order = COLUMNS if i % 3 else COLUMNS[::-1]
+        lines = [b",".join(name.encode() for name in order)]
+        for line in log(i % 5).splitlines():
+            cells = dict(zip(COLUMNS, line.split(b","), strict=True))
+            lines.append(b",".join(cells[name] for name in order))
+        lines += [b"bad"] * (i % 7 == 0)
+        rows += len(lines) - 1
+        content = b"\n".join([*lines, b""])
+        name = f"small-{i:02d}.csv" + ".gz" * (i % 4 == 0)
+        (tmp_path / name).write_bytes(gzip.compress(content, mtime=0) if name.endswith("gz") else content)
+    options = {
+        "schema": spec,
+        "inputs": [str(tmp_path / "small-*")],
+        "max_reject_share": 1,
+        "split": "hash:user:80/20",
+    }
+    summary = prepare(PrepareOptions(**options, output=str(tmp_path / "out")))
+    assert summary.rows_in == rows and summary.rejects == {"column_count": 5} and summary.files == 30
+    assert summary.shards == 2 and [*shas(tmp_path / "out")] == [
+        "train/part-00000.tfrecord",
+        "test/part-00000.tfrecord",
+    ]
+    assert [(Path(line["source"]).name, line["line"]) for line in rejects(tmp_path / "out")] == [
+        (f"small-{i:02d}.csv" + ".gz" * (i % 4 == 0), 2 + i % 5) for i in range(0, 30, 7)
+    ]
+    found = rows_of(tmp_path / "out")
+    # Each alone: the same records.
+    prepare(PrepareOptions(**options, output=str(tmp_path / "alone"), chunk_lines=1, chunk_bytes=1))
+    alone = rows_of(tmp_path / "alone")
+    assert len(Manifest.load(tmp_path / "alone").shards) > 30
+    for split in ("train", "test"):
+        assert found[split].keys() == alone[split].keys()
+        for key, record in found[split].items():
+            assert all(np.array_equal(value, alone[split][key][name]) for name, value in record.items())
+    one, other = (Manifest.load(tmp_path / name).statistics for name in ("out", "alone"))
+    assert one is not None and other is not None and one.model_dump() == other.model_dump()
+    threads = ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]
+    prepare(PrepareOptions(**options, output=str(tmp_path / "threads"), beam_args=threads))
+    assert shas(tmp_path / "threads") == shas(tmp_path / "out")
