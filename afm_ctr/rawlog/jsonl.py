@@ -8,7 +8,9 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import Any
 
-from afm_ctr.rawlog.tokenizers import Cells, Reasons, check_text, list_separators
+from afm_ctr.rawlog.arrow_texts import joined_lines, objects
+from afm_ctr.rawlog.json_arrow import LEARN_FROM, ArrowJson
+from afm_ctr.rawlog.tokenizers import Cells, PlainLines, Reasons, check_text, list_separators
 from afm_ctr.schema import FeatureSchema, JsonlFormat
 from serving.cell_text import NoCell, cell_text
 
@@ -26,7 +28,10 @@ _SPACE = " \t\r\n"
 
 
 class JsonCutter:
-    """Cuts lines that are JSON objects; a key that an object does not have is missing."""
+    """Cuts lines that are JSON objects; a key that an object does not have is missing.
+
+    Most batches are read by Arrow (:mod:`afm_ctr.rawlog.json_arrow`); Python reads what is left.
+    """
 
     check = staticmethod(check_text)
 
@@ -36,18 +41,40 @@ class JsonCutter:
         self._headers = {name: headers.get(name, name) for name in wanted}
         self._nothing = dict.fromkeys(self._headers.values())
         self._separators = {name: list_separators(spec, name) for name in wanted}
+        self._raw_columns = spec.raw_columns
+        self._fast = ArrowJson(self._headers, spec.format.list_separator, self._separators)
 
-    def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
-        """The wanted columns; lines that are bad get empty cells."""
+    def cut(
+        self, lines: Sequence[bytes], joined: bytes, bad: Reasons, few: Sequence[str] | None = None
+    ) -> tuple[Cells, PlainLines | None]:
+        """The wanted columns; lines that are bad get empty cells. ``few`` as for :meth:`DelimitedCutter.cut`."""
+        if self._fast.wants(lines) and not self._fast.knows:
+            first = [line for i, line in enumerate(lines[:LEARN_FROM]) if i not in bad]
+            self._fast.learn(self._values(_all_objects(first) or []))
+        if self._fast.wants(lines):
+            texts = self._fast.read(lines, joined, bad, self._cell_of)
+            if texts is not None:
+                plain = None if few is None else joined_lines(texts[name] for name in self._raw_columns)
+                names = few if few is not None and plain is not None else list(texts)
+                return {name: objects(texts[name]) for name in names}, plain
         good = [line for i, line in enumerate(lines) if i not in bad] if bad else lines
-        objects = iter(_all_objects(good) or map(_one_object, good))
+        found = iter(_all_objects(good) or map(_one_object, good))
         rows: list[dict[str, Any]] = []
         for i in range(len(lines)):
-            found = self._nothing if i in bad else next(objects)
-            if isinstance(found, str):
-                bad[i], found = ("bad_json", found), self._nothing
-            rows.append(found)
-        return {name: self._column(name, values, bad) for name, values in self._values(rows).items()}
+            row = self._nothing if i in bad else next(found)
+            if isinstance(row, str):
+                bad[i], row = ("bad_json", row), self._nothing
+            rows.append(row)
+        values = self._values(rows)
+        if self._fast.wants(lines):
+            self._fast.learn(values)
+        return {name: self._column(name, column, bad) for name, column in values.items()}, None
+
+    def _cell_of(self, line: bytes, name: str) -> bytes:
+        """One cell of a line that is known to be good."""
+        found = _one_object(line)
+        assert isinstance(found, dict)
+        return _cell(found.get(self._headers[name]), self._separators[name])
 
     def _values(self, rows: list[dict[str, Any]]) -> dict[str, Sequence[Any]]:
         """What the objects have for each column; None where they have nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import zstandard
 
 from afm_ctr.errors import UserError
 from afm_ctr.schema import FeatureSchema, ParquetFormat
-from beam_jobs.sources import Chunk, count, discover, divide, pieces_to_count, read_unit, units
+from beam_jobs.sources import Chunk, count, discover, divide, pieces_to_count, read_chunks, read_piece, units
 
 FIELD = {"name": "site", "kind": "categorical", "encoding": {"kind": "hash", "buckets": 9}}
 
@@ -35,17 +36,18 @@ def chunks_of(
     spec = schema(header).model_copy(update=changes)
     logs = discover([(str(path), path.stat().st_size) for path in paths], spec)
     pieces = pieces_to_count(logs, chunk_bytes)
-    return divide(pieces, [count(piece) for piece in pieces], chunk_lines)
+    return divide(pieces, [count(piece) for piece in pieces], chunk_lines, chunk_bytes)
 
 
 def lines_of(unit: list[Chunk]) -> list[tuple[int, int, bytes]]:
     """(global row, line number, line) of every line of a unit."""
     found = []
-    for chunk, batches in read_unit(unit, 3, ["site"]):
-        for batch in batches:
-            lines = [*batch.lines] + ([batch.broken.raw] if batch.broken else [])
-            for i, line in enumerate(lines, batch.first_line):
-                found.append((chunk.first_row + i - chunk.first_line, i, line))
+    for _, same in groupby(unit, key=lambda chunk: chunk.file.path):
+        for chunk, batches in read_chunks(list(same), 3, ["site"]):
+            for batch in batches:
+                lines = [*batch.lines] + ([batch.broken.raw] if batch.broken else [])
+                for i, line in enumerate(lines, batch.first_line):
+                    found.append((chunk.first_row + i - chunk.first_line, i, line))
     return found
 
 
@@ -88,7 +90,7 @@ def test_rows_of_a_parquet_file_are_cut_by_number_and_entered_by_row_group(
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"site": range(95), "click": [1] * 95}), path, row_group_size=groups)
     pq.write_table(pa.table({"site": range(5), "click": [1] * 5}), tmp_path / "b.parquet")
-    chunks = chunks_of([path, tmp_path / "b.parquet"], False, chunk_lines=chunk_lines, format=PARQUET)
+    chunks = chunks_of([path, tmp_path / "b.parquet"], False, 1, chunk_lines, format=PARQUET)
     whole = -(-95 // chunk_lines)
     assert [chunk.rows for chunk in chunks[: whole - 1]] == [min(chunk_lines, 95)] * (whole - 1)
     assert sum(chunk.rows for chunk in chunks) == 100
@@ -146,3 +148,42 @@ def test_what_a_file_is_shows_in_its_first_bytes(tmp_path: Path) -> None:
     (tmp_path / "b.gz").write_bytes(packed[:-9])
     with pytest.raises(UserError, match=r"b.gz: no header line: the gzip stream ends early"):
         discover([(str(tmp_path / "b.gz"), len(packed) - 9)], schema(True))
+
+
+def test_small_files_share_a_chunk_as_far_as_its_sizes_allow(tmp_path: Path) -> None:
+    sizes = {"a": 3, "b": 2, "c": 40, "d": 1, "e": 0, "f": 4, "g": 5, "h": 6}
+    for name, rows in sizes.items():
+        (tmp_path / f"{name}.csv").write_bytes(b"".join(b"1,%d\n" % (i % 10) for i in range(rows)))
+    (tmp_path / "b.csv").write_bytes(gzip.compress((tmp_path / "b.csv").read_bytes(), mtime=0))
+    paths = sorted(tmp_path.iterdir())
+    chunks = chunks_of(paths, False, chunk_bytes=60, chunk_lines=10)
+    numbers: dict[str, set[int]] = {}
+    for chunk in chunks:
+        numbers.setdefault(Path(chunk.file.path).stem, set()).add(chunk.number)
+    # c has several chunks of its own; e is empty; f, g and h have 15 rows together.
+    assert numbers == {"a": {0}, "b": {0}, "c": {1, 2, 3}, "d": {4}, "f": {4}, "g": {4}, "h": {5}}
+    for workers in (1, 3, None):
+        taken = units(chunks, workers)
+        assert [line for unit in taken for line in lines_of(unit)] == [
+            line for unit in [chunks] for line in lines_of(unit)
+        ]
+        together = [{chunk.number for chunk in unit} for unit in taken]
+        assert {0} in together and {4} in together and {5} in together
+    assert {chunk.number for chunk in chunks_of(paths, False, chunk_bytes=20, chunk_lines=10)} != numbers
+    assert [row for row, _, _ in lines_of(chunks)] == list(range(61))
+
+
+def test_a_piece_is_read_without_having_been_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"click,site\n" + b"".join(b"1,%d\n" % i for i in range(30)))
+    (tmp_path / "b.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes())[:-4])
+    pq.write_table(pa.table({"site": range(30), "click": [1] * 30}), tmp_path / "c.parquet", row_group_size=7)
+    for name, changes, pieces in (("a.csv", {}, 6), ("b.gz", {}, 1), ("c.parquet", {"format": PARQUET}, 1)):
+        path = tmp_path / name
+        found = pieces_to_count(
+            discover([(str(path), path.stat().st_size)], schema(True).model_copy(update=changes)), 30
+        )
+        batches = [list(read_piece(piece, 4, ["site"])) for piece in found]
+        lines = [bytes(line) for piece in batches for batch in piece for line in batch.lines]
+        assert len(found) == pieces and len(lines) == 30 and len(set(lines)) == 30
+        assert all(piece[0].first_line == 1 for piece in batches if piece)
+        assert [batch.broken is not None for piece in batches for batch in piece][-1] == (name == "b.gz")

@@ -1,0 +1,153 @@
+"""Arrow arrays to the texts of cells, a column at a time; and columns of texts to lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from afm_ctr.errors import UserError
+from afm_ctr.rawlog.tokenizers import PlainLines, Reasons
+from serving.cell_text import bad_element, cell_text
+
+_SEPARATOR = "\x1f"  # between the cells of a line; cells that hold it are left in columns
+
+
+def load_arrow() -> Any:
+    """pyarrow and what is used of it: loaded where it is needed, since not every installation has it."""
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(
+            "a Parquet file needs the package pyarrow, which is not installed: pip install pyarrow"
+        ) from error
+    return pyarrow
+
+
+class ArrowTexts:
+    """The texts of the cells of Arrow arrays.
+
+    Args:
+        list_separator: what lists are joined with.
+        separators: of every column what no element of a list may hold.
+    """
+
+    def __init__(self, list_separator: str, separators: Mapping[str, Sequence[bytes]]) -> None:
+        self._arrow = load_arrow()
+        self._separator = list_separator
+        self._separators = separators
+
+    def of(self, name: str, column: Any, bad: Reasons) -> Any:
+        """The cells of a column, as :func:`serving.cell_text.cell_text` has them: a binary array without nulls.
+
+        Rows with a list that holds an element with a separator in it are noted.
+        """
+        if is_list(self._arrow.types, column.type):
+            self._check_elements(name, column, bad)
+        return self._texts(column).cast(self._arrow.binary()).fill_null(b"")
+
+    def _check_elements(self, name: str, column: Any, bad: Reasons) -> None:
+        compute, elements = self._arrow.compute, self._elements(column)
+        rows = np.repeat(np.arange(len(column)), self._lengths(column))
+        for separator in self._separators[name]:
+            found = compute.match_substring(elements, separator)
+            for at in compute.indices_nonzero(found).to_pylist():
+                bad.setdefault(int(rows[at]), ("bad_list", f"column {name!r}: {bad_element(elements[at].as_py())}"))
+
+    def _lengths(self, lists: Any) -> np.ndarray:
+        return self._arrow.compute.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+
+    def _elements(self, lists: Any) -> Any:
+        """The texts of all elements of a column of lists, one after the other: binary."""
+        return self._texts(self._arrow.compute.list_flatten(lists)).cast(self._arrow.binary()).fill_null(b"")
+
+    def _texts(self, column: Any) -> Any:
+        """An array of a column's cells, string or binary, null where they are missing.
+
+        The usual types are turned as a whole; a test holds them against that function.
+        """
+        arrow, types, kind = self._arrow, self._arrow.types, column.type
+        if isinstance(kind, arrow.BaseExtensionType):
+            named = kind.extension_name in ("arrow.uuid", "arrow.bool8")
+            return self._one_by_one(column) if named else self._texts(column.storage)
+        if types.is_dictionary(kind):
+            return self._texts(column.dictionary_decode())
+        if is_list(types, kind):
+            offsets = np.r_[0, np.cumsum(self._lengths(column))].astype(np.int32)
+            lists = arrow.ListArray.from_arrays(arrow.array(offsets), self._elements(column))
+            return arrow.compute.binary_join(lists, self._separator.encode())
+        if types.is_float32(kind) or types.is_float64(kind):
+            return self._floats(column)
+        if types.is_timestamp(kind) or types.is_time(kind):
+            plain = column.cast(arrow.timestamp(kind.unit)) if types.is_timestamp(kind) else column
+            texts = plain.cast(arrow.string())
+            texts = arrow.compute.replace_substring_regex(texts, r"(\.[0-9]*?)0+$", r"\1")
+            texts = arrow.compute.replace_substring_regex(texts, r"\.$", "")
+            texts = arrow.compute.replace_substring(texts, " ", "T", max_replacements=1)
+            return arrow.compute.binary_join_element_wise(texts, "Z", "") if getattr(kind, "tz", None) else texts
+        if types.is_null(kind):
+            return arrow.nulls(len(column), arrow.string())
+        text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+        if text or types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+            return column.cast(arrow.binary())
+        if types.is_integer(kind) or types.is_boolean(kind) or types.is_date32(kind):
+            return column.cast(arrow.string())
+        return self._one_by_one(column)
+
+    def _one_by_one(self, column: Any) -> Any:
+        """The cells of a column of a rarer type."""
+        return self._arrow.array([cell_text(value) or None for value in column], self._arrow.binary())
+
+    def _floats(self, column: Any) -> Any:
+        """The cells of doubles or singles: a NaN is missing."""
+        arrow, compute = self._arrow, self._arrow.compute
+        column = compute.if_else(compute.is_nan(column), arrow.scalar(None, column.type), column)
+        texts = column.cast(arrow.string())
+        values = column.cast(arrow.float64()).fill_null(1.5).to_numpy(zero_copy_only=False)
+        sizes = np.abs(values)
+        usual = ((sizes >= 1e-4) & (sizes < 1e10)) | (sizes == 0)
+        # Arrow leaves the point out of a whole number; of very small and large ones it writes the exponent otherwise.
+        whole = arrow.array(usual & (values == np.floor(values)))
+        texts = compute.if_else(whole, compute.binary_join_element_wise(texts, ".0", ""), texts)
+        if not usual.all():
+            odd = np.flatnonzero(~usual)
+            written = [cell_text(float(text)) for text in texts.take(odd).to_pylist()]
+            texts = compute.replace_with_mask(texts, arrow.array(~usual), arrow.array(written).cast(arrow.string()))
+        return texts
+
+
+def is_utf8_array(texts: Any) -> bool:
+    """Whether all texts of a binary array are UTF-8."""
+    arrow = load_arrow()
+    try:
+        texts.cast(arrow.string()).validate(full=True)
+    except arrow.ArrowInvalid:
+        return False
+    return True
+
+
+def objects(texts: Any) -> Any:
+    """A binary array as an object array of bytes."""
+    return texts.to_numpy(zero_copy_only=False)
+
+
+def joined_lines(columns: Iterable[Any]) -> PlainLines | None:
+    """Columns of texts, binary arrays, as lines that are these columns in order.
+
+    None: a cell holds what would stand between cells, or is not UTF-8; or there is but one column.
+    """
+    compute, arrays = load_arrow().compute, list(columns)
+    if len(arrays) < 2:
+        return None
+    lines = compute.binary_join_element_wise(*arrays, _SEPARATOR.encode())
+    counts = compute.count_substring(lines, _SEPARATOR)
+    if not compute.all(compute.equal(counts, len(arrays) - 1)).as_py() or not is_utf8_array(lines):
+        return None
+    return PlainLines(lines.to_pylist(), _SEPARATOR, tuple(range(len(arrays))), len(arrays))
+
+
+def is_list(types: Any, kind: Any) -> bool:
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
