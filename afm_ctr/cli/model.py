@@ -213,6 +213,9 @@ def export(
         Path | None, typer.Option(help="With --float16-tables: measure what it changes on this data set ...")
     ] = None,
     split: Annotated[str, typer.Option(help="... and this split of it.")] = "test",
+    largest_table_mb: Annotated[
+        float, typer.Option(min=0, help="A larger table is written block by block and never held as a whole.")
+    ] = 1000.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a SavedModel with the signatures serving_default, examples, raw and explain."""
@@ -232,6 +235,7 @@ def export(
             float16_tables=float16_tables,
             data_dir=data,
             split=split,
+            largest_table_mb=largest_table_mb,
         )
     report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))
 

@@ -9,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.export.float16 import halve_vectors
+from afm_ctr.export.streamed import LARGEST_TABLE_MB
 from afm_ctr.features import FeatureTransform
 from afm_ctr.models import CTRModel
 from afm_ctr.records import serialize_examples
 from afm_ctr.sample_rows import load_samples, made_up_rows
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.training import load_model
-from afm_ctr.training.model_io import Which
+from afm_ctr.training.model_io import Which, open_run
 
 _RANDOM_ROWS = 256
 _MADE_UP_ROWS = 32
@@ -45,7 +45,7 @@ def from_run(model_dir: str | Path, which: Which, halved: bool) -> Expected:
     Raises:
         UserError: no such run or checkpoint.
     """
-    model, schema, _ = load_model(model_dir, which)
+    model, schema, *_ = open_run(model_dir, which, largest_table=round(LARGEST_TABLE_MB * 1e6))
     if halved:
         halve_vectors(model)
     rows = [*load_samples(model_dir, schema.raw_columns), *made_up_rows(schema, _MADE_UP_ROWS)]

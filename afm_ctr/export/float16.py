@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from pydantic import BaseModel, ConfigDict
 
@@ -13,6 +15,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.evaluation import SMALLEST_BATCH, Evaluator, check_readable, open_split
+from afm_ctr.training.stored_table import StoredTable
 
 
 class HalfChange(BaseModel):
@@ -46,36 +49,51 @@ class HalfChange(BaseModel):
         return f"{size}; {figures} on {self.rows:,} rows of {self.split}"
 
 
-def halve_vectors(model: CTRModel) -> tf.Variable:
+def halve_vectors(model: CTRModel) -> tuple[tf.Variable | None, float]:
     """Let the model score from a copy of its vectors in half precision, cast up after the gather.
 
-    What is trained stays as it is; so do the linear weights, which are few and add up.
+    What is trained stays as it is; so do the linear weights, which are few and add up. Vectors in a checkpoint's
+    files are not copied: they are rounded as they are read.
 
     Returns:
-        The copy, float16 [V, k].
+        The copy, float16 [V, k], or None; and the largest change of a number.
 
     Raises:
         UserError: the model has no vectors, or one too large for half precision (65,504).
     """
     table = model.table
-    if "vectors" not in table.columns:
+    if "vectors" not in table.widths:
         raise UserError(f"--float16-tables: the model {model.interaction_name} has no vectors to store in half")
-    vectors = table.columns["vectors"].value
-    half = tf.Variable(tf.cast(vectors, tf.float16), trainable=False, name="vectors_float16")
-    if not tf.reduce_all(tf.math.is_finite(half)):
+    if isinstance(table, StoredTable):
+        largest, whole = 0.0, table.read
+        for rows in table.blocks("vectors"):
+            with np.errstate(over="ignore"):
+                largest = max(largest, float(np.abs(rows.astype(np.float16).astype(np.float32) - rows).max()))
+
+        def rounded(ids: tf.Tensor) -> dict[str, tf.Tensor]:
+            rows = whole(ids)
+            return rows | {"vectors": tf.cast(tf.cast(rows["vectors"], tf.float16), rows["vectors"].dtype)}
+
+        half, read = None, rounded
+    else:
+        vectors = table.columns["vectors"].value
+        half = tf.Variable(tf.cast(vectors, tf.float16), trainable=False, name="vectors_float16")
+        largest = float(tf.reduce_max(tf.abs(tf.cast(half, vectors.dtype) - vectors)))
+
+        def cast_up(ids: tf.Tensor) -> dict[str, tf.Tensor]:
+            rows = {name: tf.gather(column.value, ids) for name, column in table.columns.items() if name != "vectors"}
+            return rows | {"vectors": tf.cast(tf.gather(half, ids), vectors.dtype)}
+
+        read = cast_up
+    if not math.isfinite(largest):
         raise UserError("--float16-tables: a vector holds a number beyond 65,504, the largest of half precision")
-
-    def read(ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        rows = {name: tf.gather(column.value, ids) for name, column in table.columns.items() if name != "vectors"}
-        return rows | {"vectors": tf.cast(tf.gather(half, ids), vectors.dtype)}
-
     table.read = read  # type: ignore[method-assign]  # of this one table
-    return half
+    return half, largest
 
 
 def halve_and_measure(
     model: CTRModel, schema: ResolvedSchema, data_dir: str | Path | None, split: str
-) -> tuple[tf.Variable, HalfChange]:
+) -> tuple[tf.Variable | None, HalfChange]:
     """:func:`halve_vectors`, and the figures of a split before and after.
 
     Raises:
@@ -86,13 +104,13 @@ def halve_and_measure(
         reader = open_split(data_dir, split, SMALLEST_BATCH, init())
         check_readable(schema, reader.schema, data_dir)
     before = {} if reader is None else _figures(Evaluator(model, reader, init())())
-    half = halve_vectors(model)
-    full = model.table.columns["vectors"].value
+    half, largest = halve_vectors(model)
+    numbers = model.table.feature_size * model.table.widths["vectors"]
     after = {} if reader is None else _figures(Evaluator(model, reader, init())())
     change = HalfChange(
-        bytes_before=half.shape.num_elements() * full.dtype.size,
-        bytes_after=half.shape.num_elements() * half.dtype.size,
-        largest_change=float(tf.reduce_max(tf.abs(tf.cast(half, full.dtype) - full))),
+        bytes_before=numbers * tf.as_dtype(model.table.dtype).size,
+        bytes_after=numbers * tf.float16.size,
+        largest_change=largest,
         split=None if reader is None else split,
         rows=0 if reader is None else reader.rows,
         before=before,

@@ -15,12 +15,13 @@ from afm_ctr.errors import UserError
 from afm_ctr.export.columns import write_column_forms
 from afm_ctr.export.float16 import HalfChange, halve_and_measure
 from afm_ctr.export.servable import Servable
+from afm_ctr.export.streamed import LARGEST_TABLE_MB, StreamedTable
 from afm_ctr.export.warmup import warmup_rows, write_warmup
 from afm_ctr.io.files import new_folder
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.training import load_model
-from afm_ctr.training.model_io import Which
+from afm_ctr.training.model_io import Which, open_run
+from afm_ctr.training.stored_table import StoredTable
 
 EXTRA = "assets.extra"
 
@@ -33,7 +34,8 @@ class ExportSummary(BaseModel):
     ``warmup`` says where the rows of the warm-up requests come from: ``made-up`` (from vocabularies and boundaries),
     ``log`` (raw rows kept at preparation), or ``none``: there are no such requests. ``logit_offset`` is
     what was built into the logit since only a part of the negatives was trained on; ``half`` what storing the vectors
-    in half precision changed, None where it was not asked for.
+    in half precision changed, None where it was not asked for; ``streamed`` whether the
+    table was written block by block.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,6 +51,7 @@ class ExportSummary(BaseModel):
     slots: int
     pairs: int
     feature_size: int
+    streamed: bool = False
     logit_offset: float
     half: HalfChange | None = None
     warmup: WarmupRows
@@ -64,9 +67,11 @@ class ExportSummary(BaseModel):
         if self.logit_offset:
             rate = math.exp(self.logit_offset)
             offset = f"; logit corrected by {self.logit_offset:+.4f}: a share of {rate:.4g} of the negatives was kept"
+        streamed = ", written block by block" if self.streamed else ""
         return (
             f"{self.path} ({self.bytes / 1e6:,.1f} MB): signatures {asked} -> {self.output}, logit{offset}\n"
-            f"{self.feature_size:,} ids, {self.slots} slots, {self.pairs:,} pairs; {origin[self.warmup]}{half}"
+            f"{self.feature_size:,} ids, {self.slots} slots, {self.pairs:,} pairs{streamed}; "
+            f"{origin[self.warmup]}{half}"
         )
 
 
@@ -81,6 +86,7 @@ def export_model(
     float16_tables: bool = False,
     data_dir: str | Path | None = None,
     split: str = "test",
+    largest_table_mb: float = LARGEST_TABLE_MB,
 ) -> ExportSummary:
     """Write a trained model as ``<export_base>/<version>``, the layout of TensorFlow Serving's model base path.
 
@@ -111,6 +117,8 @@ def export_model(
         float16_tables: store the vectors in half precision; they are cast up after the gather.
         data_dir: with ``float16_tables``, a prepared data set: AUC and loss of its ``split`` before and after.
         split: of ``data_dir``.
+        largest_table_mb: a run's table of more megabytes (as float32) is written block by block from the checkpoint,
+            and never held as a whole.
 
     Raises:
         UserError: there is no such checkpoint, the version exists, the folder cannot be written, or rows of the log
@@ -124,10 +132,11 @@ def export_model(
     elif schema is not None:
         raise UserError("export: schema= is for a model in memory; a run has its own")
     else:
-        model, schema, _ = load_model(model, which)
+        model, schema, *_ = open_run(model, which, largest_table=round(largest_table_mb * 1e6))
     requests = None if warmup == "none" else warmup_rows(schema, folder or base, warmup)
     half, change = halve_and_measure(model, schema, data_dir, split) if float16_tables else (None, None)
-    servable = Servable(model, schema, half)
+    streamed = StreamedTable(model.table, float16_tables) if isinstance(model.table, StoredTable) else None
+    servable = Servable(model, schema, half, streamed)
     target = base / str(chosen)
     try:
         with new_folder(target) as temporary:
@@ -135,6 +144,8 @@ def export_model(
             # Gradients are no part of a served model, and ours could bring functions along that no server needs.
             options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
             tf.saved_model.save(servable, str(temporary), signatures=signatures, options=options)
+            if streamed is not None:
+                streamed.write(temporary, "table")
             write_column_forms(temporary, schema)
             _write_extra(temporary / EXTRA, schema, warmup)
             if requests is not None:
@@ -157,6 +168,7 @@ def export_model(
         slots=schema.num_slots,
         pairs=len(schema.pairs),
         feature_size=schema.feature_size,
+        streamed=streamed is not None,
         logit_offset=model.bias_offset,
         half=change,
         warmup=warmup,

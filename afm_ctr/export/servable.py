@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from afm_ctr.errors import in_graph
 from afm_ctr.export.examples import parse_examples
+from afm_ctr.export.streamed import StreamedTable, Untracked
 from afm_ctr.features import FeatureTransform
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
@@ -26,12 +27,19 @@ class Servable(tf.Module):
         schema: the one that the model was trained with.
         half_vectors: of :func:`afm_ctr.export.float16.halve_vectors`, where the model scores from those; the vectors
             in full precision are left out then.
+        streamed: of a model whose table is in a checkpoint's files: what holds its rows in the SavedModel.
 
     Attributes:
         score_name: ``probability``, or ``score`` for a model trained on squared loss.
     """
 
-    def __init__(self, model: CTRModel, schema: ResolvedSchema, half_vectors: tf.Variable | None = None) -> None:
+    def __init__(
+        self,
+        model: CTRModel,
+        schema: ResolvedSchema,
+        half_vectors: tf.Variable | None = None,
+        streamed: StreamedTable | None = None,
+    ) -> None:
         super().__init__(name="afm_ctr_servable")
         self.score_name = model.output_name
         self._transform = FeatureTransform(schema)
@@ -40,11 +48,14 @@ class Servable(tf.Module):
         self._columns = tuple(schema.raw_columns)
         # The model itself is no part of what is saved, only its variables: a Keras object brings its optimizer and
         # a tree of Python configuration with it.
-        self._call = _Untracked(model)
+        self._call = Untracked(model)
         self._weights = [variable.value for variable in model.weights]
         if half_vectors is not None:
             full = model.table.columns["vectors"].value
             self._weights = [*(weight for weight in self._weights if weight is not full), half_vectors]
+        if streamed is not None:
+            self.table = streamed
+            model.table.read = streamed.read  # type: ignore[method-assign]  # of this one table
 
     def by_ids(self, feature_ids: tf.Tensor, feature_vals: tf.Tensor) -> dict[str, tf.Tensor]:
         """``feature_ids`` int64 [B, F], ``feature_vals`` float32 [B, F] to score, logit and ``bad_cells``."""
@@ -74,7 +85,7 @@ class Servable(tf.Module):
     def attention(self, feature_ids: tf.Tensor, feature_vals: tf.Tensor) -> dict[str, tf.Tensor]:
         """``attention`` float32 [B, pairs], whose shares sum to 1 over the pairs of present slots; ``bad_cells``."""
         ids, vals, bad = self._checked(feature_ids, feature_vals)
-        shares = self._call.model.attention({"feature_ids": ids, "feature_vals": vals})
+        shares = self._call.value.attention({"feature_ids": ids, "feature_vals": vals})
         return {"attention": shares, "bad_cells": bad}
 
     def signatures(self) -> dict[str, Any]:
@@ -97,10 +108,10 @@ class Servable(tf.Module):
     def has_attention(self) -> bool:
         """Whether the model gives pairs shares of attention."""
         ids = tf.zeros([1, self._slots], tf.int64)
-        return self._call.model.attention({"feature_ids": ids, "feature_vals": tf.zeros(ids.shape)}) is not None
+        return self._call.value.attention({"feature_ids": ids, "feature_vals": tf.zeros(ids.shape)}) is not None
 
     def _scores(self, ids: tf.Tensor, vals: tf.Tensor) -> dict[str, tf.Tensor]:
-        model = self._call.model
+        model = self._call.value
         logit = model({"feature_ids": ids, "feature_vals": vals}, training=False, corrected=True)
         return {self.score_name: model.predictions(logit), "logit": logit}
 
@@ -131,10 +142,3 @@ class Servable(tf.Module):
         ]
         with tf.control_dependencies(checks):
             return {name: tf.identity(column) for name, column in columns.items()}
-
-
-class _Untracked:
-    """Keeps an object out of what ``tf.Module`` tracks and saves."""
-
-    def __init__(self, model: CTRModel) -> None:
-        self.model = model

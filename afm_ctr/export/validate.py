@@ -18,6 +18,7 @@ import tensorflow as tf
 from afm_ctr.errors import UserError
 from afm_ctr.export.contract import SCORES, signature_faults
 from afm_ctr.export.expected import Expected, from_run
+from afm_ctr.export.streamed import HALF_BITS
 from afm_ctr.export.warmup import read_warmup
 from afm_ctr.training.model_io import Which
 from serving.tensors import to_array
@@ -261,7 +262,7 @@ def _is_halved(folder: Path) -> bool:
         types = tf.train.load_checkpoint(str(folder / "variables" / "variables")).get_variable_to_dtype_map()
     except (tf.errors.OpError, ValueError) as error:
         raise UserError(f"validate-export: {folder}: its variables cannot be read: {error}") from error
-    return tf.float16 in types.values()
+    return bool({tf.float16, HALF_BITS} & set(types.values()))
 
 
 def _in_fresh_process(folder: str, requests: Requests) -> dict[str, Any]:

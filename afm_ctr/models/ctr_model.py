@@ -62,6 +62,8 @@ class CTRModel(keras.Model):
         shard_over: the ranks that share the table's rows, each holding its own: see
             :class:`~afm_ctr.distributed.ShardedTable`; None: each rank holds the whole. No part of the model's
             configuration: one that is loaded from a file holds its whole table.
+        table_kind: makes the table, with the arguments of :class:`EmbeddingTable`, where that is to be of another
+            kind; no part of the configuration either.
         name: of the model; the paths of its variables begin with it.
         **kwargs: of ``keras.Model``.
 
@@ -90,6 +92,7 @@ class CTRModel(keras.Model):
         bias_offset: float = 0.0,
         precision: str = "float32",
         shard_over: distributed.World | None = None,
+        table_kind: Callable[..., EmbeddingTable] = EmbeddingTable,
         name: str = "ctr",
         **kwargs: Any,
     ) -> None:
@@ -116,10 +119,9 @@ class CTRModel(keras.Model):
         if row_l2_per not in ("touch", "step"):
             raise UserError(f"row_l2_per must be 'touch' or 'step', got {row_l2_per!r}")
         self.row_l2_per = row_l2_per
-        kind: Callable[..., EmbeddingTable] = EmbeddingTable
         if shard_over is not None:
-            kind = functools.partial(distributed.ShardedTable, world=shard_over)
-        self.table: EmbeddingTable = kind(
+            table_kind = functools.partial(distributed.ShardedTable, world=shard_over)
+        self.table = table_kind(
             feature_size,
             columns,
             self.seed,

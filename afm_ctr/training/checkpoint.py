@@ -150,27 +150,49 @@ class Checkpoint:
 
     def marks_rows(self, table: str) -> bool:
         """Whether it says of each row of a table when it was touched last."""
-        return LAST_SEEN in self.manifest["tables"][table]
+        return LAST_SEEN in self.manifest["tables"].get(table, {})
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row of the tables has, without slots and marks."""
+        columns = [
+            entry
+            for table in self.manifest["tables"].values()
+            for key, entry in table.items()
+            if "." not in key and key != LAST_SEEN
+        ]
+        return sum(int(np.prod(entry["shape"][1:])) for entry in columns)
 
     def extra(self) -> dict[str, np.ndarray]:
         """The arrays that the snapshot was given as ``extra``."""
         with np.load(self.folder / "dense.npz", allow_pickle=False) as arrays:
             return {name.removeprefix("extra/"): arrays[name] for name in arrays.files if name.startswith("extra/")}
 
-    def _restore_column(self, column: TableColumn) -> None:
-        stored = self.manifest["tables"].get(column.table, {}).get(column.key)
-        if stored is None and column.key == LAST_SEEN:
-            return  # a run that kept no marks
+    def column(self, table: str, key: str, shape: list[int]) -> dict[str, Any]:
+        """What the manifest says of a column of a table, or of a slot: ``rows``, ``files``, and perhaps ``order``.
+
+        Args:
+            table: its name.
+            key: of :class:`~afm_ctr.training.model_state.TableColumn`.
+            shape: of the whole column in the model, which may have grown.
+
+        Raises:
+            UserError: there is none, or it does not fit into the shape.
+        """
+        stored: dict[str, Any] | None = self.manifest["tables"].get(table, {}).get(key)
         if stored is None:
-            raise UserError(f"{self.folder}: holds no column {column.key} of table {column.table}")
-        rows, variable, shards = stored["rows"], column.variable, column.shards
+            raise UserError(f"{self.folder}: holds no column {key} of table {table}")
+        if stored["rows"] > shape[0] or stored["shape"][1:] != shape[1:]:
+            raise UserError(f"{self.folder}: {table}.{key} is {stored['shape']}, this model's is {shape}")
+        return stored
+
+    def _restore_column(self, column: TableColumn) -> None:
+        if column.key == LAST_SEEN and not self.marks_rows(column.table):
+            return  # a run that kept no marks
+        variable, shards = column.variable, column.shards
         whole = variable.shape[0] if shards is None else shards.rows
-        if rows > whole or stored["shape"][1:] != list(variable.shape[1:]):
-            raise UserError(
-                f"{self.folder}: {column.table}.{column.key} is {stored['shape']}, "
-                f"this model's is {[whole, *variable.shape[1:]]}"
-            )
-        mixed = stored.get("order") == MIXED
+        stored = self.column(column.table, column.key, [whole, *variable.shape[1:]])
+        rows, mixed = stored["rows"], stored.get("order") == MIXED
         for start, stop, name in stored["files"]:
             values = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
             if shards is None and not mixed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -11,12 +12,14 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from afm_ctr.distributed import World
+from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.checkpoint import Checkpoint
 from afm_ctr.training.checkpoint_manager import CheckpointManager
 from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.stored_table import StoredTable
 from afm_ctr.visible import visible
 
 CONFIG, RUN, HISTORY, CHECKPOINTS, TENSORBOARD, PROFILE = (
@@ -32,7 +35,11 @@ Scorer = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def build_model(
-    schema: ResolvedSchema, config: TrainConfig, training: bool = False, shard_over: World | None = None
+    schema: ResolvedSchema,
+    config: TrainConfig,
+    training: bool = False,
+    shard_over: World | None = None,
+    table_kind: Callable[..., EmbeddingTable] = EmbeddingTable,
 ) -> CTRModel:
     """A fresh model; its initial weights are a function of the schema, the config and the seed.
 
@@ -42,7 +49,8 @@ def build_model(
     ``negative_sampling: {correct: logit}`` becomes the model's ``bias_offset`` ln(rate): a model trained on logs
     that kept the share r of the negatives overstates the odds by 1/r.
 
-    ``shard_over`` are the ranks that share the table's rows; None: this process holds them all.
+    ``shard_over`` are the ranks that share the table's rows; None: this process holds them all, or as ``table_kind``
+    does.
 
     Raises:
         UserError: an unknown model, an option that it does not have, or a loss that does not fit the label or the
@@ -78,6 +86,7 @@ def build_model(
         mark_rows=training and config.marks_rows,
         bias_offset=math.log(sampling.rate) if sampling is not None and sampling.correct == "logit" else 0.0,
         shard_over=shard_over,
+        table_kind=table_kind,
     )
 
 
@@ -100,10 +109,13 @@ def open_run(
     which: Which = "best",
     warn: Callable[[str], None] | None = None,
     world: World | None = None,
+    largest_table: int | None = None,
 ) -> tuple[CTRModel, ResolvedSchema, TrainConfig, Checkpoint]:
     """:func:`load_model`, and the checkpoint that the weights are from.
 
-    Where the ranks of ``world`` are several, and the checkpoint is of a sharded table, they share its rows again.
+    Where the ranks of ``world`` are several, and the checkpoint is of a sharded table, they share its rows again. A
+    table of more than ``largest_table`` bytes stays in the checkpoint's files: see
+    :class:`~afm_ctr.training.stored_table.StoredTable`.
     """
     folder = Path(model_dir)
     if which not in ("best", "latest"):
@@ -119,7 +131,10 @@ def open_run(
     if not schema.descends_from(checkpoint.schema_id):
         raise UserError(f"{folder}: foreign schema: {schema.id}, the checkpoint's is {checkpoint.schema_id}")
     share = world is not None and world.size > 1 and checkpoint.sharded
-    model = build_model(schema, config, shard_over=world if share else None)
+    kind: Callable[..., EmbeddingTable] = EmbeddingTable
+    if largest_table is not None and 4 * schema.feature_size * checkpoint.width > largest_table:
+        kind = functools.partial(StoredTable, checkpoint=checkpoint)
+    model = build_model(schema, config, shard_over=world if share else None, table_kind=kind)
     checkpoint.restore(model, optimizer=False)
     return model, schema, config, checkpoint
 

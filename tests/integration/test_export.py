@@ -374,3 +374,34 @@ def saved_model_message(path):
 
     with open(f"{path}/saved_model.pb", "rb") as file:
         return saved_model_pb2.SavedModel.FromString(file.read())
+
+
+@pytest.mark.parametrize("float16_tables", [False, True])
+def test_a_table_written_in_blocks_is_the_same_model(tmp_path, monkeypatch, float16_tables):
+    schema = every_kind()
+    write_run(tmp_path / "run", schema)
+    monkeypatch.setattr("afm_ctr.training.stored_table._BLOCK_BYTES", 400)
+    summaries = [
+        export_model(tmp_path / "run", tmp_path / "models", float16_tables=float16_tables, largest_table_mb=largest)
+        for largest in (1, 0.001)
+    ]
+    assert [summary.streamed for summary in summaries] == [False, True]
+    assert " pairs, written block by block; " in str(summaries[1]) and summaries[0].half == summaries[1].half
+    found = dict(tf.train.list_variables(f"{summaries[1].path}/variables/variables"))
+    assert found["table/columns/vectors/.ATTRIBUTES/VARIABLE_VALUE"] == [schema.feature_size, 4]
+    files = {path.name for path in Path(summaries[1].path, "variables").iterdir()}
+    blocks = -(-schema.feature_size // 25) + -(-schema.feature_size // 100)
+    assert files == {"variables.index", *(f"variables.data-{n:05d}-of-{blocks + 1:05d}" for n in range(blocks + 1))}
+    whole, streamed = (tf.saved_model.load(summary.path) for summary in summaries)
+    raw = {name: tf.constant(cells) for name, cells in raw_rows(ROWS).items()}
+    ids = tf.constant(np.random.default_rng(3).integers(0, schema.feature_size, [ROWS, schema.num_slots]))
+    inputs = {"feature_ids": ids, "feature_vals": tf.ones(ids.shape)}
+    for rows in (ROWS, 0):
+        few = {name: tensor[:rows] for name, tensor in inputs.items()}
+        cells = {name: tensor[:rows] for name, tensor in raw.items()}
+        for signature, given in (("serving_default", few), ("explain", few), ("raw", cells)):
+            wanted = call(whole, signature, **given)
+            for name, array in call(streamed, signature, **given).items():
+                np.testing.assert_allclose(array, wanted[name], rtol=0, atol=1e-6, err_msg=f"{signature} {name}")
+    checked = validate_export(summaries[1].path, tmp_path / "run", inspect=clean_process.inspect)
+    assert checked.failed is None, checked

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from afm_ctr.distributed import SingleWorld
+from afm_ctr.explain import explain
+from afm_ctr.export import export_model
+from afm_ctr.prediction import predict
+from afm_ctr.records import Reader
 from afm_ctr.training import TrainConfig, evaluate, train
 from tests import prepared
 from tests.parallel.launch import JOBS, horovodrun, needs_horovod
 
+BLOCKS, HALF = {"largest_table_mb": 0}, {"float16_tables": True}
+EXPORTS: dict[str, dict[str, Any]] = {"whole": {}, "in blocks": BLOCKS, "half": HALF, "half in blocks": BLOCKS | HALF}
 STEPS, CHAIN, CONTINUED = 20, {3: 11, 2: 16}, 5  # the chain's sessions end in the middle of an epoch of 4 steps
 
 
@@ -36,6 +44,29 @@ def largest_difference(run: Path, other: Path, step: int) -> float:
     return max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours if ours[name].size)
 
 
+def told_in_one_process(data: Path, run: Path, folder: Path) -> dict[str, np.ndarray]:
+    """What the commands after a training say of its latest checkpoint."""
+    predict(run, folder / "scores.jsonl", data=data, split="test", which="latest")
+    lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    found = {name: np.array([line[name] for line in lines]) for name in ("label", "logit", "probability")}
+    judged = evaluate(data, "test", run, SingleWorld(), which="latest")
+    found |= {name: np.array(judged[name]) for name in ("rows", "auc", "group_auc", "log_loss")}
+    pairs = sorted(explain(run, data, requests=1, which="latest").pairs, key=lambda pair: pair.fields)
+    found |= {name: np.array([getattr(pair, name) for pair in pairs]) for name in ("effect", "attention", "present")}
+    batch = Reader(data, "test", len(lines), shuffle=False).batch(0, 0)
+    inputs = {name: tf.constant(batch[name]) for name in ("feature_ids", "feature_vals")}
+    for how, options in EXPORTS.items():
+        written = export_model(run, folder / how, which="latest", warmup="none", **options)
+        served = tf.saved_model.load(written.path).signatures
+        found[how] = served["serving_default"](**inputs)["logit"].numpy()
+        found[f"{how}, explain"] = served["explain"](**inputs)["attention"].numpy()
+        assert written.streamed == ("in blocks" in how)
+    np.testing.assert_allclose(found["in blocks"], found["whole"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.pop("half in blocks"), found.pop("half"), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found["whole"], found["logit"], rtol=0, atol=1e-6)
+    return found
+
+
 @needs_horovod
 def test_sharded_ranks_equal_one_process(tmp_path: Path) -> None:
     """A run is begun by one process, goes on sharded over three ranks and over two, and ends in one process; another
@@ -46,6 +77,9 @@ def test_sharded_ranks_equal_one_process(tmp_path: Path) -> None:
     wide["feature_vals"] = np.ones(ids.shape, np.float32)  # type: ignore[assignment]
     prepared.write(tmp_path / "wide", {"train": len(ids)}, prepared.schema(3000), **wide)
     alone, chain, whole = SingleWorld(), tmp_path / "chain", "table.placement=replicated"
+    shared = max(CHAIN.values())  # the last step that ranks share
+    train(data, tmp_path / "alone", config(f"max_steps={shared}"), alone, progress="none")
+    expected = told_in_one_process(data, tmp_path / "alone", tmp_path / "told-alone")
     train(data, tmp_path / "alone", config(f"max_steps={STEPS}"), alone, progress="none")
     train(data, chain, config(whole, "max_steps=6"), alone, progress="none")
     done = 6
@@ -78,6 +112,11 @@ def test_sharded_ranks_equal_one_process(tmp_path: Path) -> None:
         assert len(manifest["tables"]["ids"]["vectors.momentum"]["files"]) == ranks
         (exchange,) = json.loads((chain / "run.json").read_text())["exchange"]
         assert exchange["form"] == "sharded" and exchange["sharded_bytes"] == exchange["touched"] * (8 + 2 * 5 * 4)
+        if until == shared:
+            told = told_in_one_process(data, chain, tmp_path / "told")
+            assert told.keys() == expected.keys()
+            for name, figures in expected.items():
+                np.testing.assert_allclose(told[name], figures, rtol=0, atol=1e-5, err_msg=name)
         print(f"{ranks} ranks: {job.seconds:.0f} s, largest difference {max(found.values()):.1e}")
     train(data, chain, config(whole, f"max_steps={STEPS}"), alone, progress="none")
     assert largest_difference(chain, tmp_path / "alone", STEPS) <= 1e-5

@@ -5,12 +5,14 @@ The ranks here take turns in one process.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from fake_world import FakeWorld
 
 from afm_ctr import optimizers
@@ -23,6 +25,7 @@ from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint, Position,
 from afm_ctr.training.checkpoint_manager import CheckpointManager
 from afm_ctr.training.expiry import expire
 from afm_ctr.training.model_state import split_variables
+from afm_ctr.training.stored_table import StoredTable
 from tests import prepared
 
 ROWS, AT = 101, Position(0, 3, 3)
@@ -111,6 +114,30 @@ def test_a_table_that_has_grown_keeps_the_new_rows_initial_values(tmp_path: Path
         np.testing.assert_array_equal(vectors[~known], fresh.table.columns["vectors"].numpy()[ids[~known]])
     with pytest.raises(UserError, match=r"ids\.linear is \[101, 1\], this model's is \[90, 1\]"):
         source.restore(build(0, 3, 90))
+
+
+def test_rows_are_read_where_they_are_stored(tmp_path: Path) -> None:
+    """In either order, of a table that has grown too; and nothing else of it is in memory."""
+    by_id = write_whole(worn(build()), tmp_path / "whole")
+    expected = build(rows=ROWS + 60)
+    by_id.restore(expected)
+    ids = np.random.default_rng(1).integers(0, ROWS + 60, [9, 4])
+    for source in (by_id, reshard(by_id, 3, tmp_path / "three")):
+        kind = functools.partial(StoredTable, checkpoint=source)
+        model = CTRModel("fm", {"factors": 3, "init_stddev": 0.1}, ROWS + 60, 2, [(0, 1)], seed=3, table_kind=kind)
+        source.restore(model, optimizer=False)
+        assert [variable.path.split("/")[-1] for variable in model.variables] == ["bias"]
+        assert float(model.bias) == 0.25
+        found, whole = (one.table.read(tf.constant(ids)) for one in (model, expected))
+        for column, rows in whole.items():
+            np.testing.assert_array_equal(found[column], rows)
+            by_place = np.concatenate(list(model.table.blocks(column)))
+            np.testing.assert_array_equal(by_place[model.table.places(ids)], rows)
+            np.testing.assert_array_equal(by_place[model.table.places(tf.constant(ids))], rows)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="another schema"):
+            model.table.read(tf.constant([ROWS + 60], tf.int64))
+    with pytest.raises(UserError, match=r"ids\.linear is \[101, 1\], this model's is \[90, 1\]"):
+        CTRModel("fm", {"factors": 3}, 90, 2, [(0, 1)], table_kind=kind)
 
 
 def test_expired_rows_go_back_where_they_live() -> None:
