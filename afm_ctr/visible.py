@@ -25,6 +25,12 @@ def visible(text: str, keep: str = "") -> str:
     return "".join(one if one.isprintable() or one in keep else _escaped(one) for one in text)
 
 
+def short(text: str, longest: int) -> str:
+    """A text made visible; of one with more characters than ``longest`` its beginning."""
+    plain = visible(text)
+    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
+
+
 def csv_text(text: str) -> str:
     """A text for a cell of a CSV file: visible, and with ``'`` before what a spreadsheet would take for a formula."""
     return f"'{visible(text)}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else visible(text)

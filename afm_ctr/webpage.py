@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
-import io
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +94,9 @@ class Page:
 
     def figure(self, figure: Figure, caption: str, alt: str) -> None:
         """A figure of matplotlib as a drawing inside the page; ``alt`` says in words what can be seen on it."""
-        source = base64.b64encode(_svg(figure)).decode()
+        from afm_ctr.plots import svg
+
+        source = base64.b64encode(svg(figure)).decode()
         width = round(float(figure.get_figwidth()) * 96)
         self._add("figure", source=source, width=width, caption=caption, alt=alt)
 
@@ -135,15 +135,6 @@ def file_of(path: str | Path) -> Path:
     return path
 
 
-@contextmanager
-def plain_labels() -> Iterator[None]:
-    """Draw figures in this context: a ``$`` in a label is a dollar and begins no formula."""
-    import matplotlib
-
-    with matplotlib.rc_context({"text.parse_math": False}):
-        yield
-
-
 @functools.cache
 def _template() -> jinja2.Template:
     import jinja2
@@ -157,13 +148,3 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
     )  # fmt: skip
     return environment.get_template("webpage.html.jinja")
-
-
-def _svg(figure: Figure) -> bytes:
-    """A drawing with its letters as outlines, the same bytes for the same figure."""
-    import matplotlib
-
-    target = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "afm-ctr", "svg.fonttype": "path"}):
-        figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
-    return target.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +19,9 @@ from afm_ctr.errors import UserError
 from afm_ctr.visible import counted, visible
 
 if TYPE_CHECKING:  # NumPy and pydantic, which --help does without
-    from afm_ctr.statistics import DataStatistics, Drift, FieldStatistics
+    from afm_ctr.statistics import DataStatistics, Drift
 
-PAGE = "statistics.png"
+PAGE = "statistics.html"
 
 
 @app.command(
@@ -94,7 +95,7 @@ def stats(
     baseline: Annotated[
         str | None, typer.Option(metavar="MANIFEST", help="Manifest or folder of a data set to compare with.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help=f"Folder for a page of plots, {PAGE}.")] = None,
+    output: Annotated[Path | None, typer.Option(help=f"Folder for one HTML page with pictures, {PAGE}.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show the statistics of every field of a prepared data set, and how far they have moved from another's.
@@ -108,16 +109,17 @@ def stats(
     found = drift(now, before) if before is not None else None
     page = None
     if output is not None:
-        from afm_ctr.statistics.pictures import draw
+        from afm_ctr.statistics.page import page_of
 
-        page = draw(now, output / PAGE, before, found)
+        versus = None if before is None or found is None else (baseline or "", before, found)
+        page = page_of(data, now, versus, _parts(data)).write(output / PAGE)
 
     def show() -> None:
         console.print(_table(data, now))
         if found is not None:
             console.print(_drift_table(found, baseline or ""))
         if page is not None:
-            console.print(f"plots: {page}", markup=False, soft_wrap=True)
+            console.print(f"wrote {page}", markup=False, soft_wrap=True)
 
     result: dict[str, Any] = {"data": data, "statistics": now.model_dump(mode="json")}
     if found is not None:
@@ -127,11 +129,27 @@ def stats(
     report(as_json, result, show)
 
 
-def _statistics(path: str) -> DataStatistics:
-    from afm_ctr.records.manifest import MANIFEST_NAME, Manifest
+def _folder(path: str) -> str:
+    from afm_ctr.records.manifest import MANIFEST_NAME
 
-    folder = os.path.dirname(path) or "." if path.endswith(MANIFEST_NAME) else path
-    found = Manifest.load(folder, check_files=False).statistics
+    return os.path.dirname(path) or "." if path.endswith(MANIFEST_NAME) else path
+
+
+def _parts(path: str) -> dict[str, str]:
+    """Of time fields the part of the moment, where the schema lies next to the manifest."""
+    from afm_ctr.schema import ResolvedSchema, TimeField
+
+    try:
+        fields = ResolvedSchema.load(_folder(path)).spec.fields
+    except UserError:
+        return {}
+    return {field.name: field.part for field in fields if isinstance(field, TimeField)}
+
+
+def _statistics(path: str) -> DataStatistics:
+    from afm_ctr.records.manifest import Manifest
+
+    found = Manifest.load(_folder(path), check_files=False).statistics
     if found is None:
         raise UserError(
             f"{path}: its manifest has no statistics: an earlier afm-ctr wrote it; prepare the data again"
@@ -140,61 +158,29 @@ def _statistics(path: str) -> DataStatistics:
 
 
 def _table(data: str, statistics: DataStatistics) -> Group:
-    sampled = "" if statistics.sampled == statistics.rows else f", values of {statistics.sampled:,} sampled rows"
-    positive = f", {statistics.positives:,} positive" if statistics.positives is not None else ""
-    title = f"{data}, {statistics.split}: {statistics.rows:,} rows{positive}{sampled}"
-    caption = (
-        "values: least, 5 %, median, 95 %, most of many numbers; else the most frequent with their share of rows"
-    )
-    if statistics.positives is not None:
-        caption += " and the share of positive ones among them"
-    table = Table(caption=caption, box=SIMPLE_HEAD, caption_justify="left")
-    for heading in ("field", "encoding", "missing", "distinct"):
-        table.add_column(heading, justify="right" if heading in ("missing", "distinct") else "left")
-    table.add_column("values", overflow="fold")
-    for field in statistics.fields:
-        table.add_row(
-            field.name,
-            field.encoding,
-            f"{field.missing_share:.2%}" if field.missing else "",
-            f"{'' if field.exact else '~'}{field.distinct:,}",
-            _values(field, statistics),
-        )
-    return Group(Text(visible(title)), table)
+    from afm_ctr.statistics.tables import FIELD_COLUMNS, field_rows, note_of, title_of
 
-
-def _values(field: FieldStatistics, statistics: DataStatistics) -> str:
-    if field.quantiles and not field.complete:
-        return " … ".join(f"{field.quantiles[i]:g}" for i in (0, 5, 50, 95, 100))
-    words = []
-    for top in field.top[:3]:
-        value = visible(top.value)
-        value = value if len(value) <= 16 else value[:15] + "…"
-        positive = f"/{top.positives / top.rows:.0%}" if statistics.positives is not None else ""
-        words.append(f"{value} {top.rows / statistics.sampled:.1%}{positive}")
-    return escape(", ".join(words))
+    table = _columns(FIELD_COLUMNS, caption=note_of(statistics), caption_justify="left")
+    for row in field_rows(statistics):
+        table.add_row(*map(escape, row))
+    return Group(Text(visible(f"{data}, {title_of(statistics)}")), table)
 
 
 def _drift_table(found: Drift, baseline: str) -> Group:
-    def share(number: float | None) -> str:
-        return "-" if number is None else f"{number:.2%}"
+    from afm_ctr.statistics.tables import DRIFT_COLUMNS, drift_row, drift_title
 
-    title = f"against {baseline}: {len(found.flagged)} of {len(found.fields)} fields flagged"
-    if found.positive_before is not None and found.positive_now is not None:
-        title += f"; positive {share(found.positive_before)}, now {share(found.positive_now)}"
-    table = Table(box=SIMPLE_HEAD)
-    for heading in ("field", "PSI", "by chance", "missing", "now", "new values"):
-        table.add_column(heading, justify="left" if heading == "field" else "right")
-    table.add_column("flags")
+    table = _columns(DRIFT_COLUMNS)
     for field in found.fields:
-        table.add_row(
-            field.name,
-            "-" if field.psi is None else f"{field.psi:.4f}",
-            "-" if field.psi is None else f"{field.noise:.4f}",
-            share(field.missing_before),
-            share(field.missing_now),
-            share(field.new_share) if field.new_share else "",
-            ", ".join(field.flags),
-            style="bold red" if "large change" in field.flags else "yellow" if field.flags else None,
-        )
-    return Group(Text(visible(title)), table)
+        style = "bold red" if "large change" in field.flags else "yellow" if field.flags else None
+        table.add_row(*map(escape, drift_row(field)), style=style)
+    return Group(Text(visible(drift_title(found, baseline))), table)
+
+
+def _columns(headings: Sequence[str], **options: Any) -> Table:
+    from afm_ctr.statistics.tables import TEXT_COLUMNS
+
+    table = Table(box=SIMPLE_HEAD, **options)
+    for heading in headings:
+        left = heading in TEXT_COLUMNS
+        table.add_column(heading, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
+    return table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import math
 from collections.abc import Sequence
 
@@ -19,6 +18,7 @@ from afm_ctr.schema import (
     VocabularySpace,
     missing_space,
 )
+from afm_ctr.schema.times import moment_name
 
 
 def describe_slot(schema: ResolvedSchema, slot: Slot, feature_id: int, value: float) -> str:
@@ -38,7 +38,7 @@ def describe_slot(schema: ResolvedSchema, slot: Slot, feature_id: int, value: fl
     if isinstance(field, LibfmField):
         return f"id {field.ids[0] + local}{weight}"
     if isinstance(field, TimeField):
-        return _moment(field, local)
+        return moment_name(field.part, local)
     name, space = schema.spec.space_of(field)
     if isinstance(space, VocabularySpace):
         entries = schema.vocabularies[name]
@@ -58,13 +58,3 @@ def describe_buckets(boundaries: Sequence[float], first: int, last: int) -> str:
     short = f"[{low:.6g}, {high:.6g})"
     # Neighbouring floats look alike when they are cut short.
     return short if f"{low:.6g}" != f"{high:.6g}" else f"[{low!r}, {high!r})"
-
-
-def _moment(field: TimeField, local: int) -> str:
-    if field.part == "hour":
-        return f"{local:02d} h"
-    if field.part == "weekday":
-        return calendar.day_name[local]
-    if field.part == "weekend":
-        return "weekend" if local else "Monday to Friday"
-    return f"day {local + 1}" if field.part == "day" else calendar.month_name[local + 1]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 from afm_ctr.errors import UserError
 from afm_ctr.explain import pictures, tables
 from afm_ctr.explain.explanation import Explanation
 from afm_ctr.explain.page import page_of
 from afm_ctr.io.files import write_bytes
+from afm_ctr.plots import png
 from afm_ctr.schema import ResolvedSchema
 
 
@@ -27,8 +25,8 @@ def write(explanation: Explanation, schema: ResolvedSchema, folder: Path) -> Exp
     if explanation.requests:
         contents[f"{stem}-requests.csv"] = tables.csv_of_requests(explanation.requests)
     if explanation.pairs:
-        contents[f"{stem}-bars.png"] = _png(pictures.bars_figure(explanation))
-        contents[f"{stem}-map.png"] = _png(pictures.heat_map_figure(explanation, schema))
+        contents[f"{stem}-bars.png"] = png(pictures.bars_figure(explanation))
+        contents[f"{stem}-map.png"] = png(pictures.heat_map_figure(explanation, schema))
     page = page_of(explanation, schema)
     try:
         for name, content in contents.items():
@@ -37,9 +35,3 @@ def write(explanation: Explanation, schema: ResolvedSchema, folder: Path) -> Exp
         raise UserError(f"explain: cannot write to {folder}: {error.strerror or error}") from error
     contents_and_page = [*(folder / name for name in contents), page.write(folder / f"{stem}.html")]
     return replace(explanation, files=tuple(map(str, contents_and_page)))
-
-
-def _png(figure: Figure) -> bytes:
-    target = io.BytesIO()
-    figure.savefig(target, format="png", dpi=120)
-    return target.getvalue()

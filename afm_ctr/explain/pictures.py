@@ -10,37 +10,37 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from afm_ctr.explain.explanation import Explanation
+from afm_ctr.plots import BLUE, GREY, ORANGE, PALE_BLUE, panels, styled
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.webpage import plain_labels
 
-_EFFECT, _ATTENTION, _MOVEMENT = "#1b6ca8", "#d9822b", "#8fb8d8"
-_SHARES = {"effect_share": ("share of the pairs' movement of the logit", _MOVEMENT)}
-_SHARES["attention"] = ("share of attention", _ATTENTION)
+_SHARES = {
+    "effect_share": ("share of the pairs' movement of the logit", PALE_BLUE),
+    "attention": ("share of attention", ORANGE),
+}
 _SIDE_BY_SIDE = 20  # slots; two matrices of more are one below the other, or nobody could read their names
 
 
+@styled
 def bars_figure(explanation: Explanation, top: int = 20) -> Figure:
     """The first pairs as bars: the effect on the left, the shares of movement and attention on the right."""
     pairs = explanation.pairs[:top]
     shares = {name: look for name, look in _SHARES.items() if pairs and getattr(pairs[0], name) is not None}
-    panels = (["effect"] if explanation.effect_of is not None else []) + (["shares"] if shares else [])
-    with plain_labels():
-        figure = Figure(figsize=(4.2 * max(len(panels), 1) + 2, 0.3 * len(pairs) + 1.8), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(1, max(len(panels), 1), sharey=True))
-        places = np.arange(len(pairs))
-        for axis, panel in zip(axes, panels, strict=False):
-            if panel == "effect":
-                axis.barh(places, [pair.effect or 0.0 for pair in pairs], color=_EFFECT)
-                axis.set_xlabel(_effect_label(explanation))
-            else:
-                _bars_of_shares(axis, explanation, pairs, shares)
-            axis.xaxis.set_major_locator(MaxNLocator(5))
-            axis.axvline(0, color="black", linewidth=0.6)
-            axis.spines[["top", "right"]].set_visible(False)
-        axes[0].set_yticks(places, [pair.name for pair in pairs])
-        axes[0].margins(y=0.01)
-        axes[0].invert_yaxis()
-        figure.suptitle(explanation.title, fontsize=11)
+    parts = (["effect"] if explanation.effect_of is not None else []) + (["shares"] if shares else [])
+    count = max(len(parts), 1)
+    figure, axes = panels(4.2 * count + 2, 0.3 * len(pairs) + 1.8, 1, count, sharey=True)
+    places = np.arange(len(pairs))
+    for axis, part in zip(axes, parts, strict=False):
+        if part == "effect":
+            axis.barh(places, [pair.effect or 0.0 for pair in pairs], color=BLUE)
+            axis.set_xlabel(_effect_label(explanation))
+        else:
+            _bars_of_shares(axis, explanation, pairs, shares)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.axvline(0, color="black", linewidth=0.6)
+    axes[0].set_yticks(places, [pair.name for pair in pairs])
+    axes[0].margins(y=0.01)
+    axes[0].invert_yaxis()
+    figure.suptitle(explanation.title)
     return figure
 
 
@@ -58,16 +58,17 @@ def _bars_of_shares(
         axis.barh(places, [getattr(pair, name) for pair in pairs], height, color=colour, label=label)
     axis.xaxis.set_major_formatter(PercentFormatter(1.0))
     even = 1.0 / len(explanation.pairs)
-    axis.axvline(even, color="gray", linewidth=0.8, linestyle=":", label=f"even share of {len(explanation.pairs):,}")
+    axis.axvline(even, color=GREY, linewidth=0.8, linestyle=":", label=f"even share of {len(explanation.pairs):,}")
     axis.set_xlabel("share of all pairs")
-    axis.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))  # above: bars are everywhere
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1))  # above: bars are everywhere
 
 
+@styled
 def heat_map_figure(explanation: Explanation, schema: ResolvedSchema) -> Figure:
     """All pairs as matrices of slots: one of shares of movement, one of shares of attention."""
     names = [slot.name for slot in schema.slots]
     place = {name: index for index, name in enumerate(names)}
-    panels = []
+    parts = []
     for attribute, colours in (("effect_share", "Blues"), ("attention", "Oranges")):
         values = np.full((len(names), len(names)), np.nan)
         for pair in explanation.pairs:
@@ -75,16 +76,14 @@ def heat_map_figure(explanation: Explanation, schema: ResolvedSchema) -> Figure:
             if value is not None:
                 values[place[pair.fields[1]], place[pair.fields[0]]] = value
         if np.isfinite(values).any():
-            panels.append((attribute, values, colours))
+            parts.append((attribute, values, colours))
     side = min(max(0.19 * len(names) + 1.6, 3.5), 24)
-    count = max(len(panels), 1)
+    count = max(len(parts), 1)
     rows, across = (count, 1) if len(names) > _SIDE_BY_SIDE else (1, count)
-    with plain_labels():
-        figure = Figure(figsize=((side + 1) * across, (side + 0.3) * rows), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(rows, across))
-        for axis, (attribute, values, colours) in zip(axes, panels, strict=False):
-            _matrix(figure, axis, names, values, attribute, colours)
-        figure.suptitle(explanation.title, fontsize=11)
+    figure, axes = panels((side + 1) * across, (side + 0.3) * rows, rows, across)
+    for axis, (attribute, values, colours) in zip(axes, parts, strict=False):
+        _matrix(figure, axis, names, values, attribute, colours)
+    figure.suptitle(explanation.title)
     return figure
 
 
@@ -94,6 +93,5 @@ def _matrix(figure: Figure, axis: Axes, names: list[str], values: np.ndarray, at
     size = 7 if len(names) > 15 else 9
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
     axis.set_yticks(range(len(names)), names, fontsize=size)
-    axis.set_title(_SHARES[attribute][0], fontsize=10)
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title(_SHARES[attribute][0])
     figure.colorbar(image, ax=axis, shrink=0.7, format=PercentFormatter(1.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from afm_ctr.visible import visible
+from afm_ctr.visible import short
 
 NUMBER = re.compile(rb"[ \t]*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[ \t]*")
 DECIMAL_COMMA = re.compile(rb"[ \t]*[+-]?\d+([. ']\d{3})*,\d+[ \t]*")
@@ -35,5 +35,4 @@ def is_nothing(cell: bytes) -> bool:
 
 def shown(cell: bytes, longest: int = 24) -> str:
     """A cell in a comment or message: on one line, and short."""
-    text = visible(cell.decode("utf-8", "replace"))
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+    return short(cell.decode("utf-8", "replace"), longest)

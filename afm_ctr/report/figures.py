@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from afm_ctr.metrics import CalibrationBin, Interval
+from afm_ctr.plots import BLUE, GREY, ORANGE, panels, styled
 from afm_ctr.report.slices import Slice
-from afm_ctr.visible import visible
-from afm_ctr.webpage import plain_labels
+from afm_ctr.visible import short
 
-_BLUE, _ORANGE, _GREY = "#1b6ca8", "#d9822b", "#7a868f"
 _LONGEST = 46  # characters of a slice's name
 
 
@@ -24,12 +22,12 @@ class Curve(NamedTuple):
 
     key: str
     label: str
-    colour: str = _BLUE
+    colour: str = BLUE
 
 
 PANELS: tuple[tuple[str, tuple[Curve, ...]], ...] = (
-    ("loss", (Curve("loss", "training"), Curve("val_log_loss", "validation (log loss)", _ORANGE))),
-    ("AUC, validation", (Curve("val_auc", "AUC"), Curve("val_group_auc", "group AUC", _ORANGE))),
+    ("loss", (Curve("loss", "training"), Curve("val_log_loss", "validation (log loss)", ORANGE))),
+    ("AUC, validation", (Curve("val_auc", "AUC"), Curve("val_group_auc", "group AUC", ORANGE))),
     ("RMSE, validation", (Curve("val_rmse", "RMSE"),)),
     ("calibration, validation", (Curve("val_calibration", "predicted / observed"),)),
     ("learning rate", (Curve("learning_rate", "learning rate"),)),
@@ -37,72 +35,69 @@ PANELS: tuple[tuple[str, tuple[Curve, ...]], ...] = (
 )
 
 
+@styled
 def curves(history: Sequence[dict[str, Any]], best_epoch: int | None) -> Figure:
     """A panel a figure of the history, by epoch; the best epoch is marked."""
-    panels = [
+    shown = [
         (title, drawn)
         for title, all_curves in PANELS
         if (drawn := [curve for curve in all_curves if any(one.get(curve.key) is not None for one in history)])
     ]
-    across = min(3, len(panels))
-    down = -(-len(panels) // across)
-    with plain_labels():
-        figure = Figure(figsize=(3.8 * across, 2.7 * down), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(down, across)).ravel()
-        for axis, (title, drawn) in zip(axes, panels, strict=False):
-            for curve in drawn:
-                points = [(one["epoch"] + 1, one[curve.key]) for one in history if one.get(curve.key) is not None]
-                axis.plot(*zip(*points, strict=True), "o-", color=curve.colour, markersize=3.5, label=curve.label)
-            if best_epoch is not None:
-                axis.axvline(best_epoch + 1, color=_GREY, linestyle="--", linewidth=1, label="best epoch")
-            if len(drawn) > 1 or (best_epoch is not None and axis is axes[0]):
-                axis.legend(fontsize=8, frameon=False)
-            axis.set_title(title, fontsize=10)
-            axis.set_xlim(0.5, history[-1]["epoch"] + 1.5)
-            axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-            _plain(axis)
-            axis.ticklabel_format(axis="y", useOffset=False)
-            if title in ("learning rate", "training speed"):
-                axis.set_ylim(bottom=0)
-            if title == "training speed":
-                axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        for axis in axes[len(panels) :]:
-            axis.axis("off")
-        figure.supxlabel("epoch", fontsize=10)
+    across = min(3, len(shown))
+    down = -(-len(shown) // across)
+    figure, axes = panels(3.8 * across, 2.7 * down, down, across)
+    for axis, (title, drawn) in zip(axes, shown, strict=False):
+        for curve in drawn:
+            points = [(one["epoch"] + 1, one[curve.key]) for one in history if one.get(curve.key) is not None]
+            axis.plot(*zip(*points, strict=True), "o-", color=curve.colour, markersize=3.5, label=curve.label)
+        if best_epoch is not None:
+            axis.axvline(best_epoch + 1, color=GREY, linestyle="--", linewidth=1, label="best epoch")
+        if len(drawn) > 1 or (best_epoch is not None and axis is axes[0]):
+            axis.legend()
+        axis.set_title(title)
+        axis.set_xlim(0.5, history[-1]["epoch"] + 1.5)
+        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axis.ticklabel_format(axis="y", useOffset=False)
+        if title in ("learning rate", "training speed"):
+            axis.set_ylim(bottom=0)
+        if title == "training speed":
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    for axis in axes[len(shown) :]:
+        axis.axis("off")
+    figure.supxlabel("epoch", fontsize=10)
     return figure
 
 
+@styled
 def calibration(points: Sequence[tuple[CalibrationBin, Interval, int]]) -> Figure:
     """Observed against predicted share, a dot a bin with its interval."""
     predicted = np.array([point.predicted for point, _, _ in points])
     observed = np.array([point.observed for point, _, _ in points])
     low = np.array([interval.value if interval.low is None else interval.low for _, interval, _ in points])
     high = np.array([interval.value if interval.high is None else interval.high for _, interval, _ in points])
-    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = panels(5.6, 4.6)
     top = min(1.0, 1.05 * max(float(high.max()), float(predicted.max())))
-    axis.plot([0, top], [0, top], color=_GREY, linestyle="--", linewidth=1, label="predicted = observed")
+    axis.plot([0, top], [0, top], color=GREY, linestyle="--", linewidth=1, label="predicted = observed")
     axis.errorbar(
-        predicted, observed, [np.maximum(observed - low, 0), np.maximum(high - observed, 0)], fmt="o", color=_BLUE,
+        predicted, observed, [np.maximum(observed - low, 0), np.maximum(high - observed, 0)], fmt="o", color=BLUE,
         markersize=5, capsize=3, label="bin, with 95 % interval",
     )  # fmt: skip
     axis.set_xlim(0, top)
     axis.set_ylim(0, top)
     axis.set_xlabel("mean prediction of the bin")
     axis.set_ylabel("observed share of positives")
-    axis.legend(fontsize=9, frameon=False, loc="upper left")
-    _plain(axis)
+    axis.legend(loc="upper left")
     return figure
 
 
+@styled
 def histogram(predictions: np.ndarray, labels: np.ndarray | None, name: str, weights: np.ndarray) -> Figure:
     """How the predictions are spread: of each class where labels are 0 and 1, each as shares of its own rows."""
-    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = panels(5.6, 3.4)
     bins = np.histogram_bin_edges(predictions, 40) if predictions.size else np.array([0.0, 1.0])
-    parts = [("all rows", np.ones(predictions.size, bool), _BLUE)]
+    parts = [("all rows", np.ones(predictions.size, bool), BLUE)]
     if labels is not None:
-        parts = [("label 0", labels == 0, _BLUE), ("label 1", labels == 1, _ORANGE)]
+        parts = [("label 0", labels == 0, BLUE), ("label 1", labels == 1, ORANGE)]
     for label, rows, colour in parts:
         if rows.any():
             shares = weights[rows] / weights[rows].sum()
@@ -110,44 +105,30 @@ def histogram(predictions: np.ndarray, labels: np.ndarray | None, name: str, wei
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axis.set_xlabel(name)
     axis.set_ylabel("share of the rows")
-    axis.legend(fontsize=9, frameon=False)
-    _plain(axis)
+    axis.legend()
     return figure
 
 
+@styled
 def dots(groups: Sequence[tuple[str, Sequence[Slice]]], overall: float, measure: str) -> Figure:
     """Slices with an interval as dots, a panel a group, next to a line at the figure of all rows."""
     count = max(len(slices) for _, slices in groups)
-    with plain_labels():
-        figure = Figure(figsize=(11, 0.27 * count * len(groups) + 1.6), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(len(groups), 1, sharex=True))
-        for axis, (title, slices) in zip(axes, groups, strict=True):
-            values, low, high = (np.array(column) for column in zip(*(_ends(one) for one in slices), strict=True))
-            places = np.arange(len(values))
-            axis.axvline(overall, color=_GREY, linestyle="--", linewidth=1)
-            axis.errorbar(
-                values, places, xerr=[values - low, high - values], fmt="o", color=_BLUE, markersize=4, capsize=2
-            )
-            axis.set_yticks(places, [_short(f"{one.field}: {one.name}") + f" ({one.rows:,})" for one in slices])
-            axis.tick_params(axis="y", labelsize=8)
-            axis.set_ylim(len(values) - 0.5, -0.5)
-            axis.set_title(title, fontsize=10, loc="left")
-            axis.grid(axis="x", linewidth=0.3)
-            _plain(axis)
-        axes[-1].set_xlabel(f"{measure} with 95 % interval; dashed: all rows")
+    figure, axes = panels(11, 0.27 * count * len(groups) + 1.6, len(groups), sharex=True)
+    for axis, (title, slices) in zip(axes, groups, strict=True):
+        values, low, high = (np.array(column) for column in zip(*(_ends(one) for one in slices), strict=True))
+        places = np.arange(len(values))
+        axis.axvline(overall, color=GREY, linestyle="--", linewidth=1)
+        axis.errorbar(
+            values, places, xerr=[values - low, high - values], fmt="o", color=BLUE, markersize=4, capsize=2
+        )
+        axis.set_yticks(places, [short(f"{one.field}: {one.name}", _LONGEST) + f" ({one.rows:,})" for one in slices])
+        axis.set_ylim(len(values) - 0.5, -0.5)
+        axis.set_title(title, loc="left")
+        axis.grid(axis="x", linewidth=0.3)
+    axes[-1].set_xlabel(f"{measure} with 95 % interval; dashed: all rows")
     return figure
 
 
 def _ends(one: Slice) -> tuple[float, float, float]:
     assert one.quality is not None and one.quality.low is not None and one.quality.high is not None
     return one.quality.value, one.quality.low, one.quality.high
-
-
-def _plain(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8)
-
-
-def _short(text: str) -> str:
-    plain = visible(text)
-    return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -115,3 +116,14 @@ class TimeField(Strict):
         if absent:
             raise Problems([Problem(("part",), f"'{self.part}': the format {self.format!r} has no {absent[0]}")])
         return self
+
+
+def moment_name(part: str, local: int) -> str:
+    """What the id of a part is called: ``07 h``, ``Monday``, ``weekend``, ``day 3``, ``March``."""
+    if part == "hour":
+        return f"{local:02d} h"
+    if part == "weekday":
+        return calendar.day_name[local]
+    if part == "weekend":
+        return "weekend" if local else "Monday to Friday"
+    return f"day {local + 1}" if part == "day" else calendar.month_name[local + 1]

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from afm_ctr.plots import BLUE, ORANGE, RED, panels, styled
 from serving.load.measurements import QUANTILES, Result, quantile
 from serving.load.slo import Limit
 
-_BAR, _LIMIT, _HELD, _MISSED = "#1b6ca8", "#c0392b", "#1b6ca8", "#d9822b"
 
-
-def histogram(result: Result, limits: Sequence[Limit], title: str, path: Path) -> Path:
+@styled
+def histogram(result: Result, limits: Sequence[Limit], title: str) -> Figure:
     """Latencies on a logarithmic scale, with the quantiles and the promised limits as lines."""
     edges, counts = result.histogram()
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.bar(edges[:-1], counts, width=edges[1:] - edges[:-1], align="edge", color=_BAR, alpha=0.85)
+    figure, (axes,) = panels(8, 4.2)
+    axes.bar(edges[:-1], counts, width=edges[1:] - edges[:-1], align="edge", color=BLUE, alpha=0.85)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")  # the scale's own writes formulas
+    axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("latency, ms")
     axes.set_ylabel("requests")
     top = axes.get_ylim()[1]
@@ -31,31 +31,29 @@ def histogram(result: Result, limits: Sequence[Limit], title: str, path: Path) -
                 f"p{percent:g} {value:.3g}", (value, top * (0.97 - 0.06 * place)), fontsize=8, ha="left", va="top"
             )
     for limit in limits:
-        axes.axvline(limit.limit_ms, color=_LIMIT, linewidth=1.2, label=str(limit))
+        axes.axvline(limit.limit_ms, color=RED, linewidth=1.2, label=str(limit))
     if limits:
-        axes.legend(loc="center right", fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=120)
-    return path
+        axes.legend(loc="center right")
+    figure.suptitle(title)
+    return figure
 
 
-def latency_by_rate(tried: Sequence[tuple[Result, bool]], limits: Sequence[Limit], title: str, path: Path) -> Path:
+@styled
+def latency_by_rate(tried: Sequence[tuple[Result, bool]], limits: Sequence[Limit], title: str) -> Figure:
     """Quantiles against the rate, both logarithmic; a quantile among failed requests is left out."""
     ordered = sorted(tried, key=lambda pair: pair[0].asked)
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(8, 4.6)
     percents = sorted({50.0, *(limit.percent for limit in limits)})
     for percent in percents:
         points = _points([result for result, _ in ordered], percent)
         if points:
             axes.plot(*zip(*points, strict=True), linewidth=1, label=f"p{percent:g}")
-    for kept, colour, label in ((True, _HELD, "holds"), (False, _MISSED, "missed")):
+    for kept, colour, label in ((True, BLUE, "holds"), (False, ORANGE, "missed")):
         points = _points([result for result, holds in ordered if holds == kept], percents[-1])
         if points:
             axes.scatter(*zip(*points, strict=True), color=colour, zorder=3, label=label)
     for limit in limits:
-        axes.axhline(limit.limit_ms, color=_LIMIT, linewidth=1, linestyle="--", label=str(limit))
+        axes.axhline(limit.limit_ms, color=RED, linewidth=1, linestyle="--", label=str(limit))
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
@@ -65,10 +63,8 @@ def latency_by_rate(tried: Sequence[tuple[Result, bool]], limits: Sequence[Limit
     axes.set_xlabel("rate, requests/s")
     axes.set_ylabel("latency, ms")
     axes.legend(fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=120)
-    return path
+    figure.suptitle(title)
+    return figure
 
 
 def _points(results: Sequence[Result], percent: float) -> list[tuple[float, float]]:

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import write_text
+from afm_ctr.io.files import write_bytes, write_text
 from serving.client import Client
 from serving.errors import ServingError
 from serving.load.measurements import QUANTILES, Result
@@ -230,6 +230,7 @@ def _folder(folder: Path) -> Path:
 
 
 def _write(report: LoadReport, folder: Path) -> None:
+    from afm_ctr.plots import png
     from serving.load import pictures
 
     result, limits = report.result, report.slo.limits
@@ -237,10 +238,10 @@ def _write(report: LoadReport, folder: Path) -> None:
     how = f"{result.asked:g} {'requests/s' if result.mode == 'open' else 'callers'}"
     files = [folder / "load.json", folder / "histogram.png"]
     try:
-        pictures.histogram(result, limits, f"{title}, {how}", files[1])
+        write_bytes(files[1], png(pictures.histogram(result, limits, f"{title}, {how}")))
         if report.tried:
             files.append(folder / "latency-by-rate.png")
-            pictures.latency_by_rate(report.tried, limits, title, files[2])
+            write_bytes(files[2], png(pictures.latency_by_rate(report.tried, limits, title)))
         report.files = [str(file) for file in files]
         write_text(files[0], json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
     except OSError as error:

@@ -13,7 +13,7 @@ import pytest
 FLOORS = (
     "afm_ctr.errors afm_ctr.huge_pages afm_ctr.row_shards afm_ctr.sparse_gradients afm_ctr.splitmix afm_ctr.visible",
     "serving.cell_text serving.channel serving.errors serving.protos serving.tensors",
-    "afm_ctr.devices afm_ctr.embedding afm_ctr.io afm_ctr.metrics afm_ctr.optimizers",
+    "afm_ctr.devices afm_ctr.embedding afm_ctr.io afm_ctr.metrics afm_ctr.optimizers afm_ctr.plots",
     "serving.calls serving.responses serving.server serving.top_pairs",
     "afm_ctr.distributed afm_ctr.native afm_ctr.process_setup afm_ctr.schema afm_ctr.synthetic afm_ctr.webpage",
     "serving.connection serving.rows",

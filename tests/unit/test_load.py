@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from afm_ctr.errors import UserError
 from serving.load import Slo
 from serving.load.measurements import NOT_SENT, Result, Tally, quantile
+from serving.load.pictures import histogram
 from serving.load.run import load_test
 from serving.load.senders import Bounds, Ended, closed_loop, open_loop
 from serving.load.sweep import highest_rate
@@ -98,6 +99,13 @@ def test_quantile_is_the_smallest_value_that_covers_enough(values: list[float], 
     assert sum(value <= found for value in values) >= need
     below = [value for value in values if value < found]
     assert len(below) < need + 2e-6 or not below
+
+
+def test_a_picture_has_plain_numbers_on_its_axes() -> None:
+    figure = histogram(result_of([3.0, 40.0, 500.0] * 9), (), "model at $target$")
+    figure.draw_without_rendering()
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert {"10", "100"} <= set(labels) and not any("mathdefault" in label for label in labels)
 
 
 def test_histogram_counts_every_answer_once() -> None:

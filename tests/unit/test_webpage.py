@@ -10,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from afm_ctr.errors import UserError
-from afm_ctr.webpage import Page, plain_labels
+from afm_ctr.plots import panels, styled
+from afm_ctr.webpage import Page
 
 EVIL = '<script>alert("x")</script> & $a_b$'
 
@@ -38,12 +39,11 @@ class Parsed(HTMLParser):
         self.text.append(data)
 
 
+@styled
 def _figure(label: str = "clicks") -> Figure:
-    with plain_labels():
-        figure = Figure(figsize=(4, 2))
-        axis = figure.subplots()
-        axis.plot([0, 1, 2], [1, 4, 2])
-        axis.set_xlabel(label)
+    figure, (axis,) = panels(4, 2)
+    axis.plot([0, 1, 2], [1, 4, 2])
+    axis.set_xlabel(label)
     return figure
 
 
