@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -13,7 +13,7 @@ import tensorflow as tf
 from afm_ctr.errors import in_graph
 from afm_ctr.huge_pages import on_large_pages
 from afm_ctr.row_shards import RowShards
-from afm_ctr.sparse_gradients import MergedSlices, add_rows
+from afm_ctr.sparse_gradients import MergedSlices, expand_rows, merge_ids
 from afm_ctr.splitmix import GOLDEN, finalise
 
 _BLOCK = 1 << 15  # elements hashed at a time: what fits a core's second-level cache with room for temporaries
@@ -34,20 +34,19 @@ class Lookup(NamedTuple):
     rows: dict[str, tf.Tensor]
     inverse: tf.Tensor
 
-    def expand(self, column: str) -> tf.Tensor:
-        """The rows laid out as the ids were asked for: ``[..., d]``."""
+    def expand(self, column: str, scale: tf.Tensor | None = None) -> tf.Tensor:
+        """The rows laid out as the ids were asked for, each times its number of ``scale``: ``[..., d]``.
 
-        @tf.custom_gradient
-        def laid_out(rows: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-            def added_up(upstream: tf.Tensor) -> tf.Tensor:
-                with tf.name_scope("lookup"):
-                    each = tf.reshape(upstream, [-1, rows.shape[1]])
-                    return add_rows(each, tf.reshape(self.inverse, [-1]), tf.size(self.unique_ids, tf.int64))
-
-            return tf.gather(rows, self.inverse), added_up
-
+        Args:
+            column: of the table.
+            scale: in the shape of the ids and the dtype of the rows; None: 1.
+        """
         with tf.name_scope("lookup"):
-            return laid_out(self.rows[column])
+            rows, position = self.rows[column], tf.reshape(self.inverse, [-1])
+            factors = tf.ones_like(position, rows.dtype) if scale is None else tf.reshape(scale, [-1])
+            shape = tf.concat([tf.shape(self.inverse), [rows.shape[1]]], 0)
+            expanded = tf.reshape(expand_rows(rows, position, factors), shape)
+            return tf.ensure_shape(expanded, [*self.inverse.shape, rows.shape[1]])
 
 
 @keras.saving.register_keras_serializable(package="afm_ctr")
@@ -180,7 +179,7 @@ class EmbeddingTable(keras.layers.Layer):
         with tf.name_scope("merge"):
             # With row 0 first, whether it occurs or not, the rows that a batch touches are a slice of its gradient.
             flat = tf.concat([tf.zeros([1], ids.dtype), tf.reshape(ids, [-1])], 0)
-            unique, inverse = tf.unique(flat, out_idx=tf.int64)  # int32 tensors would travel to the host and back
+            unique, inverse = merge_ids(flat)
             inverse = tf.reshape(inverse[1:], tf.shape(ids))
         with tf.name_scope("lookup"):
             if not checked:

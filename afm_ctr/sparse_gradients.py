@@ -8,7 +8,11 @@ done: :class:`MergedSlices` say so.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
+
+from afm_ctr import native
 
 
 class MergedSlices(tf.IndexedSlices):
@@ -34,9 +38,54 @@ def merge_slices(slices: tf.IndexedSlices) -> MergedSlices:
     """
     if isinstance(slices, MergedSlices):
         return slices
-    unique, position = tf.unique(tf.cast(slices.indices, tf.int64), out_idx=tf.int64)
+    unique, position = merge_ids(tf.cast(slices.indices, tf.int64))
     values = add_rows(slices.values, position, tf.size(unique, tf.int64))
     return MergedSlices(values, unique, slices.dense_shape)
+
+
+def merge_ids(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The distinct ids, in the order of their first appearance.
+
+    Args:
+        ids: int64 ``[n]``.
+
+    Returns:
+        The ids, int64 ``[u]``, and the position of each of ``ids`` among them, int64 ``[n]``.
+    """
+    if native.steps_tables(tf.float32):
+        return native.merge_ids(ids)
+    return tf.unique(ids, out_idx=tf.int64)  # int32 tensors would travel to the host and back
+
+
+def expand_rows(rows: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """``scale[i] · rows[position[i]]``, whose gradient by the rows is that of :func:`add_rows`: each row once.
+
+    Args:
+        rows: floating ``[u, d]``.
+        position: int64 ``[n]``.
+        scale: of the dtype of the rows, ``[n]``.
+
+    Returns:
+        ``[n, d]``.
+    """
+
+    @tf.custom_gradient
+    def expanded(rows: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
+        fused = native.steps_tables(rows.dtype)
+
+        def back(upstream: tf.Tensor) -> list[tf.Tensor]:
+            with tf.name_scope("lookup"):
+                by_scale = tf.reduce_sum(upstream * tf.gather(rows, position), axis=1)
+                count = tf.shape(rows, tf.int64)[0]
+                if fused:
+                    return [native.add_rows(upstream, position, count, scale), by_scale]
+                return [add_rows(upstream * scale[:, tf.newaxis], position, count), by_scale]
+
+        if fused:
+            return native.expand_rows(rows, position, scale), back
+        return tf.gather(rows, position) * scale[:, tf.newaxis], back
+
+    return expanded(rows, scale)
 
 
 def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
@@ -55,8 +104,9 @@ def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Ten
     """
     if values.dtype in (tf.float16, tf.bfloat16):
         return tf.cast(add_rows(tf.cast(values, tf.float32), position, count), values.dtype)
-    on_gpu = bool(tf.config.get_visible_devices("GPU"))
-    return (_add_sorted if on_gpu else _add_in_order)(values, position, count)
+    if native.steps_tables(values.dtype) and values.shape.rank == 2:
+        return native.add_rows(values, position, count)
+    return (_add_sorted if native.uses_gpu() else _add_in_order)(values, position, count)
 
 
 def _add_in_order(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:

@@ -42,6 +42,8 @@ OPTIONS = {
     "order.cc": [],
     "crc32c.cc": [],
 }
+# What TensorFlow would compute op by op: each product is rounded before it is added to anything.
+ROUNDED = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 INTEL = platform.machine() in ("x86_64", "AMD64")
 
 FLAGS = "import tensorflow as tf; print(*tf.sysconfig.get_compile_flags(), *tf.sysconfig.get_link_flags(), sep='\\n')"
@@ -86,6 +88,7 @@ def build(target: Path, log: Path) -> None:
             if source.suffix != ".cc" or (OPTIONS.get(source.name) and not INTEL):
                 continue
             options = [*KERNEL, *OPTIONS[source.name]] if source.name in OPTIONS else ["-O2", "-fPIC", *compile_flags]
+            options += ROUNDED if source.name == "table.cc" else []
             objects.append(f"{scratch}/{source.stem}.o")
             run(["g++", *options, "-c", str(source), "-o", objects[-1]], log)
         made = f"{scratch}/library.so"

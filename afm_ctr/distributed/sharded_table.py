@@ -11,7 +11,7 @@ import tensorflow as tf
 from afm_ctr.distributed.world import World
 from afm_ctr.embedding import EmbeddingTable, Lookup
 from afm_ctr.row_shards import RowShards
-from afm_ctr.sparse_gradients import MergedSlices, add_rows
+from afm_ctr.sparse_gradients import MergedSlices, add_rows, merge_ids
 
 
 class ShardedTable(EmbeddingTable):
@@ -59,7 +59,7 @@ class ShardedTable(EmbeddingTable):
         follow row 0 by their owners, and that the gradient of a column is for :meth:`touched` to merge."""
         with tf.name_scope("merge"):
             flat = tf.concat([tf.zeros([1], ids.dtype), tf.reshape(ids, [-1])], 0)
-            unique, inverse = tf.unique(flat, out_idx=tf.int64)
+            unique, inverse = merge_ids(flat)
         with tf.name_scope("lookup"):
             if not checked:
                 with tf.control_dependencies(self._check(unique)):
@@ -124,7 +124,7 @@ class ShardedTable(EmbeddingTable):
             for place, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
                 if id(variable) in columns and gradient is not None:
                     if rows is None:
-                        rows, position = tf.unique(gradient.indices, out_idx=tf.int64)
+                        rows, position = merge_ids(gradient.indices)
                     values = add_rows(gradient.values, position, tf.size(rows, tf.int64))
                     found[place] = MergedSlices(values, rows, gradient.dense_shape)
         return found

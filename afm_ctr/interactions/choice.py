@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import tensorflow as tf
 
 from afm_ctr import native
-from afm_ctr.errors import UserError
 from afm_ctr.interactions.blocked import blocked_attentional_pooling
 from afm_ctr.interactions.dropout import Dropout, drop_key, drop_threshold
 
@@ -31,16 +28,9 @@ def uses_fused(dtype: tf.DType, slots: int = 2, k: int = 1, t: int = 1, by_slot:
     Raises:
         UserError: the variable asks for what is not there.
     """
-    wanted = os.environ.get(POOLING, "")
-    if wanted not in ("", "fused", "tensorflow"):
-        raise UserError(f"{POOLING}={wanted}: choose fused or tensorflow, or leave it out")
-    if wanted == "tensorflow" or dtype != tf.float32:
+    if dtype != tf.float32:
         return False
-    reason = native.why_not(slots, k, t, by_slot)
-    if wanted == "fused" and reason:
-        remedy = "leave it out" if native.uses_gpu() else f"build it by `{native.BUILD}`"
-        raise UserError(f"{POOLING}=fused, but: {reason}; {remedy}")
-    return not reason
+    return native.asked_for(POOLING, "fused", "tensorflow", native.why_not(slots, k, t, by_slot))
 
 
 @tf.autograph.experimental.do_not_convert

@@ -168,13 +168,12 @@ class CTRModel(keras.Model):
             values = tf.where(present, values, tf.zeros_like(values))
         if training:
             lookup = self.table.lookup(ids, checked)
-            rows = {column: lookup.expand(column) for column in lookup.rows}
+            rows = {column: lookup.expand(column, values) for column in lookup.rows}
         else:
-            rows = self.table.read(ids)
-        with tf.name_scope("lookup"):
-            linear = tf.squeeze(rows["linear"], axis=-1) * values
-            vectors = rows["vectors"] * values[..., tf.newaxis] if "vectors" in rows else None
-        return InteractionInputs(linear, vectors, present)
+            with tf.name_scope("lookup"):
+                scale = values[..., tf.newaxis]
+                rows = {column: read * scale for column, read in self.table.read(ids).items()}
+        return InteractionInputs(tf.squeeze(rows["linear"], axis=-1), rows.get("vectors"), present)
 
     def call(
         self,

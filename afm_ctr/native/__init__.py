@@ -1,4 +1,5 @@
-"""TensorFlow ops in C++: attentional pooling for training on CPUs and on NVIDIA GPUs, and reading records.
+"""TensorFlow ops in C++: attentional pooling for training on CPUs and on NVIDIA GPUs; on CPUs the steps of a table,
+and reading records.
 
 The library is built at set-up by ``scripts/build_native.py``, and nothing here needs it to be imported:
 :func:`why_not` says what keeps the pooling from being used, :func:`available` whether nothing does.
@@ -7,21 +8,38 @@ The library is built at set-up by ``scripts/build_native.py``, and nothing here 
 from __future__ import annotations
 
 from afm_ctr.native.library import key, library_path, sources, tensorflow_version
-from afm_ctr.native.op import BUILD, available, describe, fused_pooling, instruction_sets, load, uses_gpu, why_not
+from afm_ctr.native.op import (
+    BUILD,
+    asked_for,
+    available,
+    describe,
+    fused_pooling,
+    instruction_sets,
+    load,
+    uses_gpu,
+    why_not,
+)
 from afm_ctr.native.records import read_records, reads_records
+from afm_ctr.native.table import add_rows, expand_rows, merge_ids, step_rows, steps_tables
 
 __all__ = [
     "BUILD",
+    "add_rows",
+    "asked_for",
     "available",
     "describe",
+    "expand_rows",
     "fused_pooling",
     "instruction_sets",
     "key",
     "library_path",
     "load",
+    "merge_ids",
     "read_records",
     "reads_records",
     "sources",
+    "step_rows",
+    "steps_tables",
     "tensorflow_version",
     "uses_gpu",
     "why_not",

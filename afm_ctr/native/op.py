@@ -48,6 +48,27 @@ def load() -> _Loaded:
     return _Loaded(module, tuple(name.decode() for name in names))
 
 
+def asked_for(variable: str, ours: str, other: str, reason: str) -> bool:
+    """Whether the op's form is taken: where nothing keeps it from being used, unless a variable says otherwise.
+
+    Args:
+        variable: of the environment, which may ask for one form.
+        ours: its name for the op's form.
+        other: its name for the other.
+        reason: what keeps the op from being used, "" if nothing does.
+
+    Raises:
+        UserError: the variable asks for what is not there.
+    """
+    wanted = os.environ.get(variable, "")
+    if wanted not in ("", ours, other):
+        raise UserError(f"{variable}={wanted}: choose {ours} or {other}, or leave it out")
+    if wanted == ours and reason:
+        remedy = "leave it out" if uses_gpu() and not load().reason else f"build it by `{BUILD}`"
+        raise UserError(f"{variable}={ours}, but: {reason}; {remedy}")
+    return not reason and wanted != other
+
+
 def uses_gpu() -> bool:
     """Whether TensorFlow computes on a GPU."""
     import tensorflow as tf

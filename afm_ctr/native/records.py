@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from afm_ctr.errors import UserError
-from afm_ctr.native.op import BUILD, INSTRUCTIONS, load
+from afm_ctr.native.op import BUILD, INSTRUCTIONS, asked_for, load
 
 READING = "AFM_CTR_READING"
 
@@ -22,15 +21,7 @@ def reads_records() -> bool:
     Raises:
         UserError: the variable asks for what is not there.
     """
-    wanted = os.environ.get(READING, "")
-    if wanted not in ("", "native", "python"):
-        raise UserError(f"{READING}={wanted}: choose native or python, or leave it out")
-    if wanted == "python":
-        return False
-    reason = load().reason
-    if wanted == "native" and reason:
-        raise UserError(f"{READING}=native, but: {reason}; build it by `{BUILD}`")
-    return not reason
+    return asked_for(READING, "native", "python", load().reason)
 
 
 def read_records(

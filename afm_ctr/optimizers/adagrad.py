@@ -27,6 +27,8 @@ class Adagrad(RowOptimizer):
         JMLR 12 (2011), figure 1 with the diagonal matrix.
     """
 
+    native_rule = "adagrad"
+
     def __init__(
         self,
         learning_rate: Any = 0.01,
@@ -47,6 +49,9 @@ class Adagrad(RowOptimizer):
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         accumulator = slots["accumulator"] + tf.square(gradient)
         return weights - rate * gradient / tf.sqrt(accumulator + self.epsilon), {"accumulator": accumulator}
+
+    def native_options(self, rate: tf.Tensor) -> list[tf.Tensor | float]:
+        return [rate, self.epsilon]
 
     def get_config(self) -> dict[str, Any]:
         own = {"initial_accumulator_value": self.initial_accumulator_value, "epsilon": self.epsilon}

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from afm_ctr import native
 from afm_ctr.huge_pages import on_large_pages
 from afm_ctr.sparse_gradients import merge_slices
 
@@ -33,7 +34,8 @@ class RowOptimizer(keras.optimizers.Optimizer):
     up first (but for :class:`MergedSlices`, in which they are), so that the step is that of the
     dense gradient, restricted to the rows that the batch touched.
 
-    A subclass names its slots in :attr:`slots` (name and initial value) and writes :meth:`rule`.
+    A subclass names its slots in :attr:`slots` (name and initial value) and writes :meth:`rule`. It may name the same
+    rule of :func:`afm_ctr.native.step_rows`, which then takes the sparse steps on CPUs.
 
     Args:
         learning_rate: a float, a schedule or a callable, as Keras takes it.
@@ -45,6 +47,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
     """
 
     slots: dict[str, float]
+    native_rule = ""
 
     def __init__(self, learning_rate: Any, name: str | None = None, **refused: Any) -> None:
         for option, value in refused.items():
@@ -104,6 +107,10 @@ class RowOptimizer(keras.optimizers.Optimizer):
         """The update, elementwise over a block: new weights and new slots, all of the shape that came in."""
         raise NotImplementedError
 
+    def native_options(self, rate: tf.Tensor) -> list[tf.Tensor | float]:
+        """The scalars that the rule of ``native_rule`` takes, for this step."""
+        raise NotImplementedError
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One step of one variable, which is a Keras variable or, under ``fit``, a bare ``tf.Variable``.
 
@@ -129,6 +136,12 @@ class RowOptimizer(keras.optimizers.Optimizer):
     ) -> None:
         """Gather the rows and their slots, apply the rule, write them back; each row stands once in the slices."""
         rows = slices.indices
+        if self.native_rule and native.steps_tables(weights.dtype) and weights.shape.rank == 2:
+            values = tf.cast(slices.values, weights.dtype)
+            variables = [weights, *(slots[slot] for slot in self.slots)]
+            options = self.native_options(rate)
+            native.step_rows(self.native_rule, variables, tf.cast(rows, tf.int64), values, options, self.counts)
+            return
         old, before = tf.gather(weights, rows), {slot: tf.gather(value, rows) for slot, value in slots.items()}
         moved, kept = self.rule(old, tf.cast(slices.values, weights.dtype), before, rate)
         weights.scatter_update(tf.IndexedSlices(self._chosen(moved, old), rows))

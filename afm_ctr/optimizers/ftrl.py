@@ -38,6 +38,8 @@ class FTRL(RowOptimizer):
         McMahan et al.: Ad Click Prediction: a View from the Trenches, KDD 2013, section 3.1, algorithm 1.
     """
 
+    native_rule = "ftrl"
+
     def __init__(
         self,
         learning_rate: Any = 0.05,
@@ -68,6 +70,9 @@ class FTRL(RowOptimizer):
         moves = tf.logical_and(tf.not_equal(gradient, 0), after > 0)
         moved = tf.where(moves, moved, weights)
         return moved, {"accumulator": after, "linear": tf.where(moves, linear, slots["linear"])}
+
+    def native_options(self, rate: tf.Tensor) -> list[tf.Tensor | float]:
+        return [rate, self.beta, rate * self.l1, rate * self.l2]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "beta": self.beta, "l1": self.l1, "l2": self.l2}

@@ -36,6 +36,8 @@ class LazyAdam(RowOptimizer):
         section 2.
     """
 
+    native_rule = "adam"
+
     def __init__(
         self,
         learning_rate: Any = 0.001,
@@ -56,14 +58,19 @@ class LazyAdam(RowOptimizer):
     def rule(
         self, weights: tf.Tensor, gradient: tf.Tensor, slots: dict[str, tf.Tensor], rate: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        step = tf.cast(self.iterations.value + 1, weights.dtype)
-        correction = tf.sqrt(1.0 - tf.pow(tf.cast(self.beta_2, weights.dtype), step)) / (
-            1.0 - tf.pow(tf.cast(self.beta_1, weights.dtype), step)
-        )
         momentum = slots["momentum"] + (gradient - slots["momentum"]) * (1.0 - self.beta_1)
         velocity = slots["velocity"] + (tf.square(gradient) - slots["velocity"]) * (1.0 - self.beta_2)
-        moved = weights - rate * correction * momentum / (tf.sqrt(velocity) + self.epsilon)
+        moved = weights - rate * self._correction(rate.dtype) * momentum / (tf.sqrt(velocity) + self.epsilon)
         return moved, {"momentum": momentum, "velocity": velocity}
+
+    def native_options(self, rate: tf.Tensor) -> list[tf.Tensor | float]:
+        return [rate * self._correction(rate.dtype), 1.0 - self.beta_1, 1.0 - self.beta_2, self.epsilon]
+
+    def _correction(self, dtype: tf.DType) -> tf.Tensor:
+        """√(1 − β₂ᵗ) / (1 − β₁ᵗ)."""
+        step = tf.cast(self.iterations.value + 1, dtype)
+        first, second = (1.0 - tf.pow(tf.cast(beta, dtype), step) for beta in (self.beta_1, self.beta_2))
+        return tf.sqrt(second) / first
 
     def get_config(self) -> dict[str, Any]:
         own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}

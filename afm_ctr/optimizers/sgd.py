@@ -21,6 +21,8 @@ class SGD(RowOptimizer):
         learning_rate: η.
     """
 
+    native_rule = "sgd"
+
     def __init__(self, learning_rate: Any = 0.01, name: str = "sgd", **refused: Any) -> None:
         super().__init__(learning_rate, name, **refused)
         self.slots = {}
@@ -29,3 +31,6 @@ class SGD(RowOptimizer):
         self, weights: tf.Tensor, gradient: tf.Tensor, slots: dict[str, tf.Tensor], rate: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         return weights - rate * gradient, {}
+
+    def native_options(self, rate: tf.Tensor) -> list[tf.Tensor | float]:
+        return [rate]

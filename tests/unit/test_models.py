@@ -11,12 +11,13 @@ import oracle
 import pytest
 import tensorflow as tf
 
-from afm_ctr import optimizers
+from afm_ctr import native, optimizers
 from afm_ctr.distributed import SingleWorld, wrap_optimizer
 from afm_ctr.errors import UserError
 from afm_ctr.interactions import uses_fused
 from afm_ctr.models import CTRModel
 
+needs_library = pytest.mark.skipif(bool(native.load().reason), reason=f"the ops: {native.load().reason}")
 SLOTS, FEATURES = 4, 9
 PAIRS = oracle.all_pairs(SLOTS)
 IDS = np.array([[1, 2, 3, 4], [5, 0, 7, 5], [0, 0, 6, 0], [0, 0, 0, 0], [8, 8, 1, 0]], np.int64)
@@ -251,16 +252,21 @@ def test_row_l2_per_step_of_a_dense_gradient_is_that_of_slices() -> None:
 
 
 @pytest.mark.parametrize("name", optimizers.names())
-def test_a_step_merges_its_ids_once(name: str) -> None:
+@pytest.mark.parametrize("form", ["tensorflow", pytest.param("native", marks=needs_library)])
+def test_a_step_merges_its_ids_once(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFM_CTR_TABLE", form)
     afm = compiled(model(row_l2=0.1), name)
     afm.optimizer.build(afm.trainable_variables)
     step = tf.function(afm.train_step).get_concrete_function(batch(weight=np.ones(5, np.float32)))
     graph = step.graph.as_graph_def()
     kinds = [node.op for part in (graph.node, *(f.node_def for f in graph.library.function)) for node in part]
-    assert kinds.count("Unique") == 1
-    assert kinds.count("SparseTensorDenseMatMul") == 2  # the gradients of the two columns' rows
     assert "UnsortedSegmentSum" not in kinds
-    assert kinds.count("ResourceScatterUpdate") == 2 * (1 + len(afm.optimizer.slots))
+    ours = form == "native"
+    assert (kinds.count("AfmCtrMerge"), kinds.count("Unique")) == ((1, 0) if ours else (0, 1))
+    # The gradients of the two columns' rows, and a step of each.
+    assert (kinds.count("AfmCtrAddRows"), kinds.count("SparseTensorDenseMatMul")) == ((2, 0) if ours else (0, 2))
+    assert sum(kind.startswith("AfmCtr") and kind.endswith("Rows") for kind in kinds) == (4 if ours else 0)
+    assert kinds.count("ResourceScatterUpdate") == (0 if ours else 2 * (1 + len(afm.optimizer.slots)))
 
 
 def test_row_l2_of_a_repeated_id_is_that_of_one_row() -> None:

@@ -68,7 +68,9 @@ def test_no_sum_on_a_gpu_has_atomics(monkeypatch: pytest.MonkeyPatch) -> None:
         graph = function.get_concrete_function(tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int64)).graph
         return {node.type for node in graph.get_operations()}
 
+    monkeypatch.setenv("AFM_CTR_TABLE", "tensorflow")
     assert "SparseTensorDenseMatMul" in ops()
+    monkeypatch.delenv("AFM_CTR_TABLE")
     on_gpu(monkeypatch)
     assert "SparseSegmentSumWithNumSegments" in ops()
-    assert not ops() & {"SparseTensorDenseMatMul", "UnsortedSegmentSum", "SegmentSum", "ScatterNd"}
+    assert not ops() & {"SparseTensorDenseMatMul", "UnsortedSegmentSum", "SegmentSum", "ScatterNd", "AfmCtrAddRows"}

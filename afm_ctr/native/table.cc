@@ -1,0 +1,360 @@
+// What a step does with the rows of a table, on CPUs: the distinct ids of a batch, the rows laid out, their gradient
+// added up by row, and the optimizers' rules on single rows.
+//
+// Each sum is taken in the order of the batch whatever the number of threads, and products are rounded before they are
+// added (-ffp-contract=off), as TensorFlow's operations one by one do.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/core/framework/resource_var.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/platform/denormal.h"
+#include "tensorflow/core/util/work_sharder.h"
+
+namespace afm_ctr {
+namespace {
+
+using namespace tensorflow;  // NOLINT: the names of every op
+
+template <typename... Parts>
+absl::Status Refusal(const Parts&... parts) {
+  return absl::InvalidArgumentError(absl::StrCat("table: ", parts...));
+}
+
+template <typename Work>
+void Parallel(OpKernelContext* context, int64_t units, int64_t cycles, const Work& work) {
+  const auto* threads = context->device()->tensorflow_cpu_worker_threads();
+  Shard(threads->num_threads, threads->workers, units, cycles, [&](int64_t begin, int64_t end) {
+    // The threads of the pool flush denormal numbers to zero; whoever calls must do the same.
+    const port::ScopedFlushDenormal flush;
+    work(begin, end);
+  });
+}
+
+// Positions of distinct ids, found by open addressing.
+class Positions {
+ public:
+  int64_t Of(int64_t id) {
+    if (2 * ids.size() >= places_.size()) Grow();
+    size_t at = Start(id);
+    for (; places_[at] >= 0; at = (at + 1) & (places_.size() - 1))
+      if (ids[places_[at]] == id) return places_[at];
+    places_[at] = static_cast<int32_t>(ids.size());
+    ids.push_back(id);
+    return places_[at];
+  }
+
+  void Prefetch(int64_t id) const { __builtin_prefetch(&places_[Start(id)]); }
+
+  std::vector<int64_t> ids;  // in the order of their first appearance
+
+ private:
+  size_t Start(int64_t id) const { return (static_cast<uint64_t>(id) * 0x9E3779B97F4A7C15ull) >> shift_; }
+
+  void Grow() {
+    places_.assign(2 * places_.size(), -1);
+    shift_--;
+    for (size_t i = 0; i < ids.size(); i++) {
+      size_t at = Start(ids[i]);
+      while (places_[at] >= 0) at = (at + 1) & (places_.size() - 1);
+      places_[at] = static_cast<int32_t>(i);
+    }
+  }
+
+  std::vector<int32_t> places_ = std::vector<int32_t>(1 << 12, -1);
+  int shift_ = 64 - 12;
+};
+
+class MergeOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& given = context->input(0);
+    OP_REQUIRES(context, given.dims() == 1 && given.NumElements() < (int64_t{1} << 31),
+                Refusal("ids must be [n] with n < 2^31, got ", given.shape().DebugString()));
+    const int64_t* const ids = given.flat<int64_t>().data();
+    const int64_t count = given.NumElements();
+    Tensor *unique, *inverse;
+    OP_REQUIRES_OK(context, context->allocate_output(1, given.shape(), &inverse));
+    int64_t* const to = inverse->flat<int64_t>().data();
+    constexpr int64_t kAhead = 16;
+    Positions positions;
+    for (int64_t i = 0; i < count; i++) {
+      if (i + kAhead < count) positions.Prefetch(ids[i + kAhead]);
+      to[i] = positions.Of(ids[i]);
+    }
+    OP_REQUIRES_OK(context, context->allocate_output(0, {static_cast<int64_t>(positions.ids.size())}, &unique));
+    std::copy(positions.ids.begin(), positions.ids.end(), unique->flat<int64_t>().data());
+  }
+};
+
+class ExpandOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &rows = context->input(0), &position = context->input(1), &scale = context->input(2);
+    OP_REQUIRES(context, rows.dims() == 2 && position.dims() == 1 && scale.shape() == position.shape(),
+                Refusal("rows must be [u, d], positions and scale [n]"));
+    const int64_t count = position.NumElements(), distinct = rows.dim_size(0), width = rows.dim_size(1);
+    Tensor* out;
+    OP_REQUIRES_OK(context, context->allocate_output(0, {count, width}, &out));
+    const float *const from = rows.flat<float>().data(), *const by = scale.flat<float>().data();
+    const int64_t* const places = position.flat<int64_t>().data();
+    float* const to = out->flat<float>().data();
+    std::atomic<bool> outside{false};
+    Parallel(context, count, 4 + 2 * width, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        if (places[i] < 0 || places[i] >= distinct) {
+          outside = true;
+          return;
+        }
+        const float* const __restrict row = from + places[i] * width;
+        float* const __restrict place = to + i * width;
+        const float factor = by[i];
+        for (int64_t j = 0; j < width; j++) place[j] = row[j] * factor;
+      }
+    });
+    OP_REQUIRES(context, !outside, Refusal("a position is outside [0, ", distinct, ")"));
+  }
+};
+
+// result[p] = Σ scale[i] values[i] over the i with position[i] = p, in the order of i.
+class AddRowsOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &values = context->input(0), &position = context->input(1), &scale = context->input(2);
+    OP_REQUIRES(context, TensorShapeUtils::IsScalar(context->input(3).shape()), Refusal("the count must be a scalar"));
+    const int64_t distinct = context->input(3).scalar<int64_t>()();
+    OP_REQUIRES(context, values.dims() == 2 && position.dims() == 1 && values.dim_size(0) == position.dim_size(0) &&
+                             (scale.NumElements() == 0 || scale.shape() == position.shape()) && distinct >= 0 &&
+                             position.NumElements() < (int64_t{1} << 31),
+                Refusal("values must be [n, d], positions [n], scale [n] or [0], with n < 2^31"));
+    const int64_t count = position.NumElements(), width = values.dim_size(1);
+    Tensor* out;
+    OP_REQUIRES_OK(context, context->allocate_output(0, {distinct, width}, &out));
+    const float* const from = values.flat<float>().data();
+    const float* const by = scale.NumElements() == 0 ? nullptr : scale.flat<float>().data();
+    const int64_t* const places = position.flat<int64_t>().data();
+    float* const to = out->flat<float>().data();
+    std::fill(to, to + distinct * width, 0.0f);
+    std::atomic<bool> outside{false};
+    // Every part adds the rows of some: blocks of 64 of them in turn, since the frequent ones come first. It finds its
+    // summands first, without a branch that could not be foretold.
+    const auto* threads = context->device()->tensorflow_cpu_worker_threads();
+    int64_t parts = 1;
+    while (2 * parts <= std::min<int64_t>(threads->num_threads, count * width / 16384)) parts *= 2;
+    Parallel(context, parts, 2 * count + count * width / parts, [&](int64_t begin, int64_t end) {
+      std::vector<int32_t> mine(count + 1);
+      for (int64_t part = begin; part < end; part++) {
+        int64_t found = 0;
+        bool wrong = false;
+        for (int64_t i = 0; i < count; i++) {
+          mine[found] = static_cast<int32_t>(i);
+          found += ((places[i] >> 6) & (parts - 1)) == part;
+          wrong |= places[i] < 0 || places[i] >= distinct;
+        }
+        if (wrong) {
+          outside = true;
+          return;
+        }
+        constexpr int64_t kAhead = 8;
+        for (int64_t n = 0; n < found; n++) {
+          if (n + kAhead < found) __builtin_prefetch(to + places[mine[n + kAhead]] * width, 1);
+          const int64_t i = mine[n];
+          float* const __restrict sum = to + places[i] * width;
+          const float* const __restrict one = from + i * width;
+          const float factor = by == nullptr ? 1.0f : by[i];
+          for (int64_t j = 0; j < width; j++) sum[j] += one[j] * factor;
+        }
+      }
+    });
+    OP_REQUIRES(context, !outside, Refusal("a position is outside [0, ", distinct, ")"));
+  }
+};
+
+// The optimizers' rules, element by element: see their classes in Python for what they compute and why.
+struct Sgd {
+  static constexpr int kSlots = 0, kOptions = 1;  // rate
+  static void Step(const float* o, float g, float* w, float**, int64_t) { *w = *w - o[0] * g; }
+};
+
+struct Adagrad {
+  static constexpr int kSlots = 1, kOptions = 2;  // rate, epsilon
+  static void Step(const float* o, float g, float* w, float** slots, int64_t j) {
+    const float sum = slots[0][j] + g * g;
+    slots[0][j] = sum;
+    *w = *w - o[0] * g / std::sqrt(sum + o[1]);
+  }
+};
+
+struct Adam {
+  static constexpr int kSlots = 2, kOptions = 4;  // rate with its correction, 1 - beta_1, 1 - beta_2, epsilon
+  static void Step(const float* o, float g, float* w, float** slots, int64_t j) {
+    const float m = slots[0][j] + (g - slots[0][j]) * o[1];
+    const float v = slots[1][j] + (g * g - slots[1][j]) * o[2];
+    slots[0][j] = m;
+    slots[1][j] = v;
+    *w = *w - o[0] * m / (std::sqrt(v) + o[3]);
+  }
+};
+
+struct Ftrl {
+  static constexpr int kSlots = 2, kOptions = 4;  // rate, beta, rate · l1, rate · l2
+  static void Step(const float* o, float g, float* w, float** slots, int64_t j) {
+    const float before = slots[0][j], after = before + g * g, root = std::sqrt(after);
+    float z = before > 0 ? slots[1][j] : -o[1] * *w;
+    z += o[0] * g - (root - std::sqrt(before)) * *w;
+    const float clipped = std::max(std::min(z, o[2]), -o[2]), below = o[1] + root + o[3];
+    const bool moves = g != 0 && after > 0;
+    slots[0][j] = after;
+    if (moves) {
+      slots[1][j] = z;
+      *w = below == 0 ? 0 : (clipped - z) / below;
+    }
+  }
+};
+
+// One step on some rows of a variable and of its slots, in place.
+template <typename Rule>
+class StepRowsOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    constexpr int kVariables = 1 + Rule::kSlots;
+    const Tensor &indices = context->input(kVariables), &gradient = context->input(kVariables + 1);
+    const Tensor &options = context->input(kVariables + 2), &counts = context->input(kVariables + 3);
+    OP_REQUIRES(context, indices.dims() == 1 && gradient.dims() == 2 && gradient.dim_size(0) == indices.dim_size(0),
+                Refusal("rows must be [u] and their gradient [u, d]"));
+    OP_REQUIRES(context, options.shape() == TensorShape({Rule::kOptions}), Refusal("the rule has other options"));
+    if (!counts.scalar<bool>()()) return;
+
+    core::RefCountPtr<Var> variables[kVariables];
+    std::vector<mutex*> locks;
+    for (int i = 0; i < kVariables; i++) {
+      OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, i), &variables[i]));
+      locks.push_back(variables[i]->mu());
+    }
+    std::sort(locks.begin(), locks.end());  // the order that all of TensorFlow locks variables in
+    std::vector<std::unique_ptr<mutex_lock>> held;
+    for (mutex* one : locks) held.push_back(std::make_unique<mutex_lock>(*one));
+    float* data[kVariables];
+    const int64_t width = gradient.dim_size(1), count = indices.NumElements();
+    int64_t rows = 0;
+    for (int i = 0; i < kVariables; i++) {
+      const Tensor& value = *variables[i]->tensor();
+      OP_REQUIRES(context, value.dtype() == DT_FLOAT && value.dims() == 2 && value.dim_size(1) == width &&
+                               (i == 0 || value.dim_size(0) == rows),
+                  Refusal("weights and slots must be float [rows, d], with the d of the gradient"));
+      rows = value.dim_size(0);
+      OP_REQUIRES_OK(context, Writable(context, variables[i].get()));
+      data[i] = variables[i]->tensor()->template flat<float>().data();
+    }
+    const int64_t* const places = indices.flat<int64_t>().data();
+    const float *const slopes = gradient.flat<float>().data(), *const o = options.flat<float>().data();
+    OP_REQUIRES(context, std::all_of(places, places + count, [rows](int64_t p) { return p >= 0 && p < rows; }),
+                Refusal("a row is outside [0, ", rows, ")"));
+    Parallel(context, count, kVariables * (40 + 4 * width), [&](int64_t begin, int64_t end) {
+      constexpr int64_t kAhead = 8;
+      for (int64_t i = begin; i < end; i++) {
+        if (i + kAhead < end)
+          for (float* const one : data) __builtin_prefetch(one + places[i + kAhead] * width, 1);
+        float* slots[kVariables];  // one more than there are, since there may be none
+        for (int s = 0; s < Rule::kSlots; s++) slots[s] = data[s + 1] + places[i] * width;
+        float* const weights = data[0] + places[i] * width;
+        for (int64_t j = 0; j < width; j++) Rule::Step(o, slopes[i * width + j], weights + j, slots, j);
+      }
+    });
+  }
+
+ private:
+  // As TensorFlow's sparse updates do: from now on whoever reads the variable gets a copy.
+  static absl::Status Writable(OpKernelContext* context, Var* variable) {
+    if (variable->copy_on_read_mode) return absl::OkStatus();
+    if (!variable->tensor()->RefCountIsOne()) {
+      Tensor copy;
+      const absl::Status status = context->allocate_temp(DT_FLOAT, variable->tensor()->shape(), &copy);
+      if (!status.ok()) return status;
+      const auto from = variable->tensor()->flat<float>();
+      std::copy(from.data(), from.data() + from.size(), copy.flat<float>().data());
+      *variable->tensor() = copy;
+    }
+    variable->copy_on_read_mode = true;
+    return absl::OkStatus();
+  }
+};
+
+REGISTER_OP("AfmCtrMerge")
+    .Input("ids: int64")
+    .Output("unique: int64")
+    .Output("inverse: int64")
+    .SetShapeFn([](shape_inference::InferenceContext* c) {
+      c->set_output(0, c->Vector(shape_inference::InferenceContext::kUnknownDim));
+      c->set_output(1, c->input(0));
+      return absl::OkStatus();
+    });
+
+REGISTER_OP("AfmCtrExpand")
+    .Input("rows: float")
+    .Input("position: int64")
+    .Input("scale: float")
+    .Output("expanded: float")
+    .SetShapeFn([](shape_inference::InferenceContext* c) {
+      shape_inference::ShapeHandle rows, position;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &rows));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 1, &position));
+      c->set_output(0, c->Matrix(c->Dim(position, 0), c->Dim(rows, 1)));
+      return absl::OkStatus();
+    });
+
+REGISTER_OP("AfmCtrAddRows")
+    .Input("values: float")
+    .Input("position: int64")
+    .Input("scale: float")
+    .Input("count: int64")
+    .Output("sums: float")
+    .SetShapeFn([](shape_inference::InferenceContext* c) {
+      shape_inference::ShapeHandle values;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &values));
+      shape_inference::DimensionHandle count;
+      TF_RETURN_IF_ERROR(c->MakeDimForScalarInput(3, &count));
+      c->set_output(0, c->Matrix(count, c->Dim(values, 1)));
+      return absl::OkStatus();
+    });
+
+#define AFM_CTR_STEP(NAME, SLOTS, RULE)                                          \
+  REGISTER_OP(NAME)                                                              \
+      .Input("weights: resource")                                                \
+      SLOTS.Input("rows: int64")                                                 \
+      .Input("gradient: float")                                                  \
+      .Input("options: float")                                                   \
+      .Input("counts: bool")                                                     \
+      .SetIsStateful()                                                           \
+      .SetShapeFn(shape_inference::NoOutputs);                                   \
+  REGISTER_KERNEL_BUILDER(Name(NAME).Device(DEVICE_CPU), StepRowsOp<RULE>)
+
+AFM_CTR_STEP("AfmCtrSgdRows", , Sgd);
+AFM_CTR_STEP("AfmCtrAdagradRows", .Input("accumulator: resource"), Adagrad);
+AFM_CTR_STEP("AfmCtrAdamRows", .Input("momentum: resource").Input("velocity: resource"), Adam);
+AFM_CTR_STEP("AfmCtrFtrlRows", .Input("accumulator: resource").Input("linear: resource"), Ftrl);
+
+REGISTER_KERNEL_BUILDER(Name("AfmCtrMerge").Device(DEVICE_CPU), MergeOp);
+REGISTER_KERNEL_BUILDER(Name("AfmCtrExpand").Device(DEVICE_CPU), ExpandOp);
+REGISTER_KERNEL_BUILDER(Name("AfmCtrAddRows").Device(DEVICE_CPU), AddRowsOp);
+
+}  // namespace
+}  // namespace afm_ctr

@@ -1,0 +1,176 @@
+"""The ops of a table's step against their TensorFlow forms: merging, laying out, adding up, the optimizers' rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afm_ctr import native, optimizers, sparse_gradients
+from afm_ctr.errors import UserError
+from afm_ctr.sparse_gradients import MergedSlices
+
+pytestmark = pytest.mark.skipif(bool(native.load().reason), reason=f"the ops: {native.load().reason}")
+SETTINGS: dict[str, dict[str, float]] = {
+    "sgd": {"learning_rate": 0.1},
+    "adagrad": {"learning_rate": 0.1},
+    "adam": {"learning_rate": 0.1, "epsilon": 1e-5},
+    "ftrl": {"learning_rate": 0.1, "l1": 0.02, "l2": 0.3},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_variable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("AFM_CTR_TABLE", raising=False)
+    yield
+
+
+@given(
+    st.lists(st.one_of(st.integers(-5, 5), st.integers(-(2**63), 2**63 - 1)), max_size=60),
+    st.integers(1, 3000),
+)
+def test_ids_are_merged_in_the_order_of_their_first_appearance(ids: list[int], times: int) -> None:
+    """Thousands of distinct ids among them, so that the hash table grows more than once."""
+    many = np.concatenate(
+        [np.array(ids, np.int64), 7 * np.arange(times, dtype=np.int64) << 20, np.array(ids, np.int64)]
+    )
+    for found, expected in zip(native.merge_ids(many), tf.unique(many, out_idx=tf.int64), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_no_ids_merge_to_none() -> None:
+    unique, inverse = native.merge_ids(tf.zeros([0], tf.int64))
+    assert unique.shape == inverse.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "rows, width, distinct", [(0, 3, 2), (1, 1, 1), (700, 1, 300), (700, 16, 300), (5000, 33, 7)]
+)
+def test_rows_are_laid_out_and_added_up_as_by_tensorflow(
+    rows: int, width: int, distinct: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(rows)
+    table = tf.constant(rng.normal(size=[distinct, width]), tf.float32)
+    position = tf.constant(rng.integers(0, distinct, rows), tf.int64)
+    scale = tf.constant(rng.normal(size=rows), tf.float32)
+    upstream = tf.constant(rng.normal(size=[rows, width]), tf.float32)
+
+    def run() -> list[np.ndarray]:
+        with tf.GradientTape() as tape:
+            tape.watch([table, scale])
+            out = sparse_gradients.expand_rows(table, position, scale)
+            total = tf.reduce_sum(out * upstream)
+        return [value.numpy() for value in (out, *tape.gradient(total, [table, scale]))]
+
+    ours = run()
+    monkeypatch.setenv("AFM_CTR_TABLE", "tensorflow")
+    theirs = run()
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    plain = np.zeros([distinct, width], np.float32)
+    for place, one in zip(position.numpy(), upstream.numpy() * scale.numpy()[:, np.newaxis], strict=True):
+        plain[place] += one
+    np.testing.assert_array_equal(ours[1], plain)
+    np.testing.assert_allclose(theirs[1], plain, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(ours[2], theirs[2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("position", [-1, 3])
+def test_a_position_outside_is_refused(position: int) -> None:
+    places = tf.constant([0, position], tf.int64)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"a position is outside \[0, 3\)"):
+        native.expand_rows(tf.ones([3, 2]), places, tf.ones([2]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"a position is outside \[0, 3\)"):
+        native.add_rows(tf.ones([2, 2]), places, tf.constant(3, tf.int64))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"a row is outside \[0, 3\)"):
+        native.step_rows("sgd", [tf.Variable(tf.ones([3, 2]))], places, tf.ones([2, 2]), [0.1])
+
+
+def steps(name: str, slices: list[MergedSlices], form: str, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The weights and slots after a sparse step for each of the slices, in a graph."""
+    monkeypatch.setenv("AFM_CTR_TABLE", form)
+    optimizer = optimizers.build(name, **SETTINGS[name])
+    weights = tf.Variable(np.random.default_rng(3).normal(size=[50, 5]).astype(np.float32))
+    optimizer.build([weights])
+
+    @tf.function(reduce_retracing=True)
+    def step(values: tf.Tensor, rows: tf.Tensor) -> None:
+        optimizer.apply([MergedSlices(values, rows, tf.constant([50, 5], tf.int64))], [weights])
+
+    for one in slices:
+        step(one.values, one.indices)
+    return [weights.numpy(), *(slot.numpy() for slot in optimizer.slots_of(weights).values())]
+
+
+@pytest.mark.parametrize("name", optimizers.names())
+def test_a_step_is_that_of_the_rule(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of gradients of all sizes, zero and minus zero among them, whose squares overflow or underflow or do not."""
+    rng = np.random.default_rng(4)
+    given = []
+    for _ in range(6):
+        rows = rng.choice(50, size=20, replace=False).astype(np.int64)
+        values = rng.normal(size=[20, 5]) * 10.0 ** rng.integers(-25, 18, [20, 5])
+        values[rng.random([20, 5]) < 0.2] = 0.0
+        given.append(MergedSlices(tf.constant(values, tf.float32), tf.constant(rows)))
+    given.append(MergedSlices(tf.zeros([0, 5]), tf.zeros([0], tf.int64)))
+    ours, theirs = (steps(name, given, form, monkeypatch) for form in ("native", "tensorflow"))
+    for have, want in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-6, atol=1e-30)
+    assert len(ours) == 1 + len(optimizers.build(name).slots)
+
+
+@pytest.mark.parametrize("name", optimizers.names())
+def test_a_step_that_does_not_count_changes_nothing(name: str) -> None:
+    optimizer = optimizers.build(name, **SETTINGS[name])
+    weights = tf.Variable(tf.ones([4, 2]))
+    optimizer.build([weights])
+    slices = MergedSlices(tf.fill([1, 2], float("nan")), tf.constant([2], tf.int64), tf.constant([4, 2], tf.int64))
+    before = [weights.numpy(), *(slot.numpy() for slot in optimizer.slots_of(weights).values())]
+    with optimizer.only_if(tf.constant(False)):
+        optimizer.apply([slices], [weights])
+    after = [weights.numpy(), *(slot.numpy() for slot in optimizer.slots_of(weights).values())]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert int(optimizer.iterations) == 0
+
+
+def test_what_was_read_of_a_variable_before_a_step_stays() -> None:
+    weights = tf.Variable(tf.ones([4, 2]))
+    before = weights.read_value()
+    rows, gradient = tf.constant([1], tf.int64), tf.ones([1, 2])
+    native.step_rows("sgd", [weights], rows, gradient, [0.5])
+    between = weights.read_value()
+    native.step_rows("sgd", [weights], rows, gradient, [0.5])
+    assert before.numpy().tolist() == [[1.0, 1.0]] * 4
+    assert between.numpy()[1].tolist() == [0.5, 0.5] and weights.numpy()[1].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "variables, gradient, options",
+    [
+        ([tf.Variable(tf.ones([4, 3]))], tf.ones([1, 2]), [0.1]),
+        ([tf.Variable(tf.ones([4, 2]))], tf.ones([2, 2]), [0.1]),
+        ([tf.Variable(tf.ones([4, 2]))], tf.ones([1, 2]), [0.1, 0.2]),
+        ([tf.Variable(tf.ones([4, 2], tf.float64))], tf.ones([1, 2]), [0.1]),
+    ],
+)
+def test_what_does_not_fit_is_refused(variables: list[Any], gradient: tf.Tensor, options: list[float]) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match="table: "):
+        native.step_rows("sgd", variables, tf.constant([1], tf.int64), gradient, options)
+    assert (variables[0].numpy() == 1).all()
+
+
+def test_the_form_is_that_of_the_type_the_device_and_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native.steps_tables(tf.float32) and not native.steps_tables(tf.float64)
+    monkeypatch.setenv("AFM_CTR_TABLE", "tensorflow")
+    assert not native.steps_tables(tf.float32)
+    monkeypatch.setenv("AFM_CTR_TABLE", "quick")
+    with pytest.raises(UserError, match="AFM_CTR_TABLE=quick: choose native or tensorflow"):
+        native.steps_tables(tf.float32)
+    monkeypatch.delenv("AFM_CTR_TABLE")
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: ["a GPU"])
+    assert not native.steps_tables(tf.float32)
