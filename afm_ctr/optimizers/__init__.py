@@ -8,13 +8,14 @@ import keras
 
 from afm_ctr.errors import UserError
 from afm_ctr.optimizers.adagrad import Adagrad
+from afm_ctr.optimizers.average import averaged_weights
 from afm_ctr.optimizers.base import RowOptimizer
 from afm_ctr.optimizers.ftrl import FTRL
 from afm_ctr.optimizers.lazy_adam import LazyAdam
 from afm_ctr.optimizers.sgd import SGD
 from afm_ctr.sparse_gradients import merge_slices
 
-__all__ = ["FTRL", "SGD", "Adagrad", "LazyAdam", "RowOptimizer", "build", "merge_slices", "names"]
+__all__ = ["FTRL", "SGD", "Adagrad", "LazyAdam", "RowOptimizer", "averaged_weights", "build", "merge_slices", "names"]
 
 _CLASSES: dict[str, type[RowOptimizer]] = {"sgd": SGD, "adagrad": Adagrad, "adam": LazyAdam, "ftrl": FTRL}
 

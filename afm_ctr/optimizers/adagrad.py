@@ -42,7 +42,7 @@ class Adagrad(RowOptimizer):
         self.epsilon = check("epsilon", epsilon, 0.0)
         if self.initial_accumulator_value + self.epsilon == 0:
             raise ValueError("initial_accumulator_value and epsilon are both 0: a zero gradient would give 0/0")
-        self.slots = {"accumulator": self.initial_accumulator_value}
+        self.slots |= {"accumulator": self.initial_accumulator_value}
 
     def rule(
         self, weights: tf.Tensor, gradient: tf.Tensor, slots: dict[str, tf.Tensor], rate: tf.Tensor

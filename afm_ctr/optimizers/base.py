@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from afm_ctr import native
 from afm_ctr.huge_pages import on_large_pages
+from afm_ctr.optimizers.average import AVERAGE, Average
 from afm_ctr.sparse_gradients import merge_slices
 
 # Options of Keras that would touch every row, or that mean something else on slices than on the dense gradient.
@@ -20,7 +21,7 @@ _REFUSED = {
     "clipnorm": "it is not defined for sparse rows",
     "clipvalue": "it is not defined for sparse rows",
     "global_clipnorm": "it is not defined for sparse rows",
-    "use_ema": "it would read every row of a table in every step",
+    "use_ema": "it would read every row of a table in every step; use average",
     "gradient_accumulation_steps": "it would keep a dense gradient of every table; use a larger batch",
     "loss_scale_factor": "the models train in float32",
 }
@@ -34,12 +35,14 @@ class RowOptimizer(keras.optimizers.Optimizer):
     up first (but for :class:`MergedSlices`, in which they are), so that the step is that of the
     dense gradient, restricted to the rows that the batch touched.
 
-    A subclass names its slots in :attr:`slots` (name and initial value) and writes :meth:`rule`. It may name the same
+    A subclass adds its slots to :attr:`slots` (name and initial value) and writes :meth:`rule`. It may name the same
     rule of :func:`afm_ctr.native.step_rows`, which then takes the sparse steps on CPUs.
 
     Args:
         learning_rate: a float, a schedule or a callable, as Keras takes it.
         name: name of the optimizer, which its variables' paths begin with.
+        average: decay of an exponential average of the weights, over about 1 / (1 − decay) steps, kept in a slot that
+            no step reads; None: there is none. See :func:`afm_ctr.optimizers.averaged_weights`.
         **refused: options of the Keras base class; all but their neutral values are refused.
 
     Raises:
@@ -49,20 +52,24 @@ class RowOptimizer(keras.optimizers.Optimizer):
     slots: dict[str, float]
     native_rule = ""
 
-    def __init__(self, learning_rate: Any, name: str | None = None, **refused: Any) -> None:
+    def __init__(
+        self, learning_rate: Any, name: str | None = None, average: float | None = None, **refused: Any
+    ) -> None:
         for option, value in refused.items():
             if option in _REFUSED and value not in (None, False):
                 raise ValueError(f"option {option!r} is not supported: {_REFUSED[option]}")
             if option not in _REFUSED and option not in _HARMLESS:
                 raise ValueError(f"there is no option {option!r}")
         super().__init__(learning_rate=_rate(learning_rate), name=name)
+        self.averaging = None if average is None else Average(float(average))
+        self.slots = {} if average is None else {AVERAGE: 0.0}
         self._slot_variables: dict[str, list[keras.Variable]] = {}
         self.counts: tf.Tensor | None = None
 
     @classmethod
     def option_names(cls) -> set[str]:
         """The options of the constructor that are the optimizer's own."""
-        return set(inspect.signature(cls.__init__).parameters) - {"self", "name", "refused"}
+        return set(inspect.signature(cls.__init__).parameters) - {"self", "name", "refused"} | {"average"}
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Make the slots of all variables. A second call is a no-op, as in Keras' own optimizers."""
@@ -111,6 +118,20 @@ class RowOptimizer(keras.optimizers.Optimizer):
         """The scalars that the rule of ``native_rule`` takes, for this step."""
         raise NotImplementedError
 
+    def _moved(
+        self, weights: tf.Tensor, gradient: tf.Tensor, slots: dict[str, tf.Tensor], rate: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """:meth:`rule`, and the average's slot."""
+        moved, kept = self.rule(weights, gradient, slots, rate)
+        if self.averaging is None:
+            return moved, kept
+        return moved, {**kept, AVERAGE: self.averaging.moved(slots[AVERAGE], weights, moved, self._steps)}
+
+    @property
+    def _steps(self) -> tf.Tensor:
+        """How many were taken before this one."""
+        return tf.cast(self.iterations.value, tf.int64)
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One step of one variable, which is a Keras variable or, under ``fit``, a bare ``tf.Variable``.
 
@@ -122,11 +143,13 @@ class RowOptimizer(keras.optimizers.Optimizer):
         slots = {slot: _bare(kept) for slot, kept in self.slots_of(variable).items()}
         weights = _bare(variable)
         rate = tf.cast(learning_rate, weights.dtype)
+        if self.averaging is not None:
+            self.averaging.begin_step(slots[AVERAGE], self._steps, self.counts)
         if isinstance(gradient, tf.IndexedSlices):
             self._move_rows(merge_slices(gradient), weights, slots, rate)
             return
         old, before = weights.read_value(), {slot: value.read_value() for slot, value in slots.items()}
-        moved, kept = self.rule(old, tf.cast(gradient, weights.dtype), before, rate)
+        moved, kept = self._moved(old, tf.cast(gradient, weights.dtype), before, rate)
         weights.assign(self._chosen(moved, old))
         for slot, value in kept.items():
             slots[slot].assign(self._chosen(value, before[slot]))
@@ -138,15 +161,24 @@ class RowOptimizer(keras.optimizers.Optimizer):
         rows = slices.indices
         if self.native_rule and native.steps_tables(weights.dtype) and weights.shape.rank == 2:
             values = tf.cast(slices.values, weights.dtype)
-            variables = [weights, *(slots[slot] for slot in self.slots)]
-            options = self.native_options(rate)
-            native.step_rows(self.native_rule, variables, tf.cast(rows, tf.int64), values, options, self.counts)
+            variables = [weights, *(slots[slot] for slot in self.slots if slot != AVERAGE)]
+            options, places = self.native_options(rate), tf.cast(rows, tf.int64)
+            old = None if self.averaging is None else tf.gather(weights, rows)
+            native.step_rows(self.native_rule, variables, places, values, options, self.counts)
+            if self.averaging is not None:
+                kept = tf.gather(slots[AVERAGE], rows)
+                kept = self.averaging.moved(kept, old, tf.gather(weights, rows), self._steps)
+                slots[AVERAGE].scatter_update(tf.IndexedSlices(kept, rows))
             return
         old, before = tf.gather(weights, rows), {slot: tf.gather(value, rows) for slot, value in slots.items()}
-        moved, kept = self.rule(old, tf.cast(slices.values, weights.dtype), before, rate)
+        moved, kept = self._moved(old, tf.cast(slices.values, weights.dtype), before, rate)
         weights.scatter_update(tf.IndexedSlices(self._chosen(moved, old), rows))
         for slot, value in kept.items():
             slots[slot].scatter_update(tf.IndexedSlices(self._chosen(value, before[slot]), rows))
+
+    def get_config(self) -> dict[str, Any]:
+        own = {} if self.averaging is None else {"average": self.averaging.decay}
+        return {**super().get_config(), **own}
 
 
 class _Filled(keras.initializers.Initializer):

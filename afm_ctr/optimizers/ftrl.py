@@ -53,7 +53,7 @@ class FTRL(RowOptimizer):
         self.beta = check("beta", beta, 0.0)
         self.l1 = check("l1", l1, 0.0)
         self.l2 = check("l2", l2, 0.0)
-        self.slots = {"accumulator": 0.0, "linear": 0.0}
+        self.slots |= {"accumulator": 0.0, "linear": 0.0}
 
     def rule(
         self, weights: tf.Tensor, gradient: tf.Tensor, slots: dict[str, tf.Tensor], rate: tf.Tensor

@@ -53,7 +53,7 @@ class LazyAdam(RowOptimizer):
         self.epsilon = check("epsilon", epsilon, 0.0)
         if self.epsilon == 0:
             raise ValueError("epsilon must be above 0: a row whose gradient is zero would give 0/0")
-        self.slots = {"momentum": 0.0, "velocity": 0.0}
+        self.slots |= {"momentum": 0.0, "velocity": 0.0}
 
     def rule(
         self, weights: tf.Tensor, gradient: tf.Tensor, slots: dict[str, tf.Tensor], rate: tf.Tensor

@@ -25,7 +25,6 @@ class SGD(RowOptimizer):
 
     def __init__(self, learning_rate: Any = 0.01, name: str = "sgd", **refused: Any) -> None:
         super().__init__(learning_rate, name, **refused)
-        self.slots = {}
 
     def rule(
         self, weights: tf.Tensor, gradient: tf.Tensor, slots: dict[str, tf.Tensor], rate: tf.Tensor

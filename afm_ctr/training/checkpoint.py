@@ -31,6 +31,7 @@ import tensorflow as tf
 from afm_ctr.embedding import assign_rows
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import HashingWriter, new_folder, sha256_of
+from afm_ctr.optimizers.average import AVERAGE, Average, add_average
 from afm_ctr.row_shards import RowShards, unmix
 from afm_ctr.training.model_state import LAST_SEEN, TableColumn, split_variables
 
@@ -147,6 +148,27 @@ class Checkpoint:
         for column in split_variables(model)[1]:
             if column.slot is None or optimizer:
                 self._restore_column(column)
+
+    def restore_averages(self, model: keras.Model, average: Average) -> None:
+        """Turn the weights that :meth:`restore` gave a model into the averages that the optimizer kept of them.
+
+        Raises:
+            UserError: it kept none.
+        """
+        groups, columns = split_variables(model)
+        names = self.manifest["dense"]
+        places = {path.rpartition("/")[2]: f"optimizer/{n}" for n, path in enumerate(names["optimizer"])}
+        with np.load(self.folder / "dense.npz", allow_pickle=False) as arrays:
+            scale = average.scale(int(arrays[places["iteration"]]))
+            for path, variable in zip(names["model"], groups["model"], strict=True):
+                slot = f"{path.replace('/', '_')}_{AVERAGE}"
+                if slot in places:  # a seed generator has none
+                    add_average(variable, arrays[places[slot]], scale)
+        for column in columns:
+            if column.key != LAST_SEEN and column.slot is None:
+                slot = keras.Variable(tf.zeros_like(column.variable.value), dtype=column.variable.dtype)
+                self._restore_column(dataclasses.replace(column, slot=AVERAGE, variable=slot))
+                add_average(column.variable, slot.value, scale)
 
     def marks_rows(self, table: str) -> bool:
         """Whether it says of each row of a table when it was touched last."""

@@ -68,12 +68,21 @@ class OptimizerConfig(Named):
         warmup_steps: over which the learning rate rises to its value in a straight line.
         decay: how it falls from there, to 0 at the end of the last epoch (or at ``max_steps``): in a straight line or
             along half a cosine; ``null``: it does not. A resumed run that gets another end takes its rates.
+        average: decay of an exponential average of the weights, such as 0.995 for one over about 200 steps; ``null``:
+            none. Validation, evaluation and export then take the averages, which noise of the last steps does not
+            reach, and the learning rate need not fall for that. It costs a slot for every weight.
     """
 
     name: str = Field(default="adam", min_length=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
     decay: Literal["linear", "cosine"] | None = None
+    average: float | None = Field(default=None, gt=0, lt=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the class takes next to the learning rate."""
+        return super().options | ({} if self.average is None else {"average": self.average})
 
 
 class ValidationConfig(Strict):

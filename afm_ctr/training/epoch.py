@@ -15,6 +15,7 @@ from afm_ctr.distributed import World
 from afm_ctr.errors import UserError
 from afm_ctr.metrics import constant_log_loss
 from afm_ctr.models import CTRModel
+from afm_ctr.optimizers import averaged_weights
 from afm_ctr.records import Reader
 from afm_ctr.training.callbacks import EpochHistory, Stateful, deciders
 from afm_ctr.training.config import TrainConfig
@@ -118,7 +119,8 @@ class EpochEnds:
     def _validation(self) -> dict[str, Any]:
         if self._validate is None:
             return {}
-        found = self._validate()
+        with averaged_weights(self._model):
+            found = self._validate()
         figures: dict[str, Any] = {
             f"val_{name}": value for name, value in found.items() if isinstance(value, (int, float, type(None)))
         }

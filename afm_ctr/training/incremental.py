@@ -23,7 +23,7 @@ from afm_ctr.training.model_io import CHECKPOINTS, CONFIG, RUN
 from afm_ctr.training.model_state import is_sharded, tables_of
 from afm_ctr.training.trainer import RunState
 
-_MUST_AGREE = ("model", "loss", "optimizer.name")
+_MUST_AGREE = ("model", "loss", "optimizer.name", "optimizer.average")
 
 
 def check_origin(model_dir: Path, origin: Path | None, begun: bool) -> dict[str, Any] | None:

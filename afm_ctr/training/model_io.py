@@ -15,6 +15,7 @@ from afm_ctr.distributed import World
 from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
+from afm_ctr.optimizers.average import Average
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.checkpoint import Checkpoint
 from afm_ctr.training.checkpoint_manager import CheckpointManager
@@ -136,6 +137,8 @@ def open_run(
         kind = functools.partial(StoredTable, checkpoint=checkpoint)
     model = build_model(schema, config, shard_over=world if share else None, table_kind=kind)
     checkpoint.restore(model, optimizer=False)
+    if config.optimizer.average is not None:
+        checkpoint.restore_averages(model, Average(config.optimizer.average))
     return model, schema, config, checkpoint
 
 

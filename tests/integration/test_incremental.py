@@ -138,6 +138,7 @@ def test_what_cannot_be_continued(days: tuple[ResolvedSchema, list[Path]], tmp_p
         ("nothing", [], "neither a run's folder"),
         ("1", ["model.factors=5"], "trained with another model.factors: 4 -> 5"),
         ("1", ["optimizer.name=sgd"], "another optimizer.name: 'adam' -> 'sgd'"),
+        ("1", ["optimizer.average=0.9"], "another optimizer.average: None -> 0.9"),
     ]:
         with pytest.raises(UserError, match=said) as caught:
             go(second, tmp_path / "2", *overrides, from_checkpoint=tmp_path / origin)

@@ -19,6 +19,7 @@ from tensorflow import make_ndarray
 from afm_ctr import optimizers
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.errors import UserError
+from afm_ctr.optimizers.average import Average
 from afm_ctr.prediction import predict_logs, predict_records
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
@@ -113,6 +114,27 @@ def test_evaluation_is_exact_and_of_the_best_checkpoint(data: Path, trained: tup
     latest = evaluate(data, "valid", run, WORLD, which="latest")
     assert latest["checkpoint"] == f"step-{summary.steps:09d}"
     assert latest["auc"] == pytest.approx(read_history(run)[-1]["val_auc"], rel=1e-12)
+
+
+def test_validation_evaluation_and_a_loaded_model_take_the_averages(data: Path, tmp_path: Path) -> None:
+    settings = config("epochs=2", "optimizer.average=0.98")
+    summary = train(data, tmp_path / "run", settings, WORLD, progress="none")
+    train(data, tmp_path / "plain", config("epochs=2"), WORLD, progress="none")
+    averaged, plain = read_history(tmp_path / "run"), read_history(tmp_path / "plain")
+    for one, other in zip(averaged, plain, strict=True):
+        assert one["loss"] == other["loss"]  # the training is the same
+        assert abs(one["val_log_loss"] - other["val_log_loss"]) > 1e-3
+    found = evaluate(data, "valid", tmp_path / "run", WORLD, which="latest")
+    assert found["log_loss"] == pytest.approx(averaged[-1]["val_log_loss"], rel=1e-6)
+    last = tmp_path / f"run/checkpoints/step-{summary.steps:09d}"
+    weights, kept = (
+        np.load(last / f"tables/ids/rows-0-{1 + prepared.FIELDS * prepared.IDS}.vectors{slot}.npy")
+        for slot in ("", ".average")
+    )
+    model, _, _ = load_model(tmp_path / "run", "latest")
+    expected = weights + kept * Average(0.98).scale(summary.steps)
+    np.testing.assert_allclose(model.table.columns["vectors"].numpy(), expected, rtol=1e-6, atol=1e-7)
+    assert np.abs(expected - weights).max() > 0.01
 
 
 def test_predictions_carry_keys_and_lose_nothing(

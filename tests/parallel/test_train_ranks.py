@@ -12,12 +12,14 @@ import pytest
 
 from afm_ctr import optimizers
 from afm_ctr.distributed import SingleWorld
+from afm_ctr.optimizers.average import Average
 from afm_ctr.training import TrainConfig, evaluate, train
 from tests import prepared
 from tests.parallel.launch import JOBS, horovodrun, needs_horovod
 
 ROWS, BATCH, STEPS, EPOCH = 100, 32, 20, 4  # the last batch of an epoch has 4 rows: none for the last ranks
 RESUMED, RESUMED_AT = "adagrad", 6  # begun by one rank, in the middle of an epoch
+AVERAGE = 0.9  # of the weights, where Adam trains
 MODEL = "model={name: afm, factors: 4, attention: 4, attention_dropout: 0.2, pooled_dropout: 0.2, attention_l2: 0.01}"
 
 DEEP = (
@@ -29,7 +31,9 @@ DEEP = (
 def config(optimizer: str, *overrides: str) -> TrainConfig:
     rates = {"sgd": 0.1, "adagrad": 0.05, "adam": 0.01, "ftrl": 0.05}
     steering = ["reduce_on_plateau={patience: 1, factor: 0.5}", "drift_check.every_steps=7", f"max_steps={STEPS}"]
-    how = [f"optimizer={{name: {optimizer}, learning_rate: {rates[optimizer]}}}", "row_l2=0.001", "row_l2_per=step"]
+    average = f", average: {AVERAGE}" if optimizer == "adam" else ""
+    how = [f"optimizer={{name: {optimizer}, learning_rate: {rates[optimizer]}{average}}}", "row_l2=0.001"]
+    how += ["row_l2_per=step"]
     how += ["epochs=9"]
     how += ["expiry={unseen_runs: 1}"]  # so that the marks of the rows are compared as well
     model = DEEP if optimizer == "sgd" else MODEL
@@ -54,7 +58,12 @@ def contents(run: Path) -> dict[str, np.ndarray]:
     last = run / f"checkpoints/step-{STEPS:09d}"
     with np.load(last / "dense.npz") as dense:
         found = {name: dense[name] for name in dense.files}
-    return found | {path.name: np.load(path) for path in last.glob("tables/*/*.npy")}
+    found |= {path.name: np.load(path) for path in last.glob("tables/*/*.npy")}
+    paths = json.loads((last / "checkpoint.json").read_text())["dense"]["optimizer"]
+    averages = {f"optimizer/{number}" for number, path in enumerate(paths) if path.endswith("_average")}
+    averages |= {name for name in found if name.endswith(".average.npy")}
+    assert bool(averages) == ("adam" in run.name)
+    return found | {name: found[name] * Average(AVERAGE).scale(STEPS) for name in averages}
 
 
 def test_the_data_is_awkward_enough(data: Path) -> None:

@@ -240,7 +240,7 @@ def test_a_keras_model_is_saved_with_our_optimizer(optimizer: Any, tmp_path: Pat
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match=r"no optimizer 'adamw'; there are: adagrad, adam, ftrl, sgd"):
         optimizers.build("adamw")
-    with pytest.raises(UserError, match=r"has no option 'momentum'; it has: learning_rate"):
+    with pytest.raises(UserError, match=r"has no option 'momentum'; it has: average, learning_rate"):
         optimizers.build("sgd", momentum=0.9)
     with pytest.raises(UserError, match=r"beta_1 must be at least 0\.0 and below 1\.0, got 1"):
         optimizers.build("adam", beta_1=1)

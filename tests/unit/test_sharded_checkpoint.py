@@ -20,6 +20,7 @@ from afm_ctr.distributed import SingleWorld, wrap_optimizer
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import new_folder
 from afm_ctr.models import CTRModel
+from afm_ctr.optimizers.average import Average
 from afm_ctr.training import TrainConfig, train
 from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint, Position, Snapshot, own_rows, write_columns
 from afm_ctr.training.checkpoint_manager import CheckpointManager
@@ -31,12 +32,12 @@ from tests import prepared
 ROWS, AT = 101, Position(0, 3, 3)
 
 
-def build(rank: int = 0, ranks: int | None = None, rows: int = ROWS) -> CTRModel:
+def build(rank: int = 0, ranks: int | None = None, rows: int = ROWS, average: float | None = None) -> CTRModel:
     """The part of one rank; ``ranks`` None: the whole table."""
     share = None if ranks is None else FakeWorld(rank, ranks) if ranks > 1 else SingleWorld()
     options = {"factors": 3, "init_stddev": 0.1}
     model = CTRModel("fm", options, rows, 2, [(0, 1)], seed=3, mark_rows=True, shard_over=share)
-    model.compile(optimizer=wrap_optimizer(optimizers.build("adam"), SingleWorld()))
+    model.compile(optimizer=wrap_optimizer(optimizers.build("adam", average=average), SingleWorld()))
     model.optimizer.build(model.trainable_variables)
     return model
 
@@ -57,12 +58,12 @@ def write_whole(model: CTRModel, folder: Path) -> Checkpoint:
     return Snapshot.take(model, AT, schema_id="s", state={}, rows_per_file=40).write(folder)
 
 
-def reshard(source: Checkpoint, ranks: int, folder: Path) -> Checkpoint:
+def reshard(source: Checkpoint, ranks: int, folder: Path, average: float | None = None) -> Checkpoint:
     """Read by so many ranks, one by one, and written by them."""
     parts = []
     with new_folder(folder) as temporary:
         for rank in range(ranks):
-            model = build(rank, ranks)
+            model = build(rank, ranks, average=average)
             source.restore(model)
             parts.append(write_columns(temporary, own_rows(model, 17), AT, lambda: None))
         Snapshot.take(model, AT, schema_id="s", state={}).fill(temporary, lambda: None, parts)
@@ -88,6 +89,25 @@ def test_three_ranks_two_one_and_the_whole_table_and_back_are_the_same_bits(tmp_
     write_whole(again, tmp_path / "again")
     assert digests(tmp_path / "again") == digests(tmp_path / "whole")
     assert len(digests(tmp_path / "again")) == 2 + 7 * 3
+
+
+@pytest.mark.parametrize("ranks", [None, 3])
+def test_averages_are_read_of_a_sharded_checkpoint_too(ranks: int | None, tmp_path: Path) -> None:
+    average = Average(0.9)
+    trained = worn(build(average=0.9))
+    trained.optimizer.iterations.assign(12)
+    source = write_whole(trained, tmp_path / "whole")
+    found = source if ranks is None else reshard(source, ranks, tmp_path / "ranks", average=0.9)
+    model = build(rows=ROWS + 5)
+    found.restore(model, optimizer=False)
+    found.restore_averages(model, average)
+    for name, column in trained.table.columns.items():
+        kept = trained.optimizer.slots_of(column)["average"].numpy()
+        expected = column.numpy() + average.scale(12) * kept
+        np.testing.assert_allclose(model.table.columns[name].numpy()[:ROWS], expected, rtol=1e-6)
+        assert np.abs(kept).max() > 1
+    slot = trained.optimizer.slots_of(trained.bias)["average"]
+    assert float(model.bias) == pytest.approx(0.25 + average.scale(12) * float(slot))
 
 
 def test_each_rank_stores_its_share_and_no_more(tmp_path: Path) -> None:

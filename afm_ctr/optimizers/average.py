@@ -1,0 +1,107 @@
+"""The exponential average of weights, kept as its distance from them, so that rows without gradient cost nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+AVERAGE = "average"  # the slot
+_GROWTH = 16.0  # ln of how far the kept distances may outgrow the real ones
+
+
+@dataclass(frozen=True)
+class Average:
+    """How a slot holds e − w of weights w and their average e.
+
+    With t the number of the step and d its decay, t/(t + 1) for as long as that is less than ``decay``::
+
+        e ← d e + (1 − d) w,   so   e − w ← d (e − w + w_before − w)
+
+    A row without gradient keeps its w, and its e − w shrinks by d as that of all others does. So the slot holds
+    (e − w) / s, with s the product of all d so far: there only the rows of a batch change. Before s is too small for
+    float32 the slot is multiplied by it, once in thousands of steps.
+
+    Attributes:
+        decay: d in the end; the average is over about 1 / (1 − d) steps. Until there have been so many it is the mean
+            of all of them.
+
+    Reference:
+        Polyak, Juditsky: Acceleration of Stochastic Approximation by Averaging, SIAM J. Control Optim. 30 (1992).
+    """
+
+    decay: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.decay < 1:
+            raise ValueError(f"average must be above 0 and below 1, got {self.decay}")
+
+    @property
+    def warm(self) -> int:
+        """Steps until the decay is constant."""
+        return round(self.decay / (1.0 - self.decay))
+
+    @property
+    def period(self) -> int:
+        """Steps from one multiplication of the slot to the next."""
+        return max(int(-_GROWTH / math.log(self.decay)), 1)
+
+    def begin_step(self, slot: tf.Variable, steps: tf.Tensor, counts: tf.Tensor | None) -> None:
+        """Multiply the slot by s if it is time; ``counts`` (scalar bool): whether the step does; None: it does."""
+        after = tf.maximum(steps - self.warm, 0)
+        due = tf.logical_and(after > 0, after % self.period == 0)
+        if counts is not None:
+            due = tf.logical_and(due, counts)
+
+        def shrink() -> tf.Tensor:
+            slot.assign(slot * tf.cast(self.decay**self.period, slot.dtype))
+            return tf.constant(True)
+
+        tf.cond(due, shrink, lambda: tf.constant(False))
+
+    def moved(self, kept: tf.Tensor, before: tf.Tensor, after: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+        """The slot of some weights once they have moved; ``steps`` int64: how many were taken before this one."""
+        growth = tf.cast(tf.minimum(steps, self.warm) + 1, before.dtype)
+        since = tf.cast(tf.maximum(steps - self.warm, 0) % self.period, before.dtype)
+        return kept + (before - after) * growth * tf.pow(tf.cast(self.decay, before.dtype), -since)
+
+    def scale(self, steps: int) -> float:
+        """What a slot is multiplied by to give e − w after so many steps."""
+        if steps <= self.warm:
+            return 1.0 / (steps + 1)
+        return float(self.decay ** ((steps - self.warm - 1) % self.period + 1)) / (self.warm + 1)
+
+
+@contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """Within it the trainable variables of a compiled model hold their averages; afterwards what they held before.
+
+    Nothing changes for an optimizer that keeps none. The weights are copied meanwhile.
+
+    Example:
+        >>> with averaged_weights(model):
+        ...     model.evaluate(rows)
+    """
+    average = getattr(model.optimizer, "averaging", None)
+    if average is None:
+        yield
+        return
+    scale = average.scale(int(model.optimizer.iterations))
+    before = [tf.identity(variable.value) for variable in model.trainable_variables]
+    try:
+        for variable in model.trainable_variables:
+            add_average(variable, model.optimizer.slots_of(variable)[AVERAGE].value, scale)
+        yield
+    finally:
+        for variable, value in zip(model.trainable_variables, before, strict=True):
+            variable.assign(value)
+
+
+def add_average(variable: Any, slot: Any, scale: float) -> None:
+    """Turn weights into their averages, by the slot and :meth:`Average.scale`."""
+    variable.assign(variable.value + tf.cast(scale, variable.dtype) * slot)
