@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.explain.content import describe_slot
 from afm_ctr.explain.effects import PairProbe, PairSums, shares
 from afm_ctr.explain.explanation import Explanation, PairEffect, RowFacts
+from afm_ctr.explain.field_pairs import FieldPairs
 from afm_ctr.explain.trust import Agreement, agreement_of
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
@@ -21,6 +22,8 @@ from afm_ctr.training.evaluation import check_readable
 from afm_ctr.training.model_io import Which
 
 MOST_REQUESTS = 100  # of which every pair is kept
+
+_Figures = Mapping[str, np.ndarray]  # of pairs, and the share of rows that have them
 
 
 def explain(
@@ -34,9 +37,10 @@ def explain(
     max_rows: int = 20_000,
     which: Which = "best",
 ) -> Explanation:
-    """Which pairs of slots matter: what the logit loses without a pair, next to the pair's share of attention.
+    """Which pairs of fields matter: what the logit loses without a pair, next to the pair's share of attention.
 
-    The effect is exact: the pair is taken out and the softmax runs over the others. Attention is shown next to it
+    The effect is exact: the pair is taken out and the softmax runs over the others; of fields with several slots all
+    their pairs of slots are taken out at once. Attention is shown next to it
     because a large share of a product that is near zero, or always the same, does nothing to the ranking of rows.
 
     Args:
@@ -81,7 +85,7 @@ def explain_model(
     """
     if not len(schema.pairs):
         raise UserError(f"explain: schema {schema.spec.name!r} has {schema.num_slots} slot(s) and no pairs of them")
-    probe = PairProbe(model)
+    probe = PairProbe(model, FieldPairs.of(schema))
     if probe.effect_of is None and not probe.has_attention:
         raise UserError(f"explain: model {model.interaction_name!r} has no pairs to explain; train afm or fm")
     reader = Reader(data_dir, split, probe.rows, shuffle=False)
@@ -106,19 +110,27 @@ class _Work:
         self._batch: tuple[int, dict[str, np.ndarray]] = (-1, {})
 
     def of_split(self, max_rows: int) -> Explanation:
-        sums, probe = PairSums.of(len(self.schema.pairs)), self.probe
+        probe = self.probe
+        by_slot, by_field = PairSums.of(len(self.schema.pairs)), PairSums.of(len(probe.fields.names))
         try:
             for step, batch in enumerate(self.reader.dataset(0)):
-                rows = min(self.reader.local_rows(step), max_rows - sums.rows)
+                rows = min(self.reader.local_rows(step), max_rows - by_slot.rows)
                 if rows <= 0:
                     break
-                sums.add(probe(batch["feature_ids"][:rows], batch["feature_vals"][:rows]))
+                features = batch["feature_ids"][:rows], batch["feature_vals"][:rows]
+                found = probe(*features)
+                by_slot.add(found)
+                by_field.add(probe.by_field(found, *features) if probe.fields.several else found)
         except Exception as error:
             mistake = self.reader.mistake_behind(error)
             if mistake is None:
                 raise
             raise mistake from error
-        figures: dict[str, np.ndarray] = {}
+        return self._explanation(by_slot.rows, self._over_rows(by_field), self._over_rows(by_slot))
+
+    def _over_rows(self, sums: PairSums) -> _Figures:
+        probe = self.probe
+        figures = {"present": sums.present / sums.rows}
         if probe.effect_of is not None:
             figures["effect"] = sums.deviation()
             figures["mean_change"] = sums.absolute / sums.rows
@@ -127,25 +139,27 @@ class _Work:
             figures["contribution"] = sums.contribution / sums.rows
         if probe.has_attention:
             figures["attention"] = sums.attention / sums.rows
-        return self._explanation(sums.rows, figures, sums.present / sums.rows)
+        return figures
 
     def of_row(self, row: int) -> Explanation:
         step, place = divmod(row, self.reader.local_batch)
         if self._batch[0] != step:
             self._batch = step, self.reader.batch(0, step)
         batch = {name: values[place : place + 1] for name, values in self._batch[1].items()}
-        found = {name: values[0] for name, values in self.probe(batch["feature_ids"], batch["feature_vals"]).items()}
-        figures = {name: found[key] for name, key in _OF_ONE.items() if key in found}
-        if "changes" in found:
-            size = np.abs(found["changes"].astype(np.float64))
-            figures |= {"mean_change": size, "effect_share": shares(size)}
-        facts = self._facts(row, batch)
-        return replace(self._explanation(1, figures, found["present"].astype(float)), row=facts)
+        features = batch["feature_ids"], batch["feature_vals"]
+        by_slot = self.probe(*features)
+        by_field = self.probe.by_field(by_slot, *features) if self.probe.fields.several else by_slot
+        explanation = self._explanation(1, _of_one(by_field), _of_one(by_slot))
+        return replace(explanation, row=self._facts(row, batch))
 
-    def _explanation(self, rows: int, figures: Mapping[str, np.ndarray], present: np.ndarray) -> Explanation:
-        pairs = _ranked(self.schema, figures, present)
-        name = self.model.interaction_name
-        return Explanation(name, self.split, rows, pairs, self.probe.effect_of, _agreement(figures, present))
+    def _explanation(self, rows: int, by_field: _Figures, by_slot: _Figures) -> Explanation:
+        fields, schema = self.probe.fields, self.schema
+        slots: tuple[PairEffect, ...] = ()
+        if fields.several:
+            slots = _ranked([(schema.slots[i].name, schema.slots[j].name) for i, j in schema.pairs], by_slot)
+        pairs = _ranked(fields.names, by_field, [len(places) for places in fields.members])
+        name, effect_of = self.model.interaction_name, self.probe.effect_of
+        return Explanation(name, self.split, rows, pairs, effect_of, _agreement(by_field), slots=slots)
 
     def _facts(self, row: int, batch: Mapping[str, np.ndarray]) -> RowFacts:
         model, schema = self.model, self.schema
@@ -172,8 +186,20 @@ class _Work:
 _OF_ONE = {"effect": "changes", "contribution": "contributions", "attention": "attention"}
 
 
-def _ranked(schema: ResolvedSchema, figures: Mapping[str, np.ndarray], present: np.ndarray) -> tuple[PairEffect, ...]:
+def _of_one(found: Mapping[str, np.ndarray]) -> _Figures:
+    """The figures of a batch of one row."""
+    figures = {name: found[key][0] for name, key in _OF_ONE.items() if key in found}
+    if "changes" in found:
+        size = np.abs(found["changes"][0].astype(np.float64))
+        figures |= {"mean_change": size, "effect_share": shares(size)}
+    return {**figures, "present": found["present"][0].astype(float)}
+
+
+def _ranked(
+    names: Sequence[tuple[str, str]], figures: _Figures, slot_pairs: Sequence[int] | None = None
+) -> tuple[PairEffect, ...]:
     """The pairs that some row has, by the size of the effect, or by attention for a model without effects."""
+    present = figures["present"]
     leading = np.abs(figures["effect"]) if "effect" in figures else figures["attention"]
     there = np.flatnonzero(present > 0)
     places = there[np.argsort(-leading[there], kind="stable")]
@@ -185,11 +211,10 @@ def _ranked(schema: ResolvedSchema, figures: Mapping[str, np.ndarray], present: 
     def value(name: str, pair: int) -> float | None:
         return float(figures[name][pair]) if name in figures else None
 
-    names = [slot.name for slot in schema.slots]
     return tuple(
         PairEffect(
             rank=rank,
-            fields=(names[schema.pairs[pair, 0]], names[schema.pairs[pair, 1]]),
+            fields=names[pair],
             effect=value("effect", pair),
             mean_change=value("mean_change", pair),
             effect_share=value("effect_share", pair),
@@ -197,14 +222,15 @@ def _ranked(schema: ResolvedSchema, figures: Mapping[str, np.ndarray], present: 
             attention=value("attention", pair),
             attention_rank=attended.get(int(pair)),
             present=float(present[pair]),
+            slot_pairs=1 if slot_pairs is None else slot_pairs[pair],
         )
         for rank, pair in enumerate(places.tolist(), start=1)
     )
 
 
-def _agreement(figures: Mapping[str, np.ndarray], present: np.ndarray) -> Agreement | None:
+def _agreement(figures: _Figures) -> Agreement | None:
     """Over the pairs that some row has: all others are equal in both, and would make the rankings look alike."""
     if "effect" not in figures or "attention" not in figures:
         return None
-    there = present > 0
+    there = figures["present"] > 0
     return agreement_of(np.abs(figures["effect"][there]), figures["attention"][there])

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
+from afm_ctr.explain.field_pairs import FieldPairs
 from afm_ctr.interactions import pair_presence
 from afm_ctr.models import CTRModel
 
@@ -31,10 +32,11 @@ class PairProbe:
         effect_of: what its effects are made of: ``removal``, what the logit loses without the pair; for a model that
             cannot tell that ``contribution``, what the pair adds; None for a model that can tell neither.
         rows: how many rows it takes at a time.
+        fields: how its pairs of slots make pairs of fields.
     """
 
-    def __init__(self, model: CTRModel) -> None:
-        self._model = model
+    def __init__(self, model: CTRModel, fields: FieldPairs) -> None:
+        self._model, self.fields = model, fields
         width = max(model.options.factors, getattr(model.options, "attention", 0))
         self.rows = batch_rows(len(model.pairs), width)
         blank = tf.zeros([1, model.num_slots], tf.int64)
@@ -53,6 +55,27 @@ class PairProbe:
         """``present`` bool [B, P], and as far as the model has them, float32 [B, P] each, ``attention``,
         ``contributions`` and ``changes``, of which the effects are made."""
         return {name: value.numpy() for name, value in self._measure(feature_ids, feature_vals).items()}
+
+    def by_field(self, found: dict[str, np.ndarray], feature_ids: Any, feature_vals: Any) -> dict[str, np.ndarray]:
+        """The same for pairs of fields, of what was found of pairs of slots in these rows.
+
+        Attention and contributions are sums. A change is that of taking out all pairs of slots at once, and for a
+        model that cannot tell that the sum of theirs.
+        """
+        fields = self.fields
+        present = fields.reduce(np.logical_or, found["present"])
+        sums = {name: fields.reduce(np.add, values) for name, values in found.items() if name != "present"}
+        if self._has_ablations and fields.several:
+            features = {
+                "feature_ids": tf.convert_to_tensor(feature_ids),
+                "feature_vals": tf.convert_to_tensor(feature_vals),
+            }
+            inputs = self._model.inputs_of(features)
+            groups = [fields.members[number] for number in fields.several]
+            changes = self._model.interaction.group_ablations(inputs, groups)
+            if changes is not None:
+                sums["changes"][:, fields.several] = changes.numpy()
+        return {"present": present, **{name: np.where(present, values, 0.0) for name, values in sums.items()}}
 
     def _measured(self, feature_ids: tf.Tensor, feature_vals: tf.Tensor) -> dict[str, tf.Tensor]:
         inputs = self._model.inputs_of({"feature_ids": feature_ids, "feature_vals": feature_vals})

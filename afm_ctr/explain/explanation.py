@@ -11,11 +11,11 @@ from afm_ctr.explain.trust import Agreement
 
 @dataclass(frozen=True)
 class PairEffect:
-    """One pair of slots. What a model cannot tell is None.
+    """One pair of fields, or of slots. What a model cannot tell is None.
 
     Attributes:
         rank: by the size of ``effect``, 1 is the largest; by ``attention`` for a model without effects.
-        fields: names of the two slots.
+        fields: names of the two fields, or slots.
         effect: over a split the standard deviation of the change, for one row the change itself. The change is what
             the logit loses when the pair is taken out (and the others share its attention); of a model that cannot
             tell that, what the pair adds to the logit.
@@ -26,7 +26,8 @@ class PairEffect:
         attention: mean share of attention (over the rows that have the pair its mean would be larger by
             1 / ``present``); None for a model without.
         attention_rank: by ``attention``.
-        present: share of the rows that have both slots.
+        present: share of the rows that have both; of fields with several slots, any of their pairs.
+        slot_pairs: how many pairs of slots it is made of: more than 1 where a field takes several values.
     """
 
     rank: int
@@ -38,10 +39,14 @@ class PairEffect:
     attention: float | None
     attention_rank: int | None
     present: float
+    slot_pairs: int = 1
 
     @property
     def name(self) -> str:
         return " x ".join(self.fields)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, **asdict(self), "fields": list(self.fields)}
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,13 @@ class Explanation:
         model: name of the interaction.
         split: which.
         rows: how many rows were looked at.
-        pairs: all pairs that some row has, by rank.
+        pairs: all pairs of fields that some row has, by rank.
         effect_of: what effects are made of: ``removal`` of the pair, its ``contribution``, or None: no effects.
         agreement: of the rankings by effect and by attention; None where one of the two is not.
         row: of an explanation of a single row.
         requests: single rows of the split, explained one by one.
         files: what was written.
+        slots: where a field has several slots, all pairs of slots by rank; else empty.
     """
 
     model: str
@@ -97,6 +103,7 @@ class Explanation:
     row: RowFacts | None = None
     requests: tuple[Explanation, ...] = ()
     files: tuple[str, ...] = ()
+    slots: tuple[PairEffect, ...] = ()
 
     @property
     def rank_correlation(self) -> float | None:
@@ -147,8 +154,9 @@ class Explanation:
             "model": self.model,
             "split": self.split,
             "rows": self.rows,
-            "pairs": [{"name": pair.name, **asdict(pair), "fields": list(pair.fields)} for pair in self.pairs[:top]],
+            "pairs": [pair.to_json() for pair in self.pairs[:top]],
             "pairs_in_all": len(self.pairs),
+            "slots": [pair.to_json() for pair in self.slots[:top]],
             "effect_of": self.effect_of,
             "rank_correlation": self.rank_correlation,
             "agreement": None if self.agreement is None else asdict(self.agreement),

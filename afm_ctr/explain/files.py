@@ -21,7 +21,9 @@ def write(explanation: Explanation, schema: ResolvedSchema, folder: Path) -> Exp
         UserError: the folder cannot be written.
     """
     stem = "pairs" if explanation.row is None else f"row-{explanation.row.number}"
-    contents = {f"{stem}.csv": tables.csv_of_pairs(explanation)}
+    contents = {f"{stem}.csv": tables.csv_of_pairs(explanation.pairs)}
+    if explanation.slots:
+        contents[f"{stem}-slots.csv"] = tables.csv_of_pairs(explanation.slots)
     if explanation.requests:
         contents[f"{stem}-requests.csv"] = tables.csv_of_requests(explanation.requests)
     if explanation.pairs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from afm_ctr.explain import pictures
 from afm_ctr.explain.explanation import Explanation, RowFacts
 from afm_ctr.explain.tables import cell, columns
@@ -35,7 +37,7 @@ def page_of(explanation: Explanation, schema: ResolvedSchema) -> Page:
 
     Args:
         explanation: of a split or of a row.
-        schema: of the model, whose slots the heat maps show.
+        schema: of the model, whose fields the heat maps show.
     """
     title, where = "Which pairs of fields matter", f"{explanation.rows:,} rows of {explanation.split}"
     if explanation.row is not None:
@@ -47,7 +49,7 @@ def page_of(explanation: Explanation, schema: ResolvedSchema) -> Page:
     add_trust(page, explanation)
     if explanation.pairs:
         add_pairs(page, explanation)
-        page.section("All pairs by slots")
+        page.section("All pairs by fields")
         add_map(page, explanation, schema)
     if explanation.requests:
         page.section("Single rows", "The first rows of the split, each with its strongest pairs.")
@@ -88,6 +90,12 @@ def add_pairs(page: Page, explanation: Explanation, top: int = _TOP) -> None:
     _pair_table(page, explanation, top)
     if len(explanation.pairs) > top:
         _pair_table(page, explanation, _MOST, folded=True)
+    if explanation.slots:
+        page.paragraph(
+            "A field that takes several values has a slot for each. Its pairs are taken out all at once; attention "
+            "and contributions are sums over its slots. Each pair of slots on its own:"
+        )
+        _pair_table(page, replace(explanation, pairs=explanation.slots), _MOST, folded=True, what="pairs of slots")
     if explanation.row is None:
         words = {name: _WORDS[name] for name in columns(explanation) if name in _WORDS}
         if explanation.effect_of == "contribution":
@@ -97,19 +105,19 @@ def add_pairs(page: Page, explanation: Explanation, top: int = _TOP) -> None:
 
 
 def add_map(page: Page, explanation: Explanation, schema: ResolvedSchema) -> None:
-    """The figure of all pairs as matrices of slots."""
+    """The figure of all pairs as matrices of fields."""
     page.figure(
         pictures.heat_map_figure(explanation, schema),
-        "A square is a pair of slots; pairs that take no part are white. Each matrix has its own scale.",
-        "matrices of slots: shares of the movement of the logit and of attention",
+        "A square is a pair of fields; pairs that take no part are white. Each matrix has its own scale.",
+        "matrices of fields: shares of the movement of the logit and of attention",
     )
 
 
-def _pair_table(page: Page, explanation: Explanation, top: int, folded: bool = False) -> None:
+def _pair_table(page: Page, explanation: Explanation, top: int, folded: bool = False, what: str = "pairs") -> None:
     wanted, one = columns(explanation), explanation.row is not None
     pairs = explanation.pairs[:top]
     more = len(explanation.pairs) - len(pairs)
-    caption = f"all {len(explanation.pairs):,} pairs" if not more else f"the first {len(pairs):,} pairs"
+    caption = f"all {len(explanation.pairs):,} {what}" if not more else f"the first {len(pairs):,} {what}"
     page.table(
         ["rank", "pair", *wanted.values(), "present in"][: None if not one else -1],
         [

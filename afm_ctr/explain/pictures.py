@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from afm_ctr.explain.explanation import Explanation
+from afm_ctr.explain.field_pairs import labels_of_slots
 from afm_ctr.plots import BLUE, GREY, ORANGE, PALE_BLUE, panels, styled
 from afm_ctr.schema import ResolvedSchema
 
@@ -65,8 +66,8 @@ def _bars_of_shares(
 
 @styled
 def heat_map_figure(explanation: Explanation, schema: ResolvedSchema) -> Figure:
-    """All pairs as matrices of slots: one of shares of movement, one of shares of attention."""
-    names = [slot.name for slot in schema.slots]
+    """All pairs as matrices of fields: one of shares of movement, one of shares of attention."""
+    names = list(dict.fromkeys(labels_of_slots(schema)))
     place = {name: index for index, name in enumerate(names)}
     parts = []
     for attribute, colours in (("effect_share", "Blues"), ("attention", "Oranges")):

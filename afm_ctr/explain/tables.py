@@ -15,6 +15,7 @@ from rich.text import Text
 from afm_ctr.explain.explanation import Explanation, PairEffect, RowFacts
 from afm_ctr.visible import csv_text, visible
 
+_NAME = 24  # characters of a pair's name that eighty columns have room for
 _OF_REQUEST = 3  # pairs of each request in a terminal
 
 
@@ -48,11 +49,12 @@ def table(explanation: Explanation, top: int = 10) -> Group:
     """The first ``top`` pairs for a terminal, and how far the weights may be trusted."""
     main = Table()
     main.add_column("rank", justify="right")
-    main.add_column("pair", overflow="fold")
     wanted, one = columns(explanation), explanation.row is not None
     if not one:
         wanted.pop("contribution", None)  # eighty columns have no room for it; the files do
     pairs = explanation.pairs[:top]
+    # Headings wrap before names do.
+    main.add_column("pair", overflow="fold", min_width=min(_NAME, max((len(pair.name) for pair in pairs), default=0)))
     for name, heading in wanted.items():
         _numbers(main, heading, [cell(name, getattr(pair, name), one) for pair in pairs])
     for pair in pairs:
@@ -69,10 +71,11 @@ def table(explanation: Explanation, top: int = 10) -> Group:
     return Group(*parts)
 
 
-def csv_of_pairs(explanation: Explanation) -> bytes:
+def csv_of_pairs(pairs: Sequence[PairEffect]) -> bytes:
     """All pairs, one a line."""
     names = ["effect", "mean_change", "effect_share", "contribution", "attention", "attention_rank", "present"]
-    lines = [[pair.rank, *pair.fields, *_values(pair, names)] for pair in explanation.pairs]
+    names.append("slot_pairs")
+    lines = [[pair.rank, *pair.fields, *_values(pair, names)] for pair in pairs]
     return _csv(["rank", "first", "second", *names], lines)
 
 

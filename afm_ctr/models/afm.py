@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from pydantic import Field
 
@@ -139,6 +141,21 @@ class AFM(Interaction):
         fewer = tf.maximum(scale - 1.0, 0.0) if self.options.scale_by_pairs else scale
         mask = pair_presence(inputs.present, self.pairs)
         return tf.where(mask, total * scale - others * fewer, tf.zeros_like(attention))
+
+    def group_ablations(self, inputs: InteractionInputs, groups: Sequence[np.ndarray]) -> tf.Tensor:
+        """By how much the logit falls if all pairs of a group are taken out, and the others share their attention.
+
+        The model itself is computed with fewer pairs: ``[B, G]``.
+        """
+        pairs, logits = self.pairs, self(inputs)
+        changes = []
+        try:
+            for group in groups:
+                self.pairs = np.delete(pairs, group, axis=0)
+                changes.append(logits - self(inputs))
+        finally:
+            self.pairs = pairs
+        return tf.stack(changes, axis=1)
 
     def _values(self, inputs: InteractionInputs) -> tuple[tf.Tensor, tf.Tensor]:
         """pᵀ(u_i ⊙ u_j), ``[B, P]``, and what the pooled vector is multiplied by, ``[B, 1]``."""

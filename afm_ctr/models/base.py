@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -88,6 +88,19 @@ class Interaction(keras.layers.Layer):
 
     def ablations(self, inputs: InteractionInputs) -> tf.Tensor | None:
         """Logit with all pairs less the logit without that pair, ``[B, P]``, for a model that can tell."""
+        return None
+
+    def group_ablations(self, inputs: InteractionInputs, groups: Sequence[np.ndarray]) -> tf.Tensor | None:
+        """Logit with all pairs less the logit without any pair of a group, ``[B, G]``, for a model that can tell.
+
+        Args:
+            inputs: the batch.
+            groups: of each its places in ``pairs``.
+
+        Returns:
+            None: the sum of its pairs' :meth:`ablations` is taken, which is the same where pairs do not influence
+            one another.
+        """
         return None
 
 

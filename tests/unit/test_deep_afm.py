@@ -133,6 +133,18 @@ def test_an_ablation_is_the_logit_less_that_without_the_pair(scale: bool, scores
     assert layer.contributions(inputs) is None
 
 
+@pytest.mark.parametrize("scale", [True, False])
+def test_several_pairs_are_taken_out_at_once(scale: bool) -> None:
+    layer, inputs = made(LISTS[0], scale_by_pairs=scale)
+    groups = [np.array([0]), np.array([1, 4, 6]), np.arange(len(LISTS[0]))]
+    found = layer.group_ablations(inputs, groups).numpy()
+    whole = loops(layer, inputs, LISTS[0])
+    for number, group in enumerate(groups):
+        expected = whole - loops(layer, inputs, np.delete(LISTS[0], group, axis=0))
+        np.testing.assert_allclose(found[:, number], expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(layer.pairs, LISTS[0])
+
+
 def test_ablations_are_the_same_in_a_graph() -> None:
     layer, inputs = made(LISTS[1])
     assert tf.autograph.to_graph(DeepAFM.ablations)  # else AutoGraph warns, wherever they are explained

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from afm_ctr.explain.trust import agreement_of, interval
 from afm_ctr.features import FeatureTransform
 from afm_ctr.models import CTRModel
 from afm_ctr.models.afm import AFM
+from afm_ctr.schema import ResolvedSchema
 from tests import prepared
 from tests.runs import every_kind, write_run
 
@@ -37,8 +39,8 @@ def afm(tmp_path_factory):
     return folder, write_run(folder, prepared.schema())
 
 
-def logits_without(model: CTRModel, rows: dict[str, np.ndarray], left_out: int | None) -> np.ndarray:
-    """The logit of an AFM in float64 loops, one pair less."""
+def logits_without(model: CTRModel, rows: dict[str, np.ndarray], *left_out: int) -> np.ndarray:
+    """The logit of an AFM in float64 loops, without some pairs."""
     layer = model.interaction
     W, b, h, p = (np.asarray(v.numpy(), np.float64) for v in (layer.W, layer.b, layer.h, layer.p))
     linear, vectors = (np.asarray(model.table.columns[n].numpy(), np.float64) for n in ("linear", "vectors"))
@@ -47,7 +49,7 @@ def logits_without(model: CTRModel, rows: dict[str, np.ndarray], left_out: int |
         logit = float(model.bias.numpy()) + sum(linear[i, 0] * x for i, x in zip(ids, vals, strict=True) if i)
         scores, values = [], []
         for pair, (i, j) in enumerate(model.pairs):
-            if ids[i] and ids[j] and pair != left_out:
+            if ids[i] and ids[j] and pair not in left_out:
                 product = vectors[ids[i]] * vectors[ids[j]] * vals[i] * vals[j]
                 scores.append(h @ np.maximum(product @ W + b, 0))
                 values.append(p @ product)
@@ -67,7 +69,7 @@ def test_effects_are_those_of_leaving_the_pair_out(tmp_path, data, afm, scaled):
     rows = prepared.rows_of("test", ROWS)
     explanation = explain(folder, data)
     assert explanation.rows == ROWS, "padding of the last batch is no row"
-    whole = logits_without(model, rows, None)
+    whole = logits_without(model, rows)
     names = [(f"{'abcd'[i]}", f"{'abcd'[j]}") for i, j in model.pairs]
     effect = {}
     for number, fields in enumerate(names):
@@ -89,6 +91,92 @@ def test_effects_are_those_of_leaving_the_pair_out(tmp_path, data, afm, scaled):
     assert explanation.rank_correlation == pytest.approx(expected)
 
 
+def several_values(within: bool = True) -> ResolvedSchema:
+    """The schema of :mod:`tests.prepared` with one field of two values in place of ``b`` and ``c``."""
+    ids = {"kind": "categorical", "encoding": {"kind": "ids", "size": prepared.IDS}}
+    several = {"name": "b", "separator": "|", "max_values": 2, "within_field_pairs": within, **ids}
+    return prepared.schema(fields=[{"name": "a", **ids}, several, {"name": "d", **ids}])
+
+
+def several_rows(folder: Path, schema: ResolvedSchema) -> dict[str, np.ndarray]:
+    """Write rows of it: values of ``b`` fill its slots from the first."""
+    rows = prepared.rows_of("test", ROWS)
+    ids, vals = rows["feature_ids"].copy(), rows["feature_vals"].copy()
+    ids[:, 2] = np.where(ids[:, 2] > 0, ids[:, 2] - prepared.IDS, 0)  # the ids of its first slot
+    ids[:, 3] = np.where(ids[:, 3] > 0, ids[:, 3] - prepared.IDS, 0)
+    ids[:, 2], vals[:, 2] = np.where(ids[:, 1] > 0, ids[:, 2], 0), np.where(ids[:, 1] > 0, vals[:, 2], 0)
+    prepared.write(folder, {"test": ROWS}, schema, feature_ids=ids, feature_vals=vals)
+    return {"feature_ids": ids, "feature_vals": vals}
+
+
+@pytest.mark.parametrize(("scaled", "within"), [(True, True), (False, False)])
+def test_a_field_of_several_values_is_taken_out_whole(tmp_path: Path, scaled: bool, within: bool) -> None:
+    schema = several_values(within)
+    rows = several_rows(tmp_path / "data", schema)
+    options = {"name": "afm", "factors": 4, "attention": 3, "scale_by_pairs": scaled}
+    model = write_run(tmp_path / "run", schema, options)
+    explanation = explain(tmp_path / "run", tmp_path / "data", requests=1)
+    owner = [slot.field for slot in schema.slots]
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, (i, j) in enumerate(model.pairs):
+        groups.setdefault((owner[i], owner[j]), []).append(number)
+    assert ("b", "b") in groups or not within
+    whole, present = logits_without(model, rows), rows["feature_ids"] > 0
+    changes = {names: whole - logits_without(model, rows, *members) for names, members in groups.items()}
+    movement = sum(np.mean(np.abs(change)) for change in changes.values())
+    assert [pair.fields for pair in explanation.pairs] == sorted(groups, key=lambda names: -np.std(changes[names]))
+    slots = {pair.fields: pair for pair in explanation.slots}
+    for pair in explanation.pairs:
+        members = groups[pair.fields]
+        assert pair.slot_pairs == len(members)
+        change = changes[pair.fields]
+        np.testing.assert_allclose(
+            (pair.effect, pair.mean_change), (np.std(change), np.mean(np.abs(change))), atol=2e-5
+        )
+        assert pair.effect_share == pytest.approx(np.mean(np.abs(change)) / movement, abs=1e-5)
+        of = [slots[schema.slots[i].name, schema.slots[j].name] for i, j in model.pairs[members]]
+        assert pair.attention == pytest.approx(sum(one.attention for one in of), rel=1e-6)
+        assert pair.contribution == pytest.approx(sum(one.contribution for one in of), rel=1e-5, abs=1e-7)
+        either = np.any([present[:, i] & present[:, j] for i, j in model.pairs[members]], axis=0)
+        assert pair.present == either.mean()
+    ab = changes["a", "b"]
+    each = sum(whole - logits_without(model, rows, number) for number in groups["a", "b"])
+    assert np.abs(ab - each).max() > 1e-3, "slots share attention: their single changes do not add up"
+    assert {pair.fields for pair in explanation.requests[0].pairs} <= set(groups)
+    for pair in explanation.requests[0].pairs:
+        assert pair.effect == pytest.approx(changes[pair.fields][0], abs=2e-5)
+
+
+def test_pairs_of_slots_have_a_table_of_their_own(tmp_path: Path) -> None:
+    schema = several_values()
+    several_rows(tmp_path / "data", schema)
+    model = write_run(tmp_path / "run", schema)
+    explanation = explain(tmp_path / "run", tmp_path / "data", output=tmp_path / "out")
+    with open(tmp_path / "out" / "pairs-slots.csv", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["first"], line["second"]) for line in lines] == [pair.fields for pair in explanation.slots]
+    assert len(lines) == len(model.pairs) and {line["slot_pairs"] for line in lines} == {"1"}
+    page = (tmp_path / "out" / "pairs.html").read_text(encoding="utf-8")
+    assert "all 6 pairs of slots" in page and "b[0] x d" in page and "all 6 pairs<" not in page
+    assert len(explanation.to_json(2)["slots"]) == 2 and len(explanation.to_json()["pairs"]) == 4
+
+
+def test_sums_where_pairs_do_not_influence_one_another_and_slots_of_a_single_field(tmp_path: Path) -> None:
+    schema = several_values()
+    several_rows(tmp_path / "data", schema)
+    write_run(tmp_path / "fm", schema, {"name": "fm", "factors": 3})
+    explanation = explain(tmp_path / "fm", tmp_path / "data", row=0)
+    slots = {pair.fields: pair.effect for pair in explanation.slots}
+    ad = next(pair for pair in explanation.pairs if pair.fields == ("a", "b"))
+    assert ad.effect == pytest.approx(slots.get(("a", "b[0]"), 0.0) + slots.get(("a", "b[1]"), 0.0), abs=1e-6)
+    ids = {"kind": "categorical", "encoding": {"kind": "ids", "size": 48}, "separator": "|", "max_values": 4}
+    single = prepared.schema(fields=[{"name": "a", **ids}])
+    prepared.write(tmp_path / "single-data", {"test": ROWS}, single)
+    write_run(tmp_path / "single", single)
+    explanation = explain(tmp_path / "single", tmp_path / "single-data")
+    assert {pair.fields for pair in explanation.pairs} >= {("a[0]", "a[1]")} and not explanation.slots
+
+
 def test_a_row_with_one_pair_loses_all_of_it(tmp_path, afm):
     ids = prepared.rows_of("test", ROWS)["feature_ids"].copy()
     ids[0, 2:] = 0
@@ -106,7 +194,7 @@ def test_one_row(data, afm):
     }
     explanation = explain(folder, data, row=7)
     facts = explanation.row
-    whole = logits_without(model, rows, None)
+    whole = logits_without(model, rows)
     assert (facts.key, facts.number, explanation.rows) == ("test-7", 7, 1)
     assert facts.logit == pytest.approx(whole[0], abs=1e-5)
     assert facts.score == pytest.approx(1 / (1 + np.exp(-whole[0])), abs=1e-6)
