@@ -185,7 +185,7 @@ class Conversion(ChunkTask):
         if not len(parsed):
             rejects.add(parsed.rejects)
             return
-        ids, vals, bad, cut = self._encode(parsed)
+        ids, vals, bad, cut = self._encode(parsed, parser)
         good = batch.codes != NO_SPLIT
         wrong = good & bad.any(axis=1)
         bad_cells, more = self._bad_cells(parsed, parser, np.flatnonzero(wrong), bad, rejects)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from afm_ctr.process_setup import load_tensorflow_alone
-from afm_ctr.rawlog import ParsedLines
-from afm_ctr.schema import ResolvedSchema
+from afm_ctr.rawlog import LineParser, ParsedLines
+from afm_ctr.schema import DelimitedFormat, ResolvedSchema
 
 if TYPE_CHECKING:
     from afm_ctr.features import Encoded
@@ -31,31 +31,31 @@ class Encoder:
         self.multi_fields = self._transform.multi_fields
         signature = {name: tf.TensorSpec([None], tf.string, name) for name in schema.raw_columns}
         self._from_columns: Any = tf.function(self._on_cpu, input_signature=[signature], autograph=False)
-        self._from_lines: dict[tuple[tuple[int, ...], int, str], Any] = {}
+        self._from_lines: dict[tuple[tuple[int, ...], int], Any] = {}
 
-    def __call__(self, parsed: ParsedLines) -> Encoded:
+    def __call__(self, parsed: ParsedLines, parser: LineParser) -> Encoded:
         """What :class:`~afm_ctr.features.Encoded` says, as arrays."""
-        plain = parsed.plain
-        if plain is None:
+        if not parsed.left_out:
             encoded = self._from_columns(parsed.columns)
         else:
-            cells = plain.places, plain.width, plain.delimiter
+            cells = parser.places, parser.width
             if cells not in self._from_lines:
                 self._from_lines[cells] = self._lines_function(*cells)
-            encoded = self._from_lines[cells](self._tf.constant(plain.lines, self._tf.string))
+            encoded = self._from_lines[cells](self._tf.constant(parsed.lines, self._tf.string))
         return type(encoded)(*(part.numpy() for part in encoded))
 
     def _on_cpu(self, columns: Any) -> Any:
         with self._tf.device("/CPU:0"):
             return self._transform(columns)
 
-    def _lines_function(self, places: tuple[int, ...], width: int, delimiter: str) -> Any:
-        tf = self._tf
+    def _lines_function(self, places: tuple[int, ...], width: int) -> Any:
+        tf, layout = self._tf, self._schema.spec.format
+        assert isinstance(layout, DelimitedFormat)
 
         def encode(lines: Any) -> Any:
             # Every line has been found to have so many cells, and quotes are text here: where that is not so, the
             # parser has not left the columns out. (decode_csv takes more than twice as long.)
-            cells = tf.raw_ops.StringSplitV2(input=lines, sep=delimiter).values
+            cells = tf.raw_ops.StringSplitV2(input=lines, sep=layout.delimiter).values
             columns = tf.unstack(tf.reshape(cells, [-1, width]), axis=1)
             return self._on_cpu({n: columns[at] for n, at in zip(self._schema.raw_columns, places, strict=True)})
 

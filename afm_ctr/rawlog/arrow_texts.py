@@ -1,17 +1,15 @@
-"""Arrow arrays to the texts of cells, a column at a time; and columns of texts to lines."""
+"""Arrow arrays to the texts of cells, a column at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from afm_ctr.errors import UserError
-from afm_ctr.rawlog.tokenizers import PlainLines, Reasons
+from afm_ctr.rawlog.tokenizers import Reasons
 from serving.cell_text import bad_element, cell_text
-
-_SEPARATOR = "\x1f"  # between the cells of a line; cells that hold it are left in columns
 
 
 def load_arrow() -> Any:
@@ -132,21 +130,6 @@ def is_utf8_array(texts: Any) -> bool:
 def objects(texts: Any) -> Any:
     """A binary array as an object array of bytes."""
     return texts.to_numpy(zero_copy_only=False)
-
-
-def joined_lines(columns: Iterable[Any]) -> PlainLines | None:
-    """Columns of texts, binary arrays, as lines that are these columns in order.
-
-    None: a cell holds what would stand between cells, or is not UTF-8; or there is but one column.
-    """
-    compute, arrays = load_arrow().compute, list(columns)
-    if len(arrays) < 2:
-        return None
-    lines = compute.binary_join_element_wise(*arrays, _SEPARATOR.encode())
-    counts = compute.count_substring(lines, _SEPARATOR)
-    if not compute.all(compute.equal(counts, len(arrays) - 1)).as_py() or not is_utf8_array(lines):
-        return None
-    return PlainLines(lines.to_pylist(), _SEPARATOR, tuple(range(len(arrays))), len(arrays))
 
 
 def is_list(types: Any, kind: Any) -> bool:

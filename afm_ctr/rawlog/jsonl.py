@@ -8,9 +8,9 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import Any
 
-from afm_ctr.rawlog.arrow_texts import joined_lines, objects
+from afm_ctr.rawlog.arrow_texts import objects
 from afm_ctr.rawlog.json_arrow import LEARN_FROM, ArrowJson
-from afm_ctr.rawlog.tokenizers import Cells, PlainLines, Reasons, check_text, list_separators
+from afm_ctr.rawlog.tokenizers import Cells, Reasons, check_text, list_separators
 from afm_ctr.schema import FeatureSchema, JsonlFormat
 from serving.cell_text import NoCell, cell_text
 
@@ -41,22 +41,17 @@ class JsonCutter:
         self._headers = {name: headers.get(name, name) for name in wanted}
         self._nothing = dict.fromkeys(self._headers.values())
         self._separators = {name: list_separators(spec, name) for name in wanted}
-        self._raw_columns = spec.raw_columns
         self._fast = ArrowJson(self._headers, spec.format.list_separator, self._separators)
 
-    def cut(
-        self, lines: Sequence[bytes], joined: bytes, bad: Reasons, few: Sequence[str] | None = None
-    ) -> tuple[Cells, PlainLines | None]:
-        """The wanted columns; lines that are bad get empty cells. ``few`` as for :meth:`DelimitedCutter.cut`."""
+    def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
+        """The wanted columns; lines that are bad get empty cells."""
         if self._fast.wants(lines) and not self._fast.knows:
             first = [line for i, line in enumerate(lines[:LEARN_FROM]) if i not in bad]
             self._fast.learn(self._values(_all_objects(first) or []))
         if self._fast.wants(lines):
             texts = self._fast.read(lines, joined, bad, self._cell_of)
             if texts is not None:
-                plain = None if few is None else joined_lines(texts[name] for name in self._raw_columns)
-                names = few if few is not None and plain is not None else list(texts)
-                return {name: objects(texts[name]) for name in names}, plain
+                return {name: objects(column) for name, column in texts.items()}
         good = [line for i, line in enumerate(lines) if i not in bad] if bad else lines
         found = iter(_all_objects(good) or map(_one_object, good))
         rows: list[dict[str, Any]] = []
@@ -68,7 +63,7 @@ class JsonCutter:
         values = self._values(rows)
         if self._fast.wants(lines):
             self._fast.learn(values)
-        return {name: self._column(name, column, bad) for name, column in values.items()}, None
+        return {name: self._column(name, column, bad) for name, column in values.items()}
 
     def _cell_of(self, line: bytes, name: str) -> bytes:
         """One cell of a line that is known to be good."""

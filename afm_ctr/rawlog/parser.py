@@ -15,7 +15,7 @@ from afm_ctr.rawlog.labels import LARGEST, label_parser, numbers, weight_parser
 from afm_ctr.rawlog.layout import column_places
 from afm_ctr.rawlog.rejects import Reject
 from afm_ctr.rawlog.tables import RowBatch, TableCutter
-from afm_ctr.rawlog.tokenizers import Cells, DelimitedCutter, LibfmCutter, PlainLines, Reasons
+from afm_ctr.rawlog.tokenizers import Cells, DelimitedCutter, LibfmCutter, Reasons
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.sidetables import SideTables
 
@@ -38,7 +38,7 @@ class ParsedLines:
         keys: the key column's cells, else ``<file>#<line>``.
         line_numbers: int64 [n], from 1; of a Parquet file the numbers of the rows.
         lines: the lines themselves; of a Parquet file made on demand, as JSON objects.
-        plain: the rows as plain lines, where ``columns`` was left out for them.
+        left_out: whether ``columns`` was left out.
         rejects: in line order.
     """
 
@@ -51,7 +51,7 @@ class ParsedLines:
     keys: list[bytes]
     line_numbers: np.ndarray
     lines: Sequence[bytes]
-    plain: PlainLines | None = None
+    left_out: bool = False
     rejects: list[Reject] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -74,7 +74,6 @@ class ParsedLines:
             keys=[self.keys[i] for i in at],
             line_numbers=self.line_numbers[rows],
             lines=_picked(self.lines, at),
-            plain=None if self.plain is None else self.plain.take(at),
         )
 
 
@@ -166,6 +165,18 @@ class LineParser:
                 )
 
     @property
+    def places(self) -> tuple[int, ...]:
+        """Where the schema's ``raw_columns`` are among the cells of a delimited line."""
+        assert isinstance(self._cutter, DelimitedCutter)
+        return tuple(self._cutter.places[name] for name in self.spec.raw_columns)
+
+    @property
+    def width(self) -> int:
+        """Cells of a delimited line."""
+        assert isinstance(self._cutter, DelimitedCutter)
+        return self._cutter.width
+
+    @property
     def reads(self) -> list[str]:
         """What the columns to be read are called in a Parquet file."""
         return self._cutter.reads if isinstance(self._cutter, TableCutter) else []
@@ -181,8 +192,8 @@ class LineParser:
 
     def columns_of(self, parsed: ParsedLines, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The ``columns`` of some rows, int64 [m], also where they were left out: object arrays [m]."""
-        if parsed.plain is not None:
-            return self.parse(_picked(parsed.lines, rows.tolist()), parsed.source, 1).columns
+        if parsed.left_out:
+            return self.parse([parsed.lines[row] for row in rows.tolist()], parsed.source, 1).columns
         return {name: cells[rows] for name, cells in parsed.columns.items()}
 
     def parse(
@@ -194,13 +205,17 @@ class LineParser:
             lines: without their ends; or a :class:`RowBatch`.
             source: the file's path; its base name goes into keys.
             first_line: number of the first of them in the file, from 1.
-            leave_columns: leave ``columns`` out where the rows can be had as plain lines, since something faster
-                than Python will cut those: there are no quotes to heed, and the columns have been counted.
+            leave_columns: leave ``columns`` out where every good line can be cut at each delimiter, since something
+                faster than Python will do it: there are no quotes to heed, and the columns have been counted.
         """
         bad: Reasons = {}
         cutter, joined = self._cutter, self._cutter.check(lines, bad)
         leave_columns = leave_columns and not self.spec.side_tables  # a join needs the key's cells
-        cells, plain = cutter.cut(lines, joined, bad, self._others if leave_columns else None)
+        plain = leave_columns and isinstance(cutter, DelimitedCutter) and cutter.is_plain(joined)
+        if plain and isinstance(cutter, DelimitedCutter):
+            cells = cutter.cut_few(lines, self._others, bad)
+        else:
+            cells = cutter.cut(lines, joined, bad)
         labels, weights = self._labels(cells, len(lines), bad), np.ones(len(lines), np.float32)
         if self.weighted:
             weights = self._weights(cells, labels, bad)
@@ -222,9 +237,7 @@ class LineParser:
         groups: list[bytes | None] = [None] * len(numbered)
         if self.labelled and self.spec.group:
             groups = [None if not cell or cell in self._missing else cell for cell in rows(cells[self.spec.group])]
-        columns = (
-            {} if plain is not None else {column: _array(rows(cells[column])) for column in self.spec.log_columns}
-        )
+        columns = {} if plain else {column: _array(rows(cells[column])) for column in self.spec.log_columns}
         if self.spec.side_tables:
             assert self._tables is not None
             columns = self._tables.join(columns)
@@ -238,7 +251,7 @@ class LineParser:
             keys=list(rows(keys)) if keys is not None else [b"%s#%d" % (name, line) for line in numbered.tolist()],
             line_numbers=numbered,
             lines=rows(lines),
-            plain=plain if plain is None or kept is None else plain.take(kept),
+            left_out=plain,
             rejects=rejects,
         )
 

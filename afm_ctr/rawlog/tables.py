@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Any, BinaryIO, overload
 
 from afm_ctr.errors import UserError
-from afm_ctr.rawlog.arrow_texts import ArrowTexts, is_list, is_utf8_array, joined_lines, load_arrow, objects
+from afm_ctr.rawlog.arrow_texts import ArrowTexts, is_list, is_utf8_array, load_arrow, objects
 from afm_ctr.rawlog.codecs import BLOCK, PARQUET_MAGIC
 from afm_ctr.rawlog.layout import TWICE, require
-from afm_ctr.rawlog.tokenizers import Cells, PlainLines, Reasons, is_utf8, list_separators
+from afm_ctr.rawlog.tokenizers import Cells, Reasons, is_utf8, list_separators
 from afm_ctr.schema import FeatureSchema, ParquetFormat
 
 _READ_ROWS = 4096
@@ -170,7 +170,6 @@ class TableCutter:
             self._paths[name] = path
         require(places, wanted, source)
         self.reads = sorted({".".join(path) for path in self._paths.values()})
-        self._raw_columns = spec.raw_columns
         separators = {name: list_separators(spec, name) for name in wanted}
         self._texts = ArrowTexts(spec.format.list_separator, separators)
 
@@ -178,29 +177,21 @@ class TableCutter:
         """Nothing is wrong with a row as a whole."""
         return b""
 
-    def cut(
-        self, lines: Sequence[bytes], joined: bytes, bad: Reasons, few: Sequence[str] | None = None
-    ) -> tuple[Cells, PlainLines | None]:
-        """The wanted columns, object arrays of bytes; rows with a text that is not UTF-8 are noted.
-
-        ``few`` as for :meth:`DelimitedCutter.cut`.
-        """
+    def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
+        """The wanted columns, object arrays of bytes; rows with a text that is not UTF-8 are noted."""
         if not isinstance(lines, RowBatch):
-            return {name: () for name in self._paths}, None
-        texts: dict[str, Any] = {}
+            return {name: () for name in self._paths}
+        cells: Cells = {}
         for name, (first, *rest) in self._paths.items():
             column = lines.table.column(first).combine_chunks()
             column = self._arrow.compute.struct_field(column, rest) if rest else column
-            texts[name] = self._texts.of(name, column, bad)
-        plain = None if few is None else joined_lines(texts[name] for name in self._raw_columns)
-        if plain is not None and few is not None:
-            texts = {name: texts[name] for name in few}
-        for name, column in texts.items():
-            if not is_utf8_array(column):
-                for i, cell in enumerate(column.to_pylist()):
+            texts = self._texts.of(name, column, bad)
+            if not is_utf8_array(texts):
+                for i, cell in enumerate(texts.to_pylist()):
                     if not is_utf8(cell):
                         bad.setdefault(i, ("bad_utf8", f"column {name!r}"))
-        return {name: objects(column) for name, column in texts.items()}, plain
+            cells[name] = objects(texts)
+        return cells
 
     def _no_cell(self, kind: Any) -> str | None:
         """Why values of a type are no cells; None: they are."""

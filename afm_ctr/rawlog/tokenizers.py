@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog.layout import BadQuoting, column_places, require, split_cells
@@ -21,26 +20,6 @@ from afm_ctr.schema import (
 
 Reasons = dict[int, tuple[str, str]]  # index of a line in its batch -> (reason code, detail)
 Cells = dict[str, Sequence[bytes]]
-
-
-@dataclass(frozen=True)
-class PlainLines:
-    """Rows as lines that can be cut at every delimiter.
-
-    Attributes:
-        places: of the schema's ``raw_columns`` among the cells of a line.
-        width: cells of a line.
-    """
-
-    lines: Sequence[bytes]
-    delimiter: str
-    places: tuple[int, ...]
-    width: int
-
-    def take(self, rows: Sequence[int]) -> PlainLines:
-        """Some of the rows."""
-        return replace(self, lines=[self.lines[row] for row in rows])
-
 
 LIBFM_LABEL = "label"
 _VALUE = rb"[-+.\deE]+"
@@ -105,14 +84,13 @@ class DelimitedCutter:
     ) -> None:
         assert isinstance(spec.format, DelimitedFormat)
         self._delimiter = spec.format.delimiter.encode()
-        self._raw_columns = spec.raw_columns
         self._quote, self._trim = spec.format.quote, spec.format.trim
         self._wanted = wanted
         self.places, self.width = column_places(spec, header, source)
         require(self.places, wanted, source)
         self._may_lack = may_lack if not spec.format.header and may_lack in self.places else None
 
-    def _is_plain(self, joined: bytes) -> bool:
+    def is_plain(self, joined: bytes) -> bool:
         """Whether lines, joined, can be cut at every delimiter: no quotes to heed and no stray carriage returns."""
         return not self._trim and not (self._quote and b'"' in joined) and b"\r" not in joined
 
@@ -130,22 +108,9 @@ class DelimitedCutter:
             self.places = {name: at - (at > place) for name, at in self.places.items()}
             self.width -= 1
 
-    def cut(
-        self, lines: Sequence[bytes], joined: bytes, bad: Reasons, few: Sequence[str] | None = None
-    ) -> tuple[Cells, PlainLines | None]:
-        """The wanted columns; lines that are bad get empty cells.
-
-        Args:
-            few: only these are wanted where the rows can be had as plain lines.
-
-        Returns:
-            The columns; and the plain lines of all rows, where ``few`` is given and the other columns are left out.
-        """
+    def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
+        """The wanted columns; lines that are bad get empty cells."""
         self._look_at_first(lines)
-        if few is not None and self._is_plain(joined):
-            cells = self._cut_few(lines, few, bad)
-            places = tuple(self.places[name] for name in self._raw_columns)
-            return cells, PlainLines(lines, self._delimiter.decode(), places, self.width)
         rows = [line.split(self._delimiter) for line in lines]
         if self._trim or (self._quote and b'"' in joined):
             for i, line in enumerate(lines):
@@ -159,13 +124,14 @@ class DelimitedCutter:
                 bad.setdefault(i, ("column_count", f"{len(row)} columns, {self.width} expected"))
                 rows[i] = [b""] * self.width
         columns = list(zip(*rows, strict=True)) or [()] * self.width
-        return {name: columns[self.places[name]] for name in self._wanted}, None
+        return {name: columns[self.places[name]] for name in self._wanted}
 
     def _split(self, line: bytes) -> list[bytes]:
         return split_cells(line, self._delimiter.decode(), self._quote, self._trim)
 
-    def _cut_few(self, lines: Sequence[bytes], names: Sequence[str], bad: Reasons) -> Cells:
+    def cut_few(self, lines: Sequence[bytes], names: Sequence[str], bad: Reasons) -> Cells:
         """Some columns of plain lines, cut no further than the last of them; the columns are counted all the same."""
+        self._look_at_first(lines)
         for i, line in enumerate(lines):
             if (count := line.count(self._delimiter) + 1) != self.width:
                 bad.setdefault(i, ("column_count", f"{count} columns, {self.width} expected"))
@@ -215,9 +181,7 @@ class LibfmCutter:
         if problem := not_libfm(first_line):
             raise UserError(f"{self._source or 'the log'}: {problem}")
 
-    def cut(
-        self, lines: Sequence[bytes], joined: bytes, bad: Reasons, few: Sequence[str] | None = None
-    ) -> tuple[Cells, None]:
+    def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
         """Both columns."""
         if not self._looked and lines:
             self._look_at(lines[0])
@@ -234,4 +198,4 @@ class LibfmCutter:
             else:
                 labels[i] = first
                 features[i] = rest[0] if rest else b""
-        return {LIBFM_LABEL: labels, LIBFM_COLUMN: features}, None
+        return {LIBFM_LABEL: labels, LIBFM_COLUMN: features}

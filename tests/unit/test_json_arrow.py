@@ -143,5 +143,3 @@ def test_arrow_does_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line.encode() for line in GOOD if json.loads(line)["z"] % 1] * 8
     rows = LineParser(SPEC).parse(lines, "d", 1)
     assert rows.columns["y"][:2].tolist() == [b"1", b"2"] and rows.columns["z"][0] == b"0.125" and not rows.rejects
-    plain = LineParser(SPEC).parse(lines, "d", 1, leave_columns=True)
-    assert plain.plain is not None and plain.plain.lines[0] == b"a\x1f1\x1f0.125"
