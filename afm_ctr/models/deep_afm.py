@@ -29,6 +29,7 @@ class DeepAFMOptions(AFMOptions):
 
     scale_by_pairs: bool = Field(True, description="multiply pooled vectors by the number of present pairs")
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((64, 64), description="widths of the network's layers")
+    read_vectors: bool = Field(False, description="let the network read the slots' vectors beside their sums")
     normalise: bool = Field(True, description="bring what the network reads of a row to mean 0 and variance 1")
     pooled_dropout: float = Field(0.0, ge=0, lt=1, description="share of each hidden layer dropped")
 
@@ -44,6 +45,10 @@ class DeepAFM(AFM):
     Σ_i m_i is twice AFM's pooled vector, so without the network this is AFM with ``scale_by_pairs``. Whatever the
     network knows of two slots has passed through the weight of their pair: a pair of weight 0 plays no part.
 
+    With ``read_vectors`` the network reads normalised(u_1, …, u_F) beside these, as DeepFM's does: better where ids
+    are seen often. What it knows of two slots then need not come from their pair, and taking a pair out says what its
+    attended product is worth next to the vectors.
+
     ``normalise`` brings the F·k numbers of a row to mean 0 and variance 1 before the network reads them (layer
     normalisation without gain and offset), so a strong L2 penalty on the vectors does not starve it. It helps where
     ids are seen often; where most are rare it lets their noise through, and a penalty that keeps their products
@@ -54,6 +59,8 @@ class DeepAFM(AFM):
         Xiao et al., IJCAI 2017, equations 2 to 5, for the attention.
         He, Chua: Neural Factorization Machines for Sparse Predictive Analytics, SIGIR 2017, for a network on
         pooled products.
+        Guo, Tang, Ye, Li, He: DeepFM: A Factorization-Machine based Neural Network for CTR Prediction, IJCAI 2017,
+        for a network on the vectors.
         Ba, Kiros, Hinton: Layer Normalization, 2016.
     """
 
@@ -65,7 +72,9 @@ class DeepAFM(AFM):
 
     def build(self, inputs_shape: Any) -> None:
         """The network's kernels and offsets: how wide the first is depends on the number of slots."""
-        width = inputs_shape[1][1] * self.options.factors
+        slots = inputs_shape[1][1]
+        width = self._width = self._width_of_sums(slots)
+        width += slots * self.options.factors if self.options.read_vectors else 0
         for place, units in enumerate((*self.options.hidden, 1)):
             last = place == len(self.options.hidden)
             kind = keras.initializers.GlorotUniform if last else keras.initializers.HeNormal
@@ -78,27 +87,47 @@ class DeepAFM(AFM):
     def call(self, inputs: InteractionInputs, training: bool = False, rows: tf.Tensor | None = None) -> tf.Tensor:
         drop = self._dropout(training, rows, self.options.attention_dropout, PAIR_SALT)
         pooled = self._pool(inputs, training, drop)
-        return tf.reduce_sum(inputs.linear, axis=1) + self._read(pooled, training, rows)
+        beside = self._beside(inputs, training)
+        return tf.reduce_sum(inputs.linear, axis=1) + self._read(pooled, beside, training, rows)
 
-    def _read(self, pooled: tf.Tensor, training: bool = False, rows: tf.Tensor | None = None) -> tf.Tensor:
-        """The pairs' part of the logit, ``[B]``, from the slots' sums ``[B, F, k]``."""
+    def _beside(self, inputs: InteractionInputs, training: bool = False) -> tf.Tensor:
+        """What the vectors and the offset give the first layer, ``[B or 1, width]``: no pair changes it."""
+        kernel, offset = self.network[0]
+        if not self.options.read_vectors:
+            return offset.value[tf.newaxis]
+        read = self._normalised(_flat(tf.convert_to_tensor(inputs.vectors)))
+        return self._product(read, kernel.value[self._width :], training) + offset.value
+
+    def _read(
+        self, pooled: tf.Tensor, beside: tf.Tensor, training: bool = False, rows: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The pairs' part of the logit, ``[B]``, with the network, from the slots' sums ``[B, F, k]``."""
         straight = 0.5 * tf.linalg.matvec(tf.reduce_sum(pooled, axis=1), self.p.value)
-        layer = self._flat(pooled)
-        if self.options.normalise:
-            apart = layer - tf.reduce_mean(layer, axis=1, keepdims=True)
-            layer = apart * tf.math.rsqrt(tf.reduce_mean(tf.square(apart), axis=1, keepdims=True) + _EPSILON)
-        for place, (kernel, offset) in enumerate(self.network):
-            low = self.network_dtype if training else layer.dtype
-            product = tf.matmul(tf.cast(layer, low), tf.cast(kernel.value, low))
-            layer = tf.cast(product, layer.dtype) + offset.value
-            if place == len(self.network) - 1:
-                break
+        layer = self._product(self._normalised(self._flat(pooled)), self.network[0][0].value[: self._width], training)
+        layer += beside
+        for place, (kernel, offset) in enumerate(self.network[1:]):
             layer = self._thinned(tf.nn.relu(layer), training, rows, POOLED_SALT + place)
+            layer = self._product(layer, kernel.value, training) + offset.value
         return straight + tf.squeeze(layer, axis=1)
+
+    def _normalised(self, layer: tf.Tensor) -> tf.Tensor:
+        """Each row with mean 0 and variance 1, if ``normalise``."""
+        if not self.options.normalise:
+            return layer
+        apart = layer - tf.reduce_mean(layer, axis=1, keepdims=True)
+        return apart * tf.math.rsqrt(tf.reduce_mean(tf.square(apart), axis=1, keepdims=True) + _EPSILON)
+
+    def _product(self, layer: tf.Tensor, kernel: tf.Tensor, training: bool) -> tf.Tensor:
+        low = self.network_dtype if training else layer.dtype
+        return tf.cast(tf.matmul(tf.cast(layer, low), tf.cast(kernel, low)), layer.dtype)
+
+    def _width_of_sums(self, slots: int) -> int:
+        """How many numbers :meth:`_flat` gives of a row."""
+        return int(slots * self.options.factors)
 
     def _flat(self, pooled: tf.Tensor) -> tf.Tensor:
         """What the network reads of the slots' sums, ``[B, F·k]``, before normalisation."""
-        return tf.reshape(pooled, [-1, pooled.shape[1] * pooled.shape[2]])
+        return _flat(pooled)
 
     def _switches(self) -> dict[str, Any]:
         return {**super()._switches(), "by_slot": True}
@@ -128,7 +157,8 @@ class DeepAFM(AFM):
         count = count_pairs(mask, u.dtype) if self.options.scale_by_pairs else tf.ones_like(scores[:, :1])
         members = np.zeros((len(pairs), u.shape[1]))
         members[np.arange(len(pairs))[:, np.newaxis], pairs] = 1
-        whole = self._read(sums * count[:, :, tf.newaxis])
+        beside = self._beside(inputs)
+        whole = self._read(sums * count[:, :, tf.newaxis], beside)
 
         def without(some: tf.Tensor) -> tf.Tensor:
             """The logits without each of some pairs, ``[n, B]``."""
@@ -140,7 +170,7 @@ class DeepAFM(AFM):
             left = tf.where(top[:, :, tf.newaxis, tf.newaxis], sums_of_others[:, tf.newaxis], left)
             if self.options.scale_by_pairs:
                 left *= tf.maximum(count - 1, 0)[:, :, tf.newaxis, tf.newaxis]
-            logits = self._read(tf.reshape(left, [-1, *u.shape[1:]]))
+            logits = self._read(tf.reshape(left, [-1, *u.shape[1:]]), tf.repeat(beside, tf.shape(some)[0], axis=0))
             return tf.transpose(tf.reshape(logits, [-1, tf.shape(some)[0]]))
 
         at_once = -(-len(pairs) // _PASSES)
@@ -148,3 +178,8 @@ class DeepAFM(AFM):
         found = tf.map_fn(without, numbers.reshape(-1, at_once), fn_output_signature=whole.dtype)
         changes = whole - tf.reshape(found, [len(numbers), -1])[: len(pairs)]
         return tf.where(mask, tf.transpose(changes), tf.zeros_like(scores))
+
+
+def _flat(values: tf.Tensor) -> tf.Tensor:
+    """``[B, F·k]`` of ``[B, F, k]``."""
+    return tf.reshape(values, [-1, values.shape[1] * values.shape[2]])

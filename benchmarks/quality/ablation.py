@@ -47,7 +47,10 @@ SWITCHES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("row L2 1e-4", {"row_l2": 1e-4}),
         ("dropout: pairs 0.1, hidden layers 0.2", {"model.attention_dropout": 0.1, "model.pooled_dropout": 0.2}),
         ("a learned number a pair in the attention", {"model.name": "deep_afm_pair_bias"}),
-        ("wider network: 256, 128", {"model.hidden": [256, 128]}),
+        ("a network of the sums alone", {"model.read_vectors": False}),
+        ("no average of the weights", {"optimizer.average": None}),
+        ("10 factors", {"model.factors": 10}),
+        ("narrower network: 64, 64", {"model.hidden": [64, 64]}),
     ],
 }
 

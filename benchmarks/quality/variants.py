@@ -32,8 +32,8 @@ class Uniform(DeepAFM):
 class OnePool(DeepAFM):
     """The network reads the paper's pooled vector, in which all slots are added up: [k] in place of [F, k]."""
 
-    def build(self, inputs_shape: Any) -> None:
-        super().build([inputs_shape[0], (None, 1, self.options.factors)])
+    def _width_of_sums(self, slots: int) -> int:
+        return self.options.factors
 
     def _flat(self, pooled: tf.Tensor) -> tf.Tensor:
         return 0.5 * tf.reduce_sum(pooled, axis=1)

@@ -23,8 +23,8 @@ AVERAGE = 0.9  # of the weights, where Adam trains
 MODEL = "model={name: afm, factors: 4, attention: 4, attention_dropout: 0.2, pooled_dropout: 0.2, attention_l2: 0.01}"
 
 DEEP = (
-    "model={name: deep_afm, factors: 4, attention: 4, hidden: [6, 5], attention_dropout: 0.2, pooled_dropout: 0.2, "
-    "attention_l2: 0.01}"
+    "model={name: deep_afm, factors: 4, attention: 4, hidden: [6, 5], read_vectors: true, attention_dropout: 0.2, "
+    "pooled_dropout: 0.2, attention_l2: 0.01}"
 )
 
 

@@ -55,10 +55,11 @@ def loops(layer: DeepAFM, inputs: InteractionInputs, pairs: np.ndarray, keep: np
             weight *= 1.0 if keep is None else keep[row, q]
             pooled[i] += weight * u[i] * u[j]
             pooled[j] += weight * u[i] * u[j]
-        hidden = pooled.reshape(-1)
+        parts = [pooled.reshape(-1), u.reshape(-1)][: 2 if layer.options.read_vectors else 1]
         if layer.options.normalise:
-            hidden = hidden - hidden.mean()
-            hidden /= np.sqrt((hidden**2).mean() + 1e-12)
+            parts = [part - part.mean() for part in parts]
+            parts = [part / np.sqrt((part**2).mean() + 1e-12) for part in parts]
+        hidden = np.concatenate(parts)
         for place in range(3):
             hidden = hidden @ value[f"kernel_{place}"] + value[f"offset_{place}"]
             hidden = np.maximum(hidden, 0) if place < 2 else hidden
@@ -69,9 +70,12 @@ def loops(layer: DeepAFM, inputs: InteractionInputs, pairs: np.ndarray, keep: np
 @pytest.mark.parametrize("pairs", LISTS, ids=["all", "some"])
 @pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("vectors", [False, True], ids=["sums", "vectors"])
 @pytest.mark.parametrize("training", [False, True], ids=["plain", "blocked"])
-def test_the_logit_equals_the_loops(pairs: np.ndarray, scale: bool, normalise: bool, training: bool) -> None:
-    layer, inputs = made(pairs, scale_by_pairs=scale, normalise=normalise)
+def test_the_logit_equals_the_loops(
+    pairs: np.ndarray, scale: bool, normalise: bool, vectors: bool, training: bool
+) -> None:
+    layer, inputs = made(pairs, scale_by_pairs=scale, normalise=normalise, read_vectors=vectors)
     np.testing.assert_allclose(layer(inputs, training=training), loops(layer, inputs, pairs), rtol=1e-12)
 
 
@@ -86,8 +90,9 @@ def test_dropout_on_pairs_equals_the_loops_with_the_same_mask() -> None:
     np.testing.assert_allclose(found, loops(layer, inputs, LISTS[0], keep), rtol=1e-12)
 
 
-def test_gradients_equal_central_differences_of_the_loops() -> None:
-    layer, inputs = made(LISTS[1])
+@pytest.mark.parametrize("vectors", [False, True])
+def test_gradients_equal_central_differences_of_the_loops(vectors: bool) -> None:
+    layer, inputs = made(LISTS[1], read_vectors=vectors)
     upstream = np.linspace(-1, 1, len(PRESENT))
     u = tf.Variable(inputs.vectors)
     values = [weight.value for weight in layer.trainable_weights]
@@ -118,9 +123,9 @@ def test_gradients_equal_central_differences_of_the_loops() -> None:
 
 
 @pytest.mark.parametrize("scores", [1.0, 40.0], ids=["spread", "on one pair"])
-@pytest.mark.parametrize("scale", [True, False])
-def test_an_ablation_is_the_logit_less_that_without_the_pair(scale: bool, scores: float) -> None:
-    layer, inputs = made(LISTS[0], scale_by_pairs=scale)
+@pytest.mark.parametrize(("scale", "vectors"), [(True, False), (False, False), (True, True)])
+def test_an_ablation_is_the_logit_less_that_without_the_pair(scale: bool, vectors: bool, scores: float) -> None:
+    layer, inputs = made(LISTS[0], scale_by_pairs=scale, read_vectors=vectors)
     layer.h.assign(scores * layer.h.value)
     found = layer.ablations(inputs).numpy()
     whole = loops(layer, inputs, LISTS[0])
@@ -146,7 +151,7 @@ def test_several_pairs_are_taken_out_at_once(scale: bool) -> None:
 
 
 def test_ablations_are_the_same_in_a_graph() -> None:
-    layer, inputs = made(LISTS[1])
+    layer, inputs = made(LISTS[1], read_vectors=True)
     assert tf.autograph.to_graph(DeepAFM.ablations)  # else AutoGraph warns, wherever they are explained
     found = tf.function(lambda: layer.ablations(inputs))()
     np.testing.assert_allclose(found, layer.ablations(inputs), rtol=1e-12)
@@ -199,3 +204,18 @@ def test_one_slot_and_wrong_options() -> None:
     for options in ({"hidden": [0]}, {"hidden": "64"}, {"layers": [3]}):
         with pytest.raises(UserError, match="deep_afm"):
             CTRModel("deep_afm", options, feature_size=4, num_slots=1, pairs=np.empty((0, 2)))
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_a_config_makes_the_model_again_and_one_from_before_vectors_were_read_too(vectors: bool) -> None:
+    options = {"factors": 2, "attention": 2, "hidden": [3], "read_vectors": vectors}
+    model = CTRModel("deep_afm", options, feature_size=9, num_slots=3, pairs=oracle.all_pairs(3), seed=4)
+    config = model.get_config()
+    if not vectors:
+        del config["options"]["read_vectors"]
+    again = CTRModel.from_config(config)
+    assert [weight.shape for weight in again.weights] == [weight.shape for weight in model.weights]
+    assert again.interaction.network[0][0].shape == (12 if vectors else 6, 3)
+    again.set_weights(model.get_weights())
+    batch = {"feature_ids": tf.constant([[1, 5, 8], [2, 0, 7]], tf.int64), "feature_vals": tf.ones([2, 3])}
+    np.testing.assert_array_equal(again(batch), model(batch))
