@@ -14,7 +14,7 @@ import tensorflow as tf
 from afm_ctr.errors import UserError, find_user_error
 from afm_ctr.features import FeatureTransform
 from afm_ctr.io.files import write_json_lines
-from afm_ctr.io.paths import expand
+from afm_ctr.io.paths import expand, is_remote, local_files_alone
 from afm_ctr.rawlog import ColumnTypes, parse_log, word_columns
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.sidetables import SideTables
@@ -182,7 +182,7 @@ def _expand(inputs: Iterable[str]) -> list[str]:
     for pattern in inputs:
         found = expand(pattern)
         if not found:
-            raise UserError(f"--input {pattern}: no such file")
+            raise local_files_alone(pattern) if is_remote(pattern) else UserError(f"--input {pattern}: no such file")
         paths += found
     return paths
 

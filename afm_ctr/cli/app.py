@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from afm_ctr import __version__
+from afm_ctr.io.paths import is_remote, local_files_alone, local_path
 from afm_ctr.visible import visible
 
 # As the work goes; a command that is not here comes last.
@@ -64,6 +66,20 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+def path_option(**options: Any) -> Any:
+    """``typer.Option`` of a path on this machine; one of an object store is refused with how to reach it."""
+    return typer.Option(parser=on_this_machine, **{"metavar": "PATH", **options})
+
+
+def on_this_machine(path: str | Path) -> Path:
+    """A path as it was typed; ``file:///a`` is ``/a``."""
+    local = local_path(str(path))
+    if is_remote(local):  # as a Path it would be s3:/a
+        raise local_files_alone(local)
+    return Path(local)
+
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object last on stdout.")]
 

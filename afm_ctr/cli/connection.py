@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
+from afm_ctr.cli.app import path_option
 from afm_ctr.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ VersionLabel = Annotated[
     str | None, typer.Option(metavar="NAME", help="Ask the version of this label; not with --model-version.")
 ]
 CaFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="TLS: PEM file of who signed the server's certificate.")
+    Path | None, path_option(metavar="FILE", help="TLS: PEM file of who signed the server's certificate.")
 ]
 CertFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Mutual TLS: the client's certificate, PEM; needs --key.")
+    Path | None, path_option(metavar="FILE", help="Mutual TLS: the client's certificate, PEM; needs --key.")
 ]
-KeyFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Mutual TLS: its private key, PEM.")]
+KeyFile = Annotated[Path | None, path_option(metavar="FILE", help="Mutual TLS: its private key, PEM.")]
 
 Wait = Annotated[
     float, typer.Option(min=0, max=86_400, metavar="SECONDS", help="Wait at most so long for the model to be served.")

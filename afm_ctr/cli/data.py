@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from afm_ctr.cli.app import JsonFlag, app, console, report
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report
 from afm_ctr.cli.progress import row_progress
 from afm_ctr.cli.quiet_imports import load_beam
 from afm_ctr.devices import hide_gpus
@@ -20,7 +20,7 @@ from afm_ctr.visible import counted
 @app.command("make-logs", epilog="Example: afm-ctr make-logs --rows 200000 --output logs.tsv.gz --malformed 0.001")
 def make_logs(
     rows: Annotated[int, typer.Option(min=1, help="Number of lines.")],
-    output: Annotated[Path, typer.Option(help="File to write; .gz is compressed.")],
+    output: Annotated[Path, path_option(help="File to write; .gz is compressed.")],
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     malformed: Annotated[float, typer.Option(min=0, max=1, help="Share of malformed lines.")] = 0.0,
     as_json: JsonFlag = False,
@@ -41,7 +41,7 @@ def make_logs(
 )
 def prepare(
     context: typer.Context,
-    schema: Annotated[Path, typer.Option(help="The feature schema, YAML.")],
+    schema: Annotated[Path, path_option(help="The feature schema, YAML.")],
     output: Annotated[str, typer.Option(help="Folder of the prepared data set.")],
     input: Annotated[
         list[str] | None,
@@ -56,7 +56,7 @@ def prepare(
     ] = None,
     no_label: Annotated[bool, typer.Option("--no-label", help="The logs carry no label.")] = False,
     parent: Annotated[
-        Path | None, typer.Option(help="Resolved schema of an earlier data set: its ids stay, new ones are appended.")
+        Path | None, path_option(help="Resolved schema of an earlier data set: its ids stay, new ones are appended.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set in OUTPUT.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the order of rows in a shard.")] = 0,

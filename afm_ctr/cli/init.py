@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from afm_ctr.cli.app import JsonFlag, app, console, report
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report
 from afm_ctr.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ SCHEMA, CONFIG = "schema.yaml", "train.yaml"
 @app.command("init", epilog="Example: afm-ctr init --input 'logs/*.csv.gz' --output shop --label click")
 def init(
     input: Annotated[list[str], typer.Option(help="Raw logs: local paths or globs.")],
-    output: Annotated[Path, typer.Option(help=f"Folder for {SCHEMA} and {CONFIG}.")] = Path("."),
+    output: Annotated[Path, path_option(help=f"Folder for {SCHEMA} and {CONFIG}.")] = Path("."),
     label: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="The label's column; without a header line c1, c2, …")
     ] = None,

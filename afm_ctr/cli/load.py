@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from afm_ctr.cli.app import JsonFlag, app, console, report
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report
 from afm_ctr.cli.connection import (
     CaFile,
     CertFile,
@@ -31,8 +31,8 @@ SLO_MISSED = 3
 )
 def load_test(
     target: Annotated[str, typer.Option(help="HOST:PORT of the gRPC server.")],
-    schema: Annotated[Path, typer.Option(help="The feature schema of the raw rows.")],
-    input: Annotated[Path, typer.Option(help="Raw log file; its first 20,000 rows are sent round and round.")],
+    schema: Annotated[Path, path_option(help="The feature schema of the raw rows.")],
+    input: Annotated[Path, path_option(help="Raw log file; its first 20,000 rows are sent round and round.")],
     model_name: ModelName = "afm",
     rate: Annotated[
         float | None, typer.Option(min=0.01, max=1e6, help="Open loop: requests/s, whatever comes back.")
@@ -50,7 +50,7 @@ def load_test(
     duration: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds of sending; of each rate.")] = 10.0,
     timeout: Annotated[float, typer.Option(min=0.001, max=3600, help="Deadline of each request, seconds.")] = 10.0,
     max_requests: Annotated[int, typer.Option(min=1, max=10_000_000, help="At most this many.")] = 1_000_000,
-    output: Annotated[Path | None, typer.Option(help="Folder for load.json and the pictures.")] = None,
+    output: Annotated[Path | None, path_option(help="Folder for load.json and the pictures.")] = None,
     model_version: ModelVersion = None,
     label: VersionLabel = None,
     wait: Wait = 0.0,

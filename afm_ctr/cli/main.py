@@ -6,17 +6,14 @@ Exit 0: done. Exit 2: the user's mistake, in one line. Exit 1: ours, with a trac
 from __future__ import annotations
 
 import os
-import re
 import sys
 import traceback
-from collections.abc import Sequence
 
 import typer
 
 from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
 from afm_ctr.cli.app import app
 from afm_ctr.errors import RunError, Stopped, UserError, find_lost_rank, find_user_error, release
-from afm_ctr.io.paths import local_files_alone
 from afm_ctr.io.secrets import mask_text
 from afm_ctr.visible import visible
 
@@ -34,10 +31,6 @@ _EXTRA_OF = {
 }
 
 
-# infer-schema and init say themselves what they read.
-_READ_STORES = {"prepare", "infer-schema", "init"}
-
-
 def _missing_package(error: ModuleNotFoundError) -> UserError | None:
     extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
     if extra is None:
@@ -53,22 +46,12 @@ def _fail(error: Exception, code: int = 2) -> int:
     return code
 
 
-def _refuse_object_stores(arguments: Sequence[str]) -> None:
-    """Paths of all other commands are local ones; as such ``s3://a`` would be looked for as ``s3:/a``."""
-    if arguments[:1] and arguments[0] not in _READ_STORES:
-        for argument in arguments:
-            found = re.match(r"(?:--[\w-]+=)?((?:s3|gs|hdfs|abfss?)://.+)", argument)
-            if found:
-                raise local_files_alone(found[1])
-
-
 def main() -> None:
     """Run the command line and leave with its exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # oneDNN chooses kernels by machine and batch size, and the rounding with them.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
-        _refuse_object_stores(sys.argv[1:])
         code = app(standalone_mode=False) or 0
     except (typer.Abort, KeyboardInterrupt):
         print("afm-ctr: stopped", file=sys.stderr)

@@ -11,13 +11,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from afm_ctr.cli.app import JsonFlag, app, console, report
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report
 from afm_ctr.cli.early import check_inputs
 from afm_ctr.cli.quiet_imports import load_tensorflow
 from afm_ctr.errors import UserError
 
-ModelDir = Annotated[Path, typer.Option(help="Folder of the run: config, checkpoints, history.")]
-Data = Annotated[Path, typer.Option(help="Prepared data set: the output of afm-ctr prepare.")]
+ModelDir = Annotated[Path, path_option(help="Folder of the run: config, checkpoints, history.")]
+Data = Annotated[Path, path_option(help="Prepared data set: the output of afm-ctr prepare.")]
 
 Checkpoint = Annotated[Literal["best", "latest"], typer.Option(help="Which checkpoint of the run.")]
 
@@ -32,7 +32,7 @@ def train(
     model_dir: ModelDir,
     config: Annotated[
         Path | None,
-        typer.Option(help="Training config, YAML. Default: that of the run continued, or one sized to the data."),
+        path_option(help="Training config, YAML. Default: that of the run continued, or one sized to the data."),
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value, over the config.")] = None,
     resume: Annotated[
@@ -40,7 +40,7 @@ def train(
         typer.Option(help="auto: resume where the folder stopped; never: refuse a used one."),
     ] = "auto",
     from_checkpoint: Annotated[
-        Path | None, typer.Option(help="Begin with the weights of another run, or of one of its checkpoints.")
+        Path | None, path_option(help="Begin with the weights of another run, or of one of its checkpoints.")
     ] = None,
     profile: Annotated[
         int, typer.Option(min=0, help="Profile this many steps: TensorBoard's trace, and where a step's time goes.")
@@ -80,9 +80,7 @@ def train(
 )
 def plan(
     data: Data,
-    config: Annotated[
-        Path | None, typer.Option(help="Training config, YAML. Default: one sized to the data.")
-    ] = None,
+    config: Annotated[Path | None, path_option(help="Training config, YAML. Default: one sized to the data.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value, over the config.")] = None,
     hosts: Annotated[int, typer.Option(min=1, help="How many hosts.")] = 1,
     gpus_per_host: Annotated[int, typer.Option(min=1, help="Ranks of a host, a GPU each.")] = 1,
@@ -177,8 +175,8 @@ def evaluate(
 )
 def predict(
     model_dir: ModelDir,
-    output: Annotated[Path, typer.Option(help="JSON Lines file to write: one object a row, in order.")],
-    data: Annotated[Path | None, typer.Option(help="Prepared data set ...")] = None,
+    output: Annotated[Path, path_option(help="JSON Lines file to write: one object a row, in order.")],
+    data: Annotated[Path | None, path_option(help="Prepared data set ...")] = None,
     split: Annotated[str, typer.Option(help="... and its split.")] = "test",
     input: Annotated[list[str] | None, typer.Option(help="Or raw logs: paths or globs.")] = None,
     checkpoint: Checkpoint = "best",
@@ -199,7 +197,7 @@ def predict(
 @app.command("export", epilog="Example: afm-ctr export --model-dir runs/afm --export-base serving-models/afm")
 def export(
     model_dir: ModelDir,
-    export_base: Annotated[Path, typer.Option(help="Base folder of the versions, as TF Serving expects it.")],
+    export_base: Annotated[Path, path_option(help="Base folder of the versions, as TF Serving expects it.")],
     version: Annotated[int | None, typer.Option(min=1, help="Version number; default: the next free one.")] = None,
     checkpoint: Checkpoint = "best",
     warmup: Annotated[
@@ -210,7 +208,7 @@ def export(
         bool, typer.Option("--float16-tables", help="Store the vectors in half precision: half the memory.")
     ] = False,
     data: Annotated[
-        Path | None, typer.Option(help="With --float16-tables: measure what it changes on this data set ...")
+        Path | None, path_option(help="With --float16-tables: measure what it changes on this data set ...")
     ] = None,
     split: Annotated[str, typer.Option(help="... and this split of it.")] = "test",
     largest_table_mb: Annotated[
@@ -245,9 +243,9 @@ def export(
     epilog="Example: afm-ctr validate-export --export-dir serving-models/afm/1 --model-dir runs/afm",
 )
 def validate_export(
-    export_dir: Annotated[Path, typer.Option(help="One version: a folder that afm-ctr export wrote.")],
+    export_dir: Annotated[Path, path_option(help="One version: a folder that afm-ctr export wrote.")],
     model_dir: Annotated[
-        Path | None, typer.Option(help="The run that it is from: compare scores with the checkpoint's.")
+        Path | None, path_option(help="The run that it is from: compare scores with the checkpoint's.")
     ] = None,
     checkpoint: Checkpoint = "best",
     as_json: JsonFlag = False,
@@ -282,7 +280,7 @@ def explain(
         int | None, typer.Option(help="Besides the split, explain this many of its first rows one by one; default 5.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the tables, the pictures, and one HTML page with all of them.")
+        Path | None, path_option(help="Folder for the tables, the pictures, and one HTML page with all of them.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many pairs to print.")] = 10,
     as_json: JsonFlag = False,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from afm_ctr.cli.app import JsonFlag, app, console
+from afm_ctr.cli.app import JsonFlag, app, console, path_option
 from afm_ctr.cli.app import report as show_result
 from afm_ctr.cli.early import check_inputs
 from afm_ctr.cli.model import Checkpoint, ModelDir
@@ -22,16 +22,16 @@ from afm_ctr.errors import UserError
 def report(
     model_dir: ModelDir,
     data: Annotated[
-        Path | None, typer.Option(help="Prepared data set; default: the one that the run was trained on.")
+        Path | None, path_option(help="Prepared data set; default: the one that the run was trained on.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Which split; default: test, or else the validation's.")] = None,
-    output: Annotated[Path | None, typer.Option(help="The page; default: report.html in MODEL_DIR.")] = None,
+    output: Annotated[Path | None, path_option(help="The page; default: report.html in MODEL_DIR.")] = None,
     slices: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD", help="Slice by this field; may be given several times. Default: by all."),
     ] = None,
     baseline: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Run to compare with on the same rows, such as one of lr.")
+        Path | None, path_option(metavar="RUN", help="Run to compare with on the same rows, such as one of lr.")
     ] = None,
     checkpoint: Checkpoint = "best",
     as_json: JsonFlag = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from afm_ctr.cli.app import JsonFlag, app, console, report
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report
 from afm_ctr.cli.connection import (
     CaFile,
     CertFile,
@@ -54,9 +54,9 @@ def serve(context: typer.Context) -> None:
 )
 def score(
     target: Annotated[str, typer.Option(help="HOST:PORT of the gRPC server.")],
-    schema: Annotated[Path, typer.Option(help="The feature schema of the raw rows.")],
-    input: Annotated[str, typer.Option(help="Raw log file.")],
-    output: Annotated[Path, typer.Option(help="JSON Lines file to write: one object an input line, in order.")],
+    schema: Annotated[Path, path_option(help="The feature schema of the raw rows.")],
+    input: Annotated[Path, path_option(help="Raw log file.")],
+    output: Annotated[Path, path_option(help="JSON Lines file to write: one object an input line, in order.")],
     model_name: ModelName = "afm",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 512,
     timeout: Annotated[float, typer.Option(min=0.001, help="Deadline of each request, seconds.")] = 10.0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from afm_ctr.cli.app import JsonFlag, app, console, report
+from afm_ctr.cli.app import JsonFlag, app, console, on_this_machine, path_option, report
 from afm_ctr.errors import UserError
 from afm_ctr.visible import counted, visible
 
@@ -29,7 +28,7 @@ PAGE = "statistics.html"
 )
 def infer_schema(
     input: Annotated[list[str], typer.Option(help="Raw logs: local paths or globs.")],
-    output: Annotated[Path | None, typer.Option(help="File to write; without it the schema is printed.")] = None,
+    output: Annotated[Path | None, path_option(help="File to write; without it the schema is printed.")] = None,
     label: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="The label's column; without a header line c1, c2, …")
     ] = None,
@@ -91,11 +90,13 @@ def _suggested(fields: Any) -> str:
 
 @app.command("stats", epilog="Example: afm-ctr stats data --baseline last-week/data --output stats/")
 def stats(
-    data: Annotated[str, typer.Argument(help="Prepared data set, or its manifest.json.")],
+    data: Annotated[
+        Path, typer.Argument(parser=on_this_machine, metavar="DATA", help="Prepared data set, or its manifest.json.")
+    ],
     baseline: Annotated[
-        str | None, typer.Option(metavar="MANIFEST", help="Manifest or folder of a data set to compare with.")
+        Path | None, path_option(metavar="MANIFEST", help="Manifest or folder of a data set to compare with.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help=f"Folder for one HTML page with pictures, {PAGE}.")] = None,
+    output: Annotated[Path | None, path_option(help=f"Folder for one HTML page with pictures, {PAGE}.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show the statistics of every field of a prepared data set, and how far they have moved from another's.
@@ -111,31 +112,31 @@ def stats(
     if output is not None:
         from afm_ctr.statistics.page import page_of
 
-        versus = None if before is None or found is None else (baseline or "", before, found)
-        page = page_of(data, now, versus, _parts(data)).write(output / PAGE)
+        versus = None if before is None or found is None else (str(baseline), before, found)
+        page = page_of(str(data), now, versus, _parts(data)).write(output / PAGE)
 
     def show() -> None:
         console.print(_table(data, now))
         if found is not None:
-            console.print(_drift_table(found, baseline or ""))
+            console.print(_drift_table(found, baseline))
         if page is not None:
             console.print(f"wrote {page}", markup=False, soft_wrap=True)
 
-    result: dict[str, Any] = {"data": data, "statistics": now.model_dump(mode="json")}
+    result: dict[str, Any] = {"data": str(data), "statistics": now.model_dump(mode="json")}
     if found is not None:
-        result |= {"baseline": baseline, "drift": found.to_json(), "flagged": [f.name for f in found.flagged]}
+        result |= {"baseline": str(baseline), "drift": found.to_json(), "flagged": [f.name for f in found.flagged]}
     if page is not None:
         result["plots"] = str(page)
     report(as_json, result, show)
 
 
-def _folder(path: str) -> str:
+def _folder(path: Path) -> Path:
     from afm_ctr.records.manifest import MANIFEST_NAME
 
-    return os.path.dirname(path) or "." if path.endswith(MANIFEST_NAME) else path
+    return path.parent if path.name == MANIFEST_NAME else path
 
 
-def _parts(path: str) -> dict[str, str]:
+def _parts(path: Path) -> dict[str, str]:
     """Of time fields the part of the moment, where the schema lies next to the manifest."""
     from afm_ctr.schema import ResolvedSchema, TimeField
 
@@ -146,7 +147,7 @@ def _parts(path: str) -> dict[str, str]:
     return {field.name: field.part for field in fields if isinstance(field, TimeField)}
 
 
-def _statistics(path: str) -> DataStatistics:
+def _statistics(path: Path) -> DataStatistics:
     from afm_ctr.records.manifest import Manifest
 
     found = Manifest.load(_folder(path), check_files=False).statistics
@@ -157,7 +158,7 @@ def _statistics(path: str) -> DataStatistics:
     return found
 
 
-def _table(data: str, statistics: DataStatistics) -> Group:
+def _table(data: Path, statistics: DataStatistics) -> Group:
     from afm_ctr.statistics.tables import FIELD_COLUMNS, field_rows, note_of, title_of
 
     table = _columns(FIELD_COLUMNS, caption=note_of(statistics), caption_justify="left")
@@ -166,14 +167,14 @@ def _table(data: str, statistics: DataStatistics) -> Group:
     return Group(Text(visible(f"{data}, {title_of(statistics)}")), table)
 
 
-def _drift_table(found: Drift, baseline: str) -> Group:
+def _drift_table(found: Drift, baseline: Path | None) -> Group:
     from afm_ctr.statistics.tables import DRIFT_COLUMNS, drift_row, drift_title
 
     table = _columns(DRIFT_COLUMNS)
     for field in found.fields:
         style = "bold red" if "large change" in field.flags else "yellow" if field.flags else None
         table.add_row(*map(escape, drift_row(field)), style=style)
-    return Group(Text(visible(drift_title(found, baseline))), table)
+    return Group(Text(visible(drift_title(found, str(baseline)))), table)
 
 
 def _columns(headings: Sequence[str], **options: Any) -> Table:

@@ -248,3 +248,22 @@ def test_remedies_need_no_public_index(monkeypatch: pytest.MonkeyPatch) -> None:
         "pip install '.[beam]'",
         "pip install '.[serving]'",
     }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--data", "data", "--model-dir", "gs://b/run"],
+        ["prepare", "--schema", "s3://b/schema.yaml", "--input", "a", "--output", "b"],
+        ["predict", "--model-dir", "run", "--data", "data", "--output", "s3://b/scores.jsonl"],
+        ["score", "--schema", "schema.yaml", "--input", "hdfs://b/a.csv", "--output", "b"],
+        ["stats", "abfss://b/data"],
+        ["stats", "data", "--baseline", "s3://b/data"],
+        ["init", "--input", "a", "--output", "s3://b"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_path_that_must_be_local_is_refused_where_it_is_read(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UserError)
+    assert re.search(r"(gs|s3|hdfs|abfss)://b\S* is no local file.*copy it first", str(result.exception))
