@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -26,8 +26,8 @@ from afm_ctr.schema.fields import OneField
 
 _STEPS = 300  # of an epoch, about
 _LEAST_BATCH, _LARGEST_BATCH = 64, 4096
-_OFTEN = 30  # rows an id from which a network reads more than noise in products of vectors ...
-_MANY = 50_000  # ... and rows
+_OFTEN = 30  # rows an id, of the field with the most, from which they do
+_SOME, _MANY = 50_000, 100_000  # rows from which pairs say more than noise in a sum of them, and in a network
 _MOST_PAIRS = 400  # beyond, pooling by slot takes several times as long
 _BUCKETS, _PARTS_OF_TIME = 50, 24  # ids of a field whose encoding does not say how many
 
@@ -118,57 +118,91 @@ class Settings:
 def settings_for(size: DataSize) -> Settings:
     """The settings for data of this size.
 
-    ``row_l2`` of the weights is that of a logistic regression with C = 1, divided by the rows, as a step's loss is a
-    mean. Adam's ``epsilon`` is a tenth of what one row weighs in that mean: so a rare id moves by what its rows say,
-    and not as far as one of a thousand rows that agree.
+    ``row_l2`` of the weights is that of a logistic regression with C = 10 / slots^1.5, divided by the rows, as a
+    step's loss is a mean: the more weights a logit adds up, the less each may say. For the same reason the rate is
+    divided by the slots. It falls to 0 in a straight line, so that the last epochs settle: of a run that still jumps,
+    the best epoch is one whose mean prediction happens to suit the rows of ``valid``. Adam's ``epsilon`` is 0.03 of
+    what one row weighs in the mean: a rare id moves by what its rows say, and not as far as one of many that agree.
     """
     batch = min(max(2 ** round(math.log2(max(size.rows / _STEPS, 1))), _LEAST_BATCH), _LARGEST_BATCH)
     steps = -(-size.rows // batch)
     figures = (
         f"{size.rows:,} rows; about {size.ids:,} ids, those of the largest field with {size.rows_per_id:,.0f} rows"
     )
-    model: dict[str, Any] = {"name": "afm", "factors": 16, "attention": 16}
-    if size.rows < _MANY:
-        reason = f"afm, a mean of pairs: a network on them needs {_MANY:,} rows."
-    elif size.rows_per_id < _OFTEN:
-        reason = f"afm, a mean of pairs: a network on them needs {_OFTEN} rows an id."
-    elif size.pairs > _MOST_PAIRS:
-        reason = f"afm: of more than {_MOST_PAIRS} pairs of slots deep_afm takes several times as long."
-    else:
-        model = {"name": "deep_afm", "factors": 16, "attention": 16, "hidden": [32], "normalise": False}
-        model["pooled_dropout"] = 0.3
-        reason = "deep_afm: ids are seen often enough for a network on their pairs."
-    rate = 0.001 if model["name"] == "deep_afm" else 0.003 if size.rows >= _MANY else 0.01
-    epochs = 30 if size.rows < 1_000_000 else 8 if size.rows < 20_000_000 else 3
+    choice = _choose(size)
+    c = 10 / size.slots**1.5
+    epochs = choice.epochs if size.rows < 1_000_000 else 8 if size.rows < 20_000_000 else 3
+    optimizer = {"name": "adam", "learning_rate": _rounded(choice.rate), "epsilon": _rounded(0.03 / batch)}
     content: dict[str, Any] = {
-        "model": model,
+        "model": choice.model,
         "loss": "log",
-        "row_l2": {"linear": _rounded(0.5 / size.rows), "vectors": _rounded(60.0 / size.rows)},
+        "row_l2": {"linear": _rounded(0.5 / c / size.rows), "vectors": _rounded(choice.penalty / size.rows)},
         "row_l2_per": "step",
-        "optimizer": {"name": "adam", "learning_rate": rate, "epsilon": _rounded(0.1 / batch)},
+        "optimizer": {**optimizer, "decay": "linear"},
         "batch_size": batch,
         "epochs": epochs,
         "seed": 0,
     }
     why = {
-        "model": f"{figures}; {size.pairs:,} pairs of slots.\n{reason}",
-        "row_l2": f"Weights: 0.5 by {size.rows:,} rows, as a logistic regression with C = 1; vectors: 60 by them.",
-        "optimizer": "epsilon: 0.1 by batch_size; below it an id's step goes by its gradient.",
+        "model": f"{figures}; {size.pairs:,} pairs of slots.\n{choice.reason}",
+        "row_l2": f"Weights: 0.5 / C by the rows, of a logistic regression with C = 10 / slots^1.5 = {c:.2g}; "
+        f"vectors: {choice.penalty:.3g} by the rows.",
+        "optimizer": "The rate falls to 0 at the end. epsilon: 0.03 by batch_size; below it an id's step goes by its "
+        "gradient.",
         "batch_size": f"{steps:,} steps an epoch.",
-        "epochs": "At most: early_stopping ends the run.",
+        "epochs": "At most: early_stopping may end the run.",
     }
     if size.validated:
         content |= {
             "validation": {"split": "valid", "metric": "log_loss"},
-            "early_stopping": {"patience": 3},
-            "reduce_on_plateau": {"factor": 0.3, "patience": 1},
+            "early_stopping": {"patience": max(2, epochs // 3)},
         }
         why["validation"] = "The best epoch is what is evaluated and exported."
     else:
-        content |= {"epochs": min(epochs, 5), "validation": None}
-        content["optimizer"] |= {"decay": "linear"}
-        why |= {"epochs": "Few: no split `valid` says when to stop."}
+        few = min(epochs, 5) if choice.model["name"] == "deep_afm" else epochs
+        content |= {"epochs": few, "validation": None}
+        why["epochs"] = "No split `valid` says when to stop."
     return Settings(content, why)
+
+
+class _Choice(NamedTuple):
+    """A model with its reason, the vectors' penalty over all rows, the rate, and the epochs of a small log."""
+
+    model: dict[str, Any]
+    reason: str
+    penalty: float
+    rate: float
+    epochs: int = 30
+
+
+def _choose(size: DataSize) -> _Choice:
+    """The model for data of this size."""
+    if size.rows < _SOME:
+        reason = f"below {_SOME:,} rows they"
+    elif size.rows_per_id < _OFTEN:
+        reason = f"below {_OFTEN} rows an id they"
+    elif size.pairs > _MOST_PAIRS:
+        reason = f"of more than {_MOST_PAIRS} deep_afm takes several times as long, and a sum"
+    elif size.rows < _MANY:
+        # What noise says of pairs of ids grows by the root of the rows: the penalty must be stronger.
+        penalty = size.slots * size.rows**0.5 / 80
+        return _Choice(
+            {"name": "fm", "factors": 16, "init_stddev": 0.1},
+            f"fm, a sum of pairs: a network on them needs {_MANY:,} rows.",
+            penalty,
+            0.1 / size.slots,
+            15,
+        )
+    else:
+        model = {"name": "deep_afm", "factors": 16, "attention": 16, "hidden": [32], "normalise": False}
+        reason = "deep_afm: ids are seen often enough for a network on their pairs."
+        return _Choice(model | {"pooled_dropout": 0.3}, reason, 60.0, 0.001)
+    return _Choice(
+        {"name": "afm", "factors": 16, "attention": 16},
+        f"afm, a mean of pairs: {reason} would learn noise. The penalty leaves it near a logistic regression.",
+        60.0,
+        0.15 / size.slots,
+    )
 
 
 def _rounded(number: float) -> float:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from afm_ctr.errors import UserError
 
+if TYPE_CHECKING:
+    from afm_ctr.training import TrainConfig
 
-def check_inputs(
-    *, data: Path | None = None, run: Path | None = None, config: Path | None = None, overrides: Sequence[str] = ()
-) -> None:
-    """Refuse a data set, run or config that is not there, and keys that no config has, as those who read them would.
+
+def check_inputs(*, data: Path | None = None, run: Path | None = None, config: Path | None = None) -> None:
+    """Refuse a data set, run or config that is not there, as those who read them would.
 
     Ranks leave it to the command itself: there one rank's refusal is made known to the others.
 
     Raises:
-        UserError: one of them is not there, or the config is refused.
+        UserError: one of them is not there.
     """
     if "HOROVOD_RANK" in os.environ:
         return
@@ -27,11 +29,22 @@ def check_inputs(
         raise UserError(f"{run} holds no training run (no config.yaml); afm-ctr train makes one")
     if data is not None and ":/" not in str(data) and not (data / "manifest.json").is_file():
         raise UserError(f"{data} is not a prepared data set: no manifest.json; run afm-ctr prepare")
-    if config is not None or overrides:
-        from afm_ctr.training.config import TrainConfig
-        from afm_ctr.training.overrides import apply_overrides
 
-        if config is not None:
-            TrainConfig.load(config, list(overrides))
-        else:  # what they will be set over is not known yet, and so not whether all fits together
-            apply_overrides(TrainConfig, {}, overrides)
+
+def training_config(
+    data: Path, run: Path, config: Path | None, overrides: Sequence[str], origin: Path | None = None
+) -> TrainConfig:
+    """The config of a file, or without one that of :func:`afm_ctr.training.default_config`; see there.
+
+    Raises:
+        UserError: a file, an override or a data set that is refused.
+    """
+    from afm_ctr.training.config import TrainConfig
+    from afm_ctr.training.overrides import apply_overrides
+
+    if config is not None:
+        return TrainConfig.load(config, list(overrides))
+    apply_overrides(TrainConfig, {}, overrides)  # no data set is needed to say that there is no such key
+    from afm_ctr.training.defaults import default_config
+
+    return default_config(data, run, origin, overrides)

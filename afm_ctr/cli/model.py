@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from afm_ctr.cli.app import JsonFlag, app, console, path_option, report
-from afm_ctr.cli.early import check_inputs
+from afm_ctr.cli.early import check_inputs, training_config
 from afm_ctr.cli.quiet_imports import load_tensorflow
 from afm_ctr.errors import UserError
 
@@ -48,14 +48,11 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Train a model; under horovodrun on all ranks. The same command, run again, resumes where it stopped."""
-    check_inputs(data=data, config=config, overrides=set_ or [])
+    check_inputs(data=data, config=config)
+    settings = training_config(data, model_dir, config, set_ or [], from_checkpoint)
     load_tensorflow()
     from afm_ctr import distributed, training
 
-    if config is None:
-        settings = training.default_config(data, model_dir, from_checkpoint, set_ or [])
-    else:
-        settings = training.TrainConfig.load(config, set_ or [])
     world = distributed.init()
     try:
         summary = training.train(
@@ -96,16 +93,11 @@ def plan(
     as_json: JsonFlag = False,
 ) -> None:
     """What a run would take on a cluster: memory, bytes and time of a step, for each form of the table."""
-    check_inputs(data=data, config=config, overrides=set_ or [])
+    check_inputs(data=data, config=config)
+    settings = training_config(data, data, config, set_ or [])
     load_tensorflow()
-    from afm_ctr import training
     from afm_ctr.training import plan as planning
 
-    settings = (
-        training.default_config(data, data, None, set_ or [])
-        if config is None
-        else training.TrainConfig.load(config, set_ or [])
-    )
     memory = round(memory_gb * 1e9) if memory_gb else planning.rank_memory(settings, gpus_per_host)
     speed = rows_per_second or planning.ROWS_PER_SECOND
     found = planning.plan_run(data, settings, planning.Cluster(hosts, gpus_per_host, gbits, memory, speed), ids)

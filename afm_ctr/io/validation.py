@@ -121,13 +121,18 @@ def problems_of(error: ValidationError, data: Any) -> list[Problem]:
             problems = [Problem(location, f"{_shown(fault['input'])}: {_said(fault)}" if location else _said(fault))]
         found |= dict.fromkeys(problems, (in_union, wrong_type))
     # Each arm of a union complains: what is deepest says most, and that the value is no mapping says least.
-    kept = []
+    kept: list[Problem] = []
     for problem, (in_union, wrong_type) in found.items():
         here = problem.location
         others = [(other.location, type_) for other, (inside, type_) in found.items() if inside and other != problem]
         deeper = any(len(there) > len(here) and there[: len(here)] == here for there, _ in others)
-        if not (in_union and (deeper or (wrong_type and (here, False) in others))):
+        if in_union and (deeper or (wrong_type and (here, False) in others)):
+            continue
+        before = kept[-1] if kept and in_union and wrong_type and kept[-1].location == here else None
+        if before is None:
             kept.append(problem)
+        else:  # of the wrong type for two arms: one value, one problem
+            kept[-1] = Problem(here, f"{before.message} or {problem.message.rpartition('must be ')[2]}")
     return kept
 
 
@@ -144,6 +149,7 @@ def _said(found: Any) -> str:
     if kind in ("model_attributes_type", "dict_type", "model_type"):
         return "must be a mapping of keys"
     text = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("String should ")
+    text = text.partition(", unable to ")[0]
     if found["msg"].startswith("String should"):
         return f"must {text}"
     return text if kind == "value_error" else f"must be {text}"

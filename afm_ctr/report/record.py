@@ -12,8 +12,9 @@ from afm_ctr.io.secrets import without_secrets
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import TrainConfig
+from afm_ctr.training.config import CONFIG
 from afm_ctr.training.evaluation import check_readable
-from afm_ctr.training.model_io import CONFIG, HISTORY, PROFILE, RUN
+from afm_ctr.training.model_io import HISTORY, PROFILE, RUN
 
 
 @dataclasses.dataclass(frozen=True)

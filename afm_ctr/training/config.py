@@ -14,6 +14,7 @@ from afm_ctr.io.validation import Strict, validate
 from afm_ctr.io.yaml import read_yaml
 from afm_ctr.training.overrides import apply_overrides
 
+CONFIG = "config.yaml"  # of a run's folder
 # Metrics of an evaluation that a run may steer by, and whether more is better.
 METRICS: dict[str, Literal["max", "min"]] = {
     "auc": "max",
@@ -73,7 +74,7 @@ class OptimizerConfig(Named):
             reach, and the learning rate need not fall for that. It costs a slot for every weight.
     """
 
-    name: str = Field(default="adam", min_length=1)
+    name: Literal["adagrad", "adam", "ftrl", "sgd"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
     decay: Literal["linear", "cosine"] | None = None

@@ -8,8 +8,7 @@ from pathlib import Path
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.sizing import DataSize, settings_for
-from afm_ctr.training.config import TrainConfig
-from afm_ctr.training.model_io import CONFIG
+from afm_ctr.training.config import CONFIG, TrainConfig
 
 
 def default_config(

@@ -17,9 +17,9 @@ from afm_ctr.errors import UserError
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.checkpoint import MANIFEST, Checkpoint, DamagedCheckpoint, Position
 from afm_ctr.training.checkpoint_manager import CheckpointManager
-from afm_ctr.training.config import Expiry, TrainConfig
+from afm_ctr.training.config import CONFIG, Expiry, TrainConfig
 from afm_ctr.training.expiry import BLOCK_ROWS, Begun, begun_now, expire, last_kept, marks_of
-from afm_ctr.training.model_io import CHECKPOINTS, CONFIG, RUN
+from afm_ctr.training.model_io import CHECKPOINTS, RUN
 from afm_ctr.training.model_state import is_sharded, tables_of
 from afm_ctr.training.trainer import RunState
 

@@ -19,12 +19,11 @@ from afm_ctr.optimizers.average import Average
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.checkpoint import Checkpoint
 from afm_ctr.training.checkpoint_manager import CheckpointManager
-from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.config import CONFIG, TrainConfig
 from afm_ctr.training.stored_table import StoredTable
 from afm_ctr.visible import visible
 
-CONFIG, RUN, HISTORY, CHECKPOINTS, TENSORBOARD, PROFILE = (
-    "config.yaml",
+RUN, HISTORY, CHECKPOINTS, TENSORBOARD, PROFILE = (
     "run.json",
     "history.jsonl",
     "checkpoints",

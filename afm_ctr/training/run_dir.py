@@ -22,8 +22,8 @@ from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.checkpoint import Checkpoint
 from afm_ctr.training.checkpoint_manager import CheckpointManager
-from afm_ctr.training.config import TrainConfig
-from afm_ctr.training.model_io import CHECKPOINTS, CONFIG, RUN
+from afm_ctr.training.config import CONFIG, TrainConfig
+from afm_ctr.training.model_io import CHECKPOINTS, RUN
 
 _PACKAGES = ("afm-ctr", "tensorflow", "keras", "horovod", "numpy")
 

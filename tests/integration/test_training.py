@@ -332,7 +332,7 @@ def test_a_score_of_validation_that_is_not_finite_names_the_row(data: Path, tmp_
         (["model={name: afmm}"], {}, "there is no model 'afmm'"),
         (["model={name: fm, factor: 3}"], {}, r"model 'fm': factor: unknown key \(did you mean 'factors'"),
         (["optimizer={name: adam, beta: 3}"], {}, "has no option 'beta'"),
-        (["optimizer={name: adamw}"], {}, "there is no optimizer 'adamw'"),
+        (["optimizer={name: adamw}"], {}, r"optimizer\.name: 'adamw': must be .* \(did you mean 'adam'"),
         (["row_l2={vector: 1}"], {}, "no column 'vector'"),
         (["validation.metric=group_auc"], {"group": None}, "group_auc needs a schema that declares a `group`"),
         (

@@ -91,6 +91,8 @@ def test_what_is_not_there_is_refused_before_tensorflow_is_loaded(
         ("--config c.yaml --set epochs=0", ["c.yaml", "modle", "'model'"]),
         ("--set epoch=3", ["--set epoch=3", "did you mean epochs"]),
         ("--set epochs", ["write key.path=value"]),
+        ("--set optimizer.name=adamm", ["optimizer.name: 'adamm'", "did you mean 'adam'"]),
+        ("--set row_l2=much", ["row_l2: 'much': must be a valid number or a mapping of keys"]),
     ],
 )
 def test_a_wrong_config_is_refused_where_tensorflow_is_not(
@@ -98,6 +100,9 @@ def test_a_wrong_config_is_refused_where_tensorflow_is_not(
 ) -> None:
     (tmp_path / "c.yaml").write_text("modle: afm\n")
     (tmp_path / "manifest.json").touch()
+    (tmp_path / "m").mkdir()
+    for folder in (tmp_path, tmp_path / "m"):  # where a run without --config finds its own
+        (folder / "config.yaml").write_text("epochs: 2\n")
     arguments = ["afm-ctr", *command.split(), "--data", ".", *options.split()]
     code = f"import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None; sys.argv = {arguments}; "
     code += "from afm_ctr.cli import main; main()"

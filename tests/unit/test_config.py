@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from afm_ctr import optimizers
 from afm_ctr.errors import UserError
 from afm_ctr.models import interaction_class, parse_options
-from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.config import OptimizerConfig, TrainConfig
 from afm_ctr.training.overrides import apply_overrides
 
 
@@ -38,6 +39,7 @@ def test_options_of_model_and_optimizer_pass_through(tmp_path: Path) -> None:
     assert config.model.options == {"factors": 8}
     assert config.optimizer.learning_rate == 0.01
     assert config.optimizer.options == {"beta_1": 0.5}
+    assert list(get_args(OptimizerConfig.model_fields["name"].annotation)) == optimizers.names()
 
 
 def test_overrides_win_over_the_file_and_are_yaml(tmp_path: Path) -> None:
@@ -70,6 +72,8 @@ def test_overrides_win_over_the_file_and_are_yaml(tmp_path: Path) -> None:
         ("optimizer: {learning_rate: .nan}", "optimizer.learning_rate: nan: "),
         ("loss: hinge", "loss: 'hinge': must be 'log' or 'squared'"),
         ("row_l2: {vectors: -1}", "row_l2.vectors: -1: "),
+        ("row_l2: {vectors: much}", "row_l2.vectors: 'much': must be a valid number"),
+        ("row_l2: much", "row_l2: 'much': must be a valid number or a mapping of keys"),
         ("row_l2: -0.5", "row_l2: -0.5: must be greater than or equal to 0"),
         ("validation: null\nearly_stopping: {}", "early_stopping needs `validation"),
         ("validation: null\nreduce_on_plateau: {}", "reduce_on_plateau needs `validation"),
@@ -77,6 +81,7 @@ def test_overrides_win_over_the_file_and_are_yaml(tmp_path: Path) -> None:
         ("loss: squared\nvalidation: {metric: log_loss}", "log_loss needs `loss: log`"),
         ("reduce_on_plateau: {min_learning_rate: 1}", "min_learning_rate is above"),
         ("reduce_on_plateau: {}\noptimizer: {decay: linear}", "both lower the learning rate: keep one"),
+        ("optimizer: {name: adamm}", "optimizer.name: 'adamm': must be 'adagrad', 'adam', 'ftrl' or 'sgd' (did you"),
         ("optimizer: {decay: exponential}", "optimizer.decay: 'exponential': must be 'linear' or 'cosine'"),
         ("epochs: 1\nepochs: 2", ":2:1: not valid YAML: the key 'epochs' is given twice"),
         ("epochs: [1", "not valid YAML"),

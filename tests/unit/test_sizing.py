@@ -53,22 +53,39 @@ def test_the_model_goes_by_rows_an_id_and_by_pairs() -> None:
     assert chosen(DataSize(100_000, 25_000, 20_000, 10)) == "afm"  # users are seen five times
     assert chosen(DataSize(20_000, 500, 100, 10)) == "afm"  # few rows
     assert chosen(DataSize(100_000, 5_000, 2_000, 60)) == "afm"  # 1,770 pairs
+    assert chosen(DataSize(99_000, 5_000, 2_000, 10)) == "fm"
+    assert chosen(DataSize(49_000, 500, 100, 10)) == "afm"
 
 
 def test_the_penalty_of_an_epoch_does_not_go_by_rows_or_batch() -> None:
     small, large = (settings_for(DataSize(rows, rows // 40, rows // 50, 10)).content for rows in (32_000, 1_024_000))
     assert small["batch_size"] < large["batch_size"]
-    for column, expected in (("linear", 0.5), ("vectors", 60.0)):
+    for column, expected in (("linear", 0.5 / 10 * 10**1.5), ("vectors", 60.0)):
         for one, rows in ((small, 32_000), (large, 1_024_000)):
             steps = rows / one["batch_size"]
             assert one["row_l2_per"] == "step"
             assert one["row_l2"][column] * steps * one["batch_size"] == pytest.approx(expected, rel=0.05)
 
 
-def test_epsilon_is_a_tenth_of_a_row_in_the_mean_of_a_batch() -> None:
+def test_epsilon_is_a_share_of_a_row_in_the_mean_of_a_batch() -> None:
     for rows in (100, 32_000, 1_024_000):
         content = settings_for(DataSize(rows, 90, 90, 10)).content
-        assert content["optimizer"]["epsilon"] * content["batch_size"] == pytest.approx(0.1, rel=0.05)
+        assert content["optimizer"]["epsilon"] * content["batch_size"] == pytest.approx(0.03, rel=0.05)
+
+
+def test_the_more_slots_the_less_each_says_and_the_slower_it_learns() -> None:
+    few, many = (settings_for(DataSize(20_000, 900, 900, slots)).content for slots in (4, 36))
+    assert many["row_l2"]["linear"] == pytest.approx(27 * few["row_l2"]["linear"], rel=0.05)
+    assert few["optimizer"]["learning_rate"] == pytest.approx(9 * many["optimizer"]["learning_rate"], rel=0.05)
+
+
+def test_the_vectors_penalty_of_a_sum_grows_by_slots_and_the_root_of_the_rows() -> None:
+    small, large = (
+        settings_for(DataSize(rows, 900, 900, slots)).content for rows, slots in ((50_000, 4), (98_000, 8))
+    )
+    assert small["model"]["name"] == large["model"]["name"] == "fm"
+    for content, rows, slots in ((small, 50_000, 4), (large, 98_000, 8)):
+        assert content["row_l2"]["vectors"] * rows == pytest.approx(slots * rows**0.5 / 80, rel=0.05)
 
 
 def test_ids_are_counted_by_the_encoding() -> None:
