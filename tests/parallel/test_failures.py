@@ -30,6 +30,7 @@ TOLD = {
     "shard": (r"\(rank \d\): [^\n]*part-00009\.tfrecord: block 0 [^\n]+ checksum does not match", 4),
     "signal": (r"\(rank 0\): stopped by SIGTERM after step 10: the state is saved in [^\n]*/run,", 10),
 }
+TOLD["killed, sharded"] = TOLD["killed"]
 
 
 @needs_horovod
@@ -59,16 +60,17 @@ def test_training_ends_with_a_cause_and_can_go_on(how: str, tmp_path: Path) -> N
     whole = shard.read_bytes()
     if how == "shard":
         shard.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    name, (how, _, placement) = how, how.partition(", ")
     settings = TrainConfig.load(
         None,
         ["model={name: fm, factors: 4}", "batch_size=16", "epochs=1", "validation=null", "checkpoint.every_steps=2"]
-        + ["watchdog.timeout_seconds=20", "tensorboard=false"],
+        + ["watchdog.timeout_seconds=20", "tensorboard=false", f"table.placement={placement or 'replicated'}"],
     )
     file.write_text(settings.to_yaml())
     arguments = ["train", "--data", data, "--model-dir", run, "--config", file]
     job = horovodrun(2, [JOBS / "failing_train.py", how, *arguments], tmp_path, timeout=300)
     ended = time.time()
-    said, saved = TOLD[how]
+    said, saved = TOLD[name]
     assert job.code not in (0, 124), job.output[-4000:]
     assert re.search(said, job.output), job.output[-6000:]
     if how != "shard":

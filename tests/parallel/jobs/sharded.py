@@ -61,7 +61,8 @@ def global_batches() -> list[dict[str, np.ndarray]]:
 
 def trained(world: World, shard_over: World | None, optimizer: str) -> CTRModel:
     options = {"factors": 4, "attention_dropout": 0.2, "pooled_dropout": 0.2, "attention_l2": 0.01}
-    model = CTRModel("afm", options, IDS, SLOTS, PAIRS, row_l2=0.01, seed=3, mark_rows=True, shard_over=shard_over)
+    penalty: dict[str, Any] = {"row_l2": 0.01, "row_l2_per": "step" if optimizer in ("sgd", "adam") else "touch"}
+    model = CTRModel("afm", options, IDS, SLOTS, PAIRS, **penalty, seed=3, mark_rows=True, shard_over=shard_over)
     built = wrap_optimizer(optimizers.build(optimizer, learning_rate=RATES[optimizer]), world)
     model.compile(optimizer=built, jit_compile=False)
     model.optimizer.build(model.trainable_variables)
