@@ -12,7 +12,7 @@ import numpy as np
 from afm_ctr.distributed.optimizer import world_of
 from afm_ctr.distributed.state import DistributedError, agreed_state, check_alike, checksum, training_state
 from afm_ctr.distributed.steps import check_steps, end_epoch, end_training
-from afm_ctr.distributed.world import World, is_replicated
+from afm_ctr.distributed.world import World
 from afm_ctr.errors import UserError
 
 
@@ -196,8 +196,8 @@ class DriftCheck(keras.callbacks.Callback):
             return
         found = {name: checksum(variable) for name, variable in agreed_state(self.model).items()}
         for variable in self.model.variables:
-            if not is_replicated(variable):
-                found[f"{variable.path} (who owns its rows)"] = getattr(variable, "ownership", 0)
+            if hasattr(variable, "shards"):
+                found[f"{variable.path} (who owns its rows)"] = variable.shards.digest()
         everyone = self.world.allgather_numpy(np.array(list(found.values()), np.int64))
         for number, name in enumerate(found):
             sums = [int(theirs[number]) for theirs in everyone]

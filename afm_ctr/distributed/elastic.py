@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import sys
@@ -13,8 +14,10 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
+from afm_ctr.distributed.exchange import count_again
 from afm_ctr.distributed.rendezvous import RankRemoved
-from afm_ctr.distributed.state import assign_blocks, blocks_of, check_alike, training_state
+from afm_ctr.distributed.shard_copies import ShardCopies
+from afm_ctr.distributed.state import assign_blocks, blocks_of, check_alike, sharded_variables, training_state
 from afm_ctr.distributed.steps import check_steps, end_epoch
 from afm_ctr.distributed.world import World, raw_variable
 from afm_ctr.errors import RunError, UserError, find_lost_rank
@@ -38,17 +41,27 @@ class ElasticState:
     the steps after it are done again; a newcomer gets the last commit from the others. In a world that is not elastic
     nothing is copied, and the same program runs on one process or on a fixed number of ranks.
 
+    The rows of a sharded table are copied on the rank that owns them and on another one, see :class:`ShardCopies`.
+    When the ranks change, the model is made anew and each rank gets the rows that it owns then. If more ranks were
+    lost than there are copies, the commit is lost, and the function is called with :attr:`lost` set.
+
     Args:
         model: built and compiled, its optimizer wrapped (:func:`wrap_optimizer`) and built.
         world: from :func:`afm_ctr.distributed.init`.
         commit_seconds: how often a commit is :attr:`due`, about. A commit copies every variable (about 0.4 s a
             gigabyte), and as many seconds are left between two that they take no more than a twentieth of the time.
         commit_steps: commit every ``commit_steps`` steps instead.
+        rebuild: makes such a model, compiled and built, for the ranks that there are; for one with sharded tables.
         **values: anything that can be pickled: epoch, step, position in the data, callbacks' state.
 
     Attributes:
         values: the named values, to be read and set at will; after a reset they are those of the last commit.
+        model: the one in use.
         committed: whether there is a commit to go back to.
+        lost: whether there was one and its rows are lost: resume from what is on the disk.
+
+    Raises:
+        UserError: negative intervals, or sharded tables without ``rebuild``.
     """
 
     def __init__(
@@ -58,8 +71,11 @@ class ElasticState:
         *,
         commit_seconds: float = 5.0,
         commit_steps: int | None = None,
+        rebuild: Callable[[], keras.Model] | None = None,
         **values: Any,
     ) -> None:
+        if world.elastic and rebuild is None and sharded_variables(model):
+            raise UserError("a model with sharded tables needs rebuild= where ranks come and go")
         if commit_seconds < 0 or (commit_steps is not None and commit_steps < 1):
             raise UserError("elastic commits: seconds must be at least 0, and steps at least 1")
         self.model, self.world, self.values = model, world, values
@@ -71,6 +87,7 @@ class ElasticState:
         self._interval, self._since = 1, 0
         self._last = time.monotonic()
         self._hosts_changed = False  # known to rank 0, which the launcher tells
+        self._rebuild, self._shards, self.lost = rebuild, ShardCopies(world), False
         self._neighbours: list[int] = []
 
     @property
@@ -112,9 +129,11 @@ class ElasticState:
             return False
         now = time.monotonic()
         changed, interval = self.world.broadcast_object((self._hosts_changed, self._next_interval(now)))
+        self._shards.make(self._serial + 1, self.model)
         # From here on nothing is exchanged, so that a commit is whole on each rank or not made there.
         self._copy()
         self._serial += 1
+        self._shards.settle(self._serial)
         self._interval, self._since, self._last = interval, 0, time.monotonic()
         self._cost = self._last - now
         return bool(changed)
@@ -137,7 +156,7 @@ class ElasticState:
         self._pickled = pickle.dumps(self.values, protocol=5)
 
     def restore(self) -> None:
-        """Go back to the last commit, if there is one."""
+        """Go back to the last commit, if there is one; rows of sharded tables return in :meth:`sync`."""
         if self.committed:
             for array, variable in zip(self._arrays, training_state(self.model).values(), strict=True):
                 assign_blocks(variable, array)
@@ -154,7 +173,10 @@ class ElasticState:
         self._neighbours = [pid for _, _, where, pid in everyone if where == machine and pid != os.getpid()]
         serials = [serial for serial, *_ in everyone]
         newest = max(serials)
-        if not newest:
+        if not self._shards.restore(newest, self.model):
+            _say(self.world, "rows of the lost ranks are held by no other rank: back to the last checkpoint")
+            self._serial, self._torn, self.lost = 0, False, True
+        elif not newest:
             if any(torn for _, torn, *_ in everyone):
                 raise RunError("every rank that held the state of the run is gone: start the same command again")
         elif min(serials) < newest:
@@ -177,7 +199,14 @@ class ElasticState:
         """Meet the ranks that there are now, and forget what was compiled for those that there were."""
         self._hosts_changed = False
         self.world.reset(self._neighbours)
-        self.model.train_function = self.model.test_function = self.model.predict_function = None
+        if self._rebuild is None:
+            self.model.train_function = self.model.test_function = self.model.predict_function = None
+            return
+        del self.model  # before the next one takes as much memory
+        gc.collect()
+        count_again()
+        self.model, self._torn = self._rebuild(), False
+        self.restore()
 
 
 class Commits(keras.callbacks.Callback):
@@ -264,7 +293,8 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
                 if vain >= _VAIN:
                     raise RunError(f"ranks were lost {vain} times in a row without a commit between") from error
                 _say(state.world, "another rank was lost: back to the last commit, on the ranks that are left")
-                state.restore()
+                if state._rebuild is None:
+                    state.restore()
             again = True
 
 

@@ -212,6 +212,12 @@ class GradientExchange:
         return touched, tf.gather(table, touched)[:, :-1]
 
 
+def count_again() -> None:
+    """Name exchanges from the first name on, as a new process does: optimizers made anew are to meet those there."""
+    global _numbers
+    _numbers = itertools.count()
+
+
 def _known(form: str) -> Form:
     if form not in get_args(Form):
         raise ValueError(f"exchange must be one of {', '.join(get_args(Form))}, got {form!r}")

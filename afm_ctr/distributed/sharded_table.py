@@ -42,7 +42,7 @@ class ShardedTable(EmbeddingTable):
         self.shards = RowShards(int(feature_size), world.rank, world.size)
         super().__init__(feature_size, *args, **{"placement": "sharded", **kwargs})
         for variable in self.variables:
-            variable.ownership = self.shards.digest()
+            variable.shards = self.shards
 
     @property
     def local_rows(self) -> int:

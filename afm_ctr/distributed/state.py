@@ -29,6 +29,13 @@ def training_state(model: keras.Model) -> dict[str, Any]:
     return _by_name(list(model.variables), model.optimizer)
 
 
+def sharded_variables(model: keras.Model) -> list[Any]:
+    """The variables of a model and its optimizer of which each rank holds the rows that their ``shards`` say."""
+    optimizer = getattr(model, "optimizer", None)
+    everything = list(model.variables) + (list(optimizer.variables) if optimizer is not None else [])
+    return [variable for variable in everything if hasattr(variable, "shards")]
+
+
 def agreed_state(model: keras.Model) -> dict[str, Any]:
     """Those of :func:`training_state` that must stay bit-identical on all ranks.
 
@@ -89,13 +96,17 @@ def blocks_of(variable: Any) -> Iterator[tuple[Any, np.ndarray]]:
     if raw.shape.rank == 0:
         yield ..., raw.numpy()
         return
-    rows = int(raw.shape[0])
-    row_bytes = max(1, raw.dtype.size * int(np.prod(raw.shape[1:])))
-    step = max(1, _CHUNK_BYTES // row_bytes)
+    rows, step = int(raw.shape[0]), block_rows(raw)
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         # Not by a slice: of a variable with sparse updates that would copy the whole, once a block.
         yield slice(start, stop), tf.gather(raw, tf.range(start, stop)).numpy()
+
+
+def block_rows(variable: tf.Variable) -> int:
+    """How many rows of a variable a block has."""
+    row_bytes = max(1, variable.dtype.size * int(np.prod(variable.shape[1:])))
+    return max(1, _CHUNK_BYTES // row_bytes)
 
 
 def assign_blocks(variable: Any, array: np.ndarray) -> None:
@@ -104,7 +115,7 @@ def assign_blocks(variable: Any, array: np.ndarray) -> None:
     if raw.shape.rank == 0 or array.nbytes <= _CHUNK_BYTES:
         raw.assign(array)
         return
-    step = max(1, _CHUNK_BYTES // (array.nbytes // len(array)))
+    step = block_rows(raw)
     for start in range(0, len(array), step):
         assign_rows(raw, start, array[start : start + step])
 

@@ -80,8 +80,9 @@ class RowOptimizer(keras.optimizers.Optimizer):
             self._slot_variables[slot] = self.add_optimizer_variables(variables, slot, initializer=_Filled(initial))
             for owner, variable in zip(variables, self._slot_variables[slot], strict=True):
                 on_large_pages(variable.value)
-                if (placement := getattr(owner, "placement", None)) is not None:
-                    variable.placement = placement  # a slot lives where its rows do
+                for mark in ("placement", "shards"):  # a slot lives where its rows do
+                    if hasattr(owner, mark):
+                        setattr(variable, mark, getattr(owner, mark))
 
     def slots_of(self, variable: keras.Variable | tf.Variable) -> dict[str, keras.Variable]:
         """The slot variables that belong to one variable, by slot name, each of the variable's shape."""

@@ -125,22 +125,27 @@ def train(
     if not reader.manifest.labelled:
         raise UserError(f"{data_dir} was prepared without labels: there is nothing to train on")
     check_metric(config, reader.schema)
-    keras.utils.set_random_seed(config.seed)  # layers of other packages may draw from the global generators
     sharded = is_to_be_sharded(config, reader, world)
-    model = build_model(reader.schema, config, training=True, shard_over=world if sharded else None)
-    optimizer = optimizers.build(
-        config.optimizer.name, learning_rate=config.optimizer.learning_rate, **config.optimizer.options
-    )
-    model.compile(optimizer=wrap_optimizer(optimizer, world), jit_compile=False)
-    model.optimizer.build(model.trainable_variables)
+
+    def build() -> CTRModel:
+        keras.utils.set_random_seed(config.seed)  # layers of other packages may draw from the global generators
+        model = build_model(reader.schema, config, training=True, shard_over=world if sharded else None)
+        optimizer = optimizers.build(
+            config.optimizer.name, learning_rate=config.optimizer.learning_rate, **config.optimizer.options
+        )
+        model.compile(optimizer=wrap_optimizer(optimizer, world), jit_compile=False)
+        model.optimizer.build(model.trainable_variables)
+        return model
+
     origin = None if from_checkpoint is None else Path(from_checkpoint)
-    run = _Run(data_dir, Path(model_dir), config, world, resume, origin, command, progress, profile, model)
-    return run_elastic(run.go, ElasticState(model, world, **config.elastic.model_dump()))
+    run = _Run(data_dir, Path(model_dir), config, world, resume, origin, command, progress, profile)
+    state = ElasticState(build(), world, rebuild=build if sharded else None, **config.elastic.model_dump())
+    return run_elastic(run.go, state)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """The arguments of :func:`train`, and its model."""
+    """The arguments of :func:`train`."""
 
     data_dir: str | Path
     model_dir: Path
@@ -151,7 +156,6 @@ class _Run:
     command: Sequence[str]
     progress: Mode
     profile: int
-    model: CTRModel
 
     def go(self, state: ElasticState) -> TrainSummary:
         """Train on the ranks that there are, to the end or until they change."""
@@ -160,7 +164,7 @@ class _Run:
         folder, data = RunDir(self.model_dir), data_id(reader.manifest, config.train_split)
         session = ElasticTrainer(
             state,
-            model=self.model,
+            model=state.model,
             config=config,
             reader=reader,
             world=world,
@@ -178,7 +182,7 @@ class _Run:
         # The signals to the end: a launcher ends the other ranks as soon as one has failed, and they say why first.
         held.enter_context(session.guard.signals)
         try:
-            exchange = choose_exchange(self.model, reader, world, config.exchange, session.reporter.say)
+            exchange = choose_exchange(state.model, reader, world, config.exchange, session.reporter.say)
             entry = {"data": str(self.data_dir), "data_id": data, "world_size": world.size}
             entry["exchange"] = [choice.to_json() for choice in exchange]
             if state.committed:
@@ -187,7 +191,7 @@ class _Run:
                 self._look_at_labels(session, fresh=False)
                 _announce(session, session.position.step)
             else:
-                start, source = on_chief(world, lambda: self._begin(session, held, entry))
+                start, source = on_chief(world, lambda: self._begin(session, held, entry, state.lost))
                 self._restore_others(session, start, source)
                 resumed_from = state.values["resumed_from"] = (start[0].step or None) if start else None
                 if start is not None:
@@ -235,39 +239,46 @@ class _Run:
         sums = label_sums(self.data_dir, reader.manifest, split, reader.schema.num_slots, self.world, say)
         if sums is None:
             return
-        if self.model.label_kind == "binary":
+        if session.network.label_kind == "binary":
             session.epochs.base_rate = sums.mean
         if not fresh:
             return
-        bias = initial_bias(self.model, sums)
+        bias = initial_bias(session.network, sums)
         if bias is not None:
-            self.model.bias.assign(bias)
+            session.network.bias.assign(bias)
         elif sums.weight:
             say(f"warning: every row of split {split!r} is of one class: there is nothing to learn")
 
     def _begin(
-        self, session: Trainer, held: contextlib.ExitStack, entry: dict[str, Any]
+        self, session: Trainer, held: contextlib.ExitStack, entry: dict[str, Any], again: bool
     ) -> tuple[RunState | None, str | None]:
         """On rank 0: make the folder this run's, and restore its last checkpoint if it has one.
+
+        Args:
+            session: of these ranks.
+            held: what keeps the folder's lock.
+            entry: of this session in ``run.json``; it is completed.
+            again: whether this job began the run and has lost all but the checkpoints.
 
         Returns:
             What the run goes on from, and the folder of the checkpoint; None and None for a fresh one.
         """
-        folder, schema = session.folder, session.reader.schema
+        folder, schema, model = session.folder, session.reader.schema, session.network
         try:
-            checkpoint = folder.check(self.config, schema, entry["data_id"], self.resume, session.reporter.say)
+            resume = "auto" if again else self.resume
+            checkpoint = folder.check(self.config, schema, entry["data_id"], resume, session.reporter.say)
             entry["from_checkpoint"] = check_origin(self.model_dir, self.origin, checkpoint is not None)
-            held.enter_context(folder.alone())
+            _lock(folder, held, _LOCK_SECONDS if again else 0.0)
             start, source = None, checkpoint
             if checkpoint is not None:
-                checkpoint.restore(self.model)
+                checkpoint.restore(model)
                 start = opened(checkpoint)
             elif self.origin is not None:
                 start, entry["from_checkpoint"], source = continue_from(
-                    self.origin, self.model, self.config, schema, session.reporter.say
+                    self.origin, model, self.config, schema, session.reporter.say
                 )
-                if self.config.expiry is not None and not is_sharded(self.model):
-                    forget(source, self.model, self.config.expiry, start[1]["runs"], self.world, session.reporter.say)
+                if self.config.expiry is not None and not is_sharded(model):
+                    forget(source, model, self.config.expiry, start[1]["runs"], self.world, session.reporter.say)
             entry["resumed_from"] = None if checkpoint is None else checkpoint.position.step
             folder.record(self.config, schema, entry, self.command)
             save_samples(self.model_dir, load_samples(self.data_dir, schema.raw_columns))
@@ -279,7 +290,7 @@ class _Run:
 
     def _restore_others(self, session: Trainer, start: RunState | None, source: str | None) -> None:
         """On all ranks, of a sharded table: the others' rows, once rank 0 has its own and has verified all."""
-        if source is None or start is None or not is_sharded(self.model):
+        if source is None or start is None or not is_sharded(session.network):
             return
         expiry, folder = self.config.expiry, Path(source)
 
@@ -287,30 +298,35 @@ class _Run:
             try:
                 checkpoint = Checkpoint.open(folder, verify=False)
                 if not self.world.is_chief:
-                    checkpoint.restore_tables(self.model)
+                    checkpoint.restore_tables(session.network)
                 return checkpoint
             except (OSError, DamagedCheckpoint) as error:
                 raise UserError(f"{error}: all ranks read {folder}: it must be a folder that they share") from error
 
         checkpoint = on_every(self.world, restore)[0]
         if expiry is not None and start[0].step == 0:
-            forget(checkpoint, self.model, expiry, start[1]["runs"], self.world, session.reporter.say)
+            forget(checkpoint, session.network, expiry, start[1]["runs"], self.world, session.reporter.say)
 
     def _take_over(self, session: Trainer, held: contextlib.ExitStack, entry: dict[str, Any]) -> None:
         """On rank 0, which may be another one than before: the folder again, for the same run on other ranks."""
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                held.enter_context(session.folder.alone())
-                break
-            except UserError:  # the rank that wrote here may need a moment to be gone
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
+        _lock(session.folder, held, _LOCK_SECONDS)
         try:
             session.folder.record(self.config, session.reader.schema, entry, self.command)
         except OSError as error:
             raise unwritable(self.model_dir, error) from error
+
+
+def _lock(folder: RunDir, held: contextlib.ExitStack, patience: float) -> None:
+    """Keep other processes out of the folder; the rank that wrote there may need some seconds to be gone."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            held.enter_context(folder.alone())
+            return
+        except UserError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _open_train(data_dir: str | Path, config: TrainConfig, world: World) -> Reader:

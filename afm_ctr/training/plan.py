@@ -239,15 +239,12 @@ def rank_memory(config: TrainConfig, local_size: int) -> int:
 def is_to_be_sharded(config: TrainConfig, reader: Reader, world: World) -> bool:
     """Whether ``table.placement`` has the ranks share the table; ``auto`` by the plan. All ranks must ask.
 
+    Where ranks come and go, whose number the plan would depend on, ``auto`` is ``replicated``.
+
     Raises:
-        UserError: the ranks may change, and the table is to be sharded; or see :func:`rank_memory`.
+        UserError: see :func:`rank_memory`.
     """
     placement = config.table.placement
-    if placement == "sharded" and world.elastic:
-        raise UserError(
-            "table.placement sharded: a lost rank would take its rows along; start a fixed number of ranks (no "
-            "--host-discovery-script), or take table.placement replicated"
-        )
     if placement != "auto" or world.elastic or world.size == 1:
         return placement == "sharded"
     memory = world.agree(rank_memory(config, world.local_size), "min")

@@ -14,7 +14,9 @@ import tensorflow as tf
 
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.records import Reader
+from afm_ctr.row_shards import mix
 from afm_ctr.training import TrainConfig, train
+from afm_ctr.training.checkpoint import Checkpoint
 from tests import prepared
 from tests.parallel.launch import ALIASES, JOBS, Job, elastic_horovodrun, needs_horovod
 
@@ -49,10 +51,11 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(event: str, hosts: int, data: Path, folder: Path) -> Job:
-    (folder / "train.yaml").write_text(TrainConfig.load(None, SETTINGS).to_yaml())
+def run(event: str, hosts: int, data: Path, folder: Path, at: str = str(AT), placement: str = "replicated") -> Job:
+    settings = [*SETTINGS, f"table.placement={placement}"]
+    (folder / "train.yaml").write_text(TrainConfig.load(None, settings).to_yaml())
     command = ["train", "--data", data, "--model-dir", folder / "run", "--config", folder / "train.yaml", "--json"]
-    line: list[str | Path] = [JOBS / "elastic_train.py", event, str(AT), folder, *command]
+    line: list[str | Path] = [JOBS / "elastic_train.py", event, at, folder, *command]
     return elastic_horovodrun(ALIASES[:hosts], line, folder, BATCH=str(BATCH))
 
 
@@ -67,10 +70,15 @@ def attempts(folder: Path) -> dict[int, dict[int, list[dict[str, Any]]]]:
 
 
 def contents(run: Path) -> dict[str, np.ndarray]:
-    last = run / f"checkpoints/step-{STEPS:09d}"
-    with np.load(last / "dense.npz") as dense:
+    """All that the last checkpoint holds; tables by id."""
+    last = Checkpoint.open(run / f"checkpoints/step-{STEPS:09d}")
+    with np.load(last.folder / "dense.npz") as dense:
         found = {name: dense[name] for name in dense.files}
-    return found | {path.name: np.load(path) for path in last.glob("tables/*/*.npy")}
+    for key, stored in last.manifest["tables"]["ids"].items():
+        rows = np.concatenate([np.load(last.folder / name) for _, _, name in stored["files"]])
+        places = np.arange(stored["rows"])
+        found[key] = rows[mix(places, stored["rows"]) if last.sharded else places]
+    return found
 
 
 def curve(run: Path, name: str) -> dict[int, float]:
@@ -91,7 +99,7 @@ def curve(run: Path, name: str) -> dict[int, float]:
 def test_a_run_survives(event: str, before: int, after: int, data: Path, undisturbed: Path, tmp_path: Path) -> None:
     job = run(event, before, data, tmp_path)
     assert job.code == 0, job.output[-6000:]
-    assert (tmp_path / "happened").exists()
+    assert list(tmp_path.glob("happened-*"))
     # All processes have ended, each in its own way.
     ends = [json.loads(path.read_text()) for path in tmp_path.glob("end-*.json")]
     assert all(end["code"] == 0 for end in ends)
@@ -149,3 +157,32 @@ def test_a_run_survives(event: str, before: int, after: int, data: Path, undistu
     assert [json.loads(line)["steps"] for line in said if line.startswith("{")] == [STEPS]
     worst = max(differences.values())
     print(f"{event}: {job.seconds:.0f} s, went on from step {resumed}, largest difference {worst:.1e}")
+
+
+@needs_horovod
+@pytest.mark.parametrize(
+    ("events", "at", "before", "sizes", "lost"),
+    [("add,kill-1", f"{AT - 6},{AT + 5}", 2, [2, 3, 2], False), ("kill-1-2", str(AT), 3, [3, 1], True)],
+)
+def test_a_sharded_run_survives(
+    events: str, at: str, before: int, sizes: list[int], lost: bool, data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Rows of a lost rank come back from another's memory; if those that held them are lost too, from the disk."""
+    job = run(events, before, data, tmp_path, at, "sharded")
+    assert job.code == 0, job.output[-6000:]
+    ends = [json.loads(path.read_text()) for path in tmp_path.glob("end-*.json")]
+    assert sorted(end["rank"] for end in ends) == list(range(sizes[-1])) and {end["code"] for end in ends} == {0}
+    assert all(end["held"] == ends[0]["held"] and end["size"] == sizes[-1] for end in ends)
+    assert ("are held by no other rank: back to the last checkpoint" in job.output) == lost
+    sessions = json.loads((tmp_path / "run/run.json").read_text())["sessions"]
+    assert [one["world_size"] for one in sessions] == sizes
+    trained = attempts(tmp_path)
+    assert sorted(trained) == list(range(STEPS))
+    again = sorted(step for step, by_size in trained.items() if len(by_size) > 1)
+    assert 0 < len(again) <= 1 + (AT % 5 if lost else COMMIT), again  # the step under way, and those since the last
+    ours, theirs = contents(tmp_path / "run"), contents(undisturbed)
+    assert ours.keys() == theirs.keys() and {"linear", "vectors", "vectors.momentum"} <= ours.keys()
+    differences = {name: float(np.abs(ours[name] - theirs[name]).max()) for name in ours if ours[name].size}
+    assert max(differences.values()) <= 1e-4, differences
+    worst = max(differences.values())
+    print(f"{events}: {job.seconds:.0f} s, did steps {again} again, largest difference {worst:.1e}")

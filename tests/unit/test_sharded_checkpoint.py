@@ -21,13 +21,11 @@ from afm_ctr.errors import UserError
 from afm_ctr.io.files import new_folder
 from afm_ctr.models import CTRModel
 from afm_ctr.optimizers.average import Average
-from afm_ctr.training import TrainConfig, train
 from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint, Position, Snapshot, own_rows, write_columns
 from afm_ctr.training.checkpoint_manager import CheckpointManager
 from afm_ctr.training.expiry import expire
 from afm_ctr.training.model_state import split_variables
 from afm_ctr.training.stored_table import StoredTable
-from tests import prepared
 
 ROWS, AT = 101, Position(0, 3, 3)
 
@@ -200,14 +198,3 @@ def test_one_rank_saves_by_the_manager_all_or_nothing(tmp_path: Path) -> None:
         save(3, model)
     assert shelf.steps() == [2] and [path.name for path in shelf.folder.iterdir()] == ["step-000000002"]
     keras.backend.clear_session()
-
-
-def test_ranks_that_come_and_go_are_refused_in_one_line(tmp_path: Path) -> None:
-    world = SingleWorld()
-    world.elastic = True
-    data = prepared.write(tmp_path / "data", {"train": 8})
-    with pytest.raises(
-        UserError, match=r"^table\.placement sharded: a lost rank would take its rows along; .*replicated$"
-    ):
-        train(data, tmp_path / "run", TrainConfig.load(None, ["table.placement=sharded", "validation=null"]), world)
-    assert not (tmp_path / "run").exists()

@@ -1,8 +1,8 @@
-"""``elastic_train.py EVENT STEP FOLDER train …``: the command ``afm-ctr train``, and one event after STEP.
+"""``elastic_train.py EVENTS STEPS FOLDER train …``: the command ``afm-ctr train``, and events after steps.
 
-EVENT is ``none``, ``kill-R`` (rank R kills itself), ``add`` (a host appears in FOLDER/hosts) or ``remove-R`` (that of
-rank R disappears); of a change of hosts rank 0 waits to hear. Each process leaves in FOLDER what rows it trained in
-which step, as rank of how many, and what it held in the end.
+An event is ``none``, ``kill-R`` (rank R kills itself; ``kill-R-S``: both do), ``add`` (a host appears in
+FOLDER/hosts) or ``remove-R`` (that of rank R disappears); of a change of hosts rank 0 waits to hear. Each process
+leaves in FOLDER what rows it trained in which step, as rank of how many, and what it held in the end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from afm_ctr.training.trainer import ElasticTrainer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 ALIASES = importlib.import_module("launch").ALIASES
 
-event, at, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+events = dict(zip(map(int, sys.argv[2].split(",")), sys.argv[1].split(","), strict=True))
+folder = Path(sys.argv[3])
 sys.argv[1:] = sys.argv[4:]
 train_step, step_done, fit = CTRModel.train_step, ElasticTrainer.step_done, ElasticTrainer.fit
 dataset = Reader.dataset
@@ -87,19 +88,25 @@ def change_hosts(hosts: list[str]) -> None:
 
 
 def eventful_step(self: ElasticTrainer) -> None:
-    if self.position.step == at and not (folder / "happened").exists():
-        kind, _, rank = event.partition("-")
+    kind, *ranks = events.get(self.position.step, "none").split("-")
+    happened = folder / f"happened-{kind}"
+    if (
+        kind == "kill"
+        and str(self.world.rank) in ranks
+        and not (mine := folder / f"killed-{self.world.rank}").exists()
+    ):
+        mine.touch()
+        happened.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind != "none" and not happened.exists():
         hosts = (folder / "hosts").read_text().split()
-        if kind == "kill" and self.world.rank == int(rank):
-            (folder / "happened").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
         addressed = self.world.allgather_object(f"{os.environ['HOROVOD_HOSTNAME']}:1")
         if kind in ("add", "remove") and self.world.is_chief:
-            (folder / "happened").touch()
+            happened.touch()
             if kind == "add":
                 change_hosts([*hosts, next(host for host in ALIASES if host not in hosts)])
             else:
-                change_hosts([host for host in hosts if host != addressed[int(rank)]])
+                change_hosts([host for host in hosts if host != addressed[int(ranks[0])]])
     step_done(self)
 
 
