@@ -156,11 +156,9 @@ class Checkpoint:
             UserError: it kept none.
         """
         groups, columns = split_variables(model)
-        names = self.manifest["dense"]
-        places = {path.rpartition("/")[2]: f"optimizer/{n}" for n, path in enumerate(names["optimizer"])}
+        places, scale = self._optimizer_places(), self.average_scale(average)
         with np.load(self.folder / "dense.npz", allow_pickle=False) as arrays:
-            scale = average.scale(int(arrays[places["iteration"]]))
-            for path, variable in zip(names["model"], groups["model"], strict=True):
+            for path, variable in zip(self.manifest["dense"]["model"], groups["model"], strict=True):
                 slot = f"{path.replace('/', '_')}_{AVERAGE}"
                 if slot in places:  # a seed generator has none
                     add_average(variable, arrays[places[slot]], scale)
@@ -169,6 +167,15 @@ class Checkpoint:
                 slot = keras.Variable(tf.zeros_like(column.variable.value), dtype=column.variable.dtype)
                 self._restore_column(dataclasses.replace(column, slot=AVERAGE, variable=slot))
                 add_average(column.variable, slot.value, scale)
+
+    def average_scale(self, average: Average) -> float:
+        """What the slots of averages are multiplied by: see :meth:`Average.scale`."""
+        with np.load(self.folder / "dense.npz", allow_pickle=False) as arrays:
+            return average.scale(int(arrays[self._optimizer_places()["iteration"]]))
+
+    def _optimizer_places(self) -> dict[str, str]:
+        names = self.manifest["dense"]["optimizer"]
+        return {path.rpartition("/")[2]: f"optimizer/{n}" for n, path in enumerate(names)}
 
     def marks_rows(self, table: str) -> bool:
         """Whether it says of each row of a table when it was touched last."""

@@ -131,13 +131,14 @@ def open_run(
     if not schema.descends_from(checkpoint.schema_id):
         raise UserError(f"{folder}: foreign schema: {schema.id}, the checkpoint's is {checkpoint.schema_id}")
     share = world is not None and world.size > 1 and checkpoint.sharded
+    average = None if config.optimizer.average is None else Average(config.optimizer.average)
     kind: Callable[..., EmbeddingTable] = EmbeddingTable
     if largest_table is not None and 4 * schema.feature_size * checkpoint.width > largest_table:
-        kind = functools.partial(StoredTable, checkpoint=checkpoint)
+        kind = functools.partial(StoredTable, checkpoint=checkpoint, average=average)
     model = build_model(schema, config, shard_over=world if share else None, table_kind=kind)
     checkpoint.restore(model, optimizer=False)
-    if config.optimizer.average is not None:
-        checkpoint.restore_averages(model, Average(config.optimizer.average))
+    if average is not None:
+        checkpoint.restore_averages(model, average)
     return model, schema, config, checkpoint
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from afm_ctr.embedding import EmbeddingTable
+from afm_ctr.optimizers.average import AVERAGE, Average
 from afm_ctr.row_shards import mix
 from afm_ctr.training.checkpoint import MIXED, Checkpoint
 
@@ -23,52 +25,56 @@ class StoredTable(EmbeddingTable):
 
     Args:
         checkpoint: verified; its files must stay.
+        average: the rows are the averages that the optimizer kept of the weights; None: the weights.
         **kwargs: of :class:`~afm_ctr.embedding.EmbeddingTable`.
     """
 
-    def __init__(self, feature_size: int, *args: Any, checkpoint: Checkpoint, **kwargs: Any) -> None:
+    def __init__(
+        self, feature_size: int, *args: Any, checkpoint: Checkpoint, average: Average | None = None, **kwargs: Any
+    ) -> None:
         self._checkpoint = checkpoint
+        self._slot_scale = None if average is None else checkpoint.average_scale(average)
         super().__init__(feature_size, *args, **kwargs)
 
     def build(self, input_shape: Any = None) -> None:
         """Nothing is made: only the rows' files are looked up."""
-        shapes = {column: [self.feature_size, width] for column, width in self.widths.items()}
-        self._files = _Files(
-            {name: self._checkpoint.column(self.name, name, shape) for name, shape in shapes.items()}
-        )
+        entries = {}
+        for column, width in self.widths.items():
+            for key in [column] if self._slot_scale is None else [column, f"{column}.{AVERAGE}"]:
+                entries[key] = self._checkpoint.column(self.name, key, [self.feature_size, width])
+        self._files = _Files(self._checkpoint.folder, entries)
+        self._first = entries[next(iter(self.widths))]
         self.built = True
 
     @property
     def stored_rows(self) -> int:
         """How many rows the checkpoint holds."""
-        return int(self._files.entries[next(iter(self.widths))]["rows"])
+        return int(self._first["rows"])
 
     def places(self, ids: Any) -> Any:
         """Where ids are: int64 to the same, an array or a tensor as they came."""
-        if self._files.entries[next(iter(self.widths))].get("order") != MIXED:
+        if self._first.get("order") != MIXED:
             return ids
         rows = np.int64(self.stored_rows)
         if not tf.is_tensor(ids):
             return np.where(ids < rows, mix(np.minimum(ids, rows - 1), int(rows)), ids)
         return tf.where(ids < rows, mix(tf.minimum(ids, rows - 1), int(rows)), ids)
 
-    def _rows_at(self, column: str, start: int, stop: int) -> np.ndarray:
-        rows = np.empty((stop - start, self.widths[column]), np.float32)
-        for first, last, name in self._files.entries[column]["files"]:
-            low, high = max(first, start), min(last, stop)
-            if low < high:
-                values = np.load(self._checkpoint.folder / name, mmap_mode="r", allow_pickle=False)
-                rows[low - start : high - start] = values[low - first : high - first]
-        if stop > self.stored_rows:
-            new = max(start, self.stored_rows)
-            rows[new - start :] = self.initial_values(column, np.arange(new, stop))
+    def _rows(self, column: str, places: np.ndarray) -> np.ndarray:
+        """The rows at some places: float32 ``[n, width]``."""
+        new = places >= self.stored_rows
+        rows = np.zeros((len(places), self.widths[column]), np.float32)
+        rows[new] = self.initial_values(column, places[new])
+        self._files.add(rows, column, places, 1.0)
+        if self._slot_scale is not None:
+            self._files.add(rows, f"{column}.{AVERAGE}", places, self._slot_scale)
         return rows
 
     def blocks(self, column: str) -> Iterator[np.ndarray]:
-        """All rows of a column by place, 64 MB at a time: float32 ``[n, width]``."""
-        step = max(1, _BLOCK_BYTES // (4 * self.widths[column]))
+        """All rows of a column by place, at most 64 MB at a time with the places: float32 ``[n, width]``."""
+        step = max(1, _BLOCK_BYTES // (16 + 4 * self.widths[column]))
         for start in range(0, self.feature_size, step):
-            yield self._rows_at(column, start, min(start + step, self.feature_size))
+            yield self._rows(column, np.arange(start, min(start + step, self.feature_size)))
 
     def read(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
         """The rows laid out as the ids. A graph with it needs this process."""
@@ -81,27 +87,21 @@ class StoredTable(EmbeddingTable):
         }
 
     def _look_up(self, ids: np.ndarray) -> list[np.ndarray]:
-        places, new = self.places(ids), ids >= self.stored_rows
-        found = []
-        for column, width in self.widths.items():
-            rows = np.empty((len(ids), width), np.float32)
-            for first, last, name in self._files.entries[column]["files"]:
-                here = (places >= first) & (places < last) & ~new
-                if here.any():
-                    rows[here] = self._files.opened(self._checkpoint.folder / name)[places[here] - first]
-            rows[new] = self.initial_values(column, ids[new])
-            found.append(rows)
-        return found
+        places = self.places(ids)
+        return [self._rows(column, places) for column in self.widths]
 
 
 class _Files:
-    """The parts of a manifest that name the files of each column, and those files that are open."""
+    """What the manifest says of each column and slot, and where its files are."""
 
-    def __init__(self, entries: dict[str, dict[str, Any]]) -> None:
-        self.entries = entries
-        self._opened: dict[Any, np.ndarray] = {}
+    def __init__(self, folder: Path, entries: dict[str, dict[str, Any]]) -> None:
+        self._folder, self._entries = folder, entries
 
-    def opened(self, path: Any) -> np.ndarray:
-        if path not in self._opened:
-            self._opened[path] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return self._opened[path]
+    def add(self, rows: np.ndarray, key: str, places: np.ndarray, scale: float) -> None:
+        """Add to ``[n, width]`` rows those of a column or slot that are stored at some places, times a number."""
+        for first, last, name in self._entries[key]["files"]:
+            here = np.flatnonzero((places >= first) & (places < last))
+            if len(here):
+                values = np.load(self._folder / name, mmap_mode="r", allow_pickle=False)
+                found = values[places[here] - first]
+                rows[here] += found if scale == 1.0 else np.float32(scale) * found

@@ -390,7 +390,7 @@ def test_a_table_written_in_blocks_is_the_same_model(tmp_path, monkeypatch, floa
     found = dict(tf.train.list_variables(f"{summaries[1].path}/variables/variables"))
     assert found["table/columns/vectors/.ATTRIBUTES/VARIABLE_VALUE"] == [schema.feature_size, 4]
     files = {path.name for path in Path(summaries[1].path, "variables").iterdir()}
-    blocks = -(-schema.feature_size // 25) + -(-schema.feature_size // 100)
+    blocks = -(-schema.feature_size // (400 // 32)) + -(-schema.feature_size // (400 // 20))
     assert files == {"variables.index", *(f"variables.data-{n:05d}-of-{blocks + 1:05d}" for n in range(blocks + 1))}
     whole, streamed = (tf.saved_model.load(summary.path) for summary in summaries)
     raw = {name: tf.constant(cells) for name, cells in raw_rows(ROWS).items()}

@@ -104,6 +104,12 @@ def test_averages_are_read_of_a_sharded_checkpoint_too(ranks: int | None, tmp_pa
         expected = column.numpy() + average.scale(12) * kept
         np.testing.assert_allclose(model.table.columns[name].numpy()[:ROWS], expected, rtol=1e-6)
         assert np.abs(kept).max() > 1
+    ids = tf.constant(np.random.default_rng(1).integers(0, ROWS + 5, [9, 4]))
+    kind = functools.partial(StoredTable, checkpoint=found, average=average)
+    options = {"factors": 3, "init_stddev": 0.1}
+    stored = CTRModel("fm", options, ROWS + 5, 2, [(0, 1)], seed=3, table_kind=kind).table.read(ids)
+    for name, rows in model.table.read(ids).items():
+        np.testing.assert_allclose(stored[name], rows, rtol=1e-6, atol=1e-7)
     slot = trained.optimizer.slots_of(trained.bias)["average"]
     assert float(model.bias) == pytest.approx(0.25 + average.scale(12) * float(slot))
 
