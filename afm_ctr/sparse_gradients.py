@@ -47,12 +47,12 @@ def merge_ids(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The distinct ids, in the order of their first appearance.
 
     Args:
-        ids: int64 ``[n]``.
+        ids: int64 ``[n]``, or int32.
 
     Returns:
-        The ids, int64 ``[u]``, and the position of each of ``ids`` among them, int64 ``[n]``.
+        The ids ``[u]``, and the position of each of ``ids`` among them, int64 ``[n]``.
     """
-    if native.steps_tables(tf.float32):
+    if ids.dtype == tf.int64 and native.steps_tables(tf.float32):
         return native.merge_ids(ids)
     return tf.unique(ids, out_idx=tf.int64)  # int32 tensors would travel to the host and back
 
