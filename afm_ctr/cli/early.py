@@ -37,14 +37,18 @@ def training_config(
     """The config of a file, or without one that of :func:`afm_ctr.training.default_config`; see there.
 
     Raises:
-        UserError: a file, an override or a data set that is refused.
+        UserError: a file, an override, a data set, a model or an option of it that is refused.
     """
+    from afm_ctr.models import check_model
     from afm_ctr.training.config import TrainConfig
     from afm_ctr.training.overrides import apply_overrides
 
     if config is not None:
-        return TrainConfig.load(config, list(overrides))
-    apply_overrides(TrainConfig, {}, overrides)  # no data set is needed to say that there is no such key
-    from afm_ctr.training.defaults import default_config
+        found = TrainConfig.load(config, list(overrides))
+    else:
+        apply_overrides(TrainConfig, {}, overrides)  # no data set is needed to say that there is no such key
+        from afm_ctr.training.defaults import default_config
 
-    return default_config(data, run, origin, overrides)
+        found = default_config(data, run, origin, overrides)
+    check_model(found.model.name, found.model.options)
+    return found

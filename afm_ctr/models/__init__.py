@@ -1,18 +1,45 @@
-"""AFM, FM and LR, the trunk they share, and the registry that other models plug into."""
+"""AFM, FM and LR, the trunk they share, and the registry that other models plug into.
+
+Names are loaded when they are first used: a model's options are checked without TensorFlow.
+"""
 
 from __future__ import annotations
 
-from afm_ctr.models.base import Interaction, InteractionInputs, InteractionOptions, parse_options
-from afm_ctr.models.ctr_model import CTRModel
-from afm_ctr.models.registry import interaction_class, names, register
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from afm_ctr.models.base import Interaction, InteractionInputs
+    from afm_ctr.models.ctr_model import CTRModel
+    from afm_ctr.models.options import InteractionOptions, parse_options
+    from afm_ctr.models.registry import check_model, interaction_class, names, register
 
 __all__ = [
     "CTRModel",
     "Interaction",
     "InteractionInputs",
     "InteractionOptions",
+    "check_model",
     "interaction_class",
     "names",
     "parse_options",
     "register",
 ]
+
+_MODULES = {
+    "CTRModel": "ctr_model",
+    "Interaction": "base",
+    "InteractionInputs": "base",
+    "InteractionOptions": "options",
+    "check_model": "registry",
+    "interaction_class": "registry",
+    "names": "registry",
+    "parse_options": "options",
+    "register": "registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'afm_ctr.models' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"afm_ctr.models.{_MODULES[name]}"), name)

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from pydantic import Field
 
 from afm_ctr.interactions import (
     Dropout,
@@ -20,20 +19,10 @@ from afm_ctr.interactions import (
     stateless_keep,
     training_attentional_pooling,
 )
-from afm_ctr.models.base import Interaction, InteractionInputs, InteractionOptions
+from afm_ctr.models.base import Interaction, InteractionInputs
+from afm_ctr.models.options import AFMOptions
 
 PAIR_SALT, POOLED_SALT = 1, 2
-
-
-class AFMOptions(InteractionOptions):
-    """Options of :class:`AFM`."""
-
-    factors: int = Field(16, ge=1, description="k, the width of the vectors")
-    attention: int = Field(16, ge=1, description="t, the width of the attention network")
-    attention_dropout: float = Field(0.0, ge=0, lt=1, description="share of pair weights dropped, after the softmax")
-    pooled_dropout: float = Field(0.0, ge=0, lt=1, description="share of the pooled vector dropped")
-    scale_by_pairs: bool = Field(False, description="multiply the pooled vector by the number of present pairs")
-    attention_l2: float = Field(0.0, ge=0, description="λ of λ‖W‖², on the attention matrix alone")
 
 
 class AFM(Interaction):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
-from pydantic import Field
 
-from afm_ctr.io.validation import Strict, validate
+from afm_ctr.models.options import InteractionOptions
 
 
 class InteractionInputs(NamedTuple):
@@ -25,13 +24,6 @@ class InteractionInputs(NamedTuple):
     linear: tf.Tensor
     vectors: tf.Tensor | None
     present: tf.Tensor
-
-
-class InteractionOptions(Strict):
-    """Options of an interaction. A subclass adds its own; an unknown one is an error."""
-
-    factors: int = Field(16, ge=0, description="k, the width of the vectors; 0 for none")
-    init_stddev: float = Field(0.01, ge=0, description="standard deviation of the vectors' initial values")
 
 
 class Interaction(keras.layers.Layer):
@@ -102,12 +94,3 @@ class Interaction(keras.layers.Layer):
             one another.
         """
         return None
-
-
-def parse_options(name: str, model: type[Interaction], options: Mapping[str, Any]) -> Any:
-    """The options of a model, checked.
-
-    Raises:
-        UserError: one line that names the option, its value, and for an unknown one the options that there are.
-    """
-    return validate(model.Options, dict(options), f"model {name!r}")

@@ -13,7 +13,8 @@ import tensorflow as tf
 from afm_ctr import distributed, optimizers
 from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import UserError
-from afm_ctr.models.base import InteractionInputs, parse_options
+from afm_ctr.models.base import InteractionInputs
+from afm_ctr.models.options import parse_options
 from afm_ctr.models.registry import interaction_class
 from afm_ctr.sparse_gradients import change_values
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from pydantic import Field
 
 from afm_ctr.interactions import (
     attention_scores,
@@ -17,21 +16,12 @@ from afm_ctr.interactions import (
     pair_products,
     pool_by_slot,
 )
-from afm_ctr.models.afm import AFM, PAIR_SALT, POOLED_SALT, AFMOptions
+from afm_ctr.models.afm import AFM, PAIR_SALT, POOLED_SALT
 from afm_ctr.models.base import InteractionInputs
+from afm_ctr.models.options import DeepAFMOptions
 
 _PASSES = 16  # of the network over the ablations of a batch
 _EPSILON = 1e-12  # of a variance: products of fresh vectors are about 1e-4
-
-
-class DeepAFMOptions(AFMOptions):
-    """Options of :class:`DeepAFM`."""
-
-    scale_by_pairs: bool = Field(True, description="multiply pooled vectors by the number of present pairs")
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((64, 64), description="widths of the network's layers")
-    read_vectors: bool = Field(False, description="let the network read the slots' vectors beside their sums")
-    normalise: bool = Field(True, description="bring what the network reads of a row to mean 0 and variance 1")
-    pooled_dropout: float = Field(0.0, ge=0, lt=1, description="share of each hidden layer dropped")
 
 
 class DeepAFM(AFM):

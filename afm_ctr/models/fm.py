@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import tensorflow as tf
-from pydantic import Field
 
 from afm_ctr.interactions import fm_pooling, pair_products
-from afm_ctr.models.base import Interaction, InteractionInputs, InteractionOptions
-
-
-class FMOptions(InteractionOptions):
-    """Options of :class:`FM`."""
-
-    factors: int = Field(16, ge=1, description="k, the width of the vectors")
+from afm_ctr.models.base import Interaction, InteractionInputs
+from afm_ctr.models.options import FMOptions
 
 
 class FM(Interaction):

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import tensorflow as tf
-from pydantic import Field
 
-from afm_ctr.models.base import Interaction, InteractionInputs, InteractionOptions
-
-
-class LROptions(InteractionOptions):
-    """Options of :class:`LR`: none; there are no vectors."""
-
-    factors: Literal[0] = Field(0, description="there are no vectors")
-    init_stddev: float = Field(0.0, ge=0, le=0, description="there are no vectors")
+from afm_ctr.models.base import Interaction, InteractionInputs
+from afm_ctr.models.options import LROptions
 
 
 class LR(Interaction):

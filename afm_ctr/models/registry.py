@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
 
 from afm_ctr.errors import UserError
-from afm_ctr.models.base import Interaction
+from afm_ctr.io.validation import validate
+from afm_ctr.models import options as of_ours
+
+if TYPE_CHECKING:
+    from afm_ctr.models.base import Interaction
 
 GROUP = "afm_ctr.models"
 
@@ -36,6 +42,18 @@ def names() -> list[str]:
     return sorted({*_OURS, *_registered, *_entries()})
 
 
+def check_model(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a name that there is not, and of a model of ours options that it does not take; without TensorFlow.
+
+    Raises:
+        UserError: as :func:`interaction_class` and ``parse_options`` would.
+    """
+    if name in _OURS:
+        validate(getattr(of_ours, f"{_OURS[name].split(':')[1]}Options"), dict(options), f"model {name!r}")
+    elif name not in names():
+        raise _unknown(name)
+
+
 def interaction_class(name: str) -> type[Interaction]:
     """The class of that name.
 
@@ -50,7 +68,7 @@ def interaction_class(name: str) -> type[Interaction]:
         return getattr(importlib.import_module(module), attribute)
     found = _entries().get(name)
     if not found:
-        raise UserError(f"there is no model {name!r}; there are: {', '.join(names())}")
+        raise _unknown(name)
     if len(found) > 1:
         owners = ", ".join(entry.value for entry in found)
         raise UserError(f"model {name!r} is claimed by several packages ({owners}); uninstall all but one")
@@ -58,9 +76,15 @@ def interaction_class(name: str) -> type[Interaction]:
         loaded = found[0].load()
     except Exception as error:
         raise UserError(f"model {name!r}: cannot load {found[0].value}: {error}") from error
+    from afm_ctr.models.base import Interaction
+
     if not (isinstance(loaded, type) and issubclass(loaded, Interaction)):
         raise UserError(f"model {name!r}: {found[0].value} is not a subclass of afm_ctr.models.Interaction")
     return loaded
+
+
+def _unknown(name: str) -> UserError:
+    return UserError(f"there is no model {name!r}; there are: {', '.join(names())}")
 
 
 def _entries() -> dict[str, list[EntryPoint]]:

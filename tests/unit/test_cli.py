@@ -92,6 +92,9 @@ def test_what_is_not_there_is_refused_before_tensorflow_is_loaded(
         ("--set epoch=3", ["--set epoch=3", "did you mean epochs"]),
         ("--set epochs", ["write key.path=value"]),
         ("--set optimizer.name=adamm", ["optimizer.name: 'adamm'", "did you mean 'adam'"]),
+        ("--set model.name=afmm", ["there is no model 'afmm'; there are: afm, deep_afm, fm, lr"]),
+        ("--set model.atention=4", ["model 'afm': atention: unknown key (did you mean 'attention'?)"]),
+        ("--set model.name=deep_afm --set model.hidden=[0]", ["model 'deep_afm': hidden[0]: 0: must be greater"]),
         ("--set row_l2=much", ["row_l2: 'much': must be a valid number or a mapping of keys"]),
     ],
 )
