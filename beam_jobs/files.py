@@ -120,12 +120,25 @@ def _listed(start: str) -> list[tuple[str, int]]:
 
 
 def _below(folder: str) -> dict[str, int]:
-    """Bytes of every file that a remote file system lists below a folder, by its path from there."""
+    """Bytes of every file that a remote file system lists below a folder, by its path from there; none if it is not
+    there.
+
+    Raises:
+        UserError: it cannot be listed.
+    """
     start = join(folder, "")
     try:
         return {path[len(start) :]: size for path, size in _listed(start)}
-    except BeamIOError:
+    except BeamIOError as error:
+        # An object store has no folder that could be missing; others say no more of one that is.
+        if start.startswith(_OBJECTS) or exists(folder):
+            raise UserError(f"{folder}: cannot be listed: {_said(error)}") from error
         return {}
+
+
+def absolute(path: str) -> str:
+    """A local path from the root; a remote one as it is."""
+    return path if is_remote(path) else os.path.abspath(path)
 
 
 @contextmanager

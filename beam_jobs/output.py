@@ -51,7 +51,7 @@ class Output:
 
     def __init__(self, folder: str, overwrite: bool) -> None:
         folder = local_path(folder)
-        self.folder = folder if files.is_remote(folder) else os.path.abspath(folder)
+        self.folder = files.absolute(folder)
         self.attempt_name = _ATTEMPT + uuid.uuid4().hex[:12]
         self.attempt = files.join(self.folder, self.attempt_name)
         self._overwrite = overwrite

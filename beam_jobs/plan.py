@@ -91,7 +91,7 @@ def plan(options: PrepareOptions, output: Output) -> Plan:
     rule = parse_rule(options.split)
     found, split_of = input_files(rule, options.inputs, options.warn)
     output.refuse_own(path for path, _ in found)
-    logs = [replace(log, split=split_of.get(log.path)) for log in discover(found, spec)]
+    logs = [replace(log, split=split_of.get(log.source)) for log in discover(found, spec)]
     if not logs:
         raise UserError(f"no data row in {', '.join(path for path, _ in found[:5])}: the files are empty")
     if rule.kind == "hash" and rule.column == "key" and not _offered(spec, logs, "key"):
@@ -102,7 +102,7 @@ def plan(options: PrepareOptions, output: Output) -> Plan:
         if log.header not in checked:
             checked.add(log.header)
             parser = log.parser(spec, options.labelled, [rule.column] if rule.column else [])
-            types.add(parser.types, log.path)
+            types.add(parser.types, log.source)
     tables = side_tables(options.schema, spec)
     return Plan(spec, resolved, parent, tables, logs, rule, options.chunk_bytes, options.chunk_lines)
 
@@ -147,7 +147,7 @@ def side_tables(given: str | Path | FeatureSchema | ResolvedSchema, spec: Featur
 
 
 def _offered(spec: FeatureSchema, logs: Sequence[LogFile], column: str) -> bool:
-    return all(offers(spec, log.header, column, log.path) for log in logs)
+    return all(offers(spec, log.header, column, log.source) for log in logs)
 
 
 def resolve_schema(

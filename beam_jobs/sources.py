@@ -88,7 +88,7 @@ class LogFile:
 
 
 def discover(found: Sequence[tuple[str, int]], spec: FeatureSchema) -> list[LogFile]:
-    """Look at the start of every file: (path, bytes) pairs to log files, sorted by path; empty files are left out.
+    """Look at the start of every file: (path, bytes) pairs to log files, sorted by path; empty ones are left out.
 
     Raises:
         UserError: a file cannot be read, is not what the schema's format says, or breaks off in its header line.
@@ -110,7 +110,8 @@ def discover(found: Sequence[tuple[str, int]], spec: FeatureSchema) -> list[LogF
         return LogFile(path, size, codec, header, b"" if isinstance(first, LongLine) else first, longest)
 
     looked = files.in_threads(look, sorted(item for item in set(found) if item[1]))
-    return [log for log in looked if log is not None]
+    # Workers may have another working directory.
+    return [replace(log, path=files.absolute(log.path), called=log.path) for log in looked if log is not None]
 
 
 @dataclass(frozen=True)

@@ -206,13 +206,13 @@ class _Rows(beam.DoFn):
     def process(self, piece: Chunk) -> Iterator[Any]:
         parser = self.parser_of(piece)
         for batch in read_piece(piece, BATCH_ROWS, parser.reads):
-            parsed = parser.parse(batch.lines, piece.file.path, batch.first_line)
+            parsed = parser.parse(batch.lines, piece.file.source, batch.first_line)
             texts = [[cell.decode() for cell in parsed.extra[name]] for name in self._headers]
             for row in zip(*texts, strict=True):
                 yield dict(zip(self._headers.values(), row, strict=True))
             rejects = [*parsed.rejects]
             if batch.broken is not None:
-                rejects.append(truncated(piece.file.path, batch.first_line, batch.broken))
+                rejects.append(truncated(piece.file.source, batch.first_line, batch.broken))
             Metrics.counter("afm_ctr", "rows_read").inc(len(parsed))
             for reject in rejects:
                 Metrics.counter("afm_ctr", f"rejects_{reject.reason}").inc()

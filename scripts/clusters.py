@@ -309,11 +309,19 @@ class Cluster:
 
     def launch(self, name: str, command: Sequence[object], **environment: str) -> None:
         """Start a process; it outlives this one."""
+        temporary = self.folder / "tmp"
+        temporary.mkdir(exist_ok=True)
+        # What a killed process leaves there goes with the cluster.
+        places = {
+            "TMPDIR": str(temporary),
+            "SPARK_LOCAL_DIRS": str(temporary),
+            "JAVA_TOOL_OPTIONS": f"-Djava.io.tmpdir={temporary} -XX:-UsePerfData",
+        }
         with (self.folder / f"{name}.log").open("ab") as sink:
             process = subprocess.Popen(
                 [*map(str, command)],
                 cwd=self.folder,
-                env={**os.environ, **environment},
+                env={**os.environ, **places, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
@@ -356,6 +364,7 @@ class Cluster:
             end = time.monotonic() + seconds
             while any(map(self.alive, self.processes)) and time.monotonic() < end:
                 time.sleep(0.1)
+        shutil.rmtree(self.folder / "tmp", ignore_errors=True)
         (self.folder / "cluster.json").unlink(missing_ok=True)
 
 
@@ -432,8 +441,8 @@ def _start_flink(cluster: Cluster) -> None:
         "taskmanager.memory.task.heap.size": "256m",
         "taskmanager.memory.task.off-heap.size": "0",
         "taskmanager.memory.managed.size": "64m",
-        "taskmanager.memory.network.min": "64m",
-        "taskmanager.memory.network.max": "64m",
+        "taskmanager.memory.network.min": "128m",
+        "taskmanager.memory.network.max": "128m",
         "taskmanager.memory.jvm-metaspace.size": "512m",
         "taskmanager.memory.jvm-overhead.min": "192m",
         "taskmanager.memory.jvm-overhead.max": "192m",

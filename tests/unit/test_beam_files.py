@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import pytest
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
+from afm_ctr.errors import UserError
 from afm_ctr.schema import FeatureSchema
 from beam_jobs import PrepareOptions, files, prepare
 
@@ -204,3 +205,23 @@ def test_prepare_leaves_the_neighbours_of_its_output_alone(base: str, tmp_path: 
     assert len(first) == len(second) == len(before) == 5
     assert {path for path in second if "attempt" not in path} == {path for path in before if "attempt" not in path}
     assert not any(".tmp-" in path or "work" in path for path in second)
+
+
+@pytest.mark.parametrize(
+    ("folder", "there", "fails"),
+    [("s3://b/f", False, True), ("gs://b/f", False, True), ("hdfs://f", True, True), ("hdfs://f", False, False)],
+)
+def test_a_listing_that_fails_is_no_empty_folder(
+    folder: str, there: bool, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(start: str) -> Any:
+        raise BeamIOError("List operation failed", {start: PermissionError(13, "Access denied")})
+
+    monkeypatch.setattr(files, "_listed", listed)
+    monkeypatch.setattr(files, "exists", lambda path: there)
+    if not fails:
+        assert files.names(folder) == [] and files.sizes(folder) == {}
+        return
+    for look in (files.names, files.sizes, files.remove, lambda path: files.folders(path, "attempt-")):
+        with pytest.raises(UserError, match=rf"^{folder}: cannot be listed: Access denied$"):
+            look(folder)

@@ -187,3 +187,13 @@ def test_a_piece_is_read_without_having_been_counted(tmp_path: Path) -> None:
         assert len(found) == pieces and len(lines) == 30 and len(set(lines)) == 30
         assert all(piece[0].first_line == 1 for piece in batches if piece)
         assert [batch.broken is not None for piece in batches for batch in piece][-1] == (name == "b.gz")
+
+
+def test_a_worker_may_have_another_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.csv").write_bytes(b"1,x\n0,y\n")
+    monkeypatch.chdir(tmp_path / "logs")
+    (chunk,) = chunks_of([Path("a.csv")], False)
+    monkeypatch.chdir("/")
+    assert [line for _, _, line in lines_of([chunk])] == [b"1,x", b"0,y"]
+    assert chunk.file.source == "a.csv"  # as the user wrote it, for keys and rejects
