@@ -337,6 +337,7 @@ class Snapshot:
             NotFinite: a value is not finite: such a state is of no use, and the one before it must stay.
             OSError: the folder cannot be written.
         """
+        self.check_finite()
         with new_folder(folder, overwrite=True) as temporary:
             manifest = self.fill(temporary, progress)
         return Checkpoint(folder, manifest)
@@ -350,7 +351,7 @@ class Snapshot:
     def fill(
         self, temporary: Path, progress: Callable[[], None], parts: Sequence[Written] | None = None
     ) -> dict[str, Any]:
-        """All files of the checkpoint, the manifest last, flushed to the disk.
+        """All files of the checkpoint, the manifest last, flushed to the disk; :meth:`check_finite` comes before.
 
         Args:
             temporary: the folder that they go to.
@@ -360,7 +361,6 @@ class Snapshot:
         Returns:
             The manifest.
         """
-        self.check_finite()
         buffer = io.BytesIO()
         np.savez(buffer, **self.dense)  # type: ignore[arg-type]
         with HashingWriter(temporary / "dense.npz") as writer:

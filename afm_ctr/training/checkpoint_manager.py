@@ -6,9 +6,9 @@ import contextlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
 
@@ -19,7 +19,6 @@ from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint, Snapshot,
 from afm_ctr.training.failures import unwritable
 from afm_ctr.training.supervisor import on_chief, on_every
 
-Result = TypeVar("Result")
 BEST = "best.json"
 _FOLDER = re.compile(r"step-(\d{9,})$")
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -143,25 +142,22 @@ class CheckpointManager:
                 held.close()
                 self._keep(best)
 
-            temporary = Path(on_chief(world, self._telling(begin)))
+            temporary = Path(on_chief(world, self._writing()(begin)))
 
             def own() -> Written:
                 snapshot.check_finite()
                 return write_columns(temporary, own_rows(model), at, progress)
 
-            parts = on_every(world, self._telling(own))
-            on_chief(world, self._telling(end))
+            parts = on_every(world, self._writing()(own))
+            on_chief(world, self._writing()(end))
 
-    def _telling(self, work: Callable[[], Result]) -> Callable[[], Result]:
-        """The work, whose failure to write is the user's to know."""
-
-        def told() -> Result:
-            try:
-                return work()
-            except OSError as error:
-                raise unwritable(self.folder.parent, error) from error
-
-        return told
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A failure to write is one for the user to fix; decorates what writes."""
+        try:
+            yield
+        except OSError as error:
+            raise unwritable(self.folder.parent, error) from error
 
     def _keep(self, best: dict[str, Any] | None) -> None:
         self.mark_best(best)
