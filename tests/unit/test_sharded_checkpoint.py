@@ -112,6 +112,13 @@ def test_averages_are_read_of_a_sharded_checkpoint_too(ranks: int | None, tmp_pa
         np.testing.assert_allclose(stored[name], rows, rtol=1e-6, atol=1e-7)
     slot = trained.optimizer.slots_of(trained.bias)["average"]
     assert float(model.bias) == pytest.approx(0.25 + average.scale(12) * float(slot))
+    for rank in range(3):  # and by ranks that share the table
+        part = build(rank, 3)
+        found.restore(part, optimizer=False)
+        found.restore_averages(part, average)
+        ids = part.table.stored_ids(0, part.table.local_rows)
+        vectors = part.table.columns["vectors"].numpy()[: len(ids)]
+        np.testing.assert_array_equal(vectors[ids < ROWS], model.table.columns["vectors"].numpy()[ids[ids < ROWS]])
 
 
 def test_each_rank_stores_its_share_and_no_more(tmp_path: Path) -> None:
