@@ -12,8 +12,9 @@ from afm_ctr.distributed import SingleWorld
 class FakeWorld(SingleWorld):
     """A world that says it is larger than it is and lets a test put words into the other ranks' mouths."""
 
-    def __init__(self, rank: int = 0, size: int = 2) -> None:
+    def __init__(self, rank: int = 0, size: int = 2, elastic: bool = False) -> None:
         self.rank, self.size = rank, size
+        self.elastic = elastic  # type: ignore[misc]
         self.others: list[Any] = []
 
     def grouped_sum(self, tensors: Any, name: str | None = None) -> list[tf.Tensor]:

@@ -6,8 +6,9 @@ import types
 from typing import Any
 
 import pytest
+from fake_world import FakeWorld
 
-from afm_ctr.distributed import BroadcastVariables, HostsChanged, SingleWorld
+from afm_ctr.distributed import BroadcastVariables, HostsChanged
 from afm_ctr.training.checkpoint import Position
 from afm_ctr.training.trainer import ElasticTrainer, Trainer
 
@@ -37,17 +38,10 @@ class Kept:
         self.note("count")
 
 
-class World(SingleWorld):
-    """A world of one rank that may be elastic."""
-
-    def __init__(self, elastic: bool) -> None:
-        self.elastic = elastic  # type: ignore[misc]
-
-
 def session(monkeypatch: pytest.MonkeyPatch, elastic: bool = True) -> tuple[Any, Kept]:
     kept = Kept()
 
-    def begun(self: Any, world: World) -> None:
+    def begun(self: Any, world: FakeWorld) -> None:
         self.world, self.position, self.speed = world, Position(), "speed 0"
         self.config, self.reader = None, types.SimpleNamespace(steps_per_epoch=4)
 
@@ -56,7 +50,7 @@ def session(monkeypatch: pytest.MonkeyPatch, elastic: bool = True) -> tuple[Any,
     monkeypatch.setattr(Trainer, "fit", lambda self: kept.note("fit"))
     monkeypatch.setattr(Trainer, "state", lambda self: (self.position, "state", "sums"))
     monkeypatch.setattr(Trainer, "ended", None)
-    return ElasticTrainer(kept, world=World(elastic)), kept  # type: ignore[arg-type]
+    return ElasticTrainer(kept, world=FakeWorld(size=1, elastic=elastic)), kept  # type: ignore[arg-type]
 
 
 def run_at(position: Position) -> Any:

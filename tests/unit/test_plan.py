@@ -86,8 +86,7 @@ def test_a_run_decides_by_the_plan(data: Path) -> None:
     assert not sharded(FakeWorld(), auto) and not sharded(FakeWorld(), auto, "table.memory_gb=1")
     assert sharded(FakeWorld(), auto, tiny)
     assert not sharded(SingleWorld(), auto, tiny) and sharded(SingleWorld(), "table.placement=sharded")
-    elastic = FakeWorld()
-    elastic.elastic = True
+    elastic = FakeWorld(elastic=True)
     assert not sharded(elastic, auto, tiny) and sharded(elastic, "table.placement=sharded")
     assert rank_memory(config(), 4) == rank_memory(config(), 1) // 4 > GB // 100
 
