@@ -26,6 +26,7 @@ from afm_ctr.schema.fields import OneField
 
 _STEPS = 300  # of an epoch, about
 _LEAST_BATCH, _LARGEST_BATCH = 64, 4096
+_LARGE = 1_000_000  # rows from which a few epochs do, and an average of weights costs more memory than it is worth
 _OFTEN = 30  # rows an id, of the field with the most, from which they do
 _SOME, _MANY = 50_000, 100_000  # rows from which pairs say more than noise in a sum of them, and in a network
 _MOST_PAIRS = 400  # beyond, pooling by slot takes several times as long
@@ -120,9 +121,10 @@ def settings_for(size: DataSize) -> Settings:
 
     ``row_l2`` of the weights is that of a logistic regression with C = 10 / slots^1.5, divided by the rows, as a
     step's loss is a mean: the more weights a logit adds up, the less each may say. For the same reason the rate is
-    divided by the slots. It falls to 0 in a straight line, so that the last epochs settle: of a run that still jumps,
-    the best epoch is one whose mean prediction happens to suit the rows of ``valid``. Adam's ``epsilon`` is 0.03 of
-    what one row weighs in the mean: a rare id moves by what its rows say, and not as far as one of many that agree.
+    divided by the slots. It falls to 0 in a straight line, and of ``afm`` averages over an epoch are validated: of a
+    run that jumps, the best epoch is one whose mean prediction happens to suit the rows of ``valid``. Adam's
+    ``epsilon`` is 0.03 of what one row weighs in the mean: a rare id moves by what its rows say, not as far as one
+    of many that agree.
     """
     batch = min(max(2 ** round(math.log2(max(size.rows / _STEPS, 1))), _LEAST_BATCH), _LARGEST_BATCH)
     steps = -(-size.rows // batch)
@@ -131,8 +133,10 @@ def settings_for(size: DataSize) -> Settings:
     )
     choice = _choose(size)
     c = 10 / size.slots**1.5
-    epochs = choice.epochs if size.rows < 1_000_000 else 8 if size.rows < 20_000_000 else 3
+    epochs = choice.epochs if size.rows < _LARGE else 8 if size.rows < 20_000_000 else 3
     optimizer = {"name": "adam", "learning_rate": _rounded(choice.rate), "epsilon": _rounded(0.03 / batch)}
+    if choice.model["name"] == "afm" and size.rows < _LARGE:
+        optimizer["average"] = round(1 - 1 / max(steps, 2), 4)
     content: dict[str, Any] = {
         "model": choice.model,
         "loss": "log",

@@ -73,6 +73,12 @@ def test_epsilon_is_a_share_of_a_row_in_the_mean_of_a_batch() -> None:
         assert content["optimizer"]["epsilon"] * content["batch_size"] == pytest.approx(0.03, rel=0.05)
 
 
+def test_weights_are_averaged_over_an_epoch_of_few_rows() -> None:
+    few, many = (settings_for(DataSize(rows, 900_000, 900_000, 10)).content for rows in (32_000, 1_024_000))
+    assert few["optimizer"]["average"] == pytest.approx(1 - few["batch_size"] / 32_000, rel=1e-3)
+    assert "average" not in many["optimizer"]
+
+
 def test_the_more_slots_the_less_each_says_and_the_slower_it_learns() -> None:
     few, many = (settings_for(DataSize(20_000, 900, 900, slots)).content for slots in (4, 36))
     assert many["row_l2"]["linear"] == pytest.approx(27 * few["row_l2"]["linear"], rel=0.05)
