@@ -218,7 +218,7 @@ struct Ftrl {
     const float before = slots[0][j], after = before + g * g, root = std::sqrt(after);
     float z = before > 0 ? slots[1][j] : -o[1] * *w;
     z += o[0] * g - (root - std::sqrt(before)) * *w;
-    const float clipped = std::max(std::min(z, o[2]), -o[2]), below = o[1] + root + o[3];
+    const float clipped = std::max(std::min(z, o[2]), -o[2]), below = root + (o[1] + o[3]);
     const bool moves = g != 0 && after > 0;
     slots[0][j] = after;
     if (moves) {

@@ -63,9 +63,9 @@ class FTRL(RowOptimizer):
         linear = tf.where(before > 0, slots["linear"], -self.beta * weights)
         linear += rate * gradient - (tf.sqrt(after) - tf.sqrt(before)) * weights
         bound = rate * self.l1
-        moved = tf.math.divide_no_nan(
-            tf.clip_by_value(linear, -bound, bound) - linear, self.beta + tf.sqrt(after) + rate * self.l2
-        )
+        # Subtracted, since TensorFlow rewrites a sum of three scalars, in an order that differs from trace to trace.
+        below = tf.sqrt(after) - (-self.beta - rate * self.l2)
+        moved = tf.math.divide_no_nan(tf.clip_by_value(linear, -bound, bound) - linear, below)
         # A gradient whose square underflows would leave n at 0 and start the coordinate again: it counts as zero.
         moves = tf.logical_and(tf.not_equal(gradient, 0), after > 0)
         moved = tf.where(moves, moved, weights)

@@ -29,7 +29,12 @@ def default_config(
     for folder in folders:
         if (folder / CONFIG).is_file():
             return TrainConfig.load(folder / CONFIG, list(overrides))
-    return TrainConfig.from_content(settings_for(data_size(data_dir)).content, overrides)
+    content = settings_for(data_size(data_dir)).content
+    config = TrainConfig.from_content(content, overrides)
+    if config.model.name == "lr":  # which has no vectors to penalise
+        content["row_l2"].pop("vectors", None)
+        config = TrainConfig.from_content(content, overrides)
+    return config
 
 
 def data_size(data_dir: str | Path) -> DataSize:

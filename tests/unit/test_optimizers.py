@@ -310,6 +310,28 @@ def test_a_step_of_weight_zero_changes_nothing_whatever_its_gradients(name: str,
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_every_trace_gives_the_same_bits(name: str) -> None:
+    """Each rank traces its own step: TensorFlow's rewriting must not choose an order of a sum."""
+
+    def trained() -> bytes:
+        moved = [keras.Variable(np.full((4, 2), 0.5, np.float32)), keras.Variable(np.float32(0.25))]
+        optimizer = wrap_optimizer(build(name), SingleWorld())
+        optimizer.build(moved)
+
+        def step(gradient: tf.Tensor, weight: tf.Tensor) -> None:
+            rows = tf.IndexedSlices(
+                tf.fill([2, 2], gradient), tf.constant([3, 1], tf.int64), tf.constant([4, 2], tf.int64)
+            )
+            optimizer.apply([rows, gradient], moved, weight=weight)
+
+        for gradient in (1.0, -2.0, 0.5):
+            tf.function(step)(tf.constant(gradient), tf.constant(4.0))
+        return b"".join(variable.numpy().tobytes() for variable in [*moved, *optimizer.variables])
+
+    assert len({trained() for _ in range(6)}) == 1
+
+
 def test_adams_decay_rates_are_those_that_it_was_given() -> None:
     """Rates below a half: 1 − β of the gradient, and not what is left of a division by β."""
     variable = keras.Variable(np.zeros(1, np.float32))

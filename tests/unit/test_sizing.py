@@ -129,6 +129,8 @@ def test_a_prepared_data_set_has_a_size(tmp_path: Path) -> None:
 
 def test_without_a_config_a_run_keeps_its_own(tmp_path: Path) -> None:
     data = prepared.write(tmp_path / "data")
+    lr = default_config(data, tmp_path / "run", overrides=["model={name: lr}"])
+    assert lr.model.name == "lr" and list(lr.row_l2) == ["linear"], "no vectors to penalise"
     fresh = default_config(data, tmp_path / "run", overrides=["epochs=2"])
     assert fresh.epochs == 2 and fresh.model.name == settings_for(data_size(data)).content["model"]["name"]
     for folder in ("run", "origin"):
