@@ -216,7 +216,7 @@ class _Rows(beam.DoFn):
             Metrics.counter("afm_ctr", "rows_read").inc(len(parsed))
             for reject in rejects:
                 Metrics.counter("afm_ctr", f"rejects_{reject.reason}").inc()
-                told = reject._asdict() | {"raw": reject.raw.decode("utf-8", "backslashreplace")}
+                line = reject._asdict() | {"raw": reject.raw.decode("utf-8", "backslashreplace")}
                 yield beam.pvalue.TaggedOutput(
-                    "rejects", {name: told[name] for name in ("source", "reason", "detail", "raw")}
+                    "rejects", {name: line[name] for name in ("source", "reason", "detail", "raw")}
                 )

@@ -25,9 +25,9 @@ def check_inputs(*, data: Path | None = None, run: Path | None = None, config: P
         return
     if config is not None and not config.is_file():
         raise UserError(f"{config}: no such file; name a training config with --config")
-    if run is not None and ":/" not in str(run) and not (run / "config.yaml").is_file():
+    if run is not None and not (run / "config.yaml").is_file():
         raise UserError(f"{run} holds no training run (no config.yaml); afm-ctr train makes one")
-    if data is not None and ":/" not in str(data) and not (data / "manifest.json").is_file():
+    if data is not None and not (data / "manifest.json").is_file():
         raise UserError(f"{data} is not a prepared data set: no manifest.json; run afm-ctr prepare")
 
 

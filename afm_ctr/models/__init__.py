@@ -5,8 +5,9 @@ Names are loaded when they are first used: a model's options are checked without
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from afm_ctr.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from afm_ctr.models.base import Interaction, InteractionInputs
@@ -38,8 +39,4 @@ _MODULES = {
     "register": "registry",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'afm_ctr.models' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"afm_ctr.models.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(__name__, _MODULES)

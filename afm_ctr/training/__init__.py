@@ -5,8 +5,9 @@ Names are loaded when they are first used: a config is checked without TensorFlo
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from afm_ctr.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from afm_ctr.training.config import TrainConfig
@@ -27,8 +28,4 @@ _MODULES = {
     "train": "loop",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'afm_ctr.training' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"afm_ctr.training.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(__name__, _MODULES)
