@@ -19,7 +19,7 @@ from afm_ctr.rawlog import ColumnTypes, parse_log, word_columns
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.sidetables import SideTables
 from afm_ctr.training.evaluation import check_readable, scoring_batch
-from afm_ctr.training.model_io import Which, load_model, make_scorer
+from afm_ctr.training.model_io import Which, make_scorer, open_run
 
 BATCH_ROWS = 4096
 LOG_ROWS = 1024  # the last batch of a log is filled up, and many logs are short
@@ -96,7 +96,7 @@ def predict_records(
     Raises:
         UserError: no such run or split, a foreign schema, a damaged file.
     """
-    model, schema, _ = load_model(model_dir, which)
+    model, schema, *_ = open_run(model_dir, which)
     reader = Reader(
         data_dir, split, scoring_batch(Manifest.load(data_dir).split_rows(split), batch_rows), shuffle=False
     )
@@ -143,7 +143,7 @@ def predict_logs(
         UserError: no such run or file, or a column that is missing.
     """
     paths = _expand(inputs)
-    model, schema, _ = load_model(model_dir, which)
+    model, schema, *_ = open_run(model_dir, which)
     tables = SideTables.load(model_dir, schema.spec)
     transform, score, name = FeatureTransform(schema), make_scorer(model, batch_rows), model.output_name
     columns = {column: tf.TensorSpec([batch_rows], tf.string) for column in schema.raw_columns}

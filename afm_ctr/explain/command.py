@@ -17,9 +17,8 @@ from afm_ctr.explain.trust import Agreement, agreement_of
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.training import load_model
 from afm_ctr.training.evaluation import check_readable
-from afm_ctr.training.model_io import Which
+from afm_ctr.training.model_io import Which, open_run
 
 MOST_REQUESTS = 100  # of which every pair is kept
 
@@ -59,7 +58,7 @@ def explain(
     """
     if not 0 <= requests <= MOST_REQUESTS:
         raise UserError(f"explain: {requests} single rows were asked for; ask for 0 to {MOST_REQUESTS}")
-    model, schema, _ = load_model(model_dir, which)
+    model, schema, *_ = open_run(model_dir, which)
     explanation = explain_model(model, schema, data_dir, split, row, requests=requests, max_rows=max_rows)
     if output is None:
         return explanation

@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.export.float16 import halve_vectors
-from afm_ctr.export.streamed import LARGEST_TABLE_MB
 from afm_ctr.features import FeatureTransform
 from afm_ctr.models import CTRModel
 from afm_ctr.records import serialize_examples
@@ -45,7 +44,7 @@ def from_run(model_dir: str | Path, which: Which, halved: bool) -> Expected:
     Raises:
         UserError: no such run or checkpoint.
     """
-    model, schema, *_ = open_run(model_dir, which, largest_table=round(LARGEST_TABLE_MB * 1e6))
+    model, schema, *_ = open_run(model_dir, which)
     if halved:
         halve_vectors(model)
     rows = [*load_samples(model_dir, schema.raw_columns), *made_up_rows(schema, _MADE_UP_ROWS)]

@@ -15,13 +15,13 @@ from afm_ctr.errors import UserError
 from afm_ctr.export.columns import write_column_forms
 from afm_ctr.export.float16 import HalfChange, halve_and_measure
 from afm_ctr.export.servable import Servable
-from afm_ctr.export.streamed import LARGEST_TABLE_MB, StreamedTable
+from afm_ctr.export.streamed import StreamedTable
 from afm_ctr.export.warmup import warmup_rows, write_warmup
 from afm_ctr.io.files import new_folder
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.model_io import Which, open_run
-from afm_ctr.training.stored_table import StoredTable
+from afm_ctr.training.stored_table import LARGEST_TABLE_MB, StoredTable
 
 EXTRA = "assets.extra"
 
@@ -132,7 +132,7 @@ def export_model(
     elif schema is not None:
         raise UserError("export: schema= is for a model in memory; a run has its own")
     else:
-        model, schema, *_ = open_run(model, which, largest_table=round(largest_table_mb * 1e6))
+        model, schema, *_ = open_run(model, which, largest_table_mb=largest_table_mb)
     requests = None if warmup == "none" else warmup_rows(schema, folder or base, warmup)
     half, change = halve_and_measure(model, schema, data_dir, split) if float16_tables else (None, None)
     streamed = StreamedTable(model.table, float16_tables) if isinstance(model.table, StoredTable) else None

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from afm_ctr.training.stored_table import StoredTable
 
-LARGEST_TABLE_MB = 1000.0
 HALF_BITS = tf.int16  # of float16, of which TensorFlow restores no slices
 
 

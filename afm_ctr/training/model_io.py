@@ -20,7 +20,7 @@ from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.checkpoint import Checkpoint
 from afm_ctr.training.checkpoint_manager import CheckpointManager
 from afm_ctr.training.config import CONFIG, TrainConfig
-from afm_ctr.training.stored_table import StoredTable
+from afm_ctr.training.stored_table import LARGEST_TABLE_MB, StoredTable
 from afm_ctr.visible import visible
 
 RUN, HISTORY, CHECKPOINTS, TENSORBOARD, PROFILE = (
@@ -91,7 +91,7 @@ def build_model(
 
 
 def load_model(model_dir: str | Path, which: Which = "best") -> tuple[CTRModel, ResolvedSchema, TrainConfig]:
-    """The trained model of a run, with the schema and the config that it was trained with.
+    """The trained model of a run, its whole table in memory, with the schema and the config that it was trained with.
 
     Args:
         model_dir: what ``train`` wrote.
@@ -100,7 +100,7 @@ def load_model(model_dir: str | Path, which: Which = "best") -> tuple[CTRModel, 
     Raises:
         UserError: no run, no checkpoint, or a damaged one.
     """
-    model, schema, config, _ = open_run(model_dir, which)
+    model, schema, config, _ = open_run(model_dir, which, largest_table_mb=math.inf)
     return model, schema, config
 
 
@@ -109,12 +109,12 @@ def open_run(
     which: Which = "best",
     warn: Callable[[str], None] | None = None,
     world: World | None = None,
-    largest_table: int | None = None,
+    largest_table_mb: float = LARGEST_TABLE_MB,
 ) -> tuple[CTRModel, ResolvedSchema, TrainConfig, Checkpoint]:
-    """:func:`load_model`, and the checkpoint that the weights are from.
+    """The trained model of a run as :func:`load_model` gives it, to score with, and the checkpoint it is from.
 
     Where the ranks of ``world`` are several, and the checkpoint is of a sharded table, they share its rows again. A
-    table of more than ``largest_table`` bytes stays in the checkpoint's files: see
+    table of more than ``largest_table_mb`` megabytes stays in the checkpoint's files otherwise: see
     :class:`~afm_ctr.training.stored_table.StoredTable`.
     """
     folder = Path(model_dir)
@@ -133,7 +133,7 @@ def open_run(
     share = world is not None and world.size > 1 and checkpoint.sharded
     average = None if config.optimizer.average is None else Average(config.optimizer.average)
     kind: Callable[..., EmbeddingTable] = EmbeddingTable
-    if largest_table is not None and 4 * schema.feature_size * checkpoint.width > largest_table:
+    if 4 * schema.feature_size * checkpoint.width > largest_table_mb * 1e6:
         kind = functools.partial(StoredTable, checkpoint=checkpoint, average=average)
     model = build_model(schema, config, shard_over=world if share else None, table_kind=kind)
     checkpoint.restore(model, optimizer=False)

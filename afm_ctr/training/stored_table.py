@@ -12,8 +12,10 @@ import tensorflow as tf
 from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.optimizers.average import AVERAGE, Average
 from afm_ctr.row_shards import mix
+from afm_ctr.sparse_gradients import merge_ids
 from afm_ctr.training.checkpoint import MIXED, Checkpoint
 
+LARGEST_TABLE_MB = 1000.0  # a run's larger table is read from its files
 _BLOCK_BYTES = 1 << 26
 
 
@@ -77,14 +79,16 @@ class StoredTable(EmbeddingTable):
             yield self._rows(column, np.arange(start, min(start + step, self.feature_size)))
 
     def read(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The rows laid out as the ids. A graph with it needs this process."""
-        with tf.control_dependencies(self._check(ids)):
-            flat = tf.reshape(ids, [-1])
-        found = tf.numpy_function(self._look_up, [flat], [tf.float32] * len(self.widths), stateful=False)
-        return {
-            column: tf.reshape(rows, tf.concat([tf.shape(ids), [width]], 0))
-            for (column, width), rows in zip(self.widths.items(), found, strict=True)
-        }
+        """The rows laid out as the ids, each read once. A graph with it needs this process."""
+        with tf.name_scope("lookup"):
+            with tf.control_dependencies(self._check(ids)):
+                unique, inverse = merge_ids(tf.reshape(ids, [-1]))
+            found = tf.numpy_function(self._look_up, [unique], [tf.float32] * len(self.widths), stateful=False)
+            inverse = tf.reshape(inverse, tf.shape(ids))
+            return {
+                column: tf.gather(tf.ensure_shape(rows, [None, width]), inverse)
+                for (column, width), rows in zip(self.widths.items(), found, strict=True)
+            }
 
     def _look_up(self, ids: np.ndarray) -> list[np.ndarray]:
         places = self.places(ids)
@@ -96,12 +100,14 @@ class _Files:
 
     def __init__(self, folder: Path, entries: dict[str, dict[str, Any]]) -> None:
         self._folder, self._entries = folder, entries
+        self._mapped: dict[str, np.ndarray] = {}
 
     def add(self, rows: np.ndarray, key: str, places: np.ndarray, scale: float) -> None:
         """Add to ``[n, width]`` rows those of a column or slot that are stored at some places, times a number."""
         for first, last, name in self._entries[key]["files"]:
             here = np.flatnonzero((places >= first) & (places < last))
             if len(here):
-                values = np.load(self._folder / name, mmap_mode="r", allow_pickle=False)
-                found = values[places[here] - first]
+                if name not in self._mapped:
+                    self._mapped[name] = np.load(self._folder / name, mmap_mode="r", allow_pickle=False)
+                found = self._mapped[name][places[here] - first]
                 rows[here] += found if scale == 1.0 else np.float32(scale) * found
