@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from typer.testing import CliRunner
@@ -38,9 +40,56 @@ COMMANDS = [
 ]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "from afm_ctr.cli import main; main()"
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+# Runs one command line after another, each with the streams and the exit code of a process of its own.
+WITHOUT_TENSORFLOW = """
+import contextlib, io, json, sys
+sys.modules["tensorflow"] = sys.modules["keras"] = None
+from afm_ctr.cli import main
+for line in sys.stdin:
+    sys.argv, out, err = ["afm-ctr", *json.loads(line)], io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code or 0, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+class Ran(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ran]]:
+    """Commands where TensorFlow is not installed, in a folder with a data set, a run ``m`` and a wrong ``c.yaml``."""
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "c.yaml").write_text("modle: afm\n")
+    (folder / "manifest.json").touch()
+    (folder / "m").mkdir()
+    for place in (folder, folder / "m"):  # where a run without --config finds its own
+        (place / "config.yaml").write_text("epochs: 2\n")
+    environment = {name: value for name, value in os.environ.items() if name != "HOROVOD_RANK"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=environment,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def one(*arguments: str) -> Ran:
+            process.stdin.write(json.dumps(arguments) + "\n")
+            process.stdin.flush()
+            return Ran(*json.loads(process.stdout.readline()))
+
+        yield one
+        process.stdin.close()
 
 
 def test_every_command_is_there_and_no_other() -> None:
@@ -99,21 +148,9 @@ def test_what_is_not_there_is_refused_before_tensorflow_is_loaded(
     ],
 )
 def test_a_wrong_config_is_refused_where_tensorflow_is_not(
-    command: str, options: str, words: list[str], tmp_path: Path
+    command: str, options: str, words: list[str], run: Callable[..., Ran]
 ) -> None:
-    (tmp_path / "c.yaml").write_text("modle: afm\n")
-    (tmp_path / "manifest.json").touch()
-    (tmp_path / "m").mkdir()
-    for folder in (tmp_path, tmp_path / "m"):  # where a run without --config finds its own
-        (folder / "config.yaml").write_text("epochs: 2\n")
-    arguments = ["afm-ctr", *command.split(), "--data", ".", *options.split()]
-    code = f"import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None; sys.argv = {arguments}; "
-    code += "from afm_ctr.cli import main; main()"
-    environment = {name: value for name, value in os.environ.items() if name != "HOROVOD_RANK"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment
-    )
+    done = run(*command.split(), "--data", ".", *options.split())
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
 
@@ -143,7 +180,7 @@ def test_help_shows_an_example(command: str) -> None:
         (["predict", "--model-dir", "m", "--output", "o"], "--data"),
     ],
 )
-def test_usage_mistakes_are_one_line_and_exit_2(arguments: list[str], expected: str) -> None:
+def test_usage_mistakes_are_one_line_and_exit_2(arguments: list[str], expected: str, run: Callable[..., Ran]) -> None:
     result = run(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
@@ -189,7 +226,7 @@ def test_help_of_serve_lists_its_flags() -> None:
     assert usage() in result.output
 
 
-def test_no_arguments_is_help() -> None:
+def test_no_arguments_is_help(run: Callable[..., Ran]) -> None:
     result = run()
     assert result.returncode == 0
     assert "prepare" in result.stdout
@@ -197,7 +234,8 @@ def test_no_arguments_is_help() -> None:
 
 def test_json_is_the_last_line_on_stdout(tmp_path: Path) -> None:
     target = tmp_path / "logs.tsv"
-    result = run("make-logs", "--rows", "50", "--output", str(target), "--json")
+    command = ["-c", "from afm_ctr.cli import main; main()", "make-logs", "--rows", "50", "--output", str(target)]
+    result = subprocess.run([sys.executable, *command, "--json"], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1])["rows"] == 50
     assert len(target.read_bytes().splitlines()) == 50
@@ -205,24 +243,16 @@ def test_json_is_the_last_line_on_stdout(tmp_path: Path) -> None:
 
 def test_the_command_line_starts_without_tensorflow() -> None:
     code = (
-        "import sys; from afm_ctr.cli import commands; import serving.client, afm_ctr.schema; "
-        "sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'apache_beam', 'horovod')))"
+        "import sys; from afm_ctr.cli import commands; "
+        "assert not {'numpy', 'pydantic', 'tensorflow', 'pyarrow'} & sys.modules.keys(); "
+        "import serving.client, afm_ctr.schema; "
+        "assert not {'tensorflow', 'keras', 'apache_beam', 'horovod'} & sys.modules.keys()"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
-    help_alone = (
-        "import sys; from afm_ctr.cli import commands; "
-        "sys.exit(any(m in sys.modules for m in ('numpy', 'pydantic', 'tensorflow', 'pyarrow')))"
-    )
-    assert subprocess.run([sys.executable, "-c", help_alone], timeout=60).returncode == 0
 
 
-def test_a_missing_extra_is_named_with_its_remedy(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").touch()
-    code = (
-        "import sys; sys.modules['tensorflow'] = None; sys.modules['keras'] = None; sys.argv = ['afm-ctr', 'export', "
-        f"'--model-dir', {str(tmp_path)!r}, '--export-base', 'b']; from afm_ctr.cli import main; main()"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+def test_a_missing_extra_is_named_with_its_remedy(run: Callable[..., Ran]) -> None:
+    result = run("export", "--model-dir", "m", "--export-base", "b")
     assert result.returncode == 2
     assert "pip install '.[train]'" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

@@ -55,11 +55,13 @@ class Case:
         return float(size * size * np.abs(upstream).sum(axis=-1).max(initial=0.0))
 
 
-def answers(pooling: Any, case: Case, dtype: Any, **options: Any) -> list[np.ndarray]:
-    """The pooled vectors, and the gradients of their product with the upstream by u, W, b and h."""
+def answers(pooling: Any, case: Case, dtype: Any, graph: bool = False, **options: Any) -> list[np.ndarray]:
+    """The pooled vectors, and the gradients of their product with the upstream by u, W, b and h.
+
+    In a graph a kernel is made anew, so that it sees which instructions it may use; tracing one takes a second.
+    """
     inputs = [tf.constant(x, dtype) for x in case.inputs]
 
-    @tf.function
     def run() -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(inputs)
@@ -68,7 +70,11 @@ def answers(pooling: Any, case: Case, dtype: Any, **options: Any) -> list[np.nda
             total = tf.reduce_sum(pooled * tf.constant(case.upstream, dtype))
         return [pooled, *tape.gradient(total, inputs, unconnected_gradients="zero")]
 
-    return [answer.numpy() for answer in run()]
+    return [answer.numpy() for answer in (tf.function(run, autograph=False) if graph else run)()]
+
+
+def fused(case: Case, **options: Any) -> list[np.ndarray]:
+    return answers(fused_attentional_pooling, case, tf.float32, graph=True, **options)
 
 
 def assert_close(found: list[np.ndarray], expected: list[np.ndarray], term: float = 0.0) -> None:
@@ -118,9 +124,7 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("scale", [False, True])
 def test_forward_and_gradients_equal_the_oracle(instructions: str, shape: tuple[int, ...], scale: bool) -> None:
     case = Case(*shape, seed=1)
-    assert_close(
-        answers(fused_attentional_pooling, case, tf.float32, scale_by_pairs=scale), oracle_answers(case, scale)
-    )
+    assert_close(fused(case, scale_by_pairs=scale), oracle_answers(case, scale))
 
 
 @needs_library
@@ -129,9 +133,7 @@ def test_dropout_equals_the_oracle_with_the_masks_of_the_tensorflow_form(instruc
     rows = tf.constant([3, 1, 4, 2**62 + 5, -9, 2], tf.int64)
     keep = stateless_keep(rows, len(case.pairs), 0.4, seed=-7, salt=1, dtype=tf.float64).numpy()
     assert 0.2 < np.mean(keep == 0) < 0.6
-    found = answers(
-        fused_attentional_pooling, case, tf.float32, scale_by_pairs=True, dropout=Dropout(rows, 0.4, -7, 1)
-    )
+    found = fused(case, scale_by_pairs=True, dropout=Dropout(rows, 0.4, -7, 1))
     assert_close(found, oracle_answers(case, True, keep))
 
 
@@ -148,7 +150,7 @@ def test_many_slots_equal_the_plain_form_in_float64(
     rows = tf.range(100, 100 + shape[0], dtype=tf.int64)
     options: dict[str, Any] = {"scale_by_pairs": True, "by_slot": by_slot, "dropout": Dropout(rows, 0.1, 5, 1)}
     expected = answers(attentional_pooling, case, tf.float64, **options)
-    assert_close(answers(fused_attentional_pooling, case, tf.float32, **options), expected)
+    assert_close(fused(case, **options), expected)
 
 
 @needs_library
@@ -182,8 +184,8 @@ def test_any_shape_equals_the_plain_form(
     options: dict[str, Any] = {"scale_by_pairs": scale, "by_slot": by_slot}
     if rate:
         options["dropout"] = Dropout(tf.range(rows, dtype=tf.int64), rate, seed, 1)
-    expected = answers(attentional_pooling, case, tf.float64, **options)
-    found = answers(fused_attentional_pooling, case, tf.float32, **options)
+    expected = answers(attentional_pooling, case, tf.float64, graph=not rows, **options)
+    found = fused(case, **options)
     if rows:
         assert_close(found, expected, case.largest_term())
     assert [x.shape for x in found] == [x.shape for x in expected]
@@ -196,7 +198,7 @@ def test_rows_without_pairs_pool_to_zero_and_get_no_gradient(instructions: str) 
     case.present[1, 1:] = False
     case.pairs = case.pairs[case.pairs[:, 0] > 0]
     case.present[2, 2:] = False  # two slots are present, but their pair is not listed
-    pooled, by_u, *_ = answers(fused_attentional_pooling, case, tf.float32, scale_by_pairs=True)
+    pooled, by_u, *_ = fused(case, scale_by_pairs=True)
     assert not pooled[:3].any() and not by_u[:3].any()
     assert pooled[3].all() and not by_u[3, 0].any() and by_u[3, 1:].all()
 
@@ -208,7 +210,7 @@ def test_sums_by_slot_with_the_same_gradient_for_all_are_twice_the_whole(
 ) -> None:
     whole, by_slot = (Case(5, slots, k, 6, seed=11, by_slot=by_slot) for by_slot in (False, True))
     by_slot.upstream[:] = whole.upstream[:, np.newaxis]
-    found = answers(fused_attentional_pooling, by_slot, tf.float32, by_slot=True)
+    found = fused(by_slot, by_slot=True)
     twice = [2 * x for x in oracle_answers(whole, False)]
     assert not found[0][~by_slot.present].any()
     assert_close([found[0].sum(axis=1), *found[1:]], twice)
@@ -218,11 +220,9 @@ def test_sums_by_slot_with_the_same_gradient_for_all_are_twice_the_whole(
 @pytest.mark.parametrize("by_slot", [False, True])
 def test_what_an_absent_slot_holds_is_not_read(instructions: str, by_slot: bool) -> None:
     case = Case(5, 9, 4, 3, seed=5, by_slot=by_slot)
-    expected = answers(fused_attentional_pooling, case, tf.float32, by_slot=by_slot)
+    expected = fused(case, by_slot=by_slot)
     case.inputs[0][~case.present] = np.nan
-    for found, want in zip(
-        answers(fused_attentional_pooling, case, tf.float32, by_slot=by_slot), expected, strict=True
-    ):
+    for found, want in zip(fused(case, by_slot=by_slot), expected, strict=True):
         np.testing.assert_array_equal(found, want)
 
 
@@ -231,11 +231,11 @@ def test_scores_far_apart_and_numbers_that_are_none(instructions: str) -> None:
     case = Case(3, 6, 4, 5, seed=6, absent=0.0)
     case.inputs[3] *= 200  # attention is all on one pair or two
     assert_close(
-        answers(fused_attentional_pooling, case, tf.float32)[:1] + [np.zeros(1)] * 4,
+        fused(case)[:1] + [np.zeros(1)] * 4,
         answers(attentional_pooling, case, tf.float64)[:1] + [np.zeros(1)] * 4,
     )
     case.inputs[0][1, 2, 3] = np.nan
-    pooled, by_u, *_ = answers(fused_attentional_pooling, case, tf.float32)
+    pooled, by_u, *_ = fused(case)
     assert np.isnan(pooled[1]).all() and np.isnan(by_u[1]).any()
     assert np.isfinite(pooled[[0, 2]]).all() and np.isfinite(by_u[[0, 2]]).all()
 
@@ -244,9 +244,9 @@ def test_scores_far_apart_and_numbers_that_are_none(instructions: str) -> None:
 @pytest.mark.parametrize("by_slot", [False, True])
 def test_an_example_does_not_see_its_batch(instructions: str, by_slot: bool) -> None:
     case = Case(67, 8, 16, 16, seed=7, by_slot=by_slot)
-    together = answers(fused_attentional_pooling, case, tf.float32, by_slot=by_slot)
+    together = fused(case, by_slot=by_slot)
     case.inputs[0], case.present, case.upstream = case.inputs[0][41:42], case.present[41:42], case.upstream[41:42]
-    apart = answers(fused_attentional_pooling, case, tf.float32, by_slot=by_slot)
+    apart = fused(case, by_slot=by_slot)
     np.testing.assert_array_equal(apart[0][0], together[0][41])
     np.testing.assert_array_equal(apart[1][0], together[1][41])
 
