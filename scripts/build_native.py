@@ -52,7 +52,7 @@ CHECK = """
 import numpy as np, tensorflow as tf
 from afm_ctr import native
 none, contract = np.zeros([0, 2], np.uint64), {"labelled": True, "binary": True, "groups": True, "keys": True}
-batch = native.read_records([], np.zeros([0, 5], np.int64), none, rows=1, slots=2, feature_size=1, **contract)
+batch = native.read_records([], np.zeros([0, 6], np.int64), none, rows=1, slots=2, feature_size=1, **contract)
 assert batch["feature_ids"].tolist() == [[0, 0]] and batch["key"].tolist() == [b""]
 names = native.instruction_sets()
 u = tf.constant([[[2.0], [3.0]]])

@@ -19,7 +19,7 @@ from afm_ctr.native.op import (
     uses_gpu,
     why_not,
 )
-from afm_ctr.native.records import read_records, reads_records
+from afm_ctr.native.records import paths_tensor, read_records, reads_records
 from afm_ctr.native.table import add_rows, expand_rows, merge_ids, step_rows, steps_tables
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "library_path",
     "load",
     "merge_ids",
+    "paths_tensor",
     "read_records",
     "reads_records",
     "sources",

@@ -7,7 +7,13 @@
 
 namespace afm_ctr {
 
-using Crc32c = uint32_t (*)(const uint8_t* data, size_t size);
+constexpr int kTogether = 4;
+
+struct Crc32c {
+  uint32_t (*one)(const uint8_t* data, size_t size);
+  // Of several messages: each CRC is a chain of steps that wait for one another, and the chains take turns.
+  void (*several)(const uint8_t* const data[kTogether], const size_t size[kTogether], uint32_t crc[kTogether]);
+};
 
 // By the instruction of this machine, if it has one and that is wanted; else by tables.
 Crc32c find_crc32c(bool portable);

@@ -12,6 +12,7 @@ struct Contract {
   int64_t feature_size;  // ids are in [0, feature_size)
   bool labelled;         // every row has a label
   bool binary;           // which is 0 or 1
+  bool portable;         // no instruction but those that every machine of the kind has
 };
 
 struct Row {

@@ -90,7 +90,7 @@ bool find_frames(const uint8_t* data, int64_t size, int64_t count, Crc32c crc, s
     if (size - at < kHeader + kFooter) return false;
     uint64_t length;
     memcpy(&length, data + at, sizeof length);
-    if (masked(crc(data + at, sizeof length)) != word(data + at + sizeof length)) return false;
+    if (masked(crc.one(data + at, sizeof length)) != word(data + at + sizeof length)) return false;
     if (length > static_cast<uint64_t>(size - at - kHeader - kFooter)) return false;
     edges->push_back(at);
     at += kHeader + static_cast<int64_t>(length) + kFooter;
@@ -102,7 +102,6 @@ bool find_frames(const uint8_t* data, int64_t size, int64_t count, Crc32c crc, s
 class ReadRecordsOp : public OpKernel {
  public:
   explicit ReadRecordsOp(OpKernelConstruction* construction) : OpKernel(construction) {
-    bool portable;
     OP_REQUIRES_OK(construction, construction->GetAttr("rows", &rows_));
     OP_REQUIRES_OK(construction, construction->GetAttr("slots", &contract_.slots));
     OP_REQUIRES_OK(construction, construction->GetAttr("feature_size", &contract_.feature_size));
@@ -110,26 +109,26 @@ class ReadRecordsOp : public OpKernel {
     OP_REQUIRES_OK(construction, construction->GetAttr("binary", &contract_.binary));
     OP_REQUIRES_OK(construction, construction->GetAttr("with_groups", &groups_));
     OP_REQUIRES_OK(construction, construction->GetAttr("with_keys", &keys_));
-    OP_REQUIRES_OK(construction, construction->GetAttr("portable", &portable));
-    crc_ = find_crc32c(portable);
+    OP_REQUIRES_OK(construction, construction->GetAttr("portable", &contract_.portable));
+    crc_ = find_crc32c(contract_.portable);
   }
 
   void Compute(OpKernelContext* context) override {
     const Tensor &paths = context->input(0), &stretches = context->input(1), &keys = context->input(2);
-    const int64_t blocks = paths.NumElements();
+    const int64_t files = paths.NumElements(), blocks = stretches.dims() == 2 ? stretches.dim_size(0) : 0;
     OP_REQUIRES(context,
-                paths.dims() == 1 && stretches.shape() == TensorShape({blocks, 5}) &&
+                paths.dims() == 1 && stretches.shape() == TensorShape({blocks, 6}) &&
                     (keys.NumElements() == 0 || keys.shape() == TensorShape({blocks, 2})),
-                absl::InvalidArgumentError("records: paths must be [n], stretches [n, 5] and keys [n, 2] or empty"));
+                absl::InvalidArgumentError("records: paths must be [f], stretches [n, 6] and keys [n, 2] or empty"));
     const auto block = stretches.matrix<int64_t>();
     const uint64_t* const key = keys.NumElements() ? keys.flat<uint64_t>().data() : nullptr;
     std::vector<int64_t> first(blocks + 1, 0);  // rows of the batch before a block
     bool sane = true;
     for (int64_t b = 0; b < blocks; b++) {
-      sane &= block(b, 0) >= 0 && block(b, 1) >= block(b, 0);
-      sane &= block(b, 3) >= 0 && block(b, 4) >= block(b, 3) && block(b, 2) >= block(b, 4);
-      first[b + 1] = first[b] + (block(b, 4) - block(b, 3));
-      sane &= first[b + 1] <= rows_ && block(b, 2) <= block(b, 1) - block(b, 0);
+      sane &= block(b, 0) >= 0 && block(b, 0) < files && block(b, 1) >= 0 && block(b, 2) >= block(b, 1);
+      sane &= block(b, 4) >= 0 && block(b, 5) >= block(b, 4) && block(b, 3) >= block(b, 5);
+      first[b + 1] = first[b] + (block(b, 5) - block(b, 4));
+      sane &= first[b + 1] <= rows_ && block(b, 3) <= block(b, 2) - block(b, 1);
     }
     OP_REQUIRES(context, sane, absl::InvalidArgumentError("records: there are no such stretches"));
     Batch batch;
@@ -141,83 +140,100 @@ class ReadRecordsOp : public OpKernel {
       Permutation permutation;
       std::vector<int64_t> edges;
       for (int64_t b = begin; b < end && good; b++) {
-        const uint8_t* const data = file.Read(paths.flat<tstring>()(b), block(b, 0), block(b, 1));
-        if (data == nullptr || !find_frames(data, block(b, 1) - block(b, 0), block(b, 2), crc_, &edges)) {
+        const int64_t start = block(b, 1), stop = block(b, 2), records = block(b, 3);
+        const uint8_t* const data = file.Read(paths.flat<tstring>()(block(b, 0)), start, stop);
+        if (data == nullptr || !find_frames(data, stop - start, records, crc_, &edges)) {
           good = false;
           return;
         }
-        const uint32_t* const order = key ? permutation.Make(block(b, 2), key + 2 * b) : nullptr;
-        for (int64_t place = block(b, 3); place < block(b, 4) && good; place++) {
-          const int64_t record = order ? order[place] : place, row = first[b] + place - block(b, 3);
-          const uint8_t* const begins = data + edges[record] + kHeader;
-          const uint8_t* const ends = data + edges[record + 1] - kFooter;
-          if (masked(crc_(begins, ends - begins)) != word(ends) || !Parse(begins, ends, row, &batch)) good = false;
+        const uint32_t* const order = key ? permutation.Make(records, key + 2 * b) : nullptr;
+        for (int64_t place = block(b, 4), row = first[b]; place < block(b, 5) && good; place += kTogether) {
+          const uint8_t* begins[kTogether];
+          size_t sizes[kTogether];
+          uint32_t crcs[kTogether];
+          const int count = std::min<int64_t>(kTogether, block(b, 5) - place);
+          for (int n = 0; n < kTogether; n++) {
+            const int64_t at = place + std::min(n, count - 1), record = order ? order[at] : at;
+            begins[n] = data + edges[record] + kHeader;
+            sizes[n] = data + edges[record + 1] - kFooter - begins[n];
+          }
+          crc_.several(begins, sizes, crcs);
+          for (int n = 0; n < count; n++, row++)
+            if (masked(crcs[n]) != word(begins[n] + sizes[n]) || !Parse(begins[n], sizes[n], row, batch)) good = false;
         }
       }
     };
     const auto* threads = context->device()->tensorflow_cpu_worker_threads();
     const int64_t cycles = kCyclesOfRow * (first[blocks] / std::max<int64_t>(blocks, 1) + 1);
     Shard(threads->num_threads, threads->workers, blocks, cycles, some);
-    batch.good->scalar<bool>()() = good;
-    if (good) Pad(first[blocks], &batch);
+    *batch.good = good;
+    if (good) Pad(first[blocks], batch);
   }
 
  private:
+  // The outputs, [rows, slots] or [rows]; of size 0 where they are not wanted.
   struct Batch {
-    Tensor *ids, *values, *label, *weight, *group, *has_group, *key, *good;
+    int64_t* ids;
+    float *values, *label, *weight;
+    int64_t* group;
+    bool* has_group;
+    tstring* key;
+    bool* good;
   };
 
   bool Allocate(OpKernelContext* context, Batch* batch) const {
     const int64_t grouped = groups_ ? rows_ : 0, keyed = keys_ ? rows_ : 0;
     const TensorShape shapes[] = {{rows_, contract_.slots}, {rows_, contract_.slots}, {rows_}, {rows_}, {grouped},
                                   {grouped}, {keyed}, {}};
-    Tensor** const outputs[] = {&batch->ids, &batch->values, &batch->label, &batch->weight, &batch->group,
-                                &batch->has_group, &batch->key, &batch->good};
+    Tensor* outputs[8];
     for (int i = 0; i < 8; i++) {
-      const absl::Status status = context->allocate_output(i, shapes[i], outputs[i]);
+      const absl::Status status = context->allocate_output(i, shapes[i], &outputs[i]);
       if (!status.ok()) {
         context->CtxFailure(status);
         return false;
       }
     }
+    *batch = {outputs[0]->flat<int64_t>().data(), outputs[1]->flat<float>().data(),
+              outputs[2]->flat<float>().data(),   outputs[3]->flat<float>().data(),
+              outputs[4]->flat<int64_t>().data(), outputs[5]->flat<bool>().data(),
+              outputs[6]->flat<tstring>().data(), outputs[7]->flat<bool>().data()};
     return true;
   }
 
-  bool Parse(const uint8_t* begins, const uint8_t* ends, int64_t row, Batch* batch) const {
-    Row found{batch->ids->flat<int64_t>().data() + row * contract_.slots,
-              batch->values->flat<float>().data() + row * contract_.slots};
-    if (!parse_example(begins, ends - begins, contract_, &found)) return false;
-    batch->label->flat<float>()(row) = found.label;
-    batch->weight->flat<float>()(row) = found.weight;
+  bool Parse(const uint8_t* record, size_t size, int64_t row, const Batch& batch) const {
+    Row found{batch.ids + row * contract_.slots, batch.values + row * contract_.slots};
+    if (!parse_example(record, size, contract_, &found)) return false;
+    batch.label[row] = found.label;
+    batch.weight[row] = found.weight;
     if (groups_) {
-      batch->group->flat<int64_t>()(row) = found.group;
-      batch->has_group->flat<bool>()(row) = found.has_group;
+      batch.group[row] = found.group;
+      batch.has_group[row] = found.has_group;
     }
-    if (keys_) batch->key->flat<tstring>()(row).assign(reinterpret_cast<const char*>(found.key), found.key_size);
+    if (keys_) batch.key[row].assign(reinterpret_cast<const char*>(found.key), found.key_size);
     return true;
   }
 
   // Rows that no record fills: zeros, no group, key "" (which a new string is).
-  void Pad(int64_t from, Batch* batch) const {
+  void Pad(int64_t from, const Batch& batch) const {
     const int64_t missing = rows_ - from, slots = contract_.slots;
-    std::fill_n(batch->ids->flat<int64_t>().data() + from * slots, missing * slots, 0);
-    std::fill_n(batch->values->flat<float>().data() + from * slots, missing * slots, 0.0f);
-    std::fill_n(batch->label->flat<float>().data() + from, missing, 0.0f);
-    std::fill_n(batch->weight->flat<float>().data() + from, missing, 0.0f);
+    std::fill_n(batch.ids + from * slots, missing * slots, 0);
+    std::fill_n(batch.values + from * slots, missing * slots, 0.0f);
+    std::fill_n(batch.label + from, missing, 0.0f);
+    std::fill_n(batch.weight + from, missing, 0.0f);
     if (groups_) {
-      std::fill_n(batch->group->flat<int64_t>().data() + from, missing, 0);
-      std::fill_n(batch->has_group->flat<bool>().data() + from, missing, false);
+      std::fill_n(batch.group + from, missing, 0);
+      std::fill_n(batch.has_group + from, missing, false);
     }
   }
 
   int64_t rows_ = 0;
   Contract contract_{};
   bool groups_ = false, keys_ = false;
-  Crc32c crc_ = nullptr;
+  Crc32c crc_{};
 };
 
-// A block is a stretch of a file: its first byte, the byte behind its last, how many records it holds, and which of
-// them, [from, to), in the order that its key makes; in file order without keys. Stateful: a file may change.
+// A block is a stretch of a file: which file, its first byte, the byte behind its last, how many records it holds, and
+// which of them, [from, to), in the order that its key makes; in file order without keys. Stateful: a file may change.
 REGISTER_OP("AfmCtrReadRecords")
     .Input("paths: string")
     .Input("stretches: int64")

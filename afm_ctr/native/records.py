@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from afm_ctr.native.op import BUILD, INSTRUCTIONS, asked_for, load
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 READING = "AFM_CTR_READING"
 
@@ -25,7 +28,7 @@ def reads_records() -> bool:
 
 
 def read_records(
-    paths: Sequence[str],
+    paths: Sequence[str] | tf.Tensor,
     stretches: np.ndarray,
     order: np.ndarray,
     *,
@@ -42,12 +45,12 @@ def read_records(
     It takes a record whose checksums match and that is plainly a ``tf.train.Example`` of the contract, with every
     number in its range. It says nothing of the others: the reader in Python does, and knows what is right after all.
     The blocks are read on TensorFlow's threads, without Python's lock. Of the environment variable
-    ``AFM_CTR_INSTRUCTIONS`` it takes ``baseline``: checksums without the instruction for them.
+    ``AFM_CTR_INSTRUCTIONS`` it takes ``baseline``: checksums and ids without special instructions.
 
     Args:
-        paths: of n files.
-        stretches: int64 [n, 5]: first byte of a block, the byte behind its last, records in it, and which of them,
-            from one to before another, are to be taken of its order.
+        paths: of files; of a tensor (:func:`paths_tensor`) nothing is converted at each call.
+        stretches: int64 [n, 6]: the place of a block's file in ``paths``, its first byte, the byte behind its last,
+            records in it, and which of them, from one to before another, are to be taken of its order.
         order: uint64 [n, 2], the keys of the blocks' orders (:meth:`afm_ctr.records.EpochOrder.keys`); [0, 2]: file
             order.
         rows: of the batch.
@@ -73,7 +76,7 @@ def read_records(
 
     with tf.device("/CPU:0"):
         found = loaded.module.afm_ctr_read_records(
-            paths=tf.constant(paths, tf.string, shape=(len(paths),)),
+            paths=paths if isinstance(paths, tf.Tensor) else paths_tensor(paths),
             stretches=stretches,
             keys=order,
             rows=rows,
@@ -92,6 +95,14 @@ def read_records(
     if keys:
         arrays["key"] = found.key.numpy()
     return arrays
+
+
+def paths_tensor(paths: Sequence[str]) -> tf.Tensor:
+    """Paths as a string tensor [f]."""
+    import tensorflow as tf
+
+    with tf.init_scope(), tf.device("/CPU:0"):
+        return tf.constant(paths, tf.string, shape=(len(paths),))
 
 
 def _array(tensor: Any) -> np.ndarray:

@@ -6,14 +6,20 @@ import os
 import zlib
 from collections import OrderedDict
 from concurrent.futures import Future
+from functools import cached_property
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from afm_ctr import native
 from afm_ctr.errors import UserError
 from afm_ctr.io import paths
 from afm_ctr.records.framing import Block, DamagedError
 from afm_ctr.records.manifest import AGAIN, Manifest
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 CACHE_BYTES = 64 << 20
 # The op reads a whole block for whatever it takes of it, and keeps none: more of one than this should be kept.
@@ -46,6 +52,7 @@ class SplitBlocks:
         self.rows = np.concatenate(rows)
         """int64 [blocks]: records in each block."""
         self._shard_of, self._starts, self._stops = (np.concatenate(parts) for parts in (shard_of, starts, stops))
+        self._places = np.stack([self._shard_of, self._starts, self._stops, self.rows], axis=1)
         self._lock = Lock()
         self._kept: OrderedDict[int, Future[Block]] = OrderedDict()
         self._kept_bytes = 0
@@ -56,10 +63,14 @@ class SplitBlocks:
         packed = any(shard.compression != "none" for shard in self._shards)
         return local and not packed and int((self._stops - self._starts).max()) <= MOST_BYTES_AT_ONCE
 
-    def places(self, blocks: np.ndarray) -> tuple[list[str], np.ndarray]:
-        """Of some blocks the files, and first byte, byte behind the last one, number of records: int64 [n, 3]."""
-        shards = [self._paths[shard] for shard in self._shard_of[blocks].tolist()]
-        return shards, np.stack([self._starts[blocks], self._stops[blocks], self.rows[blocks]], axis=1)
+    @cached_property
+    def paths_tensor(self) -> tf.Tensor:
+        """The paths of all shards, for :func:`afm_ctr.native.read_records`."""
+        return native.paths_tensor(self._paths)
+
+    def places(self, blocks: np.ndarray) -> np.ndarray:
+        """Of some blocks the shard, first byte, byte behind the last one, number of records: int64 [n, 4]."""
+        return self._places[blocks]
 
     def where(self, block: int) -> str:
         """A block's place in words, for messages."""

@@ -76,7 +76,9 @@ class EpochOrder:
         first, last = np.searchsorted(self._ends, [start, stop - 1], side="right")
         blocks, ends = self._blocks[first : last + 1], self._ends[first : last + 1]
         begins = ends - self._rows[blocks]
-        return np.stack([blocks, np.maximum(start - begins, 0), np.minimum(stop, ends) - begins], axis=1)
+        found = np.empty((len(blocks), 3), np.int64)
+        found[:, 0], found[:, 1], found[:, 2] = blocks, np.maximum(start - begins, 0), np.minimum(stop, ends) - begins
+        return found
 
     def keys(self, blocks: Sequence[int]) -> np.ndarray:
         """What the order inside each of some blocks is a function of: uint64 [n, 2]; none in file order."""

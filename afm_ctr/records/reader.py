@@ -153,10 +153,10 @@ class Reader:
             return None
         order, label = self._order(epoch), self.schema.spec.label
         stretches = order.stretches(start, stop)
-        shards, places = self._blocks.places(stretches[:, 0])
+        places = self._blocks.places(stretches[:, 0])
         return native.read_records(
-            shards,
-            np.column_stack([places, stretches[:, 1:]]),
+            self._blocks.paths_tensor,
+            np.concatenate([places, stretches[:, 1:]], axis=1),
             order.keys(stretches[:, 0].tolist()),
             rows=self.local_batch,
             slots=self.schema.num_slots,

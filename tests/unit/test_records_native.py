@@ -207,9 +207,11 @@ def test_files_broken_at_any_byte_end_as_in_python(folder: Path, data: st.DataOb
     assert isinstance(found, str) or path.read_bytes()[: len(whole)] == whole
 
 
-@pytest.mark.parametrize("width", [1, 2, 63, 64, 65, 200])
-def test_ids_of_every_length(tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("instructions", ["", "baseline"])
+@pytest.mark.parametrize("width", [1, 2, 16, 17, 63, 64, 65, 200])
+def test_ids_of_every_length(tmp_path: Path, width: int, instructions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one to nine bytes, alone and mixed, beginning and ending anywhere in the 64 bytes looked at together."""
+    monkeypatch.setenv("AFM_CTR_INSTRUCTIONS", instructions)
     rng = np.random.default_rng(width)
     rows = [[2 ** int(b) - 1 for b in rng.integers(0, high, width)] for high in (8, 15, 22, 29, 36, 60, 63)]
     records = [message([(b"feature_vals", float_list([0.0] * width, True)), (b"feature_ids", int_list(ids, True))])
@@ -217,7 +219,7 @@ def test_ids_of_every_length(tmp_path: Path, width: int) -> None:
     framed = FramedRecords.of(records)
     path = tmp_path / "shard"
     path.write_bytes(framed.frames.tobytes())
-    stretches = np.array([[0, framed.frames.size, len(rows), 0, len(rows)]])
+    stretches = np.array([[0, 0, framed.frames.size, len(rows), 0, len(rows)]])
     options: dict[str, Any] = {"labelled": False, "binary": False, "groups": True, "keys": True}
     options |= {"rows": len(rows) + 1, "slots": width}
     none = np.zeros((0, 2), np.uint64)
@@ -291,12 +293,20 @@ def test_packed_shards_and_long_blocks_are_read_in_python(
 
 def test_stretches_that_there_are_not_are_refused(tmp_path: Path) -> None:
     reader = Reader(_write(tmp_path, _split(8, 1), 8), "train", 8, shuffle=False)
-    paths, places = reader._blocks.places(np.array([0]))
-    (start, stop, rows) = places[0].tolist()
-    for wrong in ([start, stop, rows, 0, 9], [start, stop, rows, 5, 4], [-1, stop, rows, 0, 8], [9, 3, 1, 0, 1]):
+    (shard, start, stop, rows) = reader._blocks.places(np.array([0]))[0].tolist()
+    for wrong in (
+        [shard, start, stop, rows, 0, 9],
+        [shard, start, stop, rows, 5, 4],
+        [shard, -1, stop, rows, 0, 8],
+        [shard, 9, 3, 1, 0, 1],
+        [-1, start, stop, rows, 0, 8],
+        [1, start, stop, rows, 0, 8],
+    ):
         with pytest.raises(Exception, match="no such stretches"):
-            native.read_records(paths, np.array([wrong]), np.zeros((0, 2), np.uint64), rows=8, slots=3,
-                                feature_size=31, labelled=True, binary=True, groups=True, keys=True)  # fmt: skip
+            native.read_records(
+                reader._blocks.paths_tensor, np.array([wrong]), np.zeros((0, 2), np.uint64), rows=8, slots=3,
+                feature_size=31, labelled=True, binary=True, groups=True, keys=True,
+            )  # fmt: skip
 
 
 def test_the_form_is_chosen_by_the_library_and_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
