@@ -29,13 +29,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from namespaces import Lab, LabError, Link
 from report import Report, add_output, describe_machine, load, publish, versions
 from wire import attained
 
-from afm_ctr.distributed import Traffic, sent_bytes
+from afm_ctr.distributed import Traffic
+from afm_ctr.training.plan import Cluster, Cost, Table, plan
 
 WORKER = Path(__file__).with_name("hosts_worker.py")
 LINKS = ["1", "10", "10/0.2"]
@@ -87,6 +88,22 @@ def median(found: list[dict[str, Any]], name: str, **key: Any) -> float:
     return statistics.median(entry[name] for entry in found if all(entry[k] == v for k, v in key.items()))
 
 
+def planned(found: dict[str, Any], task: dict[str, Any], ids: int, ranks: int, rate: float) -> dict[Traffic, Cost]:
+    """What ``afm-ctr plan`` says of each form, with links of ``rate`` bit/s."""
+    width, slots = task["k"] + 1, task["slots"]
+    table = Table(
+        rows=ids + 1,
+        width=width,
+        optimizer_slots=2,
+        marks=False,
+        local_batch=task["batch"],
+        slots=slots,
+        pairs=slots * (slots - 1) // 2,
+        touched=found["facts"][str(ids)]["touched"],
+    )
+    return plan(table, Cluster(ranks, 1, rate / 1e9, memory=0)).costs
+
+
 def bytes_table(found: dict[str, Any], task: dict[str, Any], ranks: int) -> tuple[Report, bool]:
     columns = [
         "ids of the table",
@@ -106,16 +123,17 @@ def bytes_table(found: dict[str, Any], task: dict[str, Any], ranks: int) -> tupl
         share = sent["gather"] / sent["raw"]
         met &= share <= 1 / 3
         row = [f"{ids:,}", f"{facts['read']:,}", f"{facts['touched']:,}", *(f"{sent[form]:.2f}" for form in FORMS)]
-        width = task["k"] + 1
-        planned = [sent_bytes(form, ranks, facts["touched"], ids + 1, width) / 1e6 for form in get_args(Traffic)]
-        report.rows.append([*row, " / ".join(f"{number:.2f}" for number in planned), f"{share:.2f}"])
+        costs = planned(found, task, ids, ranks, 1e9).values()
+        report.rows.append([*row, " / ".join(f"{cost.sent / 1e6:.2f}" for cost in costs), f"{share:.2f}"])
     report.notes.append("Planned: what `afm-ctr plan` says of gather, reduce and sharded, without headers.")
     report.notes.append(f"Aim: gather sends at most a third of raw's bytes: {'met' if met else 'NOT met'}.")
     return report, met
 
 
-def time_table(found: dict[str, Any], task: dict[str, Any], links: list[Link], speeds: list[float]) -> Report:
-    columns = ["link", "attained, Gbit/s", "ids", *(f"{form}, ms" for form in FORMS), "fastest"]
+def time_table(
+    found: dict[str, Any], task: dict[str, Any], links: list[Link], speeds: list[float], ranks: int
+) -> Report:
+    columns = ["link", "attained, Gbit/s", "ids", *(f"{form}, ms" for form in FORMS), "fastest", "planned"]
     columns += [f"step, {form}, ms" for form in FORMS]
     report = Report("exchange of a step, and the whole step, by link: medians of the rounds", columns)
     for (number, link), ids in itertools.product(enumerate(links), task["ids"]):
@@ -124,7 +142,10 @@ def time_table(found: dict[str, Any], task: dict[str, Any], links: list[Link], s
         whole = {f: 1e3 * median(found["found"], "seconds", form=f, kind="whole", **key) for f in FORMS}
         best = min(taken, key=lambda form: taken[form])
         row = [link.name, f"{speeds[number]:.1f}", f"{ids:,}", *(f"{taken[form]:.0f}" for form in FORMS), best]
+        costs = planned(found, task, ids, ranks, link.rate).values() if link.rate else ()
+        row.append(" / ".join(f"{1e3 * cost.exchange_seconds:.1f}" for cost in costs))
         report.rows.append([*row, *(f"{whole[form]:.0f}" for form in FORMS)])
+    report.notes.append("Planned: what `afm-ctr plan` says of the exchange of gather, reduce and sharded, ms.")
     report.notes += crossings(found, task, links)
     return report
 
@@ -190,7 +211,7 @@ def main() -> None:
     if any(link.delay_ms for link in links):
         relay = "by a switch in user space (this kernel has no netem), which limits the speed attained"
         facts.append(f"delay {'by netem' if netem else relay}")
-    publish([wire, time_table(found, task, links, speeds)], arguments.output, facts)
+    publish([wire, time_table(found, task, links, speeds, arguments.hosts)], arguments.output, facts)
     sys.exit(0 if met or arguments.quick else 1)
 
 

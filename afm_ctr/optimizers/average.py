@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from afm_ctr.embedding import assign_rows
 
 AVERAGE = "average"  # the slot
 _GROWTH = 16.0  # ln of how far the kept distances may outgrow the real ones
+_BLOCK_NUMBERS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Average:
 def averaged_weights(model: keras.Model) -> Iterator[None]:
     """Within it the trainable variables of a compiled model hold their averages; afterwards what they held before.
 
-    Nothing changes for an optimizer that keeps none. The weights are copied meanwhile.
+    Nothing changes for an optimizer that keeps none. The weights are copied meanwhile, once.
 
     Example:
         >>> with averaged_weights(model):
@@ -92,16 +96,31 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
         yield
         return
     scale = average.scale(int(model.optimizer.iterations))
-    before = [tf.identity(variable.value) for variable in model.trainable_variables]
+    before = [tf.convert_to_tensor(variable.value) for variable in model.trainable_variables]
     try:
         for variable in model.trainable_variables:
             add_average(variable, model.optimizer.slots_of(variable)[AVERAGE].value, scale)
         yield
     finally:
         for variable, value in zip(model.trainable_variables, before, strict=True):
-            variable.assign(value)
+            for start, rows in _row_blocks(variable):
+                assign_rows(variable.value, start, tf.gather(value, rows))
+            if not len(variable.shape):
+                variable.assign(value)
 
 
 def add_average(variable: Any, slot: Any, scale: float) -> None:
     """Turn weights into their averages, by the slot and :meth:`Average.scale`."""
-    variable.assign(variable.value + tf.cast(scale, variable.dtype) * slot)
+    scale = tf.cast(scale, variable.dtype)
+    for start, rows in _row_blocks(variable):
+        assign_rows(variable.value, start, tf.gather(variable.value, rows) + scale * tf.gather(slot, rows))
+    if not len(variable.shape):
+        variable.assign(variable.value + scale * slot)
+
+
+def _row_blocks(variable: Any) -> Iterator[tuple[int, tf.Tensor]]:
+    """Numbers of consecutive rows, and the first of them; what is written block by block is not held twice."""
+    count = variable.shape[0] if len(variable.shape) else 0
+    step = max(1, _BLOCK_NUMBERS // max(1, int(np.prod(variable.shape[1:]))))
+    for start in range(0, count, step):
+        yield start, tf.range(start, min(start + step, count))

@@ -57,6 +57,7 @@ class Table:
         width: numbers a row, over all columns.
         optimizer_slots: further numbers that the optimizer keeps for each.
         marks: whether each row has a mark of 8 bytes (``expiry``, ``row_l2_per: step``).
+        copied: whether validation holds a second copy of the weights (``optimizer.average``).
         local_batch: rows of a rank's batch.
         slots, pairs: of a row of the data.
         touched: distinct ids of a rank's batch.
@@ -70,6 +71,7 @@ class Table:
     slots: int
     pairs: int
     touched: int
+    copied: bool = False
 
     @property
     def row_bytes(self) -> int:
@@ -88,7 +90,7 @@ class Cost:
 
     Attributes:
         weights, slots, buffers: bytes of the rows that it stores, of their optimizer slots and marks, and of what a
-            step needs beside them.
+            step, or validation if that is more, needs beside them.
         put: bytes that it puts into the exchange of a step.
         sent: bytes of those that it sends to others.
         exchange_seconds: of a step, by the speed of a host's link and a delay for each message.
@@ -138,7 +140,15 @@ def plan(table: Table, cluster: Cluster) -> Plan:
         own = -(-table.rows // ranks) if form == "sharded" else table.rows
         put = exchanged_bytes(form, table.touched, table.rows, table.width, _NUMBER)
         sent = sent_bytes(form, ranks, table.touched, table.rows, table.width, _NUMBER)
-        buffers = table.activation_bytes + {"gather": ranks * put, "reduce": 2 * put, "sharded": 2 * put}[form]
+        batch = table.activation_bytes
+        # What a step needs beside the rows, and what validation does: bytes for each row, and others.
+        step = {
+            "gather": (0, batch + ranks * put),
+            "reduce": (2 * _NUMBER * (table.width + 1), batch),
+            "sharded": (0, batch + 2 * put),
+        }[form]
+        needs = [step, (table.width * _NUMBER * table.copied, batch)]
+        room = round(_SHARE * cluster.memory)
         across = 0.0
         if cluster.hosts > 1:
             messages = {"gather": 2 * (ranks - 1), "reduce": 2 * (ranks - 1), "sharded": 3}[form]
@@ -146,17 +156,16 @@ def plan(table: Table, cluster: Cluster) -> Plan:
             if form == "sharded":
                 on_link = round(cluster.per_host * put * (ranks - cluster.per_host) / ranks)
             across = on_link * 8 / (cluster.gbits * 1e9) + messages * _LATENCY
-        of_a_row = table.row_bytes + (2 * _NUMBER * (table.width + 1) if form == "reduce" else 0)
-        room = max(0, round(_SHARE * cluster.memory) - (table.activation_bytes if form == "reduce" else buffers))
         costs[form] = Cost(
             weights=own * table.width * _NUMBER,
             slots=own * (table.row_bytes - table.width * _NUMBER),
-            buffers=buffers,
+            buffers=max(own * of_a_row + others for of_a_row, others in needs),
             put=put,
             sent=sent,
             exchange_seconds=across,
             step_seconds=table.local_batch / cluster.rows_per_second + across,
-            largest_rows=room // of_a_row * (ranks if form == "sharded" else 1),
+            largest_rows=min(max(0, room - others) // (table.row_bytes + of_a_row) for of_a_row, others in needs)
+            * (ranks if form == "sharded" else 1),
         )
     return Plan(table, cluster, costs, _cheapest(table, cluster, costs))
 
@@ -186,6 +195,7 @@ def table_of(config: TrainConfig, schema: ResolvedSchema, ranks: int, touched: i
         slots=schema.num_slots,
         pairs=len(schema.pairs),
         touched=touched,
+        copied=config.optimizer.average is not None and config.validation is not None,
     )
 
 

@@ -17,6 +17,11 @@ from afm_ctr.optimizers.average import AVERAGE, Average
 ROWS = 6
 
 
+@pytest.fixture(autouse=True)
+def _several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("afm_ctr.optimizers.average._BLOCK_NUMBERS", 8)
+
+
 def loop(trail: list[np.ndarray], decay: float) -> np.ndarray:
     """The average of a variable that was in turn what the list says, initial value first."""
     average = trail[0]

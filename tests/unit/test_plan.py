@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from fake_world import FakeWorld
 from typer.testing import CliRunner
 
+from afm_ctr import optimizers
 from afm_ctr.cli.app import app
 from afm_ctr.cli.main import main  # noqa: F401  (registers the commands)
 from afm_ctr.distributed import SingleWorld
@@ -40,6 +42,36 @@ def test_memory_and_bytes_by_hand() -> None:
     assert plan(dataclasses.replace(TABLE, marks=True), CLUSTER).costs["gather"].slots == 100_000_000 * (
         2 * 17 * 4 + 8
     )
+
+
+def test_validation_holds_the_weights_twice_where_they_are_averaged() -> None:
+    """A copy takes the memory of the step's buffers where it is larger, and less fits."""
+    plain, copied = (plan(dataclasses.replace(TABLE, copied=copied), CLUSTER).costs for copied in (False, True))
+    for form, cost in copied.items():
+        assert cost.buffers == max(plain[form].buffers, cost.weights + TABLE.activation_bytes)
+        assert (cost.buffers > plain[form].buffers) == (form != "reduce")  # which sums twice as much in a step
+        largest = plan(dataclasses.replace(TABLE, copied=True, rows=cost.largest_rows), CLUSTER).costs[form]
+        assert largest.memory <= 0.8 * CLUSTER.memory < largest.memory + 100_000
+    assert copied["gather"].largest_rows == pytest.approx(plain["gather"].largest_rows * 3 / 4, rel=0.01)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("optimizer", ["{name: sgd}", "{name: adagrad}", "{name: adam, average: 0.9}"])
+def test_memory_is_that_of_the_variables(optimizer: str, ranks: int, data: Path) -> None:
+    """Of the table and its slots, as a training makes them; each rank's part is rounded up to a whole row."""
+    settings, schema = config(f"optimizer={optimizer}", "row_l2_per=step"), ResolvedSchema.load(data)
+    world = FakeWorld(1, ranks) if ranks > 1 else None
+    model = build_model(schema, settings, training=True, shard_over=world)
+    made = optimizers.build(settings.optimizer.name, learning_rate=1.0, **settings.optimizer.options)
+    made.build(list(model.table.columns.values()))
+    slots = [slot for column in model.table.columns.values() for slot in made.slots_of(column).values()]
+    cost = plan(table_of(settings, schema, ranks, touched=10), dataclasses.replace(CLUSTER, hosts=1, per_host=ranks))
+    form = cost.costs["sharded" if ranks > 1 else "gather"]
+    sizes = [sum(v.value.dtype.size * math.prod(v.shape) for v in group) for group in (model.table.variables, slots)]
+    assert sum(sizes) == form.weights + form.slots
+    assert table_of(settings, schema, ranks, touched=10).copied == ("average" in optimizer)
+    silent = settings.model_copy(update={"validation": None})
+    assert not table_of(silent, schema, ranks, touched=10).copied
 
 
 def test_time_by_hand() -> None:
