@@ -20,6 +20,7 @@ from typing import Any
 
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog import written_twice
+from afm_ctr.rawlog.layout import has_header
 from afm_ctr.records.manifest import Manifest, TableInfo
 from afm_ctr.schema import ResolvedSchema
 from beam_jobs.options import PrepareOptions
@@ -138,7 +139,8 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
     chunks = job.count(passes)
     rows = sum(chunk.rows for chunk in chunks)
     if not rows:
-        raise UserError(f"no data row in {', '.join(options.inputs) or options.split}: the files are empty")
+        why = "there is nothing below the header line" if has_header(job.spec) else "the files are empty"
+        raise UserError(f"no data row in {', '.join(options.inputs) or options.split}: {why}")
     tables = None if job.tables is None else output.save_tables(job.tables)
     reader = RowReader(job.spec, options.labelled, job.complete_rule(rows, output), tables)
     work = units(chunks, passes.engine.workers)

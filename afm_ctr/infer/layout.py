@@ -13,7 +13,7 @@ from afm_ctr.infer.header import FirstLines, find_header, readable_names
 from afm_ctr.infer.nested import json_columns, json_object
 from afm_ctr.infer.sample import FileSample
 from afm_ctr.infer.texts import DECIMAL_COMMA, shown
-from afm_ctr.rawlog.layout import BadQuoting, split_cells
+from afm_ctr.rawlog.layout import CARRIAGE_RETURNS, BadQuoting, split_cells
 from afm_ctr.rawlog.tokenizers import not_libfm
 
 _LIBFM = re.compile(rb"\s*([-+.\deE]+\s+)?\d+:[-+.\deE]+(\s+\d+:[-+.\deE]+)*\s*(#.*)?")
@@ -69,8 +69,10 @@ def layout_of(samples: Sequence[FileSample]) -> Layout:
 
 def _other_text(head: FileSample, lines: Sequence[bytes]) -> str | None:
     """What a file is that is close to a log, and the command that makes it one; ``None``: nothing of the kind."""
-    if head.first.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "UTF-16 text; write it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE"
+    if sum(line.endswith(b"\r") for line in lines) >= _ENOUGH * len(lines):
+        return f"{CARRIAGE_RETURNS}: tr -d '\\r' < FILE"
+    if any(b"\r" in line.strip(b"\r") for line in lines[:1]):
+        return f"{CARRIAGE_RETURNS}: tr '\\r' '\\n' < FILE"
     objects = sum(json_object(line) is not None for line in lines)
     start = head.first.strip()
     if start.startswith(b"[") and (start == b"[" or start[1:].lstrip().startswith((b"{", b"["))):
@@ -199,6 +201,6 @@ def _has_decimal_comma(cut: _Cut, lines: Sequence[bytes]) -> bool:
 
 
 def _first_lines(sample: FileSample, cut: _Cut) -> FirstLines:
-    rows = [cells for line in sample.lines[:_OF_OTHERS] if (cells := cut.cells(line))]
+    rows = [cells for line in sample.lines[:_OF_OTHERS] if line and (cells := cut.cells(line))]
     width = Counter(map(len, rows)).most_common(1)[0][0] if rows else len(cut.cells(sample.first))
     return FirstLines(sample.path, cut.cells(sample.first), [row for row in rows if len(row) == width], width)

@@ -70,16 +70,18 @@ def read_table(patterns: Sequence[str], rows: int = ROWS) -> Table:
     header = layout.format.get("header", False)
     columns = _named(layout.names)
     spec = _spec(layout, columns)
-    parts = []
+    parts, headers = [], 0
     for sample in samples:
-        lines = sample.lines if header else [sample.first, *sample.lines]
+        # A header among the rows is that of a file appended to another.
+        lines = [line for line in sample.lines if line != sample.first] if header else [sample.first, *sample.lines]
+        headers += header * (len(sample.lines) - len(lines))
         parser = LineParser(
             spec, sample.first if header else None, labelled=False, source=sample.path,
             extra=() if columns else ("label",),
         )  # fmt: skip
         parts.append(parser.parse(lines, sample.path, 1 + bool(header)))
     totals = [None if sample.total is None else sample.total + (not header) for sample in samples]
-    return _table(paths, some, layout, columns, parts, totals)
+    return _table(paths, some, layout, columns, parts, totals, Counter({"header again": headers} if headers else {}))
 
 
 def _samples(paths: Sequence[str], rows: int) -> list[FileSample]:
@@ -93,11 +95,10 @@ def _samples(paths: Sequence[str], rows: int) -> list[FileSample]:
 
 def _table(
     paths: Sequence[str], some: Sequence[str], layout: Layout, columns: tuple[Column, ...],
-    parts: Sequence[ParsedLines], totals: Sequence[int | None],
+    parts: Sequence[ParsedLines], totals: Sequence[int | None], rejects: Counter[str],
 ) -> Table:  # fmt: skip
     names = [column.name for column in columns] or ["features", "label"]
     cells: dict[str, list[bytes]] = {name: [] for name in names}
-    rejects: Counter[str] = Counter()
     for part in parts:
         for name in names:
             cells[name] += part.columns[name].tolist() if name in part.columns else part.extra[name].tolist()
@@ -107,6 +108,8 @@ def _table(
     table = Table(tuple(paths), tuple(some), layout, columns, cells, rejects, total)
     if not table.rows:
         why = ", ".join(f"{reason}: {count}" for reason, count in rejects.items())
+        if not rejects and layout.format.get("header"):
+            why = "there is nothing below the header line"
         how = "; write it as UTF-8: iconv -f ISO-8859-1 -t UTF-8 FILE" if set(rejects) == {"bad_utf8"} else ""
         raise UserError(f"{some[0]}: none of the lines looked at is a row" + (f" ({why})" if why else "") + how)
     return table
@@ -141,7 +144,7 @@ def _parquet(paths: Sequence[str], some: Sequence[str], rows: int) -> Table:
             parts.append(part)
             for name, column in part.columns.items():
                 part.columns[name] = column[-number * 4096 % stride :: stride]
-    return _table(paths, some, layout, columns, parts, totals)
+    return _table(paths, some, layout, columns, parts, totals, Counter())
 
 
 def _batches(path: str, spec: FeatureSchema, rows: int) -> Iterator[ParsedLines]:

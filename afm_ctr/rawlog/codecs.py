@@ -19,6 +19,7 @@ FIRST_BYTES = 512  # of a file: they tell how it is written; a tar archive's hea
 _PIECE = 256
 
 _SUFFIXES: dict[str, Codec] = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd"}
+_TEXT = "text is read plain or packed by gzip, bzip2 or zstd"
 _UNREADABLE = {
     b"\xfd7zXZ\0": "an xz file",
     b"PK\x03\x04": "a zip archive",
@@ -27,8 +28,19 @@ _UNREADABLE = {
     b"ORC": "an ORC file",
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
     b"Rar!\x1a\x07": "a RAR archive",
+    b"\xff\x06\0\0sNaPpY": "a Snappy file",
+    b"\x1f\x9d": "a file of compress",
+    b"\x5d\0\0": "an LZMA file",
+    b"ARROW1\0\0": "an Arrow file",
+    b"\x89HDF": "an HDF5 file",
+    b"SQLite format 3\0": "an SQLite database",
 }
-_TEXT = "text is read plain or packed by gzip, bzip2 or zstd"
+_FETCHED = {
+    b"version https://git-lfs.github.com/": ("a pointer of Git LFS in place of the file", "git lfs pull"),
+    b"<!DOCTYPE html": ("an HTML page", "download the log itself"),
+    b"<html": ("an HTML page", "download the log itself"),
+}
+_WIDE = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _SKIPPABLE = re.compile(
     rb"[\x50-\x5f]\x2a\x4d\x18"
 )  # a zstd frame without content, which parallel packers begin with
@@ -49,8 +61,8 @@ def codec_of(path: str, first_bytes: bytes) -> Codec:
         return codec
     if first_bytes.startswith(PARQUET_MAGIC):
         raise UserError(f"{path} is a Parquet file; say `format: {{kind: parquet}}` in the schema")
-    if what := _no_text(path, first_bytes):
-        raise UserError(f"{path} is {what}; {_TEXT}")
+    if found := _no_text(path, first_bytes):
+        raise UserError(f"{path} is {found[0]}; {found[1]}")
     for suffix, named in _SUFFIXES.items():
         if path.endswith(suffix) and first_bytes:
             raise UserError(f"{path}: the name says {named}, the content does not; rename or repair the file")
@@ -66,12 +78,29 @@ def _packed_by(first_bytes: bytes) -> Codec:
     return "zstd" if first_bytes.startswith(b"\x28\xb5\x2f\xfd") or _SKIPPABLE.match(first_bytes) else "plain"
 
 
-def _no_text(path: str, first_bytes: bytes) -> str | None:
-    """What kind of file begins so, if it is one that holds no lines."""
+def _no_text(path: str, first_bytes: bytes) -> tuple[str, str] | None:
+    """What kind of file begins so, if it is one that holds no lines in UTF-8, and what to do."""
     for magic, what in _UNREADABLE.items():
         if first_bytes.startswith(magic) and (magic != b"ORC" or path.endswith(".orc")):
-            return what
-    return "a tar archive" if _is_tar(first_bytes) else None
+            return what, _TEXT
+    for magic, found in _FETCHED.items():
+        if first_bytes.startswith(magic):
+            return found
+    if (wide := _wide(first_bytes)) is not None:
+        return f"{wide} text", f"write it as UTF-8: iconv -f {wide} -t UTF-8 FILE"
+    return ("a tar archive", _TEXT) if _is_tar(first_bytes) else None
+
+
+def _wide(start: bytes) -> str | None:
+    """The encoding of text with two or four bytes a character: by its mark, or by the zeros of ASCII in it."""
+    for mark, name in _WIDE.items():
+        if start.startswith(mark):
+            return name
+    pairs = start[: len(start) // 2 * 2]
+    for first, name in ((0, "UTF-16BE"), (1, "UTF-16LE")):
+        if len(pairs) >= 16 and not any(pairs[first::2]) and all(pairs[1 - first :: 2]):
+            return name
+    return None
 
 
 def _is_tar(block: bytes) -> bool:
@@ -106,11 +135,12 @@ def _text_inside(path: str, codec: Codec, blocks: Iterator[bytes]) -> Iterator[b
             start += more
     except BrokenStream as error:
         broken = error
-    inside = _no_text("", start)
+    inside, how = _no_text("", start) or (None, "")
     if inside is None and start.startswith(PARQUET_MAGIC):
-        inside = "a Parquet file"
+        inside, how = "a Parquet file", _TEXT
     if inside is not None:
-        raise UserError(f"{path} is {inside} packed by {codec}; unpack it and name the files in it: {_TEXT}")
+        how = f"unpack it and name the files in it: {_TEXT}" if how is _TEXT else f"unpack it, then {how}"
+        raise UserError(f"{path} is {inside} packed by {codec}; {how}")
     if (second := _packed_by(start)) != "plain":
         raise UserError(f"{path} is packed twice, by {codec} and by {second} inside; unpack it once: {_TEXT}")
     yield start

@@ -13,6 +13,7 @@ from afm_ctr.schema import FeatureSchema, fits_name
 # A cell may be as long as its line: without this the csv module would refuse quoted cells beyond 128 kB.
 csv.field_size_limit(sys.maxsize)
 
+CARRIAGE_RETURNS = "lines do not end in \\n or \\r\\n, there are other carriage returns"
 TWICE = -1  # the place of a column that is there twice
 
 
@@ -80,10 +81,16 @@ def column_places(spec: FeatureSchema, header: bytes | None, source: str) -> tup
         return {column.name: i for i, column in enumerate(layout.columns)}, len(layout.columns)
     if not header:
         raise UserError(f"{source}: no header line, which the schema says is there (format.header)")
+    if b"\r" in header:
+        how = "tr -d '\\r'" if header.find(b"\r") == len(header.rstrip(b"\r")) else "tr '\\r' '\\n'"
+        raise UserError(f"{source}: {CARRIAGE_RETURNS}: {how} < FILE")
     try:
         cells = split_cells(header, layout.delimiter, layout.quote, layout.trim)
         texts = [cell.decode("utf-8") for cell in cells]
-    except (BadQuoting, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        how = "write the file as UTF-8: iconv -f ISO-8859-1 -t UTF-8 FILE"
+        raise UserError(f"{source}: the header is not UTF-8; {how}") from error
+    except BadQuoting as error:
         raise UserError(f"{source}: cannot read the header line: {error}") from error
     places: dict[str, int] = {}
     named = {column.header or column.name: column.name for column in layout.columns}

@@ -208,7 +208,9 @@ def test_splits_by_files_and_index(tmp_path: Path) -> None:
     ("data", "options", "message"),
     [
         (b"", {}, r"no data row in .*log.csv: the files are empty"),
-        (b"click,price,site\n", {"schema": schema(format={"kind": "delimited"})}, "no data row"),
+        (b"click,price,site\n", {"schema": schema(format={"kind": "delimited"})}, "nothing below the header line"),
+        (b"click\rprice\r", {"schema": schema(format={"kind": "delimited"})}, "other carriage returns: tr"),
+        (b"click,s\xe9\n1,a\n", {"schema": schema(format={"kind": "delimited"})}, "the header is not UTF-8; write"),
         (b"click,site\n1,a\n", {"schema": schema(format={"kind": "delimited"})}, "columns there: click, site"),
         (log(3), {"inputs": ["/nowhere/*.csv"]}, r"no file matches /nowhere/\*.csv"),
         (log(3), {"split": "tail:0.1/0.1"}, "the split 'valid' comes out empty"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from afm_ctr.errors import UserError
 from afm_ctr.infer import Inference, infer_schema, sample, save
@@ -208,6 +209,9 @@ def test_synthetic_criteo_logs(tmp_path):
     ("content", "label", "message"),
     [
         ("", None, "the files are empty"),
+        ("a,click\n", "click", "there is nothing below the header line"),
+        ("a,click\r\r\nx,1\r\r\ny,0\r\r\n", "click", r"other carriage returns: tr -d '\\r' < FILE"),
+        ("a,click\rx,1\ry,0\r", "click", r"other carriage returns: tr '\\r' '\\n' < FILE"),
         ("hello\nworld\n", None, "neither JSON Lines, libfm text nor text"),
         ("a,b\n1,x\n2,y\n3,z\n", None, r"name it with --label COLUMN, or say --no-label: a \(1, 2, …\), b"),
         ("a,b\n1,x\n2,y\n", "c", "--label c: .*log.csv has no such column; it has a"),
@@ -221,10 +225,27 @@ def test_synthetic_criteo_logs(tmp_path):
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, content, label, message):
-    (tmp_path / "log.csv").write_text(content)
+    (tmp_path / "log.csv").write_text(content, newline="")
     with pytest.raises(UserError, match=message) as caught:
         infer_schema([str(tmp_path / "log.csv")], label=label)
     assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_file_is_no_empty_one(tmp_path):
+    (tmp_path / "log.csv.zst").write_bytes(zstandard.compress(b"a,click\nx,1\n" * 90)[:-9])
+    with pytest.raises(UserError, match="no whole line: the zstd stream ends early"):
+        infer_schema([str(tmp_path / "log.csv.zst")])
+
+
+def test_files_put_together_with_their_headers_and_blank_lines(tmp_path):
+    """A header among the rows is no value of theirs, and most lines may be empty."""
+    one = "price,click\n\n" + "".join(f"{i % 7}.5,{i % 2}\n\n" for i in range(40))
+    (tmp_path / "log.csv").write_text(one * 2)
+    found = infer_schema([str(tmp_path / "log.csv")])
+    assert found.rejects == {"empty_line": 82, "header again": 1} and found.rows == 80
+    assert "LOOK AT THIS: prepare stops where they are more than 1 %" in found.text
+    assert not found.schema.missing_values and fields(found)["price"].kind == "numeric"
+    assert fields(found)["price"].missing_values is None
 
 
 def test_files_that_cannot_be_looked_at(tmp_path):

@@ -99,6 +99,14 @@ def test_the_first_bytes_say_what_a_file_is() -> None:
         ("b.log", b"PAR1\x15\x04", "b.log is a Parquet file; say `format: {kind: parquet}` in the schema"),
         ("b.xz", b"\xfd7zXZ\0\0\4", "b.xz is an xz file; text is read plain or packed by gzip, bzip2 or zstd"),
         ("b.orc", b"ORC\x08", "b.orc is an ORC file"),
+        ("b", b"SQLite format 3\0", "b is an SQLite database"),
+        ("b.csv", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS .*; git lfs pull"),
+        ("b.csv", b"<!DOCTYPE html><p>404", "is an HTML page; download the log itself"),
+        ("b.csv", "click,site\n1,é".encode("utf-16"), "is UTF-16 text; write it as UTF-8: iconv -f UTF-16 -t UTF-8"),
+        ("b.csv", b"\xfe\xff" + "click,site".encode("utf-16-be"), "is UTF-16 text"),
+        ("b.csv", "click,site\n1".encode("utf-32"), "is UTF-32 text"),
+        ("b.csv", "click,site\n1".encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8 FILE"),
+        ("b.csv", "click,site\n1".encode("utf-16-be"), "iconv -f UTF-16BE -t UTF-8 FILE"),
     ):
         with pytest.raises(UserError, match=message):
             codec_of(path, start)
@@ -127,6 +135,7 @@ ARCHIVES = {
     "a zip archive": [b"PK\x03\x04" + bytes(100)],
     "an xz file": [b"\xfd7zXZ\0" + bytes(100)],
     "a 7-Zip archive": [b"7z\xbc\xaf\x27\x1c" + bytes(100)],
+    "UTF-16 text": ["click,site\n1,a".encode("utf-16")],
 }
 
 
@@ -153,7 +162,7 @@ def test_a_file_packed_twice_is_named(tmp_path: Path, codec: Codec) -> None:
 
 def test_text_is_no_tar_archive() -> None:
     """Whatever stands where a header has its sum."""
-    for line in (b"1,a,b,0000644\n" * 40, b" " * 600, b"0" * 600, v7()[:511], b"x" + v7()):
+    for line in (b"1,a,b,0000644\n" * 40, b" " * 600, b"0" * 600, v7()[:511], b"x" + v7(), b"a\0b\0", bytes(600)):
         assert codec_of("a.csv", line[:FIRST_BYTES]) == "plain"
 
 
