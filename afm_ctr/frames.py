@@ -19,6 +19,7 @@ from afm_ctr.features import FeatureTransform
 from afm_ctr.infer import infer_schema
 from afm_ctr.models import CTRModel
 from afm_ctr.rawlog import LineParser, ParsedLines, Reject, RowBatch, word_columns
+from afm_ctr.rawlog.arrow_texts import plain_schema
 from afm_ctr.schema import FeatureSchema, ParquetFormat, ResolvedSchema, resolve
 from afm_ctr.training import TrainConfig, build_model
 from afm_ctr.training.base_rate import LabelSums, initial_bias
@@ -183,7 +184,8 @@ def _table(frame: Any) -> Any:
         return frame.to_arrow()
     if hasattr(frame, "columns") and hasattr(frame, "to_numpy"):
         # Columns are found by their names, which in pandas may be anything.
-        return pyarrow.table({str(name): _column(frame[name]) for name in frame.columns})
+        columns = [_column(frame.iloc[:, place]) for place in range(len(frame.columns))]
+        return pyarrow.table(columns, names=[str(name) for name in frame.columns])
     raise UserError(f"from_pandas takes a DataFrame or a pyarrow.Table, got {type(frame).__name__}")
 
 
@@ -193,7 +195,7 @@ def _column(series: Any) -> Any:
 
     try:
         return pyarrow.Array.from_pandas(series)
-    except (pyarrow.ArrowException, TypeError):
+    except (pyarrow.ArrowException, TypeError, OverflowError, UnicodeError):
         try:
             return pyarrow.array([cell_text(value) or None for value in series], pyarrow.binary())
         except NoCell as error:
@@ -227,7 +229,7 @@ def _readable(spec: FeatureSchema) -> FeatureSchema:
 
 
 def _parsed(table: Any, spec: FeatureSchema, words: Set[str]) -> Iterator[ParsedLines]:
-    header = table.schema.remove_metadata().serialize().to_pybytes()
+    header = plain_schema(table.schema).serialize().to_pybytes()
     names = set(table.column_names)
     headers = {column.name: column.header or column.name for column in spec.format.columns}  # type: ignore[union-attr]
     labelled = spec.label is not None and headers.get(spec.label.column, spec.label.column) in names
@@ -269,11 +271,12 @@ def _encoded(schema: ResolvedSchema, parsed: list[ParsedLines], max_reject_share
     spec, transform = schema.spec, FeatureTransform(schema)
     signature = {name: tf.TensorSpec([None], tf.string, name) for name in schema.raw_columns}
 
-    @tf.function(input_signature=[signature], autograph=False)
+    @tf.function(autograph=False)
     def encode(columns: Mapping[str, tf.Tensor]) -> Any:
         with tf.device("/CPU:0"):
             return transform(columns)
 
+    traced = encode.get_concrete_function(signature)  # a graph a frame: TensorFlow would warn of so many tracings
     rejects: list[Reject] = []
     found: list[tuple[np.ndarray, ...]] = []
     keys: list[bytes] = []
@@ -281,7 +284,7 @@ def _encoded(schema: ResolvedSchema, parsed: list[ParsedLines], max_reject_share
         rejects += part.rejects
         if not len(part):
             continue
-        encoded = encode({name: part.columns[name] for name in schema.raw_columns})
+        encoded = traced({name: tf.constant(part.columns[name], tf.string) for name in schema.raw_columns})
         ids, vals, bad = (x.numpy() for x in (encoded.feature_ids, encoded.feature_vals, encoded.bad))
         for row in np.flatnonzero(bad.any(axis=1)).tolist():
             field = spec.fields[int(bad[row].argmax())]

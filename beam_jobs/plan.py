@@ -226,6 +226,8 @@ class Converted:
             return (
                 f"{rejected} of {rows} rows ({rejected / rows:.2%}) are rejected, more than --max-reject-share "
                 f"{most:g} allows: {why}; fix the schema or the logs, or allow more"
+                + "; label.positive and label.negative name the texts of labels"
+                * ("bad_label" in self.rejects)
             )
         there = {shard.split for shard in self.shards}
         for name in job.rule.asked:

@@ -15,6 +15,7 @@ from afm_ctr.infer.nested import parquet_columns
 from afm_ctr.infer.sample import READ_BYTES, ROWS, FileSample, chosen, is_parquet, matching, sample_file
 from afm_ctr.infer.texts import shown
 from afm_ctr.rawlog import LineParser, ParsedLines, parse_log
+from afm_ctr.rawlog.arrow_texts import plain_schema
 from afm_ctr.schema import Column, FeatureSchema, fits_name
 
 _LIBFM_ROWS = 300_000
@@ -122,9 +123,9 @@ def _parquet(paths: Sequence[str], some: Sequence[str], rows: int) -> Table:
     if len(files) < len(some):
         other = next(path for path in some if not is_parquet(path))
         raise UserError(f"{other} is no Parquet file, and {some[0]} is: look at one kind at a time")
-    names, left_out = parquet_columns(files[0].schema_arrow)
+    names, left_out = parquet_columns(plain_schema(files[0].schema_arrow))
     for path, file in zip(some[1:], files[1:], strict=True):
-        there, _ = parquet_columns(file.schema_arrow)
+        there, _ = parquet_columns(plain_schema(file.schema_arrow))
         for name in set(names) - set(there):
             left_out.setdefault(name, f"not in every file, or no cells in {path}")
     names = [name for name in names if name not in left_out]

@@ -146,6 +146,8 @@ def _said(found: Any) -> str:
         return f"must be {context['expected']}{hint}"
     if kind == "too_short":
         return f"must have at least {context['min_length']} of them"
+    if kind in ("tuple_type", "list_type"):
+        return "must be a list"
     if kind in ("model_attributes_type", "dict_type", "model_type"):
         return "must be a mapping of keys"
     text = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("String should ")

@@ -15,6 +15,9 @@ from afm_ctr.errors import UserError
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_MOST_NODES = 100_000  # with every alias written out; more only as far as the file itself is long
+
+
 class _Loader(_Base):
     """YAML 1.2's core scalars: an unquoted Yes, No, on, 010 or 1:30 stays the text it is; 1e-3 is a number."""
 
@@ -57,6 +60,24 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_repeats)
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
+def _check_aliases(root: Any) -> None:
+    """Refuse a few lines that stand for millions of values: anchors in anchors, or in themselves."""
+    sizes: dict[int, int | None] = {}  # of a node with all that it stands for; None: it is being counted
+
+    def size(node: Any) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = None
+            pairs = isinstance(node, yaml.MappingNode)
+            inside = [] if isinstance(node, yaml.ScalarNode) else node.value
+            sizes[id(node)] = 1 + sum(size(part) for one in inside for part in (one if pairs else (one,)))
+        found = sizes[id(node)]
+        if found is None or found > _MOST_NODES + 10 * len(sizes):
+            raise yaml.constructor.ConstructorError(None, None, "aliases stand for too much", node.start_mark)
+        return found
+
+    size(root)
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """The content of a YAML text.
 
@@ -68,7 +89,17 @@ def parse_yaml(text: str, where: str) -> Any:
         UserError: not YAML; its line names the place, in a text of several lines as ``where:line:column``.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is not None:
+                _check_aliases(node)
+                return loader.construct_document(node)
+            return None
+        finally:
+            loader.dispose()
+    except RecursionError:
+        raise UserError(f"{where}: not valid YAML: nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark and "\n" in text else where

@@ -11,6 +11,8 @@ from afm_ctr.errors import UserError
 from afm_ctr.rawlog.tokenizers import Reasons
 from serving.cell_text import bad_element, cell_text
 
+EXTENSIONS = ("arrow.uuid", "arrow.bool8")  # those with a text of their own; others are read where they hold text
+
 
 def load_arrow() -> Any:
     """pyarrow and what is used of it: loaded where it is needed, since not every installation has it."""
@@ -23,6 +25,43 @@ def load_arrow() -> Any:
             "a Parquet file needs the package pyarrow, which is not installed: pip install pyarrow"
         ) from error
     return pyarrow
+
+
+def plain_type(kind: Any) -> Any:
+    """An Arrow type without views and runs, which few of Arrow's functions take; the same where it has none."""
+    arrow = load_arrow()
+    types = arrow.types
+    if types.is_string_view(kind):
+        return arrow.large_string()
+    if types.is_binary_view(kind):
+        return arrow.large_binary()
+    if types.is_run_end_encoded(kind):
+        return plain_type(kind.value_type)
+    if types.is_list_view(kind) or types.is_large_list_view(kind):
+        return arrow.large_list(plain_type(kind.value_type))
+    if is_list(types, kind) and (inside := plain_type(kind.value_type)) != kind.value_type:
+        return arrow.large_list(inside)
+    if types.is_struct(kind):
+        parts = [kind.field(i) for i in range(kind.num_fields)]
+        return arrow.struct([part.with_type(plain_type(part.type)) for part in parts])
+    return kind
+
+
+def plain_schema(schema: Any) -> Any:
+    """An Arrow schema with :func:`plain_type` of each column, without metadata."""
+    fields = [field.with_type(plain_type(field.type)).remove_metadata() for field in schema]
+    return load_arrow().schema(fields)
+
+
+def plain_table(table: Any) -> Any:
+    """A table with :func:`plain_type` of each column."""
+    compute = load_arrow().compute
+    for i, field in enumerate(table.schema):
+        if (kind := plain_type(field.type)) != field.type:
+            column = table.column(i)
+            runs = load_arrow().types.is_run_end_encoded(field.type)
+            table = table.set_column(i, field.name, compute.run_end_decode(column) if runs else column.cast(kind))
+    return table
 
 
 class ArrowTexts:
@@ -69,8 +108,7 @@ class ArrowTexts:
         """
         arrow, types, kind = self._arrow, self._arrow.types, column.type
         if isinstance(kind, arrow.BaseExtensionType):
-            named = kind.extension_name in ("arrow.uuid", "arrow.bool8")
-            return self._one_by_one(column) if named else self._texts(column.storage)
+            return self._one_by_one(column) if kind.extension_name in EXTENSIONS else self._texts(column.storage)
         if types.is_dictionary(kind):
             return self._texts(column.dictionary_decode())
         if is_list(types, kind):

@@ -8,7 +8,16 @@ from functools import cached_property
 from typing import Any, BinaryIO, overload
 
 from afm_ctr.errors import UserError
-from afm_ctr.rawlog.arrow_texts import ArrowTexts, is_list, is_utf8_array, load_arrow, objects
+from afm_ctr.rawlog.arrow_texts import (
+    EXTENSIONS,
+    ArrowTexts,
+    is_list,
+    is_utf8_array,
+    load_arrow,
+    objects,
+    plain_schema,
+    plain_table,
+)
 from afm_ctr.rawlog.codecs import BLOCK, PARQUET_MAGIC
 from afm_ctr.rawlog.layout import TWICE, require
 from afm_ctr.rawlog.tokenizers import Cells, Reasons, is_utf8, list_separators
@@ -25,7 +34,7 @@ class RowBatch(Sequence[bytes]):
     """
 
     def __init__(self, table: Any) -> None:
-        self.table = table
+        self.table = plain_table(table)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -85,7 +94,7 @@ class ParquetLog:
     @cached_property
     def header(self) -> bytes:
         """Its columns and their types, as :class:`TableCutter` takes them."""
-        return self._file.schema_arrow.remove_metadata().serialize().to_pybytes()
+        return plain_schema(self._file.schema_arrow).serialize().to_pybytes()
 
     def rows(self, columns: Sequence[str], first_group: int = 0) -> TableStream:
         """The rows from a row group on, with some of the columns."""
@@ -198,6 +207,11 @@ class TableCutter:
         types = self._arrow.types
         if types.is_dictionary(kind):
             kind = kind.value_type
+        if isinstance(kind, self._arrow.BaseExtensionType):
+            if kind.extension_name in EXTENSIONS:
+                return None
+            if not types.is_string(kind.storage_type) and not types.is_large_string(kind.storage_type):
+                return f"of type {kind.extension_name}, which no cell has; write it as text"
         if types.is_map(kind):
             return "a map, which has no columns"
         if types.is_struct(kind):

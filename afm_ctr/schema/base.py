@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from afm_ctr.io.validation import Strict
 
@@ -12,7 +12,16 @@ NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_]*"
 
 # Names of columns are argument names of a SavedModel signature, and names of spaces are file names.
 Name = Annotated[str, StringConstraints(strict=True, pattern=f"^{NAME_PATTERN}$")]
-Count = Annotated[int, Field(strict=True, ge=1)]
+_LARGEST_COUNT = 1 << 48  # ids of all fields together are int64
+
+
+def _countable(value: int) -> int:
+    if value > _LARGEST_COUNT:
+        raise ValueError(f"must be at most {_LARGEST_COUNT}")
+    return value
+
+
+Count = Annotated[int, Field(strict=True, ge=1), AfterValidator(_countable)]
 
 
 def cell_texts(value: Any) -> tuple[str, ...]:

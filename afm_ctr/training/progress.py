@@ -17,9 +17,13 @@ from afm_ctr.visible import visible
 
 Mode = Literal["auto", "bar", "lines", "none"]
 _SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_BARS = 10.0, 0.25
-_CONSTANTS = {
-    "loss": "constant_loss",
-    "val_log_loss": "val_constant_log_loss",
+# What an epoch's line shows: a figure, its name there, and of a loss that of the constant. It fits 80 columns.
+_SHOWN = {
+    "loss": ("loss", "constant_loss"),
+    "val_log_loss": ("val", "val_constant_log_loss"),
+    "val_rmse": ("val RMSE", ""),
+    "val_auc": ("AUC", ""),
+    "val_group_auc": ("group", ""),
 }
 
 
@@ -47,7 +51,7 @@ class Reporter(keras.callbacks.Callback):
         self.mode: Mode = ("bar" if self._console.is_terminal else "lines") if mode == "auto" else mode
         self._steps, self._epochs, self._done, self._rows = steps, epochs, done_in_epoch, rows_done
         self._bar: Progress | None = None
-        self._epoch = 0
+        self._epoch, self._explained = 0, False
         self._began = self._first_step = self._last_line = time.monotonic()
         self._steps_here = self._rows_before = 0
 
@@ -100,14 +104,15 @@ class Reporter(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.close()
         logs = logs or {}
-        shown = ["loss", "val_auc", "val_group_auc", "val_log_loss" if "val_log_loss" in logs else "val_rmse"]
-        figures = [
-            f"{name} {logs[name]:.4f}{_beside_constant(name, logs)}"
-            for name in shown
-            if isinstance(logs.get(name), float)
-        ]
-        if logs.get("rows_per_second"):
-            figures.append(f"{logs['rows_per_second']:,.0f} rows/s")
+        there = [name for name in _SHOWN if isinstance(logs.get(name), float)]
+        if "val_log_loss" in there:
+            there.remove("val_rmse")
+        figures = [f"{_SHOWN[name][0]} {logs[name]:.4f}{_beside_constant(name, logs)}" for name in there]
+        if logs.get("rows_per_second") and "val_group_auc" not in there:
+            figures.append(f"{logs['rows_per_second']:,.0f}/s")
+        if not self._explained:
+            self._explained = True
+            self.say("in brackets: a constant's loss; val, AUC: on validation rows; /s: rows a second")
         self.say(f"{self._title()}: {', '.join(figures)}")
 
     def _title(self) -> str:
@@ -126,10 +131,8 @@ class Reporter(keras.callbacks.Callback):
 
 def _beside_constant(name: str, logs: dict[str, Any]) -> str:
     """What a log loss is to be compared with."""
-    if name not in _CONSTANTS:
-        return ""
-    constant = logs.get(_CONSTANTS[name])
-    return "" if constant is None else f" (constant {constant:.4f})"
+    constant = logs.get(_SHOWN[name][1])
+    return "" if constant is None else f" ({constant:.4f})"
 
 
 class TensorBoardScalars(keras.callbacks.Callback):

@@ -148,12 +148,40 @@ def test_ids_alone_have_the_value_one() -> None:
         (lambda rows: rows.iloc[:0], "the frame has no row"),
         (lambda rows: rows.assign(clicked="maybe"), "400 of 400 rows are bad .bad_label: 400."),
         (lambda rows: rows.assign(price=[{"a": 1}] * len(rows)), "'price' is a struct"),
+        (lambda rows: rows.rename(columns={"price": "item"}), "names column 'item' twice"),
+        (lambda rows: rows.assign(item=pandas.interval_range(0, 400)), "'item' is of type pandas.interval"),
+        (
+            lambda rows: rows.assign(item=pandas.period_range("2020", periods=400, freq="D")),
+            "pandas.period, which no",
+        ),
         (lambda rows: 3, "takes a DataFrame or a pyarrow.Table, got int"),
     ],
 )
 def test_errors_in_one_line(change: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         from_pandas(change(frame()), FeatureSchema.model_validate(SPEC))
+
+
+def test_integers_of_any_size_and_columns_that_nobody_reads(data: Any) -> None:
+    ids = [2**70, 2**63, -1, 2**64 - 1] * 100
+    rows = frame().assign(item=pandas.Series(ids, dtype=object)).drop(columns="w").assign(z=1, y=2)
+    rows.columns = [*rows.columns[:-1], "z"]
+    spec = FeatureSchema.model_validate({**SPEC, "weight": None})
+    as_texts = from_pandas(rows.assign(item=[str(i) for i in ids]), spec)
+    np.testing.assert_array_equal(from_pandas(rows, spec).feature_ids, as_texts.feature_ids)
+
+
+def test_views_and_runs_are_read_like_plain_arrays(data: Any) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    rows = frame()
+    table = arrow.Table.from_pandas(rows, preserve_index=False)
+    for name, kind in (("item", arrow.string_view()), ("tags", arrow.list_view(arrow.string_view()))):
+        table = table.set_column(
+            table.column_names.index(name), name, arrow.array(table.column(name).to_pylist(), kind)
+        )
+    users = arrow.RunEndEncodedArray.from_arrays(range(1, 401), list(rows["user id"]))
+    table = table.set_column(0, "user id", users)
+    np.testing.assert_array_equal(from_pandas(table, data.schema).feature_ids, data.feature_ids)
 
 
 def test_ids_that_pandas_made_floats_are_refused() -> None:

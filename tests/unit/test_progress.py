@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from afm_ctr.training import progress
@@ -26,13 +28,29 @@ def test_the_time_left_does_not_go_by_the_first_step(
 
 def test_an_epoch_is_the_figures_that_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = progress.Reporter(100, 3, lambda: 100, lambda: 1000, "lines")
-    logs = {"loss": 0.551264, "constant_loss": 0.5518, "normalised_entropy": 0.999, "val_rmse": 0.4225}
+    logs: dict[str, Any] = {
+        "loss": 0.551264,
+        "constant_loss": 0.5518,
+        "normalised_entropy": 0.999,
+        "val_rmse": 0.4225,
+    }
     reporter.on_epoch_end(0, logs)
     reporter.on_epoch_end(0, {**logs, "val_auc": 0.52699, "val_log_loss": 0.542244, "val_constant_log_loss": 0.54327})
-    without, whole = capsys.readouterr().err.splitlines()
-    assert without == "epoch 1/3: loss 0.5513 (constant 0.5518), val_rmse 0.4225"
-    compared = "val_auc 0.5270, val_log_loss 0.5422 (constant 0.5433)"
-    assert whole == f"epoch 1/3: loss 0.5513 (constant 0.5518), {compared}"
+    legend, without, whole = capsys.readouterr().err.splitlines()
+    assert legend.startswith("in brackets: a constant's loss; val, AUC: on validation rows")
+    assert without == "epoch 1/3: loss 0.5513 (0.5518), val RMSE 0.4225"
+    assert whole == "epoch 1/3: loss 0.5513 (0.5518), val 0.5422 (0.5433), AUC 0.5270"
+
+
+@pytest.mark.parametrize("more", [{"val_group_auc": 0.61}, {}])
+def test_the_lines_of_epochs_fit_a_terminal(more: dict[str, float], capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = progress.Reporter(100, 30, lambda: 100, lambda: 1000, "lines")
+    reporter.on_epoch_begin(29)
+    logs = {"loss": 0.551264, "constant_loss": 0.5518, "val_rmse": 0.4225, "val_auc": 0.52699, "val_log_loss": 0.5422}
+    reporter.on_epoch_end(29, {**logs, **more, "val_constant_log_loss": 0.54327, "rows_per_second": 1_234_567.0})
+    legend, line = capsys.readouterr().err.splitlines()
+    assert len(legend) <= 80 and len(line) <= 80
+    assert line.endswith(", AUC 0.5270, group 0.6100" if more else ", AUC 0.5270, 1,234,567/s")
 
 
 def test_one_is_not_many() -> None:

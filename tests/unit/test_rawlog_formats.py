@@ -201,6 +201,9 @@ def test_cells_of_every_type(tmp_path: Path) -> None:
         (pa.array([["a", None, "b"], None, []]), [b"a||b", b"", b""]),
         (pa.array([[1.5, 2.0], [1e20]], pa.large_list(pa.float64())), [b"1.5|2.0", b"1e+20"]),
         (pa.nulls(2), [b"", b""]),
+        (pa.array(["é", None], pa.string_view()), ["é".encode(), b""]),
+        (pa.array([b"a", None], pa.binary_view()), [b"a", b""]),
+        (pa.array([["a", None], None], pa.list_view(pa.string_view())), [b"a|", b""]),
     ):
         assert parquet_cells(values, tmp_path) == cells
 

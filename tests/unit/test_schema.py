@@ -157,6 +157,18 @@ def test_numbers_are_numbers(tmp_path):
         ),
         ("name: shop", "name: shop\nname: twice", ":2:1: not valid YAML: the key 'name' is given twice"),
         ("name: shop", "name: [shop", "not valid YAML"),
+        ("name: shop", f"name: {'[' * 3000}{']' * 3000}", "nested too deeply"),
+        ("name: shop", "name: &a [*a]", "aliases stand for too much"),
+        (
+            "name: shop",
+            "a: &a [x,x,x,x,x,x,x,x,x]\n"
+            + "".join(f"a{i}: &a{i} {[f'*a{i - 1}' * bool(i - 1) or '*a'] * 9}\n" for i in range(1, 9)).replace(
+                "'", ""
+            ),
+            "aliases stand for too much",
+        ),
+        (", columns: [label, n, city, tags, user]", ", columns: label", "format.columns: 'label': must be a list"),
+        ("buckets: 7", f"buckets: {10**22}", "must be at most 281474976710656"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, old, new, told):
