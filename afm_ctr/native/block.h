@@ -19,14 +19,26 @@ AFM_INLINE int filled(int n) { return L > TILE ? (n + L - 1) / L * L : tiled(n);
 
 struct Space {
   int64_t kw, tw;          // widths in panels
-  float *W, *WT, *b, *h;   // W in panels [tw][k] and its transpose [kw][t], padded
-  float *dW, *db, *dh;     // padded like W, b and h
+  float *W, *hW, *b, *h;   // W in panels [tw][k]; diag(h) times its transpose [kw][t], padded
+  float *dW, *db;          // padded like W and b, before the product with h
   float *u, *du;           // [slots, kw * L]
-  float *E, *R;            // a block: the products [kw][PAIRS], the hidden layer [tw][PAIRS]
-  float *s, *w, *ge;       // a block: scores, weights, products with the upstream gradient [PAIRS]
+  float *E, *R;            // a block: the products [kw][PAIRS], the gradients by the hidden layer [tw][PAIRS]
+  float *w, *ds, *ge;      // a block: weights, gradients by the scores, products with the upstream gradient [PAIRS]
+  float *s;                // a block: scores [PAIRS], and then `above`; here, or where it is kept
+  lanes *above;            // a block: which of a pair's hidden layer is above 0 [tw][PAIRS]
   float *g, *pooled;       // [kw * L], by slot [slots, kw * L]
   int32_t *i, *j, *number; // a block: its pairs, and their places in the list [PAIRS]
 };
+
+// Floats of the scores of a block and of what is above 0.
+AFM_INLINE int64_t scored(int64_t tw) { return PAIRS + tw * PAIRS * static_cast<int64_t>(sizeof(lanes)) / 4; }
+
+AFM_INLINE void keep_scores(Space* X, float* at) {
+  X->s = at;
+  X->above = reinterpret_cast<lanes*>(at + PAIRS);
+}
+
+int64_t kept(const Problem& P) { return (P.pairs + PAIRS - 1) / PAIRS * scored(panels(P.t)); }
 
 // Lay out the workspace; returns its size in floats.
 size_t lay_out(const Problem& P, float* at, Space* X) {
@@ -37,9 +49,10 @@ size_t lay_out(const Problem& P, float* at, Space* X) {
     at += (n + 15) / 16 * 16;
     return here;
   };
-  *X = Space{kw, tw, take(P.k * tp), take(P.t * kp), take(tp), take(tp), take(kp * tp), take(tp), take(tp),
+  *X = Space{kw, tw, take(P.k * tp), take(P.t * kp), take(tp), take(tp), take(kp * tp), take(tp),
              take(P.slots * kp), take(P.slots * kp), take(kp * PAIRS), take(tp * PAIRS), take(PAIRS), take(PAIRS),
-             take(PAIRS), take(sums), take(sums), nullptr, nullptr, nullptr};
+             take(PAIRS), nullptr, nullptr, take(sums), take(sums), nullptr, nullptr, nullptr};
+  keep_scores(X, take(scored(tw)));
   X->i = reinterpret_cast<int32_t*>(take(PAIRS));
   X->j = reinterpret_cast<int32_t*>(take(PAIRS));
   X->number = reinterpret_cast<int32_t*>(take(PAIRS));
@@ -57,7 +70,7 @@ Space prepare(const Problem& P, float* memory) {
   for (int64_t x = 0; x < P.k; x++)
     for (int64_t y = 0; y < P.t; y++) {
       X.W[(y / L * P.k + x) * L + y % L] = P.W[x * P.t + y];
-      X.WT[(x / L * P.t + y) * L + x % L] = P.W[x * P.t + y];
+      X.hW[(x / L * P.t + y) * L + x % L] = P.h[y] * P.W[x * P.t + y];
     }
   memcpy(X.b, P.b, P.t * sizeof(float));
   memcpy(X.h, P.h, P.t * sizeof(float));
@@ -135,18 +148,20 @@ AFM_INLINE vec upstream_of(const Space& X, int q, int64_t x) {
   return BY_SLOT ? load(g + X.i[q] * X.kw * L) + load(g + X.j[q] * X.kw * L) : load(g);
 }
 
-// E, s (-inf beyond the n pairs), in the backward pass also the hidden layer and ge = g . e.
-template <bool BACKWARD, bool BY_SLOT>
-AFM_INLINE void score(const Problem& P, const Space& X, const Row& row, int n) {
+// E, 0 beyond the n pairs.
+AFM_INLINE void multiply(const Space& X, const Row& row, int n) {
   const int64_t stride = X.kw * L;
-  const int tiles = tiled(n);
   for (int q = 0; q < n; q++) {
     const float *ui = row.u + X.i[q] * stride, *uj = row.u + X.j[q] * stride;
     for (int64_t x = 0; x < X.kw; x++) store(X.E + (x * PAIRS + q) * L, load(ui + x * L) * load(uj + x * L));
   }
-  for (int q = n; q < tiles; q++)
+  for (int q = n; q < tiled(n); q++)
     for (int64_t x = 0; x < X.kw; x++) store(X.E + (x * PAIRS + q) * L, vec{});
-  for (int q = 0; q < tiles; q += TILE) {
+}
+
+// s (-inf beyond the n pairs) and what is above 0, of E.
+AFM_INLINE void score(const Problem& P, const Space& X, int n) {
+  for (int q = 0; q < tiled(n); q += TILE) {
     vec dots[TILE];
     AFM_UNROLL
     for (int r = 0; r < TILE; r++) dots[r] = vec{};
@@ -158,24 +173,29 @@ AFM_INLINE void score(const Problem& P, const Space& X, const Row& row, int n) {
       product(X.E + q * L, X.W + y * P.k * L, P.k, c);
       AFM_UNROLL
       for (int r = 0; r < TILE; r++) {
-        c[r] = relu(c[r]);
-        if (BACKWARD) store(X.R + (y * PAIRS + q + r) * L, c[r]);
-        dots[r] += c[r] * h;
+        X.above[y * PAIRS + q + r] = above_zero(c[r]);
+        dots[r] += relu(c[r]) * h;
       }
     }
     sums_of_tile(dots, X.s + q);
-    if (BACKWARD) {
-      AFM_UNROLL
-      for (int r = 0; r < TILE; r++) dots[r] = vec{};
-      for (int64_t x = 0; x < X.kw; x++) {
-        AFM_UNROLL
-        for (int r = 0; r < TILE; r++)
-          dots[r] += load(X.E + (x * PAIRS + q + r) * L) * upstream_of<BY_SLOT>(X, q + r, x);
-      }
-      sums_of_tile(dots, X.ge + q);
-    }
   }
   for (int q = n; q < filled(n); q++) X.s[q] = -INFINITY;
+}
+
+// ge = g . e
+template <bool BY_SLOT>
+AFM_INLINE void against_upstream(const Space& X, int n) {
+  for (int q = 0; q < tiled(n); q += TILE) {
+    vec dots[TILE];
+    AFM_UNROLL
+    for (int r = 0; r < TILE; r++) dots[r] = vec{};
+    for (int64_t x = 0; x < X.kw; x++) {
+      AFM_UNROLL
+      for (int r = 0; r < TILE; r++)
+        dots[r] += load(X.E + (x * PAIRS + q + r) * L) * upstream_of<BY_SLOT>(X, q + r, x);
+    }
+    sums_of_tile(dots, X.ge + q);
+  }
 }
 
 AFM_INLINE void drop(const Problem& P, const Space& X, const Row& row, int n) {

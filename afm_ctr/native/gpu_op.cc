@@ -220,9 +220,10 @@ class GpuPoolingOp : public GpuPoolingBase {
     Arguments arguments;
     OP_REQUIRES_OK(c, Ready(c, &arguments));
     const int64_t batch = arguments.batch;
-    Tensor *pooled, *lse;
+    Tensor *pooled, *lse, *kept;
     OP_REQUIRES_OK(c, c->allocate_output(0, PooledShape(batch), &pooled));
     OP_REQUIRES_OK(c, c->allocate_output(1, TensorShape({batch}), &lse));
+    OP_REQUIRES_OK(c, c->allocate_output(2, TensorShape({0, 0}), &kept));  // of CPUs alone
     if (batch == 0) return;
     float *to_pooled = pooled->flat<float>().data(), *to_lse = lse->flat<float>().data();
     void* parameters[] = {&arguments, &to_pooled, &to_lse};
@@ -238,7 +239,7 @@ class GpuPoolingGradOp : public GpuPoolingBase {
     Arguments arguments;
     OP_REQUIRES_OK(c, Ready(c, &arguments));
     const int64_t batch = arguments.batch;
-    const Tensor &pooled = c->input(7), &lse = c->input(8), &upstream = c->input(9);
+    const Tensor &pooled = c->input(7), &lse = c->input(8), &upstream = c->input(10);
     OP_REQUIRES(c, pooled.shape() == PooledShape(batch) && upstream.shape() == pooled.shape() &&
                        lse.shape() == TensorShape({batch}),
                 absl::InvalidArgumentError("attentional pooling: pooled, its gradient and lse must have u's batch"));

@@ -3,9 +3,12 @@
 //   e_q = u_i * u_j,  s_q = h . relu(W^T e_q + b),  a = softmax of s over the row's pairs,  pooled = c sum a_q m_q e_q
 //
 // (m: dropout factors, c: the number of pairs or 1); by slot each slot has a sum of its own, over the pairs that it is
-// in. Nothing of a pair outlives its block of PAIRS pairs: the
-// softmax runs online (running maximum and sum: Milakov and Gimelshein, 2018), and the backward pass computes the
-// scores again and normalises them by the saved logarithm of the softmax's denominator.
+// in. The softmax runs online (running maximum and sum: Milakov and Gimelshein, 2018). Of a pair its score and a bit
+// for each unit of its hidden layer outlive their block of PAIRS pairs, or nothing, and then the backward pass computes
+// them again; it normalises the scores by the saved logarithm of the softmax's denominator.
+//
+// The relu passes units on or does not, so that with G = sum over q of e_q (ds_q above_q) and g = sum of ds_q above_q
+// dW = G diag(h), db = g h, dh = W . G + b g: the hidden layer itself is not needed again.
 //
 // This file is compiled once an instruction set, everything in a namespace without a name, and uses no template of
 // the standard library: see problem.h. A NaN in an input comes out as NaN, as it does from TensorFlow's ops.
@@ -35,8 +38,10 @@ AFM_INLINE void spread(const Space& X, int n, float* sums) {
 }
 
 template <bool BY_SLOT>
-void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse) {
-  const Space X = prepare(P, memory);
+void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse,
+                float* scores) {
+  Space X = prepare(P, memory);
+  const int64_t of_row = kept(P), of_block = scored(X.tw);
   const int64_t sums = BY_SLOT ? P.slots : 1;
   for (int64_t row_number = begin; row_number < end; row_number++) {
     const Row row = open_row(P, X, row_number);
@@ -46,8 +51,10 @@ void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, flo
     while (next < P.pairs) {
       const int n = next_pairs(P, X, row, &next);
       if (n == 0) break;
+      if (scores) keep_scores(&X, scores + row_number * of_row + count / PAIRS * of_block);
       count += n;
-      score<false, false>(P, X, row, n);
+      multiply(X, row, n);
+      score(P, X, n);
       vec tops = load(X.s);
       for (int q = L; q < n; q += L) {
         const vec s = load(X.s + q);
@@ -94,23 +101,20 @@ void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, flo
   }
 }
 
-// R becomes the gradient by the hidden layer before the relu; db, dh and dW += for the pairs whose gradients by the
-// score are in s. DEPTH rows of dW from row x0 on, panel y.
+// R becomes the gradient by the hidden layer before the relu but for the factor h, as do db and dW, which are added
+// up. DEPTH rows of dW from row x0 on, panel y.
 template <int DEPTH, bool FIRST>
 AFM_INLINE void weights(const Space& X, int n, int64_t y, int64_t x0) {
   const float* E = X.E + x0 / L * PAIRS * L + x0 % L;
   float* R = X.R + y * PAIRS * L;
   float* dW = X.dW + (y * X.kw * L + x0) * L;
-  const vec h = load(X.h + y * L);
-  vec by_b = vec{}, by_h = vec{}, acc[DEPTH];
+  const lanes* above = X.above + y * PAIRS;
+  vec by_b = vec{}, acc[DEPTH];
   AFM_UNROLL
   for (int x = 0; x < DEPTH; x++) acc[x] = load(dW + x * L);
   for (int q = 0; q < n; q++) {
-    vec by_hidden = load(R + q * L);
+    const vec by_hidden = FIRST ? only(above[q], all(X.ds[q])) : load(R + q * L);
     if (FIRST) {
-      const vec ds = all(X.s[q]);
-      by_h += by_hidden * ds;
-      by_hidden = by_hidden > 0.0f ? h * ds : vec{};
       by_b += by_hidden;
       store(R + q * L, by_hidden);
     }
@@ -119,10 +123,7 @@ AFM_INLINE void weights(const Space& X, int n, int64_t y, int64_t x0) {
   }
   AFM_UNROLL
   for (int x = 0; x < DEPTH; x++) store(dW + x * L, acc[x]);
-  if (FIRST) {
-    store(X.db + y * L, load(X.db + y * L) + by_b);
-    store(X.dh + y * L, load(X.dh + y * L) + by_h);
-  }
+  if (FIRST) store(X.db + y * L, load(X.db + y * L) + by_b);
 }
 
 // E becomes the gradient by the products.
@@ -133,7 +134,7 @@ AFM_INLINE void products(const Problem& P, const Space& X, int n) {
       vec c[TILE];
       AFM_UNROLL
       for (int r = 0; r < TILE; r++) c[r] = X.w[q + r] * upstream_of<BY_SLOT>(X, q + r, x);
-      product(X.R + q * L, X.WT + x * P.t * L, P.t, c);
+      product(X.R + q * L, X.hW + x * P.t * L, P.t, c);
       AFM_UNROLL
       for (int r = 0; r < TILE; r++) store(X.E + (x * PAIRS + q + r) * L, c[r]);
     }
@@ -163,8 +164,9 @@ AFM_INLINE void vectors(const Space& X, const Row& row, int n, float* du) {
 
 template <bool BY_SLOT>
 void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, const float* pooled, const float* lse,
-              const float* dpooled, float* du, float* sums) {
-  const Space X = prepare(P, memory);
+                 const float* scores, const float* dpooled, float* du, float* sums) {
+  Space X = prepare(P, memory);
+  const int64_t of_row = kept(P), of_block = scored(X.tw);
   const int64_t pools = BY_SLOT ? P.slots : 1;
   for (int64_t row_number = begin; row_number < end; row_number++) {
     const Row row = open_row(P, X, row_number);
@@ -181,19 +183,24 @@ void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, co
         along += upstream[f * P.k + x] * sum[f * P.k + x];
       }
     int64_t next = 0;
-    while (next < P.pairs) {
+    for (int64_t block = 0; next < P.pairs; block++) {
       const int n = next_pairs(P, X, row, &next);
       if (n == 0) break;
-      score<true, BY_SLOT>(P, X, row, n);
+      multiply(X, row, n);
+      if (scores)
+        keep_scores(&X, const_cast<float*>(scores) + row_number * of_row + block * of_block);  // only read
+      else
+        score(P, X, n);
+      against_upstream<BY_SLOT>(X, n);
       const int end_of_pairs = filled(n);  // beyond the n pairs the scores are -inf, and all that follows 0
       for (int q = 0; q < end_of_pairs; q += L) {
         const vec a = exponential(load(X.s + q) - lse[row_number]);
-        store(X.s + q, a);
+        store(X.ds + q, a);
         store(X.w + q, a);
       }
       if (P.threshold) drop(P, X, row, n);
       for (int q = 0; q < end_of_pairs; q += L)
-        store(X.s + q, load(X.w + q) * load(X.ge + q) - load(X.s + q) * along);
+        store(X.ds + q, load(X.w + q) * load(X.ge + q) - load(X.ds + q) * along);
       const int tiles = tiled(n);
       for (int64_t y = 0; y < X.tw; y++) {
         weights<L, true>(X, tiles, y, 0);
@@ -207,25 +214,32 @@ void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, co
     if (!direct)
       for (int64_t f = 0; f < P.slots; f++) memcpy(to + f * P.k, by_u + f * X.kw * L, P.k * sizeof(float));
   }
+  float *const db = sums + P.k * P.t, *const dh = db + P.t;
+  for (int64_t y = 0; y < P.t; y++) {
+    db[y] = P.h[y] * X.db[y];
+    dh[y] = P.b[y] * X.db[y];
+  }
   for (int64_t x = 0; x < P.k; x++)
-    for (int64_t y = 0; y < P.t; y++) sums[x * P.t + y] = X.dW[(y / L * X.kw * L + x) * L + y % L];
-  memcpy(sums + P.k * P.t, X.db, P.t * sizeof(float));
-  memcpy(sums + P.k * P.t + P.t, X.dh, P.t * sizeof(float));
+    for (int64_t y = 0; y < P.t; y++) {
+      const float by_unit = X.dW[(y / L * X.kw * L + x) * L + y % L];
+      sums[x * P.t + y] = P.h[y] * by_unit;
+      dh[y] += P.W[x * P.t + y] * by_unit;
+    }
 }
 
-void forward(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse) {
-  (P.by_slot ? forward_as<true> : forward_as<false>)(P, memory, begin, end, pooled, lse);
+void forward(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse, float* scores) {
+  (P.by_slot ? forward_as<true> : forward_as<false>)(P, memory, begin, end, pooled, lse, scores);
 }
 
 void backward(const Problem& P, float* memory, int64_t begin, int64_t end, const float* pooled, const float* lse,
-              const float* dpooled, float* du, float* sums) {
-  (P.by_slot ? backward_as<true> : backward_as<false>)(P, memory, begin, end, pooled, lse, dpooled, du, sums);
+              const float* scores, const float* dpooled, float* du, float* sums) {
+  (P.by_slot ? backward_as<true> : backward_as<false>)(P, memory, begin, end, pooled, lse, scores, dpooled, du, sums);
 }
 
 bool supported() { return AFM_SUPPORTED; }
 
 }  // namespace
 
-const Kernel AFM_KERNEL = {AFM_NAME, supported, workspace, forward, backward};
+const Kernel AFM_KERNEL = {AFM_NAME, supported, workspace, kept, forward, backward};
 
 }  // namespace afm_ctr

@@ -37,6 +37,33 @@ AFM_INLINE vec relu(vec x) { return reinterpret_cast<vec>(_mm256_max_ps(__m256{}
 AFM_INLINE vec relu(vec x) { return x < 0.0f ? vec{} : x; }
 #endif
 
+// A bit a lane.
+#if AFM_LANES == 16
+typedef uint16_t lanes;
+AFM_INLINE lanes above_zero(vec x) {
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), __m512{}, _CMP_GT_OQ);
+}
+AFM_INLINE vec only(lanes some, vec x) {
+  return reinterpret_cast<vec>(_mm512_maskz_mov_ps(some, reinterpret_cast<__m512>(x)));
+}
+#else
+typedef uint8_t lanes;
+AFM_INLINE lanes above_zero(vec x) {
+#if AFM_LANES == 8
+  return _mm256_movemask_ps(_mm256_cmp_ps(reinterpret_cast<__m256>(x), __m256{}, _CMP_GT_OQ));
+#else
+  lanes some = 0;
+  for (int lane = 0; lane < L; lane++) some |= (x[lane] > 0.0f) << lane;
+  return some;
+#endif
+}
+AFM_INLINE vec only(lanes some, vec x) {
+  ivec bit;
+  for (int lane = 0; lane < L; lane++) bit[lane] = 1 << lane;
+  return (bit & some) != 0 ? x : vec{};
+}
+#endif
+
 // Sums of neighbouring lanes: of x in the lower half of the result, of y in the upper half.
 AFM_INLINE vec fold(vec x, vec y) {
   ivec even, odd;

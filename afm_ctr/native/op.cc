@@ -46,6 +46,8 @@ absl::Status Refusal(const Parts&... parts) {
 // The sums of all blocks together fill at most about this many floats.
 constexpr int64_t kMostSums = int64_t{1} << 22;
 constexpr int64_t kMostBlocks = 64;
+// Beyond so many floats the backward pass computes again what the forward pass would keep.
+constexpr int64_t kMostKept = int64_t{1} << 27;
 
 int64_t count_blocks(int64_t rows, int64_t sums) {
   const int64_t most = std::clamp<int64_t>(kMostSums / sums, 4, kMostBlocks);
@@ -144,6 +146,11 @@ class PoolingBase : public OpKernel {
     return by_slot_ ? TensorShape({rows, problem.slots, problem.k}) : TensorShape({rows, problem.k});
   }
 
+  TensorShape kept_shape(int64_t rows, const Problem& problem) const {
+    const int64_t of_row = kernel_->kept(problem);
+    return rows * of_row > kMostKept ? TensorShape({0, 0}) : TensorShape({rows, of_row});
+  }
+
   const Kernel* kernel_ = nullptr;
 
  private:
@@ -161,13 +168,15 @@ class PoolingOp : public PoolingBase {
     Problem problem;
     if (!Describe(context, &problem)) return;
     const int64_t rows = context->input(0).dim_size(0);
-    Tensor *pooled, *lse;
+    Tensor *pooled, *lse, *kept;
     OP_REQUIRES_OK(context, context->allocate_output(0, pooled_shape(rows, problem), &pooled));
     OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({rows}), &lse));
+    OP_REQUIRES_OK(context, context->allocate_output(2, kept_shape(rows, problem), &kept));
     float *to_pooled = pooled->flat<float>().data(), *to_lse = lse->flat<float>().data();
+    float* const to_kept = kept->NumElements() ? kept->flat<float>().data() : nullptr;
     OverBlocks(context, problem, rows, std::min(rows, kMostBlocks),
                [&](int64_t, int64_t begin, int64_t end, float* workspace) {
-                 kernel_->forward(problem, workspace, begin, end, to_pooled, to_lse);
+                 kernel_->forward(problem, workspace, begin, end, to_pooled, to_lse, to_kept);
                });
   }
 };
@@ -180,11 +189,14 @@ class PoolingGradOp : public PoolingBase {
     Problem problem;
     if (!Describe(context, &problem)) return;
     const Tensor &u = context->input(0), &pooled = context->input(7), &lse = context->input(8);
-    const Tensor& upstream = context->input(9);
+    const Tensor &kept = context->input(9), &upstream = context->input(10);
     const int64_t rows = u.dim_size(0), kt = problem.k * problem.t, t = problem.t;
     const TensorShape wanted = pooled_shape(rows, problem);
-    OP_REQUIRES(context, pooled.shape() == wanted && upstream.shape() == wanted && lse.shape() == TensorShape({rows}),
-                Refusal("pooled, its gradient and lse must have the batch of u"));
+    OP_REQUIRES(context,
+                pooled.shape() == wanted && upstream.shape() == wanted && lse.shape() == TensorShape({rows}) &&
+                    kept.shape() == kept_shape(rows, problem),
+                Refusal("pooled, its gradient, lse and kept must be those of u"));
+    const float* const from_kept = kept.NumElements() ? kept.flat<float>().data() : nullptr;
     Tensor *du, *dW, *db, *dh;
     OP_REQUIRES_OK(context, context->allocate_output(0, u.shape(), &du));
     OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({problem.k, t}), &dW));
@@ -196,7 +208,7 @@ class PoolingGradOp : public PoolingBase {
     float *to_u = du->flat<float>().data(), *to_sums = sums.flat<float>().data();
     OverBlocks(context, problem, rows, blocks, [&](int64_t block, int64_t begin, int64_t end, float* workspace) {
       kernel_->backward(problem, workspace, begin, end, pooled.flat<float>().data(), lse.flat<float>().data(),
-                        upstream.flat<float>().data(), to_u, to_sums + block * size);
+                        from_kept, upstream.flat<float>().data(), to_u, to_sums + block * size);
     });
     if (!context->status().ok()) return;
     auto add = [&](float* to, int64_t offset, int64_t count) {
@@ -235,6 +247,7 @@ REGISTER_OP("AfmCtrPooling")
     .Input("pairs: int32")
     .AFM_CTR_POOLING_ATTRIBUTES.Output("pooled: float")
     .Output("lse: float")
+    .Output("kept: float")
     .SetShapeFn([](shape_inference::InferenceContext* c) {
       shape_inference::ShapeHandle u;
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 3, &u));
@@ -242,6 +255,7 @@ REGISTER_OP("AfmCtrPooling")
       TF_RETURN_IF_ERROR(c->GetAttr("by_slot", &by_slot));
       c->set_output(0, by_slot ? u : c->MakeShape({c->Dim(u, 0), c->Dim(u, 2)}));
       c->set_output(1, c->MakeShape({c->Dim(u, 0)}));
+      c->set_output(2, c->UnknownShapeOfRank(2));
       return absl::OkStatus();
     });
 
@@ -255,6 +269,7 @@ REGISTER_OP("AfmCtrPoolingGrad")
     .Input("pairs: int32")
     .Input("pooled: float")
     .Input("lse: float")
+    .Input("kept: float")
     .Input("upstream: float")
     .AFM_CTR_POOLING_ATTRIBUTES.Output("by_u: float")
     .Output("by_attention_matrix: float")

@@ -130,7 +130,8 @@ def fused_pooling(
     By slot: over each slot's pairs, ``[B, F, k]``. On a GPU the kernels for the shape are compiled when it is first
     seen, and kept on disk.
 
-    Memory: inputs, outputs, B floats, and a workspace a thread of (F + 128)·(k + t) floats or so. The result does not
+    Memory: inputs, outputs, B floats, and a workspace a thread of (F + 128)·(k + t) floats or so. For the backward
+    pass a CPU keeps 4 + t / 8 bytes a pair, up to 512 MiB in all; beyond it computes them again. The result does not
     depend on the number of threads; between instruction sets it differs by rounding.
 
     Args:
@@ -159,7 +160,7 @@ def fused_pooling(
     for_gpu = {}
     if uses_gpu():
         for_gpu = gpu.attributes(u.shape[1], W.shape[0], W.shape[1], by_slot, np.reshape(pairs, (-1, 2)))
-    pooled, _ = loaded.module.afm_ctr_pooling(
+    pooled, *_ = loaded.module.afm_ctr_pooling(
         u=u,
         present=present,
         attention_matrix=W,
@@ -178,8 +179,8 @@ def fused_pooling(
     return pooled
 
 
-def _gradient(op: Any, by_pooled: tf.Tensor, _: tf.Tensor) -> list[Any]:
-    """By u, W, b and h; nothing flows through the second output, which is there for this function."""
+def _gradient(op: Any, by_pooled: tf.Tensor, *_: tf.Tensor) -> list[Any]:
+    """By u, W, b and h; nothing flows through the other outputs, which are there for this function."""
     names = ["scale_by_pairs", "by_slot", "threshold", "keep_scale", "key", "instructions"]
     names += ["gpu_program", "gpu_plan", "gpu_sizes"]
     by_u, by_W, by_b, by_h = load().module.afm_ctr_pooling_grad(

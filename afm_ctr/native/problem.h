@@ -34,11 +34,15 @@ struct Kernel {
   bool (*supported)();
   // Size of the workspace of one thread, in floats. It must begin at a multiple of 64 bytes.
   size_t (*workspace)(const Problem&);
-  // Rows [begin, end): pooled [rows, (slots,) k] and the logarithm of the softmax's denominator [rows].
-  void (*forward)(const Problem&, float* workspace, int64_t begin, int64_t end, float* pooled, float* lse);
+  // How many floats of a row the forward pass may keep for the backward pass: at least three quarters of one a pair.
+  int64_t (*kept)(const Problem&);
+  // Rows [begin, end): pooled [rows, (slots,) k] and the logarithm of the softmax's denominator [rows]. kept, null or
+  // [rows, kept(problem)], receives what the backward pass then need not compute again.
+  void (*forward)(const Problem&, float* workspace, int64_t begin, int64_t end, float* pooled, float* lse,
+                  float* kept);
   // Rows [begin, end) of du [rows, slots, k]; sums receives their dW [k, t], db [t] and dh [t], one after the other.
   void (*backward)(const Problem&, float* workspace, int64_t begin, int64_t end, const float* pooled,
-                   const float* lse, const float* dpooled, float* du, float* sums);
+                   const float* lse, const float* kept, const float* dpooled, float* du, float* sums);
 };
 
 extern const Kernel kernel_avx512;

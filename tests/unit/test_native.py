@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from afm_ctr.interactions import (
     uses_fused,
 )
 from afm_ctr.native import nvrtc
+from afm_ctr.native.op import load
 
 needs_library = pytest.mark.skipif(not native.available(), reason=f"fused pooling: {native.why_not()}")
 SETS = native.instruction_sets()
@@ -189,6 +191,28 @@ def test_any_shape_equals_the_plain_form(
     if rows:
         assert_close(found, expected, case.largest_term())
     assert [x.shape for x in found] == [x.shape for x in expected]
+
+
+@needs_library
+def test_what_is_too_large_to_keep_is_computed_again() -> None:
+    """Scores and hidden units of 8,200 rows with t = 4,096 are above 512 MiB, those of each half below."""
+    case = Case(8200, 2, 1, 4096, seed=8)
+    _, W, b, h = case.inputs
+    raw = {"scale_by_pairs": False, "threshold": 0, "keep_scale": 1.0, "key": 0}
+    found, kept = [], []
+    for part in (slice(None), slice(4100), slice(4100, None)):
+        some = copy.copy(case)
+        some.inputs = [case.inputs[0][part], W, b, h]
+        some.present, some.upstream = case.present[part], case.upstream[part]
+        found.append(answers(fused_attentional_pooling, some, tf.float32))
+        inputs = (some.inputs[0], some.present, W, b, h, np.zeros(0, np.int64), case.pairs)
+        kept.append(len(load().module.afm_ctr_pooling(*inputs, **raw).kept))
+    assert kept == [0, 4100, 4100]
+    whole, one, other = found
+    for place in (0, 1):
+        np.testing.assert_array_equal(whole[place], np.concatenate([one[place], other[place]]))
+    halves = [one[place] + other[place] for place in (2, 3, 4)]
+    assert_close(whole, [*whole[:2], *halves])
 
 
 @needs_library
