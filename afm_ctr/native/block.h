@@ -130,15 +130,16 @@ AFM_INLINE int64_t count_pairs(const Problem& P, const Row& row) {
 
 // TILE rows of a product: c[r] += sum over x < depth of A[r][x] * B[x], with A in panels of PAIRS rows.
 AFM_INLINE void product(const float* A, const float* B, int64_t depth, vec (&c)[TILE]) {
-  for (int64_t begin = 0; begin < depth; begin += L, A += PAIRS * L) {
-    const int64_t end = smaller(depth - begin, L);
-#pragma GCC unroll 4
-    for (int64_t x = 0; x < end; x++, B += L) {
-      const vec row = load(B);
-      AFM_UNROLL
-      for (int r = 0; r < TILE; r++) c[r] += A[r * L + x] * row;
-    }
+  auto add = [&](int64_t x) __attribute__((always_inline)) {
+    const vec row = load(B + x * L);
+    AFM_UNROLL
+    for (int r = 0; r < TILE; r++) c[r] += A[r * L + x] * row;
+  };
+  for (; depth >= L; depth -= L, A += PAIRS * L, B += L * L) {
+    AFM_UNROLL
+    for (int x = 0; x < L; x++) add(x);
   }
+  for (int64_t x = 0; x < depth; x++) add(x);
 }
 
 // The gradient by what pair q adds to the sums: g, by slot g_i + g_j; panel x.

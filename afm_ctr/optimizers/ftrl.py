@@ -11,7 +11,6 @@ from afm_ctr.optimizers.base import RowOptimizer, check
 
 
 @keras.saving.register_keras_serializable(package="afm_ctr")
-@keras.saving.register_keras_serializable(package="afm_ctr")
 class FTRL(RowOptimizer):
     """FTRL-Proximal with L1 and L2, for weights that may start anywhere.
 
