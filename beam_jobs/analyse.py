@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afm_ctr.analysis import Analyzer, ChunkAnalysis
-from afm_ctr.io.packed import pack, unpack
+import apache_beam as beam
+
+from afm_ctr.analysis import Analyzer
 from afm_ctr.schema import Analysis
-from afm_ctr.schema.analysis_results import NumberPart
-from beam_jobs import files
+from afm_ctr.schema.analysis_results import ChunkAnalysis
+from beam_jobs import files, vocabularies
 from beam_jobs.output import Output
-from beam_jobs.passes import AnyPasses, Done
+from beam_jobs.passes import Passes, Write
 from beam_jobs.rejects import ChunkRejects, reject_file
+from beam_jobs.results import Analysed, AnalysedChunks, CountedPieces
 from beam_jobs.rows import RowReader
-from beam_jobs.sources import Chunk, ChunkTask, LogFile, count
+from beam_jobs.sources import Chunk, LogFile, count
 from beam_jobs.splits import NO_SPLIT, SPLITS
-from beam_jobs.vocabularies import merged, packed, parts_for
+from beam_jobs.vocabularies import ValueCounts
 
 
-@dataclass
-class Counting(ChunkTask):
+class Counting:
     """The counting pass: data lines of every piece. See :func:`beam_jobs.sources.count`."""
+
+    finds = CountedPieces
 
     def setup(self) -> None:
         """Nothing to prepare."""
 
-    def run(self, unit: Sequence[Chunk]) -> Iterator[Done]:
+    def run(self, unit: Sequence[Chunk]) -> Iterator[CountedPieces]:
         for piece in unit:
-            counted = count(piece)
-            lines = counted.lines + counted.broken
-            yield Done(piece.number, b"%d %d" % (counted.lines, counted.broken), {"lines": lines})
+            yield CountedPieces([count(piece)])
 
 
 @dataclass
-class Analysing(ChunkTask):
-    """The analysis pass: of every chunk its train rows, the facts of its numbers, and the size of its counts' file.
+class Analysing:
+    """The analysis pass: of every chunk its train rows, the facts of its numbers, and the file of its counts.
 
     Attributes:
         counts: the folder for the counts of vocabulary values, see :mod:`beam_jobs.vocabularies`.
@@ -51,17 +52,19 @@ class Analysing(ChunkTask):
     rejects: str
     rejects_kept: int
 
+    finds = AnalysedChunks
+
     @classmethod
     def of(cls, reader: RowReader, logs: Sequence[LogFile], output: Output, rejects_kept: int) -> Analysing:
         """The pass of a job over these files."""
-        parts = parts_for(sum(log.size for log in logs))
+        parts = vocabularies.parts_for(sum(log.size for log in logs))
         return cls(reader, output.work("counts"), parts, output.work("rejects"), rejects_kept)
 
     def setup(self) -> None:
         """Load what the rows are read with."""
         self.reader.setup()
 
-    def run(self, unit: Sequence[Chunk]) -> Iterator[Done]:
+    def run(self, unit: Sequence[Chunk]) -> Iterator[AnalysedChunks]:
         for number, batches in self.reader.read(unit):
             analyzer = Analyzer(self.reader.spec, number)
             rejects = ChunkRejects(self.rejects_kept)
@@ -74,36 +77,19 @@ class Analysing(ChunkTask):
                     analyzer.add({name: cells[train] for name, cells in batch.parsed.columns.items()}, rows)
                     rows += int(train.sum())
             found = analyzer.partial()
-            content = packed(found.counts, self.parts) if found.counts else b""
-            if content:
-                files.write(_counts_file(self.counts, number), content, durable=False)
+            counts = None
+            if found.counts:
+                counts = files.join(self.counts, f"{number:08d}")
+                parts = ValueCounts.from_counts(found.counts).divided(self.parts)
+                files.write(counts, files.joined([part.to_bytes() for part in parts]), durable=False)
             if lines := rejects.lines():
                 files.write(files.join(self.rejects, reject_file(number)), lines, durable=False)
-            sums = [rows, others - rows, len(content), rejects.counts]
-            yield Done(number, _packed(sums, found.numbers), {"analysed_rows": rows})
-
-
-def _packed(sums: Sequence[Any], numbers: Mapping[str, NumberPart]) -> bytes:
-    moments = {name: part.moments for name, part in numbers.items()}
-    return pack([*sums, moments], [array for part in numbers.values() for array in (part.keys, part.sample)])
-
-
-def _unpacked(content: bytes) -> tuple[int, int, int, dict[str, int], ChunkAnalysis]:
-    """Of a chunk its train rows, other rows, bytes of its counts' file, rejects, and the facts of its numbers."""
-    (rows, others, size, rejects, moments), arrays = unpack(content)
-    numbers = {
-        name: NumberPart(tuple(map(tuple, found)), arrays[2 * at], arrays[2 * at + 1])
-        for at, (name, found) in enumerate(moments.items())
-    }
-    return rows, others, size, rejects, ChunkAnalysis({}, numbers)
-
-
-def _counts_file(folder: str, chunk: int) -> str:
-    return files.join(folder, f"{chunk:08d}")
+            chunk = Analysed(number, rows, others - rows, dict(rejects.counts), counts, self.parts)
+            yield AnalysedChunks([chunk], [ChunkAnalysis({}, found.numbers)])
 
 
 @dataclass(frozen=True)
-class Analysed:
+class Learned:
     """What the analysis pass says of all chunks.
 
     Attributes:
@@ -118,23 +104,30 @@ class Analysed:
     other_rows: int
     rejects: list[tuple[str, dict[str, int]]]
 
+    @classmethod
+    def of(cls, found: AnalysedChunks, counts: Iterable[ValueCounts]) -> Learned:
+        """Of all chunks' findings, and of the counts of all parts."""
+        numbers = Analysis.merge(found.numbers).numbers
+        return cls(
+            Analysis(vocabularies.together(counts), numbers),
+            sum(chunk.train_rows for chunk in found.chunks),
+            sum(chunk.other_rows for chunk in found.chunks),
+            [(reject_file(chunk.number), chunk.rejects) for chunk in found.in_order()],
+        )
 
-def analyse(task: Analysing, work: Sequence[Sequence[Chunk]], passes: AnyPasses) -> Analysed:
+
+def analyse(task: Analysing, work: Sequence[Sequence[Chunk]], passes: Passes) -> Learned:
     """Run the analysis pass."""
-    train_rows, other_rows, size, paths = 0, 0, 0, list[str]()
-    rejects: list[tuple[str, dict[str, int]]] = []
+    spaces, folder = task.reader.spec.vocabulary_spaces, passes.output.work("vocabularies")
 
-    def numbers() -> Iterator[ChunkAnalysis]:
-        nonlocal train_rows, other_rows, size
-        for number, (rows, others, written, reasons, part) in passes.run("analyse", task, work, _unpacked):
-            train_rows += rows
-            other_rows += others
-            rejects.append((reject_file(number), reasons))
-            size += written
-            if written:
-                paths.append(_counts_file(task.counts, number))
-            yield part
+    def more(found: Any) -> None:
+        _ = (
+            found
+            | "vocabularies" >> vocabularies.Vocabularies(spaces)
+            | "vocabularies: result" >> beam.MapTuple(lambda part, counts: (f"{part:08d}", counts))
+            | "vocabularies: hand over" >> beam.ParDo(Write(folder))
+        )
 
-    facts = Analysis.merge(numbers()).numbers
-    counts = merged(passes, paths, size, task.parts, train_rows, task.reader.spec.vocabulary_spaces)
-    return Analysed(Analysis(counts, facts), train_rows, other_rows, rejects)
+    found = passes.run("analyse", task, work, more=more if spaces else None)
+    parts = task.parts if any(chunk.counts for chunk in found.chunks) else 0
+    return Learned.of(found, vocabularies.read_parts(folder, parts))

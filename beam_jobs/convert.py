@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,10 +21,10 @@ from beam_jobs import files
 from beam_jobs.encode import Encoder
 from beam_jobs.options import PrepareOptions
 from beam_jobs.output import Output, load_schema
-from beam_jobs.passes import Done
 from beam_jobs.rejects import ChunkRejects, reject_file
+from beam_jobs.results import Converted, ConvertedChunks
 from beam_jobs.rows import RowReader, SplitRows, fingerprint64
-from beam_jobs.sources import Chunk, ChunkTask
+from beam_jobs.sources import Chunk
 from beam_jobs.splits import NO_SPLIT, SPLITS
 
 _TRAIN = SPLITS.index("train")
@@ -76,7 +74,7 @@ class _Columns:
 
 
 @dataclass
-class Conversion(ChunkTask):
+class Conversion:
     """The conversion pass. Picklable; the schema is read where the work is done, since vocabularies may be large.
 
     Attributes:
@@ -99,6 +97,8 @@ class Conversion(ChunkTask):
     compression: Compression
     rows: int
     sample_rows: int
+
+    finds = ConvertedChunks
 
     @classmethod
     def of(
@@ -128,15 +128,15 @@ class Conversion(ChunkTask):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
 
-    def run(self, unit: Sequence[Chunk]) -> Iterator[Done]:
-        """Convert the chunks of a unit; the result of each says what its files hold.
+    def run(self, unit: Sequence[Chunk]) -> Iterator[ConvertedChunks]:
+        """Convert the chunks of a unit; what is found says of each what its files hold.
 
         A chunk is written while the next one is encoded: TensorFlow leaves Python's lock free meanwhile.
         """
         rows: Counter[int] = Counter()
         for chunk in unit:
             rows[chunk.number] += chunk.rows
-        writing: Future[Done] | None = None
+        writing: Future[ConvertedChunks] | None = None
         weighted = False
         try:
             for number, batches in self.reader.read(unit, leave_columns=True):
@@ -156,28 +156,15 @@ class Conversion(ChunkTask):
             if writing is not None:
                 wait([writing])
 
-    def _finish(self, number: int, columns: _Columns, rejects: ChunkRejects, weighted: bool) -> Done:
+    def _finish(self, number: int, columns: _Columns, rejects: ChunkRejects, weighted: bool) -> ConvertedChunks:
         """Write the shards and rejects of a chunk."""
         shards = self._write(number, columns, weighted)
         if lines := rejects.lines():
             files.write(files.join(self.rejects, reject_file(number)), lines, durable=False)
+        cut = dict(zip(self._encode.multi_fields, columns.cut.T.tolist(), strict=True))
         reasons = dict(sorted(rejects.counts.items()))
-        counters = {
-            "rows": sum(shard["rows"] for shard in shards),
-            "bytes": sum(shard["bytes"] for shard in shards),
-            **{f"rejects_{reason}": count for reason, count in reasons.items()},
-        }
-        if columns.sampled_out:
-            counters["sampled_out"] = columns.sampled_out
-        result = {
-            "rejects": reasons,
-            "sampled_out": columns.sampled_out,
-            "cut": dict(zip(self._encode.multi_fields, columns.cut.T.tolist(), strict=True)),
-            "shards": shards,
-            "samples": columns.samples,
-            "statistics": base64.b64encode(columns.statistics.partial()).decode(),
-        }
-        return Done(number, json.dumps(result).encode(), counters)
+        converted = Converted(number, shards, reasons, columns.sampled_out, cut, columns.samples)
+        return ConvertedChunks([converted], columns.statistics.partial())
 
     def _add(self, batch: SplitRows, columns: _Columns, rejects: ChunkRejects) -> None:
         chunk, parser, parsed = batch.chunk, batch.parser, batch.parsed

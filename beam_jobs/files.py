@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -281,6 +282,15 @@ def item(path: str, number: int) -> bytes:
         start, end = np.frombuffer(stream.read(16), "<u8").tolist()
         stream.seek(start)
         return stream.read(end - start)
+
+
+def items(path: str) -> Iterator[bytes]:
+    """All byte strings in a file of :func:`joined`, in order. Raises ValueError where it is no such file."""
+    content = read(path)
+    ends = np.frombuffer(content[: int.from_bytes(content[:8], "little")], "<u8").tolist()
+    if not ends or ends[-1] != len(content):
+        raise ValueError("no file of byte strings")
+    yield from (content[start:end] for start, end in pairwise(ends))
 
 
 def names(folder: str) -> list[str]:

@@ -12,7 +12,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +26,8 @@ from afm_ctr.schema import ResolvedSchema
 from beam_jobs.options import PrepareOptions
 from beam_jobs.output import Output
 from beam_jobs.passes import Passes
-from beam_jobs.plan import ChunkResult, Plan, assemble, plan, resolve_schema
+from beam_jobs.plan import Plan, assemble, learns, plan, resolve_schema
+from beam_jobs.results import ConvertedChunks
 from beam_jobs.rows import RowReader
 from beam_jobs.runners import Engine
 from beam_jobs.sources import Chunk, units
@@ -144,12 +145,17 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
     tables = None if job.tables is None else output.save_tables(job.tables)
     reader = RowReader(job.spec, options.labelled, job.complete_rule(rows, output), tables)
     work = units(chunks, passes.engine.workers)
-    schema = resolve_schema(job, reader, work, passes, options.max_rejects_kept)
+    learned = None
+    if learns(job):
+        from beam_jobs.analyse import Analysing, analyse
+
+        learned = analyse(Analysing.of(reader, job.logs, output, options.max_rejects_kept), work, passes)
+    schema = resolve_schema(job, learned, output, options.max_rejects_kept)
     for line in written_twice(schema):
         options.warn(line)
     conversion = Conversion.of(options, reader, schema, output, rows)
-    results = passes.run("convert", conversion, work, ChunkResult.from_bytes)
-    return publish(options, output, job, chunks, results, schema, shlex.join(sys.argv)), schema
+    found = passes.run("convert", conversion, work)
+    return publish(options, output, job, chunks, found, schema, shlex.join(sys.argv)), schema
 
 
 def publish(
@@ -157,14 +163,14 @@ def publish(
     output: Output,
     job: Plan,
     chunks: Sequence[Chunk],
-    results: Iterable[tuple[int, ChunkResult]],
+    found: ConvertedChunks,
     schema: ResolvedSchema,
     command: str,
 ) -> Manifest:
     """What the conversion has made of all chunks becomes the data set.
 
     Args:
-        results: of every chunk, ascending.
+        found: by the conversion of all chunks.
         command: what the manifest says of where the data set came from.
 
     Raises:
@@ -172,7 +178,7 @@ def publish(
         RuntimeError: rows were lost on the way.
     """
     rows = sum(chunk.rows for chunk in chunks)
-    converted = assemble(chunks, results, schema, options.max_rejects_kept, options.sample_rows)
+    converted = assemble(chunks, found, schema, options.max_rejects_kept, options.sample_rows)
     if problem := converted.problem(job, rows, options.max_reject_share):
         raise UserError(problem + output.leave_rejects(converted.shares))
     manifest = Manifest(

@@ -1,19 +1,18 @@
-"""A pass of the job: one Beam pipeline that gives every unit of work to some worker and collects a small result each.
+"""A pass of the job: one Beam pipeline that gives every unit of work to some worker and joins what they find.
 
-Results travel through files next to the output, one for each chunk, renamed when complete. So the job knows from
-the files, on any runner, what has been done; a chunk whose result is missing was lost, and the job says so. The
-user's mistake that a worker meets travels in the same way: raised, every runner would wrap it in pages of traceback.
+Findings are typed elements of the pipeline; joined, they come to the submitter as one file, since a pipeline returns
+nothing. The user's mistake that a worker meets is a dead letter: raised, every runner would wrap it in pages of
+traceback.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics, MetricsFilter  # type: ignore[attr-defined]
@@ -22,101 +21,112 @@ from afm_ctr.errors import RunError, UserError, find_user_error, in_graph
 from afm_ctr.process_setup import share_memory
 from beam_jobs import files
 from beam_jobs.output import Output
+from beam_jobs.results import Found, Join
 from beam_jobs.runners import Engine
+from beam_jobs.sources import Chunk, Unit
 
 Progress = Callable[[str, int, int], None]
-_NAMESPACE = "afm_ctr"
+NAMESPACE = "afm_ctr"
 _FAILED = "failed"
-_AT_ONCE = 16  # results read side by side
 
-
-class Piece(Protocol):
-    """What a unit of work consists of: a chunk of the input, mostly. ``rows`` is what it adds to the progress."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def rows(self) -> int: ...
-
-
-P = TypeVar("P", bound=Piece)
+F = TypeVar("F", bound=Found[Any])
 R = TypeVar("R")
-P_contra = TypeVar("P_contra", bound=Piece, contravariant=True)
+F_co = TypeVar("F_co", bound=Found[Any], covariant=True)
 
 
-@dataclass
-class Done:
-    """The result of one piece, and what it adds to the job's Beam counters."""
+class Task(Protocol[F_co]):
+    """The work of a pass. Picklable: Beam takes it to the workers."""
 
-    number: int
-    result: bytes
-    counters: dict[str, int] = field(default_factory=dict)
-
-
-class Task(Protocol[P_contra]):
-    """The work of a pass. Beam takes it to the workers; units and results go through files, which hold no pickles."""
+    @property
+    def finds(self) -> type[F_co]:
+        """What it finds."""
 
     def setup(self) -> None:
         """Once a worker, before its first unit."""
 
-    @staticmethod
-    def pack(unit: Sequence[P_contra]) -> bytes:
-        """A unit as the content of a file."""
-
-    @staticmethod
-    def unpack(content: bytes) -> Sequence[Any]:
-        """The unit again."""
-
-    def run(self, unit: Sequence[P_contra]) -> Iterator[Done]:
-        """The work of one unit: a result for each of its pieces."""
+    def run(self, unit: Sequence[Chunk]) -> Iterator[F_co]:
+        """The work of one unit: a finding for each of its chunks."""
 
 
-class WorkFn(beam.DoFn):
-    """Runs a task on units, which it gets by their numbers, and files the results.
+def work(task: Task[F], unit: bytes) -> Iterator[F]:
+    """The work of a packed unit, counted."""
+    for found in task.run(Unit.from_bytes(unit).chunks):
+        for chunk in found.chunks:
+            for name, count in chunk.counters.items():
+                Metrics.counter(NAMESPACE, name).inc(count)
+        yield found
 
-    Args:
-        units: the file that holds the units: in the pipeline itself those of a large input would be beyond what a
-            runner takes.
-        folder: for the results.
-    """
 
-    def __init__(self, task: Task[Any], units: str, folder: str) -> None:
-        self._task = task
-        self._units = units
-        self._folder = folder
+@contextmanager
+def marked() -> Iterator[None]:
+    """Runners pass on the text of an error and not its class: ours are marked, so that they are known again."""
+    try:
+        yield
+    except (UserError, RunError) as error:
+        raise RuntimeError(in_graph(str(error))) from error
+
+
+class Step(beam.DoFn):
+    """A DoFn that reads or writes files."""
 
     def setup(self) -> None:
         share_memory()
         files.share_client()
+
+
+@beam.typehints.with_output_types(bytes)
+class ReadUnits(Step):
+    """The units in a file: in the pipeline itself those of a large input would be beyond what a runner takes."""
+
+    def process(self, path: str) -> Iterator[bytes]:
+        with marked(), whole(path):
+            for unit in files.items(path):
+                Unit.from_bytes(unit)
+                yield unit
+
+
+@beam.typehints.with_input_types(bytes)
+class Work(Step, Generic[F]):
+    """Runs a task on units. What a worker cannot do becomes a dead letter, and ends the pass.
+
+    Args:
+        folder: for the dead letter, and for a mark of every chunk, which tell the progress of the pass.
+    """
+
+    def __init__(self, task: Task[F], folder: str) -> None:
+        self._task = task
+        self._folder = folder
+
+    def setup(self) -> None:
+        super().setup()
         self._task.setup()
 
-    def process(self, number: int) -> Iterator[int]:
-        failed = files.join(self._folder, _FAILED)
-        if files.exists(failed):
+    def process(self, unit: bytes) -> Iterator[Any]:
+        if files.exists(files.join(self._folder, _FAILED)):
             return
         try:
-            with whole(self._units):
-                unit = self._task.unpack(files.item(self._units, number))
-            yield from do(self._task, unit, self._folder)
+            for found in work(self._task, unit):
+                for chunk in found.chunks:
+                    mark = f"{chunk.number:08d}-{chunk.rows}"
+                    files.write(files.join(self._folder, mark), b"", durable=False)
+                yield found
         except (UserError, RunError) as error:
-            try:
-                files.write(failed, str(error).encode())
-            except UserError:
-                # Runners pass on the text of an error and not its class: mark it, so that it is known again.
-                raise RuntimeError(in_graph(str(error))) from error
+            yield beam.pvalue.TaggedOutput(_FAILED, (_FAILED, str(error).encode()))
+
+    def default_type_hints(self) -> Any:
+        return super().default_type_hints().with_output_types(self._task.finds)  # type: ignore[no-untyped-call]
 
 
-def do(task: Task[Any], unit: Sequence[Any], folder: str) -> Iterator[int]:
-    """Do the work of a unit: file the result of each piece, count, and give the piece's number."""
-    for done in task.run(unit):
-        files.write(files.join(folder, _name(done.number)), done.result, durable=False)
-        for name, count in done.counters.items():
-            Metrics.counter(_NAMESPACE, name).inc(count)
-        yield done.number
+@beam.typehints.with_input_types(tuple[str, bytes])
+class Write(Step):
+    """Writes files into a folder: of each its name and its content."""
 
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
 
-def _name(number: int) -> str:
-    return f"{number:08d}"
+    def process(self, named: tuple[str, bytes]) -> None:
+        with marked():
+            files.write(files.join(self._folder, named[0]), named[1], durable=False)
 
 
 @dataclass
@@ -138,51 +148,60 @@ class Passes:
     def run(
         self,
         stage: str,
-        task: Task[P],
-        units: Sequence[Sequence[P]],
-        read: Callable[[bytes], R],
+        task: Task[F],
+        units: Sequence[Sequence[Chunk]],
         engine: Engine | None = None,
-        rows_of: Callable[[int, Callable[[], R]], int] | None = None,
-    ) -> Iterator[tuple[int, R]]:
+        more: Callable[[Any], None] | None = None,
+    ) -> F:
         """Run a task over all units.
 
         Args:
             stage: name of the pass, for Beam and for the progress.
-            read: makes something of a result's bytes; raises ValueError where they are no result.
             engine: another one than that of the job.
-            rows_of: rows of a piece, by its number and a function that reads its result; by default ``Piece.rows``.
+            more: adds what else is to become of the PCollection of findings.
 
         Returns:
-            The number and the result of every piece, ascending, read as they are asked for: the results of an
-            analysis may be as large as its input.
+            The findings about all chunks.
 
         Raises:
             UserError: a worker met the user's mistake.
-            RuntimeError: a result is missing, or is not what a worker of this run wrote.
+            RuntimeError: a chunk is missing, or the result is not what a worker of this run wrote.
         """
-        pieces = {piece.number: piece for unit in units for piece in unit}
-        if not pieces:
-            return iter(())
-        folder = self.output.work(stage)
+        folder, result = self.output.work(stage), f"{stage}-found"
+        listed = self.output.work(f"{stage}-units")
+        files.write(listed, files.joined([Unit(tuple(unit)).to_bytes() for unit in units]), durable=False)
+        rows = sum(chunk.rows for unit in units for chunk in unit)
+        with _watch(stage, folder, rows, self.progress):
+            pipeline = (engine or self.engine).pipeline()
+            done = (
+                pipeline
+                | f"{stage}: file of units" >> beam.Create([listed], reshuffle=False)
+                | f"{stage}: units" >> beam.ParDo(ReadUnits())  # type: ignore[no-untyped-call]
+                | f"{stage}: to workers" >> beam.Reshuffle()
+                | stage >> beam.ParDo(Work(task, folder)).with_outputs(_FAILED, main="found")
+            )
+            _ = done[_FAILED] | f"{stage}: dead letters" >> beam.ParDo(Write(folder))
+            _ = (
+                done.found
+                | f"{stage}: together" >> beam.CombineGlobally(Join(task.finds)).without_defaults()
+                | f"{stage}: result" >> beam.Map(lambda found: (result, found))
+                | f"{stage}: hand over" >> beam.ParDo(Write(self.output.work("")))
+            )
+            if more is not None:
+                more(done.found)
+            self._run(stage, pipeline, engine or self.engine)
+        if files.exists(failed := files.join(folder, _FAILED)):
+            raise UserError(files.read(failed).decode())
+        path = self.output.work(result)
+        found = read(path, task.finds.from_bytes) if files.exists(path) else None
+        there = set() if found is None else {chunk.number for chunk in found.chunks}
+        if missing := sorted({chunk.number for unit in units for chunk in unit} - there):
+            raise RuntimeError(f"{stage}: the runner lost {len(missing)} pieces of work, the first is {missing[0]}")
+        assert found is not None
+        return found
 
-        def rows(number: int, result: Callable[[], R]) -> int:
-            return rows_of(number, result) if rows_of else known[number]
-
-        known: Counter[int] = Counter()
-        for unit in units:
-            for piece in unit:
-                known[piece.number] += piece.rows
-        total = sum(known.values())
-        with _watch(stage, folder, total, rows, read, self.progress):
-            listed = self.output.work(f"{stage}-units")
-            files.write(listed, files.joined([task.pack(unit) for unit in units]), durable=False)
-            self._run(stage, WorkFn(task, listed, folder), len(units), engine or self.engine)
-        return _filed(stage, folder, pieces, read)
-
-    def _run(self, stage: str, work: WorkFn, units: int, engine: Engine) -> None:
+    def _run(self, stage: str, pipeline: beam.Pipeline, engine: Engine) -> None:
         try:
-            pipeline = engine.pipeline()
-            _ = pipeline | f"{stage}: units" >> beam.Create(range(units), reshuffle=True) | stage >> beam.ParDo(work)
             outcome = pipeline.run()
             outcome.wait_until_finish()
         except Exception as error:
@@ -201,58 +220,6 @@ class Passes:
             self.metrics[name] = self.metrics.get(name, 0) + counter.result
 
 
-class AnyPasses(Protocol):
-    """What the steps between the passes ask of :class:`Passes` and of :class:`Ran`."""
-
-    @property
-    def output(self) -> Output: ...
-
-    def run(
-        self, stage: str, task: Task[P], units: Sequence[Sequence[P]], read: Callable[[bytes], R]
-    ) -> Iterator[tuple[int, R]]: ...
-
-
-@dataclass
-class Ran:
-    """The passes of a job whose pipeline is somebody else's: it has run some, and their results are read here.
-
-    Attributes:
-        output: keeps the results.
-        stages: the passes that have run; the work of others is done here.
-    """
-
-    output: Output
-    stages: Sequence[str]
-
-    def run(
-        self, stage: str, task: Task[P], units: Sequence[Sequence[P]], read: Callable[[bytes], R]
-    ) -> Iterator[tuple[int, R]]:
-        """The results of a pass, as :meth:`Passes.run` gives them."""
-        folder = self.output.work(stage)
-        if stage not in self.stages:
-            task.setup()
-            for unit in units:
-                for _ in do(task, unit, folder):
-                    pass
-        return _filed(stage, folder, {piece.number: piece for unit in units for piece in unit}, read)
-
-
-def _filed(
-    stage: str, folder: str, pieces: Mapping[int, Piece], read: Callable[[bytes], R]
-) -> Iterator[tuple[int, R]]:
-    """The results of all pieces, ascending. Raises as :meth:`Passes.run` does."""
-    there = set(files.names(folder))
-    if _FAILED in there:
-        raise UserError(files.read(files.join(folder, _FAILED)).decode())
-    missing = sorted(set(map(_name, pieces)) - there)
-    if missing:
-        raise RuntimeError(
-            f"{stage}: the runner lost {len(missing)} of {len(pieces)} pieces of work, the first is "
-            f"{pieces[int(missing[0])]}"
-        )
-    return _results(folder, sorted(pieces), read)
-
-
 def _first_line(error: Exception) -> str:
     details = getattr(error, "details", None)  # of a call of gRPC
     lines = str((details() if callable(details) else None) or error or repr(error)).splitlines()
@@ -261,7 +228,7 @@ def _first_line(error: Exception) -> str:
 
 def _counters(outcome: Any) -> list[Any]:
     try:
-        return list(outcome.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))["counters"])
+        return list(outcome.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"])
     except (NotImplementedError, AttributeError, KeyError):  # a runner without metrics
         return []
 
@@ -282,36 +249,24 @@ def whole(path: str) -> Iterator[None]:
         ) from error
 
 
-def _read(path: str, read: Callable[[bytes], R]) -> R:
+def read(path: str, make: Callable[[bytes], R]) -> R:
+    """What is made of a file of this run. Raises RunError where it is another's."""
     content = files.read(path)
     with whole(path):
-        return read(content)
-
-
-def _results(folder: str, numbers: Sequence[int], read: Callable[[bytes], R]) -> Iterator[tuple[int, R]]:
-    for at in range(0, len(numbers), _AT_ONCE):
-        some = numbers[at : at + _AT_ONCE]
-        paths = [files.join(folder, _name(number)) for number in some]
-        yield from zip(some, files.in_threads(lambda path: _read(path, read), paths), strict=True)
+        return make(content)
 
 
 @contextmanager
-def _watch(stage: str, folder: str, total: int, rows: Any, read: Any, progress: Progress | None) -> Iterator[None]:
-    """Report the rows of filed results now and then, by whatever worker, until the block ends."""
+def _watch(stage: str, folder: str, total: int, progress: Progress | None) -> Iterator[None]:
+    """Report the rows of the chunks that are done now and then, by whatever worker, until the block ends."""
     if progress is None:
         yield
         return
-    seen: set[str] = set()
-    done = 0
     ended = threading.Event()
 
     def look() -> None:
-        nonlocal done
-        for name in files.names(folder):
-            if name not in seen and name != _FAILED:
-                seen.add(name)
-                done += rows(int(name), lambda name=name: _read(files.join(folder, name), read))
-        progress(stage, done, total)
+        done = dict(name.split("-") for name in files.names(folder) if name != _FAILED)
+        progress(stage, sum(map(int, done.values())), total)
 
     def repeat() -> None:
         while not ended.wait(10.0 if files.is_remote(folder) else 0.5):

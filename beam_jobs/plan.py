@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,15 +17,18 @@ from afm_ctr.records import ShardInfo
 from afm_ctr.records.manifest import CutInfo
 from afm_ctr.schema import Analysis, FeatureSchema, ResolvedSchema, read_yaml, resolve
 from afm_ctr.sidetables import SideTables
-from afm_ctr.statistics import DataStatistics, Merger
+from afm_ctr.statistics import DataStatistics
 from beam_jobs import files
 from beam_jobs.options import PrepareOptions
 from beam_jobs.output import Output
-from beam_jobs.passes import AnyPasses, Passes
+from beam_jobs.passes import Passes
 from beam_jobs.rejects import Share, reject_file, shares
-from beam_jobs.rows import RowReader
-from beam_jobs.sources import Chunk, Counted, LogFile, discover, divide, pieces_to_count
+from beam_jobs.results import ConvertedChunks
+from beam_jobs.sources import Chunk, LogFile, discover, divide, pieces_to_count
 from beam_jobs.splits import SplitRule, input_files, parse_rule, read_index
+
+if TYPE_CHECKING:
+    from beam_jobs.analyse import Learned
 
 
 @dataclass
@@ -56,15 +58,9 @@ class Plan:
         from beam_jobs.analyse import Counting
 
         pieces = pieces_to_count(self.logs, self.chunk_bytes)
-        done = passes.run(
-            "count",
-            Counting(),
-            [[piece] for piece in pieces],
-            _counted,
-            passes.engine.for_little(sum(log.size for log in self.logs)),
-            lambda number, result: result().lines,
-        )
-        return divide(pieces, [counted for _, counted in done], self.chunk_lines, self.chunk_bytes)
+        engine = passes.engine.for_little(sum(log.size for log in self.logs))
+        found = passes.run("count", Counting(), [[piece] for piece in pieces], engine)
+        return divide(pieces, found.in_order(), self.chunk_lines, self.chunk_bytes)
 
     def complete_rule(self, rows: int, output: Output) -> SplitRule:
         """The rule for this many rows; the index file becomes a byte a row, of which a worker reads its part."""
@@ -74,11 +70,6 @@ class Plan:
         path = output.work("index.bin")
         files.write(path, codes.tobytes())
         return replace(self.rule, path=path)
-
-
-def _counted(result: bytes) -> Counted:
-    lines, broken = result.split()
-    return Counted(int(lines), broken == b"1")
 
 
 def plan(options: PrepareOptions, output: Output) -> Plan:
@@ -150,40 +141,39 @@ def _offered(spec: FeatureSchema, logs: Sequence[LogFile], column: str) -> bool:
     return all(offers(spec, log.header, column, log.source) for log in logs)
 
 
-def resolve_schema(
-    job: Plan,
-    reader: RowReader,
-    work: Sequence[list[Chunk]],
-    passes: AnyPasses,
-    rejects_kept: int,
-) -> ResolvedSchema:
-    """The resolved schema: the given one, or that of the user's schema after the analysis pass where it needs one.
+def learns(job: Plan) -> bool:
+    """Whether the job has an analysis pass."""
+    from afm_ctr.analysis import spec_needs_analysis
+
+    return job.resolved is None and spec_needs_analysis(job.spec)
+
+
+def resolve_schema(job: Plan, learned: Learned | None, output: Output, rejects_kept: int) -> ResolvedSchema:
+    """The resolved schema: the given one, or that of the user's schema.
+
+    Args:
+        learned: where it :func:`learns`.
 
     Raises:
         UserError: the schema learns from ``train``, which has no row.
     """
     if job.resolved is not None:
         return job.resolved
-    from afm_ctr.analysis import spec_needs_analysis
-
-    if not spec_needs_analysis(job.spec):
+    if learned is None:
         return resolve(job.spec, Analysis.empty(), job.parent)
-    from beam_jobs.analyse import Analysing, analyse
-
-    found = analyse(Analysing.of(reader, job.logs, passes.output, rejects_kept), work, passes)
-    if not found.train_rows and job.parent is None:
+    if not learned.train_rows and job.parent is None:
         counts: Counter[str] = Counter()
-        for _, reasons in found.rejects:
+        for _, reasons in learned.rejects:
             counts.update(reasons)
         problem = "no row is left" + _why(counts)
-        if found.other_rows:
+        if learned.other_rows:
             rule = f"--split {job.rule.text}: " if job.rule.text else ""
             problem = (
                 f"{rule}the schema learns from the split 'train', which has no row{_why(counts)}; to prepare other "
                 "splits alone, give as --schema the resolved schema of the data set that holds train"
             )
-        raise UserError(problem + passes.output.leave_rejects(shares(found.rejects, rejects_kept)[0]))
-    return resolve(job.spec, found.analysis, job.parent)
+        raise UserError(problem + output.leave_rejects(shares(learned.rejects, rejects_kept)[0]))
+    return resolve(job.spec, learned.analysis, job.parent)
 
 
 def _why(rejects: Mapping[str, int]) -> str:
@@ -193,7 +183,7 @@ def _why(rejects: Mapping[str, int]) -> str:
 
 
 @dataclass
-class Converted:
+class Outcome:
     """What the conversion pass made of all chunks.
 
     Attributes:
@@ -236,43 +226,13 @@ class Converted:
         return None
 
 
-@dataclass(frozen=True)
-class ChunkResult:
-    """What the conversion says of a chunk: see :meth:`beam_jobs.convert.Conversion.run`."""
-
-    shards: list[ShardInfo]
-    rejects: dict[str, int]
-    sampled_out: int
-    cut: dict[str, list[int]]
-    samples: list[dict[str, bytes]]
-    statistics: bytes
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> ChunkResult:
-        """Raises ValueError, TypeError or KeyError where the bytes are no result."""
-        found = json.loads(content)
-        return cls(
-            shards=[ShardInfo(**shard) for shard in found["shards"]],
-            rejects={str(reason): int(count) for reason, count in found["rejects"].items()},
-            sampled_out=int(found["sampled_out"]),
-            cut={str(name): [int(values), int(rows)] for name, (values, rows) in found["cut"].items()},
-            samples=[{name: cell.encode() for name, cell in row.items()} for row in found["samples"]],
-            statistics=base64.b64decode(found["statistics"]),
-        )
-
-
 def assemble(
-    chunks: Sequence[Chunk],
-    results: Iterable[tuple[int, ChunkResult]],
-    schema: ResolvedSchema,
-    rejects_kept: int,
-    sample_rows: int,
-) -> Converted:
-    """The results of all chunks, ascending, together.
+    chunks: Sequence[Chunk], found: ConvertedChunks, schema: ResolvedSchema, rejects_kept: int, sample_rows: int
+) -> Outcome:
+    """What the conversion has found in all chunks, together.
 
     Args:
         chunks: in order.
-        results: of each.
         schema: the resolved one.
         rejects_kept: how many rejects of each reason the data set keeps.
         sample_rows: how many raw rows.
@@ -282,41 +242,33 @@ def assemble(
     """
     shards: list[ShardInfo] = []
     rejects: Counter[str] = Counter()
-    by_chunk: list[tuple[str, dict[str, int]]] = []
-    samples: list[dict[str, bytes]] = []
-    sampled_out = 0
     cut: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
-    statistics = Merger(schema)
     rows_of: Counter[int] = Counter()
     for chunk in chunks:
         rows_of[chunk.number] += chunk.rows
-    for number, result in results:
-        out, rejected = sum(shard.rows for shard in result.shards), sum(result.rejects.values())
-        if out + rejected + result.sampled_out != rows_of[number]:
-            path = next(chunk.file.path for chunk in chunks if chunk.number == number)
+    converted = found.in_order()
+    for done in converted:
+        if done.rows != rows_of[done.number]:
+            path = next(chunk.file.path for chunk in chunks if chunk.number == done.number)
             raise RuntimeError(
-                f"rows were lost: {rows_of[number]} in, {out} out, {rejected} rejected, {result.sampled_out} sampled "
-                f"out, in chunk {number} of {path}"
+                f"rows were lost: {rows_of[done.number]} in, {done.rows_out} out, {sum(done.rejects.values())} "
+                f"rejected, {done.sampled_out} sampled out, in chunk {done.number} of {path}"
             )
-        shards += result.shards
-        sampled_out += result.sampled_out
-        for name, (values, rows) in result.cut.items():
+        shards += [ShardInfo(**shard) for shard in done.shards]
+        for name, (values, rows) in done.cut.items():
             cut[name] = [cut[name][0] + values, cut[name][1] + rows]
-        rejects.update(result.rejects)
-        statistics.add(result.statistics)
-        by_chunk.append((reject_file(number), result.rejects))
-        samples += result.samples
+        rejects.update(done.rejects)
     order = {"train": 0, "valid": 1, "test": 2}
     shards.sort(key=lambda shard: order[shard.split])  # stable: by chunk within a split
-    found, kept = shares(by_chunk, rejects_kept)
-    counts = dict(sorted(rejects.items()))
-    return Converted(
+    taken, kept = shares([(reject_file(done.number), done.rejects) for done in converted], rejects_kept)
+    samples = [{name: cell.encode() for name, cell in row.items()} for done in converted for row in done.samples]
+    return Outcome(
         shards=shards,
-        rejects=counts,
+        rejects=dict(sorted(rejects.items())),
         kept=kept,
-        shares=found,
-        sampled_out=sampled_out,
+        shares=taken,
+        sampled_out=sum(done.sampled_out for done in converted),
         cut={name: CutInfo(values=values, rows=rows) for name, (values, rows) in sorted(cut.items()) if rows},
         samples=samples[:sample_rows],
-        statistics=statistics.finish("train"),
+        statistics=found.statistics.finish(schema, "train"),
     )

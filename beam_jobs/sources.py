@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby, pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog import BrokenEnd, LineParser, LineStream, LongLine, ParquetLog, has_header
@@ -27,6 +27,7 @@ from afm_ctr.rawlog.tables import TableStream
 from afm_ctr.schema import MAX_LINE_BYTES, FeatureSchema
 from afm_ctr.sidetables import SideTables
 from beam_jobs import files
+from beam_jobs.results import Counted
 
 CHUNK_BYTES = 8 << 20
 CHUNK_LINES = 32768
@@ -142,26 +143,27 @@ class Chunk:
     group: int = 0
 
 
-class ChunkTask:
-    """A task whose units are chunks: how those travel to a worker."""
+class Unit(NamedTuple):
+    """Chunks that one worker gets together."""
 
-    @staticmethod
-    def pack(unit: Sequence[Chunk]) -> bytes:
-        """Chunks as JSON; each of their files once, since a line of it may be long."""
-        logs = list(dict.fromkeys(chunk.file for chunk in unit))
-        chunks = [{**vars(chunk), "file": logs.index(chunk.file)} for chunk in unit]
+    chunks: tuple[Chunk, ...]
+
+    def to_bytes(self) -> bytes:
+        """As JSON; each of their files once, since a line of it may be long."""
+        logs = list(dict.fromkeys(chunk.file for chunk in self.chunks))
+        chunks = [{**vars(chunk), "file": logs.index(chunk.file)} for chunk in self.chunks]
         texts = [{**vars(log), "header": _text(log.header), "first_line": _text(log.first_line)} for log in logs]
         return json.dumps({"files": texts, "chunks": chunks}).encode()
 
-    @staticmethod
-    def unpack(content: bytes) -> list[Chunk]:
-        """The chunks of :meth:`pack`."""
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Unit:
+        """Raises ValueError, TypeError, KeyError or IndexError where the bytes are not of :meth:`to_bytes`."""
         found = json.loads(content)
         logs = []
         for log in found["files"]:
             texts = {name: _bytes(log[name]) for name in ("header", "first_line")}
             logs.append(LogFile(**{**log, **texts, "groups": tuple(log["groups"])}))
-        return [Chunk(**{**chunk, "file": logs[chunk["file"]]}) for chunk in found["chunks"]]
+        return cls(tuple(Chunk(**{**chunk, "file": logs[chunk["file"]]}) for chunk in found["chunks"]))
 
 
 def _text(line: bytes | None) -> str | None:
@@ -170,14 +172,6 @@ def _text(line: bytes | None) -> str | None:
 
 def _bytes(text: str | None) -> bytes | None:
     return None if text is None else text.encode("latin-1")
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What the counting pass says of a piece: data lines (header left out), and whether the stream is broken."""
-
-    lines: int
-    broken: bool = False
 
 
 def pieces_to_count(logs: Sequence[LogFile], chunk_bytes: int) -> list[Chunk]:
@@ -194,13 +188,13 @@ def count(piece: Chunk) -> Counted:
     """Count the data lines of a piece from :func:`pieces_to_count`."""
     log = piece.file
     if log.kind == "parquet":
-        return Counted(sum(log.groups))
+        return Counted(piece.number, sum(log.groups))
     with _open(piece) as lines:
         lines.skip(0 if piece.start else log.header_lines)
         total = 0
         while counted := lines.skip(1 << 30):
             total += counted
-        return Counted(total, lines.broken is not None)
+        return Counted(piece.number, total, lines.broken is not None)
 
 
 def divide(pieces: Sequence[Chunk], counts: Sequence[Counted], chunk_lines: int, chunk_bytes: int) -> list[Chunk]:
@@ -214,7 +208,7 @@ def divide(pieces: Sequence[Chunk], counts: Sequence[Counted], chunk_lines: int,
     before: dict[str, int] = {}
     for piece, counted in zip(pieces, counts, strict=True):
         log, headers = piece.file, piece.file.header_lines
-        rows = counted.lines + counted.broken
+        rows = counted.rows
         if log.kind == "plain":
             line = before.setdefault(log.path, headers) + 1
             before[log.path] += rows

@@ -10,30 +10,30 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 
-from afm_ctr.errors import RunError, UserError, in_graph
-from afm_ctr.process_setup import share_memory
+from afm_ctr.errors import UserError
 from afm_ctr.rawlog import offers, written_twice
 from afm_ctr.rawlog.jsonl import getter
 from afm_ctr.rawlog.tokenizers import list_separators
 from afm_ctr.records.manifest import MANIFEST_NAME, Manifest
 from afm_ctr.schema import FeatureSchema, JsonlFormat, LibfmFormat
 from beam_jobs import files
-from beam_jobs.analyse import Analysing
+from beam_jobs.analyse import Analysing, Learned
 from beam_jobs.convert import Conversion
 from beam_jobs.job import PrepareSummary, publish
 from beam_jobs.options import PrepareOptions
 from beam_jobs.output import Output, load_schema
-from beam_jobs.passes import Ran, do
-from beam_jobs.plan import ChunkResult, Plan, resolve_schema, schemas, side_tables
+from beam_jobs.passes import Step, marked, work
+from beam_jobs.plan import Plan, resolve_schema, schemas, side_tables
+from beam_jobs.results import AnalysedChunks, ConvertedChunks, Found
 from beam_jobs.rows import RowReader
-from beam_jobs.sources import Chunk, ChunkTask, LogFile
+from beam_jobs.sources import Chunk, LogFile, Unit
 from beam_jobs.splits import parse_rule
+from beam_jobs.vocabularies import ValueCounts
 from serving.cell_text import BadList, NoCell, cell_text
 
 _ROWS = "rows"
@@ -107,13 +107,6 @@ def headers(spec: FeatureSchema, names: Iterable[str]) -> dict[str, str]:
     return {name: given.get(name, name) for name in names}
 
 
-def learns(job: Plan) -> bool:
-    """Whether the job has an analysis pass."""
-    from afm_ctr.analysis import spec_needs_analysis
-
-    return job.resolved is None and spec_needs_analysis(job.spec)
-
-
 class Begun(NamedTuple):
     """The output of this run, and when it began: seconds since 1970."""
 
@@ -139,31 +132,15 @@ class State:
         return sum(chunk.rows for chunk in self.chunks)
 
 
-class _Step(beam.DoFn):
-    """A step whose errors are known again behind the runner's account of them."""
-
-    def setup(self) -> None:
-        share_memory()
-        files.share_client()
-
-
-@contextmanager
-def _marked() -> Iterator[None]:
-    try:
-        yield
-    except (UserError, RunError) as error:
-        raise RuntimeError(in_graph(str(error))) from error
-
-
 @beam.typehints.with_output_types(Begun)
-class Begin(_Step):
+class Begin(Step):
     """Makes the attempt's folder. A repetition makes another one; the last to be published removes the others."""
 
     def __init__(self, options: PrepareOptions) -> None:
         self._folder, self._overwrite = options.output, options.overwrite
 
     def process(self, _: None) -> Iterator[Begun]:
-        with _marked():
+        with marked():
             output = Output(self._folder, self._overwrite)
             with output.alone():
                 output.begin()
@@ -171,7 +148,7 @@ class Begin(_Step):
 
 
 @beam.typehints.with_output_types(tuple[int, bytes])
-class ToLine(_Step):
+class ToLine(Step):
     """Of a row its shard and its line: an object of the cells that are read."""
 
     def __init__(self, job: RowsPlan) -> None:
@@ -205,7 +182,7 @@ def _cell(value: Any, separators: tuple[bytes, ...]) -> Any:
 
 
 @beam.typehints.with_output_types(Chunk)
-class Stage(_Step):
+class Stage(Step):
     """Writes the lines of a shard, sorted."""
 
     def __init__(self, job: RowsPlan) -> None:
@@ -216,14 +193,14 @@ class Stage(_Step):
         number, lines = group[0], sorted(group[1])
         called = f"{_ROWS}/part-{number:05d}.jsonl"
         path, content = begun.output.work(called), b"".join(line + b"\n" for line in lines)
-        with _marked():
+        with marked():
             files.write(path, content, durable=False)
         log = LogFile(path, len(content), "plain", None, b"", self._longest, called=called)
         yield Chunk(number, log, 0, len(content), len(lines))
 
 
 @beam.typehints.with_output_types(State)
-class Planned(_Step):
+class Planned(Step):
     """Numbers the rows of all chunks."""
 
     def __init__(self, job: RowsPlan, options: PrepareOptions) -> None:
@@ -234,7 +211,7 @@ class Planned(_Step):
         for chunk in sorted(staged, key=lambda chunk: chunk.number):
             chunks.append(replace(chunk, first_row=rows))
             rows += chunk.rows
-        with _marked():
+        with marked():
             if not rows:
                 raise UserError("no row: the PCollection is empty")
             tables = None if job.tables is None else begun.output.save_tables(job.tables)
@@ -242,29 +219,31 @@ class Planned(_Step):
 
 
 def units_of(state: State) -> Iterator[bytes]:
-    """The chunks, each by itself."""
+    """The chunks, each by itself, packed."""
     for chunk in state.chunks:
-        yield ChunkTask.pack([chunk])
+        yield Unit((chunk,)).to_bytes()
 
 
-@beam.typehints.with_output_types(int)
-class Work(_Step):
-    """The work of a pass on a chunk; gives its number.
+class Work(Step):
+    """The work of a pass on a chunk.
 
     Args:
-        stage: the pass.
+        finds: what the pass finds.
     """
 
-    def __init__(self, stage: str) -> None:
-        self._stage = stage
+    def __init__(self, finds: type[Found[Any]]) -> None:
+        self._finds = finds
         self._task: Any = None
 
-    def process(self, unit: bytes, task: Any, begun: Begun) -> Iterator[int]:
-        with _marked():
+    def process(self, unit: bytes, task: Any) -> Iterator[Found[Any]]:
+        with marked():
             if task != self._task:
                 task.setup()
                 self._task = task
-            yield from do(self._task, task.unpack(unit), begun.output.work(self._stage))
+            yield from work(task, unit)
+
+    def default_type_hints(self) -> Any:
+        return super().default_type_hints().with_output_types(self._finds)  # type: ignore[no-untyped-call]
 
 
 @beam.typehints.with_output_types(Analysing)
@@ -279,18 +258,19 @@ class AnalysisTask(beam.DoFn):
 
 
 @beam.typehints.with_output_types(Conversion)
-class ConversionTask(_Step):
+class ConversionTask(Step):
     """The conversion pass of a state, whose schema is resolved here, from what the analysis has found."""
 
     def __init__(self, job: RowsPlan, options: PrepareOptions) -> None:
         self._job, self._options = job, replace(options, schema=job.spec)
 
-    def process(self, state: State, analysed: Iterable[int] = ()) -> Iterator[Conversion]:
+    def process(self, state: State, found: bytes = b"", counts: Iterable[bytes] = ()) -> Iterator[Conversion]:
         output, options = state.begun.output, self._options
-        with _marked():
-            work = [[chunk] for chunk in state.chunks]
-            job = replace(self._job, logs=_logs(state))
-            schema = resolve_schema(job, state.reader, work, Ran(output, ["analyse"]), options.max_rejects_kept)
+        with marked():
+            learned = None
+            if found:
+                learned = Learned.of(AnalysedChunks.from_bytes(found), map(ValueCounts.from_bytes, counts))
+            schema = resolve_schema(self._job, learned, output, options.max_rejects_kept)
             for line in written_twice(schema):
                 options.warn(line)
             yield Conversion.of(options, state.reader, schema, output, state.rows)
@@ -301,22 +281,21 @@ def _logs(state: State) -> list[LogFile]:
 
 
 @beam.typehints.with_output_types(PrepareSummary)
-class Publish(_Step):
+class Publish(Step):
     """Puts the data set together; the manifest comes last."""
 
     def __init__(self, job: RowsPlan, options: PrepareOptions, command: str) -> None:
         self._job = replace(job, resolved=None, parent=None)
         self._options, self._command = replace(options, schema=job.spec), command
 
-    def process(self, state: State, task: Conversion, converted: Iterable[int]) -> Iterator[PrepareSummary]:
+    def process(self, state: State, task: Conversion, found: bytes) -> Iterator[PrepareSummary]:
         output, started = state.begun
-        with _marked(), output.alone():
+        with marked(), output.alone():
             manifest = self._published(output)
             if manifest is None:
-                work = [[chunk] for chunk in state.chunks]
-                results = Ran(output, ["convert"]).run("convert", task, work, ChunkResult.from_bytes)
                 schema = load_schema(task.schema)
-                manifest = publish(self._options, output, self._job, state.chunks, results, schema, self._command)
+                all_chunks = ConvertedChunks.from_bytes(found)
+                manifest = publish(self._options, output, self._job, state.chunks, all_chunks, schema, self._command)
             schema = load_schema(output.folder)
         yield PrepareSummary.of(self._options.output, manifest, schema, time.time() - started)
 

@@ -30,10 +30,13 @@ from afm_ctr.rawlog.log import truncated
 from afm_ctr.schema import FeatureSchema, ResolvedSchema, columns_of
 from beam_jobs import staging
 from beam_jobs.options import PrepareOptions
-from beam_jobs.plan import read_schema
+from beam_jobs.passes import NAMESPACE
+from beam_jobs.plan import learns, read_schema
+from beam_jobs.results import AnalysedChunks, ConvertedChunks, Join
 from beam_jobs.rows import BATCH_ROWS
 from beam_jobs.sources import CHUNK_BYTES, Chunk, discover, pieces_to_count, read_piece
 from beam_jobs.splits import input_files, parse_rule
+from beam_jobs.vocabularies import Vocabularies
 
 Schema = str | Path | FeatureSchema | ResolvedSchema
 _NOT_HERE = {"inputs", "chunk_bytes", "chunk_lines", "beam_args", "progress"}
@@ -93,22 +96,26 @@ class Prepare(beam.PTransform):  # type: ignore[type-arg]  # takes no types at r
             | "Plan" >> beam.ParDo(staging.Planned(job, options), output, AsIter(chunks))
         )
         units = state | "Chunks" >> beam.FlatMap(staging.units_of)
-        learned: Any = ()
-        if staging.learns(job):
+        learned: list[Any] = []
+        if learns(job):
             task = state | "Analysis" >> beam.ParDo(staging.AnalysisTask(options))
-            learned = AsIter(
+            analysed = (
                 units
                 | "To analyse" >> beam.Reshuffle()
-                | "Analyse" >> beam.ParDo(staging.Work("analyse"), AsSingleton(task), output)
+                | "Analyse" >> beam.ParDo(staging.Work(AnalysedChunks), AsSingleton(task))
             )
-        task = state | "Resolve" >> beam.ParDo(staging.ConversionTask(job, options), learned)
+            facts = analysed | "Analysed" >> beam.CombineGlobally(Join(AnalysedChunks)).without_defaults()
+            counts = analysed | Vocabularies(job.spec.vocabulary_spaces) | beam.Values()
+            learned = [AsSingleton(facts), AsIter(counts)]
+        task = state | "Resolve" >> beam.ParDo(staging.ConversionTask(job, options), *learned)
         converted = (
             units
             | "To convert" >> beam.Reshuffle()
-            | "Convert" >> beam.ParDo(staging.Work("convert"), AsSingleton(task), output)
+            | "Convert" >> beam.ParDo(staging.Work(ConvertedChunks), AsSingleton(task))
+            | "Converted" >> beam.CombineGlobally(Join(ConvertedChunks)).without_defaults()
         )
         publish = staging.Publish(job, options, self._command)
-        return state | "Publish" >> beam.ParDo(publish, AsSingleton(task), AsIter(converted))
+        return state | "Publish" >> beam.ParDo(publish, AsSingleton(task), AsSingleton(converted))
 
 
 class WriteRecords(Prepare):
@@ -213,9 +220,9 @@ class _Rows(beam.DoFn):
             rejects = [*parsed.rejects]
             if batch.broken is not None:
                 rejects.append(truncated(piece.file.source, batch.first_line, batch.broken))
-            Metrics.counter("afm_ctr", "rows_read").inc(len(parsed))
+            Metrics.counter(NAMESPACE, "rows_read").inc(len(parsed))
             for reject in rejects:
-                Metrics.counter("afm_ctr", f"rejects_{reject.reason}").inc()
+                Metrics.counter(NAMESPACE, f"rejects_{reject.reason}").inc()
                 line = reject._asdict() | {"raw": reject.raw.decode("utf-8", "backslashreplace")}
                 yield beam.pvalue.TaggedOutput(
                     "rejects", {name: line[name] for name in ("source", "reason", "detail", "raw")}

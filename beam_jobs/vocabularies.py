@@ -1,31 +1,34 @@
 """Counts of values that together may be larger than the memory of any machine of the job.
 
-The workers of the analysis file the counts of every chunk in parts: a value's part is a hash of its bytes. Then each
-part is merged by itself, over all chunks; what ``min_count`` and ``top`` do not let through ends there. So nobody
-holds more than a part, and the submitter no more than the vocabularies that come out.
+The workers of the analysis file the counts of every chunk in parts: a value's part is a hash of its bytes. What is
+combined per key, the part, are the places of these counts; then each part is merged by itself, over all chunks, and
+what ``min_count`` and ``top`` do not let through ends there. So nobody holds more than a part, and the submitter no
+more than the vocabularies that come out. The values themselves do not go through a shuffle: Beam's runner in one
+process would keep them all in memory.
 """
 
 from __future__ import annotations
 
 import heapq
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import apache_beam as beam
 import numpy as np
 
 from afm_ctr.io.packed import pack, pack_pairs, unpack, unpack_pairs
 from afm_ctr.schema import VocabularySpace
 from beam_jobs import files
-from beam_jobs.passes import AnyPasses, Done, whole
+from beam_jobs.passes import marked, read, whole
+from beam_jobs.results import AnalysedChunks
 from beam_jobs.rows import fingerprint64
 
 Counts = Mapping[str, Mapping[bytes, int]]
 
 _PART_BYTES = 64 << 20  # of the input: what is counted is hardly ever larger
 _MOST_PARTS = 256  # every part of every chunk is a read of its own
-_LITTLE = 16 << 20  # bytes of counts that the submitter merges itself
 _AT_ONCE = 16
 
 
@@ -34,90 +37,84 @@ def parts_for(input_bytes: int) -> int:
     return min(_MOST_PARTS, 1 + input_bytes // _PART_BYTES)
 
 
-def packed(counts: Counts, parts: int) -> bytes:
-    """A chunk's counts as the content of a file of that many parts."""
-    blocks: list[dict[str, tuple[list[bytes], list[int]]]] = [{} for _ in range(parts)]
-    for space, values in counts.items():
-        names, numbers = list(values), list(values.values())
-        place = fingerprint64(names) % np.uint64(parts)
-        order = np.argsort(place, kind="stable")
-        bounds = np.searchsorted(place[order], np.arange(parts + 1, dtype=np.uint64))
-        for part, block in enumerate(blocks):
-            mine = order[bounds[part] : bounds[part + 1]].tolist()
-            block[space] = ([names[i] for i in mine], [numbers[i] for i in mine])
-    return files.joined([_to_bytes(block) for block in blocks])
-
-
-def _part_of(path: str, part: int) -> dict[str, tuple[list[bytes], list[int]]]:
-    """One part of a file of :func:`packed`."""
-    with whole(path):
-        return _from_bytes(files.item(path, part))
-
-
-def _to_bytes(block: Mapping[str, tuple[Sequence[bytes], Sequence[int]]]) -> bytes:
-    return pack(list(block), [array for texts, numbers in block.values() for array in pack_pairs(texts, numbers)])
-
-
-def _from_bytes(content: bytes) -> dict[str, tuple[list[bytes], list[int]]]:
-    spaces, arrays = unpack(content)
-    return {name: unpack_pairs(arrays[3 * at : 3 * at + 3]) for at, name in enumerate(spaces)}
-
-
-def _counts(content: bytes) -> dict[str, dict[bytes, int]]:
-    return {name: dict(zip(*pairs, strict=True)) for name, pairs in _from_bytes(content).items()}
-
-
 @dataclass(frozen=True)
-class Part:
-    """A piece of work: one part of the counts of all chunks, which is a share of the job's rows."""
+class ValueCounts:
+    """How often values occurred: of each vocabulary the values, and the number of each."""
 
-    number: int
-    rows: int
+    of: Mapping[str, tuple[Sequence[bytes], Sequence[int]]]
+
+    @classmethod
+    def from_counts(cls, counts: Counts) -> ValueCounts:
+        return cls({space: (list(found), list(found.values())) for space, found in counts.items()})
+
+    def to_bytes(self) -> bytes:
+        return pack(list(self.of), [array for pairs in self.of.values() for array in pack_pairs(*pairs)])
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> ValueCounts:
+        spaces, arrays = unpack(content)
+        return cls({name: unpack_pairs(arrays[3 * at : 3 * at + 3]) for at, name in enumerate(spaces)})
+
+    def divided(self, parts: int) -> list[ValueCounts]:
+        """The counts of each part."""
+        blocks: list[dict[str, tuple[list[bytes], list[int]]]] = [{} for _ in range(parts)]
+        for space, (values, numbers) in self.of.items():
+            place = fingerprint64(values) % np.uint64(parts)
+            order = np.argsort(place, kind="stable")
+            bounds = np.searchsorted(place[order], np.arange(parts + 1, dtype=np.uint64))
+            for part, block in enumerate(blocks):
+                mine = order[bounds[part] : bounds[part + 1]].tolist()
+                block[space] = ([values[i] for i in mine], [numbers[i] for i in mine])
+        return [ValueCounts(block) for block in blocks]
 
 
-@dataclass
-class Merging:
-    """Merges parts.
+Place = tuple[str, int]  # a file of byte strings, and which of these
 
-    Attributes:
-        paths: of the chunks' files.
+
+def filed(found: AnalysedChunks) -> Iterator[tuple[int, Place]]:
+    """By part, where the counts of chunks are."""
+    for chunk in found.chunks:
+        for part in range(chunk.parts if chunk.counts is not None else 0):
+            yield part, (chunk.counts or "", part)
+
+
+def counts_at(place: Place) -> ValueCounts:
+    """The counts of a place. Raises RunError where something else is there."""
+    with whole(place[0]):
+        return ValueCounts.from_bytes(files.item(*place))
+
+
+class Merge(beam.CombineFn):
+    """Counts of one part that are filed here and there become those of the values that a vocabulary may take, packed.
+
+    Args:
         spaces: the vocabularies, by name.
     """
 
-    paths: Sequence[str]
-    spaces: Mapping[str, VocabularySpace]
+    def __init__(self, spaces: Mapping[str, VocabularySpace]) -> None:
+        self._spaces = spaces
 
-    def setup(self) -> None:
-        """Nothing to prepare."""
+    def create_accumulator(self) -> list[Place]:
+        return []
 
-    @staticmethod
-    def pack(unit: Sequence[Part]) -> bytes:
-        return json.dumps([vars(part) for part in unit]).encode()
+    def add_input(self, held: list[Place], place: Place) -> list[Place]:
+        held.append(place)
+        return held
 
-    @staticmethod
-    def unpack(content: bytes) -> list[Part]:
-        return [Part(**part) for part in json.loads(content)]
+    def merge_accumulators(self, several: Iterable[list[Place]]) -> list[Place]:
+        return [place for held in several for place in held]
 
-    def run(self, unit: Sequence[Part]) -> Iterator[Done]:
-        for part in unit:
-            merged = self.merge(part.number)
-            block = {name: (list(counts), list(counts.values())) for name, counts in merged.items()}
-            yield Done(part.number, _to_bytes(block))
-
-    def merge(self, part: int) -> dict[str, dict[bytes, int]]:
-        """The values of a part that may come into a vocabulary, with their counts in all chunks."""
-        totals: dict[str, Counter[bytes]] = {name: Counter() for name in self.spaces}
-        for at in range(0, len(self.paths), _AT_ONCE):
-            some = self.paths[at : at + _AT_ONCE]
-            for found in files.in_threads(lambda path: _part_of(path, part), some):
-                for space, (names, numbers) in found.items():
-                    _add(totals[space], names, numbers)
-        return {name: _let_through(self.spaces[name], counts) for name, counts in totals.items()}
-
-
-def _add(total: Counter[bytes], names: Iterable[bytes], numbers: Iterable[int]) -> None:
-    for name, number in zip(names, numbers, strict=True):
-        total[name] += number
+    def extract_output(self, held: list[Place]) -> bytes:
+        totals: dict[str, Counter[bytes]] = {name: Counter() for name in self._spaces}
+        with marked():
+            for at in range(0, len(held), _AT_ONCE):
+                for found in files.in_threads(counts_at, held[at : at + _AT_ONCE]):
+                    for space, (values, numbers) in found.of.items():
+                        total = totals[space]
+                        for value, number in zip(values, numbers, strict=True):
+                            total[value] += number
+        taken = {name: _let_through(self._spaces[name], found) for name, found in totals.items()}
+        return ValueCounts.from_counts(taken).to_bytes()
 
 
 def _let_through(space: VocabularySpace, counts: Counter[bytes]) -> dict[bytes, int]:
@@ -128,24 +125,35 @@ def _let_through(space: VocabularySpace, counts: Counter[bytes]) -> dict[bytes, 
     return dict(heapq.nsmallest(space.top, frequent, key=lambda entry: (-entry[1], entry[0])))
 
 
-def merged(
-    passes: AnyPasses, paths: Sequence[str], size: int, parts: int, rows: int, spaces: Mapping[str, VocabularySpace]
-) -> Counts:
-    """The counts of all chunks, without values that no vocabulary takes.
+class Vocabularies(beam.PTransform):  # type: ignore[type-arg]
+    """The findings of the analysis to packed counts of what vocabularies may take, by part.
 
     Args:
-        paths: of the files of :func:`packed`, ``size`` bytes in all, each in ``parts`` parts.
-        rows: of the job, for the progress.
+        spaces: the vocabularies, by name.
     """
-    task = Merging(paths, spaces)
-    found: dict[str, dict[bytes, int]] = {name: {} for name in spaces}
-    pieces = [Part(i, rows * (i + 1) // parts - rows * i // parts) for i in range(parts)]
-    results = (
-        (task.merge(piece.number) for piece in pieces)
-        if size <= _LITTLE
-        else (counts for _, counts in passes.run("vocabularies", task, [[piece] for piece in pieces], _counts))
-    )
-    for part in results:
-        for name, counts in part.items():
-            found[name].update(counts)
+
+    def __init__(self, spaces: Mapping[str, VocabularySpace]) -> None:
+        super().__init__()
+        self._spaces = spaces
+
+    def expand(self, found: Any) -> Any:
+        return (
+            found
+            | "By part" >> beam.FlatMap(filed).with_output_types(tuple[int, Place])
+            | "Merge" >> beam.CombinePerKey(Merge(self._spaces)).with_output_types(tuple[int, bytes])
+        )
+
+
+def together(parts: Iterable[ValueCounts]) -> Counts:
+    """The counts of all parts."""
+    found: dict[str, dict[bytes, int]] = {}
+    for part in parts:
+        for space, pairs in part.of.items():
+            found.setdefault(space, {}).update(zip(*pairs, strict=True))
     return found
+
+
+def read_parts(folder: str, parts: int) -> Iterator[ValueCounts]:
+    """The packed counts of all parts, which lie in a folder."""
+    for part in range(parts):
+        yield read(files.join(folder, f"{part:08d}"), ValueCounts.from_bytes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from afm_ctr.statistics.collect import SAMPLE_ROWS, Collector, Merger
+from afm_ctr.statistics.collect import SAMPLE_ROWS, Collector, PartialStatistics
 from afm_ctr.statistics.compare import Drift, FieldDrift, drift
 from afm_ctr.statistics.data_statistics import TOP_VALUES, DataStatistics, FieldStatistics, TopValue
 
@@ -14,7 +14,7 @@ __all__ = [
     "Drift",
     "FieldDrift",
     "FieldStatistics",
-    "Merger",
+    "PartialStatistics",
     "TopValue",
     "drift",
 ]

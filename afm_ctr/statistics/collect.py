@@ -26,8 +26,11 @@ _WIDEST_MARKS = 1 << 27  # ids beyond which marking them one by one would cost m
 
 
 @dataclass
-class _Part:
-    """What one chunk hands on."""
+class PartialStatistics:
+    """What the rows of one chunk add to the statistics of a split, or those of several chunks.
+
+    Parts can be added in any order and grouping: they hold whole numbers, sets and counts alone.
+    """
 
     rows: int
     positives: int
@@ -41,14 +44,14 @@ class _Part:
     sample_missing: np.ndarray  # int64 [2, fields]: the same of the sampled rows
 
     @staticmethod
-    def empty(fields: int) -> _Part:
+    def empty(fields: int) -> PartialStatistics:
         def counts() -> list[Counter[bytes]]:
             return [Counter() for _ in range(fields)]
 
         def nothing() -> np.ndarray:
             return np.zeros((2, fields), np.int64)
 
-        return _Part(0, 0, True, 0, 0, nothing(), {}, counts(), counts(), nothing())
+        return PartialStatistics(0, 0, True, 0, 0, nothing(), {}, counts(), counts(), nothing())
 
     def to_bytes(self) -> bytes:
         facts = [self.rows, self.positives, self.labelled, self.sampled, self.sampled_positives, list(self.hashes)]
@@ -56,7 +59,7 @@ class _Part:
         return pack(facts, [self.missing, self.sample_missing, *self.hashes.values(), *counters])
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> _Part:
+    def from_bytes(cls, content: bytes) -> PartialStatistics:
         """Raises ValueError where the bytes are not of :meth:`to_bytes`."""
         facts, (missing, sample_missing, *arrays) = unpack(content)
         rows, positives, labelled, sampled, sampled_positives, hashed = facts
@@ -67,6 +70,33 @@ class _Part:
         half = len(counts) // 2
         sums = (rows, positives, labelled, sampled, sampled_positives)
         return cls(*sums, missing, hashes, counts[:half], counts[half:], sample_missing)
+
+    def add(self, other: PartialStatistics) -> None:
+        """Take other chunks into account."""
+        self.rows += other.rows
+        self.positives += other.positives
+        self.labelled &= other.labelled
+        self.sampled += other.sampled
+        self.sampled_positives += other.sampled_positives
+        self.missing = self.missing + other.missing
+        self.sample_missing = self.sample_missing + other.sample_missing
+        for index, found in other.hashes.items():
+            self.hashes[index] = distinct.join_hashes(self.hashes.get(index, found), found)
+        for mine, more in zip(self.counts, other.counts, strict=True):
+            mine.update(more)
+        for mine, more in zip(self.positive_counts, other.positive_counts, strict=True):
+            mine.update(more)
+
+    def finish(self, schema: ResolvedSchema, split: str) -> DataStatistics:
+        """The statistics of all rows that were added."""
+        return DataStatistics(
+            split=split,
+            rows=self.rows,
+            positives=self.positives if self.labelled else None,
+            sampled=self.sampled,
+            sampled_positives=self.sampled_positives,
+            fields=[_finish(schema, self, index) for index in range(len(self.counts))],
+        )
 
 
 class Collector:
@@ -82,9 +112,7 @@ class Collector:
         >>> collector.add(ids, labels)
         >>> some = collector.sampled(numbers)
         >>> collector.add_sample({"user": users[some]}, ids[some], labels[some])
-        >>> merger = Merger(schema)
-        >>> merger.add(collector.partial())
-        >>> merger.finish("train").rows
+        >>> collector.partial().finish(schema, "train").rows
     """
 
     def __init__(self, schema: ResolvedSchema, rows_in: int, sample_rows: int = SAMPLE_ROWS) -> None:
@@ -92,7 +120,7 @@ class Collector:
         self._layout = _Layout(schema)
         self._limit = sampling_limit(rows_in, sample_rows)
         self._seen = [_Seen(schema.feature_size, slots) for slots in self._layout.layers]
-        self._part = _Part.empty(len(schema.spec.fields))
+        self._part = PartialStatistics.empty(len(schema.spec.fields))
         self._samples: list[tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]] = []
 
     def sampled(self, numbers: np.ndarray) -> np.ndarray:
@@ -152,8 +180,8 @@ class Collector:
                 counts.update(mine.values)
                 part.sample_missing[at, index] += mine.missing
 
-    def partial(self) -> bytes:
-        """What the chunk hands on to a :class:`Merger`."""
+    def partial(self) -> PartialStatistics:
+        """What the chunk hands on."""
         self._count_samples()
         for seen in self._seen:
             found = seen.ids()
@@ -162,7 +190,7 @@ class Collector:
                     [found[slice(*np.searchsorted(found, ends))] for ends in self._layout.ids[index]]
                 )
                 self._part.hashes[index] = distinct.least_hashes(mine)
-        return self._part.to_bytes()
+        return self._part
 
 
 def sampling_limit(rows_in: int, sample_rows: int) -> np.uint64:
@@ -170,44 +198,7 @@ def sampling_limit(rows_in: int, sample_rows: int) -> np.uint64:
     return np.uint64(min(2**64 - 1, 2**64 * sample_rows // max(rows_in, 1)))
 
 
-class Merger:
-    """Puts the chunks of a split together, one by one, in memory that does not grow with their number."""
-
-    def __init__(self, schema: ResolvedSchema) -> None:
-        self._schema = schema
-        self._total = _Part.empty(len(schema.spec.fields))
-
-    def add(self, partial: bytes) -> None:
-        """Take a chunk's :meth:`Collector.partial` into account. Raises ValueError for other bytes."""
-        total, part = self._total, _Part.from_bytes(partial)
-        total.rows += part.rows
-        total.positives += part.positives
-        total.labelled &= part.labelled
-        total.sampled += part.sampled
-        total.sampled_positives += part.sampled_positives
-        total.missing += part.missing
-        total.sample_missing += part.sample_missing
-        for index, found in part.hashes.items():
-            total.hashes[index] = distinct.join_hashes(total.hashes.get(index, found), found)
-        for mine, more in zip(total.counts, part.counts, strict=True):
-            mine.update(more)
-        for mine, more in zip(total.positive_counts, part.positive_counts, strict=True):
-            mine.update(more)
-
-    def finish(self, split: str) -> DataStatistics:
-        """The statistics of all chunks together."""
-        total = self._total
-        return DataStatistics(
-            split=split,
-            rows=total.rows,
-            positives=total.positives if total.labelled else None,
-            sampled=total.sampled,
-            sampled_positives=total.sampled_positives,
-            fields=[_finish(self._schema, total, index) for index in range(len(total.counts))],
-        )
-
-
-def _finish(schema: ResolvedSchema, part: _Part, index: int) -> FieldStatistics:
+def _finish(schema: ResolvedSchema, part: PartialStatistics, index: int) -> FieldStatistics:
     spec_field = schema.spec.fields[index]
     counts = part.counts[index]
     missing, missing_positives = part.missing[:, index].tolist()
@@ -233,7 +224,7 @@ def _finish(schema: ResolvedSchema, part: _Part, index: int) -> FieldStatistics:
     )
 
 
-def _distinct(schema: ResolvedSchema, part: _Part, index: int) -> tuple[bool, int]:
+def _distinct(schema: ResolvedSchema, part: PartialStatistics, index: int) -> tuple[bool, int]:
     """Whether the number is exact, and the number."""
     counts = part.counts[index]
     if part.sampled == part.rows:

@@ -13,31 +13,36 @@ from typing import Any
 
 import pytest
 
-from beam_jobs import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, PrepareSummary, prepare
 from beam_jobs.sources import units
 from tests import raw_logs
 
 PROCESSES = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 
 
-@pytest.fixture
-def logs(tmp_path: Path) -> dict[str, Any]:
-    return raw_logs.write(tmp_path)
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return raw_logs.write(tmp_path_factory.mktemp("logs"), 2400) | {"chunk_lines": 300}
+
+
+@pytest.fixture(scope="module")
+def one(logs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> PrepareSummary:
+    """What a run in this process makes of them."""
+    return prepare(PrepareOptions(**logs, output=str(tmp_path_factory.mktemp("one"))))
 
 
 def test_one_process_and_several_give_the_same_bytes(
-    tmp_path: Path, logs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, logs: dict[str, Any], one: PrepareSummary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = prepare(PrepareOptions(**logs, output=str(tmp_path / "one")))
     several = prepare(PrepareOptions(**logs, output=str(tmp_path / "several"), beam_args=PROCESSES))
     threads = ["--direct_num_workers=3", "--direct_running_mode=multi_threading"]
     prepare(PrepareOptions(**logs, output=str(tmp_path / "threads"), beam_args=threads))
-    whole = raw_logs.contents(tmp_path / "one")
+    whole = raw_logs.contents(Path(one.output))
     assert whole == raw_logs.contents(tmp_path / "several") == raw_logs.contents(tmp_path / "threads")
-    assert one.rows_in == several.rows_in == 10_000 + 62 + 42
-    assert one.rows_out + one.sampled_out == several.rows_out + several.sampled_out == 10_000
-    assert sum(one.rejects.values()) == 62 + 42 and len(one.rejects) >= 4
-    assert max(one.rejects_kept.values()) == 9 and one.shards > 30 and one.sampled_out > 500
+    assert one.rows_in == several.rows_in == 4000 + 25 + 17
+    assert one.rows_out + one.sampled_out == several.rows_out + several.sampled_out == 4000
+    assert sum(one.rejects.values()) == 25 + 17 and len(one.rejects) >= 4
+    assert max(one.rejects_kept.values()) == 9 and one.shards > 30 and one.sampled_out > 200
     # What Beam counted, wherever: the same.
     assert one.metrics == several.metrics and one.metrics["rows"] == one.rows_out
     assert one.metrics["bytes"] == one.bytes
@@ -50,13 +55,13 @@ def test_one_process_and_several_give_the_same_bytes(
 
 RUN = """
 import json, sys
-from beam_jobs import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, PrepareSummary, prepare
 prepare(PrepareOptions(**json.loads(sys.argv[1])))
 """
 
 
 def test_killed_worker_processes_leave_no_data_set_and_the_next_run_finishes(
-    tmp_path: Path, logs: dict[str, Any]
+    tmp_path: Path, logs: dict[str, Any], one: PrepareSummary
 ) -> None:
     out = tmp_path / "out"
     options = json.dumps({**logs, "output": str(out), "beam_args": PROCESSES})
@@ -74,8 +79,7 @@ def test_killed_worker_processes_leave_no_data_set_and_the_next_run_finishes(
     assert not (out / "manifest.json").exists()
     assert list(out.glob("attempt-*/train/*.tfrecord"))
     prepare(PrepareOptions(**logs, output=str(out)))
-    prepare(PrepareOptions(**logs, output=str(tmp_path / "whole")))
-    assert raw_logs.contents(out) == raw_logs.contents(tmp_path / "whole")
+    assert raw_logs.contents(out) == raw_logs.contents(Path(one.output))
     assert len(list(out.glob("attempt-*"))) == 1
     assert not list(out.rglob(".tmp-*")) and not list(out.rglob("work"))
 
@@ -87,7 +91,7 @@ def test_the_command(tmp_path: Path, logs: dict[str, Any]) -> None:
     done = subprocess.run([*command, "--split", "tail:0.1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
-    assert summary["splits"]["test"]["rows"] <= 606 and summary["rows_in"] == 6062
+    assert summary["splits"]["test"]["rows"] <= 242 and summary["rows_in"] == 2425
     again = subprocess.run([*command, "--overwrite", "--direct_num_wokers=2"], capture_output=True, text=True)
     assert again.returncode == 2 and "--direct_num_wokers=2" in again.stderr and "Traceback" not in again.stderr
     assert (tmp_path / "out" / "manifest.json").exists()

@@ -21,16 +21,23 @@ from tests import raw_logs
 JOB = Path(__file__).with_name("jobs") / "killed_prepare.py"
 # A part of the path of the file that is being written, and how many such files there are before it.
 STAGES = [
-    ("/work/count/", 1),
     ("/work/analyse/", 2),
     ("/work/vocabularies/", 0),
     ("/train/part-", 4),
-    ("/work/rejects/", 2),
-    ("/work/convert/", 5),
-    ("/out/schema.yaml", 0),
+    ("/work/convert-found", 0),
     ("/out/rejects/", 1),
     ("/out/manifest.json?", 0),
     ("/out/manifest.json!", 0),
+]
+MORE = [
+    ("/work/count-units", 0),
+    ("/work/count/", 1),
+    ("/work/counts/", 2),
+    ("/work/analyse-found", 0),
+    ("/work/schema/", 0),
+    ("/work/rejects/", 2),
+    ("/work/convert/", 5),
+    ("/out/schema.yaml", 0),
 ]
 
 
@@ -113,7 +120,8 @@ class Runs:
 
 
 @pytest.mark.timeout(900)
-def test_killed_in_the_middle_of_any_write(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stages", [STAGES, pytest.param(MORE, marks=pytest.mark.soak)], ids=["some", "more"])
+def test_killed_in_the_middle_of_any_write(tmp_path: Path, stages: list[tuple[str, int]]) -> None:
     out = tmp_path / "out"
     logs = raw_logs.write(tmp_path, rows=1500) | {"chunk_bytes": 12_000, "chunk_lines": 200}
     options = {**logs, "output": str(out), "overwrite": True}
@@ -122,7 +130,7 @@ def test_killed_in_the_middle_of_any_write(tmp_path: Path) -> None:
         assert runs.run({**logs, "output": str(tmp_path / "whole")}) == 0, runs.log.read_text()[-3000:]
         whole = raw_logs.contents(tmp_path / "whole")
         with Watcher(out) as watcher:
-            for number, (part, before) in enumerate(STAGES):
+            for number, (part, before) in enumerate(stages):
                 assert runs.run(options, (part, before)) == -9, f"{part}: {runs.log.read_text()[-3000:]}"
                 replaced = part.startswith("/out/")
                 published = part.endswith("!")
@@ -133,6 +141,6 @@ def test_killed_in_the_middle_of_any_write(tmp_path: Path) -> None:
                 assert len(list(out.glob("attempt-*"))) == 1
                 assert not list(out.rglob(".tmp-*")) and not list(out.rglob("work"))
         assert watcher.wrong == []
-        assert len(watcher.verified) > len(STAGES) // 2
+        assert len(watcher.verified) > len(stages) // 2
     finally:
         runs.end()

@@ -14,7 +14,7 @@ import pytest
 from afm_ctr.errors import RunError, UserError
 from afm_ctr.records import Manifest
 from afm_ctr.schema import FeatureSchema
-from beam_jobs import PrepareOptions, files, prepare, vocabularies
+from beam_jobs import PrepareOptions, files, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS: list[dict[str, Any]] = [
@@ -49,20 +49,18 @@ def test_a_pickle_does_run_code(tmp_path: Path) -> None:
 # A file of every kind that one process of a run writes and another reads.
 HANDED_ON = [
     "work/count-units",
-    "work/count/00000000",
+    "work/count-found",
     "work/analyse-units",
-    "work/analyse/00000000",
+    "work/analyse-found",
     "work/counts/00000000",
-    "work/vocabularies-units",
     "work/vocabularies/00000000",
     "work/convert-units",
-    "work/convert/00000000",
+    "work/convert-found",
 ]
 
 
 @pytest.mark.parametrize("planted", HANDED_ON)
 def test_a_planted_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str) -> None:
-    monkeypatch.setattr(vocabularies, "_LITTLE", 0)
     attack, write, seen = pickle.dumps(Attack(tmp_path / "pwned")), files.write, list[str]()
 
     def hostile(path: str, content: bytes, **options: Any) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import S3Options
 
 from afm_ctr.errors import RunError
 from beam_jobs import PrepareOptions, prepare, runners
@@ -45,6 +47,21 @@ def test_other_runners_choose_for_themselves() -> None:
     assert Engine(["--runner=FlinkRunner", "--parallelism=5"]).workers == 5
 
 
+def test_a_pass_of_little_work_starts_no_workers_and_keeps_the_options() -> None:
+    for args in (
+        ["--runner=FlinkRunner", "--parallelism=5", "--environment_type=EXTERNAL", "--s3_region_name=eu"],
+        ["--direct_num_workers=4", "--direct_running_mode=multi_processing", "--s3_region_name=eu"],
+    ):
+        engine = Engine(args)
+        little = engine.for_little(1 << 20)
+        assert little.in_process and little.workers == 1 and little.workers_are_threads
+        with little.pipeline() as pipeline:
+            _ = pipeline | beam.Create([1])
+            assert pipeline.options.view_as(S3Options).s3_region_name == "eu"
+        assert engine.for_little(2 << 30) is engine
+        assert (engine.for_little(64 << 20) is engine) != engine.in_process
+
+
 def test_a_lost_runner_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "schema.yaml").write_text(raw_logs.SCHEMA)
     raw_logs.make_log(tmp_path / "a.csv", 30, 1)
@@ -55,7 +72,7 @@ def test_a_lost_runner_is_one_line(tmp_path: Path) -> None:
         output=str(tmp_path / "out"),
         beam_args=[*lost, "--environment_type=EXTERNAL", "--environment_config=127.0.0.1:9"],
     )
-    with pytest.raises(RunError, match=r"the runner ended in the pass 'count': .*prepare again$") as failed:
+    with pytest.raises(RunError, match=r"the runner ended in the pass 'analyse': .*prepare again$") as failed:
         prepare(options)
     assert len(str(failed.value).splitlines()) == 1
     assert list((tmp_path / "out").glob("*")) == []

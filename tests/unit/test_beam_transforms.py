@@ -254,8 +254,8 @@ def test_columns_are_found_by_what_the_log_calls_them_and_tables_are_joined(tmp_
 def test_publishing_twice_is_publishing_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = Publish.process
 
-    def twice(self: Publish, state: Any, task: Any, converted: Any) -> list[Any]:
-        first, again = list(process(self, state, task, converted)), list(process(self, state, task, converted))
+    def twice(self: Publish, state: Any, task: Any, found: Any) -> list[Any]:
+        first, again = list(process(self, state, task, found)), list(process(self, state, task, found))
         assert first[0].to_json() | {"seconds": 0} == again[0].to_json() | {"seconds": 0}
         return again
 

@@ -6,13 +6,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that
+from hypothesis import given
+from hypothesis import strategies as st
 
 from afm_ctr.schema import FeatureSchema, ResolvedSchema, VocabularySpace
-from beam_jobs import PrepareOptions, prepare, vocabularies
-from beam_jobs.passes import Passes
-from beam_jobs.vocabularies import Merging, packed, parts_for
+from beam_jobs import PrepareOptions, files, prepare, vocabularies
+from beam_jobs.results import Analysed, AnalysedChunks
+from beam_jobs.vocabularies import Merge, Place, ValueCounts, Vocabularies, parts_for, together
 
 
 def space(**content: Any) -> VocabularySpace:
@@ -26,29 +32,61 @@ def zipf(rows: int, seed: int) -> list[bytes]:
 @pytest.mark.parametrize("parts", [1, 7])
 def test_merged_parts_hold_what_a_vocabulary_may_take(tmp_path: Path, parts: int) -> None:
     chunks = [Counter(zipf(400, seed)) for seed in range(20)]
-    paths = []
+    findings = []
     for number, counts in enumerate(chunks):
-        paths.append(str(tmp_path / str(number)))
-        Path(paths[-1]).write_bytes(packed({"a": counts, "b": {b"": 1}, "c": counts}, parts))
-    merging = Merging(paths, {"a": space(min_count=3), "b": space(min_count=2), "c": space(top=50)})
-    found = [merging.merge(part) for part in range(parts)]
+        path = str(tmp_path / str(number))
+        blocks = ValueCounts.from_counts({"a": counts, "b": {b"": 1}, "c": counts}).divided(parts)
+        files.write(path, files.joined([block.to_bytes() for block in blocks]))
+        findings.append(AnalysedChunks([Analysed(number, 400, 0, {}, path, parts)], []))
+    spaces = {"a": space(min_count=3), "b": space(min_count=2), "c": space(top=50)}
     whole = sum(chunks, Counter[bytes]())
     frequent = {value: count for value, count in whole.items() if count >= 3}
-    together = {value: count for part in found for value, count in part["a"].items()}
-    assert together == frequent and sum(len(part["a"]) for part in found) == len(frequent) > 50
-    kept = {value: count for part in found for value, count in part["c"].items()}
     top = sorted(whole.items(), key=lambda entry: (-entry[1], entry[0]))[:50]
-    assert kept.items() >= dict(top).items() and all(len(part["c"]) <= 50 for part in found)
-    assert sum(count for part in found for count in part["b"].values()) == 20
-    if parts > 1:
-        assert max(len(part["a"]) for part in found) < len(frequent) / 2
+
+    def check(packed: list[tuple[int, bytes]]) -> None:
+        found = [(part, ValueCounts.from_bytes(counts)) for part, counts in packed]
+        assert sorted(part for part, _ in found) == list(range(parts))
+        merged = [{name: dict(zip(*pairs, strict=True)) for name, pairs in part.of.items()} for _, part in found]
+        assert together(part for _, part in found)["a"] == frequent
+        assert sum(len(part["a"]) for part in merged) == len(frequent) > 50
+        assert together(part for _, part in found)["c"].items() >= dict(top).items()
+        assert all(len(part["c"]) <= 50 for part in merged)
+        assert sum(count for part in merged for count in part["b"].values()) == 20
+        if parts > 1:
+            assert max(len(part["a"]) for part in merged) < len(frequent) / 2
+
+    with TestPipeline(runner=FnApiRunner()) as pipeline:
+        assert_that(pipeline | beam.Create(findings) | Vocabularies(spaces), check)
+
+
+@given(groups=st.lists(st.lists(st.integers(0, 5), max_size=4), min_size=1, max_size=4), least=st.integers(1, 3))
+def test_any_grouping_gives_the_same_counts(groups: list[list[int]], least: int) -> None:
+    blocks = [Counter(zipf(30, seed)) for seed in range(6)]
+
+    def held_counts(place: Place) -> ValueCounts:
+        return ValueCounts.from_counts({"a": blocks[place[1]]})
+
+    merge = Merge({"a": space(min_count=least)})
+    held = []
+    for group in groups:
+        accumulator = merge.create_accumulator()
+        for block in group:
+            accumulator = merge.add_input(accumulator, ("", block))
+        held.append(accumulator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabularies, "counts_at", held_counts)
+        found = merge.extract_output(merge.merge_accumulators(held))
+    whole = sum((blocks[block] for group in groups for block in group), Counter[bytes]())
+    assert together([ValueCounts.from_bytes(found)])["a"] == {
+        value: count for value, count in whole.items() if count >= least
+    }
 
 
 def test_the_number_of_parts_grows_with_the_input() -> None:
     assert [parts_for(size) for size in (0, 1 << 20, 1 << 30, 1 << 50)] == [1, 1, 17, 256]
 
 
-def test_a_pass_of_its_own_merges_what_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_parts_changes_no_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = zipf(3000, 1)
     (tmp_path / "log.csv").write_bytes(b"".join(b"%d,%s\n" % (i % 2, cell) for i, cell in enumerate(cells)))
     spec = FeatureSchema.model_validate(
@@ -59,19 +97,10 @@ def test_a_pass_of_its_own_merges_what_is_large(tmp_path: Path, monkeypatch: pyt
             "fields": [{"name": "site", "kind": "categorical", "encoding": {"kind": "vocabulary", "min_count": 2}}],
         }
     )
-    stages: list[str] = []
-    run = Passes.run
-
-    def noted(self: Passes, stage: str, *rest: Any, **more: Any) -> Any:
-        stages.append(stage)
-        return run(self, stage, *rest, **more)
-
-    monkeypatch.setattr(Passes, "run", noted)
     found = []
-    for little, part_bytes in ((1 << 24, 1 << 26), (0, 2000)):
-        monkeypatch.setattr(vocabularies, "_LITTLE", little)
+    for part_bytes in (1 << 26, 2000):
         monkeypatch.setattr(vocabularies, "_PART_BYTES", part_bytes)
-        out = tmp_path / str(little)
+        out = tmp_path / str(part_bytes)
         summary = prepare(
             PrepareOptions(schema=spec, inputs=[str(tmp_path / "log.csv")], output=str(out), chunk_bytes=4000)
         )
@@ -80,4 +109,3 @@ def test_a_pass_of_its_own_merges_what_is_large(tmp_path: Path, monkeypatch: pyt
     assert found[0] == found[1]
     expected = [value for value, count in Counter(cells).items() if count >= 2]
     assert sorted(found[0][0]) == sorted(expected)
-    assert stages == ["count", "analyse", "convert", "count", "analyse", "vocabularies", "convert"]

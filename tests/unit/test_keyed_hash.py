@@ -12,7 +12,7 @@ import tensorflow as tf
 from afm_ctr.errors import UserError
 from afm_ctr.features import FeatureTransform
 from afm_ctr.schema import Analysis, FeatureSchema, ResolvedSchema, resolve, validate
-from afm_ctr.statistics import Collector, Merger
+from afm_ctr.statistics import Collector
 
 MASK = 2**64 - 1
 KEY = bytes(range(16))
@@ -137,9 +137,7 @@ def test_statistics_show_buckets_in_place_of_values(key_file: Path) -> None:
     collector = Collector(schema, 4)
     collector.add(ids, np.zeros(4))
     collector.add_sample(columns, ids, np.zeros(4))
-    merger = Merger(schema)
-    merger.add(collector.partial())
-    hidden, crossed, shown = merger.finish("train").fields
+    hidden, crossed, shown = collector.partial().finish(schema, "train").fields
     assert [(top.value, top.rows) for top in hidden.top] == [
         (str(siphash(KEY, b"alice") % 1009), 3),
         (str(siphash(KEY, b"bob") % 1009), 1),

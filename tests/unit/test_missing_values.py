@@ -15,7 +15,7 @@ from afm_ctr.features import FeatureTransform
 from afm_ctr.rawlog import parse_log
 from afm_ctr.rawlog.side import read_side_tables
 from afm_ctr.schema import FeatureSchema, resolve, validate
-from afm_ctr.statistics import Collector, Merger
+from afm_ctr.statistics import Collector
 
 VOCABULARY = {"kind": "vocabulary"}
 FIELDS = [
@@ -102,9 +102,7 @@ def test_neither_vocabularies_nor_statistics_see_them(tmp_path: Path) -> None:
     collector = Collector(schema, len(parsed))
     collector.add(encoded.feature_ids.numpy(), parsed.labels)
     collector.add_sample(parsed.columns, encoded.feature_ids.numpy(), parsed.labels)
-    merger = Merger(schema)
-    merger.add(collector.partial())
-    statistics = {field.name: field for field in merger.finish("train").fields}
+    statistics = {field.name: field for field in collector.partial().finish(schema, "train").fields}
     assert {name: field.missing for name, field in statistics.items()} == {
         "site": 1,
         "raw_site": 0,

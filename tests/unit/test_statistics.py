@@ -83,11 +83,11 @@ def gathered(
     return merged(schema, *parts)
 
 
-def merged(schema: ResolvedSchema, *parts: bytes) -> statistics.DataStatistics:
-    merger = statistics.Merger(schema)
+def merged(schema: ResolvedSchema, *parts: statistics.PartialStatistics) -> statistics.DataStatistics:
+    whole = statistics.PartialStatistics.empty(len(schema.spec.fields))
     for part in parts:
-        merger.add(part)
-    return merger.finish("train")
+        whole.add(statistics.PartialStatistics.from_bytes(part.to_bytes()))
+    return whole.finish(schema, "train")
 
 
 def test_against_counting_by_hand(schema, rows):

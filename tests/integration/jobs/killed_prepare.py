@@ -19,7 +19,7 @@ import tensorflow  # noqa: F401
 
 import beam_jobs.convert  # noqa: F401
 from afm_ctr.io import files as local_files
-from beam_jobs import PrepareOptions, files, prepare, vocabularies
+from beam_jobs import PrepareOptions, files, prepare
 
 
 def die_in(part: str, before: int) -> None:
@@ -51,7 +51,6 @@ def die_in(part: str, before: int) -> None:
 
 
 def run(task: dict[str, Any]) -> None:
-    vocabularies._LITTLE = 0  # so that the pass that merges them takes place
     if task["dies"]:
         die_in(*task["dies"])
     prepare(PrepareOptions(**task["options"]))
