@@ -88,6 +88,42 @@ def expand_rows(rows: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tf.Te
     return expanded(rows, scale)
 
 
+def fm_logits(linear: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """Σ_i w_i x_i + Σ_{i<j} ⟨v_i, v_j⟩ x_i x_j over all slots, from distinct rows that are not laid out by slot.
+
+    Only where :func:`afm_ctr.native.steps_tables`. The gradient by the rows is summed as :func:`add_rows` does.
+
+    Args:
+        linear: float32 ``[u, 1]``, w.
+        vectors: float32 ``[u, k]``, v.
+        position: int64 ``[B, F]``, the row of each slot.
+        scale: float32 ``[B, F]``, x.
+
+    Returns:
+        ``[B]``.
+
+    Source: Rendle, "Factorization Machines", ICDM 2010, lemma 3.1.
+    """
+
+    @tf.custom_gradient
+    def logits_of(
+        linear: tf.Tensor, vectors: tf.Tensor, scale: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
+        logits, sums = native.fm(linear, vectors, position, scale)
+
+        def back(upstream: tf.Tensor) -> list[tf.Tensor]:
+            with tf.name_scope("interaction"):
+                v = tf.gather(vectors, position)
+                others = sums[:, tf.newaxis] - v * scale[..., tf.newaxis]
+                slopes = tf.squeeze(tf.gather(linear, position), axis=-1) + tf.reduce_sum(v * others, axis=2)
+                by_scale = upstream[:, tf.newaxis] * slopes  # in training nobody asks for it: no step computes it
+                return [*native.fm_gradient(upstream, sums, vectors, position, scale), by_scale]
+
+        return logits, back
+
+    return logits_of(linear, vectors, scale)
+
+
 def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """``result[p] = Σ values[i]`` over all i with ``position[i] = p``, in an order that depends on nothing else.
 

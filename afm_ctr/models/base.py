@@ -12,6 +12,22 @@ import tensorflow as tf
 from afm_ctr.models.options import InteractionOptions
 
 
+class RowsRead(NamedTuple):
+    """The distinct rows that ``linear`` and ``vectors`` of a batch are laid out from.
+
+    Attributes:
+        linear: ``[U, 1]``.
+        vectors: ``[U, k]``; None for a model without factors.
+        position: int64 ``[B, F]``, the row of each slot.
+        values: ``[B, F]``, x; 0 in absent slots.
+    """
+
+    linear: tf.Tensor
+    vectors: tf.Tensor | None
+    position: tf.Tensor
+    values: tf.Tensor
+
+
 class InteractionInputs(NamedTuple):
     """A batch as an interaction sees it; absent slots hold zeros.
 
@@ -19,11 +35,13 @@ class InteractionInputs(NamedTuple):
         linear: ``[B, F]``, w_i x_i.
         vectors: ``[B, F, k]``, x_i v_i; None for a model without factors.
         present: bool ``[B, F]``.
+        read: in training, for a model that can do without the others, which a step then does not compute.
     """
 
     linear: tf.Tensor
     vectors: tf.Tensor | None
     present: tf.Tensor
+    read: RowsRead | None = None
 
 
 class Interaction(keras.layers.Layer):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from afm_ctr import distributed, optimizers
 from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import UserError
-from afm_ctr.models.base import InteractionInputs
+from afm_ctr.models.base import InteractionInputs, RowsRead
 from afm_ctr.models.options import parse_options
 from afm_ctr.models.registry import interaction_class
 from afm_ctr.sparse_gradients import change_values
@@ -167,14 +167,16 @@ class CTRModel(keras.Model):
             # The value of an absent slot is never read: whatever it is, it must not reach a product.
             values = tf.cast(batch["feature_vals"], self.compute_dtype)
             values = tf.where(present, values, tf.zeros_like(values))
+        read = None
         if training:
             lookup = self.table.lookup(ids, checked)
             rows = {column: lookup.expand(column, values) for column in lookup.rows}
+            read = RowsRead(lookup.rows["linear"], lookup.rows.get("vectors"), lookup.inverse, values)
         else:
             with tf.name_scope("lookup"):
                 scale = values[..., tf.newaxis]
                 rows = {column: read * scale for column, read in self.table.read(ids).items()}
-        return InteractionInputs(tf.squeeze(rows["linear"], axis=-1), rows.get("vectors"), present)
+        return InteractionInputs(tf.squeeze(rows["linear"], axis=-1), rows.get("vectors"), present, read)
 
     def call(
         self,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from afm_ctr import native
 from afm_ctr.interactions import fm_pooling, pair_products
 from afm_ctr.models.base import Interaction, InteractionInputs
 from afm_ctr.models.options import FMOptions
+from afm_ctr.sparse_gradients import fm_logits
 
 
 class FM(Interaction):
@@ -20,6 +22,10 @@ class FM(Interaction):
 
     def call(self, inputs: InteractionInputs, training: bool = False, rows: tf.Tensor | None = None) -> tf.Tensor:
         assert inputs.vectors is not None
+        read, slots = inputs.read, inputs.vectors.shape[1]
+        all_pairs = 2 * len(self.pairs) == slots * (slots - 1)
+        if read is not None and all_pairs and native.steps_tables(read.vectors.dtype):
+            return fm_logits(*read)
         linear = tf.reduce_sum(inputs.linear, axis=1)
         return linear + tf.reduce_sum(fm_pooling(inputs.vectors, self.pairs), axis=1)
 

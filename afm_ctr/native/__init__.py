@@ -20,7 +20,7 @@ from afm_ctr.native.op import (
     why_not,
 )
 from afm_ctr.native.records import paths_tensor, read_records, reads_records
-from afm_ctr.native.table import add_rows, expand_rows, merge_ids, step_rows, steps_tables
+from afm_ctr.native.table import add_rows, expand_rows, fm, fm_gradient, merge_ids, step_rows, steps_tables
 
 __all__ = [
     "BUILD",
@@ -29,6 +29,8 @@ __all__ = [
     "available",
     "describe",
     "expand_rows",
+    "fm",
+    "fm_gradient",
     "fused_pooling",
     "instruction_sets",
     "key",

@@ -10,36 +10,18 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
+#include "rows.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/resource_var.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/platform/denormal.h"
-#include "tensorflow/core/util/work_sharder.h"
 
 namespace afm_ctr {
 namespace {
 
 using namespace tensorflow;  // NOLINT: the names of every op
-
-template <typename... Parts>
-absl::Status Refusal(const Parts&... parts) {
-  return absl::InvalidArgumentError(absl::StrCat("table: ", parts...));
-}
-
-template <typename Work>
-void Parallel(OpKernelContext* context, int64_t units, int64_t cycles, const Work& work) {
-  const auto* threads = context->device()->tensorflow_cpu_worker_threads();
-  Shard(threads->num_threads, threads->workers, units, cycles, [&](int64_t begin, int64_t end) {
-    // The threads of the pool flush denormal numbers to zero; whoever calls must do the same.
-    const port::ScopedFlushDenormal flush;
-    work(begin, end);
-  });
-}
 
 // Positions of distinct ids, found by open addressing.
 class Positions {
@@ -152,22 +134,12 @@ class AddRowsOp : public OpKernel {
     float* const to = out->flat<float>().data();
     std::fill(to, to + distinct * width, 0.0f);
     std::atomic<bool> outside{false};
-    // Every part adds the rows of some: blocks of 64 of them in turn, since the frequent ones come first. It finds its
-    // summands first, without a branch that could not be foretold.
-    const auto* threads = context->device()->tensorflow_cpu_worker_threads();
-    int64_t parts = 1;
-    while (2 * parts <= std::min<int64_t>(threads->num_threads, count * width / 16384)) parts *= 2;
-    Parallel(context, parts, 2 * count + count * width / parts, [&](int64_t begin, int64_t end) {
-      std::vector<int32_t> mine(count + 1);
+    const RowParts parts(context, count, width);
+    Parallel(context, parts.count, 2 * count + count * width / parts.count, [&](int64_t begin, int64_t end) {
+      std::vector<int32_t> mine;
       for (int64_t part = begin; part < end; part++) {
-        int64_t found = 0;
-        bool wrong = false;
-        for (int64_t i = 0; i < count; i++) {
-          mine[found] = static_cast<int32_t>(i);
-          found += ((places[i] >> 6) & (parts - 1)) == part;
-          wrong |= places[i] < 0 || places[i] >= distinct;
-        }
-        if (wrong) {
+        const int64_t found = parts.Summands(part, places, count, distinct, &mine);
+        if (found < 0) {
           outside = true;
           return;
         }

@@ -65,6 +65,41 @@ def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor, scale: tf
     )
 
 
+def fm(
+    linear: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A factorization machine of all pairs of slots, from distinct rows; no gradient is registered.
+
+    Args:
+        linear: float32 ``[u, 1]``.
+        vectors: float32 ``[u, k]``.
+        position: int64 ``[B, F]``, in ``[0, u)``.
+        scale: float32 ``[B, F]``.
+
+    Returns:
+        The logits without a bias ``[B]``, and each example's sum of its scaled vectors ``[B, k]``.
+
+    Raises:
+        tf.errors.InvalidArgumentError: a position is outside ``[0, u)``, or shapes do not fit.
+    """
+    logits, sums = load().module.afm_ctr_fm(linear=linear, vectors=vectors, position=position, scale=scale)
+    return logits, sums
+
+
+def fm_gradient(
+    upstream: tf.Tensor, sums: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The gradient of :func:`fm` by ``linear`` and ``vectors``, for one ``[B]`` by the logits: in the batch's order.
+
+    Raises:
+        tf.errors.InvalidArgumentError: as of :func:`fm`.
+    """
+    by_linear, by_vectors = load().module.afm_ctr_fm_gradient(
+        upstream=upstream, sums=sums, vectors=vectors, position=position, scale=scale
+    )
+    return by_linear, by_vectors
+
+
 def step_rows(
     rule: str,
     variables: Sequence[tf.Variable],

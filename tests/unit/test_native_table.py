@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from afm_ctr import native, optimizers, sparse_gradients
 from afm_ctr.errors import UserError
+from afm_ctr.models import CTRModel
 from afm_ctr.sparse_gradients import MergedSlices
 
 pytestmark = pytest.mark.skipif(bool(native.load().reason), reason=f"the ops: {native.load().reason}")
@@ -174,3 +175,78 @@ def test_the_form_is_that_of_the_type_the_device_and_the_variable(monkeypatch: p
     monkeypatch.delenv("AFM_CTR_TABLE")
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: ["a GPU"])
     assert not native.steps_tables(tf.float32)
+
+
+@pytest.mark.parametrize(
+    "batch, slots, width, distinct", [(1, 1, 1, 1), (3, 2, 16, 4), (64, 39, 16, 200), (700, 7, 33, 5), (0, 3, 4, 2)]
+)
+def test_a_factorization_machine_of_rows_is_lemma_3_1(batch: int, slots: int, width: int, distinct: int) -> None:
+    """Pair by pair in float64, with repeated rows in an example; the gradient in the order of the batch."""
+    rng = np.random.default_rng(slots)
+    w, v = rng.normal(size=[distinct, 1]), rng.normal(size=[distinct, width])
+    position = rng.integers(0, distinct, [batch, slots])
+    x = rng.normal(size=[batch, slots]) * (rng.random([batch, slots]) < 0.8)
+    upstream = rng.normal(size=batch)
+    weights, vectors, scale = (tf.constant(numbers, tf.float32) for numbers in (w, v, x))
+
+    @tf.function
+    def run() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch([weights, vectors, scale])
+            logits = sparse_gradients.fm_logits(weights, vectors, tf.constant(position), scale)
+            total = tf.reduce_sum(logits * tf.constant(upstream, tf.float32))
+        return [logits, *tape.gradient(total, [weights, vectors, scale])]
+
+    logits, by_w, by_v, by_x = (tensor.numpy() for tensor in run())
+    wanted, wanted_w, wanted_v = np.zeros(batch), np.zeros_like(w), np.zeros_like(v)
+    wanted_x = np.zeros_like(x)
+    for b in range(batch):
+        u = v[position[b]] * x[b, :, np.newaxis]
+        wanted[b] = w[position[b], 0] @ x[b] + sum(u[i] @ u[j] for i in range(slots) for j in range(i))
+        for f, row in enumerate(position[b]):
+            others = u.sum(axis=0) - u[f]
+            wanted_w[row] += upstream[b] * x[b, f]
+            wanted_v[row] += upstream[b] * x[b, f] * others
+            wanted_x[b, f] = upstream[b] * (w[row, 0] + v[row] @ others)
+    for found, expected in ((logits, wanted), (by_w, wanted_w), (by_v, wanted_v), (by_x, wanted_x)):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(expected).max(initial=0)))
+    np.testing.assert_array_equal(run()[2], by_v)
+
+
+@pytest.mark.parametrize("position", [-1, 3])
+def test_a_factorization_machine_refuses_a_position_outside(position: int) -> None:
+    given = (tf.ones([3, 1]), tf.ones([3, 2]), tf.constant([[0, position]], tf.int64), tf.ones([1, 2]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"a position is outside \[0, 3\)"):
+        native.fm(*given)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"a position is outside \[0, 3\)"):
+        native.fm_gradient(tf.ones([1]), tf.ones([1, 2]), *given[1:])
+
+
+@pytest.mark.parametrize("pairs", ["all", "some"])
+def test_fm_trains_alike_in_both_forms(pairs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights after five steps; the fused form is taken for all pairs only."""
+    listed = [(0, 1), (0, 2), (1, 2)][: 3 if pairs == "all" else 2]
+    rng = np.random.default_rng(1)
+    batches = [
+        {
+            "feature_ids": tf.constant(rng.integers(0, 20, [16, 3])),
+            "feature_vals": tf.constant(rng.normal(size=[16, 3]), tf.float32),
+            "label": tf.constant(rng.integers(0, 2, 16), tf.float32),
+        }
+        for _ in range(5)
+    ]
+
+    def train(form: str) -> tuple[list[np.ndarray], set[str]]:
+        monkeypatch.setenv("AFM_CTR_TABLE", form)
+        model = CTRModel("fm", {"factors": 4, "init_stddev": 0.3}, 20, 3, listed)
+        model.compile(optimizers.build("adam", learning_rate=0.1))
+        step = tf.function(model.train_step)
+        for batch in batches:
+            step(batch)
+        used = {op.type for op in step.get_concrete_function(batches[0]).graph.get_operations()}
+        return [weight.numpy() for weight in model.trainable_variables], used
+
+    (ours, used), (theirs, _) = train("native"), train("tensorflow")
+    assert ("AfmCtrFm" in used) == (pairs == "all")
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
