@@ -178,9 +178,7 @@ class EmbeddingTable(keras.layers.Layer):
         """
         with tf.name_scope("merge"):
             # With row 0 first, whether it occurs or not, the rows that a batch touches are a slice of its gradient.
-            flat = tf.concat([tf.zeros([1], ids.dtype), tf.reshape(ids, [-1])], 0)
-            unique, inverse = merge_ids(flat)
-            inverse = tf.reshape(inverse[1:], tf.shape(ids))
+            unique, inverse = merge_ids(ids, zero_first=True)
         with tf.name_scope("lookup"):
             if not checked:
                 with tf.control_dependencies(self._check(unique)):

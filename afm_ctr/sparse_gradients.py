@@ -43,18 +43,21 @@ def merge_slices(slices: tf.IndexedSlices) -> MergedSlices:
     return MergedSlices(values, unique, slices.dense_shape)
 
 
-def merge_ids(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def merge_ids(ids: tf.Tensor, zero_first: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
     """The distinct ids, in the order of their first appearance.
 
     Args:
-        ids: int64 ``[n]``, or int32.
+        ids: int64 of any shape, or int32.
+        zero_first: 0 is the first of them, whether it occurs or not.
 
     Returns:
-        The ids ``[u]``, and the position of each of ``ids`` among them, int64 ``[n]``.
+        The ids ``[u]``, and the position of each of ``ids`` among them, int64 in the shape of the ids.
     """
     if ids.dtype == tf.int64 and native.steps_tables(tf.float32):
-        return native.merge_ids(ids)
-    return tf.unique(ids, out_idx=tf.int64)  # int32 tensors would travel to the host and back
+        return native.merge_ids(ids, zero_first)
+    flat = tf.concat([tf.zeros([int(zero_first)], ids.dtype), tf.reshape(ids, [-1])], 0)
+    unique, inverse = tf.unique(flat, out_idx=tf.int64)  # int32 tensors would travel to the host and back
+    return unique, tf.reshape(inverse[int(zero_first) :], tf.shape(ids))
 
 
 def expand_rows(rows: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:

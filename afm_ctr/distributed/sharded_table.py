@@ -58,8 +58,7 @@ class ShardedTable(EmbeddingTable):
         """The rows of a batch's ids, each fetched once. As :meth:`EmbeddingTable.lookup`, except that the other ids
         follow row 0 by their owners, and that the gradient of a column is for :meth:`touched` to merge."""
         with tf.name_scope("merge"):
-            flat = tf.concat([tf.zeros([1], ids.dtype), tf.reshape(ids, [-1])], 0)
-            unique, inverse = merge_ids(flat)
+            unique, inverse = merge_ids(ids, zero_first=True)
         with tf.name_scope("lookup"):
             if not checked:
                 with tf.control_dependencies(self._check(unique)):
@@ -75,7 +74,7 @@ class ShardedTable(EmbeddingTable):
             place = tf.scatter_nd(order[:, tf.newaxis], tf.range(count + 1), [count + 1])
             wanted = tf.gather(position - owner * self.shards.per_rank, order[1:] - 1)
             rows = self._fetch(wanted, tf.stack([tf.size(part) for part in parts]))
-            inverse = tf.reshape(tf.gather(place, inverse[1:]), tf.shape(ids))
+            inverse = tf.gather(place, inverse)
         return Lookup(tf.gather(unique, order), rows, inverse)
 
     def _fetch(self, wanted: tf.Tensor, splits: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -24,8 +24,8 @@ class FM(Interaction):
         assert inputs.vectors is not None
         read, slots = inputs.read, inputs.vectors.shape[1]
         all_pairs = 2 * len(self.pairs) == slots * (slots - 1)
-        if read is not None and all_pairs and native.steps_tables(read.vectors.dtype):
-            return fm_logits(*read)
+        if read is not None and all_pairs and read.vectors is not None and native.steps_tables(read.vectors.dtype):
+            return fm_logits(read.linear, read.vectors, read.position, read.values)
         linear = tf.reduce_sum(inputs.linear, axis=1)
         return linear + tf.reduce_sum(fm_pooling(inputs.vectors, self.pairs), axis=1)
 

@@ -59,12 +59,14 @@ class Positions {
 
 class MergeOp : public OpKernel {
  public:
-  using OpKernel::OpKernel;
+  explicit MergeOp(OpKernelConstruction* construction) : OpKernel(construction) {
+    OP_REQUIRES_OK(construction, construction->GetAttr("zero_first", &zero_first_));
+  }
 
   void Compute(OpKernelContext* context) override {
     const Tensor& given = context->input(0);
-    OP_REQUIRES(context, given.dims() == 1 && given.NumElements() < (int64_t{1} << 31),
-                Refusal("ids must be [n] with n < 2^31, got ", given.shape().DebugString()));
+    OP_REQUIRES(context, given.NumElements() < (int64_t{1} << 31) - 1,
+                Refusal("ids must be fewer than 2^31 - 1, got ", given.shape().DebugString()));
     const int64_t* const ids = given.flat<int64_t>().data();
     const int64_t count = given.NumElements();
     Tensor *unique, *inverse;
@@ -72,6 +74,7 @@ class MergeOp : public OpKernel {
     int64_t* const to = inverse->flat<int64_t>().data();
     constexpr int64_t kAhead = 16;
     Positions positions;
+    if (zero_first_) positions.Of(0);
     for (int64_t i = 0; i < count; i++) {
       if (i + kAhead < count) positions.Prefetch(ids[i + kAhead]);
       to[i] = positions.Of(ids[i]);
@@ -79,6 +82,9 @@ class MergeOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(0, {static_cast<int64_t>(positions.ids.size())}, &unique));
     std::copy(positions.ids.begin(), positions.ids.end(), unique->flat<int64_t>().data());
   }
+
+ private:
+  bool zero_first_;
 };
 
 class ExpandOp : public OpKernel {
@@ -272,6 +278,7 @@ class StepRowsOp : public OpKernel {
 
 REGISTER_OP("AfmCtrMerge")
     .Input("ids: int64")
+    .Attr("zero_first: bool = false")
     .Output("unique: int64")
     .Output("inverse: int64")
     .SetShapeFn([](shape_inference::InferenceContext* c) {

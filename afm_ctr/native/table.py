@@ -28,9 +28,14 @@ def steps_tables(dtype: tf.DType) -> bool:
     return asked_for(TABLE, "native", "tensorflow", load().reason)
 
 
-def merge_ids(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """As ``tf.unique``, int64 ``[n]``: the distinct ids by their first appearance ``[u]``, where each is ``[n]``."""
-    unique, inverse = load().module.afm_ctr_merge(ids=ids)
+def merge_ids(ids: tf.Tensor, zero_first: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+    """The distinct ids by their first appearance ``[u]``, and where each is among them, in the shape of the ids.
+
+    Args:
+        ids: int64 of any shape.
+        zero_first: 0 is the first of them, whether it occurs or not.
+    """
+    unique, inverse = load().module.afm_ctr_merge(ids=ids, zero_first=zero_first)
     return unique, inverse
 
 
@@ -65,9 +70,7 @@ def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor, scale: tf
     )
 
 
-def fm(
-    linear: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def fm(linear: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """A factorization machine of all pairs of slots, from distinct rows; no gradient is registered.
 
     Args:

@@ -82,9 +82,8 @@ class StoredTable(EmbeddingTable):
         """The rows laid out as the ids, each read once. A graph with it needs this process."""
         with tf.name_scope("lookup"):
             with tf.control_dependencies(self._check(ids)):
-                unique, inverse = merge_ids(tf.reshape(ids, [-1]))
+                unique, inverse = merge_ids(ids)
             found = tf.numpy_function(self._look_up, [unique], [tf.float32] * len(self.widths), stateful=False)
-            inverse = tf.reshape(inverse, tf.shape(ids))
             return {
                 column: tf.gather(tf.ensure_shape(rows, [None, width]), inverse)
                 for (column, width), rows in zip(self.widths.items(), found, strict=True)

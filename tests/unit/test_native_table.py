@@ -44,6 +44,16 @@ def test_ids_are_merged_in_the_order_of_their_first_appearance(ids: list[int], t
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("form", ["native", "tensorflow"])
+@pytest.mark.parametrize("ids", [[[7, 3], [0, 7]], [[5, 5], [2, 2]], np.zeros([0, 2], np.int64)])
+def test_zero_may_come_first(form: str, ids: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFM_CTR_TABLE", form)
+    unique, inverse = sparse_gradients.merge_ids(tf.constant(ids, tf.int64), zero_first=True)
+    seen = [0, *(i for i in dict.fromkeys(np.ravel(ids).tolist()) if i)]
+    assert unique.numpy().tolist() == seen
+    np.testing.assert_array_equal(np.array(seen)[inverse.numpy()], ids)
+
+
 def test_no_ids_merge_to_none() -> None:
     unique, inverse = native.merge_ids(tf.zeros([0], tf.int64))
     assert unique.shape == inverse.shape == (0,)
