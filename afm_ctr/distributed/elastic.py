@@ -279,6 +279,9 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
                 if again:
                     state.reset()
                 state.sync()
+                if state.committed and sharded_variables(state.model):
+                    state.commit()  # until then some rows have one copy, or none beside their owner's
+                    serial = state._serial
                 return function(state)
             except HostsChanged:
                 _say(state.world, "hosts have changed: the ranks meet again")

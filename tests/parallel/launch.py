@@ -56,7 +56,8 @@ def elastic_horovodrun(
     discover.chmod(0o755)
     ranks = ["-np", str(len(hosts)), "--min-np", "1", "--max-np", str(len(ALIASES))]
     how = ["--host-discovery-script", discover, "--network-interfaces", "lo", "--gloo"]
-    return _launch([*ranks, *how], command, folder, timeout, env)
+    # Ranks that are left may wait for one another as long before they notice a loss; by default half a minute.
+    return _launch([*ranks, *how], command, folder, timeout, {"HOROVOD_GLOO_TIMEOUT_SECONDS": "10", **env})
 
 
 def _launch(

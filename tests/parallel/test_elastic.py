@@ -24,6 +24,8 @@ ROWS, BATCH, EPOCHS, COMMIT = 300, 32, 3, 4
 STEPS_PER_EPOCH = -(-ROWS // BATCH)
 STEPS = EPOCHS * STEPS_PER_EPOCH
 AT = STEPS_PER_EPOCH + 7  # in the middle of the second epoch, three steps after a commit
+TWICE = AT - 6, AT + 5  # of two events, in the second and the third epoch
+AGAIN = f"{AT - 6},{2 * STEPS_PER_EPOCH + 1},{2 * STEPS_PER_EPOCH + 3}"  # the last before the next commit
 SETTINGS = [
     "model={name: afm, factors: 4, attention: 4, attention_dropout: 0.2, pooled_dropout: 0.2, attention_l2: 0.01}",
     f"batch_size={BATCH}",
@@ -51,11 +53,11 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(event: str, hosts: int, data: Path, folder: Path, at: str = str(AT), placement: str = "replicated") -> Job:
+def run(events: str, hosts: int, data: Path, folder: Path, at: str, placement: str = "replicated") -> Job:
     settings = [*SETTINGS, f"table.placement={placement}"]
     (folder / "train.yaml").write_text(TrainConfig.load(None, settings).to_yaml())
     command = ["train", "--data", data, "--model-dir", folder / "run", "--config", folder / "train.yaml", "--json"]
-    line: list[str | Path] = [JOBS / "elastic_train.py", event, at, folder, *command]
+    line: list[str | Path] = [JOBS / "elastic_train.py", events, at, folder, *command]
     return elastic_horovodrun(ALIASES[:hosts], line, folder, BATCH=str(BATCH))
 
 
@@ -93,13 +95,11 @@ def curve(run: Path, name: str) -> dict[int, float]:
 
 
 @needs_horovod
-@pytest.mark.parametrize(
-    ("event", "before", "after"), [("kill-1", 3, 2), ("kill-0", 3, 2), ("add", 2, 3), ("remove-1", 3, 2)]
-)
-def test_a_run_survives(event: str, before: int, after: int, data: Path, undisturbed: Path, tmp_path: Path) -> None:
-    job = run(event, before, data, tmp_path)
+@pytest.mark.parametrize(("events", "sizes"), [("kill-0,remove-1", [3, 2, 1]), ("add,kill-1", [2, 3, 2])])
+def test_a_run_survives(events: str, sizes: list[int], data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    job = run(events, sizes[0], data, tmp_path, ",".join(map(str, TWICE)))
     assert job.code == 0, job.output[-6000:]
-    assert list(tmp_path.glob("happened-*"))
+    assert len(list(tmp_path.glob("happened-*"))) == 2
     # All processes have ended, each in its own way.
     ends = [json.loads(path.read_text()) for path in tmp_path.glob("end-*.json")]
     assert all(end["code"] == 0 for end in ends)
@@ -107,17 +107,17 @@ def test_a_run_survives(event: str, before: int, after: int, data: Path, undistu
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.stem.split("-")[1]), 0)
     stayed = [end for end in ends if not end["removed"]]
-    assert sorted(end["rank"] for end in stayed) == list(range(after)), ends
-    assert len(ends) - len(stayed) == event.startswith("remove")
+    assert sorted(end["rank"] for end in stayed) == list(range(sizes[-1])), ends
+    assert len(ends) - len(stayed) == events.count("remove")
     # The ranks hold the same bits.
     assert len(stayed[0]["held"]) >= 9
-    assert all(end["held"] == stayed[0]["held"] and end["size"] == after for end in stayed)
+    assert all(end["held"] == stayed[0]["held"] and end["size"] == sizes[-1] for end in stayed)
     # Every step was trained on the records of an undisturbed run, and few of them twice.
     trained = attempts(tmp_path)
     assert sorted(trained) == list(range(STEPS))
     whole = Reader(data, "train", BATCH)
     for step, by_size in trained.items():
-        taken = by_size[after if after in by_size else before]
+        taken = next(by_size[size] for size in reversed(sizes) if size in by_size)
         where = divmod(step, STEPS_PER_EPOCH)
         real = whole.batch(*where)
         assert sorted(one["rank"] for one in taken) == list(range(taken[0]["size"]))
@@ -126,13 +126,15 @@ def test_a_run_survives(event: str, before: int, after: int, data: Path, undistu
         assert rows == [
             (int(row), key.decode()) for row, key in zip(real["row"][kept], real["key"][kept], strict=True)
         ]
-    resumed = min(step for step, by_size in trained.items() if after in by_size)
-    assert resumed > STEPS_PER_EPOCH
-    if event.startswith("kill"):
-        assert AT - COMMIT <= resumed <= AT
-    else:
-        assert all(len(by_size) == 1 for by_size in trained.values())  # nothing was done twice
-        assert AT <= resumed <= AT + COMMIT
+    again = sorted(step for step, by_size in trained.items() if len(by_size) > 1)
+    for number, (event, at) in enumerate(zip(events.split(","), TWICE, strict=True)):
+        begun = TWICE[number - 1] + COMMIT if number else -1  # when the ranks before were surely there
+        resumed = min(step for step, by_size in trained.items() if sizes[number + 1] in by_size and step > begun)
+        if event.startswith("kill"):
+            assert at - COMMIT <= resumed <= at
+            assert again and set(again) <= set(range(at - COMMIT, at + 1))  # and nothing else was done twice
+        else:
+            assert at <= resumed <= at + COMMIT
     # And it ends with the weights, the history and the best of one.
     ours, theirs = contents(tmp_path / "run"), contents(undisturbed)
     assert ours.keys() == theirs.keys()
@@ -151,18 +153,18 @@ def test_a_run_survives(event: str, before: int, after: int, data: Path, undistu
     assert (tmp_path / f"run/checkpoints/step-{best[0]['step']:09d}").is_dir()
     assert sorted(curve(tmp_path / "run", "epoch/val_auc")) == sorted(curve(undisturbed, "epoch/val_auc"))
     sessions = json.loads((tmp_path / "run/run.json").read_text())["sessions"]
-    assert [one["world_size"] for one in sessions] == [before, after]
+    assert [one["world_size"] for one in sessions] == sizes
     # Rank 0, whoever it is by then, says how it ended.
     said = [line.partition(">:")[2] for line in job.output.splitlines()]
     assert [json.loads(line)["steps"] for line in said if line.startswith("{")] == [STEPS]
     worst = max(differences.values())
-    print(f"{event}: {job.seconds:.0f} s, went on from step {resumed}, largest difference {worst:.1e}")
+    print(f"{events}: {job.seconds:.0f} s, did steps {again} again, largest difference {worst:.1e}")
 
 
 @needs_horovod
 @pytest.mark.parametrize(
     ("events", "at", "before", "sizes", "lost"),
-    [("add,kill-1", f"{AT - 6},{AT + 5}", 2, [2, 3, 2], False), ("kill-1-2", str(AT), 3, [3, 1], True)],
+    [("add,kill-1,kill-0", AGAIN, 2, [2, 3, 2, 1], False), ("kill-1-2", str(AT), 3, [3, 1], True)],
 )
 def test_a_sharded_run_survives(
     events: str, at: str, before: int, sizes: list[int], lost: bool, data: Path, undisturbed: Path, tmp_path: Path

@@ -16,7 +16,7 @@ def test_ranks_equal_one_process(ranks: int, tmp_path: Path) -> None:
     assert sorted(job.reports) == list(range(ranks))
     for findings in job.reports.values():
         assert findings.pop("size") == ranks
-        assert len(findings) >= 20
+        assert len(findings) == 16
         for name, difference in findings.items():
             allowed = 1e-9 if name.startswith(("auc", "metric")) else 1e-6 if "plain" in name else 1e-5
             assert difference <= allowed, (name, difference)

@@ -64,7 +64,7 @@ def test_training_ends_with_a_cause_and_can_go_on(how: str, tmp_path: Path) -> N
     settings = TrainConfig.load(
         None,
         ["model={name: fm, factors: 4}", "batch_size=16", "epochs=1", "validation=null", "checkpoint.every_steps=2"]
-        + ["watchdog.timeout_seconds=20", "tensorboard=false", f"table.placement={placement or 'replicated'}"],
+        + ["watchdog.timeout_seconds=10", "tensorboard=false", f"table.placement={placement or 'replicated'}"],
     )
     file.write_text(settings.to_yaml())
     arguments = ["train", "--data", data, "--model-dir", run, "--config", file]

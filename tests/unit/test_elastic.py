@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from afm_ctr import distributed
+from afm_ctr import distributed, optimizers
 from afm_ctr.distributed import ElasticState, HostsChanged, RankRemoved, SingleWorld, rendezvous, run_elastic
 from afm_ctr.distributed.state import training_state
 from afm_ctr.errors import RunError, UserError
+from afm_ctr.models import CTRModel
 
 LOST = tf.errors.UnknownError(None, None, "HorovodAllreduce: Horovod has been shut down. This was caused by …")
 
@@ -188,6 +189,33 @@ def test_a_lost_rank_costs_what_came_after_the_commit(state: ElasticState) -> No
     assert begun_at == [0, 3, 3]
     assert state.world.resets == 2  # type: ignore[attr-defined]
     assert int(state.model.optimizer.iterations) == 8
+
+
+def test_rows_of_a_sharded_table_are_copied_again_when_ranks_have_changed() -> None:
+    """Before anything else is done; which is no progress that would let ranks be lost without end."""
+    pytest.importorskip("horovod")
+    world = ElasticWorld()
+
+    def build() -> CTRModel:
+        model = CTRModel("fm", {"factors": 2}, 9, 2, [(0, 1)], shard_over=world)
+        model.compile(distributed.wrap_optimizer(optimizers.build("sgd"), world))
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    state = ElasticState(build(), world, commit_steps=9, rebuild=build)
+    commits, linear = [], []
+
+    def lose(given: ElasticState) -> None:
+        given.begin()
+        commits.append((given._serial, list(given._shards._kept)))
+        linear.append(given.model.table.columns["linear"].numpy())
+        given.model.table.columns["linear"].assign_add(tf.ones([9, 1]))  # and is not committed
+        raise LOST
+
+    with pytest.raises(RunError, match="5 times in a row without a commit"):
+        run_elastic(lose, state)
+    assert commits == [(n, [n]) for n in range(1, 6)]
+    assert not np.any(linear)
 
 
 def test_changed_hosts_cost_nothing(state: ElasticState) -> None:

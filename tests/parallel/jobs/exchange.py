@@ -196,14 +196,14 @@ def check_weighted(world: World) -> None:
     part = slice(world.rank * local, (world.rank + 1) * local)
     mine = [tuple(column[part] for column in step) for step in joined]
     empty = sum(not step[2].any() for step in joined)
-    for name, make in optimizers().items():
+    for number, (name, make) in enumerate(optimizers().items()):
         reference = weighted_steps(SingleWorld(), make, joined, "gather")
         merged = "merged " if name.startswith("afm_ctr") else ""  # the package's models merge before
-        for form in ("gather", "reduce"):
-            ours = weighted_steps(world, make, mine, merged + form)
-            compare(world, f"weighted {name} {form}", ours, reference)
-            iterations = next(v for v in ours if v.path.endswith("iteration"))
-            assert int(iterations.numpy()) == len(joined) - empty, name
+        form = ("gather", "reduce")[(number + world.size) % 2]  # two ranks and three: each optimizer in both
+        ours = weighted_steps(world, make, mine, merged + form)
+        compare(world, f"weighted {name} {form}", ours, reference)
+        iterations = next(v for v in ours if v.path.endswith("iteration"))
+        assert int(iterations.numpy()) == len(joined) - empty, name
 
 
 def check_metrics(world: World) -> None:

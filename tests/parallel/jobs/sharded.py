@@ -87,7 +87,7 @@ def whole(world: World, variable: Any) -> np.ndarray:
 
 def check_steps(world: World) -> None:
     """Weights, slots, marks and scores are those of one process with the whole table; rank 0 compares."""
-    for optimizer in optimizers.names():
+    for optimizer in optimizers.names() if world.size == 3 else ("adagrad", "adam"):
         ours = trained(world, world, optimizer)
         variables = {}
         for name, column in ours.table.columns.items():
