@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from namespaces import Lab, LabError, Link
-from report import Report, add_output, describe_machine, load, publish, versions
+from report import Report, describe_machine, load, options, publish, versions
 from wire import attained
 
 from afm_ctr.distributed import Traffic
@@ -173,17 +173,10 @@ def crossings(found: dict[str, Any], task: dict[str, Any], links: list[Link]) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hosts", type=int, default=3)
+    parser = options(__doc__, hosts=3, ids=[10_000, 100_000, 1_000_000], slots=39, k=16, t=16, rounds=3)
     parser.add_argument("--links", type=parse_link, nargs="+", default=[parse_link(text) for text in LINKS])
-    parser.add_argument("--ids", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--slots", type=int, default=39)
     parser.add_argument("--batch", type=int, default=4096, help="of a rank")
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--t", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="in a turn")
-    add_output(parser)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.ids, arguments.slots, arguments.batch, arguments.rounds, arguments.steps = [2000], 5, 256, 1, 2

@@ -12,7 +12,6 @@ which leave out its first step.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -26,7 +25,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from report import Report, add_output, describe_machine, load, publish, versions
+from report import Report, describe_machine, load, options, publish, versions
 
 from afm_ctr.records import Manifest, Reader, ShardInfo, ShardWriter, framed_examples
 from afm_ctr.schema import Analysis, FeatureSchema, resolve
@@ -139,10 +138,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         read_in_turns(Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, rounds=5)
     parser.add_argument("--train", type=Path, metavar="DATA", help="a prepared data set to train on with each form")
-    parser.add_argument("--rounds", type=int, default=5)
-    add_output(parser)
     arguments = parser.parse_args()
     rounds, rows, seconds = (1, 20_000, 0.2) if arguments.quick else (arguments.rounds, 400_000, 1.5)
     before, reports = load(), []

@@ -35,7 +35,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import tensorflow as tf
 from plots import panels
-from report import NOTHING, Report, add_output, describe_machine, load, publish, versions
+from report import NOTHING, Report, describe_machine, load, options, publish, versions
 from step_pieces import all_pairs, make_model, training_steps, zipf_batches
 
 from afm_ctr import native
@@ -187,18 +187,13 @@ def print_peak(form: str, quick: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slots", type=int, nargs="+", default=[10, 39, 100, 196])
-    parser.add_argument("--batch", type=int, nargs="+", default=[512, 4096, 16384])
+    parser = options(__doc__, slots=[10, 39, 100, 196], batch=[512, 4096, 16384], k=16, t=16)
     parser.add_argument("--rounds", type=int, default=7, help="at most")
     parser.add_argument("--seconds", type=float, default=10.0, help="about, for the rounds of a size; one at least")
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--t", type=int, default=16)
     parser.add_argument("--limit-program", type=Path, metavar="FILE", help="a yardstick to run, see above")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw rows/s by slots")
     parser.add_argument("--memory", action="store_true", help="peak memory of training processes")
     parser.add_argument("--peak", choices=["blocked", "fused"], help=argparse.SUPPRESS)
-    add_output(parser)
     arguments = parser.parse_args()
     if arguments.peak:
         print_peak(arguments.peak, arguments.quick)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from report import NOTHING, Report, add_output, describe_machine, load, publish, versions
+from report import NOTHING, Report, describe_machine, load, options, publish, versions
 
 from afm_ctr.cli.quiet_imports import load_beam, load_tensorflow
 from afm_ctr.synthetic import PLANTED, make_logs
@@ -112,14 +112,10 @@ def table_of(found: dict[int, Found], arguments: argparse.Namespace) -> Report:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="N")
+    parser = options(__doc__, seeds=[0, 1, 2, 3, 4], epochs=3, batch=128)
     parser.add_argument("--rows", type=int, default=60_000, help="lines of a log; a tenth of them is the test split")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--set", action="append", default=[], help="key.path=value, over the config; may be repeated")
-    add_output(parser)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.seeds, arguments.rows, arguments.epochs = arguments.seeds[:1], 4_000, 1

@@ -23,7 +23,6 @@ DeepCTR                 the recipe of its documentation: pandas, a ``LabelEncode
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -38,7 +37,7 @@ from typing import Any, NamedTuple
 
 import psutil
 from peers import environment
-from report import NOTHING, Report, add_output, describe_machine, load, publish, versions
+from report import NOTHING, Report, describe_machine, load, options, publish, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = Path(__file__).with_name("prepare_workers.py")
@@ -202,13 +201,9 @@ def memory_table(few: int, rows: int, peaks: dict[int, int]) -> Report:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cores", type=int, default=2)
+    parser = options(__doc__, rows=1_000_000, rounds=3, cores=2)
     parser.add_argument("--memory", type=int, default=4, help="ours again with so many times the rows; 0: not")
     parser.add_argument("--only", nargs="*", choices=[other.name for other in OTHERS], metavar="PEER")
-    add_output(parser)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rows, arguments.rounds = 20_000, 1

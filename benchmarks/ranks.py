@@ -16,7 +16,6 @@ The pieces are timed one by one, on what the piece before gave; so their sum is 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -26,7 +25,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from report import Report, add_output, describe_machine, load, publish, versions
+from report import Report, describe_machine, load, options, publish, versions
 
 from afm_ctr import native
 
@@ -81,16 +80,9 @@ def table_of(task: dict[str, Any], found: dict[str, Any]) -> Report:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, slots=39, ids=1_000_000, batch=4096, k=16, t=16, rounds=9)
     parser.add_argument("--form", choices=["gather", "reduce"], default="gather", help="of the exchange")
-    parser.add_argument("--slots", type=int, default=39)
-    parser.add_argument("--ids", type=int, default=1_000_000)
-    parser.add_argument("--batch", type=int, default=4096)
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--t", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=4, help="in a turn")
-    add_output(parser)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.ids, arguments.slots, arguments.batch, arguments.rounds, arguments.steps = 2000, 5, 256, 1, 2

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -57,11 +58,23 @@ def command() -> str:
     return shlex.join(["python", f"benchmarks/{name}", *sys.argv[1:]])
 
 
-def add_output(parser: argparse.ArgumentParser, quick: bool = True) -> None:
-    """The options that every benchmark has; some have no quick form."""
+def options(purpose: str | None, *, quick: bool = True, **sizes: Any) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark has; some have no quick form.
+
+    Args:
+        purpose: the script's docstring.
+        quick: whether there is ``--quick``.
+        sizes: further options by their defaults: a number, or a list of them.
+    """
+    parser = argparse.ArgumentParser(description=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in sizes.items():
+        several = isinstance(default, list)
+        kind = type(default[0] if several else default)
+        parser.add_argument(f"--{name}", type=kind, nargs="+" if several else None, default=default)
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the tables there too, as Markdown")
     if quick:
         parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
+    return parser
 
 
 @dataclass

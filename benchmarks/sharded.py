@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from report import Report, add_output, describe_machine, load, publish, versions
+from report import Report, describe_machine, load, options, publish, versions
 
 
 def peak_bytes() -> int:
@@ -84,16 +84,10 @@ def measure(task: dict[str, Any], ranks: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ids", type=int, default=20_000_000)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser = options(__doc__, ids=20_000_000, ranks=[1, 2, 4], slots=20, k=16, steps=12)
     parser.add_argument("--optimizer", default="adagrad")
-    parser.add_argument("--slots", type=int, default=20)
     parser.add_argument("--batch", type=int, default=1024, help="of a rank")
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rank-of", nargs=2, help=argparse.SUPPRESS)
-    add_output(parser)
     arguments = parser.parse_args()
     if arguments.rank_of:
         take_steps(json.loads(arguments.rank_of[0]), Path(arguments.rank_of[1]))

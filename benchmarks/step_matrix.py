@@ -19,8 +19,8 @@ from typing import Any
 
 from interaction import plain_bytes
 from plots import panels
-from report import NOTHING, Report, describe_machine, load, publish, versions
-from train_step import OTHERS, OURS, add_task, compare
+from report import NOTHING, Report, describe_machine, load, options, publish, versions
+from train_step import LAYER, OTHERS, OURS, add_task, compare
 
 PEERS = {"deepctr": "DeepCTR", "fuxictr": "FuxiCTR"}
 
@@ -39,10 +39,7 @@ def cells(found: dict[str, Any], titles: list[str]) -> tuple[list[str], list[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slots", type=int, nargs="+", default=[10, 39, 100, 196])
-    parser.add_argument("--batch", type=int, nargs="+", default=[512, 4096, 16384])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = options(__doc__, slots=[10, 39, 100, 196], batch=[512, 4096, 16384], rounds=3, **LAYER)
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a turn, which has two steps at least")
     parser.add_argument("--most", type=float, default=4.0, help="GB of pair tensors at which peers are left out")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw rows/s by slots")

@@ -10,14 +10,13 @@ take turns within every round, and a ratio is of two turns of the same round. On
 
 from __future__ import annotations
 
-import argparse
 import gc
 import resource
 import statistics
 import sys
 
 import numpy as np
-from report import Report, add_output, describe_machine, load, publish, versions
+from report import Report, describe_machine, load, options, publish, versions
 from step_pieces import Batch, as_batch, distinct_rows, make_model, seconds, training_steps, zipf_ids
 
 from afm_ctr import native, optimizers
@@ -44,15 +43,9 @@ def spread_batches(sizes: list[int], slots: int, batch: int) -> dict[int, list[B
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, slots=39, batch=4096, k=16, t=16, rounds=15)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000], help="rows")
     parser.add_argument("--optimizers", nargs="+", choices=optimizers.names(), default=optimizers.names())
-    parser.add_argument("--slots", type=int, default=39)
-    parser.add_argument("--batch", type=int, default=4096)
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--t", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=15)
-    add_output(parser)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.sizes, arguments.slots, arguments.batch, arguments.rounds = [2000, 20_000], 5, 256, 2

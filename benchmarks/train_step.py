@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from peers import environment
-from report import Report, add_output, describe_machine, load, publish, versions
+from report import Report, describe_machine, load, options, publish, versions
 
 WORKERS = Path(__file__).with_name("step_workers.py")
 BATCHES = 10
@@ -197,21 +197,17 @@ def table_of(found: dict[str, Any], arguments: argparse.Namespace) -> Report:
     return report
 
 
+LAYER = {"k": 16, "t": 16, "cores": 2}
+
+
 def add_task(parser: argparse.ArgumentParser) -> None:
     """The options of what is trained and how it is measured, but for its slots and batch."""
     parser.add_argument("--ids", type=int, default=1_000_000, help="of all slots together")
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--t", type=int, default=16)
-    parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=["deepctr", "deepctr-bare", "fuxictr", "ours"], metavar="PEER")
-    add_output(parser)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=4096)
-    parser.add_argument("--slots", type=int, default=39)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = options(__doc__, batch=4096, slots=39, rounds=5, **LAYER)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a turn, which has two steps at least")
     add_task(parser)
     arguments = parser.parse_args()

@@ -9,7 +9,6 @@ taken up again as those of ``run.py`` are.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import os
@@ -23,7 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import results as outcome
 from datasets import DATA, DATASETS, FIRST_SEED, ROOT
 from jobs import Job, work
-from report import Report, add_output, describe_machine, load, publish, versions
+from report import Report, describe_machine, load, options, publish, versions
 from rows import PreparedRows, export
 from run import collect, config_of, job_of, missing
 
@@ -79,15 +78,13 @@ def plan(name: str, model: str, changes: dict[str, Any], seeds: range, rows: Pre
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick=False, seeds=3)
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("--models", nargs="+", choices=SWITCHES, default=list(SWITCHES), help="tables to make")
     parser.add_argument("--only", nargs="+", metavar="TITLE", help="these lines alone, beside the first")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
     parser.add_argument("--output-dir", type=Path, default=ROOT / "build/quality", help="what is kept of the runs")
-    add_output(parser, quick=False)
     arguments = parser.parse_args()
     dataset, out = DATASETS[arguments.dataset], arguments.output_dir / arguments.dataset
     rows = export(dataset, arguments.data, out, None)

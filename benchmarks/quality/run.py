@@ -32,7 +32,7 @@ import logistic
 import results as outcome
 from datasets import CONFIGS, DATA, DATASETS, FIRST_SEED, ROOT, TELCO, Dataset
 from jobs import PEER, Job, versions_of, work
-from report import add_output, describe_machine, load, publish, versions
+from report import describe_machine, load, options, publish, versions
 from rows import PreparedRows, export
 
 LOGISTIC = "scikit-learn LR"
@@ -148,7 +148,7 @@ def compare(name: str, dataset: Dataset, arguments: argparse.Namespace) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, quick=False)
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("--seeds", type=int, metavar="N", help="how many (default: what the aims are stated for)")
     parser.add_argument("--only", nargs="+", metavar="MODEL", help="these models alone")
@@ -157,7 +157,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
     parser.add_argument("--output-dir", type=Path, default=ROOT / "build/quality", help="what is kept of the runs")
     parser.add_argument("--check", action="store_true", help="exit 1 unless every aim is met")
-    add_output(parser, quick=False)
     arguments = parser.parse_args()
     dataset = DATASETS[arguments.dataset]
     unknown = set(arguments.only or ()) - set(models_of(arguments.dataset))
