@@ -15,14 +15,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_model import export
 
 from serving.client import Client
 from serving.server.app import LocalServer
-from serving.server.flags import parse
+from serving.server.flags import ServerFlags, parse
 
 LIMIT = 1 << 20
+IDS = np.array([[1, 9], [0, 3], [5, 5]], np.int64)
+VALUES = np.array([[1, 1], [0, -2], [0.5, 0.25]], np.float32)
+
+
+def local_server(base: Path, **flags: Any) -> LocalServer:
+    """Our server of the models below a folder, as ``afm``, on a port that is free."""
+    return LocalServer(
+        ServerFlags(**{"model_base_path": str(base), "model_name": "afm", "port": 0} | flags), "127.0.0.1"
+    )
+
+
+@contextmanager
+def tiny_server(base: Path) -> Iterator[LocalServer]:
+    """Version 3 of the tiny model, with REST, and no other version is looked for."""
+    export(base, 3)
+    with local_server(base, rest_api_port=0, file_system_poll_wait_seconds=0) as running:
+        yield running
 
 
 @dataclass(frozen=True)

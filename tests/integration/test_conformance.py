@@ -16,7 +16,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from served import LIMIT, Served, serve
+from served import IDS, LIMIT, VALUES, Served, serve
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -29,8 +29,6 @@ from tiny_model import expected_logit
 
 from serving.client import Client
 
-IDS = np.array([[1, 9], [0, 3], [5, 5]], np.int64)
-VALUES = np.array([[1, 1], [0, -2], [0.5, 0.25]], np.float32)
 GOOD = {"feature_ids": IDS, "feature_vals": VALUES}
 Code = grpc.StatusCode
 

@@ -12,10 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from served import local_server
 from tiny_model import export
-
-from serving.server.app import LocalServer
-from serving.server.flags import ServerFlags
 
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
@@ -95,8 +93,7 @@ def test_the_client_needs_three_packages(dist: Path, root: Path, tmp_path: Path,
         "afm-ctr", "grpcio", "numpy", "protobuf", "typing_extensions",  # the last one is grpcio's
     }  # fmt: skip
     export(tmp_path / "models", 3)
-    flags = ServerFlags(model_base_path=str(tmp_path / "models"), model_name="afm", port=0)
-    with LocalServer(flags, "127.0.0.1") as server:
+    with local_server(tmp_path / "models") as server:
         scored = run(programs / "python", "-c", SCORE, f"127.0.0.1:{server.grpc_port}", folder=tmp_path)
     assert scored.stdout.split() == ["(2,)"]
     refused = run(programs / "afm-ctr", "--help", folder=tmp_path, code=2)

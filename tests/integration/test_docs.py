@@ -21,11 +21,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from served import local_server
 
 from afm_ctr.export import export_model
 from afm_ctr.records.manifest import Manifest
-from serving.server.app import LocalServer
-from serving.server.flags import ServerFlags
 from tests.integration.conftest import Walk
 
 PORTS = ("8500", "8501")
@@ -127,10 +126,9 @@ def test_the_client(root: Path, walked: Walk, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(exported / "assets.extra")
     slots = 39
     names: dict[str, Any] = {"ids": np.ones([1, slots], np.int64), "values": np.ones([1, slots], np.float32)}
-    flags = ServerFlags(model_base_path=str(exported.parent), model_name="afm", port=0)
     printed: list[tuple[Any, ...]] = []
     names["print"] = lambda *values: printed.append(values)
-    with LocalServer(flags, "127.0.0.1") as server:
+    with local_server(exported.parent) as server:
         # A machine under load is slower than half a second.
         code = score.replace("8500", str(server.grpc_port)).replace("timeout=0.5", "timeout=60")
         # The client is closed at the end of the first block, where the second one's is still open.

@@ -14,16 +14,7 @@ from afm_ctr.distributed import SingleWorld
 from afm_ctr.records import Reader
 from afm_ctr.training import TrainConfig, load_model, train
 from tests import prepared
-
-
-class ElasticWorld(SingleWorld):
-    """One rank that says its world is elastic, and counts its resets."""
-
-    elastic = True
-    resets = 0
-
-    def reset(self, neighbours: Any = ()) -> None:
-        self.resets += 1
+from tests.unit.fake_world import FakeWorld
 
 
 @pytest.mark.parametrize("epoch_and_step", [(0, 2), (1, 5)])
@@ -46,7 +37,7 @@ def test_what_a_commit_hands_over_is_the_whole_run(
         return read(self, epoch, step, *columns)
 
     monkeypatch.setattr(Reader, "batch", batch)
-    world = ElasticWorld()
+    world = FakeWorld(size=1, elastic=True)
     torn = train(data, tmp_path / "torn", settings, world, progress="none")
     assert world.resets == 1
     assert (torn.steps, torn.best, torn.ended) == (whole.steps, whole.best, whole.ended)

@@ -8,7 +8,6 @@ import gzip
 import io
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,13 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
+from apache_beam.io.filesystem import CompressionTypes
 
 from afm_ctr.errors import UserError
 from afm_ctr.prediction import predict_logs
 from afm_ctr.records import Manifest, parse_examples
 from afm_ctr.schema import Analysis, FeatureSchema, NumberFacts, ResolvedSchema, resolve
 from beam_jobs import PrepareOptions, prepare
+from tests.object_files import ObjectFiles
 from tests.runs import write_run
 
 ROWS = 3000
@@ -131,8 +131,8 @@ def test_shards_of_a_parquet_file_do_not_depend_on_the_workers(tmp_path: Path) -
     assert digests[0] == digests[1] == digests[2] and len(digests[0]) == 18
 
 
-class KeptFiles(FileSystem):
-    """``kept://``: an object store in this process, read as Beam reads any: by listing and by streams."""
+class KeptFiles(ObjectFiles):
+    """``kept://``: files of which it is known that they were opened."""
 
     content: dict[str, bytes] = {}  # noqa: RUF012 - one store
     opened: list[str] = []  # noqa: RUF012
@@ -141,37 +141,9 @@ class KeptFiles(FileSystem):
     def scheme(cls) -> str:
         return "kept"
 
-    def has_dirs(self) -> bool:
-        return False
-
-    def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]:
-        for path, data in sorted(self.content.items()):
-            if path.startswith(dir_or_prefix):
-                yield FileMetadata(path, len(data))
-
-    def open(
-        self,
-        path: str,
-        mime_type: str = "application/octet-stream",
-        compression_type: str = CompressionTypes.AUTO,
-    ) -> BinaryIO:
+    def open(self, path: str, mime_type: str = "", compression_type: str = CompressionTypes.AUTO) -> BinaryIO:
         self.opened.append(path)
         return io.BufferedReader(io.BytesIO(self.content[path]), 100)  # type: ignore[type-var]
-
-    def join(self, basepath: str, *paths: str) -> str:
-        return "/".join([basepath.rstrip("/"), *paths])
-
-    def split(self, path: str) -> tuple[str, str]:
-        head, _, tail = path.rpartition("/")
-        return head, tail
-
-    def exists(self, path: str) -> bool:
-        return path in self.content
-
-    def _unused(self, *_: Any, **__: Any) -> Any:
-        raise AssertionError("an input is only read")
-
-    mkdirs = create = copy = rename = size = last_updated = checksum = metadata = delete = _unused
 
 
 @pytest.mark.parametrize(("kind", "pack"), [("jsonl", zstandard.compress), ("parquet", bytes), ("delimited", bytes)])

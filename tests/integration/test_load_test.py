@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
+from served import local_server
 
 from afm_ctr.errors import UserError
 from serving.load import Slo, load_test
 from serving.load.senders import Bounds
-from serving.server.app import LocalServer
-from serving.server.flags import ServerFlags
 from tests.integration.conftest import AFM_CTR, last_json
 from tests.tiny_model import export
 
@@ -43,7 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def target(base: Path) -> Iterator[str]:
-    with LocalServer(ServerFlags(model_base_path=str(base), model_name="afm", port=0), "127.0.0.1") as server:
+    with local_server(base) as server:
         yield f"127.0.0.1:{server.grpc_port}"
 
 
@@ -107,7 +106,7 @@ def test_sweep_finds_a_rate_and_draws_it(target: str, rows: tuple[Path, Path], t
 
 
 def test_a_server_that_dies_is_counted_not_hidden(base: Path, rows: tuple[Path, Path]) -> None:
-    with LocalServer(ServerFlags(model_base_path=str(base), model_name="afm", port=0), "127.0.0.1") as server:
+    with local_server(base) as server:
         told: list[bool] = []
 
         def stop_once(what: str, done: int, total: int) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from served import local_server
 
 from afm_ctr.export import export_model
 from afm_ctr.features import FeatureTransform
@@ -28,8 +29,6 @@ from afm_ctr.synthetic import make_logs
 from beam_jobs import PrepareOptions, prepare
 from serving.client import Client
 from serving.score import score_file
-from serving.server.app import LocalServer
-from serving.server.flags import ServerFlags
 from tests.runs import EVERY_KIND, raw_rows, write_run
 
 ROWS = 1000
@@ -202,9 +201,7 @@ def test_prepared_records_are_scored_like_the_raw_log(scored: Scored, expected: 
 
 def test_served_scores_are_those_of_predict(scored: Scored, expected: np.ndarray, tmp_path: Path) -> None:
     """gRPC with every signature, the scoring command's function, and REST in both forms."""
-    base = scored.export.parent
-    flags = ServerFlags(model_base_path=str(base), model_name="afm", port=0, rest_api_port=0)
-    with LocalServer(flags, "127.0.0.1") as server:
+    with local_server(scored.export.parent, rest_api_port=0) as server:
         target = f"127.0.0.1:{server.grpc_port}"
         answers: dict[str, tuple[list[int], np.ndarray]] = {}
         everything = list(range(ROWS))

@@ -18,6 +18,7 @@ import pytest
 import tensorflow as tf
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from served import IDS, VALUES, tiny_server
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -26,25 +27,16 @@ from tensorflow_serving.apis import (
     predict_pb2,
     prediction_service_pb2_grpc,
 )
-from tiny_model import expected_logit, export
+from tiny_model import expected_logit
 
 from serving.client import Client
 from serving.errors import FailedPrecondition, InvalidArgument, NotFound, ServingError
 from serving.server.app import LocalServer
-from serving.server.flags import ServerFlags
-
-IDS = np.array([[1, 9], [0, 3], [5, 5]], np.int64)
-VALUES = np.array([[1, 1], [0, -2], [0.5, 0.25]], np.float32)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
-    base = tmp_path_factory.mktemp("models")
-    export(base, 3)
-    flags = ServerFlags(
-        model_base_path=str(base), model_name="afm", port=0, rest_api_port=0, file_system_poll_wait_seconds=0
-    )
-    with LocalServer(flags, "127.0.0.1") as running:
+    with tiny_server(tmp_path_factory.mktemp("models")) as running:
         yield running
 
 

@@ -15,12 +15,11 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from served import tiny_server
 from tensorflow_serving.apis import predict_pb2
-from tiny_model import export
 
 from serving import tensors
 from serving.server.app import LocalServer
-from serving.server.flags import ServerFlags
 
 # A mistake of the client's is never called INTERNAL or UNKNOWN, and never makes the server go away.
 ALLOWED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED", "OUT_OF_RANGE"}
@@ -47,12 +46,7 @@ PIECES: list[Any] = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
-    base = tmp_path_factory.mktemp("models")
-    export(base, 3)
-    flags = ServerFlags(
-        model_base_path=str(base), model_name="afm", port=0, rest_api_port=0, file_system_poll_wait_seconds=0
-    )
-    with LocalServer(flags, "127.0.0.1") as running:
+    with tiny_server(tmp_path_factory.mktemp("models")) as running:
         yield running
 
 

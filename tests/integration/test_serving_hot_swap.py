@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from served import local_server
 from tiny_model import export
 
 from serving.client import Client
 from serving.errors import ServingError
-from serving.server.app import LocalServer
-from serving.server.flags import ServerFlags
 
 CLIENTS = 8
 ZERO = {"feature_ids": np.zeros((1, 2), np.int64), "feature_vals": np.zeros((1, 2), np.float32)}
@@ -55,8 +54,7 @@ def swap(folder: Path, seconds: int) -> None:
     for version in range(1, last + 1):
         export(ready, version)
     (ready / "1").rename(base / "1")
-    flags = ServerFlags(model_base_path=str(base), model_name="afm", port=0, file_system_poll_wait_seconds=0.1)
-    with LocalServer(flags, "127.0.0.1") as server:
+    with local_server(base, file_system_poll_wait_seconds=0.1) as server:
         load = Load(f"127.0.0.1:{server.grpc_port}")
         try:
             for version in range(2, last + 1):

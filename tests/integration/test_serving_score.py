@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from served import local_server
 from tiny_model import export
 
 from afm_ctr.errors import UserError
 from serving.client import Client
 from serving.score import score_file
-from serving.server.app import LocalServer
-from serving.server.flags import ServerFlags
 
 SCHEMA = {
     "name": "tiny",
@@ -37,7 +36,7 @@ SCHEMA = {
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     base = tmp_path_factory.mktemp("models")
     export(base, 1)
-    with LocalServer(ServerFlags(model_base_path=str(base), model_name="afm", port=0), "127.0.0.1") as server:
+    with local_server(base) as server:
         yield f"127.0.0.1:{server.grpc_port}"
 
 
@@ -122,8 +121,7 @@ def test_libfm_and_a_row_that_the_model_refuses(tmp_path: Path) -> None:
     tf.saved_model.save(model, str(tmp_path / "base" / "1"), signatures={"raw": model.raw})
     log, out = tmp_path / "log.libfm", tmp_path / "out.jsonl"
     log.write_text("1 4:1 7:1\n-1 5:1\n1 666:1\n\n9:1 8:1 7:1\n1 2:1\n")
-    flags = ServerFlags(model_base_path=str(tmp_path / "base"), model_name="afm", port=0)
-    with LocalServer(flags, "127.0.0.1") as server:
+    with local_server(tmp_path / "base") as server:
         summary = score_file(f"127.0.0.1:{server.grpc_port}", "afm", schema, log, out)
     rows = read(out)
     assert [row.get("score") for row in rows] == [2.0, 1.0, None, None, 3.0, 1.0]

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 
 from afm_ctr.errors import UserError
 from afm_ctr.schema import FeatureSchema
 from beam_jobs import PrepareOptions, files, prepare
+from tests.object_files import ObjectFiles
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,8 +70,8 @@ def test_only_one_function_expands_patterns() -> None:
                 assert isinstance(node.args[0], ast.Constant), f"{name}: {ast.unparse(node)}"
 
 
-class Store(FileSystem):
-    """``store://``: an object store in this process. Its delete takes paths for patterns, or does not, as they do."""
+class Store(ObjectFiles):
+    """``store://``. Its delete takes paths for patterns, or does not, as they do."""
 
     content: dict[str, bytes] = {}  # noqa: RUF012 - one store
     globs = True
@@ -78,17 +79,6 @@ class Store(FileSystem):
     @classmethod
     def scheme(cls) -> str:
         return "store"
-
-    def has_dirs(self) -> bool:
-        return False
-
-    def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]:
-        for path, data in sorted(self.content.items()):
-            if path.startswith(dir_or_prefix):
-                yield FileMetadata(path, len(data))
-
-    def open(self, path: str, mime_type: str = "", compression_type: str = CompressionTypes.AUTO) -> BinaryIO:
-        return io.BytesIO(self.content[path])
 
     def create(self, path: str, mime_type: str = "", compression_type: str = CompressionTypes.AUTO) -> BinaryIO:
         content = self.content
@@ -100,9 +90,6 @@ class Store(FileSystem):
                 super().close()
 
         return Upload()
-
-    def exists(self, path: str) -> bool:
-        return path in self.content
 
     def metadata(self, path: str) -> FileMetadata:
         return FileMetadata(path, len(self.content[path]))
@@ -120,18 +107,6 @@ class Store(FileSystem):
                 if name not in self.content:
                     raise BeamIOError(f"nothing to delete: {name}")
                 del self.content[name]
-
-    def join(self, basepath: str, *paths: str) -> str:
-        return "/".join([basepath.rstrip("/"), *paths])
-
-    def split(self, path: str) -> tuple[str, str]:
-        head, _, tail = path.rpartition("/")
-        return head, tail
-
-    def _unused(self, *_: Any, **__: Any) -> Any:
-        raise AssertionError("not asked for")
-
-    mkdirs = copy = size = last_updated = checksum = _unused
 
 
 @pytest.fixture(params=["local", "globbing store", "literal store"])

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from fake_world import FakeWorld
 
 from afm_ctr import distributed, optimizers
 from afm_ctr.distributed import ElasticState, HostsChanged, RankRemoved, SingleWorld, rendezvous, run_elastic
@@ -28,18 +29,12 @@ from afm_ctr.models import CTRModel
 LOST = tf.errors.UnknownError(None, None, "HorovodAllreduce: Horovod has been shut down. This was caused by …")
 
 
-class ElasticWorld(SingleWorld):
-    """One rank that says its world is elastic, and counts its resets; ``others`` speak at every gathering."""
-
-    elastic = True
+class ElasticWorld(FakeWorld):
+    """One rank that says its world is elastic; ``others`` speak of their state, ``theirs`` is that of rank 1."""
 
     def __init__(self) -> None:
-        self.resets = 0
-        self.others: list[Any] = []
+        super().__init__(size=1, elastic=True)
         self.theirs: tuple[list[np.ndarray], bytes] | None = None
-
-    def reset(self, neighbours: Any = ()) -> None:
-        self.resets += 1
 
     def allgather_object(self, obj: Any) -> list[Any]:
         return [obj, *self.others] if isinstance(obj, tuple) else [obj] * (1 + len(self.others))

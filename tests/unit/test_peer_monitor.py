@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import pytest
+from fake_world import Meeting, ThreadWorld, together
 
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.distributed import peer_monitor as module
@@ -18,38 +19,16 @@ from afm_ctr.distributed.peer_monitor import PeerMonitor
 SIZE, DEADLINE = 3, 60.0
 
 
-class ThreadWorld(SingleWorld):
-    """One of several ranks that are threads of this process."""
-
-    def __init__(self, rank: int, desk: list[Any], meet: threading.Barrier) -> None:
-        self.rank, self.size, self._desk, self._meet = rank, SIZE, desk, meet
-
-    def allgather_object(self, obj: Any) -> list[Any]:
-        self._desk[self.rank] = obj
-        self._meet.wait(DEADLINE)
-        found = list(self._desk)
-        self._meet.wait(DEADLINE)
-        return found
-
-    def broadcast_object(self, obj: Any = None) -> Any:
-        return self.allgather_object(obj)[0]
-
-
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(module, "_EVERY", 0.05)
     monkeypatch.setattr(module, "_SILENT", DEADLINE)
-    desk, meet = [None] * SIZE, threading.Barrier(SIZE)
-    made: dict[int, PeerMonitor] = {}
+    meeting = Meeting(SIZE)
 
-    def make(rank: int) -> None:
-        made[rank] = PeerMonitor(ThreadWorld(rank, desk, meet), lambda: f"place.py:{min(rank, 1)}")
+    def make(rank: int) -> PeerMonitor:
+        return PeerMonitor(ThreadWorld(rank, meeting), lambda: f"place.py:{min(rank, 1)}")
 
-    threads = [threading.Thread(target=make, args=(rank,)) for rank in range(SIZE)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(DEADLINE)
+    made = dict(enumerate(together(make, SIZE)))
     soon(lambda: all(len(call._members) >= SIZE - 1 for call in made.values()))
     yield made
     for call in made.values():

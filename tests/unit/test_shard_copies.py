@@ -2,58 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from fake_world import Meeting, ThreadWorld, together
 from test_sharded_checkpoint import ROWS, build, worn, write_whole
 
-from afm_ctr.distributed import SingleWorld
 from afm_ctr.distributed.shard_copies import ShardCopies, ring_distance
 from afm_ctr.distributed.state import sharded_variables
 from afm_ctr.models import CTRModel
 from afm_ctr.training.checkpoint import Checkpoint
 
-
-class Meeting:
-    """What the threads of some ranks share."""
-
-    def __init__(self, size: int) -> None:
-        self.barrier = threading.Barrier(size, timeout=60)
-        self.said: list[Any] = [None] * size
-
-
-class ThreadWorld(SingleWorld):
-    """One of several ranks in this process."""
-
-    def __init__(self, rank: int, size: int, meeting: Meeting) -> None:
-        self.rank, self.size, self.meeting = rank, size, meeting
-
-    def allgather_object(self, obj: Any) -> list[Any]:
-        self.meeting.said[self.rank] = obj
-        self.meeting.barrier.wait()
-        everything = list(self.meeting.said)
-        self.meeting.barrier.wait()
-        return everything
-
-    def alltoall(self, tensor: Any, splits: Any, name: str | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        parts = []
-        for theirs, cuts in self.allgather_object((np.asarray(tensor), np.asarray(splits))):
-            assert len(theirs) == sum(cuts)
-            parts.append(np.split(theirs, np.cumsum(cuts)[:-1])[self.rank])
-        return tf.constant(np.concatenate(parts)), tf.constant([len(part) for part in parts])
-
-    def barrier(self) -> None:
-        self.meeting.barrier.wait()
-
-
-def together(work: Callable[[int], Any], ranks: int) -> list[Any]:
-    with ThreadPoolExecutor(ranks) as pool:
-        return list(pool.map(work, range(ranks)))
+Rank = tuple[ThreadWorld, ShardCopies]
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +22,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 @pytest.fixture
-def kept(source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> list[ShardCopies]:
+def kept(source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> list[Rank]:
     """Of three ranks, after commits 1 and 2, of which the second is not settled and holds other numbers."""
     monkeypatch.setattr("afm_ctr.distributed.state._CHUNK_BYTES", 100)  # several blocks
     meeting = Meeting(3)
-    copies = [ShardCopies(ThreadWorld(rank, 3, meeting)) for rank in range(3)]
+    worlds = [ThreadWorld(rank, meeting) for rank in range(3)]
+    copies = [ShardCopies(world) for world in worlds]
     models = [build(rank, 3) for rank in range(3)]
 
     def commit(rank: int) -> None:
@@ -79,23 +40,25 @@ def kept(source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> list[ShardCopie
         copies[rank].make(2, models[rank])
 
     together(commit, 3)
-    return copies
+    return list(zip(worlds, copies, strict=True))
 
 
-def met(kept: list[ShardCopies], left: list[int | None]) -> list[tuple[ShardCopies, CTRModel]]:
+def met(kept: list[Rank], left: list[int | None]) -> list[tuple[ShardCopies, CTRModel]]:
     """The ranks that there are now: who they were, or None for a newcomer."""
     meeting, found = Meeting(len(left)), []
     for rank, before in enumerate(left):
-        world = ThreadWorld(rank, len(left), meeting)
-        copies = ShardCopies(world) if before is None else kept[before]
-        copies._world = world
+        if before is None:
+            copies = ShardCopies(ThreadWorld(rank, meeting))
+        else:
+            world, copies = kept[before]
+            world.join(rank, meeting)
         found.append((copies, build(rank, len(left))))
     return found
 
 
 @pytest.mark.parametrize("left", [[0, 2], [1, 2], [0, 1, 2], [2, 0, 1, None], [None, 0, 1]])
 def test_every_rank_gets_the_rows_that_it_owns_now(
-    left: list[int | None], kept: list[ShardCopies], source: Checkpoint
+    left: list[int | None], kept: list[Rank], source: Checkpoint
 ) -> None:
     ranks = met(kept, left)
     assert together(lambda rank: ranks[rank][0].restore(1, ranks[rank][1]), len(left)) == [True] * len(left)
@@ -108,13 +71,13 @@ def test_every_rank_gets_the_rows_that_it_owns_now(
             np.testing.assert_array_equal(variable.numpy(), other.numpy(), err_msg=variable.path)
 
 
-def test_rows_that_nobody_holds_are_not_made_up(kept: list[ShardCopies]) -> None:
+def test_rows_that_nobody_holds_are_not_made_up(kept: list[Rank]) -> None:
     ((copies, model),) = met(kept, [0])
     assert copies.restore(1, model) is False
     assert copies.restore(0, model) is True
 
 
-def test_the_newest_commit_counts(kept: list[ShardCopies]) -> None:
+def test_the_newest_commit_counts(kept: list[Rank]) -> None:
     ranks = met(kept, [1, 0])
     assert together(lambda rank: ranks[rank][0].restore(2, ranks[rank][1]), 2) == [True, True]
     assert not any(np.any(variable.numpy()) for _, model in ranks for variable in sharded_variables(model))
