@@ -42,7 +42,6 @@ class Analyzer:
     overflows float32 after standardising cannot be seen here and counts.)
 
     Args:
-        spec: the schema.
         chunk: the chunk's number, which together with row numbers says where a row stands.
     """
 

@@ -38,7 +38,6 @@ class Lookup(NamedTuple):
         """The rows laid out as the ids were asked for, each times its number of ``scale``: ``[..., d]``.
 
         Args:
-            column: of the table.
             scale: in the shape of the ids and the dtype of the rows; None: 1.
         """
         with tf.name_scope("lookup"):
@@ -62,7 +61,6 @@ class EmbeddingTable(keras.layers.Layer):
     Args:
         feature_size: number of rows, that is the ids 0 … feature_size − 1.
         columns: width of each column by name, for example ``{"linear": 1, "vectors": 16}``.
-        seed: of the initial values.
         stddev: standard deviation of the initial values by column; a column that is not named starts at zero.
         name: of the table; the initial values depend on it.
         placement: "replicated": every rank holds the whole table.
@@ -276,7 +274,6 @@ def assign_rows(variable: tf.Variable, start: int, values: Any) -> None:
 
     Args:
         variable: ``[V, ...]``.
-        start: of the rows.
         values: ``[n, ...]``, tensor or array.
     """
     values = tf.convert_to_tensor(values, variable.dtype)

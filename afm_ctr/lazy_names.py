@@ -11,7 +11,6 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
     """The ``__getattr__`` of a package.
 
     Args:
-        package: its name.
         modules: of each name the module of the package that it is in.
     """
 

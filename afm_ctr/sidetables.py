@@ -52,7 +52,6 @@ class SideTables:
     """The side tables of a schema. Read-only; one copy serves all batches of a process.
 
     Args:
-        spec: the schema.
         rows: of every side table its rows, no two with one key; cells are UTF-8.
     """
 

@@ -56,7 +56,6 @@ class DataSize:
         """By a schema.
 
         Args:
-            spec: the fields.
             rows: to train on.
             distinct: different cells of a field, by its name; a field that is not there counts by its encoding.
             validated: whether there is a split ``valid``.

@@ -26,10 +26,6 @@ class Page:
 
     Equal content gives equal bytes: there is no date on the page but those in its text.
 
-    Args:
-        title: heading and title of the window.
-        subtitle: a line below it.
-
     Example:
         >>> page = Page("Run 7")
         >>> page.section("Data")

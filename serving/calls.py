@@ -75,9 +75,7 @@ class Call:
 
     Args:
         method: Of :meth:`Servers.method`.
-        request: The message.
         timeout: Seconds for all attempts together.
-        metadata: gRPC metadata.
         patient: Keep trying until the deadline where no server can be reached, instead of five attempts.
     """
 

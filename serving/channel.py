@@ -39,7 +39,6 @@ def tls_credentials(
     Args:
         ca: Who signs the servers' certificates; default: the authorities that gRPC brings along.
         certificate: The client's own certificate chain, for servers that ask for one (mutual TLS).
-        key: Its private key.
 
     Raises:
         ValueError: a certificate without key or a key without certificate, or a file that

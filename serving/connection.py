@@ -56,7 +56,6 @@ class Connection:
     Args:
         target: host:port of the server's gRPC API, or any name that gRPC resolves, such as ``dns:///afm:8500``; or
             several of them, as a list or with commas. Requests go round all the servers that answer.
-        model_name: The model's name there.
         version: Ask this version only; default: the one that the server holds for the latest.
         label: Ask the version of this label (TF Serving maps labels to versions); excludes ``version``.
         timeout: Seconds that each call may take, retries included.

@@ -91,10 +91,8 @@ def from_rpc(
     """Translate gRPC's exception.
 
     Args:
-        error: What the call raised.
         target: host:port, for the message.
         timeout: Seconds that the call had, for the message.
-        secure: Whether the client speaks TLS.
         proxy: What in the environment puts a proxy in between, for the message.
 
     Returns:

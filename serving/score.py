@@ -76,10 +76,8 @@ def score_file(
 
     Args:
         target: host:port of the server's gRPC API.
-        model_name: The model's name there.
         schema_path: The feature schema that says how a line is written: a user's own, or a resolved one. Side tables
             are read from where the first says they are; of a resolved one the copies next to it are taken.
-        input_path: The log.
         output_path: JSON Lines file to write.
         batch_size: Rows in a request.
         version: Ask this version of the model; default: the latest.

@@ -84,7 +84,6 @@ def to_proto(value: Any, proto: Any, *, compact: bool = True) -> None:
 
     Args:
         value: Array of any shape, or what :func:`as_array` takes.
-        proto: The message to fill.
         compact: Numbers as raw bytes (``tensor_content``); otherwise as a list, which is how TF Serving answers and
             what clients that read ``float_val`` expect.
 

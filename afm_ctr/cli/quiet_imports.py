@@ -65,9 +65,6 @@ def load_beam(arguments: Sequence[str]) -> None:
 
     Worker processes import it themselves, all at once, and need not wait until this one has.
 
-    Args:
-        arguments: Beam's options.
-
     Raises:
         ModuleNotFoundError: one of them is not installed.
     """

@@ -36,7 +36,6 @@ def page_of(explanation: Explanation, schema: ResolvedSchema) -> Page:
     """Verdict, bars, tables, heat maps and single rows of an explanation.
 
     Args:
-        explanation: of a split or of a row.
         schema: of the model, whose fields the heat maps show.
     """
     title, where = "Which pairs of fields matter", f"{explanation.rows:,} rows of {explanation.split}"

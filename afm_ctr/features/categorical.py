@@ -75,7 +75,6 @@ class CategoricalEncoder(tf.Module):
     """Fields whose cells become local ids in the same way.
 
     Args:
-        schema: the resolved schema.
         fields: the fields; the single-valued ones must come first.
         local_ids: string [s, B] to local ids int64 [s, B] and bad bool [s, B] (or ``None``).
         strip: whether white space around a cell, and around its pieces, is dropped.

@@ -27,7 +27,6 @@ class FieldCells:
     """The raw columns of a batch as each field reads them: a cell that is one of its ``missing_values`` is empty.
 
     Args:
-        spec: the schema.
         columns: string [B] by name.
     """
 
@@ -97,10 +96,6 @@ def parse_whole(texts: tf.Tensor) -> Numbers:
 
 def word_cells(field: WordField, cells: FieldCells) -> tf.Tensor:
     """The cells of a categorical field; of a cross its columns' texts joined, empty where one of them is.
-
-    Args:
-        field: the field.
-        cells: of all columns.
 
     Returns:
         String [B].

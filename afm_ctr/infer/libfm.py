@@ -26,7 +26,6 @@ def libfm_fields(rows: Sequence[bytes], path: str) -> tuple[list[str], list[dict
     ids are one field of several values.
 
     Args:
-        rows: the entries of every row.
         path: for messages.
 
     Raises:

@@ -111,7 +111,6 @@ def plan_table(layout: Layout, pairs: np.ndarray) -> np.ndarray:
     bits; for each (i, j) the pair's number in the list, or -1.
 
     Args:
-        layout: of the kernels.
         pairs: int ``[P, 2]``, distinct (i, j) with i < j.
     """
     F, PI, PJ, G = layout.F, layout.PI, layout.PJ, layout.G

@@ -116,7 +116,6 @@ def open_text(path: str, stream: BinaryIO, size: int = BLOCK) -> tuple[Codec, It
     Args:
         path: for messages.
         stream: at the beginning of the file; seekable.
-        size: of the blocks that are read.
 
     Raises:
         UserError: as :func:`codec_of` says; and, when the first block is asked for, where an archive or another

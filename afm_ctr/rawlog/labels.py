@@ -32,12 +32,7 @@ def numbers(cells: Sequence[bytes], parse: Callable[[bytes], float | None] = num
 
 
 def label_parser(label: Label, missing: Container[bytes] = ()) -> Callable[[bytes], float | None]:
-    """What turns the cell of a label into 0/1 (binary) or its number (real); None = a bad label.
-
-    Args:
-        label: what the schema says of it.
-        missing: texts that count as no label.
-    """
+    """What turns the cell of a label into 0/1 (binary) or its number (real); None = a bad label."""
     parse = _label_parser(label)
     return lambda cell: None if cell in missing else parse(cell)
 

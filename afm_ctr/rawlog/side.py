@@ -34,7 +34,6 @@ def read_side_tables(
     """The side tables of a schema from where it says they are; ``None`` where it has none.
 
     Args:
-        spec: the schema.
         folder: where relative paths begin: that of the schema file.
         find: local files of a path or glob, for as long as they are read.
 
@@ -64,7 +63,6 @@ def side_tables_beside(schema: str | Path, spec: FeatureSchema, find: Find = loc
 
     Args:
         schema: a feature schema's file, a resolved one's, or the folder of a data set or model.
-        spec: what it says.
         find: as for :func:`read_side_tables`.
 
     Raises:

@@ -69,7 +69,6 @@ class DelimitedCutter:
     """Cuts delimited lines.
 
     Args:
-        wanted: the columns to hand out.
         may_lack: a column that files without a header may have left out; the first line says.
 
     Attributes:

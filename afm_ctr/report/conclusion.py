@@ -26,9 +26,6 @@ def conclusion(
     Args:
         scored: the split; None: there is none.
         metrics: its figures, of :func:`afm_ctr.report.quality.intervals_of`.
-        config: of the run.
-        history: its epochs.
-        baseline: another run on the same rows.
     """
     parts = []
     if scored is not None and scored.labels is not None:

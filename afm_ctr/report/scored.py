@@ -107,7 +107,6 @@ def score_split(
     """Score the rows that a reader gives.
 
     Args:
-        model: the run's.
         reader: of the split, with ``shuffle=False``, one rank.
         slots: whose cells are kept, of every row or, where that would take too much memory, of every n-th.
         progress: called with how many rows are done.

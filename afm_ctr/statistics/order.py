@@ -33,7 +33,6 @@ def in_order(
     """The values of a field in their order, with what each is called; None where they have none or are not all known.
 
     Args:
-        field: the statistics.
         before: of a baseline, whose values are taken in too where they are all known.
         part: of a time field the part of the moment.
     """

@@ -31,8 +31,6 @@ def page_of(
     """Tables and a picture a field.
 
     Args:
-        data: what the statistics are of.
-        now: the statistics.
         baseline: the name of another data set, its statistics, and the comparison, by which fields are ordered.
         parts: of time fields the part of the moment, as far as known.
     """

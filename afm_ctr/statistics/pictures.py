@@ -26,8 +26,6 @@ def field_figure(
 
     Args:
         field: of ``now``.
-        now: the statistics.
-        baseline: what they are compared with.
         part: of a time field the part of the moment.
     """
     figure, (axis,) = panels(3.6, 2.4)

@@ -43,11 +43,6 @@ def label_sums(
     and the blocks' sums are added in the blocks' order.
 
     Args:
-        data_dir: the prepared data set.
-        manifest: its manifest.
-        split: of it, labelled.
-        num_slots: of its schema.
-        world: the ranks.
         say: is given a line where the records are read.
 
     Returns:

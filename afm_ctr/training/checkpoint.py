@@ -201,7 +201,6 @@ class Checkpoint:
         """What the manifest says of a column of a table, or of a slot: ``rows``, ``files``, and perhaps ``order``.
 
         Args:
-            table: its name.
             key: of :class:`~afm_ctr.training.model_state.TableColumn`.
             shape: of the whole column in the model, which may have grown.
 
@@ -240,9 +239,7 @@ def _scatter(
     """Give a variable those of some rows that it stores.
 
     Args:
-        variable: of this rank.
         values: of the rows at ``start`` and after.
-        start: their first place.
         mixed: of how many rows the places are positions; None: they are ids.
         shards: what the variable stores; None: all, by id.
     """
@@ -354,7 +351,6 @@ class Snapshot:
         """All files of the checkpoint, the manifest last, flushed to the disk; :meth:`check_finite` comes before.
 
         Args:
-            temporary: the folder that they go to.
             progress: called after every file.
             parts: what each rank has written there of sharded tables; None: there are none.
 

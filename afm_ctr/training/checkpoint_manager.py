@@ -114,8 +114,6 @@ class CheckpointManager:
         Each rank writes its own rows into the one folder, from its variables; rank 0 adds the rest, manifest last.
 
         Args:
-            world: the ranks.
-            model: whose rows are written.
             snapshot: of all else; rank 0's is written.
             best: as in :meth:`save`.
             progress: called after every file of this rank.
@@ -182,7 +180,6 @@ class Saver:
     then, and the checkpoint before it stays.
 
     Args:
-        shelf: where they go.
         beat: called while somebody waits for a writer that makes progress, for a watchdog.
     """
 

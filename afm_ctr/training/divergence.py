@@ -22,13 +22,7 @@ class _Number(NamedTuple):
 
 
 def largest_input(reader: Reader, epoch: int, steps_done: int) -> str:
-    """A sentence on the largest number in the last steps of an epoch, or else in all of it, over all ranks' rows.
-
-    Args:
-        reader: of one rank.
-        epoch: under way.
-        steps_done: of it.
-    """
+    """A sentence on the largest number in the last steps of an epoch, or else in all of it, over all ranks' rows."""
     whole, found = reader.of_all_ranks(), _Number(0.0, "")
     # A label moves the bias that a fresh model begins with, wherever in the epoch its row stands.
     for steps in (range(max(0, steps_done - _STEPS), steps_done), range(min(_MOST_STEPS, reader.steps_per_epoch))):
@@ -51,7 +45,6 @@ def check_scores(reader: Reader, step: int, weights: np.ndarray, scores: np.ndar
 
     Args:
         reader: of the split, in file order.
-        step: which batch that is.
         weights: float ``[B]``, of its rows.
         scores: float ``[B]``.
 

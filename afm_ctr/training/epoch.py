@@ -28,8 +28,6 @@ class EpochEnds:
 
     Args:
         model: compiled.
-        config: of the run.
-        reader: of the train split.
         world: the ranks; all of them must make the calls.
         history: file of the epochs' figures, on rank 0.
         say: called with a line for metrics that are not defined.

@@ -37,9 +37,7 @@ def last_kept(rule: Expiry, runs: list[Begun], steps: int, today: datetime.date)
     """Rows whose last touch is this step or an earlier one have expired; 0 if none can have.
 
     Args:
-        rule: from the config.
         runs: the runs so far, oldest first.
-        steps: steps that the optimizer has taken.
         today: what days are counted back from.
     """
     if rule.unseen_steps is not None:

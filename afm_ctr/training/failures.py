@@ -18,9 +18,6 @@ def explain_failure(
     """The one-line error of an exception that ended a run; None for one that was not foreseen.
 
     Args:
-        error: what the run ended by.
-        folder: of the run.
-        reader: knows what it could not read.
         roll: knows which rank is missing; None before the first step.
     """
     mistake = reader.mistake_behind(error)

@@ -30,7 +30,6 @@ def check_origin(model_dir: Path, origin: Path | None, begun: bool) -> dict[str,
     """Whether the run in a folder that is taken up again continues what it is now asked to continue.
 
     Args:
-        model_dir: of the run.
         origin: what it is asked to continue; None for nothing.
         begun: whether it has a checkpoint of its own, and resumes from that.
 
@@ -66,7 +65,6 @@ def continue_from(
     Args:
         origin: a run's folder, whose latest whole checkpoint is taken, or one checkpoint's folder.
         model: built, with a built optimizer.
-        config: of the run to be.
         schema: of its data: the other run's, or one that grew from it.
         say: called with a line for what is done.
 
@@ -128,11 +126,6 @@ def forget(
     to the others.
 
     Args:
-        checkpoint: that the rows are from.
-        model: whose rows.
-        rule: from the config.
-        runs: of the chain, this one last.
-        world: the ranks.
         say: called with a line for what is done.
     """
     *before, now = runs

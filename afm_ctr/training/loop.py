@@ -255,8 +255,6 @@ class _Run:
         """On rank 0: make the folder this run's, and restore its last checkpoint if it has one.
 
         Args:
-            session: of these ranks.
-            held: what keeps the folder's lock.
             entry: of this session in ``run.json``; it is completed.
             again: whether this job began the run and has lost all but the checkpoints.
 

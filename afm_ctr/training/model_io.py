@@ -148,7 +148,6 @@ def make_scorer(model: CTRModel, rows: int) -> Scorer:
     Logit and prediction, with the correction for negative sampling: as they are exported and served.
 
     Args:
-        model: what scores.
         rows: B. With a size that is known beforehand a model may take large batches in blocks: less memory.
     """
     ids = tf.TensorSpec([rows, model.num_slots], tf.int64)

@@ -36,7 +36,6 @@ class StepProfile(keras.callbacks.Callback):
 
     Args:
         steps: how many; an epoch that is shorter gives what it has.
-        folder: where TensorBoard finds its files.
         file: what the table is written to, as JSON.
         batch_size: rows of a step, over all ranks.
         say: takes the lines of the table.

@@ -139,8 +139,6 @@ class TensorBoardScalars(keras.callbacks.Callback):
     """Scalars against the run's step: running loss, learning rate and speed within an epoch, metrics at its end.
 
     Args:
-        folder: where the event files go.
-        step: says the run's step.
         rows_done: says how many rows the run has trained.
         every_steps: how often the running figures are written.
     """

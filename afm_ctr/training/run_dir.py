@@ -89,8 +89,6 @@ class RunDir:
         """Whether a run may begin here, or which checkpoint it resumes from (None: it begins).
 
         Args:
-            config: of the run to be.
-            schema: of the data.
             data: :func:`data_id` of the train split.
             resume: ``never`` needs an empty or new folder.
             warn: called with a line for damaged checkpoints.

@@ -29,12 +29,6 @@ _EVERY_STEPS = 10  # several ranks must agree on the step, which costs a small e
 class Supervisor:
     """Watchdog, roll call and signals of one run on one set of ranks.
 
-    Args:
-        config: of the run.
-        world: the ranks.
-        folder: of the run.
-        reader: of the train split.
-
     Attributes:
         watchdog: for ``fit``; None if the config needs none.
         signals: to be entered around the run.

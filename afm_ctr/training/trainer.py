@@ -52,12 +52,8 @@ class Trainer(keras.callbacks.Callback):
 
     Args:
         model: compiled, with a built optimizer.
-        config: of the run.
-        reader: of the train split.
-        world: the ranks.
         folder: written by rank 0.
         data: :func:`~afm_ctr.training.run_dir.data_id` of the train split.
-        progress: what stderr shows.
     """
 
     def __init__(

@@ -34,12 +34,7 @@ def no_better_than_constant(figures: Mapping[str, Any], split: str) -> str | Non
 
 
 def still_improving(history: Sequence[Mapping[str, Any]], config: TrainConfig) -> str | None:
-    """A run of two epochs or more whose last one was its best; None otherwise.
-
-    Args:
-        history: the epochs so far.
-        config: names the metric.
-    """
+    """A run of two epochs or more whose last one was its best; None otherwise."""
     if config.validation is None:
         return None
     metric, direction = config.validation.metric, config.validation.direction
@@ -56,12 +51,7 @@ def still_improving(history: Sequence[Mapping[str, Any]], config: TrainConfig) -
 
 
 def how_trained(history: Sequence[Mapping[str, Any]], config: TrainConfig) -> str:
-    """Whether more epochs, or fewer, would have been better; empty where the history does not say.
-
-    Args:
-        history: the epochs so far.
-        config: names the metric.
-    """
+    """Whether more epochs, or fewer, would have been better; empty where the history does not say."""
     if config.validation is None:
         return ""
     metric, direction = f"val_{config.validation.metric}", config.validation.direction
@@ -86,8 +76,6 @@ def not_steered(config: TrainConfig, reasons: Mapping[str, str], figures: Mappin
 
     Args:
         config: names the metric, and what would go by it.
-        reasons: of the metrics that are not defined.
-        figures: of the others.
     """
     if config.validation is None or config.validation.metric not in reasons:
         return None

@@ -78,7 +78,6 @@ class Result:
     """The figures of one run.
 
     Args:
-        tally: what was collected.
         rows_per_request: rows in each request.
         mode: ``open`` or ``closed``.
         asked: the rate in requests/s of an open loop, the number of callers of a closed one.

@@ -93,7 +93,6 @@ class GrpcWire:
         target: host:port of the server's gRPC API.
         requests: serialized PredictRequests; number n is ``requests[n % len(requests)]``.
         credentials: of TLS; default: plain.
-        metadata: gRPC metadata of every call.
     """
 
     def __init__(

@@ -20,7 +20,6 @@ def highest_rate(
 
     Args:
         holds: tries a rate, requests/s.
-        start: the first rate to try.
         precision: the highest rate may be up to this factor above the one that is returned.
         max_steps: how many rates are tried at most.
 

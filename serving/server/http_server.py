@@ -62,11 +62,7 @@ class RestServer:
     """Hands each request to one function; connections stay open between requests.
 
     Args:
-        host: Interface.
-        port: Port.
         threads: How many requests are answered at once; more of them wait, with their bodies read.
-        handler: Answers them.
-        limits: Of size, time and number.
 
     Raises:
         UserError: the port is taken or not allowed.

@@ -104,10 +104,6 @@ class Servable:
 def warm_up(servable: Servable, predict: Callable[[Servable, predict_pb2.PredictRequest], object]) -> int:
     """Replay the version's warm-up requests.
 
-    Args:
-        servable: The version.
-        predict: Answers one request.
-
     Returns:
         How many there were.
 
@@ -134,7 +130,6 @@ def check_inputs(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, An
     """Decode a request's tensors and hold them against the signature.
 
     Args:
-        signature: Of the model.
         inputs: TensorProto by name.
 
     Returns:

@@ -21,7 +21,6 @@ class HeldPort:
     """A port that is ours, but not yet open: whoever connects is refused until the server is ready to answer.
 
     Args:
-        host: Interface.
         port: Port; 0: any free one.
         flag: The flag it came from, for messages.
 

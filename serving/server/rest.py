@@ -25,11 +25,7 @@ _ADVICE = "run TensorFlow Serving itself on the same folder (deploy/docker-compo
 
 
 class RestApi:
-    """Answers HTTP requests from a model, as TensorFlow Serving's documented REST API has it.
-
-    Args:
-        watcher: Holds the model.
-    """
+    """Answers HTTP requests from a model, as TensorFlow Serving's documented REST API has it."""
 
     def __init__(self, watcher: handlers.Watcher):
         self._watcher = watcher

@@ -61,11 +61,9 @@ class VersionWatcher(Generic[T]):
 
     Args:
         name: The model's name, for messages.
-        base_path: Folder of the version folders.
         load: Loads one version; a RequestError (or any exception) means that it cannot be served.
         poll_seconds: Pause between looks; 0: look once.
         policy: How many versions serve, or which ones.
-        labels: Names of versions, for requests.
     """
 
     def __init__(
