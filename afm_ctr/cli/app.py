@@ -115,6 +115,16 @@ def _root(
         raise typer.Exit
 
 
+def say(text: object, end: str = "\n") -> None:
+    """Print a text as it is: what stands in brackets is no markup, and lines are not wrapped."""
+    console.print(str(text), markup=False, soft_wrap=True, end=end)
+
+
+def report_summary(as_json: bool, summary: Any) -> None:
+    """:func:`report` of a result whose ``str`` is for a person, with its ``to_json()``."""
+    report(as_json, summary.to_json(), lambda: say(summary))
+
+
 def report(as_json: bool, result: dict[str, Any], show: Callable[[], None]) -> None:
     """Show a command's result to a person; with ``--json`` print it as one JSON object, last on stdout."""
     if not _is_reporting():

@@ -47,7 +47,7 @@ class Connection(TypedDict):
     credentials: grpc.ChannelCredentials | None
 
 
-def connection(
+def chosen(
     version: int | None, label: str | None, ca: Path | None, cert: Path | None, key: Path | None
 ) -> Connection:
     """The options together. TLS is spoken as soon as one of its files is given.

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from afm_ctr.cli.app import JsonFlag, app, console, path_option, report
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report, report_summary
 from afm_ctr.cli.progress import row_progress
 from afm_ctr.cli.quiet_imports import load_beam
 from afm_ctr.devices import hide_gpus
@@ -30,7 +30,7 @@ def make_logs(
 
     with console.status(f"writing {rows:,} rows to {output}"):
         summary = synthetic.make_logs(output, rows, seed=seed, malformed=malformed)
-    report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))
+    report_summary(as_json, summary)
 
 
 @app.command(

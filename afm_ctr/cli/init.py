@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from afm_ctr.cli.app import JsonFlag, app, console, path_option, report
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report, say
 from afm_ctr.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,15 +54,13 @@ def init(
     def show() -> None:
         columns = [column for column in found.columns if column["odd"]]
         for column in columns:
-            console.print(f"{column['name']}: {'; '.join(column['odd'])}", markup=False, soft_wrap=True)
+            say(f"{column['name']}: {'; '.join(column['odd'])}")
         chosen = settings.content
-        console.print(
+        say(
             f"wrote {schema} (from {found.rows:,} rows) and {config} ({chosen['model']['name']}, batches of "
-            f"{chosen['batch_size']:,}); read both, then:\n",
-            markup=False,
-            soft_wrap=True,
+            f"{chosen['batch_size']:,}); read both, then:\n"
         )
-        console.print("\n".join(steps), markup=False, soft_wrap=True)
+        say("\n".join(steps))
 
     result = {"schema": str(schema), "config": str(config), "settings": settings.content, "next": steps}
     report(as_json, result | {"rows": found.rows, "total": found.total, "columns": found.columns}, show)

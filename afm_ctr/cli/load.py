@@ -7,18 +7,8 @@ from typing import Annotated
 
 import typer
 
-from afm_ctr.cli.app import JsonFlag, app, console, path_option, report
-from afm_ctr.cli.connection import (
-    CaFile,
-    CertFile,
-    KeyFile,
-    ModelName,
-    ModelVersion,
-    VersionLabel,
-    Wait,
-    await_model,
-    connection,
-)
+from afm_ctr.cli import connection
+from afm_ctr.cli.app import JsonFlag, app, path_option, report_summary
 from afm_ctr.cli.progress import row_progress
 
 SLO_MISSED = 3
@@ -33,7 +23,7 @@ def load_test(
     target: Annotated[str, typer.Option(help="HOST:PORT of the gRPC server.")],
     schema: Annotated[Path, path_option(help="The feature schema of the raw rows.")],
     input: Annotated[Path, path_option(help="Raw log file; its first 20,000 rows are sent round and round.")],
-    model_name: ModelName = "afm",
+    model_name: connection.ModelName = "afm",
     rate: Annotated[
         float | None, typer.Option(min=0.01, max=1e6, help="Open loop: requests/s, whatever comes back.")
     ] = None,
@@ -51,12 +41,12 @@ def load_test(
     timeout: Annotated[float, typer.Option(min=0.001, max=3600, help="Deadline of each request, seconds.")] = 10.0,
     max_requests: Annotated[int, typer.Option(min=1, max=10_000_000, help="At most this many.")] = 1_000_000,
     output: Annotated[Path | None, path_option(help="Folder for load.json and the pictures.")] = None,
-    model_version: ModelVersion = None,
-    label: VersionLabel = None,
-    wait: Wait = 0.0,
-    ca: CaFile = None,
-    cert: CertFile = None,
-    key: KeyFile = None,
+    model_version: connection.ModelVersion = None,
+    label: connection.VersionLabel = None,
+    wait: connection.Wait = 0.0,
+    ca: connection.CaFile = None,
+    cert: connection.CertFile = None,
+    key: connection.KeyFile = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Put a model server under load: latency, throughput, errors, and whether a promise is kept.
@@ -64,13 +54,13 @@ def load_test(
     Open loop (--rate): latency counts from when a request was due, so a stall of the server is not hidden.
     Exit code 0: every --slo holds (or none was given). 3: one is missed, or nothing was answered.
     """
-    server = connection(model_version, label, ca, cert, key)
+    server = connection.chosen(model_version, label, ca, cert, key)
     from serving.load import Slo
     from serving.load import load_test as run
     from serving.load.senders import Bounds
 
     limits = Slo.parse(slo or [])
-    await_model(target, model_name, wait, server)
+    connection.await_model(target, model_name, wait, server)
     with row_progress("load") as progress:
         result = run(
             target,
@@ -87,6 +77,6 @@ def load_test(
             progress=progress,
             **server,
         )
-    report(as_json, result.to_json(), lambda: console.print(str(result), markup=False, soft_wrap=True))
+    report_summary(as_json, result)
     if not result.holds:
         raise typer.Exit(SLO_MISSED)

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from afm_ctr.cli.app import JsonFlag, app, console, path_option, report
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report, report_summary, say
 from afm_ctr.cli.early import check_inputs, training_config
 from afm_ctr.cli.quiet_imports import load_tensorflow
 from afm_ctr.errors import UserError
@@ -67,7 +67,7 @@ def train(
         )
     finally:
         world.shutdown()
-    report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))
+    report_summary(as_json, summary)
 
 
 @app.command(
@@ -104,11 +104,10 @@ def plan(
 
     def show() -> None:
         asked = found.table
-        console.print(
+        say(
             f"{asked.rows:,} ids of {asked.width} numbers with {asked.optimizer_slots} slots each; {hosts} hosts, "
             f"{found.cluster.ranks} ranks of {memory / 1e9:,.1f} GB, {gbits:g} Gbit/s; a rank reads "
-            f"{asked.touched:,} distinct ids of {asked.local_batch:,} rows a step",
-            soft_wrap=True,
+            f"{asked.touched:,} distinct ids of {asked.local_batch:,} rows a step"
         )
         table = Table("a rank", *found.costs, title_justify="left")
         for name, value in _COSTS.items():
@@ -157,7 +156,7 @@ def evaluate(
                 table.add_row(name, _number(value))
         console.print(table)
         for text in metrics["warnings"]:
-            console.print(f"warning: {text}", markup=False, soft_wrap=True)
+            say(f"warning: {text}")
 
     report(as_json, metrics, show)
 
@@ -183,7 +182,7 @@ def predict(
 
     with console.status(f"scoring into {output}"):
         summary = predict(model_dir, output, data=data, split=split, inputs=input, which=checkpoint)
-    report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))
+    report_summary(as_json, summary)
 
 
 @app.command("export", epilog="Example: afm-ctr export --model-dir runs/afm --export-base serving-models/afm")
@@ -227,7 +226,7 @@ def export(
             split=split,
             largest_table_mb=largest_table_mb,
         )
-    report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))
+    report_summary(as_json, summary)
 
 
 @app.command(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from afm_ctr.cli.app import JsonFlag, app, console, path_option
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, say
 from afm_ctr.cli.app import report as show_result
 from afm_ctr.cli.early import check_inputs
 from afm_ctr.cli.model import Checkpoint, ModelDir
@@ -62,7 +62,7 @@ def report(
 
     def show() -> None:
         if summary.verdict:
-            console.print(summary.verdict, markup=False, soft_wrap=True)
+            say(summary.verdict)
         if summary.metrics:
             console.print(f"{model_dir} on {summary.split}", markup=False)
             table = Table("", "", "95 % interval")
@@ -70,7 +70,7 @@ def report(
                 table.add_row(name, *cells)
             console.print(table)
         for text in summary.warnings:
-            console.print(f"warning: {text}", markup=False, soft_wrap=True)
-        console.print(f"wrote {summary.output}", markup=False, soft_wrap=True)
+            say(f"warning: {text}")
+        say(f"wrote {summary.output}")
 
     show_result(as_json, summary.to_json(), show)

@@ -7,18 +7,8 @@ from typing import Annotated
 
 import typer
 
-from afm_ctr.cli.app import JsonFlag, app, console, path_option, report
-from afm_ctr.cli.connection import (
-    CaFile,
-    CertFile,
-    KeyFile,
-    ModelName,
-    ModelVersion,
-    VersionLabel,
-    Wait,
-    await_model,
-    connection,
-)
+from afm_ctr.cli import connection
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report_summary
 from afm_ctr.cli.quiet_imports import load_tensorflow
 
 
@@ -57,23 +47,23 @@ def score(
     schema: Annotated[Path, path_option(help="The feature schema of the raw rows.")],
     input: Annotated[Path, path_option(help="Raw log file.")],
     output: Annotated[Path, path_option(help="JSON Lines file to write: one object an input line, in order.")],
-    model_name: ModelName = "afm",
+    model_name: connection.ModelName = "afm",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 512,
     timeout: Annotated[float, typer.Option(min=0.001, help="Deadline of each request, seconds.")] = 10.0,
-    model_version: ModelVersion = None,
-    label: VersionLabel = None,
-    wait: Wait = 0.0,
-    ca: CaFile = None,
-    cert: CertFile = None,
-    key: KeyFile = None,
+    model_version: connection.ModelVersion = None,
+    label: connection.VersionLabel = None,
+    wait: connection.Wait = 0.0,
+    ca: connection.CaFile = None,
+    cert: connection.CertFile = None,
+    key: connection.KeyFile = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Score raw rows through TF Serving's gRPC API."""
-    server = connection(model_version, label, ca, cert, key)
+    server = connection.chosen(model_version, label, ca, cert, key)
     from serving.score import score_file
 
     with console.status(f"scoring {input} by {target}"):
-        await_model(target, model_name, wait, server)
+        connection.await_model(target, model_name, wait, server)
         summary = score_file(
             target=target,
             model_name=model_name,
@@ -84,4 +74,4 @@ def score(
             timeout=timeout,
             **server,
         )
-    report(as_json, summary.to_json(), lambda: console.print(str(summary), markup=False, soft_wrap=True))
+    report_summary(as_json, summary)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from afm_ctr.cli.app import JsonFlag, app, console, on_this_machine, path_option, report
+from afm_ctr.cli.app import JsonFlag, app, console, on_this_machine, path_option, report, say
 from afm_ctr.errors import UserError
 from afm_ctr.visible import counted, visible
 
@@ -52,7 +52,7 @@ def infer_schema(
     def show() -> None:
         if output is None:
             if not as_json:
-                console.print(found.text, markup=False, soft_wrap=True, end="")
+                say(found.text, end="")
             return
         table = Table("column", "suggested", "distinct", "missing", "alone AUC", "look at this", box=SIMPLE_HEAD)
         for column in found.columns:
@@ -67,11 +67,7 @@ def infer_schema(
             )
         console.print(table)
         files = f"{found.looked_at} of {counted(found.files, 'file')}"
-        console.print(
-            f"{output}: from {found.rows:,} rows of {files}; read it, then " + found.command(input, output),
-            markup=False,
-            soft_wrap=True,
-        )
+        say(f"{output}: from {found.rows:,} rows of {files}; read it, then " + found.command(input, output))
 
     result = found.to_json() | {"output": None if output is None else str(output)}
     if output is not None:
@@ -120,7 +116,7 @@ def stats(
         if found is not None:
             console.print(_drift_table(found, baseline))
         if page is not None:
-            console.print(f"wrote {page}", markup=False, soft_wrap=True)
+            say(f"wrote {page}")
 
     result: dict[str, Any] = {"data": str(data), "statistics": now.model_dump(mode="json")}
     if found is not None:

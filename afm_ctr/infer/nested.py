@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from afm_ctr.rawlog.arrow_texts import is_list, nested_kind
+
 _SEPARATORS = ("|", ";", ",", "^", "\x1f")
 _RARE = 0.01  # of a column's values may be no cells: prepare rejects those rows
 _MOST_KEYS = 200  # of an object; one with more, each of them rare, has data for keys
@@ -117,15 +119,12 @@ def _no_parquet_cell(kind: Any) -> str | None:
     import pyarrow
     from pyarrow import types
 
+    if why := nested_kind(kind):
+        return "a struct without fields" if why == "a struct" else why
     if types.is_dictionary(kind):
         kind = kind.value_type
-    if types.is_map(kind):
-        return "a map"
-    if types.is_struct(kind):
-        return "a struct without fields"
-    if types.is_nested(kind):
-        inside = getattr(kind, "value_type", None)
-        return "a list of lists or structs" if inside is None or types.is_nested(inside) else None
+    if is_list(kind):
+        return None
     try:
         pyarrow.nulls(0, getattr(kind, "storage_type", kind)).cast(pyarrow.string())
     except pyarrow.ArrowException:

@@ -104,7 +104,7 @@ class CTRModel(keras.Model):
             raise UserError("log loss needs binary labels; this schema's label is real: choose loss: squared")
         layer = interaction_class(interaction)
         self.interaction_name = interaction
-        self.options = parse_options(interaction, layer, options)
+        self.options = parse_options(interaction, layer.Options, options)
         self.feature_size = int(feature_size)
         self.num_slots = int(num_slots)
         self.pairs = np.asarray(pairs, np.int32).reshape(-1, 2)

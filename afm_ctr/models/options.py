@@ -51,10 +51,10 @@ class DeepAFMOptions(AFMOptions):
     pooled_dropout: float = Field(0.0, ge=0, lt=1, description="share of each hidden layer dropped")
 
 
-def parse_options(name: str, model: Any, options: Mapping[str, Any]) -> Any:
-    """The options of a model, checked.
+def parse_options(name: str, kind: type[InteractionOptions], options: Mapping[str, Any]) -> Any:
+    """The options of a model, checked: a ``kind``, that is the model's ``Options``.
 
     Raises:
         UserError: one line that names the option, its value, and for an unknown one the options that there are.
     """
-    return validate(model.Options, dict(options), f"model {name!r}")
+    return validate(kind, dict(options), f"model {name!r}")

@@ -8,8 +8,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from afm_ctr.errors import UserError
-from afm_ctr.io.validation import validate
 from afm_ctr.models import options as of_ours
+from afm_ctr.models.options import parse_options
 
 if TYPE_CHECKING:
     from afm_ctr.models.base import Interaction
@@ -49,7 +49,7 @@ def check_model(name: str, options: Mapping[str, Any]) -> None:
         UserError: as :func:`interaction_class` and ``parse_options`` would.
     """
     if name in _OURS:
-        validate(getattr(of_ours, f"{_OURS[name].split(':')[1]}Options"), dict(options), f"model {name!r}")
+        parse_options(name, getattr(of_ours, f"{_OURS[name].split(':')[1]}Options"), options)
     elif name not in names():
         raise _unknown(name)
 

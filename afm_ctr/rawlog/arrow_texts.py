@@ -39,7 +39,7 @@ def plain_type(kind: Any) -> Any:
         return plain_type(kind.value_type)
     if types.is_list_view(kind) or types.is_large_list_view(kind):
         return arrow.large_list(plain_type(kind.value_type))
-    if is_list(types, kind) and (inside := plain_type(kind.value_type)) != kind.value_type:
+    if is_list(kind) and (inside := plain_type(kind.value_type)) != kind.value_type:
         return arrow.large_list(inside)
     if types.is_struct(kind):
         parts = [kind.field(i) for i in range(kind.num_fields)]
@@ -82,7 +82,7 @@ class ArrowTexts:
 
         Rows with a list that holds an element with a separator in it are noted.
         """
-        if is_list(self._arrow.types, column.type):
+        if is_list(column.type):
             self._check_elements(name, column, bad)
         return self._texts(column).cast(self._arrow.binary()).fill_null(b"")
 
@@ -111,7 +111,7 @@ class ArrowTexts:
             return self._one_by_one(column) if kind.extension_name in EXTENSIONS else self._texts(column.storage)
         if types.is_dictionary(kind):
             return self._texts(column.dictionary_decode())
-        if is_list(types, kind):
+        if is_list(kind):
             offsets = np.r_[0, np.cumsum(self._lengths(column))].astype(np.int32)
             lists = arrow.ListArray.from_arrays(arrow.array(offsets), self._elements(column))
             return arrow.compute.binary_join(lists, self._separator.encode())
@@ -170,5 +170,18 @@ def objects(texts: Any) -> Any:
     return texts.to_numpy(zero_copy_only=False)
 
 
-def is_list(types: Any, kind: Any) -> bool:
+def nested_kind(kind: Any) -> str | None:
+    """What keeps values of an Arrow type from being cells: that it is a map, a struct or a list of such; or None."""
+    types = load_arrow().types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_map(kind):
+        return "a map"
+    if types.is_struct(kind):
+        return "a struct"
+    return "a list of lists or structs" if is_list(kind) and types.is_nested(kind.value_type) else None
+
+
+def is_list(kind: Any) -> bool:
+    types = load_arrow().types
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)

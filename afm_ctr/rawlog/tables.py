@@ -11,9 +11,9 @@ from afm_ctr.errors import UserError
 from afm_ctr.rawlog.arrow_texts import (
     EXTENSIONS,
     ArrowTexts,
-    is_list,
     is_utf8_array,
     load_arrow,
+    nested_kind,
     objects,
     plain_schema,
     plain_table,
@@ -24,6 +24,7 @@ from afm_ctr.rawlog.tokenizers import Cells, Reasons, is_utf8, list_separators
 from afm_ctr.schema import FeatureSchema, ParquetFormat
 
 _READ_ROWS = 4096
+_ADVICE = {"a map": ", which has no columns", "a struct": "; name what is in it: `header: a.b`"}
 
 
 class RowBatch(Sequence[bytes]):
@@ -212,14 +213,8 @@ class TableCutter:
                 return None
             if not types.is_string(kind.storage_type) and not types.is_large_string(kind.storage_type):
                 return f"of type {kind.extension_name}, which no cell has; write it as text"
-        if types.is_map(kind):
-            return "a map, which has no columns"
-        if types.is_struct(kind):
-            return "a struct; name what is in it: `header: a.b`"
-        if is_list(types, kind):
-            inside = kind.value_type
-            return "a list of lists or structs" if types.is_nested(inside) else None
-        return None
+        why = nested_kind(kind)
+        return why and why + _ADVICE.get(why, "")
 
 
 def _said(error: Exception) -> str:

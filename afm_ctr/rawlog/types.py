@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from afm_ctr.errors import UserError
+from afm_ctr.rawlog.arrow_texts import is_list
 from afm_ctr.schema import FeatureSchema, JsonlFormat, LibfmField, ResolvedSchema, WordField, columns_of
 
 _WHOLE, _FLOAT = re.compile(rb"-?[0-9]+"), re.compile(rb"-?[0-9]+\.0")
@@ -119,7 +120,7 @@ def kind_of(kind: Any) -> str | None:
         return None
     if types.is_dictionary(kind):
         return kind_of(kind.value_type)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if is_list(kind):
         inside = kind_of(kind.value_type)
         return None if inside is None else f"list of {inside}"
     if types.is_integer(kind):

@@ -124,7 +124,7 @@ class Checkpoint:
             UserError: a variable is missing, or has another shape or type.
         """
         groups, _ = split_variables(model)
-        with np.load(self.folder / "dense.npz", allow_pickle=False) as arrays:
+        with self._dense() as arrays:
             for group, variables in groups.items():
                 if group == "optimizer" and not optimizer:
                     continue
@@ -156,8 +156,9 @@ class Checkpoint:
             UserError: it kept none.
         """
         groups, columns = split_variables(model)
-        places, scale = self._optimizer_places(), self.average_scale(average)
-        with np.load(self.folder / "dense.npz", allow_pickle=False) as arrays:
+        with self._dense() as arrays:
+            places = self._optimizer_places()
+            scale = average.scale(int(arrays[places["iteration"]]))
             for path, variable in zip(self.manifest["dense"]["model"], groups["model"], strict=True):
                 slot = f"{path.replace('/', '_')}_{AVERAGE}"
                 if slot in places:  # a seed generator has none
@@ -170,8 +171,11 @@ class Checkpoint:
 
     def average_scale(self, average: Average) -> float:
         """What the slots of averages are multiplied by: see :meth:`Average.scale`."""
-        with np.load(self.folder / "dense.npz", allow_pickle=False) as arrays:
+        with self._dense() as arrays:
             return average.scale(int(arrays[self._optimizer_places()["iteration"]]))
+
+    def _dense(self) -> Any:
+        return np.load(self.folder / "dense.npz", allow_pickle=False)
 
     def _optimizer_places(self) -> dict[str, str]:
         names = self.manifest["dense"]["optimizer"]
@@ -194,7 +198,7 @@ class Checkpoint:
 
     def extra(self) -> dict[str, np.ndarray]:
         """The arrays that the snapshot was given as ``extra``."""
-        with np.load(self.folder / "dense.npz", allow_pickle=False) as arrays:
+        with self._dense() as arrays:
             return {name.removeprefix("extra/"): arrays[name] for name in arrays.files if name.startswith("extra/")}
 
     def column(self, table: str, key: str, shape: list[int]) -> dict[str, Any]:

@@ -183,8 +183,8 @@ def _cheapest(table: Table, cluster: Cluster, costs: dict[Traffic, Cost]) -> Tra
 
 def table_of(config: TrainConfig, schema: ResolvedSchema, ranks: int, touched: int, rows: int | None = None) -> Table:
     """The table of a config and a schema on so many ranks; ``rows``: as if it had so many."""
-    layer = interaction_class(config.model.name)
-    options = parse_options(config.model.name, layer, config.model.options)
+    kind = interaction_class(config.model.name).Options
+    options = parse_options(config.model.name, kind, config.model.options)
     optimizer = optimizers.build(config.optimizer.name, learning_rate=1.0, **config.optimizer.options)
     return Table(
         rows=schema.feature_size if rows is None else rows,

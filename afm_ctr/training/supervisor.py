@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from afm_ctr.distributed import Watchdog, World
+from afm_ctr.distributed.elastic import Result
 from afm_ctr.distributed.peer_monitor import PeerMonitor
 from afm_ctr.distributed.watchdog import main_thread_place
 from afm_ctr.errors import Stopped, UserError
@@ -20,7 +21,6 @@ from afm_ctr.records import Reader
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.failures import explain_failure
 
-Result = TypeVar("Result")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SAME_REQUEST_SECONDS = 1.0
 _EVERY_STEPS = 10  # several ranks must agree on the step, which costs a small exchange

@@ -158,7 +158,7 @@ def test_what_a_resumed_run_may_be_told_anew(override: str, difference: str | No
 @pytest.mark.parametrize("name", ["criteo", "avazu", "movielens-100k", "telco", "frappe"])
 def test_the_examples_fit_their_models(root: Path, name: str) -> None:
     config = TrainConfig.load(root / "examples" / name / "train.yaml")
-    parse_options(config.model.name, interaction_class(config.model.name), config.model.options)
+    parse_options(config.model.name, interaction_class(config.model.name).Options, config.model.options)
     optimizers.build(config.optimizer.name, learning_rate=config.optimizer.learning_rate, **config.optimizer.options)
 
 

@@ -29,7 +29,7 @@ def loaders() -> dict[str, Callable[[Any], Any]]:
     for top, _, _ in build_reference.TOPS:
         found |= {model.__name__: model.model_validate for model in build_reference.reached_from(top)}
     for name, model in build_reference.our_models():
-        found[f"model: {name}"] = lambda read, model=model: parse_options(read.pop("name"), model, read)
+        found[f"model: {name}"] = lambda read, model=model: parse_options(read.pop("name"), model.Options, read)
     for name in optimizers.names():
         found[f"optimizer: {name}"] = lambda read: optimizers.build(**read)
     return found

@@ -35,7 +35,7 @@ def test_settings_are_a_training_config(size: DataSize, validated: bool) -> None
     settings = settings_for(dataclasses.replace(size, validated=validated))
     config = TrainConfig.from_content(settings.content)
     assert yaml.safe_load(settings.to_yaml()) == settings.content
-    parse_options(config.model.name, interaction_class(config.model.name), config.model.options)
+    parse_options(config.model.name, interaction_class(config.model.name).Options, config.model.options)
     assert (config.validation is not None) == (config.early_stopping is not None) == validated
 
 
