@@ -11,9 +11,10 @@ from afm_ctr import optimizers
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import Analysis, FeatureSchema, NumberFacts, ResolvedSchema, resolve
 from afm_ctr.training import TrainConfig, build_model
-from afm_ctr.training.checkpoint import Position, Snapshot
+from afm_ctr.training.checkpoint import Position
 from afm_ctr.training.checkpoint_manager import CheckpointManager
 from afm_ctr.training.run_dir import RunDir
+from afm_ctr.training.snapshot import Snapshot
 
 EVERY_KIND: dict[str, Any] = {
     "name": "every kind of field",

@@ -21,11 +21,10 @@ from afm_ctr.distributed.exchange import Form, GradientExchange, Traffic, exchan
 from afm_ctr.distributed.optimizer import world_of, wrap_optimizer
 from afm_ctr.distributed.rendezvous import RankRemoved
 from afm_ctr.distributed.sharded_table import ShardedTable
-from afm_ctr.distributed.single import SingleWorld
 from afm_ctr.distributed.state import DistributedError, agreed_state, checksum, training_state
 from afm_ctr.distributed.steps import check_steps, end_epoch
 from afm_ctr.distributed.watchdog import Watchdog
-from afm_ctr.distributed.world import World, is_replicated
+from afm_ctr.distributed.world import SingleWorld, World, is_replicated
 
 __all__ = [
     "BroadcastVariables",

@@ -62,7 +62,7 @@ def explain(
     explanation = explain_model(model, schema, data_dir, split, row, requests=requests, max_rows=max_rows)
     if output is None:
         return explanation
-    from afm_ctr.explain.files import write
+    from afm_ctr.explain.page import write
 
     return write(explanation, schema, Path(output))
 

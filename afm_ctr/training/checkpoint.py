@@ -10,19 +10,16 @@
 Positions are those of :class:`~afm_ctr.row_shards.RowShards`: a rank's rows are a range of them, however many ranks
 there are. Whoever reads a table takes what it stores, in either order, block by block.
 
-A :class:`Snapshot` is written under a name that starts with ``.tmp-``, flushed to the disk, and renamed; a
-:class:`Checkpoint` is such a folder, verified.
+A :class:`~afm_ctr.training.snapshot.Snapshot` is written under a name that starts with ``.tmp-``, flushed to the
+disk, and renamed; a :class:`Checkpoint` is such a folder, verified.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -30,7 +27,7 @@ import tensorflow as tf
 
 from afm_ctr.embedding import assign_rows
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import HashingWriter, new_folder, sha256_of
+from afm_ctr.io.files import sha256_of
 from afm_ctr.optimizers.average import AVERAGE, Average, add_average
 from afm_ctr.row_shards import RowShards, unmix
 from afm_ctr.training.model_state import LAST_SEEN, TableColumn, split_variables
@@ -38,7 +35,6 @@ from afm_ctr.training.model_state import LAST_SEEN, TableColumn, split_variables
 MANIFEST = "checkpoint.json"
 MIXED = "mixed"  # the order of a sharded table's rows
 FORMAT_VERSION, SHARDED_VERSION = 2, 3
-ROWS_PER_FILE = 1_000_000
 _ROWS_PER_READ = 1 << 18
 
 
@@ -256,200 +252,3 @@ def _scatter(
             mine = (ids >= shards.start) & (ids < shards.stop)
             ids, some = ids[mine] - shards.start, some[mine]
         variable.value.scatter_update(tf.IndexedSlices(tf.constant(some), tf.constant(ids)))
-
-
-class NotFinite(UserError):
-    """A state with a number in it that is none."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ColumnCopy:
-    """The rows of one column of a table, or of a slot of it, or this rank's.
-
-    Attributes:
-        table: the table's name.
-        key: of :class:`~afm_ctr.training.model_state.TableColumn`.
-        shape: ``[V, ...]``.
-        blocks: the rows in order, ``[<= rows_per_file, ...]`` each, in host memory; those of a rank are copied one
-            at a time.
-        start: position of the first of a rank's; None: all rows, by id.
-    """
-
-    table: str
-    key: str
-    shape: list[int]
-    blocks: Iterable[tf.Tensor]
-    start: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
-    """Everything that the run's next step depends on; made by :meth:`take`."""
-
-    position: Position
-    schema_id: str
-    state: dict[str, Any]
-    dense: dict[str, np.ndarray]
-    names: dict[str, list[str]]
-    columns: list[ColumnCopy]
-
-    @classmethod
-    def take(
-        cls,
-        model: keras.Model,
-        position: Position,
-        *,
-        schema_id: str,
-        state: Mapping[str, Any],
-        extra: Mapping[str, np.ndarray] | None = None,
-        rows_per_file: int = ROWS_PER_FILE,
-    ) -> Snapshot:
-        """Copy the variables of a model and its optimizer.
-
-        Args:
-            model: built and compiled with a built optimizer.
-            position: the step that comes next.
-            schema_id: id of the resolved schema of the data.
-            state: whatever else, as JSON can hold it.
-            extra: arrays next to the variables (running metric sums).
-            rows_per_file: rows of a table in one file.
-        """
-        groups, columns = split_variables(model)
-        dense = {f"extra/{name}": np.array(value) for name, value in (extra or {}).items()}
-        for group, variables in groups.items():
-            dense |= {f"{group}/{number}": np.array(variable) for number, variable in enumerate(variables)}
-        return cls(
-            position,
-            schema_id,
-            copy.deepcopy(dict(state)),
-            dense,
-            {group: [variable.path for variable in variables] for group, variables in groups.items()},
-            [_copy(column, rows_per_file) for column in columns if column.shards is None],
-        )
-
-    def write(self, folder: Path, progress: Callable[[], None] = lambda: None) -> Checkpoint:
-        """Write it as a checkpoint: all of it or nothing. Sharded tables are no part of it.
-
-        Args:
-            folder: the folder to be; replaced when it exists.
-            progress: called after every file.
-
-        Raises:
-            NotFinite: a value is not finite: such a state is of no use, and the one before it must stay.
-            OSError: the folder cannot be written.
-        """
-        self.check_finite()
-        with new_folder(folder, overwrite=True) as temporary:
-            manifest = self.fill(temporary, progress)
-        return Checkpoint(folder, manifest)
-
-    def check_finite(self) -> None:
-        """Whether the small variables are numbers. Raises :class:`NotFinite`."""
-        for name, value in self.dense.items():
-            group, _, number = name.partition("/")
-            _check_finite(value, self.names[group][int(number)] if group in self.names else number, self.position)
-
-    def fill(
-        self, temporary: Path, progress: Callable[[], None], parts: Sequence[Written] | None = None
-    ) -> dict[str, Any]:
-        """All files of the checkpoint, the manifest last, flushed to the disk; :meth:`check_finite` comes before.
-
-        Args:
-            progress: called after every file.
-            parts: what each rank has written there of sharded tables; None: there are none.
-
-        Returns:
-            The manifest.
-        """
-        buffer = io.BytesIO()
-        np.savez(buffer, **self.dense)  # type: ignore[arg-type]
-        with HashingWriter(temporary / "dense.npz") as writer:
-            writer.write(buffer.getbuffer())
-        files: dict[str, dict[str, Any]] = {"dense.npz": writer.content}
-        tables: dict[str, dict[str, Any]] = {}
-        for part in [write_columns(temporary, self.columns, self.position, progress), *(parts or ())]:
-            files |= part.files
-            for table, entries in part.tables.items():
-                for key, entry in entries.items():
-                    kept = tables.setdefault(table, {}).setdefault(key, entry)
-                    if kept is not entry:
-                        kept["files"] += entry["files"]
-        manifest = {
-            "format_version": FORMAT_VERSION if parts is None else SHARDED_VERSION,
-            "position": dataclasses.asdict(self.position),
-            "schema_id": self.schema_id,
-            "dense": self.names,
-            "tables": tables,
-            "state": self.state,
-            "files": files,
-        }
-        with HashingWriter(temporary / MANIFEST) as last:
-            last.write((json.dumps(manifest, indent=1) + "\n").encode())
-        return manifest
-
-
-class Written(NamedTuple):
-    """Files of a checkpoint that are written: ``{"sha256", "bytes"}`` by name, and the tables' part of a manifest."""
-
-    files: dict[str, dict[str, Any]]
-    tables: dict[str, dict[str, Any]]
-
-
-def write_columns(
-    temporary: Path, columns: Iterable[ColumnCopy], position: Position, progress: Callable[[], None]
-) -> Written:
-    """Write the rows of columns, a file for each block.
-
-    Raises:
-        NotFinite: a value is not finite.
-        OSError: a file cannot be written.
-    """
-    written = Written({}, {})
-    for column in columns:
-        (temporary / "tables" / column.table).mkdir(parents=True, exist_ok=True)
-        names: list[Any] = []
-        start = column.start or 0
-        for block in column.blocks:
-            values = np.asarray(memoryview(block))  # without a further copy
-            _check_finite(values, f"{column.table}.{column.key}", position)
-            stop = start + len(values)
-            order = "rows" if column.start is None else MIXED
-            name = f"tables/{column.table}/{order}-{start}-{stop}.{column.key}.npy"
-            with HashingWriter(temporary / name) as writer:
-                np.lib.format.write_array(writer, values, allow_pickle=False)
-            written.files[name] = writer.content
-            names.append([start, stop, name])
-            start = stop
-            progress()
-        entry = {"rows": column.shape[0], "shape": column.shape, "files": names}
-        if column.start is not None:
-            entry["order"] = MIXED
-        written.tables.setdefault(column.table, {})[column.key] = entry
-    return written
-
-
-def own_rows(model: keras.Model, rows_per_file: int = ROWS_PER_FILE) -> Iterator[ColumnCopy]:
-    """This rank's rows of the sharded tables of a model and its optimizer, copied block by block as they are read."""
-    for column in split_variables(model)[1]:
-        if (shards := column.shards) is not None:
-            shape = [shards.rows, *column.variable.shape[1:]]
-            blocks = _blocks(column, shards.stop - shards.start, rows_per_file)
-            yield ColumnCopy(column.table, column.key, shape, blocks, shards.start)
-
-
-def _check_finite(values: np.ndarray, name: str, position: Position) -> None:
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-        raise NotFinite(f"{name} is not finite after step {position.step}")
-
-
-def _copy(column: TableColumn, rows_per_file: int) -> ColumnCopy:
-    shape = list(column.variable.shape)
-    return ColumnCopy(column.table, column.key, shape, list(_blocks(column, shape[0], rows_per_file)))
-
-
-def _blocks(column: TableColumn, rows: int, rows_per_file: int) -> Iterator[tf.Tensor]:
-    # A gather copies its rows and no others, where a slice first copies the whole variable.
-    for start in range(0, rows, rows_per_file):
-        with tf.device("CPU:0"):
-            block = tf.gather(column.variable.value, tf.range(start, min(rows, start + rows_per_file)))
-            yield tf.identity(block)

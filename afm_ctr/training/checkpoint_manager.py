@@ -15,8 +15,9 @@ import keras
 from afm_ctr.distributed import World
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import new_folder, remove_folder, remove_temporaries, write_json
-from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint, Snapshot, Written, own_rows, write_columns
+from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint
 from afm_ctr.training.failures import unwritable
+from afm_ctr.training.snapshot import Snapshot, Written, own_rows, write_columns
 from afm_ctr.training.supervisor import on_chief, on_every
 
 BEST = "best.json"
@@ -95,7 +96,7 @@ class CheckpointManager:
         Args:
             snapshot: what is stored.
             best: what :meth:`mark_best` writes; its step must be on the shelf, or be this one.
-            progress: see :meth:`~afm_ctr.training.checkpoint.Snapshot.write`.
+            progress: see :meth:`~afm_ctr.training.snapshot.Snapshot.write`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         snapshot.write(self.path(snapshot.position.step), progress)

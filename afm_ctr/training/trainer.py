@@ -24,7 +24,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.training.callbacks import Stateful, UnreadLogs
-from afm_ctr.training.checkpoint import Checkpoint, NotFinite, Position, Snapshot
+from afm_ctr.training.checkpoint import Checkpoint, Position
 from afm_ctr.training.checkpoint_manager import Saver
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.divergence import largest_input
@@ -35,6 +35,7 @@ from afm_ctr.training.model_state import is_sharded
 from afm_ctr.training.profiler import StepProfile
 from afm_ctr.training.progress import Mode, Reporter, TensorBoardScalars
 from afm_ctr.training.run_dir import RunDir
+from afm_ctr.training.snapshot import NotFinite, Snapshot
 from afm_ctr.training.supervisor import Supervisor
 
 # What a step uses of a batch; dropout is a function of the row's number.

@@ -23,7 +23,7 @@ from afm_ctr.optimizers.average import Average
 from afm_ctr.prediction import predict_logs, predict_records
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
-from afm_ctr.training import TrainConfig, TrainSummary, build_model, checkpoint, epoch, evaluate, load_model, train
+from afm_ctr.training import TrainConfig, TrainSummary, build_model, epoch, evaluate, load_model, snapshot, train
 from afm_ctr.training.checkpoint import Checkpoint
 from afm_ctr.training.evaluation import scoring_batch
 from tests import prepared
@@ -218,7 +218,7 @@ def test_a_folder_that_cannot_be_written(data: Path, tmp_path: Path, monkeypatch
         train(data, tmp_path / "file/run", config(), WORLD, progress="none")
     run = tmp_path / "run"
     settings = config("epochs=1", "checkpoint.every_steps=10")
-    write = checkpoint.HashingWriter.write
+    write = snapshot.HashingWriter.write
 
     def full(self: Any, content: Any) -> int:
         if (run / "checkpoints/step-000000020").exists():
@@ -226,7 +226,7 @@ def test_a_folder_that_cannot_be_written(data: Path, tmp_path: Path, monkeypatch
         return write(self, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.HashingWriter, "write", full)
+        patch.setattr(snapshot.HashingWriter, "write", full)
         with pytest.raises(UserError, match="No space left on device; every checkpoint there is whole"):
             train(data, run, settings, WORLD, progress="none")
     assert train(data, run, settings, WORLD, progress="none").resumed_from == 20

@@ -14,9 +14,10 @@ import tensorflow as tf
 from afm_ctr import optimizers
 from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import UserError
-from afm_ctr.training.checkpoint import MANIFEST, Checkpoint, DamagedCheckpoint, Position, Snapshot
+from afm_ctr.training.checkpoint import MANIFEST, Checkpoint, DamagedCheckpoint, Position
 from afm_ctr.training.checkpoint_manager import CheckpointManager
 from afm_ctr.training.model_state import split_variables
+from afm_ctr.training.snapshot import Snapshot
 
 STATE = {"best": {"value": 0.1 + 0.2, "epoch": None}}
 

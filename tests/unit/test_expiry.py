@@ -13,9 +13,10 @@ from afm_ctr import optimizers
 from afm_ctr.distributed import SingleWorld, wrap_optimizer
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
-from afm_ctr.training.checkpoint import Position, Snapshot
+from afm_ctr.training.checkpoint import Position
 from afm_ctr.training.config import Expiry, TrainConfig
 from afm_ctr.training.expiry import Begun, expire, last_kept
+from afm_ctr.training.snapshot import Snapshot
 
 TODAY = datetime.date(2026, 3, 10)
 RUNS: list[Begun] = [

@@ -14,8 +14,9 @@ from afm_ctr import optimizers
 from afm_ctr.distributed import SingleWorld, wrap_optimizer
 from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
-from afm_ctr.training.checkpoint import Checkpoint, Position, Snapshot
+from afm_ctr.training.checkpoint import Checkpoint, Position
 from afm_ctr.training.checkpoint_manager import CheckpointManager, Saver
+from afm_ctr.training.snapshot import Snapshot
 
 DEADLINE = 60
 

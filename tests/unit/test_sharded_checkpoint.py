@@ -21,10 +21,11 @@ from afm_ctr.errors import UserError
 from afm_ctr.io.files import new_folder
 from afm_ctr.models import CTRModel
 from afm_ctr.optimizers.average import Average
-from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint, Position, Snapshot, own_rows, write_columns
+from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint, Position
 from afm_ctr.training.checkpoint_manager import CheckpointManager
 from afm_ctr.training.expiry import expire
 from afm_ctr.training.model_state import split_variables
+from afm_ctr.training.snapshot import Snapshot, own_rows, write_columns
 from afm_ctr.training.stored_table import StoredTable
 
 ROWS, AT = 101, Position(0, 3, 3)

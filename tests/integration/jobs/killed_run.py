@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from afm_ctr import distributed, training
-from afm_ctr.training import checkpoint
+from afm_ctr.training import snapshot
 from afm_ctr.training.trainer import Trainer
 
 data, run, config, step, *rest = sys.argv[1:]
-counted, write_columns = Trainer.on_train_batch_end, checkpoint.write_columns
+counted, write_columns = Trainer.on_train_batch_end, snapshot.write_columns
 at = 0
 moved = threading.Condition()
 
@@ -39,7 +39,7 @@ def count(self: Trainer, batch: int, logs: dict[str, Any] | None = None) -> None
     counted(self, batch, logs)
 
 
-def write(folder: Path, columns: Any, position: checkpoint.Position, progress: Callable[[], None]) -> Any:
+def write(folder: Path, columns: Any, position: snapshot.Position, progress: Callable[[], None]) -> Any:
     def after_a_block() -> None:
         if rest and position.step >= int(step):
             with moved:
@@ -51,5 +51,5 @@ def write(folder: Path, columns: Any, position: checkpoint.Position, progress: C
 
 
 Trainer.on_train_batch_end = count  # type: ignore[method-assign]
-checkpoint.write_columns = write
+snapshot.write_columns = write
 training.train(data, run, training.TrainConfig.load(config), distributed.init())
