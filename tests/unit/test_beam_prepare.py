@@ -276,27 +276,35 @@ LEARNERS = {
 }
 
 
+REASONS = {
+    "bad_label": b"click,1,a,u,train\n",
+    "bad_number": b"1,x,a,u,train\n",
+    "bad_split": b"1,1,a,u,nowhere\n",
+    "bad_utf8": b"1,1,\xff,u,train\n",
+    "column_count": b"1,2\n",
+}
+
+
 @pytest.mark.parametrize("learner", LEARNERS)
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [(b"click,1,a,u,train", "bad_label"), (b"1,2", "column_count"), (b"1,1,\xff,u,train", "bad_utf8"),
-     (b"1,x,a,u,train", "bad_number"), (b"1,1,a,u,nowhere", "bad_split")],
-)  # fmt: skip
-def test_a_schema_that_learns_says_why_no_row_is_left(tmp_path: Path, learner: str, line: bytes, reason: str) -> None:
+def test_a_schema_that_learns_says_why_no_row_is_left(tmp_path: Path, learner: str) -> None:
     spec, split = schema(LEARNERS[learner]), "column:part"
+    lines = b"".join(REASONS.values()) * 25
     with pytest.raises(UserError) as raised:
-        run(tmp_path, (line + b"\n") * 30, schema=spec, split=split, chunk_bytes=100, max_rejects_kept=20)
+        run(tmp_path, lines, schema=spec, split=split, chunk_bytes=300, max_rejects_kept=20)
     kept = tmp_path / "out" / "rejects-failed.jsonl"
-    assert str(raised.value) == f"no row is left (rejected lines: {reason}: 30); the lines are in {kept}"
-    assert [json.loads(text)["line"] for text in kept.open()] == list(range(1, 21))
-    # Rows of another split are no help to it, and the line says so.
-    other = b"0,1,b,u,test\n"
-    if learner != "hash" and reason != "bad_number":
-        with pytest.raises(
-            UserError, match=r"learns from the split 'train', which has no row \(rejected lines: "
-        ) as raised:
-            run(tmp_path, (line + b"\n") * 3 + other, schema=spec, split=split)
-        assert f"{reason}: 3); to prepare" in str(raised.value) and len(kept.read_bytes().splitlines()) == 3
+    counts = ", ".join(f"{reason}: 25" for reason in REASONS)
+    assert str(raised.value) == f"no row is left (rejected lines: {counts}); the lines are in {kept}"
+    assert [json.loads(text)["line"] for text in kept.open()] == list(range(1, 101)), "20 of each reason"
+
+
+@pytest.mark.parametrize("learner", sorted(LEARNERS.keys() - {"hash"}))
+def test_rows_of_another_split_are_no_help_to_a_schema_that_learns(tmp_path: Path, learner: str) -> None:
+    lines = b"".join(line * 3 for reason, line in REASONS.items() if reason != "bad_number") + b"0,1,b,u,test\n"
+    with pytest.raises(UserError, match=r"learns from the split 'train', which has no row") as raised:
+        run(tmp_path, lines, schema=schema(LEARNERS[learner]), split="column:part")
+    counts = ", ".join(f"{reason}: 3" for reason in REASONS if reason != "bad_number")
+    assert f"(rejected lines: {counts}); to prepare" in str(raised.value)
+    assert len((tmp_path / "out" / "rejects-failed.jsonl").read_bytes().splitlines()) == 12
 
 
 def test_an_output_is_replaced_only_when_told_so(tmp_path: Path) -> None:
@@ -408,14 +416,13 @@ def test_a_manifest_holds_the_sums_of_weights_and_labels(tmp_path: Path) -> None
         assert sum(labels for _, labels in sums) == sum(i + 0.5 for i in rows if i % 3 == 0)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("asked", "kept"), [({}, 16), ({"sample_rows": 3}, 3), ({"sample_rows": 0}, 0)])
-def test_how_many_raw_rows_travel_with_the_data(asked: dict[str, int], kept: int, tmp_path: Path) -> None:
-    run(tmp_path, log(40), chunk_bytes=200)
-    out = tmp_path / "out"
-    run(tmp_path, log(40), chunk_bytes=200, overwrite=True, **asked)
-    file = out / "sample_rows.jsonl"
-    assert len(file.read_text().splitlines() if file.exists() else []) == kept
-    assert file.exists() == bool(kept), "rows of the data set that was replaced are gone too"
+def test_how_many_raw_rows_travel_with_the_data(tmp_path: Path) -> None:
+    """Rows of a data set that was replaced are gone too."""
+    file = tmp_path / "out" / "sample_rows.jsonl"
+    for asked, kept in (({}, 16), ({"sample_rows": 3}, 3), ({"sample_rows": 0}, 0), ({}, 16)):
+        run(tmp_path, log(40), chunk_bytes=200, overwrite=True, **asked)
+        assert len(file.read_text().splitlines() if file.exists() else []) == kept
+        assert file.exists() == bool(kept)
 
 
 def test_small_files_share_shards(tmp_path: Path) -> None:

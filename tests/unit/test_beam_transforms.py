@@ -31,7 +31,6 @@ from tests import raw_logs
 FIELDS: list[dict[str, Any]] = [
     {"name": "user", "kind": "categorical", "encoding": {"kind": "vocabulary", "min_count": 2}},
     {"name": "price", "kind": "numeric", "encoding": {"kind": "value", "standardise": True}},
-    {"name": "hour", "column": "at", "kind": "time", "format": "iso", "part": "hour"},
     {
         "name": "tags",
         "kind": "categorical",
@@ -40,18 +39,18 @@ FIELDS: list[dict[str, Any]] = [
         "encoding": {"kind": "hash", "buckets": 9},
     },
 ]
+HOUR = {"name": "hour", "column": "at", "kind": "time", "format": "iso", "part": "hour"}
 SCHEMA: dict[str, Any] = {
     "name": "shop",
     "format": {"kind": "jsonl", "list_separator": "|"},
     "label": {"column": "clicked"},
     "key": "id",
     "group": "user",
-    "fields": FIELDS,
 }
 
 
-def spec_of(**changes: Any) -> FeatureSchema:
-    return FeatureSchema.model_validate(SCHEMA | changes)
+def spec_of(*more: dict[str, Any]) -> FeatureSchema:
+    return FeatureSchema.model_validate(SCHEMA | {"fields": [*FIELDS[:2], *more, *FIELDS[2:]]})
 
 
 def rows_of(count: int) -> list[dict[str, Any]]:
@@ -120,8 +119,8 @@ def test_rows_get_the_ids_of_prepare_and_the_same_bytes_in_any_order(tmp_path: P
     rows, split = rows_of(300), "hash:id:80/10/10"
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     log = str(tmp_path / "log.jsonl")
-    prepare(PrepareOptions(schema=spec_of(), inputs=[log], output=str(tmp_path / "log"), split=split))
-    run(rows, Prepare(spec_of(), str(tmp_path / "rows"), split=split, shards=4))
+    prepare(PrepareOptions(schema=spec_of(HOUR), inputs=[log], output=str(tmp_path / "log"), split=split))
+    run(rows, Prepare(spec_of(HOUR), str(tmp_path / "rows"), split=split, shards=4))
     one, other = Manifest.load(tmp_path / "log"), Manifest.load(tmp_path / "rows")
     assert (other.schema_id, other.rows_in, other.rows_out) == (one.schema_id, 300, 300)
     assert other.splits == one.splits and other.split_rule == split
@@ -139,7 +138,7 @@ def test_rows_get_the_ids_of_prepare_and_the_same_bytes_in_any_order(tmp_path: P
         row["unread"], row["user"] = object, np.int32(row["user"])
         row["price"], row["clicked"] = row["price"] if row["price"] is not None else float("nan"), str(row["clicked"])
         row["at"] = datetime.fromisoformat(row["at"]).astimezone(UTC)
-    run([beam.Row(**row) for row in rows], Prepare(spec_of(), str(tmp_path / "again"), split=split, shards=4))
+    run([beam.Row(**row) for row in rows], Prepare(spec_of(HOUR), str(tmp_path / "again"), split=split, shards=4))
     assert shards(tmp_path / "again") == shards(tmp_path / "rows")
     assert not list((tmp_path / "again").glob("attempt-*/work"))
 
@@ -170,7 +169,7 @@ def test_rows_that_are_none_are_rejected_and_counted(tmp_path: Path) -> None:
 
 
 def test_a_row_becomes_a_line_of_the_cells_that_are_read(tmp_path: Path) -> None:
-    to_line = ToLine(plan_rows(PrepareOptions(schema=spec_of(), inputs=(), output=str(tmp_path / "data")), 3))
+    to_line = ToLine(plan_rows(PrepareOptions(schema=spec_of(HOUR), inputs=(), output=str(tmp_path / "data")), 3))
 
     def line(row: Any) -> Any:
         ((shard, content),) = to_line.process(row)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -145,22 +146,35 @@ def test_commits_are_due_by_steps_or_by_time(state: ElasticState) -> None:
             due.append(step)
             state.commit()
     assert due == [3, 6]
-    timed = ElasticState(state.model, state.world, commit_seconds=1000.0)
-    timed.begin()
-    intervals = []
-    for _ in range(4):
-        while not timed.due:
-            timed.count_step()
-        intervals.append(timed._since)
-        timed._last = time.monotonic() - 0.1 * timed._since  # steps of a tenth of a second
-        timed.commit()
-    assert intervals == [1, 4, 16, 64]
-    timed._cost = 100.0  # a commit of 100 s fits every 2000 s
-    timed._since, timed._interval = 10, 10**6
-    assert timed._next_interval(timed._last + 1.0) == 20_000
     for wrong in ({"commit_seconds": -1.0}, {"commit_steps": 0}):
         with pytest.raises(UserError, match="elastic commits"):
             ElasticState(state.model, state.world, **wrong)
+
+
+@pytest.mark.parametrize(("cost", "last"), [(0.0, 8_000), (100.0, 16_000)])  # a commit of 100 s fits every 2000 s
+def test_intervals_grow_until_commits_are_as_rare_as_asked_for(
+    cost: float, last: int, state: ElasticState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+
+    def broadcast(obj: Any) -> Any:  # a part of every commit
+        nonlocal clock
+        clock += cost
+        return obj
+
+    monkeypatch.setattr("afm_ctr.distributed.elastic.time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(state.world, "broadcast_object", broadcast)
+    timed = ElasticState(state.model, state.world, commit_seconds=1000.0)
+    timed.begin()
+    intervals = []
+    for _ in range(9):
+        steps = 0
+        while not timed.due:
+            timed.count_step()
+            steps, clock = steps + 1, clock + 0.125
+        intervals.append(steps)
+        timed.commit()
+    assert intervals == [1, 4, 16, 64, 256, 1024, 4096, last, last]
 
 
 def test_a_lost_rank_costs_what_came_after_the_commit(state: ElasticState) -> None:
