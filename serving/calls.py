@@ -101,7 +101,8 @@ class Call:
                 overloaded = is_overload(error)
                 if refused is not None and _code(error) is grpc.StatusCode.DEADLINE_EXCEEDED:
                     raise refused from None
-                if not overloaded and (_code(error) is not grpc.StatusCode.UNAVAILABLE or self._is_last(attempt)):
+                last = not self._patient and attempt >= _ATTEMPTS
+                if not overloaded and (last or _code(error) is not grpc.StatusCode.UNAVAILABLE):
                     raise
                 # Spread: callers that were refused together should not come back together.
                 pause = min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
@@ -118,9 +119,6 @@ class Call:
     def cancel(self) -> None:
         """Give up the answer."""
         self._future.cancel()
-
-    def _is_last(self, attempt: int) -> bool:
-        return not self._patient and attempt >= _ATTEMPTS
 
 
 def _code(error: grpc.RpcError) -> grpc.StatusCode:

@@ -118,14 +118,11 @@ def _plain(column: Any) -> Any:
         return list(column)
     kind = str(getattr(column, "dtype", "")).lower()
     if kind in _NARROW and hasattr(column, "to_numpy"):
-        return np.array([np.nan if _is_missing(value) else value for value in column.to_list()], _NARROW[kind])
+        values = (np.nan if type(value).__name__ in ("NoneType", "NAType") else value for value in column.to_list())
+        return np.array(list(values), _NARROW[kind])
     if hasattr(column, "to_list") and not isinstance(column, np.ndarray):
         return column.to_list()
     return column.to_numpy() if hasattr(column, "to_numpy") else column
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or type(value).__name__ == "NAType"
 
 
 def _encode_columns(chunk: Chunk, specs: Specs) -> dict[str, np.ndarray[Any, Any]]:

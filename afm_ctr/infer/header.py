@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from afm_ctr.errors import UserError
-from afm_ctr.infer.texts import DECIMAL_COMMA, LABEL_NAMES, NUMBER, is_nothing, shown
+from afm_ctr.infer.texts import DECIMAL_COMMA, LABEL_NAMES, NUMBER, has_digit, is_nothing, shown
 
 _DATED = re.compile(rb"\d{4}[-/]\d\d[-/]\d\d.*|\d\d[-/.]\d\d[-/.]\d{4}.*")
 _NAME = re.compile(rb"[^\W\d][\w .\-/()%#]*")
@@ -57,7 +57,7 @@ def _verdict(file: FirstLines) -> tuple[bool | None, str]:
     """What the kinds of a file's columns say; ``None``: nothing."""
     if len(file.first) != file.width or not file.rows:
         return None, ""
-    for is_kind, kind in ((_is_number, "numbers"), (_has_digit, "cells with digits")):
+    for is_kind, kind in ((_is_number, "numbers"), (has_digit, "cells with digits")):
         names: list[bytes] = []
         values: list[bytes] = []
         for place, cell in enumerate(file.first):
@@ -74,10 +74,6 @@ def _verdict(file: FirstLines) -> tuple[bool | None, str]:
 
 def _is_number(cell: bytes) -> bool:
     return any(form.fullmatch(cell) for form in (NUMBER, _DATED, DECIMAL_COMMA))
-
-
-def _has_digit(cell: bytes) -> bool:
-    return any(48 <= byte <= 57 for byte in cell)
 
 
 def _names_label(file: FirstLines) -> bool:
@@ -128,7 +124,8 @@ def _refuse_odd(file: FirstLines, header: bool) -> None:
     names = all(_NAME.fullmatch(cell) for cell in file.first if cell) and any(
         _is_number(cell) for row in file.rows[:20] for cell in row
     )
-    if len(file.first) > 1 and names and (header or _has_label_name(file.first)):
+    label = any(cell.strip().lower().decode("utf-8", "replace") in LABEL_NAMES for cell in file.first)
+    if len(file.first) > 1 and names and (header or label):
         single = sum(any(cell.lstrip().startswith(b"'") for cell in row) for row in file.rows)
         how = "add the missing names, or remove the extra cells"
         if single >= _MOST * len(file.rows):
@@ -137,10 +134,6 @@ def _refuse_odd(file: FirstLines, header: bool) -> None:
             f"{file.path}: the header has {len(file.first)} cells ({shown(file.first[0])}, …) and most lines have "
             f"{file.width}; {how}"
         )
-
-
-def _has_label_name(cells: Sequence[bytes]) -> bool:
-    return any(cell.strip().lower().decode("utf-8", "replace") in LABEL_NAMES for cell in cells)
 
 
 def readable_names(files: Sequence[FirstLines]) -> tuple[list[str], dict[str, str]]:

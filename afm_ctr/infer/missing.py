@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from afm_ctr.infer.texts import NOTHING, NUMBER, PERHAPS_NOTHING
+from afm_ctr.infer.texts import NOTHING, NUMBER, PERHAPS_NOTHING, has_digit
 from afm_ctr.infer.timestamps import time_format
+from afm_ctr.rawlog.tokenizers import is_utf8
 
 _MOSTLY = 0.995  # of a column's other cells must be numbers
 _LEAST = 0.005  # of a column's cells must be a text that is not well known, for it to mean "missing"
@@ -60,10 +61,10 @@ def _decoded(texts: set[bytes]) -> tuple[str, ...]:
 def _own(counts: Counter[bytes], sure: frozenset[bytes] | set[bytes]) -> set[bytes]:
     """Texts without a digit among numbers or times only, few enough to be named."""
     rest = {cell: count for cell, count in counts.items() if cell not in sure and cell.strip()}
-    words = {cell for cell in rest if not any(48 <= byte <= 57 for byte in cell) or cell in PERHAPS_NOTHING}
+    words = {cell for cell in rest if not has_digit(cell) or cell in PERHAPS_NOTHING}
     known = {cell for cell in words if cell in PERHAPS_NOTHING}
     there = sum(rest.values())
-    frequent = {cell for cell in words - known if rest[cell] >= _LEAST * there and _is_text(cell)}
+    frequent = {cell for cell in words - known if rest[cell] >= _LEAST * there and is_utf8(cell)}
     found = known | (frequent if len(frequent) <= 2 else set())
     others = {cell: count for cell, count in rest.items() if cell not in found}
     if not found or len(others) <= 2:
@@ -72,11 +73,3 @@ def _own(counts: Counter[bytes], sure: frozenset[bytes] | set[bytes]) -> set[byt
     if numbers >= _MOSTLY * sum(others.values()) or time_format(others) is not None:
         return found
     return set()
-
-
-def _is_text(cell: bytes) -> bool:
-    try:
-        cell.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -200,7 +200,8 @@ def _columns(table: Table, label: str | None, labelled: bool) -> tuple[list[str]
             f"{table.paths[0]}: no column is fit for a feature: "
             + "; ".join(f"{s.profile.name}: {s.left_out}" for s in suggestions[:5])
         )
-    lines = _label(guess) if guess is not None else [*comment(["No label: to score with, not to train on."]), ""]
+    lines = comment(["No label: to score with, not to train on."] if guess is None else guess.why)
+    lines += [""] if guess is None else [f"label: {flow(guess.schema)}", ""]
     lines += _roles(suggestions)
     lines += _missing(missing)
     lines.append("fields:")
@@ -244,10 +245,6 @@ def _missing(missing: Missing) -> list[str]:
         return []
     why = "What the log writes where there is no value; each field below follows its `missing`."
     return [*comment([why]), f"missing_values: {flow(missing.everywhere)}", ""]
-
-
-def _label(guess: LabelGuess) -> list[str]:
-    return [*comment(guess.why), f"label: {flow(guess.schema)}", ""]
 
 
 def _roles(suggestions: Sequence[Suggestion]) -> list[str]:

@@ -27,6 +27,10 @@ PERHAPS_NOTHING = frozenset(
 )  # fmt: skip
 
 
+def has_digit(cell: bytes) -> bool:
+    return any(48 <= byte <= 57 for byte in cell)
+
+
 def is_nothing(cell: bytes) -> bool:
     """Whether a cell is empty, white space, or a text for a value that is not there."""
     text = cell.strip()

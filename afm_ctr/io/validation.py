@@ -87,14 +87,10 @@ def validate(model: type[Model], data: Any, path: Path | str) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = problem_lines(error, data)
+        problems = problems_of(error, data)
+        lines = [f"{path_text(p.location)}: {p.message}".removeprefix(": ") for p in problems]
         more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
         raise UserError(f"{path}: {'; '.join(lines[:5])}{more}") from None
-
-
-def problem_lines(error: ValidationError, data: Any) -> list[str]:
-    """Each problem as ``key.path: value: what is wrong``, in the order of the file."""
-    return [f"{path_text(p.location)}: {p.message}".removeprefix(": ") for p in problems_of(error, data)]
 
 
 def problems_of(error: ValidationError, data: Any) -> list[Problem]:

@@ -118,7 +118,8 @@ class Collector:
     def __init__(self, schema: ResolvedSchema, rows_in: int, sample_rows: int = SAMPLE_ROWS) -> None:
         self._schema = schema
         self._layout = _Layout(schema)
-        self._limit = sampling_limit(rows_in, sample_rows)
+        # The largest hash of a sampled row.
+        self._limit = np.uint64(min(2**64 - 1, 2**64 * sample_rows // max(rows_in, 1)))
         self._seen = [_Seen(schema.feature_size, slots) for slots in self._layout.layers]
         self._part = PartialStatistics.empty(len(schema.spec.fields))
         self._samples: list[tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]] = []
@@ -191,11 +192,6 @@ class Collector:
                 )
                 self._part.hashes[index] = distinct.least_hashes(mine)
         return self._part
-
-
-def sampling_limit(rows_in: int, sample_rows: int) -> np.uint64:
-    """The largest hash of a sampled row."""
-    return np.uint64(min(2**64 - 1, 2**64 * sample_rows // max(rows_in, 1)))
 
 
 def _finish(schema: ResolvedSchema, part: PartialStatistics, index: int) -> FieldStatistics:

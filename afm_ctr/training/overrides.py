@@ -56,7 +56,8 @@ def _check_path(model: type[BaseModel] | None, keys: list[str], override: str) -
             raise UserError(f"--set {override}: unknown key {'.'.join(keys[: depth + 1])}; {hint}")
         annotation = fields[key].annotation
         model = _model_in(annotation)
-        if model is None and _is_mapping(annotation) and depth + 2 == len(keys):
+        mapping = any(typing.get_origin(part) is dict for part in _parts(annotation))
+        if model is None and mapping and depth + 2 == len(keys):
             return
 
 
@@ -73,7 +74,3 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
         if isinstance(part, type) and issubclass(part, BaseModel):
             return part
     return None
-
-
-def _is_mapping(annotation: Any) -> bool:
-    return any(typing.get_origin(part) is dict for part in _parts(annotation))

@@ -40,7 +40,11 @@ class Supervisor:
         self.signals = StopSignals()
         self.watchdog: Watchdog | None = None
         if config.watchdog is not None:
-            self.watchdog = Watchdog(world, config.watchdog.timeout_seconds, explain=self._who_is_stuck)
+            self.watchdog = Watchdog(
+                world,
+                config.watchdog.timeout_seconds,
+                explain=lambda: None if self._roll is None else self._roll.explain(stuck=True),
+            )
 
     def begin(self) -> None:
         """Get to know the other ranks; all of them must call it."""
@@ -84,9 +88,6 @@ class Supervisor:
             self._roll.close("stopped")
         if self.watchdog is not None:
             self.watchdog.stop()
-
-    def _who_is_stuck(self) -> str | None:
-        return None if self._roll is None else self._roll.explain(stuck=True)
 
 
 def on_chief(world: World, work: Callable[[], Result]) -> Result:

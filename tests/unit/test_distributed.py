@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +12,7 @@ import pytest
 import tensorflow as tf
 from fake_world import FakeWorld
 
+from afm_ctr import distributed
 from afm_ctr.distributed import (
     DistributedError,
     Form,
@@ -23,6 +23,7 @@ from afm_ctr.distributed import (
     exchanged_bytes,
     wrap_optimizer,
 )
+from afm_ctr.errors import UserError
 from afm_ctr.sparse_gradients import MergedSlices, merge_slices
 
 
@@ -45,20 +46,20 @@ def test_single_world_is_the_identity() -> None:
     world.barrier()
 
 
-def test_init_without_a_launcher_needs_no_horovod() -> None:
-    code = (
-        "import sys; sys.modules['horovod'] = None\n"
-        "from afm_ctr import distributed\n"
-        "world = distributed.init()\n"
-        "assert world.size == 1 and distributed.init() is world\n"
-        "import os; os.environ |= {'HOROVOD_RANK': '0', 'HOROVOD_SIZE': '2'}; distributed._world = None\n"
-        "from afm_ctr.errors import UserError\n"
-        "try:\n    distributed.init()\n"
-        "except UserError as error:\n    print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "scripts/build_horovod.py" in done.stdout and len(done.stdout.splitlines()) == 1
+def test_init_without_a_launcher_needs_no_horovod(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "horovod", None)
+    monkeypatch.delitem(sys.modules, "afm_ctr.distributed.horovod", raising=False)
+    monkeypatch.setattr(distributed, "pin_gpu", lambda *place: None)  # TensorFlow is at work already
+    monkeypatch.setattr(distributed, "_world", None)
+    monkeypatch.delenv("HOROVOD_RANK", raising=False)
+    world = distributed.init()
+    assert world.size == 1 and distributed.init() is world
+    monkeypatch.setattr(distributed, "_world", None)
+    monkeypatch.setenv("HOROVOD_RANK", "0")
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    with pytest.raises(UserError, match=r"scripts/build_horovod\.py") as caught:
+        distributed.init()
+    assert len(str(caught.value).splitlines()) == 1
 
 
 OPTIMIZERS: list[keras.optimizers.Optimizer] = [
