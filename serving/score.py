@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import write_json_lines
+from afm_ctr.io.files import as_user_error, write_json_lines
 from afm_ctr.rawlog import ParsedLines, parse_log
 from afm_ctr.rawlog.side import side_tables_beside
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
@@ -109,10 +109,8 @@ def score_file(
         try:
             check_columns("score", spec.raw_columns, client, schema_path)
             job = _Job(client, spec, tables, str(input_path), batch_size)
-            try:
+            with as_user_error(f"score: cannot write {output_path}"):
                 rows, errors = write_json_lines(output_path, job.lines())
-            except OSError as error:
-                raise UserError(f"score: cannot write {output_path}: {error.strerror or error}") from error
         except ServingError as error:
             raise UserError(f"score: {_explained(error, batch_size)}") from error
     return ScoreSummary(str(output_path), rows, errors, sorted(job.versions), time.monotonic() - began)

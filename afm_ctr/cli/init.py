@@ -37,18 +37,16 @@ def init(
         if path.exists() and not overwrite:
             raise UserError(f"{path} is there already; give --overwrite to replace it, or another --output")
     from afm_ctr import infer
-    from afm_ctr.io.files import write_text
+    from afm_ctr.io.files import as_user_error, write_text
     from afm_ctr.sizing import settings_for
 
     with console.status("looking at the logs"):
         found = infer.infer_schema(input, label=label, name=name)
     settings = settings_for(found.size)
-    try:
+    with as_user_error(f"{output}: cannot be written"):
         output.mkdir(parents=True, exist_ok=True)
         infer.save(found, schema, overwrite)
         write_text(config, _HEAD + settings.to_yaml())
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
     steps = next_steps(found, input, output)
 
     def show() -> None:

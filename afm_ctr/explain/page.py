@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from afm_ctr.errors import UserError
 from afm_ctr.explain import pictures, tables
 from afm_ctr.explain.explanation import Explanation, RowFacts
 from afm_ctr.explain.tables import cell, columns
-from afm_ctr.io.files import write_bytes
+from afm_ctr.io.files import as_user_error, write_bytes
 from afm_ctr.plots import png
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.webpage import Page
@@ -175,10 +174,8 @@ def write(explanation: Explanation, schema: ResolvedSchema, folder: Path) -> Exp
         contents[f"{stem}-bars.png"] = png(pictures.bars_figure(explanation))
         contents[f"{stem}-map.png"] = png(pictures.heat_map_figure(explanation, schema))
     page = page_of(explanation, schema)
-    try:
+    with as_user_error(f"explain: cannot write to {folder}"):
         for name, content in contents.items():
             write_bytes(folder / name, content)
-    except OSError as error:
-        raise UserError(f"explain: cannot write to {folder}: {error.strerror or error}") from error
     contents_and_page = [*(folder / name for name in contents), page.write(folder / f"{stem}.html")]
     return replace(explanation, files=tuple(map(str, contents_and_page)))

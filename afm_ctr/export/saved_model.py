@@ -17,7 +17,7 @@ from afm_ctr.export.float16 import HalfChange, halve_and_measure
 from afm_ctr.export.servable import Servable
 from afm_ctr.export.streamed import StreamedTable
 from afm_ctr.export.warmup import warmup_rows, write_warmup
-from afm_ctr.io.files import new_folder
+from afm_ctr.io.files import as_user_error, new_folder
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.model_io import Which, open_run
@@ -138,24 +138,21 @@ def export_model(
     streamed = StreamedTable(model.table, float16_tables) if isinstance(model.table, StoredTable) else None
     servable = Servable(model, schema, half, streamed)
     target = base / str(chosen)
-    try:
-        with new_folder(target) as temporary:
-            signatures = servable.signatures()
-            # Gradients are no part of a served model, and ours could bring functions along that no server needs.
-            options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-            tf.saved_model.save(servable, str(temporary), signatures=signatures, options=options)
-            if streamed is not None:
-                streamed.write(temporary, "table")
-            write_column_forms(temporary, schema)
-            _write_extra(temporary / EXTRA, schema, warmup)
-            if requests is not None:
-                path = temporary / EXTRA / "tf_serving_warmup_requests"
-                write_warmup(path, requests, base.resolve().name, servable.has_attention)
-            size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file())
-            if target.exists():
-                raise UserError(f"export: version {chosen} came into being in {base} meanwhile; run export again")
-    except OSError as error:
-        raise UserError(f"export: cannot write below {base}: {error.strerror or error}") from error
+    with as_user_error(f"export: cannot write below {base}"), new_folder(target) as temporary:
+        signatures = servable.signatures()
+        # Gradients are no part of a served model, and ours could bring functions along that no server needs.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(servable, str(temporary), signatures=signatures, options=options)
+        if streamed is not None:
+            streamed.write(temporary, "table")
+        write_column_forms(temporary, schema)
+        _write_extra(temporary / EXTRA, schema, warmup)
+        if requests is not None:
+            path = temporary / EXTRA / "tf_serving_warmup_requests"
+            write_warmup(path, requests, base.resolve().name, servable.has_attention)
+        size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file())
+        if target.exists():
+            raise UserError(f"export: version {chosen} came into being in {base} meanwhile; run export again")
     return ExportSummary(
         path=str(target),
         base=str(base),

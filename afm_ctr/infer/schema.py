@@ -21,7 +21,7 @@ from afm_ctr.infer.suggest import Suggestion, estimated, is_group, suggest
 from afm_ctr.infer.table import Table, read_table
 from afm_ctr.infer.texts import LABEL_NAMES, NOTHING, shown
 from afm_ctr.infer.write import columns, comment, flow
-from afm_ctr.io.files import write_text
+from afm_ctr.io.files import as_user_error, write_text
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
 from afm_ctr.sizing import DataSize
 
@@ -290,7 +290,7 @@ def save(inference: Inference, path: Path, overwrite: bool) -> None:
     Raises:
         UserError: the file is there and may not be replaced, or cannot be written.
     """
-    try:
+    with as_user_error(f"{path}: cannot be written"):
         if path.exists() and not overwrite:
             raise UserError(f"{path} is there already; give --overwrite to replace it, or another --output")
         with tempfile.TemporaryDirectory() as scratch:
@@ -299,5 +299,3 @@ def save(inference: Inference, path: Path, overwrite: bool) -> None:
             if validate(FeatureSchema, read_yaml(copy), path) != inference.schema:
                 raise RuntimeError(f"{path}: the schema reads differently than it was meant")
         write_text(path, inference.text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from afm_ctr.errors import UserError
 from afm_ctr.io import paths
 
 TEMPORARY = ".tmp-"
@@ -24,6 +25,15 @@ _BLOCK = 1 << 20
 _NAME_BYTES = 200  # of a target's name in that of its temporary file: a file system takes 255 in all
 
 PathLike = str | os.PathLike[str]
+
+
+@contextmanager
+def as_user_error(what: str) -> Iterator[None]:
+    """Within it the system's refusal is one line for the user: what cannot be done, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what}: {error.strerror or error}") from error
 
 
 def temporary_name(name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import replacing, write_json
+from afm_ctr.io.files import as_user_error, replacing, write_json
 from afm_ctr.synthetic.truth import (
     CATEGORIES,
     CELLS,
@@ -108,7 +108,7 @@ def make_logs(
     beside = target.with_name(target.name + ".truth.json")
     truth = Truth(seed, ctr)
     tally = _Tally()
-    try:
+    with as_user_error(f"make-logs: cannot write {target}"):
         with replacing(target) as plain:
             # No file name and no time in the gzip header: the same logs are the same bytes.
             packed = gzip.GzipFile("", "wb", 1, plain, mtime=0) if target.suffix == ".gz" else None
@@ -117,8 +117,6 @@ def make_logs(
                 packed.close()
             write_json(beside, _description(truth, rows, malformed, ctr))
         written = target.stat().st_size
-    except OSError as error:
-        raise UserError(f"make-logs: cannot write {target}: {error.strerror or error}") from error
     auc, log_loss = tally.best()
     return LogsSummary(
         path=str(target), truth=str(beside), rows=rows, well_formed=tally.well_formed, clicks=tally.clicks,

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import write_bytes, write_text
+from afm_ctr.io.files import as_user_error, write_bytes, write_text
 from serving.client import Client
 from serving.errors import ServingError
 from serving.load.measurements import QUANTILES, Result
@@ -222,10 +222,8 @@ def _folder(folder: Path) -> Path:
     """Find out beforehand whether the pictures can be drawn and written."""
     import matplotlib  # noqa: F401
 
-    try:
+    with as_user_error(f"load-test: cannot write below {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"load-test: cannot write below {folder}: {error.strerror or error}") from error
     return folder
 
 
@@ -237,15 +235,13 @@ def _write(report: LoadReport, folder: Path) -> None:
     title = f"{report.model_name} at {report.target}, {result.rows_per_request} rows a request"
     how = f"{result.asked:g} {'requests/s' if result.mode == 'open' else 'callers'}"
     files = [folder / "load.json", folder / "histogram.png"]
-    try:
+    with as_user_error(f"load-test: cannot write below {folder}"):
         write_bytes(files[1], png(pictures.histogram(result, limits, f"{title}, {how}")))
         if report.tried:
             files.append(folder / "latency-by-rate.png")
             write_bytes(files[2], png(pictures.latency_by_rate(report.tried, limits, title)))
         report.files = [str(file) for file in files]
         write_text(files[0], json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UserError(f"load-test: cannot write below {folder}: {error.strerror or error}") from error
 
 
 def _ms(value: float | None) -> str:
