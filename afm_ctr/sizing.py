@@ -8,21 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from afm_ctr.schema import (
-    BucketEncoding,
-    CategoricalField,
-    CrossField,
-    FeatureSchema,
-    HashSpace,
-    LibfmField,
-    NumericField,
-    slots_of,
-)
-from afm_ctr.schema.fields import OneField
+if TYPE_CHECKING:  # a schema's classes load NumPy, which a refused training run need not wait for
+    from afm_ctr.schema import FeatureSchema
+    from afm_ctr.schema.fields import OneField
 
 _STEPS = 300  # of an epoch, about
 _LEAST_BATCH, _LARGEST_BATCH = 64, 4096
@@ -60,6 +52,8 @@ class DataSize:
             distinct: different cells of a field, by its name; a field that is not there counts by its encoding.
             validated: whether there is a split ``valid``.
         """
+        from afm_ctr.schema import slots_of
+
         ids = [_ids(field, spec, distinct.get(field.name)) for field in spec.fields]
         return cls(rows, sum(ids), max(ids), sum(map(slots_of, spec.fields)), validated)
 
@@ -76,6 +70,8 @@ class DataSize:
 
 def _ids(field: OneField, spec: FeatureSchema, distinct: int | None) -> int:
     """About how many ids of the field the rows hold."""
+    from afm_ctr.schema import BucketEncoding, CategoricalField, CrossField, HashSpace, LibfmField, NumericField
+
     if isinstance(field, CategoricalField | CrossField):
         space = field.encoding or spec.spaces.get(field.space or "")
         most = space.buckets if isinstance(space, HashSpace) else getattr(space, "size", None)

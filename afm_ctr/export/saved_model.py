@@ -22,6 +22,7 @@ from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.model_io import Which, open_run
 from afm_ctr.training.stored_table import LARGEST_TABLE_MB, StoredTable
+from afm_ctr.visible import counted
 
 EXTRA = "assets.extra"
 
@@ -70,7 +71,7 @@ class ExportSummary(BaseModel):
         streamed = ", written block by block" if self.streamed else ""
         return (
             f"{self.path} ({self.bytes / 1e6:,.1f} MB): signatures {asked} -> {self.output}, logit{offset}\n"
-            f"{self.feature_size:,} ids, {self.slots} slots, {self.pairs:,} pairs{streamed}; "
+            f"{self.feature_size:,} ids, {self.slots} slots, {counted(self.pairs, 'pair')}{streamed}; "
             f"{origin[self.warmup]}{half}"
         )
 

@@ -92,15 +92,15 @@ def _read(profile: Profile, why: str, path: str) -> LabelGuess:
         raise UserError(f"{path}: column {profile.name} is empty; name another with --label COLUMN, or --no-label")
     lines = [why[0].upper() + why[1:] + f". In the sample: {profile.shown_top(6)}."]
     if profile.missing:
-        lines.append(f"{profile.missing / profile.rows:.2%} of the rows have none: they will be rejected.")
+        lines.append(_lost("have none", profile.missing, profile.rows))
     if both := _yes_and_no(profile):
         if others := profile.present - sum(profile.counts[text] for text in both):
-            lines.append(f"{others / profile.rows:.2%} of the rows hold neither of the two: they will be rejected.")
+            lines.append(_lost("hold neither of the two", others, profile.rows))
         return _binary(profile, both[:1], both[1:], lines)
     if len(texts) <= 2:
         positive = [text for text in texts if text.strip().lower() in _POSITIVE]
         if len(texts) == 1:
-            lines.append("There is one value only: nothing can be learned from such a log.")
+            lines.append("LOOK AT THIS: there is one value only: nothing can be learned from such a log.")
             positive = positive or ([] if texts[0].strip().lower() in _NEGATIVE else texts)
         elif len(positive) != 1:
             positive = texts[-1:]
@@ -126,6 +126,14 @@ def _read(profile: Profile, why: str, path: str) -> LabelGuess:
     return _binary(
         profile, [g for g in grades if float(g) > middle], [g for g in grades if float(g) <= middle], lines
     )
+
+
+def _lost(why: str, count: int, rows: int) -> str:
+    """What becomes of rows without a label."""
+    line = f"{count / rows:.2%} of the rows {why}: they will be rejected"
+    if count <= 0.01 * rows:
+        return f"{line}."
+    return f"LOOK AT THIS: {line}, and prepare stops at more than 1 %; see its --max-reject-share."
 
 
 def _binary(

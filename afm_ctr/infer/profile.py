@@ -113,8 +113,9 @@ class Profile:
         for what, pattern, drop, point in _DRESSED:
             plain = {cell: pattern.fullmatch(cell.strip()) is not None for cell in self.counts}
             if there and sum(n for cell, n in self.counts.items() if plain[cell]) >= 0.995 * there:
-                number = next(c for c in self.counts if plain[c] and not NUMBER.fullmatch(c)).strip()
-                return f"{what}: {shown(number)} for {shown(drop.sub(b'', number).replace(*point))}"
+                number = next((c.strip() for c in self.counts if plain[c] and not NUMBER.fullmatch(c)), None)
+                if number is not None:  # codes such as 007 are numbers as they stand
+                    return f"{what}: {shown(number)} for {shown(drop.sub(b'', number).replace(*point))}"
         return None
 
     @cached_property

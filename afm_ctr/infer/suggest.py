@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from afm_ctr.infer.profile import Profile
-from afm_ctr.infer.texts import shown
+from afm_ctr.infer.texts import LABEL_NAMES, WEIGHT_NAMES, shown
 from afm_ctr.infer.timestamps import Moments, are_moments, has_hour, looks_like_moments, time_format
 from afm_ctr.statistics.distinct import count_by_sample
 
@@ -58,6 +58,7 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
     facts = [_facts(profile, total, with_numbers=moment is None)]
     if profile.auc is not None and ODD <= profile.auc < LEAKS:
         warnings.append(f"alone it has an AUC of {profile.auc:.3f}: is it known before the label is?")
+    warnings += _by_name(profile)
     if not profile.present or (profile.distinct == 1 and moment is None):
         what = "always empty" if not profile.present else f"always {shown(next(iter(profile.counts)))!r}"
         if profile.missing and profile.present:
@@ -85,6 +86,16 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
         return Suggestion(profile, tuple(facts), fields, problem, key=not profile.missing)
     why, fields = _encoding(profile, total)
     return Suggestion(profile, (*facts, *why), fields, warnings=tuple(warnings))
+
+
+def _by_name(profile: Profile) -> list[str]:
+    """What a column's name says that may not be a feature."""
+    name = profile.header.strip().lower()
+    if name in LABEL_NAMES and profile.distinct <= 12:
+        return ["by its name it is another label: is it known before the label is?"]
+    if name in WEIGHT_NAMES and profile.is_numeric:
+        return [f"by its name it says how much a row counts: then `weight: {profile.name}`, and no field"]
+    return []
 
 
 def _facts(profile: Profile, total: int | None, with_numbers: bool) -> str:

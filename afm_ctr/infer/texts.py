@@ -13,6 +13,7 @@ LABEL_NAMES = (
     "is_clicked", "churn", "response", "purchase", "purchased", "is_purchase", "buy", "like", "is_like", "install",
     "is_attributed", "rating",
 )  # fmt: skip
+WEIGHT_NAMES = ("weight", "weights", "sample_weight", "example_weight", "row_weight", "importance")
 # What databases and tools write for a value that is not there. No category has such a name.
 NOTHING = frozenset(
     (b"\\N", b"NULL", b"null", b"Null", b"NaN", b"nan", b"NAN", b"<NA>", b"#N/A", b"N/A", b"n/a", b"(null)",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from afm_ctr.records import Manifest
-from afm_ctr.schema import ResolvedSchema
+from afm_ctr.errors import UserError
+from afm_ctr.models import check_model
 from afm_ctr.sizing import DataSize, settings_for
 from afm_ctr.training.config import CONFIG, TrainConfig
 
@@ -29,6 +29,7 @@ def default_config(
     for folder in folders:
         if (folder / CONFIG).is_file():
             return TrainConfig.load(folder / CONFIG, list(overrides))
+    _check_overrides(overrides)
     content = settings_for(data_size(data_dir)).content
     config = TrainConfig.from_content(content, overrides)
     if config.model.name == "lr":  # which has no vectors to penalise
@@ -37,12 +38,29 @@ def default_config(
     return config
 
 
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what no data would allow, before the libraries that read data sets are loaded."""
+    refusals = []
+    for size in (DataSize(1000, 100, 100, 3), DataSize(1000, 100, 100, 3, validated=False)):
+        try:
+            config = TrainConfig.from_content(settings_for(size).content, overrides)
+            if overrides:
+                check_model(config.model.name, config.model.options)
+        except UserError as error:
+            refusals.append(error)
+    if len(refusals) == 2 and str(refusals[0]) == str(refusals[1]):
+        raise refusals[0]
+
+
 def data_size(data_dir: str | Path) -> DataSize:
     """Of a prepared data set, by its manifest.
 
     Raises:
         UserError: no data set there.
     """
+    from afm_ctr.records.manifest import Manifest
+    from afm_ctr.schema import ResolvedSchema
+
     manifest, schema = Manifest.load(data_dir, check_files=False), ResolvedSchema.load(data_dir)
     splits = manifest.splits
     found = manifest.statistics

@@ -364,7 +364,7 @@ def _announce(session: Trainer, resumed_from: int | None) -> None:
     if resumed_from is None:
         steps = f"{counted(reader.steps_per_epoch, 'step')} of {config.batch_size:,}"
         epochs = counted(config.epochs, "epoch")
-        say(f"training {config.model.name}{ranks}: {reader.rows:,} rows, {steps} an epoch, {epochs}")
+        say(f"training {config.model.name}{ranks}: {counted(reader.rows, 'row')}, {steps} an epoch, {epochs}")
     else:
         say(f"resuming{ranks} after step {resumed_from:,} (epoch {session.position.epoch + 1})")
     rate = session.schedule.describe()

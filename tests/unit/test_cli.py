@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -219,6 +220,21 @@ def test_score_takes_the_name_in_either_spelling(spelling: str, tmp_path: Path) 
     files = ["--schema", str(tmp_path / "absent.yaml"), "--input", "i", "--output", str(tmp_path / "o")]
     result = CliRunner().invoke(app, ["score", "--target", "localhost:1", *files, spelling, "other"])
     assert "absent.yaml" in str(result.exception)  # and not: no such option
+
+
+@pytest.mark.parametrize("flag", ["--port", "--rest_api_port"])
+def test_a_taken_port_is_said_before_tensorflow_is_loaded(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("afm_ctr.cli.score.load_tensorflow", lambda: pytest.fail("TensorFlow would have been loaded"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        arguments = ["serve", f"--model_base_path={tmp_path}", "--port=0", f"{flag}={taken.getsockname()[1]}"]
+        result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UserError) and f"{flag}={arguments[-1].split('=')[1]}" in str(
+        result.exception
+    )
 
 
 def test_help_of_serve_lists_its_flags() -> None:

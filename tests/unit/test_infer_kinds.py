@@ -398,7 +398,23 @@ def test_a_label_of_null_is_none(tmp_path):
     path = write(tmp_path / "a.csv", "click,user", lambda i: f"{'NULL' if i % 10 == 0 else hit(i)},u{i % 7}")
     inference = infer_schema([str(path)])
     assert (inference.schema.label.positive, inference.schema.label.negative) == (("1",), ("0",))
-    assert "10.00% of the rows have none: they will be rejected" in inference.text
+    said = "LOOK AT THIS: 10.00% of the rows have none: they will be rejected, and prepare stops at more than 1 %"
+    assert said in " ".join(inference.text.replace("#", "").split())
+
+
+def test_names_that_are_no_features(tmp_path):
+    header = "click,conversion,sample_weight,rating,like,user"
+    path = write(tmp_path / "a.csv", header, lambda i: f"{hit(i)},{i % 3 % 2},{i % 4 + 1},{i % 5},{i},u{i % 7}")
+    odd = {column["name"]: column["odd"] for column in infer_schema([str(path)]).columns}
+    assert odd["conversion"] == ["by its name it is another label: is it known before the label is?"]
+    assert "then `weight: sample_weight`, and no field" in odd["sample_weight"][0]
+    assert not odd["user"] and "label" not in odd["like"][0]
+
+
+def test_codes_with_zeros_in_front_are_words(tmp_path):
+    path = write(tmp_path / "a.csv", "click,zip,user", lambda i: f"{hit(i)},{i * 7 % 100:05d},u{i % 7}")
+    field = {field.name: field for field in infer_schema([str(path)]).schema.fields}["zip"]
+    assert field.kind == "categorical"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import prepared
@@ -142,6 +144,25 @@ def test_without_a_config_a_run_keeps_its_own(tmp_path: Path) -> None:
     assert default_config(data, tmp_path / "new", tmp_path / "origin" / "checkpoints" / "step-1").model.name == "fm"
     with pytest.raises(UserError, match="unknown key"):
         default_config(data, tmp_path / "run", overrides=["epoch=2"])
+
+
+def test_what_no_data_would_allow_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    """Without NumPy, which takes longer to load than all the rest."""
+    for override, said in (
+        ("batch_size=0", "batch_size: 0: must be greater"),
+        ("model.name=nope", "no model 'nope'"),
+        ("model.factros=1", "factros: unknown key"),
+    ):
+        code = (
+            "import sys, pathlib; sys.modules['numpy'] = None; from afm_ctr.training.defaults import default_config\n"
+        )
+        code += f"default_config('nowhere', pathlib.Path('run'), overrides=[{override!r}])"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and f"UserError: {said}" in done.stderr.replace("--set: ", "").replace(
+            "there is ", ""
+        ).replace("model 'afm': ", "")
+    alone = prepared.write(tmp_path / "alone", {"train": 80})
+    assert default_config(alone, tmp_path / "run", overrides=["validation=null"]).validation is None
 
 
 # -- init -----------------------------------------------------------------------------------------------------------
