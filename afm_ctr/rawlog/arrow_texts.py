@@ -58,10 +58,24 @@ def plain_table(table: Any) -> Any:
     compute = load_arrow().compute
     for i, field in enumerate(table.schema):
         if (kind := plain_type(field.type)) != field.type:
-            column = table.column(i)
-            runs = load_arrow().types.is_run_end_encoded(field.type)
-            table = table.set_column(i, field.name, compute.run_end_decode(column) if runs else column.cast(kind))
+            column, types = table.column(i), load_arrow().types
+            if types.is_run_end_encoded(field.type):
+                column = compute.run_end_decode(column)
+            elif types.is_list_view(field.type) or types.is_large_list_view(field.type):
+                column = load_arrow().chunked_array([_plain_lists(chunk, kind) for chunk in column.chunks], kind)
+            else:
+                column = column.cast(kind)
+            table = table.set_column(i, field.name, column)
     return table
+
+
+def _plain_lists(lists: Any, kind: Any) -> Any:
+    """Views of lists as lists; Arrow 25's cast leaves their last offset unset."""
+    arrow = load_arrow()
+    lengths = arrow.compute.list_value_length(lists).cast(arrow.int64()).fill_null(0)
+    offsets = arrow.array(np.r_[0, np.cumsum(lengths)], arrow.int64())
+    values = arrow.compute.list_flatten(lists).cast(kind.value_type)
+    return arrow.LargeListArray.from_arrays(offsets, values, mask=lists.is_null())
 
 
 class ArrowTexts:
