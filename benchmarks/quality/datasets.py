@@ -147,7 +147,7 @@ DATASETS = {
     ),
     "criteo": Dataset(
         files=("criteo/criteo_120k.tsv.gz",),
-        schema="examples/criteo/schema.yaml",
+        schema="examples/criteo/schema-small.yaml",
         split=split_criteo,
         report="test",
         seeds=5,
