@@ -14,9 +14,9 @@ def test_ranks_equal_one_process(ranks: int, tmp_path: Path) -> None:
     job = horovodrun(ranks, [JOBS / "exchange.py"], tmp_path)
     assert job.code == 0, job.output[-4000:]
     assert sorted(job.reports) == list(range(ranks))
-    for findings in job.reports.values():
+    for rank, findings in job.reports.items():
         assert findings.pop("size") == ranks
-        assert len(findings) == 16
+        assert len(findings) == (6 if rank else 16)  # what is the same on all ranks is compared on rank 0
         for name, difference in findings.items():
             allowed = 1e-9 if name.startswith(("auc", "metric")) else 1e-6 if "plain" in name else 1e-5
             assert difference <= allowed, (name, difference)
