@@ -16,6 +16,7 @@ from building import alone, cache, run
 ENVIRONMENTS = {
     "deepctr": ["deepctr==0.9.4", "tensorflow==2.15.1"],
     "fuxictr": ["fuxictr==2.3.10", "torch==2.13.0", "polars<1.30"],
+    "polars": ["polars==2.1.0"],
     "pandas": ["pandas==2.3.3", "scikit-learn==1.9.1"],
 }
 

@@ -5,7 +5,9 @@ They run where Java and the downloads are; ``python scripts/clusters.py fetch`` 
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,10 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from afm_ctr.errors import RunError, UserError
-from beam_jobs import PrepareOptions, prepare
+from afm_ctr.records import Manifest
+from beam_jobs import Prepare, PrepareOptions, ReadRawLogs, prepare
 from tests import raw_logs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
@@ -33,7 +38,7 @@ def needs(engine: str) -> None:
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return raw_logs.write(tmp_path_factory.mktemp("logs"))
+    return raw_logs.write(tmp_path_factory.mktemp("logs"), rows=2400) | {"chunk_lines": 300}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,52 @@ def test_an_engine_gives_the_same_bytes(
     assert summary.metrics["rows"] == summary.rows_out
     assert len([name for name in names if name.startswith(("taskmanager", "worker"))]) == 2
     assert not any(map(cluster.alive, names)) and not (tmp_path / "cluster" / "cluster.json").exists()
+
+
+def shards(out: Path) -> list[tuple[str, str]]:
+    return [(shard.file, shard.sha256) for shard in Manifest.load(out).shards]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rows_of_a_pipeline_are_prepared_on_an_engine(tmp_path: Path, engine: str, logs: dict[str, Any]) -> None:
+    needs(engine)
+    options = {"split": logs["split"], "shards": 4, "max_reject_share": 0.02}
+    with clusters.running(engine, tmp_path / "cluster") as cluster:
+        for name, args in (("here", ["--runner=FnApiRunner"]), ("there", cluster.beam_args)):
+            with beam.Pipeline(options=PipelineOptions(args)) as pipeline:
+                rows = pipeline | ReadRawLogs(logs["schema"], logs["inputs"])
+                _ = rows | Prepare(logs["schema"], str(tmp_path / name), **options)
+    assert shards(tmp_path / "there") == shards(tmp_path / "here") and len(shards(tmp_path / "here")) == 12
+    here, there = (Manifest.load(tmp_path / name) for name in ("here", "there"))
+    assert there.schema_id == here.schema_id and there.rejects == here.rejects and there.rows_in == here.rows_in
+
+
+RUN = """
+import json, sys
+from beam_jobs import PrepareOptions, prepare
+prepare(PrepareOptions(**json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("stage", ["analyse", "convert"])
+def test_a_killed_submitter_leaves_no_data_set_and_the_next_run_finishes(
+    tmp_path: Path, stage: str, logs: dict[str, Any], whole: dict[str, Any]
+) -> None:
+    needs("flink")
+    out = tmp_path / "data"
+    with clusters.running("flink", tmp_path / "cluster") as cluster:
+        options = {**logs, "output": str(out), "beam_args": cluster.beam_args}
+        submitter = subprocess.Popen([sys.executable, "-c", RUN, json.dumps(options)], stderr=subprocess.DEVNULL)
+        when(out, stage, submitter.kill).join(300)
+        assert submitter.wait(60) == -signal.SIGKILL
+        assert not (out / "manifest.json").exists()
+        # The engine may be at work for the dead run still.
+        prepare(PrepareOptions(**options))
+    assert raw_logs.contents(out) == whole
 
 
 # What is killed, in which pass, and whether the cluster goes on without it.
