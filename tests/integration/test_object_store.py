@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from afm_ctr.errors import UserError
+from afm_ctr.errors import RunError, UserError
 from afm_ctr.records import Reader
 from beam_jobs import PrepareOptions, files, prepare
 from tests import raw_logs
@@ -169,6 +169,7 @@ prepare(PrepareOptions(**json.loads(sys.argv[1])))
 """
 
 
+@pytest.mark.soak
 def test_a_killed_run_is_refused_until_overwrite(
     tmp_path: Path, store: Store, there: dict[str, Any], whole: dict[str, Any], root: Path
 ) -> None:
@@ -183,6 +184,26 @@ def test_a_killed_run_is_refused_until_overwrite(
     prepare(PrepareOptions(**options, overwrite=True))
     assert contents(store.get("killed/", tmp_path / "copy")) == whole
     assert len({key.split("/")[1] for key in store.keys("killed/attempt-")}) == 1
+
+
+def test_of_two_runs_at_once_one_ends_in_one_line(
+    tmp_path: Path, store: Store, there: dict[str, Any], whole: dict[str, Any]
+) -> None:
+    options, stages = there | {"output": "s3://ctr/two"}, []
+
+    def second(stage: str, done: int, rows: int) -> None:
+        stages.append(stage)
+        if stages.count("convert") == 1:
+            stages.append("convert")
+            with pytest.raises(UserError, match=r"holds the unfinished attempt-.* or give --overwrite"):
+                prepare(PrepareOptions(**options))
+            prepare(PrepareOptions(**options, overwrite=True))
+
+    with pytest.raises((UserError, RunError)) as failed:
+        prepare(PrepareOptions(**options, progress=second))
+    assert len(str(failed.value).splitlines()) == 1 and "s3://ctr/two/attempt-" in str(failed.value)
+    assert contents(store.get("two/", tmp_path / "copy")) == whole
+    assert len({key.split("/")[1] for key in store.keys("two/attempt-")}) == 1
 
 
 def test_what_is_not_there_is_one_line(store: Store, there: dict[str, Any]) -> None:
