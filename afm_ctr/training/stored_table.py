@@ -26,7 +26,7 @@ class StoredTable(EmbeddingTable):
     table. Rows that the table has grown by since come after them, with their initial values.
 
     Args:
-        checkpoint: verified; its files must stay.
+        checkpoint: verified.
         average: the rows are the averages that the optimizer kept of the weights; None: the weights.
         **kwargs: of :class:`~afm_ctr.embedding.EmbeddingTable`.
     """
@@ -95,18 +95,21 @@ class StoredTable(EmbeddingTable):
 
 
 class _Files:
-    """What the manifest says of each column and slot, and where its files are."""
+    """The rows of each column and slot, mapped at once: a run that still trains may delete the checkpoint later."""
 
     def __init__(self, folder: Path, entries: dict[str, dict[str, Any]]) -> None:
-        self._folder, self._entries = folder, entries
-        self._mapped: dict[str, np.ndarray] = {}
+        self._parts = {
+            key: [
+                (first, last, np.load(folder / name, mmap_mode="r", allow_pickle=False))
+                for first, last, name in entry["files"]
+            ]
+            for key, entry in entries.items()
+        }
 
     def add(self, rows: np.ndarray, key: str, places: np.ndarray, scale: float) -> None:
         """Add to ``[n, width]`` rows those of a column or slot that are stored at some places, times a number."""
-        for first, last, name in self._entries[key]["files"]:
+        for first, last, values in self._parts[key]:
             here = np.flatnonzero((places >= first) & (places < last))
             if len(here):
-                if name not in self._mapped:
-                    self._mapped[name] = np.load(self._folder / name, mmap_mode="r", allow_pickle=False)
-                found = self._mapped[name][places[here] - first]
+                found = values[places[here] - first]
                 rows[here] += found if scale == 1.0 else np.float32(scale) * found
