@@ -50,7 +50,7 @@ def table(explanation: Explanation, top: int = 10) -> Group:
     main = Table()
     main.add_column("rank", justify="right")
     wanted, one = columns(explanation), explanation.row is not None
-    if not one:
+    if not one or "attention" in wanted:
         wanted.pop("contribution", None)  # eighty columns have no room for it; the files do
     pairs = explanation.pairs[:top]
     # Headings wrap before names do.
@@ -137,5 +137,5 @@ def _request_table(requests: Sequence[Explanation]) -> Group:
 
 
 def _numbers(table: Table, heading: str, cells: Sequence[str]) -> None:
-    """A column of figures, none of which is ever broken in two."""
-    table.add_column(heading, justify="right", min_width=max(map(len, cells), default=1))
+    """A column as narrow as its figures and the words of its heading, so that its table fits."""
+    table.add_column(heading, justify="right", width=max(map(len, [*cells, *heading.split()]), default=1))

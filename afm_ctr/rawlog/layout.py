@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog.lines import LineStream, LongLine
 from afm_ctr.schema import FeatureSchema, fits_name
+from afm_ctr.visible import short
 
 # A cell may be as long as its line: without this the csv module would refuse quoted cells beyond 128 kB.
 csv.field_size_limit(sys.maxsize)
@@ -95,7 +96,7 @@ def column_places(spec: FeatureSchema, header: bytes | None, source: str) -> tup
     places: dict[str, int] = {}
     named = {column.header or column.name: column.name for column in layout.columns}
     for i, text in enumerate(texts):
-        name = named.get(text, text if fits_name(text) and text not in named.values() else None)
+        name = named.get(text, text if text not in named.values() else None)
         if name is None:
             continue
         places[name] = TWICE if name in places else i
@@ -108,5 +109,8 @@ def require(places: dict[str, int], wanted: Iterable[str], source: str) -> None:
         if places.get(name) == TWICE:
             raise UserError(f"{source or 'the log'}: the header names column {name!r} twice; rename one of them")
         if name not in places:
-            there = ", ".join(sorted(places, key=places.__getitem__)) or "none"
-            raise UserError(f"{source or 'the log'}: no column {name!r}; columns there: {there}")
+            shown = [text if fits_name(text) else repr(text) for text in sorted(places, key=places.__getitem__)]
+            there = ", ".join(short(text, 40) for text in shown[:40]) or "none"
+            blank = any(text.strip(" ") == name for text in places)
+            how = "; `trim: true` in the format drops blanks around names and cells" if blank else ""
+            raise UserError(f"{source or 'the log'}: no column {name!r}; columns there: {there}{how}")

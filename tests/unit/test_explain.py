@@ -413,6 +413,23 @@ def test_what_a_slot_holds_in_words():
     }
 
 
+@pytest.mark.parametrize("row", [None, 0])
+def test_the_last_column_is_there_at_eighty_columns(data, afm, row):
+    """Whatever the length of the names: with some, the heading of the last one was cut and its figures were gone."""
+    from rich.console import Console
+
+    explanation = explain(afm[0], data, row=row)
+    for length in (1, 8, 12, 40):
+        named = tuple(replace(pair, fields=("x" * length, "y" * length)) for pair in explanation.pairs)
+        console = Console(record=True, width=80, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.print(table(replace(explanation, pairs=named), 3))
+        lines = console.export_text().splitlines()
+        rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+        ranks = [cells[-1] for cells in rows if cells[0].isdigit() and len(cells) > 3]
+        assert ranks == [f"{pair.attention_rank:.0f}" for pair in named[:3]]
+        assert max(map(len, lines)) <= 80
+
+
 def test_figures_stay_beside_their_pairs_at_eighty_columns(data, afm):
     from rich.console import Console
 

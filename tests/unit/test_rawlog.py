@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog import LineParser, LineStream, parse_log
 from afm_ctr.rawlog.codecs import read_blocks, unpack
+from afm_ctr.rawlog.layout import column_places, require
 from afm_ctr.rawlog.lines import range_blocks
 from afm_ctr.schema import FeatureSchema
 
@@ -143,7 +144,7 @@ def test_a_header_names_the_columns_in_any_order() -> None:
     parser = LineParser(spec, b'hour\t"Site name"\t#\tclick')
     rows = parser.parse([b"7\ts\t?\t1"], "d", 2)
     assert (texts(rows.columns["site"]), texts(rows.columns["hour"])) == ([b"s"], [b"7"])
-    with pytest.raises(UserError, match=r"logs/x.tsv: no column 'hour'; columns there: click, site$"):
+    with pytest.raises(UserError, match=r"logs/x.tsv: no column 'hour'; columns there: click, site, '.'$"):
         LineParser(spec, b"click\tSite name\t$", source="logs/x.tsv")
     with pytest.raises(UserError, match="names column 'hour' twice"):
         LineParser(spec, b"hour\thour\tSite name\tclick")
@@ -240,6 +241,17 @@ def test_a_whole_log_file(tmp_path: Path) -> None:
     assert [batch.line_numbers.tolist() for batch in batches] == [[2], [3], []]
     (last,) = batches[-1].rejects
     assert (last.line, last.reason, last.raw, last.key) == (4, "truncated_input", b"1,e,f", b"log.csv.gz#4")
+
+
+def test_a_column_that_is_not_there_is_looked_for_among_all_texts_of_the_header():
+    layout = {"kind": "delimited", "header": True}
+    for header, said in (
+        (b"click, user,1st", "no column 'user'; columns there: click, ' user', '1st'; `trim: true` in the format"),
+        (b"version https://x", "columns there: 'version https://x'$"),
+    ):
+        places, _ = column_places(schema(format=layout), header, "a.csv")
+        with pytest.raises(UserError, match=said):
+            require(places, ["user"], "a.csv")
 
 
 def test_trim_drops_blanks_around_cells_and_header_texts():
