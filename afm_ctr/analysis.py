@@ -25,6 +25,7 @@ from afm_ctr.schema import (
     needs_statistics,
 )
 from afm_ctr.schema.analysis_results import SAMPLE_LIMIT, Analysis, ChunkAnalysis, NumberFacts, NumberPart
+from afm_ctr.schema.moments import Moments
 from afm_ctr.splitmix import GOLDEN, finalise
 
 __all__ = ["SAMPLE_LIMIT", "Analysis", "Analyzer", "ChunkAnalysis", "NumberFacts", "spec_needs_analysis"]
@@ -92,16 +93,12 @@ class Analyzer:
         raw = np.concatenate(self._numbers[field.name] or nothing)
         keys = _hashed(self._chunk, np.concatenate(self._rows[field.name] or nothing).astype(np.uint64))
         fits_values = isinstance(field.encoding, ValueEncoding)
-        moments: tuple[tuple[int, int, float, float], ...] = ()
-        if len(raw):
-            log = isinstance(field.encoding, ValueEncoding) and field.encoding.log
-            with np.errstate(over="ignore", invalid="ignore"):
-                encoded = np.sign(raw) * np.log1p(np.abs(raw)) if log else raw
-                mean = float(np.mean(encoded))
-                moments = ((self._chunk, len(raw), mean, float(np.sum((encoded - mean) ** 2))),)
+        encoded = raw
+        if isinstance(field.encoding, ValueEncoding) and field.encoding.log:
+            encoded = np.sign(raw) * np.log1p(np.abs(raw))
         if fits_values:  # mean and deviation need no sample
             keys, raw = keys[:0], raw[:0]
-        return NumberPart.join([NumberPart(moments, keys, raw)])
+        return NumberPart.join([NumberPart(Moments.of(encoded), keys, raw)])
 
     def _parse_numbers(self, cells: Any) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
         """Values and validity of every numeric field; and which rows have no bad number."""

@@ -16,6 +16,7 @@ from apache_beam.coders.typecoders import registry
 
 from afm_ctr.io.packed import pack, unpack
 from afm_ctr.schema.analysis_results import ChunkAnalysis, NumberPart
+from afm_ctr.schema.moments import Moments
 from afm_ctr.statistics import PartialStatistics
 
 _HELD = 8  # facts of numbers that wait to be joined
@@ -208,7 +209,7 @@ class AnalysedChunks(Found[Analysed]):
     def from_bytes(cls, content: bytes) -> Self:
         (chunks, moments), arrays = unpack(content)
         numbers = {
-            name: NumberPart(tuple(map(tuple, found)), arrays[2 * at], arrays[2 * at + 1])
+            name: NumberPart(Moments(*found), arrays[2 * at], arrays[2 * at + 1])
             for at, (name, found) in enumerate(moments.items())
         }
         return cls([Analysed(*chunk) for chunk in chunks], [ChunkAnalysis({}, numbers)])

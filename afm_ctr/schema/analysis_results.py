@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 
 import numpy as np
+
+from afm_ctr.schema.moments import Moments
 
 # Numbers of one field that are kept for its quantiles. With at most this many the quantiles are exact.
 SAMPLE_LIMIT = 100_000
@@ -37,12 +39,12 @@ class NumberPart:
     """Facts of one field in some chunks, such that parts can be joined in any order.
 
     Attributes:
-        moments: (chunk, count, mean, sum of squared distances from the mean) of every chunk.
+        moments: of the encoded numbers.
         keys: uint64 [n], the hashed positions of the sampled rows.
         sample: float64 [n], their numbers.
     """
 
-    moments: tuple[tuple[int, int, float, float], ...]
+    moments: Moments
     keys: np.ndarray
     sample: np.ndarray
 
@@ -55,20 +57,11 @@ class NumberPart:
         if len(keys) > SAMPLE_LIMIT:
             kept = np.argpartition(keys, SAMPLE_LIMIT - 1)[:SAMPLE_LIMIT]
             keys, sample = keys[kept], sample[kept]
-        return NumberPart(tuple(m for part in parts for m in part.moments), keys, sample)
+        return NumberPart(reduce(Moments.plus, (part.moments for part in parts)), keys, sample)
 
     def finish(self) -> NumberFacts:
-        """The facts: chunks' moments are added in an order of their own, so that no rounding depends on ours."""
-        moments = sorted(self.moments)
-        count = sum(m[1] for m in moments)
-        if not count:
-            return NumberFacts()
-        try:
-            mean = math.fsum(m[1] * m[2] for m in moments) / count
-            spread = math.fsum(part for _, n, own, m2 in moments for part in (m2, n * (own - mean) ** 2))
-        except (OverflowError, ValueError):  # numbers near the end of float64: their squares are beyond it
-            mean = spread = math.nan
-        return NumberFacts(count, mean, math.sqrt(spread / count), np.sort(self.sample))
+        """The facts."""
+        return NumberFacts(self.moments.n, *self.moments.mean_and_std(), np.sort(self.sample))
 
 
 @dataclass(frozen=True)

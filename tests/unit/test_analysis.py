@@ -101,6 +101,17 @@ def test_order_and_grouping_never_matter(monkeypatch, limit):
     assert once.statistics == again.statistics
 
 
+def test_chunks_of_any_size_give_the_same_schema():
+    """As they differ between a frame in memory, a log of one's own pipeline and the chunks of a file."""
+    numbers = np.random.default_rng(5).lognormal(3, 2, 300)
+    batch = rows(n=[b"%.9f" % x for x in numbers])
+    ids = set()
+    for size in (300, 299, 77, 13):
+        pieces = [{k: v[i : i + size] for k, v in batch.items()} for i in range(0, 300, size)]
+        ids.add(resolve(SPEC, Analysis.merge(analysed(p, chunk=number) for number, p in enumerate(pieces))).id)
+    assert len(ids) == 1
+
+
 def test_a_sample_stands_for_all(monkeypatch):
     monkeypatch.setattr(analysis_results, "SAMPLE_LIMIT", 2000)
     parts = [chunk_of(number, 2000, 2000) for number in range(5)]

@@ -21,6 +21,7 @@ from afm_ctr.analysis import Analysis, ChunkAnalysis
 from afm_ctr.errors import UserError
 from afm_ctr.schema import FeatureSchema, resolve
 from afm_ctr.schema.analysis_results import NumberPart
+from afm_ctr.schema.moments import Moments
 from afm_ctr.statistics import Collector
 from beam_jobs import files
 from beam_jobs.passes import Work
@@ -59,7 +60,9 @@ def counted(number: int) -> CountedPieces:
 
 def analysed(number: int) -> AnalysedChunks:
     pick = np.random.default_rng(number)
-    part = NumberPart(((number, 5, 0.1 * number, 1.5),), pick.integers(0, 2**63, 5).astype(np.uint64), pick.random(5))
+    part = NumberPart(
+        Moments.of(0.1 * number + pick.random(5)), pick.integers(0, 2**63, 5).astype(np.uint64), pick.random(5)
+    )
     counts = f"counts/{number}" if number % 3 else None
     return AnalysedChunks([Analysed(number, 5, 2, {"bad": number}, counts, 4)], [ChunkAnalysis({}, {"n": part})])
 
