@@ -11,7 +11,16 @@ from afm_ctr.io.validation import Strict
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_]*"
 
 # Names of columns are argument names of a SavedModel signature, and names of spaces are file names.
-Name = Annotated[str, StringConstraints(strict=True, pattern=f"^{NAME_PATTERN}$")]
+NO_NAME = "self"  # an argument of TensorFlow's own, where signatures are made
+
+
+def _argument(name: str) -> str:
+    if name == NO_NAME:
+        raise ValueError(f"must not be `{NO_NAME}`; choose another, with `header: {NO_NAME}` for what the log says")
+    return name
+
+
+Name = Annotated[str, StringConstraints(strict=True, pattern=f"^{NAME_PATTERN}$"), AfterValidator(_argument)]
 _LARGEST_COUNT = 1 << 48  # ids of all fields together are int64
 
 

@@ -411,6 +411,13 @@ def test_names_that_are_no_features(tmp_path):
     assert not odd["user"] and "label" not in odd["like"][0]
 
 
+def test_a_column_called_self_gets_a_name_that_a_signature_takes(tmp_path):
+    path = write(tmp_path / "a.csv", "click,self,user", lambda i: f"{hit(i)},s{i % 5},u{i % 7}")
+    schema = infer_schema([str(path)]).schema
+    assert [(column.name, column.header) for column in schema.format.columns] == [("c_self", "self")]
+    assert {field.name for field in schema.fields} == {"c_self", "user"}
+
+
 def test_codes_with_zeros_in_front_are_words(tmp_path):
     path = write(tmp_path / "a.csv", "click,zip,user", lambda i: f"{hit(i)},{i * 7 % 100:05d},u{i % 7}")
     field = {field.name: field for field in infer_schema([str(path)]).schema.fields}["zip"]

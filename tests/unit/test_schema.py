@@ -168,6 +168,7 @@ def test_numbers_are_numbers(tmp_path):
             "aliases stand for too much",
         ),
         (", columns: [label, n, city, tags, user]", ", columns: label", "format.columns: 'label': must be a list"),
+        ("name: tags, kind", "name: self, kind", "fields[3].name: 'self': must not be `self`; choose another, with"),
         ("buckets: 7", f"buckets: {10**22}", "must be at most 281474976710656"),
     ],
 )
