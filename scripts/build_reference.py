@@ -36,7 +36,8 @@ INTRODUCTION = """\
 # Reference: schema.yaml and train.yaml
 
 Every key of the two files that you write. A key that is not here is an error that names the nearest one. "required"
-has no default; everything else may be left out. A *name* is `[A-Za-z][A-Za-z0-9_]*`, and not `self`.
+has no default; everything else may be left out. A *name* is `[A-Za-z][A-Za-z0-9_]*`, but `self` and words of
+Python (`class`).
 
 `.venv/bin/python scripts/build_reference.py` writes this page: change the classes' docstrings, and not the page.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
@@ -10,13 +11,16 @@ from afm_ctr.io.validation import Strict
 
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_]*"
 
+
 # Names of columns are argument names of a SavedModel signature, and names of spaces are file names.
-NO_NAME = "self"  # an argument of TensorFlow's own, where signatures are made
+def is_argument(name: str) -> bool:
+    """Whether a signature takes an argument of this name: no word of Python's grammar, and not TensorFlow's own."""
+    return not keyword.iskeyword(name) and name != "self"
 
 
 def _argument(name: str) -> str:
-    if name == NO_NAME:
-        raise ValueError(f"must not be `{NO_NAME}`; choose another, with `header: {NO_NAME}` for what the log says")
+    if not is_argument(name):
+        raise ValueError(f"no signature takes a word of Python; choose another, with `header: {name}` for the log's")
     return name
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from afm_ctr.io.validation import Problem, Problems, Strict, closest, validate
 from afm_ctr.io.yaml import read_yaml
-from afm_ctr.schema.base import NAME_PATTERN, NO_NAME, CellTexts, Name
+from afm_ctr.schema.base import NAME_PATTERN, CellTexts, Name, is_argument
 from afm_ctr.schema.fields import (
     LIBFM_COLUMN,
     AnyField,
@@ -146,7 +146,7 @@ def needs_statistics(field: OneField) -> bool:
 
 def fits_name(text: str) -> bool:
     """Whether a header text can be a column's name as it is."""
-    return re.fullmatch(NAME_PATTERN, text) is not None and text != NO_NAME
+    return re.fullmatch(NAME_PATTERN, text) is not None and is_argument(text)
 
 
 def _problems(spec: FeatureSchema) -> list[Problem]:

@@ -411,11 +411,12 @@ def test_names_that_are_no_features(tmp_path):
     assert not odd["user"] and "label" not in odd["like"][0]
 
 
-def test_a_column_called_self_gets_a_name_that_a_signature_takes(tmp_path):
-    path = write(tmp_path / "a.csv", "click,self,user", lambda i: f"{hit(i)},s{i % 5},u{i % 7}")
+@pytest.mark.parametrize("name", ["self", "class", "None", "from"])
+def test_a_word_of_python_gets_a_name_that_a_signature_takes(tmp_path, name):
+    path = write(tmp_path / "a.csv", f"click,{name},user", lambda i: f"{hit(i)},s{i % 5},u{i % 7}")
     schema = infer_schema([str(path)]).schema
-    assert [(column.name, column.header) for column in schema.format.columns] == [("c_self", "self")]
-    assert {field.name for field in schema.fields} == {"c_self", "user"}
+    assert [(column.name, column.header) for column in schema.format.columns] == [(f"c_{name}", name)]
+    assert {field.name for field in schema.fields} == {f"c_{name}", "user"}
 
 
 def test_codes_with_zeros_in_front_are_words(tmp_path):

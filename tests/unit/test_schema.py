@@ -168,7 +168,8 @@ def test_numbers_are_numbers(tmp_path):
             "aliases stand for too much",
         ),
         (", columns: [label, n, city, tags, user]", ", columns: label", "format.columns: 'label': must be a list"),
-        ("name: tags, kind", "name: self, kind", "fields[3].name: 'self': must not be `self`; choose another, with"),
+        ("name: tags, kind", "name: self, kind", "fields[3].name: 'self': no signature takes a word of Python"),
+        ("name: tags, kind", "name: class, kind", "choose another, with `header: class` for the log's"),
         ("buckets: 7", f"buckets: {10**22}", "must be at most 281474976710656"),
     ],
 )
