@@ -39,7 +39,7 @@ def loops(layer: DeepAFM, inputs: InteractionInputs, pairs: np.ndarray, keep: np
     W, b, h = (value[f"attention_{name}"] for name in ("matrix", "bias", "projection"))
     p = value["pooled_projection"]
     logits = []
-    for row, (linear, u, present) in enumerate(zip(*(np.asarray(x) for x in inputs), strict=True)):
+    for row, (linear, u, present) in enumerate(zip(*map(np.asarray, inputs[:3]), strict=True)):
         here = [q for q, (i, j) in enumerate(pairs) if present[i] and present[j]]
         scores = {}
         for q in here:
