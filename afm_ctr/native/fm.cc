@@ -96,34 +96,25 @@ class FmGradientOp : public OpKernel {
     std::fill(to_linear, to_linear + distinct, 0.0f);
     std::fill(to, to + distinct * width, 0.0f);
     std::vector<float> squares(distinct, 0.0f);
-    std::atomic<bool> outside{false};
-    const RowParts parts(context, count, width + 1);
-    Parallel(context, parts.count, 2 * count + count * width / parts.count, [&](int64_t begin, int64_t end) {
-      std::vector<int32_t> mine;
-      for (int64_t part = begin; part < end; part++) {
-        const int64_t found = parts.Summands(part, places, count, distinct, &mine);
-        if (found < 0) {
-          outside = true;
-          return;
-        }
-        for (int64_t n = 0; n < found; n++) {
-          if (n + kAhead < found) __builtin_prefetch(to + places[mine[n + kAhead]] * width, 1);
-          const int32_t i = mine[n];
-          const int64_t place = places[i];
-          const uint32_t b = static_cast<uint32_t>(i) / slots;
-          const float one = g[b] * x[i];
-          const float* const __restrict sum = s + b * width;
-          float* const __restrict row = to + place * width;
-          for (int64_t j = 0; j < width; j++) row[j] += one * sum[j];
-          to_linear[place] += one;
-          squares[place] += one * x[i];
-        }
-        for (int64_t row = 0; row < distinct; row++)
-          if (parts.Has(part, row))
-            for (int64_t j = row * width; j < (row + 1) * width; j++) to[j] -= squares[row] * v[j];
+    const auto add = [&](RowPart part, const int32_t* mine, int64_t found) {
+      for (int64_t n = 0; n < found; n++) {
+        if (n + kAhead < found) __builtin_prefetch(to + places[mine[n + kAhead]] * width, 1);
+        const int32_t i = mine[n];
+        const int64_t place = places[i];
+        const uint32_t b = static_cast<uint32_t>(i) / slots;
+        const float one = g[b] * x[i];
+        const float* const __restrict sum = s + b * width;
+        float* const __restrict row = to + place * width;
+        for (int64_t j = 0; j < width; j++) row[j] += one * sum[j];
+        to_linear[place] += one;
+        squares[place] += one * x[i];
       }
-    });
-    OP_REQUIRES(context, !outside, Refusal("a position is outside [0, ", distinct, ")"));
+      for (int64_t row = 0; row < distinct; row++)
+        if (part.Has(row))
+          for (int64_t j = row * width; j < (row + 1) * width; j++) to[j] -= squares[row] * v[j];
+    };
+    OP_REQUIRES(context, AddByRow(context, places, count, distinct, width + 1, add),
+                Refusal("a position is outside [0, ", distinct, ")"));
   }
 };
 

@@ -1,8 +1,9 @@
-// What the ops on a table's rows share: refusals, threads, and who adds up which rows.
+// What the ops on a table's rows share: refusals, threads, and sums by row.
 #ifndef AFM_CTR_NATIVE_ROWS_H_
 #define AFM_CTR_NATIVE_ROWS_H_
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -29,34 +30,43 @@ void Parallel(tensorflow::OpKernelContext* context, int64_t units, int64_t cycle
   });
 }
 
-// Sums by row, each in the order of the batch whatever the number of threads: every part adds the rows of some blocks
-// of 64, in turn since the frequent rows come first.
-class RowParts {
- public:
-  // Of n summands of some cycles each.
-  RowParts(tensorflow::OpKernelContext* context, int64_t n, int64_t cycles) {
-    const auto* threads = context->device()->tensorflow_cpu_worker_threads();
-    while (2 * count <= std::min<int64_t>(threads->num_threads, n * cycles / 16384)) count *= 2;
-  }
+// A share of the rows of some sums: blocks of 64 in turn, since the frequent rows come first.
+struct RowPart {
+  int64_t part, parts;  // parts is a power of two
 
-  bool Has(int64_t part, int64_t row) const { return ((row >> 6) & (count - 1)) == part; }
-
-  // The summands of a part in their order, found without a branch that could not be foretold; how many. -1 if a
-  // position is outside [0, rows).
-  int64_t Summands(int64_t part, const int64_t* position, int64_t n, int64_t rows, std::vector<int32_t>* mine) const {
-    mine->resize(n + 1);
-    int64_t found = 0;
-    bool wrong = false;
-    for (int64_t i = 0; i < n; i++) {
-      (*mine)[found] = static_cast<int32_t>(i);
-      found += Has(part, position[i]);
-      wrong |= position[i] < 0 || position[i] >= rows;
-    }
-    return wrong ? -1 : found;
-  }
-
-  int64_t count = 1;
+  bool Has(int64_t row) const { return ((row >> 6) & (parts - 1)) == part; }
 };
+
+// Sums by row, each in the order of the batch whatever the number of threads. Calls work(part, summands, how many) for
+// every part of the rows, with those of the n summands that are of its rows, in their order; width is the numbers of a
+// summand. False if a position is outside [0, rows).
+template <typename Work>
+bool AddByRow(tensorflow::OpKernelContext* context, const int64_t* position, int64_t n, int64_t rows, int64_t width,
+              const Work& work) {
+  const int64_t threads = context->device()->tensorflow_cpu_worker_threads()->num_threads;
+  int64_t parts = 1;
+  while (2 * parts <= std::min<int64_t>(threads, n * width / 16384)) parts *= 2;
+  std::atomic<bool> outside{false};
+  Parallel(context, parts, 2 * n + n * width / parts, [&](int64_t begin, int64_t end) {
+    std::vector<int32_t> mine(n + 1);
+    for (int64_t number = begin; number < end; number++) {
+      const RowPart part{number, parts};
+      int64_t found = 0;
+      bool wrong = false;
+      for (int64_t i = 0; i < n; i++) {  // without a branch that could not be foretold
+        mine[found] = static_cast<int32_t>(i);
+        found += part.Has(position[i]);
+        wrong |= position[i] < 0 || position[i] >= rows;
+      }
+      if (wrong) {
+        outside = true;
+        return;
+      }
+      work(part, mine.data(), found);
+    }
+  });
+  return !outside;
+}
 
 }  // namespace afm_ctr
 

@@ -139,28 +139,19 @@ class AddRowsOp : public OpKernel {
     const int64_t* const places = position.flat<int64_t>().data();
     float* const to = out->flat<float>().data();
     std::fill(to, to + distinct * width, 0.0f);
-    std::atomic<bool> outside{false};
-    const RowParts parts(context, count, width);
-    Parallel(context, parts.count, 2 * count + count * width / parts.count, [&](int64_t begin, int64_t end) {
-      std::vector<int32_t> mine;
-      for (int64_t part = begin; part < end; part++) {
-        const int64_t found = parts.Summands(part, places, count, distinct, &mine);
-        if (found < 0) {
-          outside = true;
-          return;
-        }
-        constexpr int64_t kAhead = 8;
-        for (int64_t n = 0; n < found; n++) {
-          if (n + kAhead < found) __builtin_prefetch(to + places[mine[n + kAhead]] * width, 1);
-          const int64_t i = mine[n];
-          float* const __restrict sum = to + places[i] * width;
-          const float* const __restrict one = from + i * width;
-          const float factor = by == nullptr ? 1.0f : by[i];
-          for (int64_t j = 0; j < width; j++) sum[j] += one[j] * factor;
-        }
+    const auto add = [&](RowPart, const int32_t* mine, int64_t found) {
+      constexpr int64_t kAhead = 8;
+      for (int64_t n = 0; n < found; n++) {
+        if (n + kAhead < found) __builtin_prefetch(to + places[mine[n + kAhead]] * width, 1);
+        const int64_t i = mine[n];
+        float* const __restrict sum = to + places[i] * width;
+        const float* const __restrict one = from + i * width;
+        const float factor = by == nullptr ? 1.0f : by[i];
+        for (int64_t j = 0; j < width; j++) sum[j] += one[j] * factor;
       }
-    });
-    OP_REQUIRES(context, !outside, Refusal("a position is outside [0, ", distinct, ")"));
+    };
+    OP_REQUIRES(context, AddByRow(context, places, count, distinct, width, add),
+                Refusal("a position is outside [0, ", distinct, ")"));
   }
 };
 
