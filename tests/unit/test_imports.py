@@ -139,3 +139,9 @@ def test_relative_imports_and_those_in_functions_are_seen() -> None:
         "from .h import i\nfrom . import j\nfrom ..k import l\n"
     )
     assert list(imports(ast.parse(source), "p.q")) == ["a.b", "c.d", "e", "p.q.h.i", "p.q.j", "p.k.l"]
+
+
+def test_no_script_hides_a_package(root: Path) -> None:
+    """A script imports from its own folder first: a file there named like a package would stand for it."""
+    scripts = {path.stem for folder in ("benchmarks", "scripts") for path in (root / folder).rglob("*.py")}
+    assert not scripts & {"afm_ctr", "beam_jobs", "serving"}

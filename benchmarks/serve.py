@@ -1,7 +1,7 @@
 """What the way to the model costs: the signature called in this process, the local server over gRPC and over REST.
 
-    .venv/bin/python benchmarks/serving.py                       # makes logs, trains a Criteo-shaped AFM, exports it
-    .venv/bin/python benchmarks/serving.py --export-dir served/afm/1 --schema data/schema.yaml --log logs.tsv.gz
+    .venv/bin/python benchmarks/serve.py                       # makes logs, trains a Criteo-shaped AFM, exports it
+    .venv/bin/python benchmarks/serve.py --export-dir served/afm/1 --schema data/schema.yaml --log logs.tsv.gz
 
 The three ways take turns, request by request, so that whatever else the machine does falls on all of them. A time is
 everything that a caller waits for: from arrays of NumPy to arrays of NumPy.
@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.pop(0)  # this folder, in which the package serving would be this file
 
 import numpy as np
 
