@@ -276,7 +276,9 @@ def _encoded(schema: ResolvedSchema, parsed: list[ParsedLines], max_reject_share
         with tf.device("/CPU:0"):
             return transform(columns)
 
-    traced = encode.get_concrete_function(signature)  # a graph a frame: TensorFlow would warn of so many tracings
+    traced = encode.get_concrete_function(
+        signature
+    )  # a graph for each frame: traced by name, TensorFlow would warn of retracing
     rejects: list[Reject] = []
     found: list[tuple[np.ndarray, ...]] = []
     keys: list[bytes] = []

@@ -28,7 +28,7 @@ def on_large_pages(variable: tf.Variable) -> None:
     replaces a variable's memory (an assignment of a whole value) undoes it, which costs speed and nothing else.
 
     Args:
-        variable: on a CPU; smaller ones than 16 MB, and those on a GPU, are left alone.
+        variable: on a CPU; smaller ones than 16 MB, and those on a GPU, are not touched.
     """
     size = variable.dtype.size * int(np.prod(variable.shape.as_list()))
     if size < _SMALLEST or not sys.platform.startswith("linux") or "CPU" not in variable.device.upper():

@@ -15,7 +15,7 @@ _lock = Lock()
 _M_ARENA_MAX, _ARENAS = -8, 2  # malloc.h of glibc
 
 
-def load_tensorflow_alone() -> None:
+def load_tensorflow_without_keras() -> None:
     """Import TensorFlow, unless that has happened, without the Keras that it imports by itself.
 
     It does so only to have Keras register its optimizers with SavedModels; that and what Keras imports in turn is

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Cell = str | int | None
 
-_NARROW = 3  # columns that fit a phone beside one another
+_NARROW = 3  # columns that fit side by side on a phone
 
 
 class Page:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from afm_ctr.process_setup import load_tensorflow_alone
+from afm_ctr.process_setup import load_tensorflow_without_keras
 from afm_ctr.rawlog import LineParser, ParsedLines
 from afm_ctr.schema import DelimitedFormat, ResolvedSchema
 
@@ -20,7 +20,7 @@ class Encoder:
     """
 
     def __init__(self, schema: ResolvedSchema) -> None:
-        load_tensorflow_alone()
+        load_tensorflow_without_keras()
         import tensorflow as tf
 
         from afm_ctr.features import FeatureTransform
@@ -53,8 +53,8 @@ class Encoder:
         assert isinstance(layout, DelimitedFormat)
 
         def encode(lines: Any) -> Any:
-            # Every line has been found to have so many cells, and quotes are text here: where that is not so, the
-            # parser has not left the columns out. (decode_csv takes more than twice as long.)
+            # Every line has been found to have this number of cells, and quotes are text here: where that is not so,
+            # the parser has not left the columns out. (decode_csv takes more than twice as long.)
             cells = tf.raw_ops.StringSplitV2(input=lines, sep=layout.delimiter).values
             columns = tf.unstack(tf.reshape(cells, [-1, width]), axis=1)
             return self._on_cpu({n: columns[at] for n, at in zip(self._schema.raw_columns, places, strict=True)})

@@ -36,7 +36,7 @@ from afm_ctr.rawlog.side import local_files
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-# What matches one of Beam's wildcards alone. Beam makes regular expressions of patterns, in which `[[]` gives a
+# What matches only one of Beam's wildcards. Beam makes regular expressions of patterns, in which `[[]` gives a
 # warning; so a bracket is what is neither below nor above it.
 _LITERAL = {"*": "[*]", "?": "[?]", "[": "[!\0-Z\\-\U0010ffff]"}
 _OBJECTS = ("s3://", "gs://")

@@ -123,7 +123,7 @@ def prepare(options: PrepareOptions) -> PrepareSummary:
     output = Output(options.output, options.overwrite)
     job = plan(options, output)
     passes = Passes(engine.for_input(sum(log.size for log in job.logs)), output, options.progress)
-    with output.alone():
+    with output.lock():
         output.begin()
         try:
             manifest, schema = _run(options, passes, output, job)

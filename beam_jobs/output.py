@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from afm_ctr.errors import RunError, UserError
-from afm_ctr.io.locks import alone_in
+from afm_ctr.io.locks import exclusive_lock
 from afm_ctr.io.paths import local_path
 from afm_ctr.records.manifest import MANIFEST_NAME, Manifest
 from afm_ctr.sample_rows import SAMPLE_FILE, samples_text
@@ -97,7 +97,7 @@ class Output:
         return False
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """One run at a time in a local folder. The system lets go of the lock however the process ends.
 
         Raises:
@@ -112,13 +112,13 @@ class Output:
             raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from error
         if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
             raise UserError(f"{self.folder}: cannot be written: no permission")
-        with alone_in(self.folder, f"{self.folder}: another run is writing there; choose another --output"):
+        with exclusive_lock(self.folder, f"{self.folder}: another run is writing there; choose another --output"):
             yield
 
     def begin(self) -> None:
         """Remove what dead runs left, and begin the attempt; a data set that stands there stays for now.
 
-        A local attempt is its owner's alone until it is published: what workers hand on lies there.
+        A local attempt belongs only to its owner until it is published: what workers hand on lies there.
         """
         attempts, there = self._look()
         for name in attempts:

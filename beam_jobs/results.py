@@ -242,7 +242,7 @@ class ConvertedChunks(Found[Converted]):
 class Join(beam.CombineFn, Generic[F]):
     """The findings of a pass together, in whatever order and grouping they come; packed, as they are handed over.
 
-    Accumulators are packed before Beam encodes them: beside a worker of its in-process runner a thread sends, once a
+    Accumulators are packed before Beam encodes them: next to a worker of its in-process runner a thread sends, once a
     second, what has been encoded so far, and a coder in Python may be in the middle of an element then.
 
     Args:

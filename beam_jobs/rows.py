@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from afm_ctr.process_setup import load_tensorflow_alone
+from afm_ctr.process_setup import load_tensorflow_without_keras
 from afm_ctr.rawlog import LineParser, ParsedLines
 from afm_ctr.rawlog.log import truncated
 from afm_ctr.schema import FeatureSchema
@@ -24,7 +24,7 @@ BATCH_ROWS = 4096
 
 def fingerprint64(texts: Sequence[bytes]) -> np.ndarray:
     """Fingerprint64 (farmhash) of byte strings: uint64 [n], the same function by which hashed ids are made."""
-    load_tensorflow_alone()
+    load_tensorflow_without_keras()
     import tensorflow as tf
 
     if not len(texts):

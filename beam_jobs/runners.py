@@ -99,7 +99,7 @@ class Engine:
         """A new pipeline; its ``run`` executes it."""
         if not self.in_process:
             return beam.Pipeline(options=self._options)
-        # Workers in processes of their own get the options by this way alone.
+        # Workers in processes of their own get the options only in this way.
         encoded = JobServiceHandle.encode_pipeline_options(self._options.get_all_options())
         provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
         return beam.Pipeline(FnApiRunner(provision_info=ExtendedProvisionInfo(provision)), options=self._options)

@@ -142,7 +142,7 @@ class Begin(Step):
     def process(self, _: None) -> Iterator[Begun]:
         with marked():
             output = Output(self._folder, self._overwrite)
-            with output.alone():
+            with output.lock():
                 output.begin()
         yield Begun(output, time.time())
 
@@ -290,7 +290,7 @@ class Publish(Step):
 
     def process(self, state: State, task: Conversion, found: bytes) -> Iterator[PrepareSummary]:
         output, started = state.begun
-        with marked(), output.alone():
+        with marked(), output.lock():
             manifest = self._published(output)
             if manifest is None:
                 schema = load_schema(task.schema)

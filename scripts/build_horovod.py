@@ -27,7 +27,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from building import Missing, alone, cache, python_tag, run, tool, trusted
+from building import Missing, cache, locked, python_tag, run, tool, trusted
 
 from afm_ctr.io.ownership import record_digest
 
@@ -213,7 +213,7 @@ def main() -> int:
     wheels = cache_folder(tensorflow, "nccl" if arguments.gpu else "cpu")
     start = time.monotonic()
     try:
-        with alone(wheels):
+        with locked(wheels):
             if arguments.rebuild or not any(map(trusted, wheels.glob("*.whl"))):
                 print(
                     f"building Horovod {VERSION} for TensorFlow {tensorflow}: takes a few minutes, once ",

@@ -3,7 +3,7 @@
     .venv/bin/python scripts/build_native.py              # a minute, once; then found in the cache
     .venv/bin/python scripts/build_native.py --rebuild
 
-It needs g++ alone. The kernels are compiled for AVX-512, for AVX2 and for any machine, and the library chooses at run
+It needs only g++. The kernels are compiled for AVX-512, for AVX2 and for any machine, and the library chooses at run
 time: so one build serves different hosts. Training works without it, with the same results, only slower.
 The cache is ``$AFM_CTR_CACHE``, else ``$XDG_CACHE_HOME/afm-ctr``, else ``~/.cache/afm-ctr``.
 Exit code: 0 built or found and installed, 1 the build failed, 2 something that it needs is missing.
@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from building import Missing, alone, cache, run, tool, trusted
+from building import Missing, cache, locked, run, tool, trusted
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from afm_ctr.io.ownership import DIGEST_SUFFIX, record_digest
@@ -121,7 +121,7 @@ def main() -> int:
     log = built.with_suffix(".log")
     start = time.monotonic()
     try:
-        with alone(built):
+        with locked(built):
             if arguments.rebuild or not trusted(built):
                 print("building the ops for TensorFlow", library.tensorflow_version(), end=" ", flush=True)
                 log.unlink(missing_ok=True)

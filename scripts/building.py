@@ -63,7 +63,7 @@ def trusted(file: Path) -> bool:
 
 
 @contextlib.contextmanager
-def alone(place: Path) -> Iterator[None]:
+def locked(place: Path) -> Iterator[None]:
     """Hold the lock of a place in the cache: two set-ups side by side build once."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with (place.parent / f"{place.name}.lock").open("w") as lock:

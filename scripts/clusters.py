@@ -36,7 +36,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from building import Missing, alone, cache, tool, trusted
+from building import Missing, cache, locked, tool, trusted
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from afm_ctr.io.files import sha256_of
@@ -172,7 +172,7 @@ def fetch(name: str) -> None:
     """
     tool("java", "Flink and Spark run on it: install OpenJDK 17 (Debian: openjdk-17-jre-headless)")
     home().mkdir(parents=True, exist_ok=True)
-    with alone(home() / name):
+    with locked(home() / name):
         if not jars(name).is_dir():
             _fetch_jars(name)
         if not trusted(job_server(name)):
@@ -217,11 +217,11 @@ def _fetch_job_server(name: str) -> None:
         if digest != kind.digest:
             raise Missing(f"the {len(found)} jars of {kind.runner} are not what they were: their digest is {digest}")
         whole = Path(folder, "whole.jar")
-        beside: list[Path] = []
+        more_jars: list[Path] = []
         if name == "spark":
-            beside = sorted(jars(name).glob("*.jar"))
+            more_jars = sorted(jars(name).glob("*.jar"))
             found = [path for path in found if not path.name.startswith("slf4j-api")]  # Spark's is a later one
-        _one_jar(found, kind.main, beside, whole)
+        _one_jar(found, kind.main, more_jars, whole)
         whole.rename(job_server(name))
         record_digest(job_server(name))
 
@@ -240,16 +240,16 @@ def _pom(runner: str) -> str:
     )
 
 
-def _one_jar(parts: Sequence[Path], main: str, beside: Sequence[Path], path: Path) -> None:
+def _one_jar(parts: Sequence[Path], main: str, more_jars: Sequence[Path], path: Path) -> None:
     """The content of all jars in one; of two files of a name the first counts, but lists of services are joined."""
     services: dict[str, list[bytes]] = {}
     # A jar's index would make Java overlook the other jars.
     seen = {"META-INF/MANIFEST.MF", "META-INF/INDEX.LIST"}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as whole:
         manifest = ["Manifest-Version: 1.0", f"Main-Class: {main}", "Multi-Release: true"]
-        if beside:
+        if more_jars:
             # Relative to this jar: Java ignores absolute ones.
-            manifest.append(" ".join(["Class-Path:", *(f"{jar.parent.name}/{jar.name}" for jar in beside)]))
+            manifest.append(" ".join(["Class-Path:", *(f"{jar.parent.name}/{jar.name}" for jar in more_jars)]))
         folded = [
             line[:70] + "".join(f"\n {line[at : at + 69]}" for at in range(70, len(line), 69)) for line in manifest
         ]
@@ -258,7 +258,7 @@ def _one_jar(parts: Sequence[Path], main: str, beside: Sequence[Path], path: Pat
             with zipfile.ZipFile(part) as content:
                 for name in content.namelist():
                     if name.startswith("META-INF/services/") and not name.endswith("/"):
-                        # Beam's file system for gs:// fails to load beside Spark's jars; nothing in Java reads files.
+                        # Beam's file system for gs:// fails to load with Spark's jars; nothing in Java reads files.
                         if "google-cloud-platform" not in part.name:
                             services.setdefault(name, []).append(content.read(name))
                     elif name not in seen and not name.endswith(("/", ".SF", ".DSA", ".RSA")):

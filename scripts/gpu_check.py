@@ -94,7 +94,7 @@ def make_problem(
     rng = np.random.default_rng(seed)
     present = rng.random((batch, slots)) >= absent
     if batch > 2 and absent:
-        present[:2] = False  # a row without slots, one with a slot alone
+        present[:2] = False  # a row without slots, one with a single slot
         present[1, 0] = True
     u = rng.normal(size=(batch, slots, k)).astype(np.float32)
     u[~present] = np.nan

@@ -177,7 +177,7 @@ class _Job:
         return sorted(rows, key=lambda row: row["line"])
 
     def _one_by_one(self, parsed: ParsedLines, start: int, stop: int, error: InvalidArgument) -> list[dict[str, Any]]:
-        """The server refused these rows as a batch: halve until the row that it means stands alone."""
+        """The server refused these rows as a batch: halve until the row that it means is the only one."""
         if stop - start == 1:
             return [{"error": str(error)}]
         middle = (start + stop) // 2

@@ -22,7 +22,7 @@ SLO_MISSED = 3
 def load_test(
     target: Annotated[str, typer.Option(help="HOST:PORT of the gRPC server.")],
     schema: Annotated[Path, path_option(help="The feature schema of the raw rows.")],
-    input: Annotated[Path, path_option(help="Raw log file; its first 20,000 rows are sent round and round.")],
+    input: Annotated[Path, path_option(help="Raw log file; its first 20,000 rows are sent over and over.")],
     model_name: connection.ModelName = "afm",
     rate: Annotated[
         float | None, typer.Option(min=0.01, max=1e6, help="Open loop: requests/s, whatever comes back.")

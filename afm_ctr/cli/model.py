@@ -85,10 +85,12 @@ def plan(
     memory_gb: Annotated[
         float | None, typer.Option(help="Memory of a rank, GB. Default: this machine's by GPUs a host.")
     ] = None,
-    ids: Annotated[int | None, typer.Option(min=1, help="Plan for so many ids in place of the schema's.")] = None,
+    ids: Annotated[
+        int | None, typer.Option(min=1, help="Plan for this number of ids in place of the schema's.")
+    ] = None,
     rows_per_second: Annotated[
         float | None,
-        typer.Option(min=1, help="What a rank trains alone; see history.jsonl of a run. Default: 50,000."),
+        typer.Option(min=1, help="What a single rank trains; see history.jsonl of a run. Default: 50,000."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from afm_ctr.devices import grow_gpu_memory, pin_gpu
-from afm_ctr.process_setup import load_tensorflow_alone, share_memory
+from afm_ctr.process_setup import load_tensorflow_without_keras, share_memory
 
 # What the C++ side logs before its log level is in force, and the missing GPU driver of a machine without a GPU.
 CHATTER = re.compile(
@@ -50,7 +50,7 @@ def load_tensorflow(*, keras: bool = True) -> None:
     grow_gpu_memory()
     with without_chatter():
         if not keras:
-            load_tensorflow_alone()
+            load_tensorflow_without_keras()
         import tensorflow as tf
 
         if "HOROVOD_RANK" in os.environ:

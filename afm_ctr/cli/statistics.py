@@ -54,7 +54,7 @@ def infer_schema(
             if not as_json:
                 say(found.text, end="")
             return
-        table = Table("column", "suggested", "distinct", "missing", "alone AUC", "look at this", box=SIMPLE_HEAD)
+        table = Table("column", "suggested", "distinct", "missing", "own AUC", "look at this", box=SIMPLE_HEAD)
         for column in found.columns:
             suggested = column["suggested"]
             table.add_row(

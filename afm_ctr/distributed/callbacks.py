@@ -68,7 +68,7 @@ class LearningRateSchedule(keras.callbacks.Callback):
     """The learning rate as a function of the step: a linear rise, then ``target``, or a fall to the run's end.
 
     Steps count from 1. Step t of the first ``warmup_steps`` takes start + (target - start) t / warmup_steps. Without
-    ``decay`` the callback then leaves the rate alone, so that others may lower it. With it, the n-th of the m steps
+    ``decay`` the callback then does not touch the rate, so that others may lower it. With it, the n-th of the m steps
     that are left takes target · (1 - x) (``linear``) or target · (1 + cos πx) / 2 (``cosine``; Loshchilov, Hutter:
     SGDR, ICLR 2017, equation 5, without restarts) with x = (n - 1) / m: the last rate is small and never 0.
 

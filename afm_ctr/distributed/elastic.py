@@ -280,7 +280,7 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
                     state.reset()
                 state.sync()
                 if state.committed and sharded_variables(state.model):
-                    state.commit()  # until then some rows have one copy, or none beside their owner's
+                    state.commit()  # until then some rows have one copy, or only their owner's
                     serial = state._serial
                 return function(state)
             except HostsChanged:

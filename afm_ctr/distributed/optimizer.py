@@ -59,7 +59,7 @@ def wrap_optimizer(optimizer: keras.optimizers.Optimizer | str, world: World) ->
     itself, it would decide by one rank's, and is refused.
 
     Args:
-        optimizer: built or not; its variables' values are copied. The original is left alone. Or a name that
+        optimizer: built or not; its variables' values are copied. The original is not changed. Or a name that
             ``keras.optimizers.get`` knows.
         world: from :func:`afm_ctr.distributed.init`.
 

@@ -268,11 +268,11 @@ def _one_object(connection: socket.socket, seconds: float) -> dict[str, Any]:
     return _object(line)
 
 
-def _interface(alone: bool) -> str:
+def _interface(one_host: bool) -> str:
     """The address of this machine that the other ranks talk to, the only one to listen at; "" if none is found.
 
     Args:
-        alone: whether all ranks are on this machine.
+        one_host: whether all ranks are on this machine.
     """
     found = []
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -284,7 +284,7 @@ def _interface(alone: bool) -> str:
         found.append(probe.getsockname()[0])
     with contextlib.suppress(OSError):
         found.append(socket.gethostbyname(os.environ.get("HOROVOD_HOSTNAME") or socket.gethostname()))
-    return next((one for one in found if alone or not ipaddress.ip_address(one).is_loopback), "")
+    return next((one for one in found if one_host or not ipaddress.ip_address(one).is_loopback), "")
 
 
 def _addresses() -> list[str]:

@@ -68,5 +68,5 @@ def _end(optimizer: Any, what: int) -> None:
         kind = "an epoch" if what == _EPOCH else "the training"
         raise DistributedError(
             f"rank {exchange.world.rank} has ended {kind} after step {int(optimizer.iterations.numpy())}, other "
-            f"ranks go on: {UNEVEN}"
+            f"ranks continue: {UNEVEN}"
         )

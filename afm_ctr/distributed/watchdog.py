@@ -27,7 +27,7 @@ class Watchdog(keras.callbacks.Callback):
     an evaluation of one's own) goes into ``with watchdog.paused():`` or calls ``beat()`` now and then.
 
     Args:
-        world: alone in it, the watchdog does nothing.
+        world: with one rank the watchdog does nothing.
         timeout: seconds that a step may take.
         first_timeout: seconds until the first step has finished, which includes tracing; at least ``timeout``.
         explain: asked, when the time is up, what is known of the other ranks.

@@ -66,7 +66,7 @@ class World(abc.ABC):
 
     @abc.abstractmethod
     def allgather(self, tensor: Any, name: str | None = None) -> tf.Tensor:
-        """All ranks' tensors one after the other along dimension 0, in which alone they may differ (0 is fine)."""
+        """All ranks' tensors along dimension 0, the only one in which they may differ (0 is fine)."""
 
     @abc.abstractmethod
     def alltoall(self, tensor: Any, splits: Any, name: str | None = None) -> tuple[tf.Tensor, tf.Tensor]:

@@ -46,7 +46,7 @@ def explain(
         model_dir: folder of a training run.
         data_dir: a prepared data set of its schema.
         split: which split of it.
-        row: explain this row of the split (from 0, in file order) alone.
+        row: explain only this row of the split (from 0, in file order).
         output: folder for tables (CSV), pictures (PNG) and one page with all of it (HTML); None writes nothing.
         requests: explain this many rows one by one too, the first of the split; not with ``row``.
         max_rows: at most this many rows, the first of the split.

@@ -49,7 +49,7 @@ class Agreement:
             f"Over {self.pairs:,} pairs the rank correlation of attention and effect is {self.correlation:+.3f}"
             f"{interval}; of the {self.top} pairs with the largest effect {self.common} "
             f"{'is' if self.common == 1 else 'are'} among the {self.top} with the most attention, "
-            f"where chance alone gives {self.by_chance:.1f}."
+            f"where mere chance gives {self.by_chance:.1f}."
         )
 
     def verdict(self) -> str:

@@ -173,7 +173,7 @@ class _Job:
             raise _Failed(self._found["error"])
         if self._found["modules"] and self._inspect is _in_fresh_process:
             raise _Failed(f"the process is not fresh: it has {self._found['modules'][0]}")
-        return f"TensorFlow {tf.__version__} alone, {self._found['seconds']:.1f} s with all answers"
+        return f"only TensorFlow {tf.__version__}, {self._found['seconds']:.1f} s with all answers"
 
     def _ops(self) -> str:
         foreign = self._found["foreign_ops"]

@@ -121,7 +121,7 @@ def _read(profile: Profile, why: str, path: str) -> LabelGuess:
     middle = float(profile.numbers.mean())
     grades = sorted((text for text in texts if NUMBER.fullmatch(text)), key=float)
     lines.append(
-        f"Grades: those above their mean, {middle:.2f}, are positive. To predict the grade: `kind: real` alone."
+        f"Grades: those above their mean, {middle:.2f}, are positive. To predict the grade: only `kind: real`."
     )
     return _binary(
         profile, [g for g in grades if float(g) > middle], [g for g in grades if float(g) <= middle], lines

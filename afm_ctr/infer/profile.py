@@ -45,7 +45,7 @@ class Profile:
         header: as the log calls it.
         cells: bytes of every row; b"" = missing.
         counts: of the cells that are not missing (white space only is missing only where the column is numbers).
-        auc: how well the column alone orders the labels, 0.5 … 1; ``None``: not known.
+        auc: how well this column orders the labels, 0.5 … 1; ``None``: not known.
     """
 
     name: str
@@ -185,8 +185,8 @@ class Profile:
             rows = [i for i, cell in enumerate(self.cells) if NUMBER.fullmatch(cell)]
             mine = labels[rows]
             if min(int(mine.sum()), int((~mine).sum())) >= _FEWEST and len(rows) > 0.5 * self.rows:
-                alone = _auc(mine, np.array([float(self.cells[i]) for i in rows]))
-                self.auc = max(self.auc, alone, 1 - alone)
+                own = _auc(mine, np.array([float(self.cells[i]) for i in rows]))
+                self.auc = max(self.auc, own, 1 - own)
 
 
 def _auc(labels: np.ndarray, scores: np.ndarray) -> float:

@@ -126,7 +126,7 @@ def _head(table: Table) -> list[str]:
     lines = [
         f"A first schema, written by afm-ctr infer-schema after a look at {table.rows:,} rows of {total} in {files}.",
         "Every figure below is of those rows. Read it, change what you know better, then run afm-ctr prepare.",
-        "Alone AUC: how a column's positive shares in one half of the rows order the other half.",
+        "Own AUC: how a column's positive shares in one half of the rows order the other half.",
         "Chance of a new value: the share of rows whose value was seen once.",
     ]
     if table.rejects:

@@ -13,7 +13,7 @@ from afm_ctr.infer.texts import LABEL_NAMES, WEIGHT_NAMES, shown
 from afm_ctr.infer.timestamps import Moments, are_moments, has_hour, looks_like_moments, time_format
 from afm_ctr.statistics.distinct import count_by_sample
 
-LEAKS, ODD = 0.98, 0.9  # AUC of a column alone
+LEAKS, ODD = 0.98, 0.9  # AUC of a single column
 _UNIQUE = 0.99
 _FEW = 20  # whole numbers with no more values than that are names of things
 _UNSEEN = 0.01  # chance that the next row holds a new value, up to which values are worth listing
@@ -57,7 +57,7 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
         moment = moment if is_moment else None
     facts = [_facts(profile, total, with_numbers=moment is None)]
     if profile.auc is not None and ODD <= profile.auc < LEAKS:
-        warnings.append(f"alone it has an AUC of {profile.auc:.3f}: is it known before the label is?")
+        warnings.append(f"by itself it has an AUC of {profile.auc:.3f}: is it known before the label is?")
     warnings += _by_name(profile)
     if not profile.present or (profile.distinct == 1 and moment is None):
         what = "always empty" if not profile.present else f"always {shown(next(iter(profile.counts)))!r}"
@@ -67,7 +67,7 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
             return Suggestion(profile, tuple(facts), (_hashed(profile, 1000),), f"constant: {what}")
     if profile.auc is not None and profile.auc >= LEAKS:
         why, fields = _encoding(profile, total)
-        problem = f"gives the label away: alone it has an AUC of {profile.auc:.3f}"
+        problem = f"gives the label away: by itself it has an AUC of {profile.auc:.3f}"
         return Suggestion(profile, (*facts, *why), fields, problem)
     if moment is not None:
         return _time(profile, facts, moment, tuple(warnings))
@@ -109,7 +109,7 @@ def _facts(profile: Profile, total: int | None, with_numbers: bool) -> str:
     if profile.distinct and (not profile.is_numeric or profile.distinct <= _FEW):
         parts.append(profile.shown_top())
     if profile.auc is not None:
-        parts.append(f"alone AUC {profile.auc:.2f}")
+        parts.append(f"own AUC {profile.auc:.2f}")
     return "; ".join(parts)
 
 

@@ -11,7 +11,7 @@ from afm_ctr.errors import UserError
 
 
 @contextmanager
-def alone_in(folder: str | os.PathLike[str], taken: str) -> Iterator[None]:
+def exclusive_lock(folder: str | os.PathLike[str], taken: str) -> Iterator[None]:
     """Hold a lock on a folder that is there. The system lets go of it however the process ends.
 
     Args:

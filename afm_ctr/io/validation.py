@@ -30,7 +30,7 @@ class Problem:
 
 
 class Problems(ValueError):
-    """Several problems, each with its place; pydantic alone would lose the places of checks across keys."""
+    """Several problems, each with its place; pydantic by itself would lose the places of checks across keys."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)

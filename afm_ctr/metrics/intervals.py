@@ -33,7 +33,7 @@ class Interval(NamedTuple):
         return min(max(1 - math.floor(math.log10((self.high - self.low) / 2)), 1), 6)
 
     def around(self) -> str:
-        """Such as ``0.786 ± 0.021``, with half the interval's width; without ends the value alone."""
+        """Such as ``0.786 ± 0.021``, with half the interval's width; without ends only the value."""
         value = f"{self.value:.{self.decimals}f}"
         if self.low is None or self.high is None:
             return value

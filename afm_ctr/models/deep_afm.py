@@ -35,7 +35,7 @@ class DeepAFM(AFM):
     Σ_i m_i is twice AFM's pooled vector, so without the network this is AFM with ``scale_by_pairs``. Whatever the
     network knows of two slots has passed through the weight of their pair: a pair of weight 0 plays no part.
 
-    With ``read_vectors`` the network reads normalised(u_1, …, u_F) beside these, as DeepFM's does: better where ids
+    With ``read_vectors`` the network reads normalised(u_1, …, u_F) next to these, as DeepFM's does: better where ids
     are seen often. What it knows of two slots then need not come from their pair, and taking a pair out says what its
     attended product is worth next to the vectors.
 
@@ -77,10 +77,10 @@ class DeepAFM(AFM):
     def call(self, inputs: InteractionInputs, training: bool = False, rows: tf.Tensor | None = None) -> tf.Tensor:
         drop = self._dropout(training, rows, self.options.attention_dropout, PAIR_SALT)
         pooled = self._pool(inputs, training, drop)
-        beside = self._beside(inputs, training)
-        return tf.reduce_sum(inputs.linear, axis=1) + self._read(pooled, beside, training, rows)
+        vectors_part = self._vectors_part(inputs, training)
+        return tf.reduce_sum(inputs.linear, axis=1) + self._read(pooled, vectors_part, training, rows)
 
-    def _beside(self, inputs: InteractionInputs, training: bool = False) -> tf.Tensor:
+    def _vectors_part(self, inputs: InteractionInputs, training: bool = False) -> tf.Tensor:
         """What the vectors and the offset give the first layer, ``[B or 1, width]``: no pair changes it."""
         kernel, offset = self.network[0]
         if not self.options.read_vectors:
@@ -89,12 +89,12 @@ class DeepAFM(AFM):
         return self._product(read, kernel.value[self._width :], training) + offset.value
 
     def _read(
-        self, pooled: tf.Tensor, beside: tf.Tensor, training: bool = False, rows: tf.Tensor | None = None
+        self, pooled: tf.Tensor, vectors_part: tf.Tensor, training: bool = False, rows: tf.Tensor | None = None
     ) -> tf.Tensor:
         """The pairs' part of the logit, ``[B]``, with the network, from the slots' sums ``[B, F, k]``."""
         straight = 0.5 * tf.linalg.matvec(tf.reduce_sum(pooled, axis=1), self.p.value)
         layer = self._product(self._normalised(self._flat(pooled)), self.network[0][0].value[: self._width], training)
-        layer += beside
+        layer += vectors_part
         for place, (kernel, offset) in enumerate(self.network[1:]):
             layer = self._thinned(tf.nn.relu(layer), training, rows, POOLED_SALT + place)
             layer = self._product(layer, kernel.value, training) + offset.value
@@ -147,8 +147,8 @@ class DeepAFM(AFM):
         count = count_pairs(mask, u.dtype) if self.options.scale_by_pairs else tf.ones_like(scores[:, :1])
         members = np.zeros((len(pairs), u.shape[1]))
         members[np.arange(len(pairs))[:, np.newaxis], pairs] = 1
-        beside = self._beside(inputs)
-        whole = self._read(sums * count[:, :, tf.newaxis], beside)
+        vectors_part = self._vectors_part(inputs)
+        whole = self._read(sums * count[:, :, tf.newaxis], vectors_part)
 
         def without(some: tf.Tensor) -> tf.Tensor:
             """The logits without each of some pairs, ``[n, B]``."""
@@ -160,7 +160,9 @@ class DeepAFM(AFM):
             left = tf.where(top[:, :, tf.newaxis, tf.newaxis], sums_of_others[:, tf.newaxis], left)
             if self.options.scale_by_pairs:
                 left *= tf.maximum(count - 1, 0)[:, :, tf.newaxis, tf.newaxis]
-            logits = self._read(tf.reshape(left, [-1, *u.shape[1:]]), tf.repeat(beside, tf.shape(some)[0], axis=0))
+            logits = self._read(
+                tf.reshape(left, [-1, *u.shape[1:]]), tf.repeat(vectors_part, tf.shape(some)[0], axis=0)
+            )
             return tf.transpose(tf.reshape(logits, [-1, tf.shape(some)[0]]))
 
         at_once = -(-len(pairs) // _PASSES)

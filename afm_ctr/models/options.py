@@ -38,7 +38,7 @@ class AFMOptions(InteractionOptions):
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="share of pair weights dropped, after the softmax")
     pooled_dropout: float = Field(0.0, ge=0, lt=1, description="share of the pooled vector dropped")
     scale_by_pairs: bool = Field(False, description="multiply the pooled vector by the number of present pairs")
-    attention_l2: float = Field(0.0, ge=0, description="λ of λ‖W‖², on the attention matrix alone")
+    attention_l2: float = Field(0.0, ge=0, description="λ of λ‖W‖², on the attention matrix only")
 
 
 class DeepAFMOptions(AFMOptions):
@@ -46,7 +46,7 @@ class DeepAFMOptions(AFMOptions):
 
     scale_by_pairs: bool = Field(True, description="multiply pooled vectors by the number of present pairs")
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((64, 64), description="widths of the network's layers")
-    read_vectors: bool = Field(False, description="let the network read the slots' vectors beside their sums")
+    read_vectors: bool = Field(False, description="let the network read the slots' vectors next to their sums")
     normalise: bool = Field(True, description="bring what the network reads of a row to mean 0 and variance 1")
     pooled_dropout: float = Field(0.0, ge=0, lt=1, description="share of each hidden layer dropped")
 

@@ -28,7 +28,7 @@ def tensorflow_version() -> str | None:
 
 
 def key() -> str:
-    """TensorFlow, Python and a digest of the sources: a library is used by those that it was built for, alone."""
+    """TensorFlow, Python and a digest of the sources: a library is used only by those that it was built for."""
     digest = hashlib.sha256()
     for file in sources():
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())

@@ -32,7 +32,7 @@ class Average:
     float32 the slot is multiplied by it, once in thousands of steps.
 
     Attributes:
-        decay: d in the end; the average is over about 1 / (1 − d) steps. Until there have been so many it is the mean
+        decay: d in the end; the average is over about 1 / (1 − d) steps. Before that it is the mean
             of all of them.
 
     Reference:
@@ -75,7 +75,7 @@ class Average:
         return kept + (before - after) * growth * tf.pow(tf.cast(self.decay, before.dtype), -since)
 
     def scale(self, steps: int) -> float:
-        """What a slot is multiplied by to give e − w after so many steps."""
+        """What a slot is multiplied by to give e − w after this number of steps."""
         if steps <= self.warm:
             return 1.0 / (steps + 1)
         return float(self.decay ** ((steps - self.warm - 1) % self.period + 1)) / (self.warm + 1)

@@ -2,7 +2,7 @@
 
 Arrow has to be given the type of each column, and in a column of floats it does not say which were whole numbers:
 ``3`` and ``3.0`` are two cells. So types are learned from rows that Python has read, whole numbers among floats are
-read again by Python, and a batch with anything that Arrow reads otherwise, or takes for an error, is Python's alone.
+read again by Python, and a batch with anything that Arrow reads otherwise, or takes for an error, only by Python.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOST_MISSES = 3  # batches in a row that Arrow could not read: then no more is 
 _MOST_WHOLE = 0.25  # share of whole numbers in a column of floats
 _DEEPEST = 500  # brackets of a line: Python takes no more than some 1,000 levels
 _WHOLE = re.compile(rb"-?[0-9]+")
-_ODD = re.compile(rb"[:,\[]\s*(-\s*NaN|-?Inf(?!inity))")  # constants that Arrow takes beside Python's
+_ODD = re.compile(rb"[:,\[]\s*(-\s*NaN|-?Inf(?!inity))")  # constants that Arrow accepts and Python does not
 
 
 class ArrowJson:

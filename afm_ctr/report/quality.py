@@ -266,7 +266,7 @@ def _add_dots(page: Page, scored: ScoredSplit, slices: Sequence[Slice], measure:
         figures.dots([("worst slices", known[:most]), ("best slices", known[::-1][:most])], overall.value, measure),
         f"The {most} worst and best of {len(known):,} slices that have {LEAST} rows "
         f"{'or more' if measure == 'RMSE' else 'of either class'} (rows in brackets). Of that many slices the ends "
-        f"look far apart by chance alone: the interval of {apart:,} leaves out the {measure} of all rows, and chance "
+        f"look far apart by mere chance: the interval of {apart:,} leaves out the {measure} of all rows, and chance "
         f"would give about {0.05 * len(known):.0f}.",
         f"dots: {measure} of the worst and best slices with intervals; the figures are in the tables below",
     )

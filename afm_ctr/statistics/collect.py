@@ -29,7 +29,7 @@ _WIDEST_MARKS = 1 << 27  # ids beyond which marking them one by one would cost m
 class PartialStatistics:
     """What the rows of one chunk add to the statistics of a split, or those of several chunks.
 
-    Parts can be added in any order and grouping: they hold whole numbers, sets and counts alone.
+    Parts can be added in any order and grouping: they hold only whole numbers, sets and counts.
     """
 
     rows: int

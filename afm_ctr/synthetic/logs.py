@@ -80,7 +80,7 @@ def make_logs(
 ) -> LogsSummary:
     """Write ``rows`` lines of Criteo-shaped logs whose truth is known, in flat memory.
 
-    The lines depend on (seed, malformed, ctr) alone: shorter logs are a prefix of longer ones, whatever the block
+    The lines depend only on (seed, malformed, ctr): shorter logs are a prefix of longer ones, whatever the block
     size. Next to the logs, ``<path>.truth.json`` names the planted pairs and gives their scores.
 
     Args:
@@ -105,7 +105,7 @@ def make_logs(
     if not 0.0 < ctr < 1.0:
         raise UserError(f"make-logs: ctr is {ctr}; it must lie between 0 and 1")
     target = Path(path)
-    beside = target.with_name(target.name + ".truth.json")
+    truth_path = target.with_name(target.name + ".truth.json")
     truth = Truth(seed, ctr)
     tally = _Tally()
     with as_user_error(f"make-logs: cannot write {target}"):
@@ -115,11 +115,11 @@ def make_logs(
             _write(packed or plain, truth, rows, malformed, max(1, block_rows), tally, progress)
             if packed is not None:
                 packed.close()
-            write_json(beside, _description(truth, rows, malformed, ctr))
+            write_json(truth_path, _description(truth, rows, malformed, ctr))
         written = target.stat().st_size
     auc, log_loss = tally.best()
     return LogsSummary(
-        path=str(target), truth=str(beside), rows=rows, well_formed=tally.well_formed, clicks=tally.clicks,
+        path=str(target), truth=str(truth_path), rows=rows, well_formed=tally.well_formed, clicks=tally.clicks,
         malformed=dict(zip(MALFORMED_KINDS, tally.malformed.tolist(), strict=True)),
         planted_pairs=[(pair.first, pair.second) for pair in PLANTED],
         bayes_auc=_rounded(auc), bayes_log_loss=_rounded(log_loss), bytes=written, seed=seed,

@@ -328,7 +328,7 @@ class TrainConfig(Strict):
 
         Args:
             other: the config before.
-            only: look at these keys, and what is below them, alone.
+            only: look at no other keys than these and what is below them.
         """
         mine, theirs = (flat(c.model_dump(mode="json", exclude=set(MAY_CHANGE))) for c in (self, other))
         for key in sorted(mine.keys() | theirs.keys()):

@@ -89,7 +89,7 @@ def scored_batches(
 def new_evaluation(model: CTRModel, reader: Reader) -> Evaluation:
     """Metrics that suit a model and the split that a reader reads."""
     sampling = reader.schema.spec.negative_sampling
-    # `apply: here` thins the split "train" alone; a log thinned before is so in every split.
+    # `apply: here` thins only the split "train"; a log thinned before is so in every split.
     thinned = sampling is not None and (sampling.apply == "already" or reader.split == "train")
     offset = model.bias_offset if thinned else 0.0
     return Evaluation(model.loss_kind, model.label_kind, offset=offset)  # type: ignore[arg-type]

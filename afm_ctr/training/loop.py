@@ -259,7 +259,7 @@ class _Run:
             again: whether this job began the run and has lost all but the checkpoints.
 
         Returns:
-            What the run goes on from, and the folder of the checkpoint; None and None for a fresh one.
+            What the run resumes from, and the folder of the checkpoint; None and None for a new one.
         """
         folder, schema, model = session.folder, session.reader.schema, session.network
         try:
@@ -319,7 +319,7 @@ def _lock(folder: RunDir, held: contextlib.ExitStack, patience: float) -> None:
     deadline = time.monotonic() + patience
     while True:
         try:
-            held.enter_context(folder.alone())
+            held.enter_context(folder.lock())
             return
         except UserError:
             if time.monotonic() >= deadline:

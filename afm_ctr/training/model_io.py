@@ -68,7 +68,7 @@ def build_model(
     if sampling is not None and sampling.apply == "here" and config.train_split != "train":
         raise UserError(
             f"train_split: {config.train_split}: schema {schema.spec.name!r} has negative_sampling.apply: here, "
-            "which thins the split 'train' alone; train on that, or on a log thinned before (`apply: already`)"
+            "which thins only the split 'train'; train on that, or on a log thinned before (`apply: already`)"
         )
     tf.config.experimental.enable_tensor_float_32_execution(training and config.precision == "tf32")
     return CTRModel(

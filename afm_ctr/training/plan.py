@@ -1,4 +1,4 @@
-"""What a table costs on so many ranks, replicated or sharded: memory, bytes and time of a step, before a run."""
+"""What a table costs on a number of ranks, replicated or sharded: memory, bytes and time of a step, before a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BATCHES = 4
 _NUMBER = 4  # bytes of a weight
 _SHARE = 0.8  # of the memory may be the table's: the rest is the program's, and what a step needs
 _LATENCY = 50e-6  # seconds of a message between hosts
-ROWS_PER_SECOND = 50_000  # of a rank alone, where nobody says
+ROWS_PER_SECOND = 50_000  # of a single rank, if not given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Cluster:
         per_host: ranks of each, a GPU each where there are any.
         gbits: speed of a host's link, Gbit/s in each direction.
         memory: bytes of a rank: of its GPU, or its part of the host's.
-        rows_per_second: of a rank alone, without an exchange.
+        rows_per_second: of a single rank, without an exchange.
     """
 
     hosts: int
@@ -90,7 +90,7 @@ class Cost:
 
     Attributes:
         weights, slots, buffers: bytes of the rows that it stores, of their optimizer slots and marks, and of what a
-            step, or validation if that is more, needs beside them.
+            step, or validation if that is more, needs besides.
         put: bytes that it puts into the exchange of a step.
         sent: bytes of those that it sends to others.
         exchange_seconds: of a step, by the speed of a host's link and a delay for each message.
@@ -132,7 +132,7 @@ def plan(table: Table, cluster: Cluster) -> Plan:
 
     A gathered or summed table goes around a ring of ranks, which crosses each host's link once each way; of a sharded
     one all ranks of a host send over its link what is not for each other. What ranks of one host exchange costs no
-    time here, and so do the few weights beside the table.
+    time here, and so do the few weights outside the table.
     """
     costs: dict[Traffic, Cost] = {}
     for form in get_args(Traffic):
@@ -141,7 +141,7 @@ def plan(table: Table, cluster: Cluster) -> Plan:
         put = exchanged_bytes(form, table.touched, table.rows, table.width, _NUMBER)
         sent = sent_bytes(form, ranks, table.touched, table.rows, table.width, _NUMBER)
         batch = table.activation_bytes
-        # What a step needs beside the rows, and what validation does: bytes for each row, and others.
+        # What a step needs besides the rows, and what validation does: bytes for each row, and others.
         step = {
             "gather": (0, batch + ranks * put),
             "reduce": (2 * _NUMBER * (table.width + 1), batch),
@@ -182,7 +182,7 @@ def _cheapest(table: Table, cluster: Cluster, costs: dict[Traffic, Cost]) -> Tra
 
 
 def table_of(config: TrainConfig, schema: ResolvedSchema, ranks: int, touched: int, rows: int | None = None) -> Table:
-    """The table of a config and a schema on so many ranks; ``rows``: as if it had so many."""
+    """The table of a config and a schema on a number of ranks; ``rows``: in place of the schema's."""
     kind = interaction_class(config.model.name).Options
     options = parse_options(config.model.name, kind, config.model.options)
     optimizer = optimizers.build(config.optimizer.name, learning_rate=1.0, **config.optimizer.options)
@@ -213,7 +213,7 @@ def plan_run(data_dir: str | Path, config: TrainConfig, cluster: Cluster, rows: 
         data_dir: a prepared data set.
         config: of the run.
         cluster: where it is to run.
-        rows: plan for so many ids in place of the schema's.
+        rows: plan for this number of ids in place of the schema's.
 
     Raises:
         UserError: no such data or split, or a damaged record; fewer than one rank or row.

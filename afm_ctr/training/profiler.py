@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"_\d+$")  # a scope that is entered again gets one
 
 
 class StepProfile(keras.callbacks.Callback):
-    """Profiles so many steps of a run, after some that warm up, all within one epoch.
+    """Profiles a number of steps of a run, after some that warm up, all within one epoch.
 
     It comes last among the callbacks, so that theirs is part of a step's time. The profiler itself costs some time
     of every step that it looks at.

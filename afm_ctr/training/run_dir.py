@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import remove_temporaries, write_json, write_text
-from afm_ctr.io.locks import alone_in
+from afm_ctr.io.locks import exclusive_lock
 from afm_ctr.io.secrets import mask_words, without_secrets
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
@@ -130,14 +130,16 @@ class RunDir:
         return checkpoint
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """One run at a time in the folder, which is made. The system lets go of the lock however the process ends.
 
         Raises:
             UserError: another process is training there.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with alone_in(self.path, f"another process is training in {self.path}: wait for it or name another one"):
+        with exclusive_lock(
+            self.path, f"another process is training in {self.path}: wait for it or name another one"
+        ):
             yield
 
     def record(

@@ -34,7 +34,7 @@ _OPTIONS: list[tuple[str, Any]] = [
 
 
 class Traffic(NamedTuple):
-    """Serialized Predict requests, which are sent round and round.
+    """Serialized Predict requests, which are sent over and over.
 
     Attributes:
         requests: each of ``rows_per_request`` rows.

@@ -126,7 +126,7 @@ def load_test(
         target: host:port of the server's gRPC API.
         model_name: the model's name there.
         schema_path: how a line of the log is written.
-        input_path: a log; its first 20,000 rows are sent round and round.
+        input_path: a log; its first 20,000 rows are sent over and over.
         rate: open loop: this many requests/s, whatever comes back; of a sweep the first rate to try.
         concurrency: closed loop: this many callers, each of which waits for its answer and asks again.
         sweep: look for the highest rate that keeps ``slo``; each rate takes ``bounds.duration``.

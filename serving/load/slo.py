@@ -24,7 +24,7 @@ class Limit(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A limit, and what was measured; None: so many requests failed that the quantile is one of them."""
+    """A limit, and what was measured; None: the quantile falls among failed requests."""
 
     limit: Limit
     measured_ms: float | None

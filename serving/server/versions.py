@@ -207,7 +207,7 @@ class VersionWatcher(Generic[T]):
             fault = error if isinstance(error, RequestError) else from_number(2, f"{type(error).__name__}: {error}")
             self._failed[version] = fingerprint
             self._set(VersionState(version, END, fault.code.value[0], str(fault)))
-            kept = "none serves" if self.version is None else f"version {self.version} goes on serving"
+            kept = "none serves" if self.version is None else f"version {self.version} is still served"
             log.error("%s version %d cannot be loaded, %s: %s", self.name, version, kept, fault)
             return False
         self._failed.pop(version, None)

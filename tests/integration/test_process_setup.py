@@ -8,16 +8,16 @@ import sys
 CODE = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from afm_ctr.process_setup import load_tensorflow_alone, share_memory
+from afm_ctr.process_setup import load_tensorflow_without_keras, share_memory
 share_memory()
 with ThreadPoolExecutor(3) as pool:
-    list(pool.map(lambda _: load_tensorflow_alone(), range(3)))
+    list(pool.map(lambda _: load_tensorflow_without_keras(), range(3)))
 assert "tensorflow" in sys.modules and "keras" not in sys.modules
 import tensorflow as tf
 assert tf.function(lambda x: x + 1)(tf.constant(1)).numpy() == 2
 import keras
 assert tf.keras.optimizers.Adam is keras.optimizers.Adam
-load_tensorflow_alone()
+load_tensorflow_without_keras()
 assert sys.modules["keras"] is keras
 """
 

@@ -196,7 +196,7 @@ def test_what_a_run_does_not_go_on_with(data: Path, tmp_path: Path) -> None:
 
 def test_one_process_at_a_time(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with RunDir(run).alone(), pytest.raises(UserError, match="another process is training in"):
+    with RunDir(run).lock(), pytest.raises(UserError, match="another process is training in"):
         go(data, run, config("epochs=1"))
     assert go(data, run, config("epochs=1")).steps == 7
 

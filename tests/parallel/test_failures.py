@@ -17,8 +17,8 @@ from tests import prepared
 EXPECTED = {
     "stuck": r"afm-ctr: rank \d of 2: no step finished for \d+ s \(last finished step: \d; at [^\n]+\): ending",
     "drift": r"variable [^\n]*second/bias has drifted apart after 5 steps: rank 0 and rank 1 disagree",
-    "uneven": r"(rank 1 has ended an epoch after step 19, other ranks go on|another rank has ended its epoch or its "
-    r"training while this one has batches left): give every rank as many",
+    "uneven": r"(rank 1 has ended an epoch after step 19, other ranks continue|another rank has ended its epoch or "
+    r"its training while this one has batches left): give every rank as many",
 }
 # What the job's last words are under `afm-ctr train`: which rank, and why. How many steps are saved at least.
 TOLD = {

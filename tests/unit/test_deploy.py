@@ -244,7 +244,7 @@ def test_image_stages_and_arguments(image: list[Instruction], root: Path) -> Non
         elif one.name == "ARG":
             declared.add((one.stage, one.text.partition("=")[0]))
         for variable in re.findall(r"\$\{(\w+)\}", one.text):
-            assert (one.stage, variable) in declared, f"an ARG counts in its own stage alone: {one}"
+            assert (one.stage, variable) in declared, f"an ARG counts only in its own stage: {one}"
         if copied := re.match(r"--from=(\w+)", one.text):
             assert stages[copied[1]] < one.stage
     assert list(stages) == ["base", "horovod", "the image"]

@@ -96,7 +96,7 @@ def in_a_new_process(code: str, **env: str) -> list[str]:
 
 def test_the_environment_is_set_before_tensorflow_reads_it() -> None:
     code = (
-        "import os\nfrom afm_ctr.process_setup import load_tensorflow_alone\nload_tensorflow_alone()\n"
+        "import os\nfrom afm_ctr.process_setup import load_tensorflow_without_keras as load\nload()\n"
         "print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])"
     )
     assert in_a_new_process(code) == ["true"]

@@ -285,7 +285,7 @@ def test_an_ended_epoch_is_noticed_on_either_side_and_changes_nothing(graph: boo
     for old, new in zip(before, [table, other, bias, *optimizer.variables], strict=True):
         np.testing.assert_array_equal(old, new.numpy())
     world.mark = 0
-    with pytest.raises(DistributedError, match="rank 0 has ended an epoch after step 1, other ranks go on"):
+    with pytest.raises(DistributedError, match="rank 0 has ended an epoch after step 1, other ranks continue"):
         end_epoch(optimizer)
     world.mark = 1
     with pytest.raises(tf.errors.InvalidArgumentError, match="another rank has ended its epoch"):

@@ -82,7 +82,7 @@ def test_what_is_odd_is_left_out_and_said(found):
     odd = {column["name"]: "; ".join(column["odd"]) for column in found.columns if column["odd"]}
     assert set(odd) == {"request_id", "version", "nothing", "later"}
     assert "constant: always '3'" in odd["version"] and "always empty" in odd["nothing"]
-    assert "gives the label away: alone it has an AUC of 1.000" in odd["later"]
+    assert "gives the label away: by itself it has an AUC of 1.000" in odd["later"]
     assert "value of its own (600 in 600)" in odd["request_id"]
     assert not set(fields(found)) & set(odd)
     for name in odd:
@@ -94,7 +94,7 @@ def test_figures_are_in_the_comments(found):
     missing = columns["colour"].count("") / 600
     lines = found.text.splitlines()
     (line,) = [line for line in lines if line.startswith("  # colour:")]
-    assert f"{missing:.1%} missing; 6 distinct" in line and "alone AUC 0.5" in line
+    assert f"{missing:.1%} missing; 6 distinct" in line and "own AUC 0.5" in line
     assert "look at 600 rows of 600 in" in found.text
     assert all(len(line) <= 118 for line in lines if not line.lstrip("# ").startswith(("- ", "/")))
 
