@@ -6,10 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from afm_ctr.errors import UserError
+from afm_ctr.metrics._folded import FoldedRows
 from afm_ctr.metrics._rows import Floats, column, counted_rows
-
-_PENDING_ROWS = 1 << 17
-_Table = tuple[npt.NDArray[np.int64], Floats, Floats, Floats]
 
 
 class GroupAUC:
@@ -22,9 +20,7 @@ class GroupAUC:
 
     def __init__(self) -> None:
         self.rows_without_group = 0
-        self._table: _Table = (np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0))
-        self._pending: list[_Table] = []
-        self._pending_rows = 0
+        self._folded = FoldedRows(np.int64, np.float64)
 
     def update(
         self,
@@ -47,35 +43,11 @@ class GroupAUC:
         group, has = group[rows.kept], has[rows.kept]
         self.rows_without_group += int((~has).sum())
         label, weight = rows.labels[has], rows.weights[has]
-        self._add(group[has], rows.predictions[has], weight * label, weight * (1.0 - label))
-
-    def _add(self, groups: npt.NDArray[np.int64], scores: Floats, positives: Floats, negatives: Floats) -> None:
-        if not groups.size:
-            return
-        self._pending.append((groups, scores, positives, negatives))
-        self._pending_rows += groups.size
-        if self._pending_rows > max(_PENDING_ROWS, self._table[0].size):
-            self._compact()
-
-    def _compact(self) -> None:
-        if not self._pending:
-            return
-        parts = [np.concatenate(part) for part in zip(self._table, *self._pending, strict=True)]
-        order = np.lexsort((parts[1], parts[0]))
-        groups, scores, positives, negatives = (part[order] for part in parts)
-        first = np.flatnonzero(np.r_[True, (groups[1:] != groups[:-1]) | (scores[1:] != scores[:-1])])
-        self._table = (
-            groups[first],
-            scores[first],
-            np.add.reduceat(positives, first),
-            np.add.reduceat(negatives, first),
-        )
-        self._pending, self._pending_rows = [], 0
+        self._folded.add(group[has], rows.predictions[has], weight * label, weight * (1.0 - label))
 
     def state(self) -> dict[str, np.ndarray]:
         """What another process needs to :meth:`merge`."""
-        self._compact()
-        groups, scores, positives, negatives = self._table
+        groups, scores, positives, negatives = self._folded.columns
         return {
             "rows_without_group": np.asarray(self.rows_without_group, np.int64),
             "groups": groups,
@@ -87,15 +59,14 @@ class GroupAUC:
     def merge(self, state: dict[str, np.ndarray]) -> None:
         self.rows_without_group += int(state["rows_without_group"])
         groups = np.asarray(state["groups"], np.int64).reshape(-1)
-        self._add(groups, column(state, "scores"), column(state, "positives"), column(state, "negatives"))
+        self._folded.add(groups, column(state, "scores"), column(state, "positives"), column(state, "negatives"))
 
     def by_group(self) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
         """AUC, weight and "has both classes" of every group ``[g]``, in the order of the groups' numbers.
 
         The AUC of a group of one class is 0 and means nothing.
         """
-        self._compact()
-        groups, _, positives, negatives = self._table
+        groups, _, positives, negatives = self._folded.columns
         if not groups.size:
             return np.empty(0), np.empty(0), np.empty(0, bool)
         first = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])

@@ -5,26 +5,22 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from afm_ctr.metrics._folded import FoldedRows
 from afm_ctr.metrics._rows import Floats, column, counted_rows
-
-_PENDING_ROWS = 1 << 17
 
 
 class ScoreTable:
     """Distinct scores, sorted, each with its weight of positives and of negatives.
 
     This is all that ranking and calibration metrics need, it merges exactly, and it is never larger than the
-    number of rows: 24 bytes a distinct score. Rows wait in a buffer and are folded in once they are as many as
-    the table, so that adding n rows costs O(n log n) in all.
+    number of rows: 24 bytes a distinct score.
 
     ``scores`` float64 ``[u]`` ascending, ``positives`` and ``negatives`` float64 ``[u]`` in units of weight.
     """
 
     def __init__(self) -> None:
         self.rows = 0
-        self._table: tuple[Floats, Floats, Floats] = (np.empty(0), np.empty(0), np.empty(0))
-        self._pending: list[tuple[Floats, Floats, Floats]] = []
-        self._pending_rows = 0
+        self._folded = FoldedRows(np.float64)
 
     def update(self, labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> None:
         """Add rows: labels 0/1 ``[B]``, scores ``[B]``, weights ``[B]`` >= 0 (0 = the row does not count).
@@ -34,35 +30,13 @@ class ScoreTable:
         """
         rows = counted_rows(labels, scores, weights, "scores", binary=True)
         self.rows += rows.labels.size
-        self._add(rows.predictions, rows.weights * rows.labels, rows.weights * (1.0 - rows.labels))
-
-    def _add(self, scores: Floats, positives: Floats, negatives: Floats) -> None:
-        if not scores.size:
-            return
-        self._pending.append((scores, positives, negatives))
-        self._pending_rows += scores.size
-        if self._pending_rows > max(_PENDING_ROWS, self._table[0].size):
-            self._compact()
-
-    def _compact(self) -> None:
-        if not self._pending:
-            return
-        scores, positives, negatives = (
-            np.concatenate(part) for part in zip(self._table, *self._pending, strict=True)
-        )
-        unique, position = np.unique(scores, return_inverse=True)
-        self._table = (
-            unique,
-            np.bincount(position, positives, unique.size).astype(np.float64),
-            np.bincount(position, negatives, unique.size).astype(np.float64),
-        )
-        self._pending, self._pending_rows = [], 0
+        self._folded.add(rows.predictions, rows.weights * rows.labels, rows.weights * (1.0 - rows.labels))
 
     @property
     def table(self) -> tuple[Floats, Floats, Floats]:
         """``(scores, positives, negatives)``, float64 ``[u]`` each, scores ascending and distinct."""
-        self._compact()
-        return self._table
+        scores, positives, negatives = self._folded.columns
+        return scores, positives, negatives
 
     def state(self) -> dict[str, np.ndarray]:
         """What another process needs to :meth:`merge` this table into its own."""
@@ -77,4 +51,4 @@ class ScoreTable:
     def merge(self, state: dict[str, np.ndarray]) -> None:
         """Add another table's :meth:`state`."""
         self.rows += int(state["rows"])
-        self._add(column(state, "scores"), column(state, "positives"), column(state, "negatives"))
+        self._folded.add(column(state, "scores"), column(state, "positives"), column(state, "negatives"))
