@@ -14,11 +14,10 @@ from afm_ctr import distributed, optimizers
 from afm_ctr.embedding import EmbeddingTable
 from afm_ctr.errors import UserError
 from afm_ctr.models.base import InteractionInputs, RowsRead
+from afm_ctr.models.batches import as_batch, as_batches
 from afm_ctr.models.options import parse_options
 from afm_ctr.models.registry import interaction_class
 from afm_ctr.sparse_gradients import change_values
-
-_BATCH = 1024
 
 
 @keras.saving.register_keras_serializable(package="afm_ctr")
@@ -274,19 +273,19 @@ class CTRModel(keras.Model):
         """
         if hasattr(kwargs.get("validation_data"), "as_dataset"):
             batch_size = kwargs.get("batch_size")
-            kwargs["validation_data"] = _batches(kwargs["validation_data"], {"batch_size": batch_size})
-        x = _batches(x, kwargs, shuffle=kwargs.get("shuffle", True), epochs=kwargs.get("epochs", 1))
+            kwargs["validation_data"] = as_batches(kwargs["validation_data"], {"batch_size": batch_size})
+        x = as_batches(x, kwargs, shuffle=kwargs.get("shuffle", True), epochs=kwargs.get("epochs", 1))
         return super().fit(x, y, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """``keras.Model.evaluate`` with the inputs of :meth:`fit`: the loss."""
-        x = _batches(x, kwargs)
+        x = as_batches(x, kwargs)
         kwargs.pop("shuffle", None)
         return super().evaluate(x, y, **kwargs)
 
     def predict(self, x: Any, **kwargs: Any) -> Any:
         """``keras.Model.predict`` with the inputs of :meth:`fit`: ``logit`` and ``probability`` or ``score``."""
-        x = _batches(x, kwargs)
+        x = as_batches(x, kwargs)
         kwargs.pop("shuffle", None)
         return super().predict(x, **kwargs)
 
@@ -397,39 +396,6 @@ class CTRModel(keras.Model):
             "precision": self.precision,
         }
         return {**super().get_config(), **own}
-
-
-def _batches(x: Any, arguments: dict[str, Any], shuffle: bool = False, epochs: int | None = None) -> Any:
-    """Rows in memory, or a reader's, as batches, for which Keras needs no batch size and no shuffle of its own."""
-    if not hasattr(x, "as_dataset"):
-        return x
-    arguments["shuffle"] = False  # of Keras: these batches come in their order
-    batch_size = arguments.pop("batch_size", None)
-    if not hasattr(x, "steps_per_epoch"):
-        return x.as_dataset(batch_size or _BATCH, shuffle=bool(shuffle))
-    if epochs is None:
-        return x.as_dataset(batch_size)
-    # One dataset over all epochs, of which Keras takes one after the other: each has an order of its own.
-    arguments.setdefault("steps_per_epoch", -(-x.rows // (batch_size or x.batch_size)))
-    return x.as_dataset(batch_size, epochs, start=(arguments.get("initial_epoch", 0), 0))
-
-
-def as_batch(data: Any) -> dict[str, tf.Tensor]:
-    """A batch as the model reads it: one of the reader as it is, or one of ``(x, label[, weight])``.
-
-    Raises:
-        UserError: there is neither.
-    """
-    x, label, weight = (data, None, None) if isinstance(data, Mapping) else keras.utils.unpack_x_y_sample_weight(data)
-    if not isinstance(x, Mapping):
-        if not tf.is_tensor(x) or x.shape.rank != 2:
-            raise UserError("x must be a dict of feature_ids and feature_vals, both [batch, slots], or ids only")
-        x = {"feature_ids": tf.cast(x, tf.int64), "feature_vals": tf.ones_like(x, tf.float32)}
-    batch = {**x, **{name: value for name, value in (("label", label), ("weight", weight)) if value is not None}}
-    for name in ("label", "weight"):
-        if name in batch and batch[name].shape.rank == 2:
-            batch[name] = tf.squeeze(batch[name], axis=1)
-    return batch
 
 
 def _bare(variable: Any) -> tf.Variable:

@@ -135,7 +135,7 @@ def test_arrays_and_datasets_take_the_same_step(data: Any) -> None:
 
 
 def test_ids_alone_have_the_value_one() -> None:
-    from afm_ctr.models.ctr_model import as_batch
+    from afm_ctr.models.batches import as_batch
 
     batch = as_batch((tf.constant([[1, 2]]), tf.constant([[1.0]])))
     assert batch["feature_vals"].numpy().tolist() == [[1.0, 1.0]] and batch["label"].numpy().tolist() == [1.0]
