@@ -94,7 +94,7 @@ def planned(found: dict[str, Any], task: dict[str, Any], ids: int, ranks: int, r
     table = Table(
         rows=ids + 1,
         width=width,
-        optimizer_slots=2,
+        slot_numbers=2 * width,
         marks=False,
         local_batch=task["batch"],
         slots=slots,

@@ -107,8 +107,8 @@ def plan(
     def show() -> None:
         asked = found.table
         say(
-            f"{asked.rows:,} ids of {asked.width} numbers with {asked.optimizer_slots} slots each; {hosts} hosts, "
-            f"{found.cluster.ranks} ranks of {memory / 1e9:,.1f} GB, {gbits:g} Gbit/s; a rank reads "
+            f"{asked.rows:,} ids of {asked.width} numbers, {asked.slot_numbers} more of the optimizer; {hosts} "
+            f"hosts, {found.cluster.ranks} ranks of {memory / 1e9:,.1f} GB, {gbits:g} Gbit/s; a rank reads "
             f"{asked.touched:,} distinct ids of {asked.local_batch:,} rows a step"
         )
         table = Table("a rank", *found.costs, title_justify="left")

@@ -155,22 +155,33 @@ class AddRowsOp : public OpKernel {
   }
 };
 
-// The optimizers' rules, element by element: see their classes in Python for what they compute and why.
+// The optimizers' rules, element by element: see their classes in Python for what they compute and why. That of kByRow
+// has a second form, for a slot of one number a row.
 struct Sgd {
+  static constexpr bool kByRow = false;
   static constexpr int kSlots = 0, kOptions = 1;  // rate
   static void Step(const float* o, float g, float* w, float**, int64_t) { *w = *w - o[0] * g; }
 };
 
 struct Adagrad {
+  static constexpr bool kByRow = true;
   static constexpr int kSlots = 1, kOptions = 2;  // rate, epsilon
   static void Step(const float* o, float g, float* w, float** slots, int64_t j) {
     const float sum = slots[0][j] + g * g;
     slots[0][j] = sum;
     *w = *w - o[0] * g / std::sqrt(sum + o[1]);
   }
+  static void StepRow(const float* o, const float* g, float* w, float* slot, int64_t width) {
+    float squares = 0;
+    for (int64_t j = 0; j < width; j++) squares += g[j] * g[j];
+    *slot = *slot + squares / width;
+    const float root = std::sqrt(*slot + o[1]);
+    for (int64_t j = 0; j < width; j++) w[j] = w[j] - o[0] * g[j] / root;
+  }
 };
 
 struct Adam {
+  static constexpr bool kByRow = false;
   static constexpr int kSlots = 2, kOptions = 4;  // rate with its correction, 1 - beta_1, 1 - beta_2, epsilon
   static void Step(const float* o, float g, float* w, float** slots, int64_t j) {
     const float m = slots[0][j] + (g - slots[0][j]) * o[1];
@@ -182,6 +193,7 @@ struct Adam {
 };
 
 struct Ftrl {
+  static constexpr bool kByRow = false;
   static constexpr int kSlots = 2, kOptions = 4;  // rate, beta, rate · l1, rate · l2
   static void Step(const float* o, float g, float* w, float** slots, int64_t j) {
     const float before = slots[0][j], after = before + g * g, root = std::sqrt(after);
@@ -222,13 +234,16 @@ class StepRowsOp : public OpKernel {
     std::vector<std::unique_ptr<mutex_lock>> held;
     for (mutex* one : locks) held.push_back(std::make_unique<mutex_lock>(*one));
     float* data[kVariables];
+    int64_t widths[kVariables];
     const int64_t width = gradient.dim_size(1), count = indices.NumElements();
     int64_t rows = 0;
     for (int i = 0; i < kVariables; i++) {
       const Tensor& value = *variables[i]->tensor();
-      OP_REQUIRES(context, value.dtype() == DT_FLOAT && value.dims() == 2 && value.dim_size(1) == width &&
+      OP_REQUIRES(context, value.dtype() == DT_FLOAT && value.dims() == 2 &&
+                               (value.dim_size(1) == width || (Rule::kByRow && i > 0 && value.dim_size(1) == 1)) &&
                                (i == 0 || value.dim_size(0) == rows),
                   Refusal("weights and slots must be float [rows, d], with the d of the gradient"));
+      widths[i] = value.dim_size(1);
       rows = value.dim_size(0);
       OP_REQUIRES_OK(context, Writable(context, variables[i].get()));
       data[i] = variables[i]->tensor()->template flat<float>().data();
@@ -241,10 +256,16 @@ class StepRowsOp : public OpKernel {
       constexpr int64_t kAhead = 8;
       for (int64_t i = begin; i < end; i++) {
         if (i + kAhead < end)
-          for (float* const one : data) __builtin_prefetch(one + places[i + kAhead] * width, 1);
+          for (int v = 0; v < kVariables; v++) __builtin_prefetch(data[v] + places[i + kAhead] * widths[v], 1);
         float* slots[kVariables];  // one more than there are, since there may be none
-        for (int s = 0; s < Rule::kSlots; s++) slots[s] = data[s + 1] + places[i] * width;
+        for (int s = 0; s < Rule::kSlots; s++) slots[s] = data[s + 1] + places[i] * widths[s + 1];
         float* const weights = data[0] + places[i] * width;
+        if constexpr (Rule::kByRow) {
+          if (widths[1] != width) {
+            Rule::StepRow(o, slopes + i * width, weights, slots[0], width);
+            continue;
+          }
+        }
         for (int64_t j = 0; j < width; j++) Rule::Step(o, slopes[i * width + j], weights + j, slots, j);
       }
     });

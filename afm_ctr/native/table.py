@@ -115,7 +115,8 @@ def step_rows(
 
     Args:
         rule: "sgd", "adagrad", "adam" or "ftrl".
-        variables: the weights and the rule's slots in its order, float32 ``[rows, d]``.
+        variables: the weights and the rule's slots in its order, float32 ``[rows, d]``; that of
+            "adagrad" may be ``[rows, 1]``.
         rows: int64 ``[u]``, distinct.
         gradient: float32 ``[u, d]``.
         options: the scalars of the rule, see ``table.cc``.

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from afm_ctr.errors import UserError
-from afm_ctr.optimizers.adagrad import Adagrad
+from afm_ctr.optimizers.adagrad import Adagrad, RowWiseAdagrad
 from afm_ctr.optimizers.average import averaged_weights
 from afm_ctr.optimizers.base import RowOptimizer
 from afm_ctr.optimizers.ftrl import FTRL
@@ -15,12 +15,29 @@ from afm_ctr.optimizers.lazy_adam import LazyAdam
 from afm_ctr.optimizers.sgd import SGD
 from afm_ctr.sparse_gradients import merge_slices
 
-__all__ = ["FTRL", "SGD", "Adagrad", "LazyAdam", "RowOptimizer", "averaged_weights", "build", "merge_slices", "names"]
+__all__ = [
+    "FTRL",
+    "SGD",
+    "Adagrad",
+    "LazyAdam",
+    "RowOptimizer",
+    "RowWiseAdagrad",
+    "averaged_weights",
+    "build",
+    "merge_slices",
+    "names",
+]
 
-_CLASSES: dict[str, type[RowOptimizer]] = {"sgd": SGD, "adagrad": Adagrad, "adam": LazyAdam, "ftrl": FTRL}
+_CLASSES: dict[str, type[RowOptimizer]] = {
+    "sgd": SGD,
+    "adagrad": Adagrad,
+    "adam": LazyAdam,
+    "ftrl": FTRL,
+    "rowwise_adagrad": RowWiseAdagrad,
+}
 
 # So that compile("LazyAdam") finds it; the other class names are of optimizers that Keras has as well.
-keras.saving.get_custom_objects()["LazyAdam"] = LazyAdam
+keras.saving.get_custom_objects().update(LazyAdam=LazyAdam, RowWiseAdagrad=RowWiseAdagrad)
 
 
 def names() -> list[str]:

@@ -77,15 +77,24 @@ class RowOptimizer(keras.optimizers.Optimizer):
             return
         super().build(list(variables))
         for slot, initial in self.slots.items():
-            self._slot_variables[slot] = self.add_optimizer_variables(variables, slot, initializer=_Filled(initial))
-            for owner, variable in zip(variables, self._slot_variables[slot], strict=True):
-                on_large_pages(variable.value)
-                for mark in ("placement", "shards"):  # a slot lives where its rows do
-                    if hasattr(owner, mark):
-                        setattr(variable, mark, getattr(owner, mark))
+            self._slot_variables[slot] = [self._add_slot(slot, initial, variable) for variable in variables]
+
+    def _add_slot(self, slot: str, initial: float, owner: keras.Variable) -> keras.Variable:
+        path = getattr(owner, "path", owner.name.replace(":", "_")).replace("/", "_")  # named as by Keras
+        shape = (owner.shape[0], self.slot_width(slot, owner.shape[1])) if _is_table(owner) else owner.shape
+        variable = self.add_variable(shape, _Filled(initial), owner.dtype, name=f"{path}_{slot}")
+        on_large_pages(variable.value)
+        for mark in ("placement", "shards"):  # a slot lives where its rows do
+            if hasattr(owner, mark):
+                setattr(variable, mark, getattr(owner, mark))
+        return variable
+
+    def slot_width(self, slot: str, width: int) -> int:
+        """How many numbers a slot has for a row of ``width`` numbers of a table: as many, or fewer in a subclass."""
+        return width
 
     def slots_of(self, variable: keras.Variable | tf.Variable) -> dict[str, keras.Variable]:
-        """The slot variables that belong to one variable, by slot name, each of the variable's shape."""
+        """The slot variables that belong to one variable, by slot name. Of tables they are ``[rows, slot_width]``."""
         index = self._get_variable_index(variable)
         return {slot: variables[index] for slot, variables in self._slot_variables.items()}
 
@@ -112,7 +121,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
     def rule(
         self, weights: tf.Tensor, gradient: tf.Tensor, slots: dict[str, tf.Tensor], rate: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """The update, elementwise over a block: new weights and new slots, all of the shape that came in."""
+        """The update of a block of rows: new weights and new slots, all of the shape that came in."""
         raise NotImplementedError
 
     def native_options(self, rate: tf.Tensor) -> list[tf.Tensor | float]:
@@ -190,6 +199,11 @@ class _Filled(keras.initializers.Initializer):
 
     def __call__(self, shape: Any, dtype: Any = None) -> tf.Tensor:
         return tf.fill(shape, tf.cast(self._value, dtype))
+
+
+def _is_table(variable: Any) -> bool:
+    """Whether it holds a row for each id: our tables mark theirs, ``keras.layers.Embedding`` has a name for it."""
+    return len(variable.shape) == 2 and (hasattr(variable, "placement") or variable.name == "embeddings")
 
 
 def _bare(variable: Any) -> tf.Variable:

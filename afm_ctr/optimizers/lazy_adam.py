@@ -11,7 +11,6 @@ from afm_ctr.optimizers.base import RowOptimizer, check
 
 
 @keras.saving.register_keras_serializable(package="afm_ctr")
-@keras.saving.register_keras_serializable(package="afm_ctr")
 class LazyAdam(RowOptimizer):
     """Adam, exact on dense gradients, lazy on sparse ones.
 

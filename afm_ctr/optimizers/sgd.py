@@ -11,7 +11,6 @@ from afm_ctr.optimizers.base import RowOptimizer
 
 
 @keras.saving.register_keras_serializable(package="afm_ctr")
-@keras.saving.register_keras_serializable(package="afm_ctr")
 class SGD(RowOptimizer):
     """w ← w − η g.
 

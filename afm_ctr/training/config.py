@@ -74,7 +74,7 @@ class OptimizerConfig(Named):
             reach, and the learning rate need not fall for that. It costs a slot for every weight.
     """
 
-    name: Literal["adagrad", "adam", "ftrl", "sgd"] = "adam"
+    name: Literal["adagrad", "adam", "ftrl", "rowwise_adagrad", "sgd"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
     decay: Literal["linear", "cosine"] | None = None

@@ -55,7 +55,7 @@ class Table:
     Attributes:
         rows: ids.
         width: numbers a row, over all columns.
-        optimizer_slots: further numbers that the optimizer keeps for each.
+        slot_numbers: numbers that the optimizer keeps for a row.
         marks: whether each row has a mark of 8 bytes (``expiry``, ``row_l2_per: step``).
         copied: whether validation holds a second copy of the weights (``optimizer.average``).
         local_batch: rows of a rank's batch.
@@ -65,7 +65,7 @@ class Table:
 
     rows: int
     width: int
-    optimizer_slots: int
+    slot_numbers: int
     marks: bool
     local_batch: int
     slots: int
@@ -76,7 +76,7 @@ class Table:
     @property
     def row_bytes(self) -> int:
         """Of a row with all that is kept for it."""
-        return self.width * _NUMBER * (1 + self.optimizer_slots) + 8 * self.marks
+        return (self.width + self.slot_numbers) * _NUMBER + 8 * self.marks
 
     @property
     def activation_bytes(self) -> int:
@@ -186,10 +186,11 @@ def table_of(config: TrainConfig, schema: ResolvedSchema, ranks: int, touched: i
     kind = interaction_class(config.model.name).Options
     options = parse_options(config.model.name, kind, config.model.options)
     optimizer = optimizers.build(config.optimizer.name, learning_rate=1.0, **config.optimizer.options)
+    widths = [1, options.factors] if options.factors else [1]
     return Table(
         rows=schema.feature_size if rows is None else rows,
-        width=1 + (options.factors or 0),
-        optimizer_slots=len(optimizer.slots),
+        width=sum(widths),
+        slot_numbers=sum(optimizer.slot_width(slot, width) for slot in optimizer.slots for width in widths),
         marks=config.marks_rows,
         local_batch=-(-config.batch_size // ranks),
         slots=schema.num_slots,

@@ -144,7 +144,7 @@ def test_told_to_stop(
     assert_same_end(run, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("optimizer", ["sgd, average: 0.9", "adagrad", "ftrl"])
+@pytest.mark.parametrize("optimizer", ["sgd, average: 0.9", "adagrad", "ftrl", "rowwise_adagrad"])
 def test_stopped_in_the_middle_of_epochs(data: Path, tmp_path: Path, optimizer: str) -> None:
     settings = [
         f"optimizer={{name: {optimizer}, learning_rate: 0.05}}",

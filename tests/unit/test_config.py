@@ -81,7 +81,10 @@ def test_overrides_win_over_the_file_and_are_yaml(tmp_path: Path) -> None:
         ("loss: squared\nvalidation: {metric: log_loss}", "log_loss needs `loss: log`"),
         ("reduce_on_plateau: {min_learning_rate: 1}", "min_learning_rate is above"),
         ("reduce_on_plateau: {}\noptimizer: {decay: linear}", "both lower the learning rate: keep one"),
-        ("optimizer: {name: adamm}", "optimizer.name: 'adamm': must be 'adagrad', 'adam', 'ftrl' or 'sgd' (did you"),
+        (
+            "optimizer: {name: adamm}",
+            "optimizer.name: 'adamm': must be 'adagrad', 'adam', 'ftrl', 'rowwise_adagrad' or 'sgd' (did you",
+        ),
         ("optimizer: {decay: exponential}", "optimizer.decay: 'exponential': must be 'linear' or 'cosine'"),
         ("epochs: 1\nepochs: 2", ":2:1: not valid YAML: the key 'epochs' is given twice"),
         ("epochs: [1", "not valid YAML"),

@@ -22,6 +22,7 @@ SETTINGS: dict[str, dict[str, float]] = {
     "adagrad": {"learning_rate": 0.1},
     "adam": {"learning_rate": 0.1, "epsilon": 1e-5},
     "ftrl": {"learning_rate": 0.1, "l1": 0.02, "l2": 0.3},
+    "rowwise_adagrad": {"learning_rate": 0.1},
 }
 
 
@@ -106,6 +107,7 @@ def steps(name: str, slices: list[MergedSlices], form: str, monkeypatch: pytest.
     monkeypatch.setenv("AFM_CTR_TABLE", form)
     optimizer = optimizers.build(name, **SETTINGS[name])
     weights = tf.Variable(np.random.default_rng(3).normal(size=[50, 5]).astype(np.float32))
+    weights.placement = "replicated"  # a table
     optimizer.build([weights])
 
     @tf.function(reduce_retracing=True)
@@ -173,6 +175,17 @@ def test_what_does_not_fit_is_refused(variables: list[Any], gradient: tf.Tensor,
     with pytest.raises(tf.errors.InvalidArgumentError, match="table: "):
         native.step_rows("sgd", variables, tf.constant([1], tf.int64), gradient, options)
     assert (variables[0].numpy() == 1).all()
+
+
+@pytest.mark.parametrize("rule, shapes", [("adam", [(4, 1)] * 2), ("adagrad", [(3, 1)]), ("adagrad", [(4, 3)])])
+def test_a_slot_of_another_shape_is_refused(rule: str, shapes: list[tuple[int, int]]) -> None:
+    """One number a row is a slot of Adagrad's only."""
+    variables = [tf.Variable(tf.ones(shape)) for shape in [(4, 2), *shapes]]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="weights and slots must be float"):
+        native.step_rows(
+            rule, variables, tf.constant([1], tf.int64), tf.ones([1, 2]), [0.1] * (2 * len(variables) - 2)
+        )
+    assert all((variable.numpy() == 1).all() for variable in variables)
 
 
 def test_the_form_is_that_of_the_type_the_device_and_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:

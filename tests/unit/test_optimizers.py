@@ -27,6 +27,13 @@ def adagrad(w: np.ndarray, g: np.ndarray, slots: dict[str, np.ndarray], step: in
     return w - 0.1 * g / np.sqrt(slots["n"] + 1e-7)
 
 
+def rowwise_adagrad(w: np.ndarray, g: np.ndarray, slots: dict[str, np.ndarray], step: int) -> np.ndarray:
+    """Of a row ``[d]``; what has another shape is no row, and steps as by Adagrad."""
+    squares = np.full_like(g, np.mean(g**2)) if w.ndim == 1 else g**2
+    slots["n"] = slots.get("n", np.full_like(w, 0.1)) + squares
+    return w - 0.1 * g / np.sqrt(slots["n"] + 1e-7)
+
+
 def adam(w: np.ndarray, g: np.ndarray, slots: dict[str, np.ndarray], step: int) -> np.ndarray:
     slots["m"] = 0.9 * slots.get("m", np.zeros_like(w)) + 0.1 * g
     slots["v"] = 0.999 * slots.get("v", np.zeros_like(w)) + 0.001 * g**2
@@ -60,7 +67,12 @@ RULES: dict[str, tuple[Rule, dict[str, float]]] = {
     "adagrad": (adagrad, {}),
     "adam": (adam, {}),
     "ftrl": (ftrl, {"l1": 0.02, "l2": 0.3}),
+    "rowwise_adagrad": (rowwise_adagrad, {}),
 }
+
+
+def test_every_optimizer_has_a_reference() -> None:
+    assert sorted(RULES) == optimizers.names()
 
 
 def build(name: str) -> Any:
@@ -79,6 +91,7 @@ def test_dense_and_sparse_steps_equal_the_reference(name: str, wrapped: bool) ->
     rule, _ = RULES[name]
     start = {"dense": rng.normal(size=(2, 3)), "table": rng.normal(size=(6, 2)), "scalar": rng.normal(size=())}
     variables = [keras.Variable(value.astype(np.float32), name=key) for key, value in start.items()]
+    variables[1].placement = "replicated"  # as those of our tables
     optimizer = build(name)
     if wrapped:
         optimizer = wrap_optimizer(optimizer, SingleWorld())
@@ -112,11 +125,11 @@ def test_dense_and_sparse_steps_equal_the_reference(name: str, wrapped: bool) ->
         np.testing.assert_array_equal(kept.numpy()[[0, 3]], np.float32(optimizer.slots[slot]), err_msg=slot)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adagrad", "ftrl"])
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "ftrl", "rowwise_adagrad"])
 def test_a_sparse_step_is_the_dense_step(name: str) -> None:
     rng = np.random.default_rng(1)
     start = rng.normal(size=(5, 3)).astype(np.float32)
-    dense, sparse = keras.Variable(start), keras.Variable(start)
+    dense, sparse = (keras.Variable(start, name="embeddings") for _ in range(2))
     one, other = build(name), build(name)
     for _ in range(4):
         indices = rng.integers(0, 4, 6).tolist()
@@ -156,6 +169,25 @@ def test_a_zero_gradient_moves_no_fresh_row(name: str) -> None:
     for _ in range(3):
         optimizer.apply([slices([0, 1], np.zeros((2, 1)), 2)], [table])
     np.testing.assert_array_equal(table.numpy(), start)
+
+
+def test_one_accumulator_for_a_row_of_a_table_and_one_for_each_other_weight() -> None:
+    # Gradient (3, 4) of a row: n = 0.1 + 12.5 for both weights; of a row of one weight and of a kernel: n = 0.1 + g².
+    names = ["embeddings", "embeddings", "kernel"]
+    pair, single, kernel = (
+        keras.Variable(np.ones((2, k), np.float32), name=name) for k, name in zip([2, 1, 2], names, strict=True)
+    )
+    optimizer = optimizers.build("rowwise_adagrad", learning_rate=1.0, average=0.9)
+    optimizer.build([pair, single, kernel])
+    shapes = [tuple(optimizer.slots_of(v)["accumulator"].shape) for v in (pair, single, kernel)]
+    assert shapes == [(2, 1), (2, 1), (2, 2)]
+    assert all(optimizer.slots_of(v)["average"].shape == v.shape for v in (pair, single, kernel))
+    assert [optimizer.slot_width(slot, 16) for slot in ("accumulator", "average")] == [1, 16]
+    row = slices([1], np.array([[3.0, 4.0]]), 2)
+    optimizer.apply([row, slices([1], np.array([[3.0]]), 2), row], [pair, single, kernel])
+    np.testing.assert_allclose(pair.numpy(), [[1, 1], [1 - 3 / 12.6**0.5, 1 - 4 / 12.6**0.5]], atol=1e-6)
+    np.testing.assert_allclose(single.numpy(), [[1], [1 - 3 / 9.1**0.5]], atol=1e-6)
+    np.testing.assert_allclose(kernel.numpy(), [[1, 1], [1 - 3 / 9.1**0.5, 1 - 4 / 16.1**0.5]], atol=1e-6)
 
 
 def test_ftrl_keeps_its_weights_when_the_learning_rate_changes() -> None:
@@ -220,7 +252,7 @@ def test_state_survives_save_and_load(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "optimizer", ["LazyAdam", optimizers.FTRL(0.1), optimizers.SGD(0.1), optimizers.Adagrad(0.1)]
+    "optimizer", ["LazyAdam", "RowWiseAdagrad", optimizers.FTRL(0.1), optimizers.SGD(0.1), optimizers.Adagrad(0.1)]
 )
 def test_a_keras_model_is_saved_with_our_optimizer(optimizer: Any, tmp_path: Path) -> None:
     layers = [keras.Input([3], dtype="int64"), keras.layers.Embedding(10, 2), keras.layers.Flatten()]
@@ -238,7 +270,7 @@ def test_a_keras_model_is_saved_with_our_optimizer(optimizer: Any, tmp_path: Pat
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(UserError, match=r"no optimizer 'adamw'; there are: adagrad, adam, ftrl, sgd"):
+    with pytest.raises(UserError, match=r"no optimizer 'adamw'; .*: adagrad, adam, ftrl, rowwise_adagrad, sgd"):
         optimizers.build("adamw")
     with pytest.raises(UserError, match=r"has no option 'momentum'; it has: average, learning_rate"):
         optimizers.build("sgd", momentum=0.9)

@@ -25,7 +25,7 @@ from tests import prepared
 
 GB = 10**9
 TABLE = Table(
-    rows=100_000_000, width=17, optimizer_slots=2, marks=False, local_batch=4096, slots=39, pairs=741, touched=30_000
+    rows=100_000_000, width=17, slot_numbers=34, marks=False, local_batch=4096, slots=39, pairs=741, touched=30_000
 )
 CLUSTER = Cluster(hosts=4, per_host=8, gbits=100.0, memory=80 * GB)
 
@@ -56,7 +56,10 @@ def test_validation_holds_the_weights_twice_where_they_are_averaged() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-@pytest.mark.parametrize("optimizer", ["{name: sgd}", "{name: adagrad}", "{name: adam, average: 0.9}"])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["{name: sgd}", "{name: adagrad}", "{name: adam, average: 0.9}", "{name: rowwise_adagrad, average: 0.9}"],
+)
 def test_memory_is_that_of_the_variables(optimizer: str, ranks: int, data: Path) -> None:
     """Of the table and its slots, as a training makes them; each rank's part is rounded up to a whole row."""
     settings, schema = config(f"optimizer={optimizer}", "row_l2_per=step"), ResolvedSchema.load(data)
@@ -125,7 +128,7 @@ def test_a_run_decides_by_the_plan(data: Path) -> None:
 
 def test_the_plan_counts_what_the_ranks_read(data: Path) -> None:
     found = plan_run(data, config("expiry={unseen_runs: 2}"), dataclasses.replace(CLUSTER, hosts=2, per_host=1))
-    assert (found.table.rows, found.table.width, found.table.optimizer_slots) == (49, 5, 2)
+    assert (found.table.rows, found.table.width, found.table.slot_numbers) == (49, 5, 10)
     assert found.table.marks and found.table.local_batch == 16 and 10 < found.table.touched < 49
     larger = plan_run(data, config(), CLUSTER, rows=1_000_000)
     assert larger.table.rows == 1_000_000 and larger.table.local_batch == 1

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,12 +33,14 @@ from afm_ctr.training.stored_table import StoredTable
 ROWS, AT = 101, Position(0, 3, 3)
 
 
-def build(rank: int = 0, ranks: int | None = None, rows: int = ROWS, average: float | None = None) -> CTRModel:
+def build(
+    rank: int = 0, ranks: int | None = None, rows: int = ROWS, average: float | None = None, optimizer: str = "adam"
+) -> CTRModel:
     """The part of one rank; ``ranks`` None: the whole table."""
     share = None if ranks is None else FakeWorld(rank, ranks) if ranks > 1 else SingleWorld()
     options = {"factors": 3, "init_stddev": 0.1}
     model = CTRModel("fm", options, rows, 2, [(0, 1)], seed=3, mark_rows=True, shard_over=share)
-    model.compile(optimizer=wrap_optimizer(optimizers.build("adam", average=average), SingleWorld()))
+    model.compile(optimizer=wrap_optimizer(optimizers.build(optimizer, average=average), SingleWorld()))
     model.optimizer.build(model.trainable_variables)
     return model
 
@@ -58,12 +61,12 @@ def write_whole(model: CTRModel, folder: Path) -> Checkpoint:
     return Snapshot.take(model, AT, schema_id="s", state={}, rows_per_file=40).write(folder)
 
 
-def reshard(source: Checkpoint, ranks: int, folder: Path, average: float | None = None) -> Checkpoint:
+def reshard(source: Checkpoint, ranks: int, folder: Path, **options: Any) -> Checkpoint:
     """Read by so many ranks, one by one, and written by them."""
     parts = []
     with new_folder(folder) as temporary:
         for rank in range(ranks):
-            model = build(rank, ranks, average=average)
+            model = build(rank, ranks, **options)
             source.restore(model)
             parts.append(write_columns(temporary, own_rows(model, 17), AT, lambda: None))
         Snapshot.take(model, AT, schema_id="s", state={}).fill(temporary, lambda: None, parts)
@@ -75,20 +78,23 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_three_ranks_two_one_and_the_whole_table_and_back_are_the_same_bits(tmp_path: Path) -> None:
-    first = write_whole(worn(build()), tmp_path / "whole")
+@pytest.mark.parametrize("optimizer, columns", [("adam", 7), ("rowwise_adagrad", 5)])
+def test_three_ranks_two_one_and_the_whole_table_and_back_are_the_same_bits(
+    optimizer: str, columns: int, tmp_path: Path
+) -> None:
+    first = write_whole(worn(build(optimizer=optimizer)), tmp_path / "whole")
     assert not first.sharded and first.manifest["format_version"] == 2
     found, kept = first, {}
     for number, ranks in enumerate([3, 2, 1, 3]):
-        found = reshard(found, ranks, tmp_path / f"{number}")
+        found = reshard(found, ranks, tmp_path / f"{number}", optimizer=optimizer)
         assert found.sharded and found.manifest["format_version"] == 3
         kept[number] = digests(found.folder)
     assert kept[0] == kept[3]
-    again = build()
+    again = build(optimizer=optimizer)
     found.restore(again)
     write_whole(again, tmp_path / "again")
     assert digests(tmp_path / "again") == digests(tmp_path / "whole")
-    assert len(digests(tmp_path / "again")) == 2 + 7 * 3
+    assert len(digests(tmp_path / "again")) == 2 + columns * 3
 
 
 @pytest.mark.parametrize("ranks", [None, 3])

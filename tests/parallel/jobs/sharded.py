@@ -29,7 +29,7 @@ report = importlib.import_module("launch").report
 
 ROWS, SLOTS, IDS, STEPS = 12, 3, 40, 20  # rows of a global batch: divides by 2 and by 3
 PAIRS = [(0, 1), (0, 2), (1, 2)]
-RATES = {"sgd": 0.1, "adagrad": 0.05, "adam": 0.01, "ftrl": 0.05}
+RATES = {"sgd": 0.1, "adagrad": 0.05, "adam": 0.01, "ftrl": 0.05, "rowwise_adagrad": 0.05}
 FOUND: dict[str, Any] = {}
 
 
