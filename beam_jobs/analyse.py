@@ -125,7 +125,7 @@ def analyse(task: Analysing, work: Sequence[Sequence[Chunk]], passes: Passes) ->
             found
             | "vocabularies" >> vocabularies.Vocabularies(spaces)
             | "vocabularies: result" >> beam.MapTuple(lambda part, counts: (f"{part:08d}", counts))
-            | "vocabularies: hand over" >> beam.ParDo(Write(folder))
+            | "vocabularies: hand over" >> beam.ParDo(Write(folder, passes.output.work("analyse")))
         )
 
     found = passes.run("analyse", task, work, more=more if spaces else None)

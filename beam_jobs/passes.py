@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import apache_beam as beam
+import grpc
 from apache_beam.metrics import Metrics, MetricsFilter  # type: ignore[attr-defined]
 
 from afm_ctr.errors import RunError, UserError, find_user_error, in_graph
@@ -119,14 +120,23 @@ class Work(Step, Generic[F]):
 
 @beam.typehints.with_input_types(tuple[str, bytes])
 class Write(Step):
-    """Writes files into a folder: of each its name and its content."""
+    """Writes files into a folder: of each its name and its content. What it cannot write is a dead letter.
 
-    def __init__(self, folder: str) -> None:
+    Args:
+        letters: the folder for those: small, they find room on a disk that is full. Raised, the error would be
+            printed by Beam with its traceback.
+    """
+
+    def __init__(self, folder: str, letters: str) -> None:
         self._folder = folder
+        self._letters = letters
 
     def process(self, named: tuple[str, bytes]) -> None:
-        with marked():
+        try:
             files.write(files.join(self._folder, named[0]), named[1], durable=False)
+        except UserError as error:
+            with marked():
+                files.write(files.join(self._letters, _FAILED), str(error).encode(), durable=False)
 
 
 @dataclass
@@ -180,12 +190,12 @@ class Passes:
                 | f"{stage}: to workers" >> beam.Reshuffle()
                 | stage >> beam.ParDo(Work(task, folder)).with_outputs(_FAILED, main="found")
             )
-            _ = done[_FAILED] | f"{stage}: dead letters" >> beam.ParDo(Write(folder))
+            _ = done[_FAILED] | f"{stage}: dead letters" >> beam.ParDo(Write(folder, folder))
             _ = (
                 done.found
                 | f"{stage}: together" >> beam.CombineGlobally(Join(task.finds)).without_defaults()
                 | f"{stage}: result" >> beam.Map(lambda found: (result, found))
-                | f"{stage}: hand over" >> beam.ParDo(Write(self.output.work("")))
+                | f"{stage}: hand over" >> beam.ParDo(Write(self.output.work(""), folder))
             )
             if more is not None:
                 more(done.found)
@@ -202,8 +212,9 @@ class Passes:
 
     def _run(self, stage: str, pipeline: beam.Pipeline, engine: Engine) -> None:
         try:
-            outcome = pipeline.run()
-            outcome.wait_until_finish()
+            with quiet_threads():
+                outcome = pipeline.run()
+                outcome.wait_until_finish()
         except Exception as error:
             found = find_user_error(error)
             if found is not None:
@@ -218,6 +229,22 @@ class Passes:
         for counter in _counters(outcome):
             name = counter.key.metric.name
             self.metrics[name] = self.metrics.get(name, 0) + counter.result
+
+
+@contextmanager
+def quiet_threads() -> Iterator[None]:
+    """Where a job server is lost, the main thread says so; Beam's thread that reads its messages need not as well."""
+    before = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not isinstance(failed.exc_value, grpc.RpcError):
+            before(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _first_line(error: Exception) -> str:

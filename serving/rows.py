@@ -50,6 +50,11 @@ def split(data: Any, batch_size: int) -> Iterator[Chunk]:
     if isinstance(data, Mapping):
         yield from _split_columns({name: _sliceable(name, column) for name, column in data.items()}, batch_size)
         return
+    if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
+        raise InvalidArgument(
+            f"{type(data).__name__} is no rows: give an iterable of mappings of columns to values, a mapping of "
+            "columns to arrays, a DataFrame or an Arrow table"
+        )
     rows, start = iter(data), 0
     while chunk := list(islice(rows, batch_size)):
         yield Chunk(start, chunk)

@@ -6,6 +6,7 @@ Exit 0: done. Exit 2: the user's mistake, in one line. Exit 1: ours, with a trac
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 
@@ -46,16 +47,30 @@ def _fail(error: Exception, code: int = 2) -> int:
     return code
 
 
+class _Terminated(BaseException):
+    """SIGTERM: like Ctrl-C, so that what is being written under a temporary name is removed."""
+
+
+def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise _Terminated
+
+
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    if "HOROVOD_RANK" not in os.environ:  # there the launcher ends ranks, and waits for them
+        signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # oneDNN chooses kernels by machine and batch size, and the rounding with them.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
         code = app(standalone_mode=False) or 0
-    except (typer.Abort, KeyboardInterrupt):
+        if code == 128 + signal.SIGINT:  # Typer's answer to Ctrl-C
+            raise KeyboardInterrupt
+    except (typer.Abort, KeyboardInterrupt, _Terminated) as stop:
+        code = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
         print("afm-ctr: stopped", file=sys.stderr)
-        code = 130
+        release(stop)
     except typer.Exit as stop:
         code = stop.exit_code
     except typer.TyperException as error:

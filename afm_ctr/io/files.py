@@ -6,6 +6,7 @@ symbolic link, so nobody can put one there first; their mode follows the umask.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -32,8 +33,22 @@ def as_user_error(what: str) -> Iterator[None]:
     """Within it the system's refusal is one line for the user: what cannot be done, and why."""
     try:
         yield
-    except OSError as error:
-        raise UserError(f"{what}: {error.strerror or error}") from error
+    except Exception as error:
+        why = refusal(error)
+        if why is None:
+            raise
+        raise UserError(f"{what}: {why}") from error
+
+
+def refusal(error: BaseException) -> str | None:
+    """The system's words for why a file cannot be written or read, also by TensorFlow; None for another error."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if not type(error).__module__.startswith("tensorflow."):
+        return None
+    # An operation's error ends with "<path>; <why> [Op:<name>]".
+    why = str(error).rpartition("; ")[2].partition(" [Op:")[0]
+    return why if why in map(os.strerror, errno.errorcode) else None
 
 
 def temporary_name(name: str) -> str:
@@ -201,8 +216,12 @@ def new_folder(path: PathLike, *, overwrite: bool = False) -> Iterator[Path]:
         yield temporary
         _sync_tree(temporary)
         if overwrite and target.exists():
-            remove_folder(target)
-        os.rename(temporary, target)
+            old = target.with_name(temporary_name(target.name))
+            os.rename(target, old)  # removed last: that may take long, and a kill meanwhile would leave neither
+            os.rename(temporary, target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)  # a full disk has other uses for the room
         raise

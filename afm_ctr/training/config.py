@@ -86,6 +86,9 @@ class OptimizerConfig(Named):
         return super().options | ({} if self.average is None else {"average": self.average})
 
 
+STEERED = ("early_stopping", "reduce_on_plateau")  # by the validation metric
+
+
 class ValidationConfig(Strict):
     """What is looked at after each epoch, and by which metric a run is steered.
 
@@ -274,7 +277,7 @@ class TrainConfig(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
-        for key in ("early_stopping", "reduce_on_plateau"):
+        for key in STEERED:
             if getattr(self, key) is not None and self.validation is None:
                 raise ValueError(f"{key} needs `validation: {{split, metric}}`, which is null")
         if self.validation is not None and self.validation.split == self.train_split:
@@ -307,7 +310,23 @@ class TrainConfig(Strict):
             content = {} if content is None else content
         if not isinstance(content, dict):
             raise UserError(f"{where}: a training config is a mapping of keys, not {type(content).__name__}")
-        return cls.parse(apply_overrides(cls, content, overrides), where)
+        try:
+            return cls.parse(apply_overrides(cls, content, overrides), where)
+        except UserError:
+            if path is None or not overrides:
+                raise
+            cls.parse(content, where)  # else it is the file's own mistake
+        # The override without which the rest would do, or all of them.
+        guilty = [one for one in overrides if cls._takes(content, [o for o in overrides if o is not one])]
+        return cls.parse(apply_overrides(cls, content, overrides), f"--set {' --set '.join(guilty or overrides)}")
+
+    @classmethod
+    def _takes(cls, content: dict[str, Any], overrides: Sequence[str]) -> bool:
+        try:
+            cls.from_content(content, overrides)
+        except UserError:
+            return False
+        return True
 
     @classmethod
     def from_content(cls, content: dict[str, Any], overrides: Sequence[str] = ()) -> TrainConfig:

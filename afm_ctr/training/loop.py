@@ -15,12 +15,12 @@ from afm_ctr import optimizers
 from afm_ctr.distributed import ElasticState, HostsChanged, World, init, run_elastic, wrap_optimizer
 from afm_ctr.errors import UserError, find_lost_rank
 from afm_ctr.models import CTRModel
-from afm_ctr.records import Reader
+from afm_ctr.records import Manifest, Reader
 from afm_ctr.sample_rows import load_samples, save_samples
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.base_rate import initial_bias, label_sums
 from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint
-from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.config import STEERED, TrainConfig
 from afm_ctr.training.evaluation import SMALLEST_BATCH, open_split
 from afm_ctr.training.exchange import choose_exchange
 from afm_ctr.training.failures import unwritable
@@ -173,8 +173,7 @@ class _Run:
             progress=self.progress if world.is_chief else "none",
         )
         if config.validation is not None:
-            batch = max(config.batch_size, SMALLEST_BATCH)
-            session.validate_on(open_split(self.data_dir, config.validation.split, batch, world))
+            session.validate_on(_open_validation(self.data_dir, config, reader.manifest, world))
         if self.profile and world.is_chief:
             traces, table = folder.path / TENSORBOARD, folder.path / PROFILE
             session.profile = StepProfile(self.profile, traces, table, config.batch_size, session.reporter.say)
@@ -338,6 +337,21 @@ def _open_train(data_dir: str | Path, config: TrainConfig, world: World) -> Read
         size=world.size,
         shuffle=config.shuffle,
     )
+
+
+def _open_validation(data_dir: str | Path, config: TrainConfig, manifest: Manifest, world: World) -> Reader:
+    assert config.validation is not None
+    split = config.validation.split
+    try:
+        return open_split(data_dir, split, max(config.batch_size, SMALLEST_BATCH), world)
+    except UserError as error:
+        if manifest.splits.get(split):
+            raise
+        without = ["validation", *(name for name in STEERED if getattr(config, name) is not None)]
+        raise UserError(
+            f"validation.{error}; take one of them (--set validation.split=NAME), or train without: "
+            + " ".join(f"--set {name}=null" for name in without)
+        ) from error
 
 
 def check_metric(config: TrainConfig, schema: ResolvedSchema) -> None:

@@ -9,10 +9,10 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def test_a_killed_submitter_leaves_no_data_set_and_the_next_run_finishes(
     with clusters.running("flink", tmp_path / "cluster") as cluster:
         options = {**logs, "output": str(out), "beam_args": cluster.beam_args}
         submitter = subprocess.Popen([sys.executable, "-c", RUN, json.dumps(options)], stderr=subprocess.DEVNULL)
-        when(out, stage, submitter.kill).join(300)
+        when(out, stage, submitter.kill).result()
         assert submitter.wait(60) == -signal.SIGKILL
         assert not (out / "manifest.json").exists()
         # The engine may be at work for the dead run still.
@@ -112,28 +112,28 @@ def test_a_killed_submitter_leaves_no_data_set_and_the_next_run_finishes(
     assert raw_logs.contents(out) == whole
 
 
-# What is killed, in which pass, and whether the cluster goes on without it.
+# What is killed, in which pass.
 KILLS = [
-    ("flink", "taskmanager-1", "convert"),
-    ("flink", "pool", "analyse"),
-    ("flink", "job-server", "convert"),
-    ("spark", "worker-1", "convert"),
-    ("spark", "job-server", "analyse"),
+    *(
+        ("flink", victim, stage)
+        for victim in ("taskmanager-1", "pool", "job-server")
+        for stage in ("analyse", "convert")
+    ),
+    *(("spark", victim, stage) for victim in ("worker-1", "pool", "job-server") for stage in ("analyse", "convert")),
 ]
 
 
-def when(folder: Path, stage: str, do: Callable[[], None]) -> threading.Thread:
-    """Do something once a pass of the job in ``folder`` has filed a result."""
+def when(folder: Path, stage: str, do: Callable[[], None]) -> Future[None]:
+    """Do something once a pass of the job in ``folder`` has marked a chunk as done and the job is at work still."""
 
     def look() -> None:
         end = time.monotonic() + 300
-        while not list(folder.glob(f"attempt-*/work/{stage}/0*")) and time.monotonic() < end:
+        while not list(folder.glob(f"attempt-*/work/{stage}/0*")):
+            assert time.monotonic() < end, f"{stage} has done nothing"
             time.sleep(0.02)
         do()
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    return thread
+    return ThreadPoolExecutor(1).submit(look)
 
 
 @pytest.mark.soak
@@ -153,7 +153,7 @@ def test_a_killed_process_costs_no_byte(
             assert not (out / "manifest.json").exists()
         else:
             assert raw_logs.contents(out) == whole
-        killer.join(300)
+        killer.result()  # else it came too late
         assert not cluster.alive(victim)
     with clusters.running(engine, tmp_path / "again") as cluster:
         prepare(PrepareOptions(**logs, output=str(out), beam_args=cluster.beam_args, overwrite=True))

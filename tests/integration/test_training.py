@@ -232,6 +232,16 @@ def test_a_folder_that_cannot_be_written(data: Path, tmp_path: Path, monkeypatch
     assert train(data, run, settings, WORLD, progress="none").resumed_from == 20
 
 
+def test_a_validation_split_that_is_not_there(data: Path, tmp_path: Path) -> None:
+    settings = config("validation.split=dev", "early_stopping={patience: 1}", "reduce_on_plateau=null")
+    with pytest.raises(
+        UserError, match=r"^validation.split 'dev' is not there; splits of this data set: train \("
+    ) as caught:
+        train(data, tmp_path / "run", settings, WORLD, progress="none")
+    assert str(caught.value).endswith("--set validation=null --set early_stopping=null")
+    assert not (tmp_path / "run").exists()
+
+
 def test_squared_loss_and_no_validation(data: Path, tmp_path: Path) -> None:
     settings = config("loss=squared", "validation=null", "epochs=2", "tensorboard=false")
     summary = train(data, tmp_path / "run", settings, WORLD, progress="none")

@@ -18,7 +18,7 @@ from afm_ctr.rawlog import LineParser
 from afm_ctr.records import Manifest, ShardWriter, parse_examples
 from afm_ctr.sample_rows import load_samples
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
-from beam_jobs import PrepareOptions, PrepareSummary, prepare
+from beam_jobs import PrepareOptions, PrepareSummary, files, prepare
 from beam_jobs.convert import Conversion, shuffled
 
 COLUMNS = ["click", "price", "site", "user", "part"]
@@ -347,6 +347,25 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match=r"part-00000.tfrecord: cannot be written: No space left on device$"):
         run(tmp_path, log(30))
     assert [path.name for path in (tmp_path / "out").rglob("*")] == []
+
+
+@pytest.mark.parametrize("result", ["convert-found", "vocabularies/"])
+def test_a_disk_that_is_full_when_a_result_is_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], result: str
+) -> None:
+    write = files.write
+
+    def full(path: str, content: bytes, **options: Any) -> None:
+        if result in path:
+            raise UserError(f"{path}: cannot be written: No space left on device")
+        write(path, content, **options)
+
+    learning = schema([{"name": "site", "kind": "categorical", "encoding": {"kind": "vocabulary"}}])
+    monkeypatch.setattr(files, "write", full)
+    with pytest.raises(UserError, match=rf"work/{result}\d*: cannot be written: No space left on device$"):
+        run(tmp_path, log(30), schema=learning)
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == []
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_schema_that_learns_needs_train_rows(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import apache_beam as beam
+import grpc
 import pytest
 from apache_beam.options.pipeline_options import S3Options
 
 from afm_ctr.errors import RunError
 from beam_jobs import PrepareOptions, prepare, runners
+from beam_jobs.passes import quiet_threads
 from beam_jobs.runners import Engine
 from tests import raw_logs
 
@@ -76,3 +79,17 @@ def test_a_lost_runner_is_one_line(tmp_path: Path) -> None:
         prepare(options)
     assert len(str(failed.value).splitlines()) == 1
     assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_of_a_lost_job_server_the_main_thread_alone_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    heard: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: heard.append(failed.exc_value))
+    lost, other = grpc.RpcError(), ValueError()
+    with quiet_threads():
+        for error in (lost, other):
+            (thread := threading.Thread(target=fail, args=[error])).start()
+            thread.join()
+    assert heard == [other]

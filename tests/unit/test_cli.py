@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -255,6 +257,29 @@ def test_json_is_the_last_line_on_stdout(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1])["rows"] == 50
     assert len(target.read_bytes().splitlines()) == 50
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_one_line_and_leaves_no_half_of_a_file(tmp_path: Path, number: signal.Signals) -> None:
+    target = tmp_path / "logs.tsv.gz"
+    command = [
+        "-c",
+        "from afm_ctr.cli import main; main()",
+        "make-logs",
+        "--rows",
+        "30000000",
+        "--output",
+        str(target),
+    ]
+    with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.iterdir()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert said.strip() == "afm-ctr: stopped"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_line_starts_without_tensorflow() -> None:

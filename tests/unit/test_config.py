@@ -127,6 +127,27 @@ def test_an_override_that_leads_nowhere(override: str, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "overrides", "said"),
+    [
+        ("epochs: 2", ["seed=1", "batch_size=-1"], r"^--set batch_size=-1: batch_size: "),
+        ("epochs: 2", ["seed=-1", "batch_size=-1"], r"^--set seed=-1 --set batch_size=-1: batch_size: .*; seed: "),
+        ("early_stopping: {}", ["validation=null", "seed=1"], r"^--set validation=null: early_stopping needs "),
+        ("epochs: 0", ["batch_size=-1"], r"^\S*/train.yaml: epochs: "),
+        ("epochs: 0", ["epochs=3"], None),
+    ],
+)
+def test_a_fault_names_the_file_or_the_override(
+    tmp_path: Path, text: str, overrides: list[str], said: str | None
+) -> None:
+    path = write(tmp_path, text)
+    if said is None:
+        assert TrainConfig.load(path, overrides).epochs == 3
+        return
+    with pytest.raises(UserError, match=said):
+        TrainConfig.load(path, overrides)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.yaml"):
         TrainConfig.load(tmp_path / "nothing.yaml")

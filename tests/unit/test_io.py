@@ -6,6 +6,7 @@ import ast
 import errno
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from afm_ctr.errors import UserError
 from afm_ctr.io import files, packed, paths
 
 
@@ -137,6 +139,35 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="No space"):
         files.write_bytes(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_refusal_by_the_system_is_one_line_also_when_tensorflow_met_it(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    (tmp_path / "file").touch()
+    below = str(tmp_path / "file/x")
+    save = {"tensor_names": ["a"], "shape_and_slices": [""], "tensors": [tf.zeros(3)]}
+    for write in (
+        lambda: Path(below).write_text(""),
+        lambda: tf.io.write_file(below, b""),
+        lambda: tf.raw_ops.SaveV2(prefix=below, **save),
+    ):
+        with (
+            pytest.raises(UserError, match=r"^cannot be written: Not a directory$"),
+            files.as_user_error("cannot be written"),
+        ):
+            write()
+    with pytest.raises(tf.errors.OpError), files.as_user_error("cannot be written"):
+        tf.raw_ops.SaveV2(prefix=[below, below], **save)  # a mistake of ours
+
+
+def test_a_folder_is_replaced_before_the_old_one_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, there = tmp_path / "c", []
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: there.append((target / "a").read_text()))
+    for text in ("old", "new"):
+        with files.new_folder(target, overwrite=True) as temporary:
+            (temporary / "a").write_text(text)
+    assert there == ["new"]
 
 
 def test_what_killed_processes_left_goes_and_nothing_else(tmp_path: Path) -> None:

@@ -108,6 +108,12 @@ def test_columns_are_checked_too(columns: Any, says: str) -> None:
         encoded(columns, RAW, batch_size=1)
 
 
+@pytest.mark.parametrize("nothing", [None, "x", b"x", 3, 0.5, len], ids=repr)
+def test_what_is_no_rows_is_refused_by_name(nothing: Any) -> None:
+    with pytest.raises(InvalidArgument, match=f"^{type(nothing).__name__} is no rows: give an iterable of mappings"):
+        encoded(nothing, RAW)
+
+
 def test_rows_are_read_no_further_than_needed() -> None:
     def endless() -> Any:
         while True:
