@@ -195,10 +195,14 @@ class ElasticState:
         """Called by Horovod's notification thread, on rank 0: the launcher has found other hosts."""
         self._hosts_changed = True
 
-    def reset(self) -> None:
-        """Meet the ranks that there are now, and forget what was compiled for those that there were."""
+    def reset(self, lost: bool = False) -> None:
+        """Meet the ranks that there are now, and forget what was compiled for those that there were.
+
+        Args:
+            lost: not by agreement: see :meth:`World.reset`.
+        """
         self._hosts_changed = False
-        self.world.reset(self._neighbours)
+        self.world.reset(self._neighbours, lost)
         if self._rebuild is None:
             self.model.train_function = self.model.test_function = self.model.predict_function = None
             return
@@ -272,18 +276,19 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
     """
     if not state.world.elastic:
         return function(state)
-    vain, serial, again = 0, 0, False
+    vain, serial, again, lost = 0, 0, False, False
     with _host_changes(state):
         while True:
             try:
                 if again:
-                    state.reset()
+                    state.reset(lost)
                 state.sync()
                 if state.committed and sharded_variables(state.model):
                     state.commit()  # until then some rows have one copy, or only their owner's
                     serial = state._serial
                 return function(state)
             except HostsChanged:
+                lost = False
                 _say(state.world, "hosts have changed: the ranks meet again")
             except RankRemoved:
                 _say(state.world, "this host has left the job: ending")
@@ -291,6 +296,7 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
             except Exception as error:
                 if find_lost_rank(error) is None:
                     raise
+                lost = True
                 vain = vain + 1 if state._serial == serial else 1
                 serial = state._serial
                 if vain >= _VAIN:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -15,6 +18,8 @@ from afm_ctr.errors import UserError
 
 # What Horovod's broadcast takes; anything else travels as bytes.
 _DTYPES = (tf.uint8, tf.int8, tf.uint16, tf.int16, tf.int32, tf.int64, tf.float16, tf.float32, tf.float64, tf.bool)
+
+_OPEN = "/proc/self/fd"  # the numbers of all open files
 
 
 def _load() -> Any:
@@ -28,6 +33,20 @@ def _load() -> Any:
             "horovodrun"
         ) from error
     return hvd
+
+
+def _connections() -> Iterator[tuple[socket.socket, int]]:
+    """This process's TCP connections, a second handle of each, and their inodes; none where there is no ``/proc``."""
+    for number in os.listdir(_OPEN) if os.path.isdir(_OPEN) else ():
+        with contextlib.suppress(OSError), contextlib.ExitStack() as closing:
+            copied = os.dup(int(number))  # whoever owns it may close it meanwhile
+            closing.callback(os.close, copied)
+            if not stat.S_ISSOCK((status := os.fstat(copied)).st_mode):
+                continue
+            handle = socket.socket(fileno=os.dup(copied))
+            closing.callback(handle.close)
+            if handle.family in (socket.AF_INET, socket.AF_INET6) and handle.getpeername():
+                yield handle, status.st_ino
 
 
 def _given(tensor: Any) -> tf.Tensor:
@@ -56,15 +75,19 @@ class HorovodWorld(World):
         self._begin()
 
     def _begin(self) -> None:
+        before = {inode for _, inode in _connections()}
         self._hvd.init()
+        self._connections = {inode for _, inode in _connections()} - before
         self.rank = self._hvd.rank()
         self.size = self._hvd.size()
         self.local_rank = self._hvd.local_rank()
         self.local_size = self._hvd.local_size()
 
-    def reset(self, neighbours: Sequence[int] = ()) -> None:
+    def reset(self, neighbours: Sequence[int] = (), lost: bool = False) -> None:
         if not self.elastic:
             super().reset(neighbours)
+        if lost:
+            self._hang_up()
         self._hvd.shutdown()
         rendezvous.meet_again(neighbours)
         # Horovod would ask the launcher for the rank a second time, and abort the process if its host was removed.
@@ -73,6 +96,17 @@ class HorovodWorld(World):
             self._begin()
         finally:
             os.environ[rendezvous.ELASTIC] = "1"
+
+    def _hang_up(self) -> None:
+        """Shut Gloo's connections down, so that ranks that wait for this one notice at once that something is wrong.
+
+        Gloo leaves them open when an exchange fails, also after Horovod has been shut down. A rank whose turn in the
+        ring does not touch the lost one would wait for Gloo's timeout, half a minute, and the others for it.
+        """
+        for connection, inode in _connections():
+            if inode in self._connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def allreduce(self, tensor: Any, op: Op = "sum", name: str | None = None) -> tf.Tensor:
         return self._hvd.allreduce(_given(tensor), op=self._ops[op], name=name, ignore_name_scope=name is not None)

@@ -96,13 +96,14 @@ class World(abc.ABC):
     def shutdown(self) -> None:
         """Leave the job; nothing can be exchanged afterwards."""
 
-    def reset(self, neighbours: Sequence[int] = ()) -> None:
+    def reset(self, neighbours: Sequence[int] = (), lost: bool = False) -> None:
         """Meet the ranks that there are now, after one was lost or hosts changed; all ranks of the job do it.
 
         Rank and size are new afterwards, and nothing that was traced before may be run again.
 
         Args:
             neighbours: process ids of the other ranks on this machine: one that stands still is ended.
+            lost: an exchange failed: what others still wait for of this rank will not come, and they are to know.
 
         Raises:
             RankRemoved: this rank's host is no longer one of the job's.

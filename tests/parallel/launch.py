@@ -56,8 +56,8 @@ def elastic_horovodrun(
     discover.chmod(0o755)
     ranks = ["-np", str(len(hosts)), "--min-np", "1", "--max-np", str(len(ALIASES))]
     how = ["--host-discovery-script", discover, "--network-interfaces", "lo", "--gloo"]
-    # Ranks that are left may wait for one another as long before they notice a loss; by default half a minute.
-    return _launch([*ranks, *how], command, folder, timeout, {"HOROVOD_GLOO_TIMEOUT_SECONDS": "10", **env})
+    # Ranks that are left notice a loss by the connections that break. None of them may wait until Gloo's time is up.
+    return _launch([*ranks, *how], command, folder, timeout, {"HOROVOD_GLOO_TIMEOUT_SECONDS": "200", **env})
 
 
 def _launch(

@@ -19,13 +19,14 @@ class FakeWorld(SingleWorld):
     Attributes:
         others: what the other ranks say where objects are gathered; empty: the same as this one.
         resets: how often the ranks met anew.
+        hung_up: how often because one was lost.
     """
 
     def __init__(self, rank: int = 0, size: int = 2, elastic: bool = False) -> None:
         self.rank, self.size = rank, size
         self.elastic = elastic  # type: ignore[misc]
         self.others: list[Any] = []
-        self.resets = 0
+        self.resets = self.hung_up = 0
 
     def grouped_sum(self, tensors: Any, name: str | None = None) -> list[tf.Tensor]:
         return [tensor * self.size for tensor in tensors]  # every rank holds the same
@@ -36,8 +37,9 @@ class FakeWorld(SingleWorld):
     def allgather_object(self, obj: Any) -> list[Any]:
         return [obj, *self.others] if self.others else [obj] * self.size
 
-    def reset(self, neighbours: Sequence[int] = ()) -> None:
+    def reset(self, neighbours: Sequence[int] = (), lost: bool = False) -> None:
         self.resets += 1
+        self.hung_up += lost
 
 
 class ThreadWorld(SingleWorld):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import keras
@@ -23,6 +26,7 @@ from afm_ctr.distributed import (
     exchanged_bytes,
     wrap_optimizer,
 )
+from afm_ctr.distributed.horovod import HorovodWorld
 from afm_ctr.errors import UserError
 from afm_ctr.sparse_gradients import MergedSlices, merge_slices
 
@@ -44,6 +48,31 @@ def test_single_world_is_the_identity() -> None:
     assert [a.tolist() for a in world.allgather_numpy(["x", "yz"])] == [["x", "yz"]]
     assert world.allreduce([1, 2], "mean").numpy().tolist() == [1, 2]
     world.barrier()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="connections are found in /proc: Linux only")
+def test_a_rank_hangs_up_on_the_connections_that_horovod_made() -> None:
+    """On those alone, and no file stays open."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pair() -> tuple[socket.socket, socket.socket]:
+        return socket.create_connection(listener.getsockname()), listener.accept()[0]
+
+    def init() -> None:
+        pairs.append(pair())
+
+    world, pairs = HorovodWorld.__new__(HorovodWorld), [pair()]
+    world._hvd = SimpleNamespace(init=init, rank=int, size=int, local_rank=int, local_size=int)
+    world._begin()
+    pairs.append(pair())
+    open_files = len(os.listdir("/proc/self/fd"))
+    world._hang_up()
+    assert len(os.listdir("/proc/self/fd")) == open_files
+    before, horovods, after = pairs
+    assert horovods[1].recv(1) == b""
+    for one, other in (before, after, pair()):
+        one.sendall(b"x")
+        assert other.recv(1) == b"x"
 
 
 def test_init_without_a_launcher_needs_no_horovod(monkeypatch: pytest.MonkeyPatch) -> None:

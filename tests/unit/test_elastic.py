@@ -196,7 +196,7 @@ def test_a_lost_rank_costs_what_came_after_the_commit(state: ElasticState) -> No
 
     assert run_elastic(function, state) == 8
     assert begun_at == [0, 3, 3]
-    assert state.world.resets == 2  # type: ignore[attr-defined]
+    assert (state.world.resets, state.world.hung_up) == (2, 2)  # type: ignore[attr-defined]
     assert int(state.model.optimizer.iterations) == 8
 
 
@@ -264,7 +264,8 @@ def test_what_ends_a_run(state: ElasticState) -> None:
     def leave(given: ElasticState) -> None:
         raise HostsChanged
 
-    def removed(neighbours: Any = ()) -> None:
+    def removed(neighbours: Any, lost: bool) -> None:
+        assert not lost  # all ranks have agreed to leave
         raise RankRemoved
 
     state.world.reset = removed  # type: ignore[method-assign]
