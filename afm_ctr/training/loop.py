@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import keras
 
-from afm_ctr import optimizers
+from afm_ctr import native, optimizers
 from afm_ctr.distributed import ElasticState, HostsChanged, World, init, run_elastic, wrap_optimizer
 from afm_ctr.errors import UserError, find_lost_rank
 from afm_ctr.models import CTRModel
@@ -384,3 +384,5 @@ def _announce(session: Trainer, resumed_from: int | None) -> None:
     rate = session.schedule.describe()
     if rate is not None:
         say(f"the learning rate {rate}")
+    if reason := native.load().reason:
+        say(f"slower than need be: the ops in C++ are not in use ({reason}); build them by `{native.BUILD}`")

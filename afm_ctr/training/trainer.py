@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from afm_ctr.devices import ahead_on_gpu
 from afm_ctr.distributed import (
     BroadcastVariables,
     DriftCheck,
@@ -126,7 +127,7 @@ class Trainer(keras.callbacks.Callback):
         steps = self.reader.steps_per_epoch - start.step_in_epoch
         if self.config.max_steps is not None:
             steps = min(steps, self.config.max_steps - start.step)
-        batches = self.reader.dataset(epoch, start.step_in_epoch, _OF_A_STEP).take(steps)
+        batches = ahead_on_gpu(self.reader.dataset(epoch, start.step_in_epoch, _OF_A_STEP).take(steps))
         if self._first_fit:
             self.guard.begin()
         self.network.fit(

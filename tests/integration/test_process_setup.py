@@ -1,9 +1,11 @@
-"""TensorFlow without Keras: a process of its own, since this one has long had both."""
+"""What has to be set before TensorFlow starts, each in a process of its own: it has long started in this one."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+
+from afm_ctr.devices import ahead_on_gpu
 
 CODE = """
 import sys
@@ -22,6 +24,68 @@ assert sys.modules["keras"] is keras
 """
 
 
-def test_keras_stays_out_and_can_be_had_later() -> None:
-    ran = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=600)
+def run(code: str) -> str:
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stderr[-2000:]
+    return ran.stdout
+
+
+def test_keras_stays_out_and_can_be_had_later() -> None:
+    run(CODE)
+
+
+AHEAD = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from afm_ctr.devices import ahead_on_gpu
+from afm_ctr.errors import UserError, find_user_error, in_graph
+from afm_ctr.models import CTRModel
+
+class WithGpu:
+    def get_visible_devices(self, kind):
+        return [kind]
+
+def batches(last):
+    def load(step):
+        if step == last:
+            raise ValueError(in_graph("record 7 is damaged"))
+        return np.random.default_rng(step).integers(0, 9, [4, 2])
+
+    def element(step):
+        ids = tf.ensure_shape(tf.numpy_function(load, [step], tf.int64), [4, 2])
+        parts = {"feature_ids": ids, "feature_vals": tf.ones([4, 2]), "row": 4 * step + tf.range(4, dtype=tf.int64)}
+        return {**parts, "label": tf.cast(ids[:, 0] > 4, tf.float32), "weight": tf.ones([4])}
+
+    return tf.data.Dataset.range(6).map(element).prefetch(2)
+
+def ahead(last=-1):
+    return ahead_on_gpu(batches(last), WithGpu(), "/CPU:1")
+
+for ours, plain in zip(ahead(), batches(-1), strict=True):
+    assert all(tensor.device.endswith("CPU:1") for tensor in ours.values())
+    assert all((ours[name].numpy() == plain[name].numpy()).all() for name in plain)
+
+def trained(given):
+    model = CTRModel("fm", {"factors": 3}, 9, 2, [(0, 1)])
+    model.compile("adam")
+    model.fit(given, steps_per_epoch=6, verbose=0)
+    return [variable.numpy() for variable in model.trainable_variables]
+
+for ours, plain in zip(trained(ahead()), trained(batches(-1)), strict=True):
+    assert (ours == plain).all() and ours.any()
+try:
+    trained(ahead(last=3))
+except Exception as error:
+    print(find_user_error(error))
+"""
+
+
+def test_batches_are_copied_to_the_gpu_ahead() -> None:
+    """A second CPU stands for the GPU: the same batches there, the same training, and a reader's error is its own."""
+    plain = ["batches"]
+    assert ahead_on_gpu(plain) is plain  # type: ignore[arg-type, comparison-overlap]
+    assert run(AHEAD) == "record 7 is damaged\n"

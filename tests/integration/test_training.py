@@ -16,7 +16,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorflow import make_ndarray
 
-from afm_ctr import optimizers
+from afm_ctr import native, optimizers
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.errors import UserError
 from afm_ctr.optimizers.average import Average
@@ -482,6 +482,17 @@ def test_validation_that_cannot_steer_is_named(
     assert f"warning: {summary.warnings[0]}" in said
     assert all(one["not_steered"] == summary.warnings[0] for one in read_history(tmp_path / "run"))
     assert ("validation.metric: log_loss would do" in said) is bool(weights)
+
+
+@pytest.mark.parametrize("reason", ["not built", ""])
+def test_a_run_without_the_ops_in_cpp_says_so(
+    reason: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(native, "load", lambda: SimpleNamespace(reason=reason))
+    train(data, tmp_path / "run", config("max_steps=1"), WORLD, progress="lines")
+    said = [line for line in capsys.readouterr().err.splitlines() if "C++" in line]
+    line = "slower than need be: the ops in C++ are not in use (not built); build them by"
+    assert [one.partition(line)[2] for one in said] == ([f" `{native.BUILD}`"] if reason else [])
 
 
 @pytest.mark.parametrize("end", ["epochs=2", "max_steps=5"])
