@@ -13,7 +13,6 @@ import importlib
 import logging
 import os
 import re
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import TEMPORARY, replacing, target_name, temporary_name
+from afm_ctr.io.files import TEMPORARY, remove_folder, replacing, target_name, temporary_name
 from afm_ctr.io.paths import escape_folders, expand
 from afm_ctr.io.paths import is_remote as is_remote
 from afm_ctr.io.paths import join as join
@@ -340,11 +339,11 @@ def remove(path: str) -> None:
             if FileSystems.exists(path):
                 _delete([path])
         elif os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
+            remove_folder(path)  # renamed first: workers of a job whose submitter was killed may still write there
         elif os.path.lexists(path):
             os.unlink(path)
     except (BeamIOError, OSError) as error:
-        if exists(path):
+        if exists(path) or isinstance(error, PermissionError):
             raise UserError(f"{path}: cannot be removed: {_said(error)}") from error
 
 

@@ -127,7 +127,8 @@ class Output:
         files.remove(files.join(self.folder, _FAILED))
         for folder in ("", _REJECTS, TABLES_FOLDER):
             for path, target in files.half_written(files.join(self.folder, folder).rstrip("/")).items():
-                if folder or target in (*_SCHEMA, SAMPLE_FILE, MANIFEST_NAME, _FAILED):
+                ours = target in (*_SCHEMA, SAMPLE_FILE, MANIFEST_NAME, _FAILED) or target.startswith(_ATTEMPT)
+                if folder or ours:
                     files.remove(path)
         if not files.is_remote(self.folder):
             os.mkdir(self.attempt)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
-from building import alone, cache, run
+from building import cache, locked, run
 
 # torch by its version alone: the index decides on the build, and one without CUDA is enough.
 ENVIRONMENTS = {
@@ -30,7 +30,7 @@ def environment(name: str) -> Path:
     place = cache() / "peers" / name
     interpreter, done = place / "bin" / "python", place / "installed.txt"
     wanted = "\n".join([platform.python_version(), *ENVIRONMENTS[name]])
-    with alone(place):
+    with locked(place):
         if not done.exists() or done.read_text() != wanted:
             print(f"installing {' '.join(ENVIRONMENTS[name])} in {place} ", end="", flush=True)
             log = place.parent / f"{name}.log"

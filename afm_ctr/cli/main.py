@@ -5,6 +5,7 @@ Exit 0: done. Exit 2: the user's mistake, in one line. Exit 1: ours, with a trac
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ _EXTRA_OF = {
     "tensorflow_serving": "serving",
     "grpc_health": "serving",
 }
+# What the system says of a path that is no mistake of ours.
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ELOOP}
 
 
 def _missing_package(error: ModuleNotFoundError) -> UserError | None:
@@ -91,6 +94,8 @@ def main() -> None:
     except Exception as error:
         mistake = find_user_error(error)
         lost = find_lost_rank(error)
+        if mistake is None and isinstance(error, OSError) and error.errno in _REFUSALS and error.filename is not None:
+            mistake = UserError(f"{error.filename}: {error.strerror}")
         if mistake is not None:
             code = _fail(mistake)
         elif lost is not None:

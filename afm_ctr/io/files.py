@@ -83,9 +83,12 @@ def replacing(path: PathLike, *, durable: bool = True) -> Iterator[BinaryIO]:
         durable: whether it must outlast a crash of the machine; False for what only this run reads.
 
     Raises:
-        OSError: it cannot be written; then the temporary file is gone and the old one is as it was.
+        OSError: it cannot be written; then the temporary file is gone and the old one is as it was. Of a folder that
+            stands there it is raised before the block is entered.
     """
     target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     if _is_special(target):
         with open(target, "wb") as stream:
             yield cast(BinaryIO, stream)

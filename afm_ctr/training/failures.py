@@ -57,5 +57,5 @@ def unwritable(run: str | Path, error: OSError) -> UserError:
     """What to say of a run's folder that does not take a file."""
     return UserError(
         f"cannot write the run in {run}: {error}; every checkpoint there is whole, so the same command resumes once "
-        "that is mended"
+        "that is fixed"
     )

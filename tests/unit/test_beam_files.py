@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -200,3 +201,16 @@ def test_a_listing_that_fails_is_no_empty_folder(
     for look in (files.names, files.sizes, files.remove, lambda path: files.folders(path, "attempt-")):
         with pytest.raises(UserError, match=rf"^{folder}: cannot be listed: Access denied$"):
             look(folder)
+
+
+def test_a_folder_where_a_worker_of_a_dead_run_still_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, remove = tmp_path / "attempt-1", shutil.rmtree
+    files.write(f"{folder}/work/a", b"early")
+
+    def busy(path: Path) -> None:
+        files.write(f"{folder}/work/b", b"late")
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    files.remove(str(folder))
+    assert files.sizes(str(tmp_path)) == {"attempt-1/work/b": 4}

@@ -315,9 +315,10 @@ def test_an_output_is_replaced_only_when_told_so(tmp_path: Path) -> None:
     # What a killed run leaves is swept away, and the same input gives the same bytes.
     (tmp_path / "out" / "attempt-dead" / "train").mkdir(parents=True)
     (tmp_path / "out" / "attempt-dead" / "train" / ".tmp-1-part-00000.tfrecord").write_bytes(b"half")
+    (tmp_path / "out" / ".tmp-1-attempt-gone").mkdir()
     run(tmp_path, overwrite=True, chunk_bytes=300, split="column:part")
     assert shas(tmp_path / "out") == before
-    assert len(list((tmp_path / "out").glob("attempt-*"))) == 1
+    assert len(list((tmp_path / "out").glob("attempt-*"))) == 1 and not list((tmp_path / "out").glob(".tmp-*"))
     assert run(tmp_path, overwrite=True, chunk_bytes=300, split="column:part", seed=1).rows_out == 30
     assert shas(tmp_path / "out") != before
     # A folder with a schema of the user's own is not ours to write into.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,7 +18,10 @@ from typing import NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
+from afm_ctr.cli import (
+    commands,  # noqa: F401  (registers the sub-commands)
+    main,
+)
 from afm_ctr.cli.app import _each_input, app
 from afm_ctr.errors import UserError
 from serving.server.flags import usage
@@ -257,6 +261,23 @@ def test_json_is_the_last_line_on_stdout(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1])["rows"] == 50
     assert len(target.read_bytes().splitlines()) == 50
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(errno.EACCES, 2, "afm-ctr: d/manifest.json: Permission denied\n"), (errno.ENOENT, 1, "Traceback")],
+)
+def test_what_the_system_refuses_is_one_line(
+    number: int, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(**_: object) -> None:
+        raise OSError(number, os.strerror(number), "d/manifest.json")
+
+    monkeypatch.setattr(sys.modules["afm_ctr.cli.main"], "app", refused)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == code and capsys.readouterr().err.startswith(said)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -128,6 +128,12 @@ def test_everything_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatc
     assert set(synced[:3]) == {".tmp-f", "inner", "b"} and synced[3:] == ["-> f", tmp_path.name]
 
 
+def test_a_folder_in_a_file_s_place_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError), files.replacing(tmp_path):
+        pytest.fail("the work had begun")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a"
     files.write_bytes(path, b"old")
