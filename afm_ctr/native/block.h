@@ -17,28 +17,40 @@ constexpr int PAIRS = 128;  // of a block
 AFM_INLINE int tiled(int n) { return (n + TILE - 1) / TILE * TILE; }
 AFM_INLINE int filled(int n) { return L > TILE ? (n + L - 1) / L * L : tiled(n); }
 
+typedef uint16_t units;          // a bit for each of WORD units of the hidden layer, whether it is above 0
+constexpr int WORD = 16, SPAN = WORD / L;
+constexpr int GROUP = 4;         // units whose subsets have a table of sums
+constexpr int SUBSETS = 1 << GROUP;
+constexpr int WIDE = 2;          // panels of vectors that the backward pass takes at once
+
 struct Space {
-  int64_t kw, tw;          // widths in panels
-  float *W, *hW, *b, *h;   // W in panels [tw][k]; diag(h) times its transpose [kw][t], padded
-  float *dW, *db;          // padded like W and b, before the product with h
+  int64_t kw, tw, words;   // widths in panels, and of the hidden layer in words
+  int64_t groups;          // of units
+  float *W, *b, *h;        // W in panels [tw][k], padded
+  float *subsets;          // of units: the sums of their rows of diag(h) W^T, the sums of ds e of the pairs in which
+                           // they alone of a group are above 0 [kw][groups][SUBSETS][2]
+  float *db;               // [tw * L]
   float *u, *du;           // [slots, kw * L]
-  float *E, *R;            // a block: the products [kw][PAIRS], the gradients by the hidden layer [tw][PAIRS]
+  float *E, *R;            // a block: the products, sums of rows of hW [kw][PAIRS], [WIDE][PAIRS]
   float *w, *ds, *ge;      // a block: weights, gradients by the scores, products with the upstream gradient [PAIRS]
   float *s;                // a block: scores [PAIRS], and then `above`; here, or where it is kept
-  lanes *above;            // a block: which of a pair's hidden layer is above 0 [tw][PAIRS]
+  units *above;            // a block: which of a pair's hidden layer is above 0 [words][PAIRS]
   float *g, *pooled;       // [kw * L], by slot [slots, kw * L]
-  int32_t *i, *j, *number; // a block: its pairs, and their places in the list [PAIRS]
+  const int32_t *i, *j;    // a block: its pairs [PAIRS]
+  int32_t *some;           // room for i, j and places in the list [3, PAIRS], where not all pairs are present
+  int32_t first;           // the place of a block's first pair, where all are
 };
 
 // Floats of the scores of a block and of what is above 0.
-AFM_INLINE int64_t scored(int64_t tw) { return PAIRS + tw * PAIRS * static_cast<int64_t>(sizeof(lanes)) / 4; }
+AFM_INLINE int64_t scored(int64_t words) { return PAIRS + words * PAIRS * static_cast<int64_t>(sizeof(units)) / 4; }
+AFM_INLINE int64_t words_of(int64_t t) { return (t + WORD - 1) / WORD; }
 
 AFM_INLINE void keep_scores(Space* X, float* at) {
   X->s = at;
-  X->above = reinterpret_cast<lanes*>(at + PAIRS);
+  X->above = reinterpret_cast<units*>(at + PAIRS);
 }
 
-int64_t kept(const Problem& P) { return (P.pairs + PAIRS - 1) / PAIRS * scored(panels(P.t)); }
+int64_t kept(const Problem& P) { return (P.pairs + PAIRS - 1) / PAIRS * scored(words_of(P.t)); }
 
 // Lay out the workspace; returns its size in floats.
 size_t lay_out(const Problem& P, float* at, Space* X) {
@@ -49,13 +61,12 @@ size_t lay_out(const Problem& P, float* at, Space* X) {
     at += (n + 15) / 16 * 16;
     return here;
   };
-  *X = Space{kw, tw, take(P.k * tp), take(P.t * kp), take(tp), take(tp), take(kp * tp), take(tp),
-             take(P.slots * kp), take(P.slots * kp), take(kp * PAIRS), take(tp * PAIRS), take(PAIRS), take(PAIRS),
-             take(PAIRS), nullptr, nullptr, take(sums), take(sums), nullptr, nullptr, nullptr};
-  keep_scores(X, take(scored(tw)));
-  X->i = reinterpret_cast<int32_t*>(take(PAIRS));
-  X->j = reinterpret_cast<int32_t*>(take(PAIRS));
-  X->number = reinterpret_cast<int32_t*>(take(PAIRS));
+  const int64_t words = words_of(P.t), groups = (P.t + GROUP - 1) / GROUP, subsets = kw * groups * SUBSETS * 2 * L;
+  *X = Space{kw, tw, words, groups, take(P.k * tp), take(tp), take(tp), take(subsets), take(tp),
+             take(P.slots * kp), take(P.slots * kp), take(kp * PAIRS), take(WIDE * L * PAIRS), take(PAIRS), take(PAIRS),
+             take(PAIRS), nullptr, nullptr, take(sums), take(sums), nullptr, nullptr, nullptr, 0};
+  keep_scores(X, take(scored(words)));
+  X->some = reinterpret_cast<int32_t*>(take(3 * PAIRS));
   return at - start;
 }
 
@@ -68,10 +79,7 @@ Space prepare(const Problem& P, float* memory) {
   Space X;
   memset(memory, 0, lay_out(P, memory, &X) * sizeof(float));
   for (int64_t x = 0; x < P.k; x++)
-    for (int64_t y = 0; y < P.t; y++) {
-      X.W[(y / L * P.k + x) * L + y % L] = P.W[x * P.t + y];
-      X.hW[(x / L * P.t + y) * L + x % L] = P.h[y] * P.W[x * P.t + y];
-    }
+    for (int64_t y = 0; y < P.t; y++) X.W[(y / L * P.k + x) * L + y % L] = P.W[x * P.t + y];
   memcpy(X.b, P.b, P.t * sizeof(float));
   memcpy(X.h, P.h, P.t * sizeof(float));
   return X;
@@ -97,26 +105,27 @@ AFM_INLINE Row open_row(const Problem& P, const Space& X, int64_t n) {
 }
 
 // The next pairs of present slots, at most PAIRS of them, from place *next of the list on; returns how many.
-AFM_INLINE int next_pairs(const Problem& P, const Space& X, const Row& row, int64_t* next) {
-  int n = 0;
+// Up to a whole tile there are pairs of slot 0 beyond them, or others.
+AFM_INLINE int next_pairs(const Problem& P, Space* X, const Row& row, int64_t* next) {
   int64_t q = *next;
   if (row.full) {
-    n = static_cast<int>(smaller(PAIRS, P.pairs - q));
-    for (int r = 0; r < n; r++) {
-      X.i[r] = P.pair[2 * (q + r)];
-      X.j[r] = P.pair[2 * (q + r) + 1];
-      X.number[r] = static_cast<int32_t>(q + r);
-    }
-    q += n;
-  } else {
-    for (; q < P.pairs && n < PAIRS; q++) {
-      const int32_t i = P.pair[2 * q], j = P.pair[2 * q + 1];
-      X.i[n] = i;
-      X.j[n] = j;
-      X.number[n] = static_cast<int32_t>(q);
-      n += row.present[i] & row.present[j];
-    }
+    const int n = static_cast<int>(smaller(PAIRS, P.pairs - q));
+    X->i = P.i + q;
+    X->j = P.j + q;
+    X->first = static_cast<int32_t>(q);
+    *next = q + n;
+    return n;
   }
+  int n = 0;
+  int32_t *const i = X->some, *const j = i + PAIRS, *const number = j + PAIRS;
+  for (; q < P.pairs && n < PAIRS; q++) {
+    i[n] = P.i[q];
+    j[n] = P.j[q];
+    number[n] = static_cast<int32_t>(q);
+    n += row.present[i[n]] & row.present[j[n]];
+  }
+  X->i = i;
+  X->j = j;
   *next = q;
   return n;
 }
@@ -124,7 +133,7 @@ AFM_INLINE int next_pairs(const Problem& P, const Space& X, const Row& row, int6
 AFM_INLINE int64_t count_pairs(const Problem& P, const Row& row) {
   if (row.full) return P.pairs;
   int64_t n = 0;
-  for (int64_t q = 0; q < P.pairs; q++) n += row.present[P.pair[2 * q]] & row.present[P.pair[2 * q + 1]];
+  for (int64_t q = 0; q < P.pairs; q++) n += row.present[P.i[q]] & row.present[P.j[q]];
   return n;
 }
 
@@ -149,51 +158,69 @@ AFM_INLINE vec upstream_of(const Space& X, int q, int64_t x) {
   return BY_SLOT ? load(g + X.i[q] * X.kw * L) + load(g + X.j[q] * X.kw * L) : load(g);
 }
 
-// E, 0 beyond the n pairs.
-AFM_INLINE void multiply(const Space& X, const Row& row, int n) {
+// A tile of E from pair q on.
+AFM_INLINE void multiply(const Space& X, const Row& row, int64_t q) {
   const int64_t stride = X.kw * L;
-  for (int q = 0; q < n; q++) {
-    const float *ui = row.u + X.i[q] * stride, *uj = row.u + X.j[q] * stride;
-    for (int64_t x = 0; x < X.kw; x++) store(X.E + (x * PAIRS + q) * L, load(ui + x * L) * load(uj + x * L));
+  const int32_t *const i = X.i + q, *const j = X.j + q;
+  for (int64_t x = 0; x < X.kw; x++) {
+    const float* const u = row.u + x * L;
+    float* const E = X.E + (x * PAIRS + q) * L;
+    AFM_UNROLL
+    for (int r = 0; r < TILE; r++) store(E + r * L, load(u + i[r] * stride) * load(u + j[r] * stride));
   }
-  for (int q = n; q < tiled(n); q++)
-    for (int64_t x = 0; x < X.kw; x++) store(X.E + (x * PAIRS + q) * L, vec{});
 }
 
-// s (-inf beyond the n pairs) and what is above 0, of E.
-AFM_INLINE void score(const Problem& P, const Space& X, int n) {
-  for (int q = 0; q < tiled(n); q += TILE) {
-    vec dots[TILE];
+// What a tile of E is scored by: R, whose lanes are still to be added up, and what is above 0.
+AFM_INLINE void hidden(const Problem& P, const Space& X, int64_t q) {
+  for (int64_t y = 0; y < X.tw; y++) {
+    const vec b = load(X.b + y * L), h = load(X.h + y * L);
+    units* const above = X.above + y / SPAN * PAIRS + q;
+    float* const R = X.R + q * L;
+    vec c[TILE];
     AFM_UNROLL
-    for (int r = 0; r < TILE; r++) dots[r] = vec{};
-    for (int64_t y = 0; y < X.tw; y++) {
-      const vec b = load(X.b + y * L), h = load(X.h + y * L);
-      vec c[TILE];
-      AFM_UNROLL
-      for (int r = 0; r < TILE; r++) c[r] = b;
-      product(X.E + q * L, X.W + y * P.k * L, P.k, c);
-      AFM_UNROLL
-      for (int r = 0; r < TILE; r++) {
-        X.above[y * PAIRS + q + r] = above_zero(c[r]);
-        dots[r] += relu(c[r]) * h;
-      }
+    for (int r = 0; r < TILE; r++) c[r] = b;
+    product(X.E + q * L, X.W + y * P.k * L, P.k, c);
+    AFM_UNROLL
+    for (int r = 0; r < TILE; r++) {
+      const units some = static_cast<units>(above_zero(c[r]) << y % SPAN * L);
+      // By itself: joining the bits of neighbours takes longer than to store them.
+      __atomic_store_n(above + r, y % SPAN ? above[r] | some : some, __ATOMIC_RELAXED);
+      store(R + r * L, relu(c[r]) * h + (y ? load(R + r * L) : vec{}));
     }
-    sums_of_tile(dots, X.s + q);
+  }
+}
+
+// E, s (-inf beyond the n pairs) and what is above 0. Three tiles are under way at a time, so that the processor need
+// not wait for the products of a tile before its multiplication, nor for that before its sums over the lanes.
+AFM_INLINE void score(const Problem& P, const Space& X, const Row& row, int n) {
+  const int64_t end = tiled(n);
+  multiply(X, row, 0);
+  for (int64_t q = 0; q <= end; q += TILE) {
+    if (q + TILE < end) multiply(X, row, q + TILE);
+    if (q < end) hidden(P, X, q);
+    if (q > 0) {
+      vec sums[TILE];
+      AFM_UNROLL
+      for (int r = 0; r < TILE; r++) sums[r] = load(X.R + (q - TILE + r) * L);
+      sums_of_tile(sums, X.s + q - TILE);
+    }
   }
   for (int q = n; q < filled(n); q++) X.s[q] = -INFINITY;
 }
 
 // ge = g . e
 template <bool BY_SLOT>
-AFM_INLINE void against_upstream(const Space& X, int n) {
+AFM_INLINE void against_upstream(const Space& X, const Row& row, int n) {
+  const int64_t stride = X.kw * L;
   for (int q = 0; q < tiled(n); q += TILE) {
     vec dots[TILE];
     AFM_UNROLL
     for (int r = 0; r < TILE; r++) dots[r] = vec{};
     for (int64_t x = 0; x < X.kw; x++) {
+      const float* const u = row.u + x * L;
       AFM_UNROLL
       for (int r = 0; r < TILE; r++)
-        dots[r] += load(X.E + (x * PAIRS + q + r) * L) * upstream_of<BY_SLOT>(X, q + r, x);
+        dots[r] += load(u + X.i[q + r] * stride) * load(u + X.j[q + r] * stride) * upstream_of<BY_SLOT>(X, q + r, x);
     }
     sums_of_tile(dots, X.ge + q);
   }
@@ -201,7 +228,8 @@ AFM_INLINE void against_upstream(const Space& X, int n) {
 
 AFM_INLINE void drop(const Problem& P, const Space& X, const Row& row, int n) {
   for (int q = 0; q < n; q++) {
-    const uint64_t bits = mix(row.key + (static_cast<uint64_t>(X.number[q]) + 1) * GOLDEN);
+    const uint64_t number = row.full ? X.first + q : X.some[2 * PAIRS + q];
+    const uint64_t bits = mix(row.key + (number + 1) * GOLDEN);
     X.w[q] = static_cast<int32_t>(bits >> 40) < P.threshold ? 0.0f : X.w[q] * P.keep_scale;
   }
 }

@@ -8,7 +8,10 @@
 // them again; it normalises the scores by the saved logarithm of the softmax's denominator.
 //
 // The relu passes units on or does not, so that with G = sum over q of e_q (ds_q above_q) and g = sum of ds_q above_q
-// dW = G diag(h), db = g h, dh = W . G + b g: the hidden layer itself is not needed again.
+// dW = G diag(h), db = g h, dh = W . G + b g: the hidden layer itself is not needed again. And both products with
+// above_q are sums of subsets: of e_q ds_q over the pairs with a unit above 0, and of the rows of diag(h) W^T over a
+// pair's units above 0. Of every GROUP units all subsets have a sum, so a pair adds or reads one vector for GROUP
+// multiply-adds (Arlazarov, Dinic, Kronrod and Faradzev, 1970, the "four Russians").
 //
 // This file is compiled once an instruction set, everything in a namespace without a name, and uses no template of
 // the standard library: see problem.h. A NaN in an input comes out as NaN, as it does from TensorFlow's ops.
@@ -41,7 +44,7 @@ template <bool BY_SLOT>
 void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse,
                 float* scores) {
   Space X = prepare(P, memory);
-  const int64_t of_row = kept(P), of_block = scored(X.tw);
+  const int64_t of_row = kept(P), of_block = scored(X.words);
   const int64_t sums = BY_SLOT ? P.slots : 1;
   for (int64_t row_number = begin; row_number < end; row_number++) {
     const Row row = open_row(P, X, row_number);
@@ -49,12 +52,11 @@ void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, flo
     float highest = -INFINITY, total = 0;
     int64_t next = 0, count = 0;
     while (next < P.pairs) {
-      const int n = next_pairs(P, X, row, &next);
+      const int n = next_pairs(P, &X, row, &next);
       if (n == 0) break;
       if (scores) keep_scores(&X, scores + row_number * of_row + count / PAIRS * of_block);
       count += n;
-      multiply(X, row, n);
-      score(P, X, n);
+      score(P, X, row, n);
       vec tops = load(X.s);
       for (int q = L; q < n; q += L) {
         const vec s = load(X.s + q);
@@ -101,72 +103,116 @@ void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, flo
   }
 }
 
-// R becomes the gradient by the hidden layer before the relu but for the factor h, as do db and dW, which are added
-// up. DEPTH rows of dW from row x0 on, panel y.
-template <int DEPTH, bool FIRST>
-AFM_INLINE void weights(const Space& X, int n, int64_t y, int64_t x0) {
-  const float* E = X.E + x0 / L * PAIRS * L + x0 % L;
-  float* R = X.R + y * PAIRS * L;
-  float* dW = X.dW + (y * X.kw * L + x0) * L;
-  const lanes* above = X.above + y * PAIRS;
-  vec by_b = vec{}, acc[DEPTH];
-  AFM_UNROLL
-  for (int x = 0; x < DEPTH; x++) acc[x] = load(dW + x * L);
-  for (int q = 0; q < n; q++) {
-    const vec by_hidden = FIRST ? only(above[q], all(X.ds[q])) : load(R + q * L);
-    if (FIRST) {
-      by_b += by_hidden;
-      store(R + q * L, by_hidden);
-    }
-    AFM_UNROLL
-    for (int x = 0; x < DEPTH; x++) acc[x] += E[q * L + x] * by_hidden;
-  }
-  AFM_UNROLL
-  for (int x = 0; x < DEPTH; x++) store(dW + x * L, acc[x]);
-  if (FIRST) store(X.db + y * L, load(X.db + y * L) + by_b);
-}
-
-// E becomes the gradient by the products.
-template <bool BY_SLOT>
-AFM_INLINE void products(const Problem& P, const Space& X, int n) {
-  for (int64_t x = 0; x < X.kw; x++) {
-    for (int q = 0; q < n; q += TILE) {
-      vec c[TILE];
-      AFM_UNROLL
-      for (int r = 0; r < TILE; r++) c[r] = X.w[q + r] * upstream_of<BY_SLOT>(X, q + r, x);
-      product(X.R + q * L, X.hW + x * P.t * L, P.t, c);
-      AFM_UNROLL
-      for (int r = 0; r < TILE; r++) store(X.E + (x * PAIRS + q + r) * L, c[r]);
-    }
-  }
-}
-
-// du_i += u_j * de and du_j += u_i * de for every pair.
-AFM_INLINE void vectors(const Space& X, const Row& row, int n, float* du) {
-  const int64_t stride = X.kw * L;
-  for (int64_t x = 0; x < X.kw; x++) {
-    const float *E = X.E + x * PAIRS * L, *u = row.u + x * L;
-    float* const to = du + x * L;
-    for (int q = 0; q < n;) {  // pairs of the same i stand side by side
-      const int32_t i = X.i[q];
-      const vec ui = load(u + i * stride);
-      vec own = vec{};
-      for (; q < n && X.i[q] == i; q++) {
-        const int64_t j = X.j[q] * stride;
-        const vec de = load(E + q * L);
-        own += load(u + j) * de;
-        store(to + j, load(to + j) + ui * de);
+// The sums of every subset of a group of rows of diag(h) W^T.
+void add_up_subsets(const Problem& P, const Space& X) {
+  for (int64_t x = 0; x < X.kw; x++)
+    for (int64_t group = 0; group < X.groups; group++) {
+      float* const sums = X.subsets + (x * X.groups + group) * 2 * SUBSETS * L;
+      for (int64_t y = group * GROUP; y < smaller(P.t, (group + 1) * GROUP); y++)
+        for (int lane = 0; lane < smaller(L, P.k - x * L); lane++)
+          sums[(2 << y % GROUP) * L + lane] = P.h[y] * P.W[(x * L + lane) * P.t + y];
+      for (int subset = 1; subset < SUBSETS; subset++) {
+        const int one = subset & -subset;  // the first of its units
+        if (subset != one)
+          store(sums + 2 * subset * L, load(sums + 2 * one * L) + load(sums + 2 * (subset - one) * L));
       }
-      store(to + i * stride, load(to + i * stride) + own);
+    }
+}
+
+// What a block adds to db but for the factor h.
+AFM_INLINE void offsets(const Space& X, int n) {
+  for (int64_t y = 0; y < X.tw; y++) {
+    const units* const above = X.above + y / SPAN * PAIRS;
+    const auto part = [&](int q) __attribute__((always_inline)) {
+      return only(static_cast<lanes>(above[q] >> y % SPAN * L), all(X.ds[q]));
+    };
+    vec sums[4] = {load(X.db + y * L)};
+    int q = 0;
+    for (; q + 3 < n; q += 4) {
+      AFM_UNROLL
+      for (int r = 0; r < 4; r++) sums[r] += part(q + r);
+    }
+    for (; q < n; q++) sums[0] += part(q);
+    store(X.db + y * L, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+  }
+}
+
+// With r = h above ds of a pair, what a word of its units adds to dW, e r^T, and to the gradient by the pair's product,
+// W r, which the last word completes and hands to the vectors: du_i += u_j * de and du_j += u_i * de. The units of a
+// group that are above 0 name a subset: the pair adds ds e to the sums of all pairs of this subset, and reads W r.
+// WIDE panels of the vectors from x on.
+template <bool BY_SLOT, int WIDE, bool ALONE, bool WHOLE>
+__attribute__((noinline)) void gradients(const Space& X, const float* u, int n, int64_t x, int64_t word, float* du) {
+  const int64_t stride = X.kw * L, panel = X.groups * 2 * SUBSETS * L, first = word * (WORD / GROUP);
+  const int64_t groups = WHOLE ? WORD / GROUP : smaller(X.groups - first, WORD / GROUP);
+  const bool begin = ALONE || word == 0, end = ALONE || word == X.words - 1;
+  const float *const g = X.g + x * L, *const ds = X.ds, *const w = X.w;
+  const int32_t *const is = X.i, *const js = X.j;
+  const units* const above = X.above + word * PAIRS;
+  float *const subsets = X.subsets + x * panel + first * 2 * SUBSETS * L, *const R = X.R;
+  u += x * L;
+  du += x * L;
+  for (int64_t q = 0; q < n;) {  // pairs of the same i stand side by side
+    const int32_t i = is[q];
+    vec ui[WIDE], gi[WIDE], own[WIDE];
+    AFM_UNROLL
+    for (int p = 0; p < WIDE; p++) {
+      ui[p] = load(u + i * stride + p * L);
+      gi[p] = load((BY_SLOT ? g + i * stride : g) + p * L);
+      own[p] = vec{};
+    }
+    for (; q < n && is[q] == i; q++) {
+      const int64_t j = js[q] * stride;
+      const vec by_score = all(ds[q]);
+      const uint64_t bits = above[q];
+      vec uj[WIDE], e[WIDE], sum[WIDE];
+      AFM_UNROLL
+      for (int p = 0; p < WIDE; p++) {
+        uj[p] = load(u + j + p * L);
+        e[p] = ui[p] * uj[p] * by_score;
+        sum[p] = begin ? vec{} : load(R + (p * PAIRS + q) * L);
+      }
+      AFM_UNROLL
+      for (int64_t group = 0; group < groups; group++) {
+        float* const at = subsets + (group * SUBSETS + (bits >> group * GROUP) % SUBSETS) * 2 * L;
+        AFM_UNROLL
+        for (int p = 0; p < WIDE; p++) {
+          sum[p] += load(at + p * panel);
+          store(at + p * panel + L, load(at + p * panel + L) + e[p]);
+        }
+      }
+      AFM_UNROLL
+      for (int p = 0; p < WIDE; p++) {
+        if (end) {
+          const vec de = sum[p] * by_score + w[q] * (BY_SLOT ? gi[p] + load(g + j + p * L) : gi[p]);
+          own[p] += uj[p] * de;
+          store(du + j + p * L, load(du + j + p * L) + ui[p] * de);
+        } else {
+          store(R + (p * PAIRS + q) * L, sum[p]);
+        }
+      }
+    }
+    if (end) {
+      AFM_UNROLL
+      for (int p = 0; p < WIDE; p++) store(du + i * stride + p * L, load(du + i * stride + p * L) + own[p]);
     }
   }
+}
+
+template <bool BY_SLOT, int WIDE>
+AFM_INLINE void all_gradients(const Space& X, const float* u, int n, int64_t x, float* du) {
+  if (X.words == 1)
+    return (X.groups == WORD / GROUP ? gradients<BY_SLOT, WIDE, true, true> : gradients<BY_SLOT, WIDE, true, false>)(
+        X, u, n, x, 0, du);
+  for (int64_t word = 0; word < X.words; word++) gradients<BY_SLOT, WIDE, false, false>(X, u, n, x, word, du);
 }
 
 template <bool BY_SLOT>
 void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, const float* pooled, const float* lse,
                  const float* scores, const float* dpooled, float* du, float* sums) {
   Space X = prepare(P, memory);
-  const int64_t of_row = kept(P), of_block = scored(X.tw);
+  add_up_subsets(P, X);
+  const int64_t of_row = kept(P), of_block = scored(X.words);
   const int64_t pools = BY_SLOT ? P.slots : 1;
   for (int64_t row_number = begin; row_number < end; row_number++) {
     const Row row = open_row(P, X, row_number);
@@ -184,14 +230,14 @@ void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, co
       }
     int64_t next = 0;
     for (int64_t block = 0; next < P.pairs; block++) {
-      const int n = next_pairs(P, X, row, &next);
+      const int n = next_pairs(P, &X, row, &next);
       if (n == 0) break;
-      multiply(X, row, n);
-      if (scores)
+      if (scores) {
         keep_scores(&X, const_cast<float*>(scores) + row_number * of_row + block * of_block);  // only read
-      else
-        score(P, X, n);
-      against_upstream<BY_SLOT>(X, n);
+      } else {
+        score(P, X, row, n);
+      }
+      against_upstream<BY_SLOT>(X, row, n);
       const int end_of_pairs = filled(n);  // beyond the n pairs the scores are -inf, and all that follows 0
       for (int q = 0; q < end_of_pairs; q += L) {
         const vec a = exponential(load(X.s + q) - lse[row_number]);
@@ -201,15 +247,10 @@ void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, co
       if (P.threshold) drop(P, X, row, n);
       for (int q = 0; q < end_of_pairs; q += L)
         store(X.ds + q, load(X.w + q) * load(X.ge + q) - load(X.ds + q) * along);
-      const int tiles = tiled(n);
-      for (int64_t y = 0; y < X.tw; y++) {
-        weights<L, true>(X, tiles, y, 0);
-        int64_t x = L;
-        for (; x + L / 2 < P.k; x += L) weights<L, false>(X, tiles, y, x);
-        for (; x < P.k; x += L / 2) weights<L / 2, false>(X, tiles, y, x);
-      }
-      products<BY_SLOT>(P, X, tiles);
-      vectors(X, row, n, by_u);
+      offsets(X, n);
+      int64_t x = 0;
+      for (; x + WIDE <= X.kw; x += WIDE) all_gradients<BY_SLOT, WIDE>(X, row.u, n, x, by_u);
+      for (; x < X.kw; x++) all_gradients<BY_SLOT, 1>(X, row.u, n, x, by_u);
     }
     if (!direct)
       for (int64_t f = 0; f < P.slots; f++) memcpy(to + f * P.k, by_u + f * X.kw * L, P.k * sizeof(float));
@@ -219,11 +260,16 @@ void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, co
     db[y] = P.h[y] * X.db[y];
     dh[y] = P.b[y] * X.db[y];
   }
-  for (int64_t x = 0; x < P.k; x++)
+  for (int64_t x = 0; x < P.k; x += L)
     for (int64_t y = 0; y < P.t; y++) {
-      const float by_unit = X.dW[(y / L * X.kw * L + x) * L + y % L];
-      sums[x * P.t + y] = P.h[y] * by_unit;
-      dh[y] += P.W[x * P.t + y] * by_unit;
+      const float* const subsets = X.subsets + ((x / L * X.groups + y / GROUP) * 2 * SUBSETS + 1) * L;
+      vec by_unit = vec{};
+      for (int subset = 0; subset < SUBSETS; subset++)  // times 0 too, of which NaN comes out
+        by_unit += static_cast<float>(subset >> y % GROUP & 1) * load(subsets + 2 * subset * L);
+      for (int lane = 0; lane < smaller(L, P.k - x); lane++) {
+        sums[(x + lane) * P.t + y] = P.h[y] * by_unit[lane];
+        dh[y] += P.W[(x + lane) * P.t + y] * by_unit[lane];
+      }
     }
 }
 

@@ -24,7 +24,7 @@ typedef int32_t ivec __attribute__((vector_size(L * 4), may_alias));
 
 AFM_INLINE vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
 AFM_INLINE void store(float* p, vec v) { *reinterpret_cast<vec*>(p) = v; }
-AFM_INLINE vec all(float x) { return vec{} + x; }
+AFM_INLINE vec all(float x) { return x - vec{}; }
 AFM_INLINE int64_t panels(int64_t n) { return (n + L - 1) / L; }
 AFM_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 

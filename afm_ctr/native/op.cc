@@ -87,8 +87,9 @@ class PoolingBase : public OpKernel {
   }
 
  protected:
-  // Checks all inputs and describes them; false if there was an error, which the context then holds.
-  bool Describe(OpKernelContext* context, Problem* problem) {
+  // Checks all inputs and describes them; false if there was an error, which the context then holds. The problem points
+  // into slots_of_pairs too.
+  bool Describe(OpKernelContext* context, Problem* problem, std::vector<int32_t>* slots_of_pairs) {
     const Tensor &u = context->input(0), &present = context->input(1), &W = context->input(2);
     const Tensor &b = context->input(3), &h = context->input(4), &rows = context->input(5), &pairs = context->input(6);
     auto fail = [context](const std::string& what, const Tensor& found) {
@@ -105,13 +106,17 @@ class PoolingBase : public OpKernel {
     if (threshold_ && rows.shape() != TensorShape({batch})) return fail("rows must be [batch] with dropout", rows);
     if (pairs.dims() != 2 || pairs.dim_size(1) != 2) return fail("pairs must be [number, 2]", pairs);
     const auto list = pairs.flat<int32_t>();
+    const int64_t room = pairs.dim_size(0) + kPairsBeyond;
+    slots_of_pairs->assign(2 * room, 0);
     for (int64_t i = 0; i < list.size(); i++) {
       if (list(i) < 0 || list(i) >= slots) {
         context->CtxFailure(Refusal("a pair names slot ", list(i), " of ", slots));
         return false;
       }
+      (*slots_of_pairs)[i % 2 * room + i / 2] = list(i);
     }
-    *problem = Problem{slots, u.dim_size(2), t, pairs.dim_size(0), list.data(), W.flat<float>().data(),
+    const int32_t* const first = slots_of_pairs->data();
+    *problem = Problem{slots, u.dim_size(2), t, pairs.dim_size(0), first, first + room, W.flat<float>().data(),
                        b.flat<float>().data(), h.flat<float>().data(), scale_by_pairs_, by_slot_, threshold_,
                        keep_scale_, key_,
                        u.flat<float>().data(), present.flat<bool>().data(),
@@ -166,7 +171,8 @@ class PoolingOp : public PoolingBase {
 
   void Compute(OpKernelContext* context) override {
     Problem problem;
-    if (!Describe(context, &problem)) return;
+    std::vector<int32_t> slots_of_pairs;
+    if (!Describe(context, &problem, &slots_of_pairs)) return;
     const int64_t rows = context->input(0).dim_size(0);
     Tensor *pooled, *lse, *kept;
     OP_REQUIRES_OK(context, context->allocate_output(0, pooled_shape(rows, problem), &pooled));
@@ -187,7 +193,8 @@ class PoolingGradOp : public PoolingBase {
 
   void Compute(OpKernelContext* context) override {
     Problem problem;
-    if (!Describe(context, &problem)) return;
+    std::vector<int32_t> slots_of_pairs;
+    if (!Describe(context, &problem, &slots_of_pairs)) return;
     const Tensor &u = context->input(0), &pooled = context->input(7), &lse = context->input(8);
     const Tensor &kept = context->input(9), &upstream = context->input(10);
     const int64_t rows = u.dim_size(0), kt = problem.k * problem.t, t = problem.t;

@@ -130,9 +130,9 @@ def fused_pooling(
     By slot: over each slot's pairs, ``[B, F, k]``. On a GPU the kernels for the shape are compiled when it is first
     seen, and kept on disk.
 
-    Memory: inputs, outputs, B floats, and a workspace a thread of (F + 128)·(k + t) floats or so. For the backward
-    pass a CPU keeps 4 + t / 8 bytes a pair, up to 512 MiB in all; beyond it computes them again. The result does not
-    depend on the number of threads; between instruction sets it differs by rounding.
+    Memory: inputs, outputs, B floats, and a workspace a thread of (2 F + 128)·k + 9·k·t floats or so. For the
+    backward pass a CPU keeps 4 + t / 8 bytes a pair, up to 512 MiB in all; beyond it computes them again. The
+    result does not depend on the number of threads; between instruction sets it differs by rounding.
 
     Args:
         u: float32 ``[B, F, k]``.

@@ -10,10 +10,12 @@
 
 namespace afm_ctr {
 
+constexpr int64_t kPairsBeyond = 16;
+
 struct Problem {
   int64_t slots, k, t;
   int64_t pairs;
-  const int32_t* pair;  // [pairs, 2]: i, j, both in [0, slots)
+  const int32_t *i, *j;  // the slots of each pair, in [0, slots); kPairsBeyond zeros follow
   const float* W;       // [k, t]
   const float* b;       // [t]
   const float* h;       // [t]

@@ -259,8 +259,8 @@ def test_scores_far_apart_and_numbers_that_are_none(instructions: str) -> None:
         answers(attentional_pooling, case, tf.float64)[:1] + [np.zeros(1)] * 4,
     )
     case.inputs[0][1, 2, 3] = np.nan
-    pooled, by_u, *_ = fused(case)
-    assert np.isnan(pooled[1]).all() and np.isnan(by_u[1]).any()
+    pooled, by_u, by_W, *_ = fused(case)
+    assert np.isnan(pooled[1]).all() and np.isnan(by_u[1]).any() and np.isnan(by_W).all()
     assert np.isfinite(pooled[[0, 2]]).all() and np.isfinite(by_u[[0, 2]]).all()
 
 
