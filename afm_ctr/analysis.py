@@ -153,9 +153,9 @@ def _rows(cells: Any) -> int:
 
 
 def _values(field: WordField, cells: Any, good: np.ndarray) -> list[bytes]:
-    from afm_ctr.features.cell_ops import split_pieces, word_cells
+    from afm_ctr.features.cell_ops import split_pieces
 
-    texts = word_cells(field, cells).numpy()[good]
+    texts = cells.words(field).numpy()[good]
     if not isinstance(field, CategoricalField) or field.separator is None:
         return list(texts)
     return list(split_pieces(texts, field, missing=cells.missing(field)).values.flat_values.numpy())

@@ -172,7 +172,7 @@ class Conversion:
         if not len(parsed):
             rejects.add(parsed.rejects)
             return
-        ids, vals, bad, cut = self._encode(parsed, parser)
+        ids, vals, bad, cut = self._encode(parsed)
         good = batch.codes != NO_SPLIT
         wrong = good & bad.any(axis=1)
         bad_cells, more = self._bad_cells(parsed, parser, np.flatnonzero(wrong), bad, rejects)

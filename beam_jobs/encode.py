@@ -1,11 +1,12 @@
-"""Parsed lines to ids and values, by the one transform, with the cutting of plain lines left to TensorFlow."""
+"""Parsed lines to ids and values, by the one transform; plain lines need no object a cell for that."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from afm_ctr import native
 from afm_ctr.process_setup import load_tensorflow_without_keras
-from afm_ctr.rawlog import LineParser, ParsedLines
+from afm_ctr.rawlog import ParsedLines
 from afm_ctr.schema import DelimitedFormat, ResolvedSchema
 
 if TYPE_CHECKING:
@@ -31,22 +32,37 @@ class Encoder:
         self.multi_fields = self._transform.multi_fields
         signature = {name: tf.TensorSpec([None], tf.string, name) for name in schema.raw_columns}
         self._from_columns: Any = tf.function(self._on_cpu, input_signature=[signature], autograph=False)
-        self._from_lines: dict[tuple[tuple[int, ...], int], Any] = {}
+        self._from_text: dict[tuple[tuple[int, ...], int], Any] = {}
+        self._in_place = native.prepares()
 
-    def __call__(self, parsed: ParsedLines, parser: LineParser) -> Encoded:
+    def __call__(self, parsed: ParsedLines) -> Encoded:
         """What :class:`~afm_ctr.features.Encoded` says, as arrays."""
-        if not parsed.left_out:
+        spans = parsed.spans
+        if spans is None:
             encoded = self._from_columns(parsed.columns)
         else:
-            cells = parser.places, parser.width
-            if cells not in self._from_lines:
-                self._from_lines[cells] = self._lines_function(*cells)
-            encoded = self._from_lines[cells](self._tf.constant(parsed.lines, self._tf.string))
+            cells = tuple(spans.places[name] for name in self._schema.raw_columns), spans.starts.shape[1]
+            if cells not in self._from_text:
+                self._from_text[cells] = (self._spans_function if self._in_place else self._lines_function)(*cells)
+            text = [spans.text, spans.starts, spans.ends] if self._in_place else [self._tf.constant(parsed.lines)]
+            encoded = self._from_text[cells](*text)
         return type(encoded)(*(part.numpy() for part in encoded))
 
     def _on_cpu(self, columns: Any) -> Any:
         with self._tf.device("/CPU:0"):
             return self._transform(columns)
+
+    def _spans_function(self, places: tuple[int, ...], width: int) -> Any:
+        from afm_ctr.features.cell_ops import SpanCells
+
+        tf, place = self._tf, dict(zip(self._schema.raw_columns, places, strict=True))
+
+        def encode(text: Any, starts: Any, ends: Any) -> Any:
+            with tf.device("/CPU:0"):
+                return self._transform.encode(SpanCells(self._schema.spec, text, starts, ends, place))
+
+        edges = tf.TensorSpec([None, width], tf.int32)
+        return tf.function(encode, input_signature=[tf.TensorSpec([], tf.string), edges, edges], autograph=False)
 
     def _lines_function(self, places: tuple[int, ...], width: int) -> Any:
         tf, layout = self._tf, self._schema.spec.format

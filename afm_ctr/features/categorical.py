@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from afm_ctr.features.cell_ops import FieldCells, parse_whole, split_pieces, word_cells
+from afm_ctr.features.cell_ops import FieldCells, parse_whole, split_pieces
 from afm_ctr.features.rows import EncodedSlots, TableRows
 from afm_ctr.schema import CategoricalField, ResolvedSchema, VocabularySpace, WordField
 
@@ -24,15 +24,15 @@ class HashIds(tf.Module):
 
     def __init__(self, buckets: int, key: bytes | None = None) -> None:
         super().__init__()
-        self._buckets = buckets
+        self.buckets = buckets
         # The op takes the key's two little-endian words as signed numbers.
         words = [] if key is None else [key[:8], key[8:]]
-        self._key = [int.from_bytes(word, "little", signed=True) for word in words]
+        self.key = [int.from_bytes(word, "little", signed=True) for word in words]
 
     def __call__(self, cells: tf.Tensor) -> tuple[tf.Tensor, None]:
-        if self._key:
-            return tf.strings.to_hash_bucket_strong(cells, self._buckets, self._key), None
-        return tf.strings.to_hash_bucket_fast(cells, self._buckets), None
+        if self.key:
+            return tf.strings.to_hash_bucket_strong(cells, self.buckets, self.key), None
+        return tf.strings.to_hash_bucket_fast(cells, self.buckets), None
 
 
 class DeclaredLocalIds(tf.Module):
@@ -99,12 +99,15 @@ class CategoricalEncoder(tf.Module):
         return tuple(field.name for field in self._multis)
 
     def __call__(self, columns: FieldCells) -> EncodedSlots:
+        if isinstance(self._local_ids, HashIds) and not (self._local_ids.key or self._multis):
+            local, present = columns.buckets(self._singles, self._local_ids.buckets)
+            return EncodedSlots(self._table_rows(local), tf.ones_like(local, tf.float32), present, None)
         cells, weights, cut = [], [], []
         if self._singles:
-            cells.append(tf.stack([word_cells(field, columns) for field in self._singles]))
+            cells.append(tf.stack([columns.words(field) for field in self._singles]))
             weights.append(tf.ones_like(cells[0], tf.float32))
         for field in self._multis:
-            pieces, more = split_pieces(word_cells(field, columns), field, self._strip, columns.missing(field))
+            pieces, more = split_pieces(columns.words(field), field, self._strip, columns.missing(field))
             cut.append(more)
             dense = tf.transpose(pieces.to_tensor("", shape=(None, field.max_values)))
             weight = tf.ones_like(dense, tf.float32)

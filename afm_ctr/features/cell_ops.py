@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from afm_ctr import native
 from afm_ctr.schema import (
     CROSS_SEPARATOR,
     CategoricalField,
@@ -15,6 +16,7 @@ from afm_ctr.schema import (
     OneField,
     WordField,
     column_of,
+    columns_of,
 )
 
 # Decimal text only: what Python or C would also read (hexadecimal, nan, inf, 1_000) is bad on every path.
@@ -23,11 +25,15 @@ NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 WHOLE = r"[0-9]{1,18}"
 
 
+# Columns that are read together, a cross's, and the texts that count as empty in each.
+Source = tuple[tuple[str, ...], tuple[bytes, ...]]
+
+
 class FieldCells:
     """The raw columns of a batch as each field reads them: a cell that is one of its ``missing_values`` is empty.
 
     Args:
-        columns: string [B] by name.
+        columns: string [B] by name; at least one.
     """
 
     def __init__(self, spec: FeatureSchema, columns: Mapping[str, Any]) -> None:
@@ -49,6 +55,65 @@ class FieldCells:
             cells = self.columns[column]
             self._made[column, missing] = tf.where(is_one_of(cells, missing), "", cells) if missing else cells
         return self._made[column, missing]
+
+    def rows(self) -> tf.Tensor:
+        """B: int32."""
+        return tf.shape(next(iter(self.columns.values())))[0]
+
+    def words(self, field: WordField) -> tf.Tensor:
+        """String [B]: the cells of a categorical field; of a cross its columns' texts joined, empty where one of them
+        is."""
+        if not isinstance(field, CrossField):
+            return self.of(field)
+        parts = tf.stack([self.of(field, name) for name in field.columns])
+        whole = tf.reduce_all(tf.strings.length(parts) > 0, axis=0)
+        return tf.where(whole, tf.strings.join(tf.unstack(parts), CROSS_SEPARATOR), "")
+
+    def numbers(self, sources: Sequence[Source]) -> Numbers:
+        """What columns, one of each source, hold as numbers: [sources, B]."""
+        return parse_numbers(tf.stack([self.without(column, missing) for (column,), missing in sources]))
+
+    def buckets(self, fields: Sequence[WordField], buckets: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Fingerprint64 of the bytes mod ``buckets``, int64, and which cells are not empty, bool: [fields, B]."""
+        words = tf.stack([self.words(field) for field in fields])
+        return tf.strings.to_hash_bucket_fast(words, buckets), tf.strings.length(words) > 0
+
+
+class SpanCells(FieldCells):
+    """The same of cells that lie in one text: numbers and buckets are made without a string a cell.
+
+    Args:
+        text: string, scalar.
+        starts: int32 [B, width], the first byte of each cell.
+        ends: int32 [B, width], the byte behind its last.
+        places: of the raw columns among them.
+    """
+
+    def __init__(
+        self, spec: FeatureSchema, text: tf.Tensor, starts: tf.Tensor, ends: tf.Tensor, places: Mapping[str, int]
+    ) -> None:
+        super().__init__(spec, {})
+        self._cells = native.Cells(text, starts, ends)
+        self._rows = tf.shape(starts)[0]
+        self._places = places
+
+    def without(self, column: str, missing: tuple[bytes, ...]) -> tf.Tensor:
+        if (column, missing) not in self._made:
+            self._made[column, missing] = self._cells.texts([self._source((column,), missing)])[0]
+        return self._made[column, missing]
+
+    def rows(self) -> tf.Tensor:
+        return self._rows
+
+    def numbers(self, sources: Sequence[Source]) -> Numbers:
+        return Numbers(*self._cells.numbers([self._source(*source) for source in sources]))
+
+    def buckets(self, fields: Sequence[WordField], buckets: int) -> tuple[tf.Tensor, tf.Tensor]:
+        sources = [self._source(columns_of(field), self.missing(field)) for field in fields]
+        return self._cells.buckets(sources, buckets)
+
+    def _source(self, columns: tuple[str, ...], missing: tuple[bytes, ...]) -> native.CellSource:
+        return [self._places[name] for name in columns], missing
 
 
 def is_one_of(texts: tf.Tensor, known: tuple[bytes, ...]) -> tf.Tensor:
@@ -92,19 +157,6 @@ def parse_whole(texts: tf.Tensor) -> Numbers:
     ok = tf.strings.regex_full_match(stripped, WHOLE)
     values = tf.strings.to_number(tf.where(ok, stripped, "0"), tf.int64)
     return Numbers(values, ok, given & ~ok)
-
-
-def word_cells(field: WordField, cells: FieldCells) -> tf.Tensor:
-    """The cells of a categorical field; of a cross its columns' texts joined, empty where one of them is.
-
-    Returns:
-        String [B].
-    """
-    if not isinstance(field, CrossField):
-        return cells.of(field)
-    parts = tf.stack([cells.of(field, name) for name in field.columns])
-    whole = tf.reduce_all(tf.strings.length(parts) > 0, axis=0)
-    return tf.where(whole, tf.strings.join(tf.unstack(parts), CROSS_SEPARATOR), "")
 
 
 class Pieces(NamedTuple):

@@ -94,7 +94,10 @@ class FeatureTransform(tf.Module):
         if absent:
             raise ValueError(f"columns: '{absent[0]}' is not there; give every one of {list(self._columns)}")
         texts = {name: tf.convert_to_tensor(columns[name], tf.string) for name in self._columns}
-        cells = FieldCells(self.schema.spec, texts)
+        return self.encode(FieldCells(self.schema.spec, texts))
+
+    def encode(self, cells: FieldCells) -> Encoded:
+        """The same of cells in whatever form."""
         numbers = self._numbers(cells) if self._numbers is not None else None
         parts = [e(numbers if isinstance(e, (ValueEncoder, BucketEncoder)) else cells) for e in self._encoders]
         ids, vals, present = (
@@ -103,7 +106,7 @@ class FeatureTransform(tf.Module):
         )
         ids = tf.where(present, ids, self._own_ids)
         vals = tf.where(present, vals, self._own_vals)
-        none_bad = tf.zeros((1, tf.shape(texts[self._columns[0]])[0]), tf.bool)
+        none_bad = tf.zeros((1, cells.rows()), tf.bool)
         bad = tf.concat([*(part.bad for part in parts if part.bad is not None), none_bad], 0)
         none_cut = tf.zeros((0, tf.shape(none_bad)[1]), tf.int32)
         cut = tf.concat([none_cut, *(more[None] for part in parts for more in part.cut)], 0)

@@ -1,5 +1,5 @@
 """TensorFlow ops in C++: attentional pooling for training on CPUs and on NVIDIA GPUs; on CPUs the steps of a table,
-and reading records.
+reading records, and preparing them.
 
 The library is built at set-up by ``scripts/build_native.py``, and nothing here needs it to be imported:
 :func:`why_not` says what keeps the pooling from being used, :func:`available` whether nothing does.
@@ -7,6 +7,7 @@ The library is built at set-up by ``scripts/build_native.py``, and nothing here 
 
 from __future__ import annotations
 
+from afm_ctr.native.cells import Cells, CellSource, frame_examples, prepares, scan_json
 from afm_ctr.native.library import key, library_path, sources, tensorflow_version
 from afm_ctr.native.op import (
     BUILD,
@@ -24,6 +25,8 @@ from afm_ctr.native.table import add_rows, expand_rows, fm, fm_gradient, merge_i
 
 __all__ = [
     "BUILD",
+    "CellSource",
+    "Cells",
     "add_rows",
     "asked_for",
     "available",
@@ -31,6 +34,7 @@ __all__ = [
     "expand_rows",
     "fm",
     "fm_gradient",
+    "frame_examples",
     "fused_pooling",
     "instruction_sets",
     "key",
@@ -38,8 +42,10 @@ __all__ = [
     "load",
     "merge_ids",
     "paths_tensor",
+    "prepares",
     "read_records",
     "reads_records",
+    "scan_json",
     "sources",
     "step_rows",
     "steps_tables",

@@ -8,8 +8,12 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
+
+from afm_ctr import native
 from afm_ctr.rawlog.arrow_texts import objects
 from afm_ctr.rawlog.json_arrow import LEARN_FROM, ArrowJson
+from afm_ctr.rawlog.spans import LARGEST_TEXT, CellSpans
 from afm_ctr.rawlog.tokenizers import Cells, Reasons, check_text, list_separators
 from afm_ctr.schema import FeatureSchema, JsonlFormat
 from serving.cell_text import NoCell, cell_text
@@ -25,12 +29,14 @@ _DECODER = json.JSONDecoder(
 )
 _MARK = b"-73056193128840517"
 _SPACE = " \t\r\n"
+_MOST_OTHER = 0.5  # share of lines that are not plain
 
 
 class JsonCutter:
     """Cuts lines that are JSON objects; a key that an object does not have is missing.
 
-    Most batches are read by Arrow (:mod:`afm_ctr.rawlog.json_arrow`); Python reads what is left.
+    Plain lines are scanned in C++ where only the places of their cells are wanted; else most batches are read by
+    Arrow (:mod:`afm_ctr.rawlog.json_arrow`). Python reads what is left.
     """
 
     check = staticmethod(check_text)
@@ -41,6 +47,8 @@ class JsonCutter:
         self._headers = {name: headers.get(name, name) for name in wanted}
         self._nothing = dict.fromkeys(self._headers.values())
         self._separators = {name: list_separators(spec, name) for name in wanted}
+        # A dot may lead into an object, or not.
+        self._scans = not any("." in header for header in self._headers.values())
         self._fast = ArrowJson(self._headers, spec.format.list_separator, self._separators)
 
     def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
@@ -64,6 +72,26 @@ class JsonCutter:
         if self._fast.wants(lines):
             self._fast.learn(values)
         return {name: self._column(name, column, bad) for name, column in values.items()}
+
+    def spans(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> CellSpans | None:
+        """Where the cells of the wanted columns are, of bad lines none; None where :meth:`cut` is the better way."""
+        if not (self._scans and native.prepares()) or joined.count(b"\n") != len(lines) - 1:
+            return None
+        if len(joined) > LARGEST_TEXT:
+            return None
+        headers = list(dict.fromkeys(self._headers.values()))
+        starts, ends, plain = native.scan_json(joined, len(lines), headers)
+        found = CellSpans(joined, starts, ends, {name: headers.index(key) for name, key in self._headers.items()})
+        other = np.flatnonzero(~plain)
+        if not len(other):
+            return found
+        if len(other) > _MOST_OTHER * len(lines):
+            return None
+        some = [lines[i] for i in other.tolist()]
+        reasons: Reasons = {at: bad[i] for at, i in enumerate(other.tolist()) if i in bad}
+        cells = self.cut(some, b"\n".join(some), reasons)
+        bad.update({int(other[at]): reason for at, reason in reasons.items()})
+        return found.with_cells(other, cells)
 
     def _cell_of(self, line: bytes, name: str) -> bytes:
         """One cell of a line that is known to be good."""

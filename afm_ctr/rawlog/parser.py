@@ -14,6 +14,7 @@ from afm_ctr.rawlog.jsonl import JsonCutter
 from afm_ctr.rawlog.labels import LARGEST, label_parser, numbers, weight_parser
 from afm_ctr.rawlog.layout import column_places
 from afm_ctr.rawlog.rejects import Reject
+from afm_ctr.rawlog.spans import CellSpans
 from afm_ctr.rawlog.tables import RowBatch, TableCutter
 from afm_ctr.rawlog.tokenizers import Cells, DelimitedCutter, LibfmCutter, Reasons
 from afm_ctr.schema import FeatureSchema
@@ -29,7 +30,7 @@ class ParsedLines:
 
     Attributes:
         columns: object arrays [n] of bytes, one for each of the schema's ``log_columns``; b"" = missing. Empty
-            where they were left out (see :meth:`LineParser.parse`).
+            where there are ``spans``.
         extra: the same for the further columns asked for.
         labels: float32 [n]; nan = no label.
         weights: float32 [n]: the weight column, times 1/rate for negatives of a log that was thinned before and is
@@ -38,7 +39,7 @@ class ParsedLines:
         keys: the key column's cells, else ``<file>#<line>``.
         line_numbers: int64 [n], from 1; of a Parquet file the numbers of the rows.
         lines: the lines themselves; of a Parquet file made on demand, as JSON objects.
-        left_out: whether ``columns`` was left out.
+        spans: where the cells of the columns are, in place of ``columns`` (see :meth:`LineParser.parse`).
         rejects: in line order.
     """
 
@@ -51,7 +52,7 @@ class ParsedLines:
     keys: list[bytes]
     line_numbers: np.ndarray
     lines: Sequence[bytes]
-    left_out: bool = False
+    spans: CellSpans | None = None
     rejects: list[Reject] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -74,6 +75,7 @@ class ParsedLines:
             keys=[self.keys[i] for i in at],
             line_numbers=self.line_numbers[rows],
             lines=_picked(self.lines, at),
+            spans=None if self.spans is None else self.spans.take(rows),
         )
 
 
@@ -165,18 +167,6 @@ class LineParser:
                 )
 
     @property
-    def places(self) -> tuple[int, ...]:
-        """Where the schema's ``raw_columns`` are among the cells of a delimited line."""
-        assert isinstance(self._cutter, DelimitedCutter)
-        return tuple(self._cutter.places[name] for name in self.spec.raw_columns)
-
-    @property
-    def width(self) -> int:
-        """Cells of a delimited line."""
-        assert isinstance(self._cutter, DelimitedCutter)
-        return self._cutter.width
-
-    @property
     def reads(self) -> list[str]:
         """What the columns to be read are called in a Parquet file."""
         return self._cutter.reads if isinstance(self._cutter, TableCutter) else []
@@ -187,13 +177,14 @@ class LineParser:
         return self._cutter.types if isinstance(self._cutter, TableCutter) else {}
 
     def cells_of(self, parsed: ParsedLines, row: int) -> dict[str, bytes]:
-        """The ``columns`` of one row, also where they were left out."""
+        """The ``columns`` of one row, also where there are spans."""
         return {name: cells[0] for name, cells in self.columns_of(parsed, np.array([row])).items()}
 
     def columns_of(self, parsed: ParsedLines, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The ``columns`` of some rows, int64 [m], also where they were left out: object arrays [m]."""
-        if parsed.left_out:
-            return self.parse([parsed.lines[row] for row in rows.tolist()], parsed.source, 1).columns
+        """The ``columns`` of some rows, int64 [m], also where there are spans: object arrays [m]."""
+        if parsed.spans is not None:
+            some = parsed.spans.take(rows)
+            return {name: _array(some.cells(name)) for name in self.spec.log_columns}
         return {name: cells[rows] for name, cells in parsed.columns.items()}
 
     def parse(
@@ -205,15 +196,17 @@ class LineParser:
             lines: without their ends; or a :class:`RowBatch`.
             source: the file's path; its base name goes into keys.
             first_line: number of the first of them in the file, from 1.
-            leave_columns: leave ``columns`` out where every good line can be cut at each delimiter, since something
-                faster than Python will do it: there are no quotes to heed, and the columns have been counted.
+            leave_columns: where the cells of all good lines are stretches of their text, say where in place of making
+                ``columns``: something faster than Python takes them from there.
         """
         bad: Reasons = {}
         cutter, joined = self._cutter, self._cutter.check(lines, bad)
         leave_columns = leave_columns and not self.spec.side_tables  # a join needs the key's cells
-        plain = leave_columns and isinstance(cutter, DelimitedCutter) and cutter.is_plain(joined)
-        if plain and isinstance(cutter, DelimitedCutter):
-            cells = cutter.cut_few(lines, self._others, bad)
+        spans = None
+        if leave_columns and isinstance(cutter, (DelimitedCutter, JsonCutter)):
+            spans = cutter.spans(lines, joined, bad)
+        if spans is not None:
+            cells: Cells = {name: spans.cells(name) for name in self._others}
         else:
             cells = cutter.cut(lines, joined, bad)
         labels, weights = self._labels(cells, len(lines), bad), np.ones(len(lines), np.float32)
@@ -234,10 +227,13 @@ class LineParser:
         numbered = np.arange(first_line, first_line + len(lines), dtype=np.int64)
         if kept is not None:
             labels, weights, numbered = labels[kept], weights[kept], numbered[kept]
+            spans = None if spans is None else spans.take(kept)
         groups: list[bytes | None] = [None] * len(numbered)
         if self.labelled and self.spec.group:
             groups = [None if not cell or cell in self._missing else cell for cell in rows(cells[self.spec.group])]
-        columns = {} if plain else {column: _array(rows(cells[column])) for column in self.spec.log_columns}
+        columns = (
+            {} if spans is not None else {column: _array(rows(cells[column])) for column in self.spec.log_columns}
+        )
         if self.spec.side_tables:
             assert self._tables is not None
             columns = self._tables.join(columns)
@@ -251,7 +247,7 @@ class LineParser:
             keys=list(rows(keys)) if keys is not None else [b"%s#%d" % (name, line) for line in numbered.tolist()],
             line_numbers=numbered,
             lines=rows(lines),
-            left_out=plain,
+            spans=spans,
             rejects=rejects,
         )
 

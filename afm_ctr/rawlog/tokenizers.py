@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog.layout import BadQuoting, column_places, require, split_cells
 from afm_ctr.rawlog.lines import LongLine
+from afm_ctr.rawlog.spans import CellSpans, cut_at
 from afm_ctr.schema import (
     LIBFM_COLUMN,
     CategoricalField,
@@ -89,10 +92,6 @@ class DelimitedCutter:
         require(self.places, wanted, source)
         self._may_lack = may_lack if not spec.format.header and may_lack in self.places else None
 
-    def is_plain(self, joined: bytes) -> bool:
-        """Whether lines, joined, can be cut at every delimiter: no quotes to heed and no stray carriage returns."""
-        return not self._trim and not (self._quote and b'"' in joined) and b"\r" not in joined
-
     def look_at(self, line: bytes) -> None:
         """The first line of a file: does it lack the column that may be lacking?"""
         lacking, self._may_lack = self._may_lack, None
@@ -128,17 +127,19 @@ class DelimitedCutter:
     def _split(self, line: bytes) -> list[bytes]:
         return split_cells(line, self._delimiter.decode(), self._quote, self._trim)
 
-    def cut_few(self, lines: Sequence[bytes], names: Sequence[str], bad: Reasons) -> Cells:
-        """Some columns of plain lines, cut no further than the last of them; the columns are counted all the same."""
+    def spans(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> CellSpans | None:
+        """Where the cells are, of bad lines none; None where lines cannot be cut at every delimiter: there are quotes
+        to heed, or stray carriage returns."""
+        if self._trim or (self._quote and b'"' in joined) or b"\r" in joined or len(self._delimiter) > 1:
+            return None
         self._look_at_first(lines)
-        for i, line in enumerate(lines):
-            if (count := line.count(self._delimiter) + 1) != self.width:
-                bad.setdefault(i, ("column_count", f"{count} columns, {self.width} expected"))
-        places = [self.places[name] for name in names]
-        cuts = max(places, default=-1) + 1
-        nothing = [b""] * cuts
-        rows = [nothing if i in bad else line.split(self._delimiter, cuts) for i, line in enumerate(lines)]
-        return {name: [row[place] for row in rows] for name, place in zip(names, places, strict=True)}
+        cut = cut_at(joined, self._delimiter, len(lines), self.width)
+        if cut is None:
+            return None
+        starts, ends, counts = cut
+        for i in np.flatnonzero(counts != self.width).tolist():
+            bad.setdefault(i, ("column_count", f"{counts[i]} columns, {self.width} expected"))
+        return CellSpans(joined, starts, ends, self.places)
 
     def _look_at_first(self, lines: Sequence[bytes]) -> None:
         if self._may_lack and lines:

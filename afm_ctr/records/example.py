@@ -14,12 +14,14 @@ key            bytes [1]  what joins a prediction to its log line
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from afm_ctr import native
 from afm_ctr.records.framing import FOOTER_BYTES, FramedRecords, header
 
 # Feature.kind of tensorflow/core/example/feature.proto: field number and wire type 2 in one byte.
@@ -82,6 +84,9 @@ def framed_examples(
         groups = np.ascontiguousarray(groups[0], dtype=np.int64), np.asarray(groups[1], dtype=bool)
         if groups[0].shape != (rows,) or groups[1].shape != (rows,):
             raise ValueError(f"groups {groups[0].shape} and their mask {groups[1].shape} must both be [{rows}]")
+    # Whoever has not loaded TensorFlow need not wait for it.
+    if "tensorflow" in sys.modules and native.prepares():
+        return FramedRecords(*native.frame_examples(ids, vals, labels, weights, groups, keys))
     key_sizes = np.fromiter(map(len, keys), np.int64, rows)
 
     def laid_out(start: int, end: int) -> list[FramedRecords]:

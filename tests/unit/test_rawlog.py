@@ -262,6 +262,6 @@ def test_trim_drops_blanks_around_cells_and_header_texts():
     assert rows.columns["site"].tolist() == [b'a, "b"', b"c", b"d"] and rows.labels.tolist() == [1, 0, 1]
     assert [reject.reason for reject in rows.rejects] == ["column_count"]
     left = parser.parse(lines[1:2], "d.csv", 2, leave_columns=True)
-    assert not left.left_out  # nothing but this parser trims
+    assert left.spans is None  # nothing but this parser trims
     with pytest.raises(ValueError, match="drops blanks, and the delimiter is one"):
         schema(format={"kind": "delimited", "delimiter": " ", "trim": True})

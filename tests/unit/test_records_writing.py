@@ -17,9 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from afm_ctr import native
 from afm_ctr.errors import UserError, find_user_error
+from afm_ctr.native.cells import PREPARING
 from afm_ctr.records import Manifest, ShardInfo, ShardWriter, framed_examples, parse_examples, serialize_examples
 
+FORMS = ["python", *(["native"] if native.prepares() else [])]
 IDS = np.array([[1, 127, 128], [0, 16383, 16384], [2**31, 2**63 - 1, 0]])
 VALS = np.array([[1, 0.5, -2], [0, 3.25, 1e-30], [0, 1e30, 0]], np.float32)
 
@@ -38,7 +41,9 @@ def _example(**features) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-def test_bytes_are_those_of_tensorflows_messages():
+@pytest.mark.parametrize("form", FORMS)
+def test_bytes_are_those_of_tensorflows_messages(form, monkeypatch):
+    monkeypatch.setenv(PREPARING, form)
     records = serialize_examples(
         IDS,
         VALS,
@@ -66,6 +71,16 @@ def test_any_ids_survive_the_bytes(ids, data):
         hnp.arrays(np.float32, ids.shape, elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
     )
     keys = data.draw(st.lists(st.binary(max_size=200), min_size=rows, max_size=rows))
+    labels, weights = (data.draw(hnp.arrays(np.float32, rows, elements=st.floats(-1, 1, width=32))) for _ in range(2))
+    labels[data.draw(hnp.arrays(bool, rows))] = np.nan
+    groups = data.draw(hnp.arrays(np.int64, rows)), data.draw(hnp.arrays(bool, rows))
+    columns = [data.draw(st.sampled_from([column, None])) for column in (labels, weights, groups)]
+    framed = []
+    for form in FORMS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(PREPARING, form)
+            framed.append(framed_examples(ids, vals, *columns, keys))
+    assert len({(one.frames.tobytes(), one.sizes.tobytes()) for one in framed}) == 1
     records = serialize_examples(ids, vals, np.zeros(rows, np.float32), None, None, keys)
     for record, row, values, key in zip(records, ids, vals, keys, strict=True):
         assert record == _example(feature_ids=row.tolist(), feature_vals=values.tolist(), key=[key], label=[0.0])
@@ -74,7 +89,9 @@ def test_any_ids_survive_the_bytes(ids, data):
     np.testing.assert_array_equal(parsed["feature_vals"], vals)
 
 
-def test_a_long_key_among_short_ones_keeps_its_place():
+@pytest.mark.parametrize("form", FORMS)
+def test_a_long_key_among_short_ones_keeps_its_place(form, monkeypatch):
+    monkeypatch.setenv(PREPARING, form)
     keys = [b"a", b"", b"k" * (3 << 20), b"b\0", b"c"]
     ids, vals = np.arange(10).reshape(5, 2), np.ones((5, 2), np.float32)
     framed = framed_examples(ids, vals, None, None, None, keys)

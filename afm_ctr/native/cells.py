@@ -1,0 +1,115 @@
+"""Cells to numbers and hash buckets, and rows to records: ops in C++ for preparation, and when they can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from afm_ctr.native.op import asked_for, load
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+PREPARING = "AFM_CTR_PREPARING"
+
+# The columns of a cell (several of a cross), and the texts that count as empty in each.
+CellSource = tuple[Sequence[int], Sequence[bytes]]
+
+
+def prepares() -> bool:
+    """Whether rows are prepared by the ops: wherever their library loads.
+
+    The environment variable ``AFM_CTR_PREPARING`` asks for one form: ``native`` or ``python``.
+
+    Raises:
+        UserError: the variable asks for what is not there.
+    """
+    return asked_for(PREPARING, "native", "python", load().reason)
+
+
+class Cells:
+    """The cells of n rows in a text, for the ops. They give what TensorFlow's ops on the texts give.
+
+    Args:
+        text: string, scalar.
+        starts: int32 [n, width], the first byte of each cell.
+        ends: int32 [n, width], the byte behind its last.
+    """
+
+    def __init__(self, text: tf.Tensor, starts: tf.Tensor, ends: tf.Tensor) -> None:
+        self._inputs = {"text": text, "starts": starts, "ends": ends}
+
+    def _of(self, sources: Sequence[CellSource]) -> dict[str, Any]:
+        return self._inputs | {
+            "columns": [column for columns, _ in sources for column in columns],
+            "parts": [len(columns) for columns, _ in sources],
+            "missing": [text for _, missing in sources for text in missing],
+            "missings": [len(missing) for _, missing in sources],
+        }
+
+    def numbers(self, sources: Sequence[CellSource]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """As :func:`afm_ctr.features.cell_ops.parse_numbers` has them, [sources, n]."""
+        values, ok, bad = load().module.afm_ctr_cell_numbers(**self._of(sources))
+        return self._shaped(sources, values), self._shaped(sources, ok), self._shaped(sources, bad)
+
+    def buckets(self, sources: Sequence[CellSource], buckets: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Fingerprint64 mod ``buckets``, int64, and whether there is a cell, bool: [sources, n]."""
+        bucket, present = load().module.afm_ctr_cell_buckets(**self._of(sources), buckets=buckets)
+        return self._shaped(sources, bucket), self._shaped(sources, present)
+
+    def texts(self, sources: Sequence[CellSource]) -> tf.Tensor:
+        """The cells: string [sources, n]."""
+        return self._shaped(sources, load().module.afm_ctr_cell_texts(**self._of(sources)))
+
+    @staticmethod
+    def _shaped(sources: Sequence[CellSource], found: tf.Tensor) -> tf.Tensor:
+        found.set_shape([len(sources), None])
+        return found
+
+
+def scan_json(joined: bytes, rows: int, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where lines that are JSON objects have the values of some keys, if a cell would hold the same bytes.
+
+    Args:
+        joined: UTF-8, the lines with line ends between them.
+        rows: how many lines.
+
+    Returns:
+        The first byte of each value and the byte behind its last, int32 [rows, keys]; and which lines were read,
+        bool [rows]: not those that are no such objects, or that hold another value for one of the keys.
+    """
+    import tensorflow as tf
+
+    with tf.device("/CPU:0"):
+        starts, ends, plain = load().module.afm_ctr_scan_json(text=joined, rows=rows, keys=list(keys))
+    return np.asarray(memoryview(starts)), np.asarray(memoryview(ends)), np.asarray(memoryview(plain))
+
+
+def frame_examples(
+    ids: np.ndarray,
+    values: np.ndarray,
+    labels: np.ndarray | None,
+    weights: np.ndarray | None,
+    groups: tuple[np.ndarray, np.ndarray] | None,
+    keys: Sequence[bytes],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frames of :func:`afm_ctr.records.framed_examples`, uint8, and the bytes of each, int64 [n].
+
+    Args: as there, checked.
+    """
+    import tensorflow as tf
+
+    none = np.zeros(0, np.float32)
+    with tf.device("/CPU:0"):
+        frames, sizes = load().module.afm_ctr_frame_examples(
+            feature_ids=ids,
+            feature_vals=values,
+            label=none if labels is None else labels,
+            weight=none if weights is None else weights,
+            group=np.zeros(0, np.int64) if groups is None else groups[0],
+            has_group=np.zeros(0, bool) if groups is None else groups[1],
+            key=tf.constant(keys, tf.string, shape=(len(keys),)),
+        )
+    return np.asarray(memoryview(frames)), np.asarray(memoryview(sizes))

@@ -1,0 +1,86 @@
+"""Cells as stretches of one text, so that no object is made of a cell that is only encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+LARGEST_TEXT = 2**31 - 1
+_LINE_END = ord("\n")
+
+
+@dataclass(frozen=True)
+class CellSpans:
+    """The cells of n rows.
+
+    Attributes:
+        text: that they lie in.
+        starts: int32 [n, columns], the first byte of each.
+        ends: int32 [n, columns], the byte behind its last.
+        places: of each column by its name.
+    """
+
+    text: bytes
+    starts: np.ndarray
+    ends: np.ndarray
+    places: Mapping[str, int]
+
+    def cells(self, column: str) -> list[bytes]:
+        """The cells of a column."""
+        text, at = self.text, self.places[column]
+        return [text[a:b] for a, b in zip(self.starts[:, at].tolist(), self.ends[:, at].tolist(), strict=True)]
+
+    def with_cells(self, rows: np.ndarray, columns: Mapping[str, Sequence[bytes]]) -> CellSpans | None:
+        """Other cells for some rows, by their places; None where the text becomes too long."""
+        cells = [cell for name in self.places for cell in columns[name]]
+        text = b"".join([self.text, *cells])
+        if len(text) > LARGEST_TEXT:
+            return None
+        sizes = np.fromiter(map(len, cells), np.int64, len(cells))
+        last = len(self.text) + np.cumsum(sizes)
+        starts, ends = self.starts.copy(), self.ends.copy()
+        for edges, found in ((starts, last - sizes), (ends, last)):
+            edges[rows[:, None], list(self.places.values())] = found.reshape(len(self.places), len(rows)).T
+        return replace(self, text=text, starts=starts, ends=ends)
+
+    def take(self, rows: np.ndarray | list[int]) -> CellSpans:
+        """Some of the rows, by their places."""
+        return replace(self, starts=self.starts[rows], ends=self.ends[rows])
+
+
+def cut_at(
+    joined: bytes, delimiter: bytes, rows: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Cut lines at each delimiter: starts and ends of cells, int32 [rows, width]; how many a line has, int64 [rows].
+
+    A line with another number of cells gets empty ones.
+
+    Args:
+        joined: the lines with line ends between them.
+        delimiter: one byte.
+
+    Returns:
+        None where lines hold line ends, or are too long together.
+    """
+    if len(joined) > LARGEST_TEXT:
+        return None
+    text = np.frombuffer(joined, np.uint8)
+    marks = np.flatnonzero((text == delimiter[0]) | (text == _LINE_END)).astype(np.int32)
+    ends = np.append(marks, np.int32(len(joined)))
+    last = np.append(np.flatnonzero(text[marks] == _LINE_END), len(marks))  # the cells that end their lines
+    if len(last) != rows:
+        return None
+    starts = np.zeros_like(ends)
+    starts[1:] = marks + 1
+    counts = np.diff(last, prepend=-1)
+    good = counts == width
+    if good.all():
+        return starts.reshape(rows, width), ends.reshape(rows, width), counts
+    inside = np.repeat(good, counts)
+    cut = []
+    for edges in (starts, ends):
+        cut.append(np.zeros((rows, width), np.int32))
+        cut[-1][good] = edges[inside].reshape(-1, width)
+    return cut[0], cut[1], counts
