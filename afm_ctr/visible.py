@@ -7,6 +7,9 @@ that a terminal obeys, marks that turn the direction of what follows, a formula.
 from __future__ import annotations
 
 import re
+import shutil
+import textwrap
+from typing import TextIO
 
 # What a spreadsheet takes for the beginning of a formula; a plain number is none.
 _FORMULA = re.compile(r"[=+\-@\t\r]")
@@ -34,6 +37,14 @@ def short(text: str, longest: int) -> str:
 def csv_text(text: str) -> str:
     """A text for a cell of a CSV file: visible, and with ``'`` before what a spreadsheet would take for a formula."""
     return f"'{visible(text)}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else visible(text)
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """A text for a stream: a terminal's lines break between words, where it would break within one; else as it is."""
+    width = shutil.get_terminal_size().columns
+    if len(text) <= width or not stream.isatty():
+        return text
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def counted(number: int, thing: str) -> str:

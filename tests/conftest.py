@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -24,6 +27,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "soak" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """Beam inspects every method of every step, thousands for a pipeline of ten rows: here each once."""
+    core = sys.modules.get("apache_beam.transforms.core")
+    if core is None:
+        return
+    inspect, known = core.get_function_args_defaults, {}
+
+    def remembered(function: Callable[..., Any]) -> tuple[list[str], list[Any]]:
+        key = (getattr(function, "__func__", function), hasattr(function, "__self__"))
+        if key not in known:
+            known[key] = inspect(function)
+        names, defaults = known[key]
+        return list(names), list(defaults)
+
+    core.get_function_args_defaults = remembered
 
 
 @pytest.fixture(scope="session")

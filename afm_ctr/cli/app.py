@@ -116,8 +116,8 @@ def _root(
 
 
 def say(text: object, end: str = "\n") -> None:
-    """Print a text as it is: what stands in brackets is no markup, and lines are not wrapped."""
-    console.print(str(text), markup=False, soft_wrap=True, end=end)
+    """Print a text as it is: what stands in brackets is no markup, and only a terminal's lines are wrapped."""
+    console.print(str(text), markup=False, soft_wrap=not console.is_terminal, end=end)
 
 
 def report_summary(as_json: bool, summary: Any) -> None:

@@ -17,7 +17,7 @@ from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
 from afm_ctr.cli.app import app
 from afm_ctr.errors import RunError, Stopped, UserError, find_lost_rank, find_user_error, release
 from afm_ctr.io.secrets import mask_text
-from afm_ctr.visible import visible
+from afm_ctr.visible import fitted, visible
 
 _EXTRA_OF = {
     "pydantic": "cli",
@@ -45,7 +45,7 @@ def _missing_package(error: ModuleNotFoundError) -> UserError | None:
 def _fail(error: Exception, code: int = 2) -> int:
     rank = os.environ.get("HOROVOD_RANK")
     where = f" (rank {rank})" if rank else ""
-    print(f"afm-ctr{where}: {visible(mask_text(str(error)))}", file=sys.stderr, flush=True)
+    print(fitted(f"afm-ctr{where}: {visible(mask_text(str(error)))}", sys.stderr), file=sys.stderr, flush=True)
     release(error)
     return code
 

@@ -21,7 +21,7 @@ from afm_ctr.training.checkpoint import Checkpoint
 from afm_ctr.training.checkpoint_manager import CheckpointManager
 from afm_ctr.training.config import CONFIG, TrainConfig
 from afm_ctr.training.stored_table import LARGEST_TABLE_MB, StoredTable
-from afm_ctr.visible import visible
+from afm_ctr.visible import fitted, visible
 
 RUN, HISTORY, CHECKPOINTS, TENSORBOARD, PROFILE = (
     "run.json",
@@ -161,4 +161,4 @@ def make_scorer(model: CTRModel, rows: int) -> Scorer:
 
 
 def _to_stderr(text: str) -> None:
-    print(f"afm-ctr: {visible(text)}", file=sys.stderr, flush=True)
+    print(fitted(f"afm-ctr: {visible(text)}", sys.stderr), file=sys.stderr, flush=True)

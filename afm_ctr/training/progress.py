@@ -13,7 +13,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from afm_ctr.visible import visible
+from afm_ctr.visible import fitted, visible
 
 Mode = Literal["auto", "bar", "lines", "none"]
 _SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_BARS = 10.0, 0.25
@@ -63,7 +63,7 @@ class Reporter(keras.callbacks.Callback):
         if self._bar is not None:
             self._bar.console.print(text, markup=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            print(fitted(text, sys.stderr), file=sys.stderr, flush=True)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 
 from afm_ctr.training import progress
-from afm_ctr.visible import counted
+from afm_ctr.visible import counted, fitted
 
 
 def test_the_time_left_does_not_go_by_the_first_step(
@@ -55,3 +56,19 @@ def test_the_lines_of_epochs_fit_a_terminal(more: dict[str, float], capsys: pyte
 
 def test_one_is_not_many() -> None:
     assert [counted(number, "shard") for number in (0, 1, 2000)] == ["0 shards", "1 shard", "2,000 shards"]
+
+
+def test_a_long_line_breaks_between_words_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "30")
+    text = "warning: /a/path/that/is/longer/than/the/terminal is well-known; more epochs help"
+    assert fitted(text, io.StringIO()) == text and fitted("short", Terminal()) == "short"
+    lines = fitted(text, Terminal()).split("\n")
+    assert " ".join(lines) == text and len(lines) == 4
+    assert [len(line) <= 30 for line in lines] == [True, False, True, True]
+    monkeypatch.setattr("sys.stderr", screen := Terminal())
+    progress.Reporter(1, 1, int, int, "lines").say(text)
+    assert screen.getvalue() == "\n".join(lines) + "\n"
