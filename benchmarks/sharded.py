@@ -103,9 +103,11 @@ def measure(task: dict[str, Any], ranks: int, progress: bool) -> list[dict[str, 
             try:
                 watch(started, folder, progress)
             finally:
-                for file in folder.glob("*.pid") if started.poll() is None else ():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(file.read_text()), signal.SIGKILL)
+                if started.poll() is None:
+                    started.terminate()  # the launcher; its ranks may be busy
+                    for file in folder.glob("*.pid"):
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(int(file.read_text()), signal.SIGKILL)
                 code = started.wait()
         if (folder / "refused").exists():
             sys.exit(f"benchmark: {(folder / 'refused').read_text()}")
