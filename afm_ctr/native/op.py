@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,9 +28,17 @@ class _Loaded(NamedTuple):
     reason: str = ""
 
 
-@lru_cache(maxsize=1)
+_loading = Lock()
+
+
 def load() -> _Loaded:
-    """The library, loaded once a process."""
+    """The library, loaded once a process, whichever thread comes first."""
+    with _loading:
+        return _load_once()
+
+
+@lru_cache(maxsize=1)
+def _load_once() -> _Loaded:
     path = library_path()
     if not path.exists():
         others = any(FOLDER.glob("_afm-*.so"))

@@ -6,6 +6,9 @@ import copy
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from afm_ctr.interactions import (
     training_attentional_pooling,
     uses_fused,
 )
-from afm_ctr.native import nvrtc
+from afm_ctr.native import nvrtc, op
 from afm_ctr.native.op import load
 
 needs_library = pytest.mark.skipif(not native.available(), reason=f"fused pooling: {native.why_not()}")
@@ -55,6 +58,21 @@ class Case:
         u, upstream = self.inputs[0], self.upstream if self.upstream.ndim == 3 else self.upstream[:, np.newaxis]
         size = np.abs(u).max(initial=1.0) ** 2
         return float(size * size * np.abs(upstream).sum(axis=-1).max(initial=0.0))
+
+
+def test_threads_that_need_the_library_at_once_load_it_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def path() -> Path:
+        asked.append(1)
+        time.sleep(0.05)
+        return tmp_path / "none"
+
+    monkeypatch.setattr(op, "library_path", path)
+    monkeypatch.setattr(op, "_load_once", lru_cache(maxsize=1)(op._load_once.__wrapped__))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: op.load(), range(4)))
+    assert len(asked) == 1 and found == [found[0]] * 4 and found[0].module is None
 
 
 def answers(pooling: Any, case: Case, dtype: Any, graph: bool = False, **options: Any) -> list[np.ndarray]:
