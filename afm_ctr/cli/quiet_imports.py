@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import re
@@ -22,14 +23,23 @@ CHATTER = re.compile(
 
 @contextmanager
 def without_chatter() -> Iterator[None]:
-    """Drop TensorFlow's known start-up lines from stderr, at the level of the file descriptor; keep all else."""
+    """Drop TensorFlow's known start-up lines from stderr, at the level of the file descriptor; keep all else.
+
+    Python's collector rests meanwhile, and later leaves out what is there by then: imports make hundreds of thousands
+    of objects, which it would look through again and again, and hardly any of them is garbage.
+    """
     sys.stderr.flush()
     saved = os.dup(2)
+    collects = gc.isenabled()
+    gc.disable()
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
         try:
             yield
         finally:
+            gc.freeze()
+            if collects:
+                gc.enable()
             sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)

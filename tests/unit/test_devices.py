@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -119,3 +121,13 @@ def test_prepare_hides_all_gpus_from_itself_and_its_workers(monkeypatch: pytest.
     monkeypatch.setattr(data, "load_beam", stop)
     CliRunner().invoke(app, ["prepare", "--schema", "s", "--input", "i", "--output", "o", "--split", "tail:0.1/0.1"])
     assert seen == [""]
+
+
+def test_the_collector_rests_while_tensorflow_is_imported() -> None:
+    for fails in (False, True):
+        with suppress(ValueError), quiet_imports.without_chatter():
+            assert not gc.isenabled()
+            if fails:
+                raise ValueError
+        assert gc.isenabled() and gc.get_freeze_count()
+    gc.unfreeze()
