@@ -9,8 +9,9 @@ The forms take turns inside every round and medians are taken, so that a busy ma
 plain    the usual form, with a tensor of all pairs; where it does not fit, the table says what it needs
 blocked  the same in TensorFlow for a few rows at a time
 fused    the op
-limit    what the mathematics cannot do without, 3·k·t multiply-adds a pair (the hidden layer, and the gradients of
-         its matrix and of its input), at the speed of TensorFlow's matrix multiplication on this machine and moment
+limit    3·k·t multiply-adds a pair (the hidden layer, and the gradients of its matrix and of its input, by which
+         matrix products need them; the op takes sums of subsets for two of them), at the speed of TensorFlow's matrix
+         multiplication on this machine and moment
 
 ``--limit-program FILE`` is for a yardstick of one's own: a program that measures 39 slots, k = t = 16, and prints
 lines ``threads 2 ex/s 100000``; its best line with the most threads is set beside the fused op's turn before it.
