@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -225,8 +226,11 @@ class Conversion:
             if not len(rows):
                 continue
             name = f"{split}/part-{chunk:05d}.tfrecord"
-            with files.creating(files.join(self.attempt, name)) as stream:
-                writer = ShardWriter(stream, BLOCK_RECORDS, self.compression)
+            with (
+                files.creating(files.join(self.attempt, name)) as stream,
+                # Before the stream, also if a write fails: gzip writes what it still holds when it is closed.
+                contextlib.closing(ShardWriter(stream, BLOCK_RECORDS, self.compression)) as writer,
+            ):
                 for at in range(0, len(rows), 16 * BLOCK_RECORDS):
                     some = rows[at : at + 16 * BLOCK_RECORDS]
                     writer.write(

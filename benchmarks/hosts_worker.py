@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from step_pieces import (
-    FORMS,
     Pieces,
     built_optimizer,
     distinct_rows,
@@ -33,13 +32,14 @@ BATCHES = 3
 
 
 def prepare(task: dict[str, Any], ids: int, world: World) -> dict[str, Any]:
-    """Steps and exchanges of every form, run once, and what the batches touch."""
+    """Steps and exchanges of each form that is asked for, run once, and what the batches touch."""
     shape = task["slots"], ids, task["k"], task["t"]
-    model = make_model(*shape)
-    optimizer = built_optimizer(model)
+    if set(task["forms"]) != {"sharded"}:
+        model = make_model(*shape)
+        optimizer = built_optimizer(model)
     batches = zipf_batches(task["slots"], ids, task["batch"], BATCHES, seed=1 + world.rank)
     calls: dict[str, Any] = {}
-    for form in FORMS:
+    for form in task["forms"]:
         if form == "sharded":
             shared = make_model(*shape, shard_over=world)
             exchange = sharded_exchange(shared, batches)

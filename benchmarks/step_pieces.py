@@ -21,7 +21,6 @@ from afm_ctr.sparse_gradients import merge_slices
 
 Batch = dict[str, tf.Tensor]
 Sums = tuple[list[Any], tf.Tensor]
-FORMS = ("raw", "gather", "reduce", "sharded")
 _numbers = itertools.count()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -111,10 +112,9 @@ def make_logs(
     with as_user_error(f"make-logs: cannot write {target}"):
         with replacing(target) as plain:
             # No file name and no time in the gzip header: the same logs are the same bytes.
-            packed = gzip.GzipFile("", "wb", 1, plain, mtime=0) if target.suffix == ".gz" else None
-            _write(packed or plain, truth, rows, malformed, max(1, block_rows), tally, progress)
-            if packed is not None:
-                packed.close()
+            packed = gzip.GzipFile("", "wb", 1, plain, mtime=0) if target.suffix == ".gz" else nullcontext(plain)
+            with packed as stream:
+                _write(stream, truth, rows, malformed, max(1, block_rows), tally, progress)
             write_json(truth_path, _description(truth, rows, malformed, ctr))
         written = target.stat().st_size
     auc, log_loss = tally.best()

@@ -340,13 +340,17 @@ def test_an_output_takes_one_run_at_a_time_and_is_no_input(tmp_path: Path) -> No
     assert Manifest.load(tmp_path / "out").rows_out == 30
 
 
-def test_what_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_what_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(ShardWriter, "write", full)
     with pytest.raises(UserError, match=r"part-00000.tfrecord: cannot be written: No space left on device$"):
-        run(tmp_path, log(30))
+        run(tmp_path, log(30), compression=compression)
     assert [path.name for path in (tmp_path / "out").rglob("*")] == []
 
 
