@@ -102,7 +102,7 @@ def test_the_speed_at_which_one_form_overtakes_another() -> None:
         for n, gbit in ((0, 1.0), (1, 10.0))
         for form in constant
     ]
-    said = hosts.crossings({"found": found}, {"ids": [5]}, links)
+    said = hosts.crossings({"found": found}, {"ids": [5], "forms": list(constant)}, links)
     assert said == ["5 ids: gather beats raw below about 4.0 Gbit/s, not above."]
 
 

@@ -96,5 +96,5 @@ def test_another_split_was_not_thinned(log: Path, tmp_path: Path) -> None:
         PrepareOptions(schema=spec("logit"), inputs=[str(log)], output=str(tmp_path / "data"), split="tail:0.1/0.1")
     )
     settings = TrainConfig.load(None, [*SETTINGS, "validation=null", "train_split=valid"])
-    with pytest.raises(UserError, match=r"train_split: valid: .* thins the split 'train' alone"):
+    with pytest.raises(UserError, match=r"train_split: valid: .* thins only the split 'train'"):
         train(tmp_path / "data", tmp_path / "run", settings, WORLD, progress="none")

@@ -101,7 +101,7 @@ def test_thinned_negatives_are_corrected_once() -> None:
     [("train", "already", True), ("test", "already", True), ("train", "here", True), ("test", "here", False)],
 )
 def test_the_constant_is_corrected_where_negatives_lack(split: str, apply: Any, corrected: bool) -> None:
-    """`apply: here` thins the split "train" alone; a log that was thinned before lacks them in every split."""
+    """`apply: here` thins only the split "train"; a log that was thinned before lacks them in every split."""
     sampling = NegativeSampling(rate=0.1, correct="logit", apply=apply)
     reader = SimpleNamespace(schema=SimpleNamespace(spec=SimpleNamespace(negative_sampling=sampling)), split=split)
     evaluation = new_evaluation(model("log", "binary", bias_offset=math.log(0.1)), reader)  # type: ignore[arg-type]
