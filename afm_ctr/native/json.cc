@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "number.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -24,8 +25,6 @@ using namespace tensorflow;  // NOLINT: the names of every op
 
 constexpr int kDeepest = 64;  // objects and lists in one another
 constexpr int64_t kExact = 15;  // digits of any decimal that its double gives back
-
-bool digit(char c) { return c >= '0' && c <= '9'; }
 
 // Of one line. Every method leaves the place behind what it has read, or returns false: the line is not plain.
 class Line {
@@ -53,7 +52,7 @@ class Line {
   bool Cell(std::string_view* cell) {
     if (at_ == end_) return false;
     if (*at_ == '"') return Plain(cell);
-    if (*at_ == '-' || digit(*at_)) {
+    if (*at_ == '-' || is_digit(*at_)) {
       const char* begin = at_;
       bool whole, shortest;
       if (!Number(&whole, &shortest) || !(whole || shortest)) return false;
@@ -90,7 +89,7 @@ class Line {
       return Take(close);
     }
     bool whole, shortest;
-    return *at_ == '-' || digit(*at_) ? Number(&whole, &shortest) : Word();
+    return *at_ == '-' || is_digit(*at_) ? Number(&whole, &shortest) : Word();
   }
 
  private:
@@ -110,7 +109,7 @@ class Line {
       if (at_ == end_) return false;
       if (*at_ == 'u') {
         for (int n = 1; n <= 4; n++)
-          if (end_ - at_ <= n || !(digit(at_[n]) || ((at_[n] | 32) >= 'a' && (at_[n] | 32) <= 'f'))) return false;
+          if (end_ - at_ <= n || !(is_digit(at_[n]) || ((at_[n] | 32) >= 'a' && (at_[n] | 32) <= 'f'))) return false;
         at_ += 4;
       } else if (!memchr("\"\\/bfnrt", *at_, 8)) {
         return false;
@@ -122,7 +121,7 @@ class Line {
 
   bool Digits(int64_t* count) {
     const char* const begin = at_;
-    while (at_ != end_ && digit(*at_)) at_++;
+    while (at_ != end_ && is_digit(*at_)) at_++;
     *count = at_ - begin;
     return *count > 0;
   }
