@@ -21,6 +21,9 @@ Crc32c find_crc32c(bool portable);
 // What a TFRecord stores: rotated, since the CRC of data that holds CRCs is weak.
 inline uint32_t masked(uint32_t crc) { return (crc >> 15 | crc << 17) + 0xA282EAD8u; }
 
+// Bytes of a TFRecord's frame: the length and its checksum before the record, the record's checksum behind it.
+constexpr int64_t kHeader = 12, kFooter = 4;
+
 }  // namespace afm_ctr
 
 #endif  // AFM_CTR_NATIVE_CRC32C_H_

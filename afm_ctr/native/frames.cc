@@ -22,7 +22,6 @@ namespace {
 
 using namespace tensorflow;  // NOLINT: the names of every op
 
-constexpr size_t kHeader = 12, kFooter = 4;
 constexpr size_t kLongest = 10;  // bytes of a base-128 number
 // Feature.kind of tensorflow/core/example/feature.proto: field number and wire type 2 in one byte.
 constexpr uint8_t kBytes = 0x0A, kFloat = 0x12, kInt64 = 0x1A;

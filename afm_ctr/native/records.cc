@@ -34,7 +34,6 @@ namespace {
 
 using namespace tensorflow;  // NOLINT: the names of every op
 
-constexpr int64_t kHeader = 12, kFooter = 4;
 constexpr int64_t kCyclesOfRow = 2000;  // about; for cutting the work into parts
 
 // A file that is open for reading, and memory for a stretch of it. For one thread.
