@@ -34,6 +34,12 @@ _DRESSED = (
         (b"", b""),
     ),
 )
+_ITEM = rb"""('[^']*'|"[^"]*"|[+-]?\d+(\.\d*)?(e[+-]?\d+)?|None|null|nan|true|false)"""
+# Lists, arrays, sets and objects as a program prints them; "[18-25]" and "{3F2504E0-4F89}" are words.
+_PRINTED = re.compile(
+    rb"[\[(]\s*(" + _ITEM + rb"((\s*,\s*|\s+)" + _ITEM + rb")*\s*,?\s*)?[\])]|\{\s*([\"'].*)?\}",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass
@@ -117,6 +123,14 @@ class Profile:
                 if number is not None:  # codes such as 007 are numbers as they stand
                     return f"{what}: {shown(number)} for {shown(drop.sub(b'', number).replace(*point))}"
         return None
+
+    @cached_property
+    def printed(self) -> str | None:
+        """One of its cells, where nearly all are lists or objects as a program prints them; ``None``: no."""
+        cells = {cell: n for cell, n in self.counts.items() if _PRINTED.fullmatch(cell.strip())}
+        if not cells or sum(cells.values()) < 0.995 * (self.present - self.blank):
+            return None
+        return shown(max(cells, key=lambda cell: (len(cell) > len("['x']"), cells[cell], cell)))
 
     @cached_property
     def is_whole(self) -> bool:

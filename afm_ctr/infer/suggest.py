@@ -75,6 +75,10 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
         why, fields = _words(profile, total)
         problem = f"numbers with {dressed}, and prepare reads only plain ones; write them plain"
         return Suggestion(profile, (*facts, *why), fields, problem)
+    if (printed := profile.printed) is not None:
+        why, fields = _words(profile, total)
+        problem = f"lists or objects as a program prints them: {printed}; write values with a mark between them: x|y"
+        return Suggestion(profile, (*facts, *why), fields, problem)
     if not profile.is_numeric and profile.distinct > _FEW and looks_like_moments(list(profile.counts)):
         why, fields = _words(profile, total)
         problem = "moments in a form that no time field reads; write them as 2014-10-21 07:05:00, or as epoch seconds"

@@ -20,17 +20,20 @@ _PIECE = 256
 
 _SUFFIXES: dict[str, Codec] = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd"}
 _TEXT = "text is read plain or packed by gzip, bzip2 or zstd"
+_TABLE = "of files with tables only Parquet is read; write it as Parquet"
 _UNREADABLE = {
     b"\xfd7zXZ\0": "an xz file",
     b"PK\x03\x04": "a zip archive",
     b"\x04\x22\x4d\x18": "an lz4 file",
-    b"Obj\x01": "an Avro file",
-    b"ORC": "an ORC file",
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
     b"Rar!\x1a\x07": "a RAR archive",
     b"\xff\x06\0\0sNaPpY": "a Snappy file",
     b"\x1f\x9d": "a file of compress",
     b"\x5d\0\0": "an LZMA file",
+}
+_TABLES = {
+    b"Obj\x01": "an Avro file",
+    b"ORC": "an ORC file",
     b"ARROW1\0\0": "an Arrow file",
     b"\x89HDF": "an HDF5 file",
     b"SQLite format 3\0": "an SQLite database",
@@ -80,9 +83,10 @@ def _packed_by(first_bytes: bytes) -> Codec:
 
 def _no_text(path: str, first_bytes: bytes) -> tuple[str, str] | None:
     """What kind of file begins so, if it is one that holds no lines in UTF-8, and what to do."""
-    for magic, what in _UNREADABLE.items():
-        if first_bytes.startswith(magic) and (magic != b"ORC" or path.endswith(".orc")):
-            return what, _TEXT
+    for kinds, how in ((_UNREADABLE, _TEXT), (_TABLES, _TABLE)):
+        for magic, what in kinds.items():
+            if first_bytes.startswith(magic) and (magic != b"ORC" or path.endswith(".orc")):
+                return what, how
     for magic, found in _FETCHED.items():
         if first_bytes.startswith(magic):
             return found

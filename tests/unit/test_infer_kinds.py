@@ -451,8 +451,22 @@ def test_dates_of_other_places(tmp_path, cell, form, warning):
         (lambda i: f"{i},{i % 89 + 10}", "a decimal comma: 0,10 for 0.10"),
         (lambda i: f"{i % 9 + 1}.{i % 990 + 10:03d},50", "a decimal comma: 1.010,50 for 1010.50"),
         (lambda i: f"€ {i}.25", "a currency or unit: € 0.25 for 0.25"),
+        (lambda i: f"['x{i % 7}', 'y{i % 3}']", "lists or objects as a program prints them: ['x"),
+        (lambda i: "[]" if i % 3 else f"('x{i % 7}',)", "lists or objects as a program prints them: "),
+        (lambda i: f"[{i % 5} 0.5 {i % 7}.]", "write values with a mark between them: x|y"),
+        (lambda i: f"{{'a': {i % 5}, 'b': None}}", "lists or objects as a program prints them: {'a': "),
     ],
 )
-def test_how_numbers_are_dressed(tmp_path, cell, said):
+def test_cells_in_a_form_that_no_field_reads(tmp_path, cell, said):
     path = write(tmp_path / "a.csv", "click;user;price", lambda i: f"{hit(i)};u{i % 7};{cell(i)}")
     assert said in odd(infer_schema([str(path)]))["price"]
+
+
+@pytest.mark.parametrize("cell", ["[18-25]", "{3F2504E0-4F89-11D3}", "[RAP]", "(none)", "(0, 10]"])
+def test_brackets_may_be_part_of_a_word(tmp_path, cell):
+    path = write(tmp_path / "a.csv", "click;user;place", lambda i: f"{hit(i)};u{i % 7};{cell if i % 3 else 'x'}")
+    assert "place" not in odd(infer_schema([str(path)]))
+    path = write(
+        tmp_path / "a.csv", "click;user;place", lambda i: f"{hit(i)};u{i % 7};{cell.replace('1', str(i % 3))}{i % 2}"
+    )
+    assert "place" not in odd(infer_schema([str(path)]))
