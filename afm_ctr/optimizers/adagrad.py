@@ -27,17 +27,12 @@ class Adagrad(RowOptimizer):
         JMLR 12 (2011), figure 1 with the diagonal matrix.
     """
 
-    native_rule = "adagrad"
+    default_name = native_rule = "adagrad"
 
     def __init__(
-        self,
-        learning_rate: Any = 0.01,
-        initial_accumulator_value: float = 0.1,
-        epsilon: float = 1e-7,
-        name: str = "adagrad",
-        **refused: Any,
+        self, learning_rate: Any = 0.01, initial_accumulator_value: float = 0.1, epsilon: float = 1e-7, **common: Any
     ) -> None:
-        super().__init__(learning_rate, name, **refused)
+        super().__init__(learning_rate, **common)
         self.initial_accumulator_value = check("initial_accumulator_value", initial_accumulator_value, 0.0)
         self.epsilon = check("epsilon", epsilon, 0.0)
         if self.initial_accumulator_value + self.epsilon == 0:
@@ -82,15 +77,7 @@ class RowWiseAdagrad(Adagrad):
         Models, ISCA 2022 (row-wise AdaGrad; FBGEMM's ``EXACT_ROWWISE_ADAGRAD``, with ε under the root).
     """
 
-    def __init__(
-        self,
-        learning_rate: Any = 0.01,
-        initial_accumulator_value: float = 0.1,
-        epsilon: float = 1e-7,
-        name: str = "rowwise_adagrad",
-        **refused: Any,
-    ) -> None:
-        super().__init__(learning_rate, initial_accumulator_value, epsilon, name, **refused)
+    default_name = "rowwise_adagrad"
 
     def slot_width(self, slot: str, width: int) -> int:
         return width if slot == AVERAGE else 1

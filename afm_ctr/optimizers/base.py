@@ -40,7 +40,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: a float, a schedule or a callable, as Keras takes it.
-        name: name of the optimizer, which its variables' paths begin with.
+        name: name of the optimizer, which its variables' paths begin with; by default that of the class.
         average: decay of an exponential average of the weights, over about 1 / (1 − decay) steps, kept in a slot that
             no step reads; None: there is none. See :func:`afm_ctr.optimizers.averaged_weights`.
         **refused: options of the Keras base class; all but their neutral values are refused.
@@ -51,6 +51,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
 
     slots: dict[str, float]
     native_rule = ""
+    default_name: str | None = None
 
     def __init__(
         self, learning_rate: Any, name: str | None = None, average: float | None = None, **refused: Any
@@ -60,7 +61,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
                 raise ValueError(f"option {option!r} is not supported: {_REFUSED[option]}")
             if option not in _REFUSED and option not in _HARMLESS:
                 raise ValueError(f"there is no option {option!r}")
-        super().__init__(learning_rate=_rate(learning_rate), name=name)
+        super().__init__(learning_rate=_rate(learning_rate), name=name or self.default_name)
         self.averaging = None if average is None else Average(float(average))
         self.slots = {} if average is None else {AVERAGE: 0.0}
         self._slot_variables: dict[str, list[keras.Variable]] = {}
@@ -69,7 +70,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
     @classmethod
     def option_names(cls) -> set[str]:
         """The options of the constructor that are the optimizer's own."""
-        return set(inspect.signature(cls.__init__).parameters) - {"self", "name", "refused"} | {"average"}
+        return set(inspect.signature(cls.__init__).parameters) - {"self", "common"} | {"average"}
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Make the slots of all variables. A second call is a no-op, as in Keras' own optimizers."""

@@ -37,18 +37,12 @@ class FTRL(RowOptimizer):
         McMahan et al.: Ad Click Prediction: a View from the Trenches, KDD 2013, section 3.1, algorithm 1.
     """
 
-    native_rule = "ftrl"
+    default_name = native_rule = "ftrl"
 
     def __init__(
-        self,
-        learning_rate: Any = 0.05,
-        beta: float = 1.0,
-        l1: float = 0.0,
-        l2: float = 0.0,
-        name: str = "ftrl",
-        **refused: Any,
+        self, learning_rate: Any = 0.05, beta: float = 1.0, l1: float = 0.0, l2: float = 0.0, **common: Any
     ) -> None:
-        super().__init__(learning_rate, name, **refused)
+        super().__init__(learning_rate, **common)
         self.beta = check("beta", beta, 0.0)
         self.l1 = check("l1", l1, 0.0)
         self.l2 = check("l2", l2, 0.0)

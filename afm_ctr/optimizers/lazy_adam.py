@@ -35,7 +35,7 @@ class LazyAdam(RowOptimizer):
         section 2.
     """
 
-    native_rule = "adam"
+    default_name = native_rule = "adam"
 
     def __init__(
         self,
@@ -43,10 +43,9 @@ class LazyAdam(RowOptimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
-        name: str = "adam",
-        **refused: Any,
+        **common: Any,
     ) -> None:
-        super().__init__(learning_rate, name, **refused)
+        super().__init__(learning_rate, **common)
         self.beta_1 = check("beta_1", beta_1, 0.0, 1.0)
         self.beta_2 = check("beta_2", beta_2, 0.0, 1.0)
         self.epsilon = check("epsilon", epsilon, 0.0)

@@ -20,10 +20,10 @@ class SGD(RowOptimizer):
         learning_rate: η.
     """
 
-    native_rule = "sgd"
+    default_name = native_rule = "sgd"
 
-    def __init__(self, learning_rate: Any = 0.01, name: str = "sgd", **refused: Any) -> None:
-        super().__init__(learning_rate, name, **refused)
+    def __init__(self, learning_rate: Any = 0.01, **common: Any) -> None:
+        super().__init__(learning_rate, **common)
 
     def rule(
         self, weights: tf.Tensor, gradient: tf.Tensor, slots: dict[str, tf.Tensor], rate: tf.Tensor
