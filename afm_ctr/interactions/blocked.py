@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.interactions.dropout import Dropout, stateless_keep
-from afm_ctr.interactions.pooling import count_pairs, masked_softmax
+from afm_ctr.interactions.pooling import PoolingInputs, count_pairs, masked_softmax
 
 # One tensor of a block: on a CPU it should stay in the caches, on a GPU there should be work for all of it.
 _CPU_BYTES = 3 << 20
@@ -80,13 +80,7 @@ def block_rows(slots: int, k: int, t: int, block_bytes: int | None = None) -> in
 
 @tf.autograph.experimental.do_not_convert
 def blocked_attentional_pooling(
-    u: tf.Tensor,
-    present: tf.Tensor,
-    W: tf.Tensor,
-    b: tf.Tensor,
-    h: tf.Tensor,
-    pairs: np.ndarray,
-    *,
+    *inputs: *PoolingInputs,
     scale_by_pairs: bool = False,
     by_slot: bool = False,
     dropout: Dropout | None = None,
@@ -102,7 +96,8 @@ def blocked_attentional_pooling(
         network_dtype: of the factors in the products with W and h, forward and backward; None: that of ``u``. What
             is summed over pairs or rows is summed in the dtype of ``u``, and so is the softmax.
     """
-    u, present, W, b, h = (tf.convert_to_tensor(x) for x in (u, present, W, b, h))
+    u, present, W, b, h = (tf.convert_to_tensor(x) for x in inputs[:5])
+    pairs = inputs[5]
     slots = u.shape[1]
     layout = _layout(slots, tuple((int(i), int(j)) for i, j in pairs))
     low = tf.as_dtype(network_dtype or u.dtype)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 import tensorflow as tf
 
 from afm_ctr import native
 from afm_ctr.interactions.blocked import blocked_attentional_pooling
 from afm_ctr.interactions.dropout import Dropout, drop_key, drop_threshold
+from afm_ctr.interactions.pooling import PoolingInputs, PoolingOptions
 
 POOLING = "AFM_CTR_POOLING"
 
@@ -35,41 +38,22 @@ def uses_fused(dtype: tf.DType, slots: int = 2, k: int = 1, t: int = 1, by_slot:
 
 @tf.autograph.experimental.do_not_convert
 def training_attentional_pooling(
-    u: tf.Tensor,
-    present: tf.Tensor,
-    W: tf.Tensor,
-    b: tf.Tensor,
-    h: tf.Tensor,
-    pairs: np.ndarray,
-    *,
-    scale_by_pairs: bool = False,
-    by_slot: bool = False,
-    dropout: Dropout | None = None,
-    network_dtype: tf.DType | None = None,
+    *inputs: *PoolingInputs, network_dtype: tf.DType | None = None, **options: Unpack[PoolingOptions]
 ) -> tf.Tensor:
     """The pooled vectors of :func:`attentional_pooling`, with its arguments, in the form for training.
 
     ``network_dtype`` is that of :func:`blocked_attentional_pooling`: the fused op knows float32 only.
     """
-    options = {"scale_by_pairs": scale_by_pairs, "by_slot": by_slot, "dropout": dropout}
-    same = network_dtype in (None, u.dtype)
+    u, _, W, _, _, pairs = inputs
+    same, by_slot = network_dtype in (None, u.dtype), options.get("by_slot", False)
     if len(pairs) and same and uses_fused(u.dtype, u.shape[1], W.shape[0], W.shape[1], by_slot):
-        return fused_attentional_pooling(u, present, W, b, h, pairs, **options)
-    return blocked_attentional_pooling(u, present, W, b, h, pairs, network_dtype=network_dtype, **options)
+        return fused_attentional_pooling(*inputs, **options)
+    return blocked_attentional_pooling(*inputs, network_dtype=network_dtype, **options)
 
 
 @tf.autograph.experimental.do_not_convert
 def fused_attentional_pooling(
-    u: tf.Tensor,
-    present: tf.Tensor,
-    W: tf.Tensor,
-    b: tf.Tensor,
-    h: tf.Tensor,
-    pairs: np.ndarray,
-    *,
-    scale_by_pairs: bool = False,
-    by_slot: bool = False,
-    dropout: Dropout | None = None,
+    *inputs: *PoolingInputs, scale_by_pairs: bool = False, by_slot: bool = False, dropout: Dropout | None = None
 ) -> tf.Tensor:
     """The pooled vectors of :func:`attentional_pooling`, with its arguments, by the op in C++.
 
@@ -77,6 +61,7 @@ def fused_attentional_pooling(
         ValueError: the pairs are not distinct (i, j) with i < j.
         RuntimeError: the library cannot be used.
     """
+    u, present, W, b, h, pairs = inputs
     pairs = np.asarray(pairs, np.int32).reshape(-1, 2)
     i, j = pairs.T.astype(np.int64)
     slots = u.shape[1]

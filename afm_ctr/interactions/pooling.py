@@ -7,11 +7,23 @@ the slots that are present.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypedDict
 
 import numpy as np
 import tensorflow as tf
 
 from afm_ctr.interactions.dropout import Dropout, stateless_keep
+
+PoolingInputs = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, np.ndarray]
+"""u, present, W, b, h and pairs of :func:`attentional_pooling`, which all its forms take."""
+
+
+class PoolingOptions(TypedDict, total=False):
+    """The keyword arguments of :func:`attentional_pooling`, which all its forms take."""
+
+    scale_by_pairs: bool
+    by_slot: bool
+    dropout: Dropout | None
 
 
 def pair_presence(present: tf.Tensor, pairs: np.ndarray) -> tf.Tensor:

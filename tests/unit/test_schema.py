@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from afm_ctr.errors import UserError
 from afm_ctr.schema import FeatureSchema
@@ -33,6 +34,13 @@ fields:
   - {name: b, kind: libfm, ids: [10, 20]}
   - {name: c, kind: libfm, ids: [20, 30]}
 """
+
+MISTAKES = yaml.safe_load(Path(__file__).with_name("schema_mistakes.yaml").read_text())
+LAYERS = "".join(f"a{layer}: &a{layer} [{', '.join([f'*a{layer - 1}'] * 9)}]\n" for layer in range(1, 9))
+ENDLESS = [
+    ("name: shop", f"name: {'[' * 3000}{']' * 3000}", "nested too deeply"),
+    ("name: shop", f"a0: &a0 [x,x,x,x,x,x,x,x,x]\n{LAYERS}", "aliases stand for too much"),
+]
 
 
 def load(tmp_path: Path, text: str) -> FeatureSchema:
@@ -71,108 +79,7 @@ def test_numbers_are_numbers(tmp_path):
     assert spec.fields[1].encoding.boundaries == (-0.001, 2.0, 5.0)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "told"),
-    [
-        (
-            "{kind: hash, buckets",
-            "{kind: hash, bukets",
-            "fields[3].encoding.bukets: unknown key (did you mean 'buckets'?)",
-        ),
-        ("name: shop", "name: shop\nfeilds: []", "feilds: unknown key (did you mean 'fields'?)"),
-        ("buckets: 7", "buckets: 0", "fields[3].encoding.buckets: 0: must be greater than or equal to 1"),
-        ("buckets: 7", "buckets: many", "fields[3].encoding.buckets: 'many': must be a valid integer"),
-        ("buckets: 7", "buckets: true", "fields[3].encoding.buckets: True: must be a valid integer"),
-        ("kind: hash", "kind: hsh", "fields[3].encoding.kind: 'hsh': must be one of 'hash', 'vocabulary', 'ids'"),
-        ("kind: hash, ", "", "fields[3].encoding.kind: must be given"),
-        ("boundaries: [1, 2.5]", "boundaries: []", "boundaries: []: must have at least 1 of them"),
-        ("boundaries: [1, 2.5]", "boundaries: [x]", "fields[1].encoding.boundaries[0]: 'x': must be a valid number"),
-        ("{kind: hash, buckets: 7}", "hash", "fields[3].encoding: 'hash': must be a mapping of keys"),
-        ("{kind: hash, buckets: 7}", "{kind: hash}", "fields[3].encoding.buckets: must be given"),
-        ("encoding: {kind: hash, buckets: 7}, ", "", "fields[3].encoding: must be given (or `space`"),
-        (
-            "space: place",
-            "space: plcae",
-            "fields[2].space: 'plcae': there is no such id space (did you mean 'place'?)",
-        ),
-        ("space: place", "space: place, encoding: {kind: ids, size: 3}", "fields[2].space: must not be given with"),
-        ("spaces: {", "spaces: {other: {kind: ids, size: 3}, ", "spaces.other: no field says `space: other`"),
-        ("spaces: {", "spaces: {9: {kind: ids, size: 3}, ", "spaces[9]: 9: must be a valid string"),
-        ("name: cut", "name: n", "fields[1].name: 'n': an earlier field has this name"),
-        ("name: cut", "name: place", "fields[1].name: 'place' is also a shared id space"),
-        ("name: cut", "name: 2nd", "fields[1].name: '2nd': must fit [A-Za-z][A-Za-z0-9_]*"),
-        ("column: n", "column: nn", "fields[1].column: 'nn': the log has no such column (did you mean 'n'?)"),
-        ("group: user", "group: usr", "group: 'usr': the log has no such column (did you mean 'user'?)"),
-        ("group: user", "weight: label", "weight: 'label' is the label's column"),
-        ("column: label", "column: n", "fields[0]: reads 'n', the label's column"),
-        ("max_values: 3", "max_values: 0", "fields[3].max_values: 0: must be greater than"),
-        ('separator: ",", ', "", "fields[3].max_values: 3 values need a `separator`"),
-        (
-            "space: place}",
-            "space: place, keep: last}",
-            "fields[2].keep: a cell without a `separator` is one value",
-        ),
-        ("max_values: 3}", "max_values: 3, keep: newest}", "fields[3].keep: 'newest': must be"),
-        ("{value: 0}", "{value: .nan}", "fields[0].missing.value: nan: must be a finite number"),
-        ("{value: 0}", "nought", "fields[0].missing: 'nought': must be 'absent' or 'own'"),
-        ("{value: 0}", "{valeu: 0}", "fields[0].missing.valeu: unknown key (did you mean 'value'?)"),
-        (
-            "boundaries: [1, 2.5]}",
-            "boundaries: [2, 2]}",
-            "fields[1].encoding.boundaries: [2, 2]: must be strictly increasing",
-        ),
-        ("boundaries: [1, 2.5]}", "quantiles: 3, log_square: true}", "give exactly one of `quantiles`, `boundaries`"),
-        (
-            "boundaries: [1, 2.5]}",
-            "quantiles: 1}",
-            "fields[1].encoding.quantiles: 1: must be greater than or equal to 2",
-        ),
-        ("2.5]}", "2.5]}, missing: {value: 1}", "fields[1].missing: a number for missing cells needs"),
-        ('positive: ["1"]', 'positive: ["4"]', "label.negative: must be given with `positive`"),
-        ('positive: ["1"]', 'positive: ["1"], negative: ["1"]', "label.negative: '1' is positive too"),
-        ('positive: ["1"]', "positive: [true]", "label.positive: [True]: true is not a cell text; put it in quotes"),
-        ('positive: ["1"]', 'kind: real, positive: ["1"]', "label.positive: belongs to a binary label"),
-        (
-            "group: user",
-            "negative_sampling: {rate: 0, correct: logit}",
-            "negative_sampling.rate: 0: must be greater than 0",
-        ),
-        ("group: user", "negative_sampling: {rate: 0.5}", "negative_sampling.correct: must be given"),
-        ("columns: [label, n,", "columns: [label, n, n,", "format.columns[2].name: 'n' is listed twice"),
-        (
-            "columns: [label,",
-            "columns: [{name: label, header: L},",
-            "format.columns[0].header: there is no header line",
-        ),
-        (", columns: [label, n, city, tags, user]", "", "format.columns: must list every column in file order"),
-        (
-            "kind: delimited,",
-            "kind: delimited, delimiter: ab,",
-            "format.delimiter: 'ab': must be one ASCII character",
-        ),
-        (
-            "kind: categorical, space: place",
-            "kind: libfm, ids: [0, 3]",
-            "fields[2].kind: 'libfm': needs `format: {kind: libfm}`",
-        ),
-        ("name: shop", "name: shop\nname: twice", ":2:1: not valid YAML: the key 'name' is given twice"),
-        ("name: shop", "name: [shop", "not valid YAML"),
-        ("name: shop", f"name: {'[' * 3000}{']' * 3000}", "nested too deeply"),
-        ("name: shop", "name: &a [*a]", "aliases stand for too much"),
-        (
-            "name: shop",
-            "a: &a [x,x,x,x,x,x,x,x,x]\n"
-            + "".join(f"a{i}: &a{i} {[f'*a{i - 1}' * bool(i - 1) or '*a'] * 9}\n" for i in range(1, 9)).replace(
-                "'", ""
-            ),
-            "aliases stand for too much",
-        ),
-        (", columns: [label, n, city, tags, user]", ", columns: label", "format.columns: 'label': must be a list"),
-        ("name: tags, kind", "name: self, kind", "fields[3].name: 'self': no signature takes a word of Python"),
-        ("name: tags, kind", "name: class, kind", "choose another, with `header: class` for the log's"),
-        ("buckets: 7", f"buckets: {10**22}", "must be at most 281474976710656"),
-    ],
-)
+@pytest.mark.parametrize(("old", "new", "told"), [*MISTAKES["shop"], *ENDLESS])
 def test_what_is_wrong_is_named(tmp_path, old, new, told):
     assert old in GOOD
     with pytest.raises(UserError) as caught:
@@ -183,21 +90,7 @@ def test_what_is_wrong_is_named(tmp_path, old, new, told):
     assert "\n" not in text
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "told"),
-    [
-        ("ids: [10, 20]", "ids: [9, 20]", "fields[1].ids: [9, 20]: meets the ids of field 'a'"),
-        ("ids: [0, 10]", "ids: [0, 40]", "fields[2].ids: [20, 30]: meets the ids of field 'a'"),
-        ("ids: [0, 10]", "ids: [5, 5]", "fields[0].ids: [5, 5]: must be [lo, hi) with lo < hi"),
-        (
-            "kind: libfm, ids: [0, 10]",
-            "kind: categorical, encoding: {kind: ids, size: 3}",
-            "fields[0].kind: 'categorical'",
-        ),
-        ("label: {", "label: {column: y, ", "label.column: 'y': a libfm label is the column 'label'"),
-        ("label: {", "key: k\nlabel: {", "key: 'k': a libfm line has no columns"),
-    ],
-)
+@pytest.mark.parametrize(("old", "new", "told"), MISTAKES["libfm"])
 def test_what_is_wrong_with_libfm_is_named(tmp_path, old, new, told):
     assert old in LIBFM
     with pytest.raises(UserError) as caught:
