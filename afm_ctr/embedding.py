@@ -174,16 +174,19 @@ class EmbeddingTable(keras.layers.Layer):
             tf.errors.InvalidArgumentError: when the op runs, for an id outside ``[0, feature_size)``; of ids that are
                 ``checked``, on a CPU only.
         """
+        unique, inverse = self._merged(ids, checked)
+        with tf.name_scope("lookup"):
+            # Through `.value`: a gather from the Keras variable itself reads the whole table.
+            rows = {column: tf.gather(variable.value, unique) for column, variable in self.columns.items()}
+        return Lookup(unique, rows, inverse)
+
+    def _merged(self, ids: tf.Tensor, checked: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """The distinct ids, 0 first, and where each of ``ids`` stands among them."""
         with tf.name_scope("merge"):
             # With row 0 first, whether it occurs or not, the rows that a batch touches are a slice of its gradient.
             unique, inverse = merge_ids(ids, zero_first=True)
         with tf.name_scope("lookup"):
-            if not checked:
-                with tf.control_dependencies(self._check(unique)):
-                    unique = tf.identity(unique)
-            # Through `.value`: a gather from the Keras variable itself reads the whole table.
-            rows = {column: tf.gather(variable.value, unique) for column, variable in self.columns.items()}
-        return Lookup(unique, rows, inverse)
+            return unique if checked else self._checked(unique), inverse
 
     def touched(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
         """Say of the columns' gradients through one :meth:`lookup` what is known of them: nobody need merge again.
@@ -208,8 +211,7 @@ class EmbeddingTable(keras.layers.Layer):
     def read(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
         """The rows laid out as the ids, without merging first: for scoring, where nothing is trained."""
         with tf.name_scope("lookup"):
-            with tf.control_dependencies(self._check(ids)):
-                ids = tf.identity(ids)
+            ids = self._checked(ids)
             return {column: tf.gather(variable.value, ids) for column, variable in self.columns.items()}
 
     def apply(self, unique_ids: tf.Tensor, grad_rows: Mapping[str, tf.Tensor], optimizer: keras.Optimizer) -> None:
@@ -248,14 +250,16 @@ class EmbeddingTable(keras.layers.Layer):
     def _marks(self, rows: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         return tf.where(rows > 0, step, 0)  # the absent slot's row has nothing to forget
 
-    def _check(self, ids: tf.Tensor) -> list[tf.Operation]:
+    def _checked(self, ids: tf.Tensor) -> tf.Tensor:
+        """The ids, if all are in range."""
         message = in_graph(
             f"a feature id is outside [0, {self.feature_size}): the records were prepared with another schema "
             "than the model was made for"
         )
         inside = tf.logical_and(ids >= 0, ids < self.feature_size)
         check = tf.debugging.Assert(tf.reduce_all(inside), [message], summarize=1)
-        return [] if check is None else [check]
+        with tf.control_dependencies([] if check is None else [check]):
+            return tf.identity(ids)
 
     def get_config(self) -> dict[str, Any]:
         own = {

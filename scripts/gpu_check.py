@@ -79,10 +79,7 @@ class Problem(NamedTuple):
 
 
 def make_problem(
-    slots: int,
-    k: int,
-    t: int,
-    batch: int,
+    shape: tuple[int, int, int, int],
     *,
     absent: float = 0.2,
     rate: float = 0.0,
@@ -91,6 +88,7 @@ def make_problem(
     listed: float = 1.0,
     seed: int = 0,
 ) -> Problem:
+    slots, k, t, batch = shape
     rng = np.random.default_rng(seed)
     present = rng.random((batch, slots)) >= absent
     if batch > 2 and absent:
@@ -316,25 +314,13 @@ class Library:
 def exact_problems() -> Iterator[tuple[tuple[int, int, int, int], dict[str, Any]]]:
     """Shapes and options; every option stands with small and with large shapes."""
     all_on = {"rate": 0.3, "scale_by_pairs": True}
-    for shape in (
-        (2, 1, 1, 300),
-        (3, 5, 2, 100),
-        (7, 10, 5, 65),
-        (10, 16, 16, 500),
-        (39, 16, 16, 133),
-        (39, 32, 32, 50),
-    ):
+    small = [(2, 1, 1, 300), (3, 5, 2, 100), (7, 10, 5, 65), (10, 16, 16, 500), (39, 16, 16, 133), (39, 32, 32, 50)]
+    wide = [(24, 64, 64, 20), (39, 10, 64, 20), (100, 16, 16, 9), (100, 33, 7, 5), (200, 16, 16, 4), (200, 64, 64, 3)]
+    for shape in small:
         for by_slot in (False, True):
             yield shape, {"by_slot": by_slot}
             yield shape, {"by_slot": by_slot, **all_on}
-    for shape in (
-        (24, 64, 64, 20),
-        (39, 10, 64, 20),
-        (100, 16, 16, 9),
-        (100, 33, 7, 5),
-        (200, 16, 16, 4),
-        (200, 64, 64, 3),
-    ):
+    for shape in wide:
         yield shape, {"by_slot": False, **all_on, "absent": 0.1}
         yield shape, {"by_slot": True, "absent": 0.0}
     yield (20, 8, 8, 50), {"listed": 0.4, **all_on}
@@ -360,7 +346,7 @@ def check_exact(library: Library, lines: list[str], few: bool) -> bool:
     for shape, options in cases:
         named = ", ".join(f"{name} {value}" for name, value in options.items() if value) or "none"
         try:
-            problem = make_problem(*shape, **options)
+            problem = make_problem(shape, **options)
             on_gpu = OnGpu(problem, library.kernels(library.choose(*problem.shape)))
             found = on_gpu.all()
             alike = all(
@@ -383,7 +369,7 @@ def check_large(library: Library, lines: list[str]) -> bool:
     """A batch as in training, against PyTorch in float64 on the GPU."""
     import torch
 
-    problem = make_problem(39, 16, 16, 8192, absent=0.1)
+    problem = make_problem((39, 16, 16, 8192), absent=0.1)
     reference = [torch.from_numpy(np.nan_to_num(x)).double().cuda() for x in (problem.u, *problem[2:5])]
     u, W, b, _ = reference
     i, j = (torch.from_numpy(x.astype(np.int64)).cuda() for x in problem.pairs.T)
@@ -442,7 +428,7 @@ SPEED = [(F, width, batch) for F in (39, 10, 100) for width in (16, 32) for batc
 
 def speed_problem(F: int, width: int, batch: int, by_slot: bool = False) -> Problem:
     """All slots present, no dropout, random numbers of no interest."""
-    small = make_problem(F, width, width, 64, absent=0.0, by_slot=by_slot)
+    small = make_problem((F, width, width, 64), absent=0.0, by_slot=by_slot)
     many = batch // 64
     repeated = {name: np.concatenate([getattr(small, name)] * many) for name in ("u", "present", "rows", "upstream")}
     return small._replace(**repeated)

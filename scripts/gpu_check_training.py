@@ -30,19 +30,13 @@ COUNT = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU
 
 def run(command: list[str], devices: str, seconds: float = 1800) -> str:
     """Run a command that sees these GPUs ("-1" for none) and give back what it prints."""
-    environment = os.environ | {
+    env = os.environ | {
         "CUDA_VISIBLE_DEVICES": devices,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     done = subprocess.run(
-        command,
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=seconds,
+        command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds
     )
     if done.returncode:
         last = done.stdout.strip().splitlines()[-1:]

@@ -70,14 +70,5 @@ def score(
 
     with console.status(f"scoring {input} by {target}"):
         connection.await_model(target, model_name, wait, server)
-        summary = score_file(
-            target=target,
-            model_name=model_name,
-            schema_path=schema,
-            input_path=input,
-            output_path=output,
-            batch_size=batch_size,
-            timeout=timeout,
-            **server,
-        )
+        summary = score_file(target, model_name, schema, input, output, batch_size, timeout=timeout, **server)
     report_summary(as_json, summary)

@@ -57,12 +57,8 @@ class ShardedTable(EmbeddingTable):
     def lookup(self, ids: tf.Tensor, checked: bool = False) -> Lookup:
         """The rows of a batch's ids, each fetched once. As :meth:`EmbeddingTable.lookup`, except that the other ids
         follow row 0 by their owners, and that the gradient of a column is for :meth:`touched` to merge."""
-        with tf.name_scope("merge"):
-            unique, inverse = merge_ids(ids, zero_first=True)
+        unique, inverse = self._merged(ids, checked)
         with tf.name_scope("lookup"):
-            if not checked:
-                with tf.control_dependencies(self._check(unique)):
-                    unique = tf.identity(unique)
             asked = unique[1:]
             position = self.shards.positions(asked)
             owner = position // self.shards.per_rank

@@ -81,8 +81,7 @@ class StoredTable(EmbeddingTable):
     def read(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
         """The rows laid out as the ids, each read once. A graph with it needs this process."""
         with tf.name_scope("lookup"):
-            with tf.control_dependencies(self._check(ids)):
-                unique, inverse = merge_ids(ids)
+            unique, inverse = merge_ids(self._checked(ids))
             found = tf.numpy_function(self._look_up, [unique], [tf.float32] * len(self.widths), stateful=False)
             return {
                 column: tf.gather(tf.ensure_shape(rows, [None, width]), inverse)

@@ -115,7 +115,7 @@ def test_the_kernels_equal_the_oracle_whatever_the_number_of_blocks(
     check: ModuleType, build: Build, layout: Layout, batch: int, options: dict[str, Any]
 ) -> None:
     options = options | {"by_slot": layout.BY_SLOT}
-    problem = check.make_problem(layout.F, layout.KR, layout.TR, batch, **options)
+    problem = check.make_problem((layout.F, layout.KR, layout.TR, batch), **options)
     found = run(problem, layout, build(layout), grid=3)
     errors = check.errors(found, check.oracle(problem))
     assert all(error <= limit for error, limit in zip(errors, check.LIMITS, strict=True)), errors
@@ -126,7 +126,7 @@ def test_the_kernels_equal_the_oracle_whatever_the_number_of_blocks(
 @needs_compiler
 def test_scores_far_apart_and_numbers_that_are_none(check: ModuleType, build: Build) -> None:
     layout = chosen(10, 16, 16)
-    problem = check.make_problem(10, 16, 16, 5, absent=0.0)
+    problem = check.make_problem((10, 16, 16, 5), absent=0.0)
     sharp = problem._replace(h=200 * problem.h)  # attention is all on one pair or two
     errors = check.errors(run(sharp, layout, build(layout), 2)[:1] * 5, check.oracle(sharp)[:1] * 5)
     assert errors[0] <= 1e-5
@@ -140,7 +140,7 @@ def test_scores_far_apart_and_numbers_that_are_none(check: ModuleType, build: Bu
 @needs_compiler
 def test_hidden_units_at_zero_pass_nothing_back(check: ModuleType, build: Build) -> None:
     layout = chosen(10, 16, 16)
-    problem = check.make_problem(10, 16, 16, 7, absent=0.0)
+    problem = check.make_problem((10, 16, 16, 7), absent=0.0)
     problem = problem._replace(b=np.zeros_like(problem.b))
     problem.u[:, 3] = 0.0  # present, with the value 0
     found, expected = run(problem, layout, build(layout), 2), check.oracle(problem)

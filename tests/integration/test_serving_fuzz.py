@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from damage import damaged
 from served import tiny_server
 from tensorflow_serving.apis import predict_pb2
 
@@ -64,23 +65,6 @@ def good_request(rng: random.Random) -> predict_pb2.PredictRequest:
         tensors.to_proto(np.ones((2, 2), np.int64), request.inputs["feature_ids"])
         tensors.to_proto(np.ones((2, 2), np.float32), request.inputs["feature_vals"], compact=rng.random() < 0.5)
     return request
-
-
-def damaged(data: bytes, rng: random.Random) -> bytes:
-    """Some bytes changed, left out, doubled or cut off."""
-    changed = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(changed) + 1)
-        match rng.randrange(4):
-            case 0 if changed:
-                changed[at % len(changed)] = rng.randrange(256)
-            case 1:
-                del changed[at : at + rng.randint(1, 5)]
-            case 2:
-                changed[at:at] = changed[at : at + 9]
-            case _:
-                changed[at:] = rng.randbytes(rng.randrange(8))
-    return bytes(changed)
 
 
 def odd_request(rng: random.Random) -> bytes:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,25 +177,34 @@ def test_intervals_grow_until_commits_are_as_rare_as_asked_for(
     assert intervals == [1, 4, 16, 64, 256, 1024, 4096, last, last]
 
 
-def test_a_lost_rank_costs_what_came_after_the_commit(state: ElasticState) -> None:
-    pytest.importorskip("horovod")
-    begun_at = []
+def steps_begun(state: ElasticState, steps: int, after: Callable[[ElasticState, int], None]) -> list[int]:
+    """Train; ``after`` gets the state after each step, and how often the loop has begun. At which steps it began."""
+    begun_at: list[int] = []
 
     def function(given: ElasticState) -> int:
         given.begin()
         begun_at.append(given.values["step"])
-        while given.values["step"] < 8:
+        while given.values["step"] < steps:
             one_step(given)
             given.values["step"] += 1
             given.count_step()
-            if given.due:
-                given.commit()
-            if given.values["step"] == 5 and len(begun_at) < 3:
-                raise LOST
+            after(given, len(begun_at))
         return given.values["step"]
 
-    assert run_elastic(function, state) == 8
-    assert begun_at == [0, 3, 3]
+    assert run_elastic(function, state) == steps
+    return begun_at
+
+
+def test_a_lost_rank_costs_what_came_after_the_commit(state: ElasticState) -> None:
+    pytest.importorskip("horovod")
+
+    def lose_twice(given: ElasticState, begun: int) -> None:
+        if given.due:
+            given.commit()
+        if given.values["step"] == 5 and begun < 3:
+            raise LOST
+
+    assert steps_begun(state, 8, lose_twice) == [0, 3, 3]
     assert (state.world.resets, state.world.hung_up) == (2, 2)  # type: ignore[attr-defined]
     assert int(state.model.optimizer.iterations) == 8
 
@@ -229,19 +238,13 @@ def test_rows_of_a_sharded_table_are_copied_again_when_ranks_have_changed() -> N
 
 def test_changed_hosts_cost_nothing(state: ElasticState) -> None:
     pytest.importorskip("horovod")
-    begun_at = []
 
-    def function(given: ElasticState) -> None:
-        given.begin()
-        begun_at.append(given.values["step"])
-        while given.values["step"] < 5:
-            given.values["step"] += 1
-            if given.values["step"] == 2:
-                given.on_hosts_updated(0, None)
-            given.commit()
+    def change_hosts(given: ElasticState, begun: int) -> None:
+        if given.values["step"] == 2:
+            given.on_hosts_updated(0, None)
+        given.commit()
 
-    run_elastic(function, state)
-    assert begun_at == [0, 2]
+    assert steps_begun(state, 5, change_hosts) == [0, 2]
     assert not state.keep()
 
 

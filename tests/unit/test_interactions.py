@@ -129,18 +129,16 @@ def test_dropout_on_pairs_equals_the_oracle_with_the_same_mask(form: str) -> Non
 
 @settings(max_examples=10, deadline=None)
 @given(
-    slots=st.integers(1, 9),
-    k=st.integers(1, 5),
-    t=st.integers(1, 5),
-    rows=st.integers(1, 6),
+    shape=st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 5), st.integers(1, 5)),
     block=st.integers(2, 5),
     seed=st.integers(0, 2**31),
     scale=st.booleans(),
     rate=st.sampled_from([0.0, 0.5]),
 )
 def test_blocked_equals_plain(
-    slots: int, k: int, t: int, rows: int, block: int, seed: int, scale: bool, rate: float
+    shape: tuple[int, int, int, int], block: int, seed: int, scale: bool, rate: float
 ) -> None:
+    rows, slots, k, t = shape
     rng = np.random.default_rng(seed)
     pairs = oracle.all_pairs(slots)
     pairs = pairs[rng.random(len(pairs)) < 0.8]

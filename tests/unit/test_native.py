@@ -176,10 +176,7 @@ def test_many_slots_equal_the_plain_form_in_float64(
 @needs_library
 @settings(max_examples=20, deadline=None)
 @given(
-    slots=st.integers(1, 20),
-    k=st.integers(1, 37),
-    t=st.integers(1, 37),
-    rows=st.integers(0, 70),
+    shape=st.tuples(st.integers(0, 70), st.integers(1, 20), st.integers(1, 37), st.integers(1, 37)),
     seed=st.integers(0, 2**31),
     scale=st.booleans(),
     rate=st.sampled_from([0.0, 0.5]),
@@ -188,18 +185,10 @@ def test_many_slots_equal_the_plain_form_in_float64(
     by_slot=st.booleans(),
 )
 def test_any_shape_equals_the_plain_form(
-    slots: int,
-    k: int,
-    t: int,
-    rows: int,
-    seed: int,
-    scale: bool,
-    rate: float,
-    absent: float,
-    listed: float,
-    by_slot: bool,
+    shape: tuple[int, ...], seed: int, scale: bool, rate: float, absent: float, listed: float, by_slot: bool
 ) -> None:
-    case = Case(rows, slots, k, t, seed, absent, by_slot)
+    rows = shape[0]
+    case = Case(*shape, seed, absent, by_slot)
     case.pairs = case.pairs[np.random.default_rng(seed).random(len(case.pairs)) < listed]
     options: dict[str, Any] = {"scale_by_pairs": scale, "by_slot": by_slot}
     if rate:

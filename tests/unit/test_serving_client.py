@@ -187,13 +187,22 @@ def test_errors_are_typed_have_one_line_and_are_not_repeated(
     assert fake[0].calls == [PREDICT]
 
 
-def test_unavailable_is_repeated_even_for_a_large_request(fake: tuple[Fake, int]) -> None:
-    def twice_away(request: bytes, context: grpc.ServicerContext) -> Any:
-        if len(fake[0].calls) < 3:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
+GOING_DOWN = (grpc.StatusCode.UNAVAILABLE, "going down")
+
+
+def refusing_first(times: int, server: Fake, status: grpc.StatusCode, details: str) -> Callable[..., Any]:
+    """The answer of a server that refuses the first calls."""
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> Any:
+        if len(server.calls) <= times:
+            context.abort(status, details)
         return echo(request, context)
 
-    fake[0].answers[PREDICT] = twice_away
+    return answer
+
+
+def test_unavailable_is_repeated_even_for_a_large_request(fake: tuple[Fake, int]) -> None:
+    fake[0].answers[PREDICT] = refusing_first(2, fake[0], *GOING_DOWN)
     with client_of(fake, timeout=20) as client:
         outputs = client.predict({"A": ["7"], "B": [b"x" * 2_000_000]})
     assert outputs["logit"].tolist() == [7.0]
@@ -211,13 +220,7 @@ FULL_QUEUE = (
 @pytest.mark.parametrize("refusal", [FULL_POOL, FULL_QUEUE])
 def test_an_overloaded_server_is_asked_again_after_pauses(fake: tuple[Fake, int], refusal: Any) -> None:
     """More often than a server that is gone would be."""
-
-    def busy(request: bytes, context: grpc.ServicerContext) -> Any:
-        if len(fake[0].calls) < 7:
-            context.abort(*refusal)
-        return echo(request, context)
-
-    fake[0].answers[PREDICT] = busy
+    fake[0].answers[PREDICT] = refusing_first(6, fake[0], *refusal)
     with client_of(fake, timeout=60) as client, patch("serving.calls.time.sleep") as pauses:
         assert client.predict({"A": ["7"], "B": ["x"]})["logit"].tolist() == [7.0]
     assert fake[0].calls == [PREDICT] * 7
@@ -238,7 +241,7 @@ def test_an_overloaded_server_is_named_so_within_the_deadline(fake: tuple[Fake, 
 
 
 def test_a_server_that_is_away_is_asked_five_times(fake: tuple[Fake, int]) -> None:
-    fake[0].answers[PREDICT] = lambda request, context: context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
+    fake[0].answers[PREDICT] = lambda request, context: context.abort(*GOING_DOWN)
     with (
         client_of(fake, timeout=60) as client,
         patch("serving.calls.time.sleep") as pauses,
@@ -258,12 +261,7 @@ def test_a_message_that_is_too_large_is_not_repeated(fake: tuple[Fake, int]) -> 
 
 
 def test_a_patient_client_asks_until_the_deadline(fake: tuple[Fake, int]) -> None:
-    def away(request: bytes, context: grpc.ServicerContext) -> Any:
-        if len(fake[0].calls) < 9:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
-        return echo(request, context)
-
-    fake[0].answers[PREDICT] = away
+    fake[0].answers[PREDICT] = refusing_first(8, fake[0], *GOING_DOWN)
     with client_of(fake, timeout=60, wait_for_ready=True) as client, patch("serving.calls.time.sleep"):
         assert client.predict({"A": ["7"], "B": ["x"]})["logit"].tolist() == [7.0]
     with Client("localhost:1", timeout=0.3, wait_for_ready=True) as client, pytest.raises(DeadlineExceeded):
