@@ -18,6 +18,7 @@ from afm_ctr.rawlog import ParsedLines, parse_log
 from afm_ctr.rawlog.side import side_tables_beside
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
 from afm_ctr.sidetables import SideTables
+from afm_ctr.visible import counted
 from serving.client import Client, Outputs, Pending
 from serving.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, ServingError
 
@@ -34,6 +35,7 @@ class ScoreSummary:
         output: the file.
         rows: lines in it: one for each data line of the input.
         errors: lines that hold an ``error`` in place of a score.
+        unread: scored rows with cells that the model could not read and treated as missing (``bad_cells``).
         versions: the versions of the model that answered.
         seconds: how long it took.
     """
@@ -41,6 +43,7 @@ class ScoreSummary:
     output: str
     rows: int
     errors: int
+    unread: int
     versions: list[int]
     seconds: float
 
@@ -51,7 +54,13 @@ class ScoreSummary:
     def __str__(self) -> str:
         speed = self.rows / max(self.seconds, 1e-9)
         by = ", ".join(str(version) for version in self.versions) or "none"
-        return f"{self.output}: {self.rows:,} rows, {self.errors:,} of them errors, {speed:,.0f} rows/s, version {by}"
+        line = f"{self.output}: {self.rows:,} rows, {self.errors:,} of them errors, {speed:,.0f} rows/s, version {by}"
+        if self.unread:
+            line += (
+                f"\ncells that the model could not read, and treated as missing, in {counted(self.unread, 'row')} "
+                "(bad_cells): compare the log with the schema of the model's data"
+            )
+        return line
 
 
 def score_file(
@@ -113,7 +122,7 @@ def score_file(
                 rows, errors = write_json_lines(output_path, job.lines())
         except ServingError as error:
             raise UserError(f"score: {_explained(error, batch_size)}") from error
-    return ScoreSummary(str(output_path), rows, errors, sorted(job.versions), time.monotonic() - began)
+    return ScoreSummary(str(output_path), rows, errors, job.unread, sorted(job.versions), time.monotonic() - began)
 
 
 def load_spec(path: str | Path) -> FeatureSchema:
@@ -134,6 +143,7 @@ class _Job:
 
     def __init__(self, client: Client, spec: FeatureSchema, tables: SideTables | None, source: str, batch_size: int):
         self.versions: set[int] = set()
+        self.unread = 0
         self._client = client
         self._spec = spec
         self._tables = tables
@@ -167,6 +177,7 @@ class _Job:
                 raise
             except InvalidArgument as error:
                 answers = self._one_by_one(parsed, 0, len(parsed), error)
+        self.unread += sum(bool(answer.get("bad_cells")) for answer in answers)
         rows = [
             {"key": _text(key), "line": line, **answer}
             for key, line, answer in zip(parsed.keys, parsed.line_numbers.tolist(), answers, strict=True)

@@ -65,8 +65,9 @@ def test_every_line_has_its_answer_in_order(target: str, tmp_path: Path) -> None
     assert [row["line"] for row in rows if "error" in row] == [6, 10]
     assert rows[4]["error"].startswith("column_count")
     assert rows[4]["key"] == "log.csv.gz#6"
-    assert (summary.rows, summary.errors, summary.versions) == (40, 2, [1])
+    assert (summary.rows, summary.errors, summary.unread, summary.versions) == (40, 2, 1, [1])
     assert "40 rows, 2 of them errors" in str(summary)
+    assert "\ncells that the model could not read, and treated as missing, in 1 row (bad_cells)" in str(summary)
 
     good = [row for row in rows if "error" not in row]
     assert all(list(row) == ["key", "line", "probability", "logit", "bad_cells"] for row in good)
@@ -95,7 +96,8 @@ def test_a_resolved_schema_will_do(target: str, tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({"format_version": 1, "id": "x", "spec": SCHEMA}))
     log, out = tmp_path / "log.csv", tmp_path / "out.jsonl"
     log.write_text("id,B,A\nx,1,u\n")
-    assert score_file(target, "afm", tmp_path, log, out).errors == 0
+    summary = score_file(target, "afm", tmp_path, log, out)
+    assert (summary.errors, summary.unread) == (0, 0) and "\n" not in str(summary)
 
 
 class TokenCounter(tf.Module):
