@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -79,9 +79,12 @@ class Step(beam.DoFn):
 class ReadUnits(Step):
     """The units in a file: in the pipeline itself those of a large input would be beyond what a runner takes."""
 
-    def process(self, path: str) -> Iterator[bytes]:
-        with marked(), whole(path):
-            for unit in files.items(path):
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def process(self, _: bytes) -> Iterator[bytes]:
+        with marked(), whole(self._path):
+            for unit in files.items(self._path):
                 Unit.from_bytes(unit)
                 yield unit
 
@@ -160,14 +163,12 @@ class Passes:
         stage: str,
         task: Task[F],
         units: Sequence[Sequence[Chunk]],
-        engine: Engine | None = None,
         more: Callable[[Any], None] | None = None,
     ) -> F:
         """Run a task over all units.
 
         Args:
             stage: name of the pass, for Beam and for the progress.
-            engine: another one than that of the job.
             more: adds what else is to become of the PCollection of findings.
 
         Returns:
@@ -182,11 +183,11 @@ class Passes:
         files.write(listed, files.joined([Unit(tuple(unit)).to_bytes() for unit in units]), durable=False)
         rows = sum(chunk.rows for unit in units for chunk in unit)
         with _watch(stage, folder, rows, self.progress):
-            pipeline = (engine or self.engine).pipeline()
+            pipeline = self.engine.pipeline()
             done = (
                 pipeline
-                | f"{stage}: file of units" >> beam.Create([listed], reshuffle=False)
-                | f"{stage}: units" >> beam.ParDo(ReadUnits())  # type: ignore[no-untyped-call]
+                | f"{stage}: start" >> beam.Impulse()
+                | f"{stage}: units" >> beam.ParDo(ReadUnits(listed))
                 | f"{stage}: to workers" >> beam.Reshuffle()
                 | stage >> beam.ParDo(Work(task, folder)).with_outputs(_FAILED, main="found")
             )
@@ -194,23 +195,34 @@ class Passes:
             _ = (
                 done.found
                 | f"{stage}: together" >> beam.CombineGlobally(Join(task.finds)).without_defaults()
-                | f"{stage}: result" >> beam.Map(lambda found: (result, found))
+                | f"{stage}: result" >> beam.Map(lambda found: (result, found)).with_output_types(tuple[str, bytes])
                 | f"{stage}: hand over" >> beam.ParDo(Write(self.output.work(""), folder))
             )
             if more is not None:
                 more(done.found)
-            self._run(stage, pipeline, engine or self.engine)
+            self._run(stage, pipeline)
         if files.exists(failed := files.join(folder, _FAILED)):
             raise UserError(files.read(failed).decode())
         path = self.output.work(result)
-        found = read(path, task.finds.from_bytes) if files.exists(path) else None
-        there = set() if found is None else {chunk.number for chunk in found.chunks}
-        if missing := sorted({chunk.number for unit in units for chunk in unit} - there):
-            raise RuntimeError(f"{stage}: the runner lost {len(missing)} pieces of work, the first is {missing[0]}")
-        assert found is not None
-        return found
+        return _complete(stage, units, read(path, task.finds.from_bytes) if files.exists(path) else None)
 
-    def _run(self, stage: str, pipeline: beam.Pipeline, engine: Engine) -> None:
+    def run_here(self, stage: str, task: Task[F], units: Sequence[Sequence[Chunk]]) -> F:
+        """As :meth:`run`, in this process, one unit after the other, without a pipeline."""
+        if self.progress is not None:
+            self.progress(stage, 0, sum(chunk.rows for unit in units for chunk in unit))
+        found: F | None = None
+        task.setup()
+        for unit in units:
+            for part in task.run(unit):
+                for chunk in part.chunks:
+                    self._count(chunk.counters)
+                if found is None:
+                    found = part
+                else:
+                    found.add(part)
+        return _complete(stage, units, found)
+
+    def _run(self, stage: str, pipeline: beam.Pipeline) -> None:
         try:
             with quiet_threads():
                 outcome = pipeline.run()
@@ -219,7 +231,7 @@ class Passes:
             found = find_user_error(error)
             if found is not None:
                 raise UserError(re.sub(r"\s*\[while running .*", "", str(found))) from error
-            if engine.in_process or "Traceback" in str(error):
+            if self.engine.in_process or "Traceback" in str(error):
                 raise
             # The runner has lost what it cannot do without; Java's account of it is pages long.
             raise RunError(
@@ -227,8 +239,20 @@ class Passes:
                 "published: run prepare again"
             ) from error
         for counter in _counters(outcome):
-            name = counter.key.metric.name
-            self.metrics[name] = self.metrics.get(name, 0) + counter.result
+            self._count({counter.key.metric.name: counter.result})
+
+    def _count(self, counters: Mapping[str, int]) -> None:
+        for name, count in counters.items():
+            self.metrics[name] = self.metrics.get(name, 0) + count
+
+
+def _complete(stage: str, units: Sequence[Sequence[Chunk]], found: F | None) -> F:
+    """The findings, unless a chunk is missing."""
+    there = set() if found is None else {chunk.number for chunk in found.chunks}
+    if missing := sorted({chunk.number for unit in units for chunk in unit} - there):
+        raise RuntimeError(f"{stage}: the runner lost {len(missing)} pieces of work, the first is {missing[0]}")
+    assert found is not None
+    return found
 
 
 @contextmanager

@@ -58,8 +58,8 @@ class Plan:
         from beam_jobs.analyse import Counting
 
         pieces = pieces_to_count(self.logs, self.chunk_bytes)
-        engine = passes.engine.for_little(sum(log.size for log in self.logs))
-        found = passes.run("count", Counting(), [[piece] for piece in pieces], engine)
+        little = passes.engine.is_little(sum(log.size for log in self.logs))
+        found = (passes.run_here if little else passes.run)("count", Counting(), [[piece] for piece in pieces])
         return divide(pieces, found.in_order(), self.chunk_lines, self.chunk_bytes)
 
     def complete_rule(self, rows: int, output: Output) -> SplitRule:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     FlinkRunnerOptions,
     PipelineOptions,
-    PortableOptions,
     StandardOptions,
     WorkerOptions,
 )
@@ -22,12 +22,22 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from afm_ctr.errors import UserError
 from beam_jobs import files
 
-# Bytes that are little: for one process in place of several, and for this one in place of a cluster.
+# Bytes that are little: for this process in place of several, and in place of a cluster.
 _LITTLE, _LITTLE_FOR_CLUSTERS = 1 << 30, 32 << 20
 # Threads where nobody has said how many workers: beyond a few they wait for Python's lock. And a size in bytes.
 _THREADS, _WORTH_THREADS = 2, 32 << 20
 _WORKER_OPTIONS = ("--direct_num_workers", "--direct_running_mode")
 _LOG_LEVEL = "--default_sdk_harness_log_level"
+
+
+class _Options(PipelineOptions):
+    """Beam's options, each view of them made once: Beam asks for some hundred a pipeline, an argument parser each."""
+
+    def view_as(self, cls: Any) -> Any:
+        views = self.__dict__.setdefault("_views", {})
+        if cls not in views:
+            views[cls] = super().view_as(cls)
+        return views[cls]
 
 
 class Engine:
@@ -38,21 +48,15 @@ class Engine:
 
     Args:
         args: e.g. ``["--direct_num_workers=2", "--direct_running_mode=multi_processing"]``.
-        here: one worker, in this process, whatever the arguments say.
 
     Raises:
         UserError: an option that the in-process runner cannot know, e.g. a misspelt one.
     """
 
-    def __init__(self, args: Sequence[str] = (), here: bool = False) -> None:
+    def __init__(self, args: Sequence[str] = ()) -> None:
         self._args = list(args)
         try:
-            self._options = PipelineOptions(list(args))
-            if here:
-                self._options.view_as(StandardOptions).runner = None
-                direct = self._options.view_as(DirectOptions)
-                direct.direct_num_workers, direct.direct_running_mode = 1, "in_memory"
-                self._options.view_as(PortableOptions).environment_type = None
+            self._options = _Options(list(args))
             runner = self._options.view_as(StandardOptions).runner
         except SystemExit:
             # Beam parses with argparse, which has printed the reason.
@@ -61,8 +65,7 @@ class Engine:
         files.set_options(self._options)
         self.in_process = runner is None or runner.rsplit(".", 1)[-1].lower() in _IN_PROCESS
         if self.in_process:
-            if not here:
-                self._refuse_unknown(args)
+            self._refuse_unknown(args)
             self._options.view_as(StandardOptions).runner = None
             if not any(arg.startswith(_LOG_LEVEL) for arg in args):
                 # Else every worker process reports its coming and going.
@@ -89,11 +92,9 @@ class Engine:
         number, mode = _WORKER_OPTIONS
         return Engine([*self._args, f"{number}={threads}", f"{mode}=multi_threading"])
 
-    def for_little(self, size: int) -> Engine:
-        """What to run a pass on that reads ``size`` bytes and computes next to nothing: starting workers would take
-        longer than the work."""
-        most = _LITTLE if self.in_process else _LITTLE_FOR_CLUSTERS
-        return Engine(self._args, here=True) if size < most else self
+    def is_little(self, size: int) -> bool:
+        """Whether reading ``size`` bytes and computing next to nothing takes less than a pipeline's start."""
+        return size < (_LITTLE if self.in_process else _LITTLE_FOR_CLUSTERS)
 
     def pipeline(self) -> beam.Pipeline:
         """A new pipeline; its ``run`` executes it."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import threading
 from pathlib import Path
 
-import apache_beam as beam
 import grpc
 import pytest
-from apache_beam.options.pipeline_options import S3Options
+import yaml
+from apache_beam.options.pipeline_options import DirectOptions, S3Options
 
 from afm_ctr.errors import RunError
-from beam_jobs import PrepareOptions, prepare, runners
-from beam_jobs.passes import quiet_threads
+from afm_ctr.schema import FeatureSchema
+from beam_jobs import PrepareOptions, prepare
+from beam_jobs.analyse import Counting
+from beam_jobs.output import Output
+from beam_jobs.passes import Passes, quiet_threads
 from beam_jobs.runners import Engine
+from beam_jobs.sources import discover, pieces_to_count
 from tests import raw_logs
 
 LARGE = 1 << 30
@@ -34,7 +40,7 @@ LARGE = 1 << 30
 def test_two_threads_where_nothing_speaks_against_them(
     monkeypatch: pytest.MonkeyPatch, args: list[str], cores: int, size: int, workers: int
 ) -> None:
-    monkeypatch.setattr(runners, "_cores", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     engine = Engine(args)
     chosen = engine.for_input(size)
     assert chosen.workers == workers and chosen.in_process
@@ -50,19 +56,40 @@ def test_other_runners_choose_for_themselves() -> None:
     assert Engine(["--runner=FlinkRunner", "--parallelism=5"]).workers == 5
 
 
-def test_a_pass_of_little_work_starts_no_workers_and_keeps_the_options() -> None:
-    for args in (
-        ["--runner=FlinkRunner", "--parallelism=5", "--environment_type=EXTERNAL", "--s3_region_name=eu"],
-        ["--direct_num_workers=4", "--direct_running_mode=multi_processing", "--s3_region_name=eu"],
-    ):
-        engine = Engine(args)
-        little = engine.for_little(1 << 20)
-        assert little.in_process and little.workers == 1 and little.workers_are_threads
-        with little.pipeline() as pipeline:
-            _ = pipeline | beam.Create([1])
-            assert pipeline.options.view_as(S3Options).s3_region_name == "eu"
-        assert engine.for_little(2 << 30) is engine
-        assert (engine.for_little(64 << 20) is engine) != engine.in_process
+def test_little_is_read_here_and_more_of_it_where_workers_are_of_this_machine() -> None:
+    here, cluster = Engine(["--direct_num_workers=4"]), Engine(["--runner=FlinkRunner", "--parallelism=5"])
+    assert [here.is_little(size) for size in (1 << 20, 64 << 20, 2 << 30)] == [True, True, False]
+    assert [cluster.is_little(size) for size in (1 << 20, 64 << 20, 2 << 30)] == [True, False, False]
+
+
+def test_all_views_of_the_options_see_what_one_of_them_sets() -> None:
+    options = Engine(["--s3_region_name=eu", "--direct_num_workers=3"]).pipeline().options
+    assert options.view_as(S3Options).s3_region_name == "eu"
+    options.view_as(DirectOptions).direct_num_workers = 5
+    again = pickle.loads(pickle.dumps(options))
+    for one in (options, options.view_as(S3Options), again, again.view_as(S3Options)):
+        assert one.view_as(DirectOptions).direct_num_workers == 5
+        assert one.get_all_options()["s3_region_name"] == "eu"
+
+
+def test_counting_is_the_same_in_a_pipeline_and_without_one(tmp_path: Path) -> None:
+    raw_logs.make_log(tmp_path / "a.csv", 100, 1)
+    raw_logs.make_log(tmp_path / "b.csv.gz", 50, 2)
+    spec = FeatureSchema.model_validate(yaml.safe_load(raw_logs.SCHEMA))
+    logs = discover([(str(path), path.stat().st_size) for path in sorted(tmp_path.glob("*csv*"))], spec)
+    units = [[piece] for piece in pieces_to_count(logs, 700)]
+    found, metrics = [], []
+    stages: list[tuple[str, int, int]] = []
+    for number, how in enumerate((Passes.run, Passes.run_here)):
+        output = Output(str(tmp_path / f"out{number}"), overwrite=False)
+        passes = Passes(Engine(), output, lambda *progress: stages.append(progress))
+        with output.lock():
+            output.begin()
+            found.append(how(passes, "count", Counting(), units).in_order())
+        metrics.append(passes.metrics)
+        assert stages[0] == ("count", 0, 0)
+    assert found[0] == found[1] and len(found[0]) > 5
+    assert metrics[0] == metrics[1] == {"lines": sum(piece.rows for piece in found[0])}
 
 
 def test_a_lost_runner_is_one_line(tmp_path: Path) -> None:
