@@ -36,6 +36,7 @@ from beam_jobs.results import (
     Join,
     PackedCoder,
 )
+from beam_jobs.runners import Engine
 from beam_jobs.sources import Chunk, LogFile, Unit
 
 SCHEMA = resolve(
@@ -118,7 +119,7 @@ def test_any_grouping_gives_the_same(kind: type[Found[Any]], order: Sequence[int
 def test_they_are_joined_in_a_pipeline(kind: type[Found[Any]]) -> None:
     assert isinstance(beam.coders.registry.get_coder(kind), PackedCoder)
     expected = [chunk for number in range(CHUNKS) for chunk in KINDS[kind](number).chunks]
-    with TestPipeline(runner=FnApiRunner()) as pipeline:
+    with Engine().pipeline() as pipeline:
         parts = pipeline | beam.Create(range(CHUNKS)) | beam.Map(KINDS[kind]).with_output_types(kind)
         found = parts | beam.Reshuffle() | beam.CombineGlobally(Join(kind)).without_defaults()
         assert (parts.element_type, found.element_type) == (kind, bytes)
@@ -168,7 +169,7 @@ def slow(number: int) -> Slow:
 
 def test_what_a_worker_cannot_do_is_a_dead_letter(tmp_path: Any) -> None:
     units = [Unit((Chunk(number, LogFile("a.csv", 9, "plain", None, None), 0, 5),)).to_bytes() for number in range(5)]
-    with TestPipeline(runner=FnApiRunner()) as pipeline:
+    with Engine().pipeline() as pipeline:
         done = (
             pipeline
             | beam.Create(units)

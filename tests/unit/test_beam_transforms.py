@@ -16,8 +16,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pytest
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.test_stream import TestStream
 from apache_beam.testing.util import assert_that, equal_to
 
@@ -25,6 +23,7 @@ from afm_ctr.errors import UserError, find_user_error
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
 from beam_jobs import Prepare, PrepareOptions, PrepareSummary, ReadRawLogs, WriteRecords, prepare
+from beam_jobs.runners import Engine
 from beam_jobs.staging import Publish, ToLine, plan_rows
 from tests import raw_logs
 
@@ -86,7 +85,7 @@ def keep_rejects(found: list[tuple[str, str]]) -> None:
 def run(rows: Sequence[Any], transform: beam.PTransform) -> PrepareSummary:
     """The summary of a transform over rows."""
     SUMMARIES.clear()
-    with TestPipeline(runner=FnApiRunner()) as pipeline:
+    with Engine().pipeline() as pipeline:
         assert_that(pipeline | beam.Create(rows, reshuffle=False) | transform, keep)
     return SUMMARIES[0]
 
@@ -189,7 +188,7 @@ def test_the_rows_of_a_log_are_those_that_prepare_reads(tmp_path: Path) -> None:
     inputs, schema = options["inputs"], options["schema"]
     share = {"max_reject_share": 0.02, "split": "hash:user:80/10/10"}
     prepare(PrepareOptions(schema=schema, inputs=inputs, output=str(tmp_path / "log"), **share))
-    with TestPipeline(runner=FnApiRunner()) as pipeline:
+    with Engine().pipeline() as pipeline:
         rows, rejects = pipeline | ReadRawLogs(schema, inputs, rejects=True)
         _ = rows | Prepare(schema, str(tmp_path / "rows"), shards=2, **share)
         assert_that(rejects | beam.Map(lambda line: (Path(line["source"]).name, line["reason"])), keep_rejects)
@@ -241,7 +240,7 @@ def test_columns_are_found_by_what_the_log_calls_them_and_tables_are_joined(tmp_
     )
     log = tmp_path / "log.csv.gz"
     log.write_bytes(gzip.compress(b"Item id,clicked\ni1,1\ni2,0\ni1,0\ni3,1\n"))
-    with TestPipeline(runner=FnApiRunner()) as pipeline:
+    with Engine().pipeline() as pipeline:
         rows = pipeline | ReadRawLogs(spec, [str(log)])
         assert_that(rows | beam.Map(lambda row: row["Item id"]), equal_to(["i1", "i2", "i1", "i3"]))
         _ = rows | Prepare(spec, str(tmp_path / "data"), shards=1)
@@ -282,7 +281,7 @@ def test_what_cannot_be_prepared_is_refused_before_the_pipeline_runs(tmp_path: P
             out,
         )
     with pytest.raises(UserError, match="the rows are unbounded"):
-        _ = beam.Pipeline(runner=FnApiRunner()) | TestStream() | Prepare(spec_of(), out)
+        _ = Engine().pipeline() | TestStream() | Prepare(spec_of(), out)
     assert not Path(out).exists()
     assert said([], Prepare(spec_of(), out)) == "no row: the PCollection is empty"
     run(rows_of(30), Prepare(spec_of(), out, shards=1))

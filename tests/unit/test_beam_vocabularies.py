@@ -9,8 +9,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pytest
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +16,7 @@ from hypothesis import strategies as st
 from afm_ctr.schema import FeatureSchema, ResolvedSchema, VocabularySpace
 from beam_jobs import PrepareOptions, files, prepare, vocabularies
 from beam_jobs.results import Analysed, AnalysedChunks
+from beam_jobs.runners import Engine
 from beam_jobs.vocabularies import Merge, Place, ValueCounts, Vocabularies, parts_for, together
 
 
@@ -55,7 +54,7 @@ def test_merged_parts_hold_what_a_vocabulary_may_take(tmp_path: Path, parts: int
         if parts > 1:
             assert max(len(part["a"]) for part in merged) < len(frequent) / 2
 
-    with TestPipeline(runner=FnApiRunner()) as pipeline:
+    with Engine().pipeline() as pipeline:
         assert_that(pipeline | beam.Create(findings) | Vocabularies(spaces), check)
 
 
