@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from afm_ctr.infer.texts import NOTHING, NUMBER, PERHAPS_NOTHING, has_digit
+from afm_ctr.infer.texts import NOTHING, PERHAPS_NOTHING, has_digit, is_number
 from afm_ctr.infer.timestamps import time_format
 from afm_ctr.rawlog.tokenizers import is_utf8
 
@@ -69,7 +69,7 @@ def _own(counts: Counter[bytes], sure: frozenset[bytes] | set[bytes]) -> set[byt
     others = {cell: count for cell, count in rest.items() if cell not in found}
     if not found or len(others) <= 2:
         return set()
-    numbers = sum(count for cell, count in others.items() if NUMBER.fullmatch(cell))
+    numbers = sum(count for cell, count in others.items() if is_number(cell))
     if numbers >= _MOSTLY * sum(others.values()) or time_format(others) is not None:
         return found
     return set()

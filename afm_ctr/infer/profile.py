@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from afm_ctr.infer.texts import NUMBER, shown
+from afm_ctr.infer.texts import is_number, shown
 from afm_ctr.metrics.auc import ExactAUC
 from afm_ctr.statistics.distinct import mixed
 
@@ -98,7 +98,7 @@ class Profile:
     @cached_property
     def is_numeric(self) -> bool:
         """Whether all cells but a few are decimal numbers."""
-        numbers = sum(n for cell, n in self.counts.items() if NUMBER.fullmatch(cell))
+        numbers = sum(n for cell, n in self.counts.items() if is_number(cell))
         there = self.present - self.blank
         return there > 0 and numbers >= 0.995 * there and not self._is_code
 
@@ -110,7 +110,7 @@ class Profile:
     @cached_property
     def not_numbers(self) -> int:
         """Rows with a cell that is no number and not blank."""
-        return sum(n for cell, n in self.counts.items() if cell.strip() and not NUMBER.fullmatch(cell))
+        return sum(n for cell, n in self.counts.items() if cell.strip() and not is_number(cell))
 
     @cached_property
     def dressed(self) -> str | None:
@@ -119,7 +119,7 @@ class Profile:
         for what, pattern, drop, point in _DRESSED:
             plain = {cell: pattern.fullmatch(cell.strip()) is not None for cell in self.counts}
             if there and sum(n for cell, n in self.counts.items() if plain[cell]) >= 0.995 * there:
-                number = next((c.strip() for c in self.counts if plain[c] and not NUMBER.fullmatch(c)), None)
+                number = next((c.strip() for c in self.counts if plain[c] and not is_number(c)), None)
                 if number is not None:  # codes such as 007 are numbers as they stand
                     return f"{what}: {shown(number)} for {shown(drop.sub(b'', number).replace(*point))}"
         return None
@@ -135,12 +135,12 @@ class Profile:
     @cached_property
     def is_whole(self) -> bool:
         """Whether its numbers are all whole."""
-        return self.is_numeric and all(_WHOLE.fullmatch(c.strip()) for c in self.counts if NUMBER.fullmatch(c))
+        return self.is_numeric and all(_WHOLE.fullmatch(c.strip()) for c in self.counts if is_number(c))
 
     @cached_property
     def numbers(self) -> np.ndarray:
         """The numbers, ascending: float64 [rows with one]."""
-        pairs = [(float(cell), n) for cell, n in self.counts.items() if NUMBER.fullmatch(cell)]
+        pairs = [(float(cell), n) for cell, n in self.counts.items() if is_number(cell)]
         values = np.array([value for value, _ in pairs])
         return np.sort(np.repeat(values, [n for _, n in pairs])) if pairs else np.zeros(0)
 
@@ -196,7 +196,7 @@ class Profile:
             found.append(_auc(labels[~half], scores[codes[~half]]))
         self.auc = sum(found) / 2
         if self.is_numeric:
-            rows = [i for i, cell in enumerate(self.cells) if NUMBER.fullmatch(cell)]
+            rows = [i for i, cell in enumerate(self.cells) if is_number(cell)]
             mine = labels[rows]
             if min(int(mine.sum()), int((~mine).sum())) >= _FEWEST and len(rows) > 0.5 * self.rows:
                 own = _auc(mine, np.array([float(self.cells[i]) for i in rows]))

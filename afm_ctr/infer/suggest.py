@@ -142,7 +142,7 @@ def _encoding(profile: Profile, total: int | None) -> tuple[list[str], tuple[dic
         if found is not None:
             why, encoding = found
             if profile.not_numbers:
-                why += f" {profile.not_numbers} cells are no numbers: prepare will reject those rows."
+                why += f" Cells that are no numbers: {profile.not_numbers}; prepare will reject those rows."
             missing = {"missing": "own"} if profile.missing else {}
             return [why], ({"name": profile.name, "kind": "numeric", "encoding": encoding, **missing},)
     return _words(profile, total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from afm_ctr.visible import short
@@ -26,6 +27,11 @@ PERHAPS_NOTHING = frozenset(
      b"UNKNOWN", b"missing", b"undefined", b"void", b"inf", b"-inf", b"Infinity", b"-Infinity", b"Inf", b"-Inf",
      b"0000-00-00", b"0000-00-00 00:00:00")
 )  # fmt: skip
+
+
+def is_number(cell: bytes) -> bool:
+    """Whether a cell is a number that a numeric field takes: a decimal that float64 holds, so not 1e999."""
+    return NUMBER.fullmatch(cell) is not None and math.isfinite(float(cell))
 
 
 def has_digit(cell: bytes) -> bool:

@@ -462,6 +462,14 @@ def test_cells_in_a_form_that_no_field_reads(tmp_path, cell, said):
     assert said in odd(infer_schema([str(path)]))["price"]
 
 
+@pytest.mark.parametrize("far", ["1e999", "-1e400", "9" * 400])
+def test_a_number_that_no_float_holds_is_none(tmp_path, far):
+    path = write(tmp_path / "a.csv", "click;user;price", lambda i: f"{hit(i)};u{i % 7};{far if i == 77 else i / 8}")
+    inference = infer_schema([str(path)])
+    assert inference.columns[1]["suggested"][0]["kind"] == "numeric"
+    assert "Cells that are no numbers: 1; prepare" in " ".join(inference.text.replace("#", "").split())
+
+
 @pytest.mark.parametrize("cell", ["[18-25]", "{3F2504E0-4F89-11D3}", "[RAP]", "(none)", "(0, 10]"])
 def test_brackets_may_be_part_of_a_word(tmp_path, cell):
     path = write(tmp_path / "a.csv", "click;user;place", lambda i: f"{hit(i)};u{i % 7};{cell if i % 3 else 'x'}")
