@@ -79,6 +79,10 @@ def _other_text(head: FileSample, lines: Sequence[bytes]) -> str | None:
         return "a JSON array, and a log has an object a line: jq -c '.[]' FILE"
     if start == b"{" and not objects:
         return "JSON over several lines, and a log has an object a line: jq -c . FILE"
+    if not objects and json_object(start.removesuffix(b",")) is not None:
+        return "a comma stands behind its JSON objects: sed 's/,$//' FILE"
+    if not objects and re.match(rb"\{'\w+':", start):
+        return "objects as Python prints them, and a log has JSON: write each row by json.dumps"
     return None
 
 

@@ -133,9 +133,7 @@ def _head(table: Table) -> list[str]:
         bad = ", ".join(f"{reason}: {count}" for reason, count in sorted(table.rejects.items()))
         lines.append(f"Lines that are no rows: {bad}.")
         if (lost := sum(table.rejects.values())) > 0.01 * (table.rows + lost):
-            how = (
-                "iconv -f ISO-8859-1 -t UTF-8 FILE" if table.rejects["bad_utf8"] > 0.5 * lost else "repair the files"
-            )
+            how = table.to_utf8 if table.rejects["bad_utf8"] > 0.5 * lost else "repair the files"
             lines.append(f"LOOK AT THIS: prepare stops where they are more than 1 % of the lines: {how}.")
     return [*comment(lines), ""]
 

@@ -15,7 +15,7 @@ from afm_ctr.infer.nested import parquet_columns
 from afm_ctr.infer.sample import READ_BYTES, ROWS, FileSample, chosen, is_parquet, matching, sample_file
 from afm_ctr.infer.texts import shown
 from afm_ctr.rawlog import LineParser, ParsedLines, parse_log
-from afm_ctr.rawlog.arrow_texts import plain_schema
+from afm_ctr.rawlog.tables import ParquetLog
 from afm_ctr.schema import Column, FeatureSchema, fits_name
 
 _LIBFM_ROWS = 300_000
@@ -52,6 +52,12 @@ class Table:
     def whole(self) -> bool:
         """Whether the sample is all there is."""
         return self.total is not None and self.rows + sum(self.rejects.values()) >= self.total
+
+    @property
+    def to_utf8(self) -> str:
+        """How its texts become UTF-8."""
+        parquet = self.layout.format["kind"] == "parquet"
+        return "write its texts as UTF-8" if parquet else "write it as UTF-8: iconv -f ISO-8859-1 -t UTF-8 FILE"
 
 
 def read_table(patterns: Sequence[str], rows: int = ROWS) -> Table:
@@ -111,21 +117,18 @@ def _table(
         why = ", ".join(f"{reason}: {count}" for reason, count in rejects.items())
         if not rejects and layout.format.get("header"):
             why = "there is nothing below the header line"
-        how = "; write it as UTF-8: iconv -f ISO-8859-1 -t UTF-8 FILE" if set(rejects) == {"bad_utf8"} else ""
+        how = f"; {table.to_utf8}" if set(rejects) == {"bad_utf8"} else ""
         raise UserError(f"{some[0]}: none of the lines looked at is a row" + (f" ({why})" if why else "") + how)
     return table
 
 
 def _parquet(paths: Sequence[str], some: Sequence[str], rows: int) -> Table:
-    from pyarrow import parquet
-
-    files = [parquet.ParquetFile(path) for path in some if is_parquet(path)]
-    if len(files) < len(some):
-        other = next(path for path in some if not is_parquet(path))
-        raise UserError(f"{other} is no Parquet file, and {some[0]} is: look at one kind at a time")
-    names, left_out = parquet_columns(plain_schema(files[0].schema_arrow))
-    for path, file in zip(some[1:], files[1:], strict=True):
-        there, _ = parquet_columns(plain_schema(file.schema_arrow))
+    if other := next((path for path in some if not is_parquet(path)), None):
+        raise UserError(f"{other} is no Parquet file, and others are: look at one kind at a time")
+    files = [_schema_and_rows(path) for path in some]
+    names, left_out = parquet_columns(files[0][0])
+    for path, (schema, _) in zip(some[1:], files[1:], strict=True):
+        there, _ = parquet_columns(schema)
         for name in set(names) - set(there):
             left_out.setdefault(name, f"not in every file, or no cells in {path}")
     names = [name for name in names if name not in left_out]
@@ -136,16 +139,20 @@ def _parquet(paths: Sequence[str], some: Sequence[str], rows: int) -> Table:
     layout = Layout({"kind": "parquet"}, tuple(names), why, left_out)
     columns = _named(names)
     spec = _spec(layout, columns)
-    parts, totals = [], []
-    for path, file in zip(some, files, strict=True):
-        total = file.metadata.num_rows
-        totals.append(total)
+    parts = []
+    for path, (_, total) in zip(some, files, strict=True):
         stride = max(1, min(total, _PARQUET_ROWS // len(some)) * len(some) // rows)
         for number, part in enumerate(_batches(path, spec, _PARQUET_ROWS // len(some))):
             parts.append(part)
             for name, column in part.columns.items():
                 part.columns[name] = column[-number * 4096 % stride :: stride]
-    return _table(paths, some, layout, columns, parts, totals, Counter())
+    return _table(paths, some, layout, columns, parts, [total for _, total in files], Counter())
+
+
+def _schema_and_rows(path: str) -> tuple[Any, int]:
+    with open(path, "rb") as stream:
+        log = ParquetLog(stream, path)
+        return log.schema, sum(log.groups)
 
 
 def _batches(path: str, spec: FeatureSchema, rows: int) -> Iterator[ParsedLines]:

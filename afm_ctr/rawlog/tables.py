@@ -92,10 +92,15 @@ class ParquetLog:
         metadata = self._file.metadata
         self.groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
 
+    @property
+    def schema(self) -> Any:
+        """Its columns and their types, a ``pyarrow.Schema``."""
+        return plain_schema(self._file.schema_arrow)
+
     @cached_property
     def header(self) -> bytes:
-        """Its columns and their types, as :class:`TableCutter` takes them."""
-        return plain_schema(self._file.schema_arrow).serialize().to_pybytes()
+        """The same, as :class:`TableCutter` takes it."""
+        return self.schema.serialize().to_pybytes()
 
     def rows(self, columns: Sequence[str], first_group: int = 0) -> TableStream:
         """The rows from a row group on, with some of the columns."""

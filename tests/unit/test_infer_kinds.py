@@ -265,6 +265,36 @@ def test_parquet_columns_that_are_no_cells(tmp_path):
     assert inference.files == 2
 
 
+def test_damaged_parquet_files_and_bytes_that_are_no_text(tmp_path):
+    arrow = pytest.importorskip("pyarrow", reason="Parquet is read by pyarrow")
+    from pyarrow import parquet
+
+    path, whole = tmp_path / "a.parquet", tmp_path / "whole.parquet"
+    parquet.write_table(arrow.table({"click": [0, 1] * ROWS, "user": [f"u{i}" for i in range(2 * ROWS)]}), whole)
+    content = whole.read_bytes()
+    for damaged in (
+        content[:4],
+        content[: len(content) // 2],
+        content[:-1],
+        content[:-8] + b"\xff" * 4 + content[-4:],
+    ):
+        path.write_bytes(damaged)
+        for files in ([str(path)], [str(whole), str(path)]):
+            with pytest.raises(UserError, match=r"a.parquet: no whole Parquet file .*; repair it or leave it out"):
+                infer_schema(files)
+    path.write_bytes(content[:4] + bytes(len(content) // 2) + content[4 + len(content) // 2 :])
+    with pytest.raises(UserError, match=r"a.parquet: row group 0 cannot be read .*; repair the file or leave it out"):
+        infer_schema([str(path)])
+    (tmp_path / "log.csv").write_text("click,user\n1,a\n")
+    with pytest.raises(UserError, match=r"log.csv is no Parquet file, and others are"):
+        infer_schema([str(whole), str(tmp_path / "log.csv")])
+    parquet.write_table(arrow.table({"click": [0, 1] * ROWS, "user": [b"\xe9", b"\xe8"] * ROWS}), path)
+    with pytest.raises(
+        UserError, match=r"none of the lines looked at is a row \(bad_utf8: 480\); write its texts as UTF-8$"
+    ):
+        infer_schema([str(path)])
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -364,6 +394,8 @@ def test_the_next_command_is_for_the_shell(tmp_path):
         ("click,text\n" + '1,"a\nb"\n0,c\n' * 60, "a line end inside quotes is not supported"),
         ("[" + ",\n".join('{"click": 1, "user": "a"}' for _ in range(60)) + "]", "a JSON array.*jq -c '"),
         ('{\n  "click": 1\n}\n' * 60, "JSON over several lines.*jq -c"),
+        ('{"click": 1, "user": "a"},\n' * 60, "a comma stands behind its JSON objects: sed "),
+        ("{'click': 1, 'user': 'a'}\n" * 60, "objects as Python prints them.*json.dumps"),
         ("click   user   price\n" + "1   a    2\n0   bb   3\n" * 60, "several blanks stand between"),
         ("click,user,price\n" + "1,'a, b',2\n0,'c, d',3\n" * 60, "wrapped in double quotes, not in single ones"),
         ("1 -3:1 10:0.5\n0 -4:1 11:0.5\n" * 60, "its cells are pairs such as '11:0.5'"),
