@@ -30,8 +30,7 @@ STAGES = [
     ("/out/manifest.json!", 0),
 ]
 MORE = [
-    ("/work/count-units", 0),
-    ("/work/count/", 1),
+    ("/work/analyse-units", 0),
     ("/work/counts/", 2),
     ("/work/analyse-found", 0),
     ("/work/schema/", 0),
