@@ -87,7 +87,8 @@ def one_seed(seed: int, arguments: argparse.Namespace, folder: Path) -> Found:
 
 def table_of(found: dict[int, Found], arguments: argparse.Namespace) -> Report:
     model = next(iter(found.values())).explanation.model
-    columns = ["seed", *NAMES, "smallest / next", "rank correlation", "top 10 in common", "test AUC", "best possible"]
+    columns = ["seed", *NAMES, "smallest / next", "rank correlation", "weighted", "top 10 in common", "test AUC"]
+    columns.append("best possible")
     report = Report(
         f"{model}: ranks of the planted pairs among {len(next(iter(found.values())).explanation.pairs)}, by effect / "
         f"attention / share of movement; {arguments.rows:,} rows",
@@ -96,17 +97,18 @@ def table_of(found: dict[int, Found], arguments: argparse.Namespace) -> Report:
     for seed, one in found.items():
         places = ["/".join(NOTHING if rank is None else str(rank) for rank in one.ranks(name)) for name in NAMES]
         agreement = one.explanation.agreement
-        agrees = [NOTHING, NOTHING]
-        if agreement is not None and agreement.correlation is not None:
-            agrees = [f"{agreement.correlation:+.3f}", f"{agreement.common} of {agreement.top}"]
+        agrees = [NOTHING, NOTHING, NOTHING]
+        if agreement is not None and agreement.correlation is not None and agreement.weighted is not None:
+            correlations = (f"{value:+.3f}" for value in (agreement.correlation, agreement.weighted))
+            agrees = [*correlations, f"{agreement.common} of {agreement.top}"]
         bayes = NOTHING if one.bayes is None else f"{one.bayes:.4f}"
         report.rows.append([str(seed), *places, f"{one.margin():.2f}", *agrees, f"{one.auc:.4f}", bayes])
     good = sum(one.on_top() for one in found.values())
     report.notes = [
         f"The planted pairs are the first {len(NAMES)} by effect for {good} of {len(found)} seeds.",
         "Smallest / next: the smallest effect of a planted pair over the largest effect of any other.",
-        "Rank correlation: Spearman's, of effect and attention over all pairs. Best possible: AUC of the law that "
-        "the clicks were drawn from.",
+        "Rank correlation: Spearman's, of effect and attention over all pairs; weighted: attention times the length "
+        "of the pair's product. Best possible: AUC of the law that the clicks were drawn from.",
     ]
     return report
 

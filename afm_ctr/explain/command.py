@@ -138,6 +138,8 @@ class _Work:
             figures["contribution"] = sums.contribution / sums.rows
         if probe.has_attention:
             figures["attention"] = sums.attention / sums.rows
+        if probe.has_products:
+            figures["weighted_attention"] = shares(sums.weighted)
         return figures
 
     def of_row(self, row: int) -> Explanation:
@@ -191,6 +193,8 @@ def _of_one(found: Mapping[str, np.ndarray]) -> _Figures:
     if "changes" in found:
         size = np.abs(found["changes"][0].astype(np.float64))
         figures |= {"mean_change": size, "effect_share": shares(size)}
+    if "weighted" in found:
+        figures["weighted_attention"] = shares(found["weighted"][0].astype(np.float64))
     return {**figures, "present": found["present"][0].astype(float)}
 
 
@@ -220,6 +224,7 @@ def _ranked(
             contribution=value("contribution", pair),
             attention=value("attention", pair),
             attention_rank=attended.get(int(pair)),
+            weighted_attention=value("weighted_attention", pair),
             present=float(present[pair]),
             slot_pairs=1 if slot_pairs is None else slot_pairs[pair],
         )
@@ -232,4 +237,5 @@ def _agreement(figures: _Figures) -> Agreement | None:
     if "effect" not in figures or "attention" not in figures:
         return None
     there = figures["present"] > 0
-    return agreement_of(np.abs(figures["effect"][there]), figures["attention"][there])
+    weighted = figures["weighted_attention"][there] if "weighted_attention" in figures else None
+    return agreement_of(np.abs(figures["effect"][there]), figures["attention"][there], weighted)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.explain.field_pairs import FieldPairs
-from afm_ctr.interactions import pair_presence
+from afm_ctr.interactions import pair_presence, pair_products
 from afm_ctr.models import CTRModel
 
 EffectOf = Literal["removal", "contribution"]
@@ -24,10 +24,11 @@ def batch_rows(pairs: int, width: int) -> int:
 
 
 class PairProbe:
-    """What a model says of the pairs of a batch. Each of its three answers may be missing.
+    """What a model says of the pairs of a batch. Each of its answers may be missing.
 
     Attributes:
         has_attention: whether its pairs have shares.
+        has_products: whether they also have products of vectors, which the shares are spent on.
         has_contributions: whether its pairs add up, so that each has a part of the logit.
         effect_of: what its effects are made of: ``removal``, what the logit loses without the pair; for a model that
             cannot tell that ``contribution``, what the pair adds; None for a model that can tell neither.
@@ -42,6 +43,7 @@ class PairProbe:
         blank = tf.zeros([1, model.num_slots], tf.int64)
         inputs = model.inputs_of({"feature_ids": blank, "feature_vals": tf.zeros(blank.shape)})
         self.has_attention = model.interaction.explain(inputs) is not None
+        self.has_products = self.has_attention and inputs.vectors is not None
         self.has_contributions = model.interaction.contributions(inputs) is not None
         self._has_ablations = model.interaction.ablations(inputs) is not None
         self.effect_of: EffectOf | None = "contribution" if self.has_contributions else None
@@ -53,14 +55,14 @@ class PairProbe:
 
     def __call__(self, feature_ids: Any, feature_vals: Any) -> dict[str, np.ndarray]:
         """``present`` bool [B, P], and as far as the model has them, float32 [B, P] each, ``attention``,
-        ``contributions`` and ``changes``, of which the effects are made."""
+        ``weighted``, which is a_ij ‖u_i ⊙ u_j‖, ``contributions`` and ``changes``, of which the effects are made."""
         return {name: value.numpy() for name, value in self._measure(feature_ids, feature_vals).items()}
 
     def by_field(self, found: dict[str, np.ndarray], feature_ids: Any, feature_vals: Any) -> dict[str, np.ndarray]:
         """The same for pairs of fields, of what was found of pairs of slots in these rows.
 
-        Attention and contributions are sums. A change is that of taking out all pairs of slots at once, and for a
-        model that cannot tell that the sum of theirs.
+        Attention, weighted or not, and contributions are sums. A change is that of taking out all pairs of slots at
+        once, and for a model that cannot tell that the sum of theirs.
         """
         fields = self.fields
         present = fields.reduce(np.logical_or, found["present"])
@@ -83,6 +85,9 @@ class PairProbe:
         found = {"present": pair_presence(inputs.present, self._model.pairs)}
         if self.has_attention:
             found["attention"] = interaction.explain(inputs)
+        if self.has_products:
+            lengths = tf.norm(pair_products(inputs.vectors, self._model.pairs), axis=2)
+            found["weighted"] = found["attention"] * lengths
         if self.has_contributions:
             found["contributions"] = interaction.contributions(inputs)
         if self.effect_of is not None:
@@ -101,10 +106,11 @@ class PairSums:
     absolute: np.ndarray
     contribution: np.ndarray
     attention: np.ndarray
+    weighted: np.ndarray
 
     @classmethod
     def of(cls, pairs: int) -> PairSums:
-        return cls(0, *(np.zeros(pairs) for _ in range(6)))
+        return cls(0, *(np.zeros(pairs) for _ in range(7)))
 
     def add(self, found: dict[str, np.ndarray]) -> None:
         """Add the rows of a batch, as :class:`PairProbe` found them."""
@@ -119,6 +125,8 @@ class PairSums:
             self.contribution += found["contributions"].sum(axis=0, dtype=np.float64)
         if "attention" in found:
             self.attention += found["attention"].sum(axis=0, dtype=np.float64)
+        if "weighted" in found:
+            self.weighted += found["weighted"].sum(axis=0, dtype=np.float64)
 
     def deviation(self) -> np.ndarray:
         """Standard deviation of the change over all rows; a row without the pair counts as 0."""
@@ -127,6 +135,6 @@ class PairSums:
 
 
 def shares(absolute: np.ndarray) -> np.ndarray:
-    """Each pair's part of the movement of the logit, from its summed |change|: float64 [P], 1 together (or all 0)."""
+    """Each pair's part of a sum over the pairs, such as of summed |change|: float64 [P], 1 together (or all 0)."""
     total = absolute.sum()
     return absolute / total if total > 0 else np.zeros_like(absolute)

@@ -26,6 +26,8 @@ class PairEffect:
         attention: mean share of attention (over the rows that have the pair its mean would be larger by
             1 / ``present``); None for a model without.
         attention_rank: by ``attention``.
+        weighted_attention: share of what the pooling takes: sum over the rows of the attention times the length of
+            the pair's product ‖u_i ⊙ u_j‖, divided by that sum over all pairs; None as ``attention``.
         present: share of the rows that have both; of fields with several slots, any of their pairs.
         slot_pairs: how many pairs of slots it is made of: more than 1 where a field takes several values.
     """
@@ -38,6 +40,7 @@ class PairEffect:
     contribution: float | None
     attention: float | None
     attention_rank: int | None
+    weighted_attention: float | None
     present: float
     slot_pairs: int = 1
 

@@ -31,6 +31,10 @@ _WORDS = {
         "spent on; contributions, single slots and the bias sum to the logit."
     ),
     "attention": "Attention: the pair's share of the softmax, mean over the rows; 0 in rows without the pair.",
+    "weighted_attention": (
+        "Weighted attention: the sum over the rows of attention times the length of the pair's product of vectors, "
+        "divided by that sum over all pairs: how much of what is pooled is this pair."
+    ),
 }
 _ADDED = "Effect: the standard deviation, over the rows, of what the pair adds to the logit."
 

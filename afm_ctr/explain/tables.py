@@ -31,6 +31,8 @@ def columns(explanation: Explanation) -> dict[str, str]:
     if explanation.has_attention:
         wanted["attention"] = "attention" if one else "mean attention"
         wanted["attention_rank"] = "its rank"
+    if explanation.pairs and explanation.pairs[0].weighted_attention is not None:
+        wanted["weighted_attention"] = "weighted attention"
     return wanted
 
 
@@ -38,7 +40,7 @@ def cell(attribute: str, value: float | None, one: bool = False) -> str:
     """A figure of a pair as it is read: shares in per cent, and with a sign what may be negative, as for one row."""
     if value is None:
         return ""
-    if attribute in ("attention", "effect_share", "present"):
+    if attribute in ("attention", "weighted_attention", "effect_share", "present"):
         return f"{value:.1%}" if attribute == "present" else f"{value:.3%}"
     if attribute == "attention_rank":
         return f"{value:.0f}"
@@ -50,8 +52,9 @@ def table(explanation: Explanation, top: int = 10) -> Group:
     main = Table()
     main.add_column("rank", justify="right")
     wanted, one = columns(explanation), explanation.row is not None
+    wanted.pop("weighted_attention", None)  # eighty columns have no room for it; the files do
     if not one or "attention" in wanted:
-        wanted.pop("contribution", None)  # eighty columns have no room for it; the files do
+        wanted.pop("contribution", None)
     pairs = explanation.pairs[:top]
     # Headings wrap before names do.
     main.add_column("pair", overflow="fold", min_width=min(_NAME, max((len(pair.name) for pair in pairs), default=0)))
@@ -73,15 +76,15 @@ def table(explanation: Explanation, top: int = 10) -> Group:
 
 def csv_of_pairs(pairs: Sequence[PairEffect]) -> bytes:
     """All pairs, one a line."""
-    names = ["effect", "mean_change", "effect_share", "contribution", "attention", "attention_rank", "present"]
-    names.append("slot_pairs")
+    names = ["effect", "mean_change", "effect_share", "contribution", "attention", "attention_rank"]
+    names += ["weighted_attention", "present", "slot_pairs"]
     lines = [[pair.rank, *pair.fields, *_values(pair, names)] for pair in pairs]
     return _csv(["rank", "first", "second", *names], lines)
 
 
 def csv_of_requests(requests: Sequence[Explanation]) -> bytes:
     """All pairs of all requests, one a line."""
-    names = ["effect", "effect_share", "contribution", "attention", "attention_rank"]
+    names = ["effect", "effect_share", "contribution", "attention", "attention_rank", "weighted_attention"]
     lines = []
     for request in requests:
         assert request.row is not None

@@ -25,6 +25,7 @@ class Agreement:
         top: how many of the first of both rankings are compared: 10, and of fewer than 30 pairs a third.
         common: how many of them are in both.
         evenness: largest mean share of attention over the mean of all shares; near 1 attention hardly chooses.
+        weighted: the rank correlation of effect and weighted attention; None where it is not defined.
     """
 
     correlation: float | None
@@ -34,6 +35,7 @@ class Agreement:
     top: int
     common: int
     evenness: float
+    weighted: float | None = None
 
     @property
     def by_chance(self) -> float:
@@ -50,6 +52,7 @@ class Agreement:
             f"{interval}; of the {self.top} pairs with the largest effect {self.common} "
             f"{'is' if self.common == 1 else 'are'} among the {self.top} with the most attention, "
             f"where mere chance gives {self.by_chance:.1f}."
+            + ("" if self.weighted is None else f" With weighted attention the correlation is {self.weighted:+.3f}.")
         )
 
     def verdict(self) -> str:
@@ -83,8 +86,12 @@ class Agreement:
         )
 
 
-def agreement_of(effect: np.ndarray, attention: np.ndarray) -> Agreement | None:
-    """Compare effects (by size) and shares of attention of the same pairs, float [P]; None for fewer than two."""
+def agreement_of(effect: np.ndarray, attention: np.ndarray, weighted: np.ndarray | None = None) -> Agreement | None:
+    """Compare effects (by size) and shares of attention, as they are and weighted, of the same pairs, float [P].
+
+    Returns:
+        None for fewer than two pairs.
+    """
     pairs = len(effect)
     if pairs < 2:
         return None
@@ -94,7 +101,8 @@ def agreement_of(effect: np.ndarray, attention: np.ndarray) -> Agreement | None:
     low, high = (None, None) if correlation is None else interval(correlation, pairs)
     mean = float(np.mean(attention))
     evenness = float(np.max(attention)) / mean if mean > 0 else 1.0
-    return Agreement(correlation, low, high, pairs, top, len(first & second), evenness)
+    by_weighted = None if weighted is None else rank_correlation(effect, weighted)
+    return Agreement(correlation, low, high, pairs, top, len(first & second), evenness, by_weighted)
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:

@@ -4,9 +4,9 @@ It reads one JSON object from standard input: ``model`` and its ``config``, ``fi
 ``threads`` and ``runs``, a seed and a folder each. A run that is trained already is not trained again; every split
 that has no ``scores-<split>.npz`` in a run's folder is scored with the weights of the best epoch.
 
-FuxiCTR's package has the layers, the training loop, the early stopping and the regulariser, but FM, AFM and DeepFM
-are in the model zoo of its repository: here they are put together of the same layers of the package. Its reader hands
-rows one by one to Python; here whole batches are taken from arrays, shuffled anew in each epoch.
+FuxiCTR's package has the layers, the training loop, the early stopping and the regulariser, but FM, AFM, DeepFM and
+DCNv2 are in the model zoo of its repository: here they are put together of the same layers of the package. Its reader
+hands rows one by one to Python; here whole batches are taken from arrays, shuffled anew in each epoch.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import (
+    CrossNetV2,
     FactorizationMachine,
     FeatureEmbedding,
     InnerProductInteraction,
@@ -161,7 +162,27 @@ class DeepFM(Peer):
         return self.fm(ids, vectors) + self.network(vectors.flatten(start_dim=1))
 
 
-MODELS: dict[str, type[Peer]] = {"FM": FM, "AFM": AFM, "DeepFM": DeepFM}
+class DCNv2(Peer):
+    """Cross layers and a network side by side: the paper's parallel form."""
+
+    def make(self, fields: FeatureMap, config: dict[str, Any]) -> None:
+        self.vectors = FeatureEmbedding(fields, config["embedding_dim"])
+        width = fields.num_fields * config["embedding_dim"]
+        self.crosses = CrossNetV2(width, config["cross_layers"])
+        self.network = MLP_Block(
+            input_dim=width,
+            hidden_units=config["hidden_units"],
+            dropout_rates=config["net_dropout"],
+            batch_norm=config["batch_norm"],
+        )
+        self.sum = nn.Linear(width + config["hidden_units"][-1], 1)
+
+    def logits(self, ids: dict[str, torch.Tensor]) -> torch.Tensor:
+        flat = self.vectors(ids).flatten(start_dim=1)
+        return self.sum(torch.cat([self.crosses(flat), self.network(flat)], dim=1))
+
+
+MODELS: dict[str, type[Peer]] = {"FM": FM, "AFM": AFM, "DeepFM": DeepFM, "DCNv2": DCNv2}
 
 
 def train(model: Peer, rows: dict[str, str], config: dict[str, Any]) -> dict[str, Any]:

@@ -85,10 +85,20 @@ def test_effects_are_those_of_leaving_the_pair_out(tmp_path, data, afm, scaled):
     inputs = model.inputs_of({name: tf.constant(rows[name]) for name in ("feature_ids", "feature_vals")})
     rest = np.sum(inputs.linear, axis=1) + model.bias.numpy()
     assert sum(pair.contribution for pair in explanation.pairs) == pytest.approx(np.mean(whole - rest), abs=1e-5)
-    expected = spearmanr(
-        [pair.effect for pair in explanation.pairs], [pair.attention for pair in explanation.pairs]
-    ).statistic
+    effects_found = [pair.effect for pair in explanation.pairs]
+    expected = spearmanr(effects_found, [pair.attention for pair in explanation.pairs]).statistic
     assert explanation.rank_correlation == pytest.approx(expected)
+    # The length of each pair's part of what is pooled, in float64 loops.
+    attention, vectors = np.asarray(model.interaction.explain(inputs), np.float64), np.asarray(inputs.vectors)
+    lengths = {
+        fields: np.sum(attention[:, number] * np.sqrt(np.sum((vectors[:, i] * vectors[:, j]) ** 2, axis=1)))
+        for number, (fields, (i, j)) in enumerate(zip(names, model.pairs, strict=True))
+    }
+    weighted = [pair.weighted_attention for pair in explanation.pairs]
+    np.testing.assert_allclose(
+        weighted, [lengths[pair.fields] / sum(lengths.values()) for pair in explanation.pairs], rtol=1e-4
+    )
+    assert explanation.agreement.weighted == pytest.approx(spearmanr(effects_found, weighted).statistic)
 
 
 def several_values(within: bool = True) -> ResolvedSchema:
@@ -137,6 +147,7 @@ def test_a_field_of_several_values_is_taken_out_whole(tmp_path: Path, scaled: bo
         of = [slots[schema.slots[i].name, schema.slots[j].name] for i, j in model.pairs[members]]
         assert pair.attention == pytest.approx(sum(one.attention for one in of), rel=1e-6)
         assert pair.contribution == pytest.approx(sum(one.contribution for one in of), rel=1e-5, abs=1e-7)
+        assert pair.weighted_attention == pytest.approx(sum(one.weighted_attention for one in of), rel=1e-5)
         either = np.any([present[:, i] & present[:, j] for i, j in model.pairs[members]], axis=0)
         assert pair.present == either.mean()
     ab = changes["a", "b"]
@@ -183,6 +194,7 @@ def test_a_row_with_one_pair_loses_all_of_it(tmp_path, afm):
     data = prepared.write(tmp_path, feature_ids=ids, splits={"test": ROWS})
     (pair,) = explain(afm[0], data, row=0).pairs
     assert (pair.fields, pair.attention) == (("a", "b"), pytest.approx(1.0))
+    assert pair.weighted_attention == pytest.approx(1.0)
     assert pair.effect == pytest.approx(pair.contribution) and abs(pair.effect) > 1e-3
     assert pair.effect_share == pytest.approx(1.0)
 
@@ -218,7 +230,7 @@ def test_fm_has_effects_and_no_attention(tmp_path, data):
     for pair in explanation.pairs:
         i, j = ("abcd".index(name) for name in pair.fields)
         assert pair.effect == pytest.approx(float(vectors[ids[i]] @ vectors[ids[j]] * vals[i] * vals[j]), abs=1e-5)
-        assert pair.attention is None and pair.attention_rank is None
+        assert pair.attention is None and pair.attention_rank is None and pair.weighted_attention is None
     assert explanation.rank_correlation is None
 
 
@@ -234,7 +246,8 @@ def test_files_table_and_json(tmp_path, data, afm):
         with open(explanation.files[0], encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
         assert [(line["first"], line["second"]) for line in lines] == [pair.fields for pair in explanation.pairs]
-        assert [float(line["effect_share"]) for line in lines] == [pair.effect_share for pair in explanation.pairs]
+        for name in ("effect_share", "weighted_attention"):
+            assert [float(line[name]) for line in lines] == [getattr(pair, name) for pair in explanation.pairs]
         for picture in explanation.files[-3:-1]:
             with open(picture, "rb") as file:
                 assert file.read(8) == b"\x89PNG\r\n\x1a\n"
@@ -247,6 +260,7 @@ def test_files_table_and_json(tmp_path, data, afm):
         assert explanation.pairs[0].name in text and "rank correlation" in text
         page = (tmp_path / names[-1]).read_text(encoding="utf-8")
         assert page.count("<img") == 2 and 'src="http' not in page and 'href="http' not in page
+        assert f"{explanation.pairs[0].weighted_attention:.3%}" in page
         assert f"rank correlation of attention and effect is {explanation.rank_correlation:+.3f}" in page
         rows = [explanation.row] if row else [request.row for request in explanation.requests]
         assert rows and all(facts.key in page and facts.key in text for facts in rows)
@@ -298,6 +312,7 @@ def test_models_that_cannot_tell_everything(data, afm, monkeypatch, tells, effec
     assert all(words in sentence for words, sentence in zip(missing, sentences, strict=True))
     for pair in explanation.pairs:
         assert (pair.attention is not None, pair.contribution is not None) == tuple(map(bool, tells[:2]))
+        assert (pair.weighted_attention is None) == (pair.attention is None)
         assert (pair.effect is None) == (pair.effect_share is None) == (effect_of is None)
         if effect_of == "removal":
             assert (pair.effect, pair.effect_share) == (whole[pair.fields].effect, whole[pair.fields].effect_share)
@@ -366,6 +381,10 @@ def test_figures_of_agreement():
     assert agreement_of(effect[:1], attention[:1]) is None
     even = agreement_of(effect, np.ones(12))
     assert even.correlation is None and "not defined" in even.figures() and "go by the effect" in even.verdict()
+    assert "weighted" not in found.figures()
+    assert (
+        agreement_of(effect, attention, effect**2).figures().endswith("weighted attention the correlation is +1.000.")
+    )
 
 
 @pytest.mark.parametrize(
