@@ -1,42 +1,72 @@
-// Attentional pooling forward and backward, a row at a time and a block of its pairs at a time.
+// Attentional pooling forward and backward, a group of rows at a time.
 //
 //   e_q = u_i * u_j,  s_q = h . relu(W^T e_q + b),  a = softmax of s over the row's pairs,  pooled = c sum a_q m_q e_q
 //
 // (m: dropout factors, c: the number of pairs or 1); by slot each slot has a sum of its own, over the pairs that it is
-// in. The softmax runs online (running maximum and sum: Milakov and Gimelshein, 2018). Of a pair its score and a bit
-// for each unit of its hidden layer outlive their block of PAIRS pairs, or nothing, and then the backward pass computes
-// them again; it normalises the scores by the saved logarithm of the softmax's denominator.
+// in. Forward, and backward up to the gradient by the scores, each lane of a vector is a row (group.h); the rest of the
+// backward pass takes row by row, with a lane for each number of a vector. Of a pair its score and a bit for each unit
+// of its hidden layer outlive their group, or nothing, and then the backward pass computes them again; it normalises
+// the scores by the saved logarithm of the softmax's denominator.
 //
 // The relu passes units on or does not, so that with G = sum over q of e_q (ds_q above_q) and g = sum of ds_q above_q
 // dW = G diag(h), db = g h, dh = W . G + b g: the hidden layer itself is not needed again. And both products with
 // above_q are sums of subsets: of e_q ds_q over the pairs with a unit above 0, and of the rows of diag(h) W^T over a
-// pair's units above 0. Of every GROUP units all subsets have a sum, so a pair adds or reads one vector for GROUP
+// pair's units above 0. Of every 5 or 6 units all subsets have a sum, so a pair adds or reads one vector for 5 or 6
 // multiply-adds (Arlazarov, Dinic, Kronrod and Faradzev, 1970, the "four Russians").
 //
 // This file is compiled once an instruction set, everything in a namespace without a name, and uses no template of
 // the standard library: see problem.h. A NaN in an input comes out as NaN, as it does from TensorFlow's ops.
-#include "block.h"
+#include "group.h"
 
 namespace afm_ctr {
 namespace {
 
-// to_i += w e and to_j += w e for every pair: what it adds to the sums of its two slots.
-AFM_INLINE void spread(const Space& X, int n, float* sums) {
-  const int64_t stride = X.kw * L;
-  for (int64_t x = 0; x < X.kw; x++) {
-    const float* const E = X.E + x * PAIRS * L;
-    float* const to = sums + x * L;
-    for (int q = 0; q < n;) {  // pairs of the same i stand side by side
-      const int32_t i = X.i[q];
-      vec own = vec{};
-      for (; q < n && X.i[q] == i; q++) {
-        const int64_t j = X.j[q] * stride;
-        const vec e = X.w[q] * load(E + q * L);
-        own += e;
-        store(to + j, load(to + j) + e);
-      }
-      store(to + i * stride, load(to + i * stride) + own);
+// The end of the pairs from q on that have the same first place.
+AFM_INLINE int64_t end_of_run(const Space& X, int64_t q, int64_t end) {
+  const int32_t i = X.i[q];
+  for (q++; q < end && X.i[q] == i; q++) continue;
+  return q;
+}
+
+// What the pairs add to pooled: of the whole u_i * sum w u_j, by slot sum w u_j to i and w u_i to j, which u is
+// multiplied by in the end. SOME numbers of the vectors from x on.
+template <bool BY_SLOT, int SOME>
+AFM_APART void pool(const Problem& P, const Space& X, const Group& group, int64_t x) {
+  const int64_t stride = P.k * L;
+  const float* const U = X.U + x * L;
+  float* const G = X.G + x * L;
+  for (int64_t q = 0; q < group.pairs;) {
+    const int64_t end = end_of_run(X, q, group.pairs), i = X.i[q] * stride;
+    vec own[SOME], ui[SOME];
+    AFM_UNROLL
+    for (int r = 0; r < SOME; r++) {
+      own[r] = vec{};
+      if (BY_SLOT) ui[r] = load(U + i + r * L);
     }
+    for (; q < end; q++) {
+      const int64_t j = X.j[q] * stride;
+      const vec w = load(X.w + q * L);
+      AFM_UNROLL
+      for (int r = 0; r < SOME; r++) {
+        own[r] += w * load(U + j + r * L);
+        if (BY_SLOT) store(G + j + r * L, load(G + j + r * L) + w * ui[r]);
+      }
+    }
+    float* const to = BY_SLOT ? G + i : G;
+    AFM_UNROLL
+    for (int r = 0; r < SOME; r++)
+      store(to + r * L, load(to + r * L) + (BY_SLOT ? own[r] : own[r] * load(U + i + r * L)));
+  }
+}
+
+// Where the vectors of a place, or those of the whole, lie in an array [rows, (slots,) k].
+template <typename Number>
+AFM_INLINE void find(const Problem& P, const Space& X, const Group& group, int64_t place, bool by_slot, Number* array,
+                     Number* (&found)[L]) {
+  for (int64_t lane = 0; lane < L; lane++) {
+    const int64_t row = group.first + lane, slot = group.moved ? X.slot[place * L + lane] : place;
+    const bool some = lane < group.rows && (!by_slot || group.full || X.on[place * L + lane]);
+    found[lane] = some ? array + (by_slot ? row * P.slots + slot : row) * P.k : nullptr;
   }
 }
 
@@ -44,62 +74,46 @@ template <bool BY_SLOT>
 void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse,
                 float* scores) {
   Space X = prepare(P, memory);
-  const int64_t of_row = kept(P), of_block = scored(X.words);
-  const int64_t sums = BY_SLOT ? P.slots : 1;
-  for (int64_t row_number = begin; row_number < end; row_number++) {
-    const Row row = open_row(P, X, row_number);
-    memset(X.pooled, 0, sums * X.kw * sizeof(vec));
-    float highest = -INFINITY, total = 0;
-    int64_t next = 0, count = 0;
-    while (next < P.pairs) {
-      const int n = next_pairs(P, &X, row, &next);
-      if (n == 0) break;
-      if (scores) keep_scores(&X, scores + row_number * of_row + count / PAIRS * of_block);
-      count += n;
-      score(P, X, row, n);
-      vec tops = load(X.s);
-      for (int q = L; q < n; q += L) {
-        const vec s = load(X.s + q);
-        tops = tops < s ? s : tops;
-      }
-      float top = highest;
-      for (int lane = 0; lane < L; lane++) top = top < tops[lane] ? tops[lane] : top;
-      const float shrink = highest < top ? expf(highest - top) : 1.0f;
-      highest = top;
-      vec part = vec{};
-      for (int q = 0; q < n; q += L) {
-        const vec e = exponential(load(X.s + q) - highest);
-        part += e;
-        store(X.w + q, e);
-      }
-      total = total * shrink + sum(part);
-      if (P.threshold) drop(P, X, row, n);
-      if (BY_SLOT) {
-        if (shrink != 1.0f)
-          for (int64_t x = 0; x < P.slots * X.kw; x++) store(X.pooled + x * L, load(X.pooled + x * L) * shrink);
-        spread(X, n, X.pooled);
-        continue;
-      }
-      for (int64_t x = 0; x < X.kw; x++) {
-        const float* E = X.E + x * PAIRS * L;
-        vec a = load(X.pooled + x * L) * shrink, b = vec{}, c = vec{}, d = vec{};
-        int q = 0;
-        for (; q + 3 < n; q += 4) {
-          a += X.w[q] * load(E + q * L);
-          b += X.w[q + 1] * load(E + (q + 1) * L);
-          c += X.w[q + 2] * load(E + (q + 2) * L);
-          d += X.w[q + 3] * load(E + (q + 3) * L);
-        }
-        for (; q < n; q++) a += X.w[q] * load(E + q * L);
-        store(X.pooled + x * L, (a + b) + (c + d));
-      }
+  constexpr int SOME = (L == 16 ? 16 : 8) / (BY_SLOT ? 2 : 1);
+  for (int64_t first = begin; first < end; first += L) {
+    const Group group = open_group(P, &X, first, end);
+    if (scores) keep_scores(&X, scores + first / L * kept(P));
+    score(P, X, group);
+    vec top = all(-INFINITY), total = vec{};
+    for (int64_t q = 0; q < group.pairs; q++) {
+      const vec s = load(X.s + q * L);
+      top = top < s ? s : top;
     }
-    const float scale = P.scale_by_pairs ? static_cast<float>(count) : 1.0f;
-    const float factor = count ? scale / total : 0.0f;
-    for (int64_t f = 0; f < sums; f++)
-      for (int64_t x = 0; x < P.k; x++)
-        pooled[(row_number * sums + f) * P.k + x] = X.pooled[f * X.kw * L + x] * factor;
-    lse[row_number] = count ? highest + logf(total) : 0.0f;
+    top = group.count != 0 ? top : vec{};
+    for (int64_t q = 0; q < group.pairs;) {  // sums of sums, in which less is rounded off
+      vec part = vec{};
+      for (const int64_t end_of_i = end_of_run(X, q, group.pairs); q < end_of_i; q++) {
+        const vec e = exponential(load(X.s + q * L) - top);
+        part += e;
+        store(X.w + q * L, e);
+      }
+      total += part;
+    }
+    if (P.threshold) drop(P, X, group, 0, group.pairs);
+    const int64_t sums = BY_SLOT ? group.places : 1;
+    memset(X.G, 0, sums * P.k * sizeof(vec));
+    int64_t x = 0;
+    for (; x + SOME <= P.k; x += SOME) pool<BY_SLOT, SOME>(P, X, group, x);
+    for (; x < P.k; x++) pool<BY_SLOT, 1>(P, X, group, x);
+    const vec scale = P.scale_by_pairs ? __builtin_convertvector(group.count, vec) : all(1.0f);
+    const vec factor = group.count != 0 ? scale / total : vec{};
+    if (BY_SLOT && !group.full) memset(pooled + first * P.slots * P.k, 0, group.rows * P.slots * P.k * sizeof(float));
+    for (int64_t place = 0; place < sums; place++) {
+      float *const from = X.G + place * P.k * L, *to[L];
+      for (x = 0; x < P.k; x++) {
+        const vec sum = load(from + x * L) * factor;
+        store(from + x * L, BY_SLOT ? sum * load(X.U + (place * P.k + x) * L) : sum);
+      }
+      find(P, X, group, place, BY_SLOT, pooled, to);
+      from_lanes(from, P.k, to);
+    }
+    for (int64_t lane = 0; lane < group.rows; lane++)
+      lse[first + lane] = group.count[lane] ? top[lane] + logf(total[lane]) : 0.0f;
   }
 }
 
@@ -108,10 +122,11 @@ void add_up_subsets(const Problem& P, const Space& X) {
   for (int64_t x = 0; x < X.kw; x++)
     for (int64_t group = 0; group < X.groups; group++) {
       float* const sums = X.subsets + (x * X.groups + group) * 2 * SUBSETS * L;
-      for (int64_t y = group * GROUP; y < smaller(P.t, (group + 1) * GROUP); y++)
+      const int64_t first = group / GROUPS * WORD + first_unit(group);
+      for (int64_t y = first; y < smaller(P.t, first + units_of(group)); y++)
         for (int lane = 0; lane < smaller(L, P.k - x * L); lane++)
-          sums[(2 << y % GROUP) * L + lane] = P.h[y] * P.W[(x * L + lane) * P.t + y];
-      for (int subset = 1; subset < SUBSETS; subset++) {
+          sums[(2 << (y - first)) * L + lane] = P.h[y] * P.W[(x * L + lane) * P.t + y];
+      for (int subset = 1; subset < 1 << units_of(group); subset++) {
         const int one = subset & -subset;  // the first of its units
         if (subset != one)
           store(sums + 2 * subset * L, load(sums + 2 * one * L) + load(sums + 2 * (subset - one) * L));
@@ -122,7 +137,7 @@ void add_up_subsets(const Problem& P, const Space& X) {
 // What a block adds to db but for the factor h.
 AFM_INLINE void offsets(const Space& X, int n) {
   for (int64_t y = 0; y < X.tw; y++) {
-    const units* const above = X.above + y / SPAN * PAIRS;
+    const units* const above = X.above + y / SPAN * L * X.room;
     const auto part = [&](int q) __attribute__((always_inline)) {
       return only(static_cast<lanes>(above[q] >> y % SPAN * L), all(X.ds[q]));
     };
@@ -141,14 +156,13 @@ AFM_INLINE void offsets(const Space& X, int n) {
 // W r, which the last word completes and hands to the vectors: du_i += u_j * de and du_j += u_i * de. The units of a
 // group that are above 0 name a subset: the pair adds ds e to the sums of all pairs of this subset, and reads W r.
 // WIDE panels of the vectors from x on.
-template <bool BY_SLOT, int WIDE, bool ALONE, bool WHOLE>
+template <bool BY_SLOT, int WIDE, bool ALONE>
 __attribute__((noinline)) void gradients(const Space& X, const float* u, int n, int64_t x, int64_t word, float* du) {
-  const int64_t stride = X.kw * L, panel = X.groups * 2 * SUBSETS * L, first = word * (WORD / GROUP);
-  const int64_t groups = WHOLE ? WORD / GROUP : smaller(X.groups - first, WORD / GROUP);
+  const int64_t stride = X.kw * L, panel = X.groups * 2 * SUBSETS * L, first = word * GROUPS;
   const bool begin = ALONE || word == 0, end = ALONE || word == X.words - 1;
   const float *const g = X.g + x * L, *const ds = X.ds, *const w = X.w;
   const int32_t *const is = X.i, *const js = X.j;
-  const units* const above = X.above + word * PAIRS;
+  const units* const above = X.above + word * L * X.room;
   float *const subsets = X.subsets + x * panel + first * 2 * SUBSETS * L, *const R = X.R;
   u += x * L;
   du += x * L;
@@ -173,8 +187,9 @@ __attribute__((noinline)) void gradients(const Space& X, const float* u, int n, 
         sum[p] = begin ? vec{} : load(R + (p * PAIRS + q) * L);
       }
       AFM_UNROLL
-      for (int64_t group = 0; group < groups; group++) {
-        float* const at = subsets + (group * SUBSETS + (bits >> group * GROUP) % SUBSETS) * 2 * L;
+      for (int group = 0; group < GROUPS; group++) {
+        const uint64_t subset = bits >> first_unit(group) & ((1 << units_of(group)) - 1);
+        float* const at = subsets + (group * SUBSETS + subset) * 2 * L;
         AFM_UNROLL
         for (int p = 0; p < WIDE; p++) {
           sum[p] += load(at + p * panel);
@@ -201,10 +216,119 @@ __attribute__((noinline)) void gradients(const Space& X, const float* u, int n, 
 
 template <bool BY_SLOT, int WIDE>
 AFM_INLINE void all_gradients(const Space& X, const float* u, int n, int64_t x, float* du) {
-  if (X.words == 1)
-    return (X.groups == WORD / GROUP ? gradients<BY_SLOT, WIDE, true, true> : gradients<BY_SLOT, WIDE, true, false>)(
-        X, u, n, x, 0, du);
-  for (int64_t word = 0; word < X.words; word++) gradients<BY_SLOT, WIDE, false, false>(X, u, n, x, word, du);
+  if (X.words == 1) return gradients<BY_SLOT, WIDE, true>(X, u, n, x, 0, du);
+  for (int64_t word = 0; word < X.words; word++) gradients<BY_SLOT, WIDE, false>(X, u, n, x, word, du);
+}
+
+// Gradients by the scores and weights of the pairs of a block, from g . e of each pair: with a lane for each row, and
+// then row by row.
+template <bool BY_SLOT>
+AFM_APART void by_scores(const Problem& P, const Space& X, const Group& group, vec lse, vec along, vec scale,
+                         int64_t begin, int64_t end) {
+  const int64_t stride = P.k * L;
+  for (int64_t q = begin; q < end;) {
+    const int64_t end_of_i = end_of_run(X, q, end), i = X.i[q] * stride;
+    float* const gi = BY_SLOT ? X.G + i : X.E;
+    if (!BY_SLOT)
+      for (int64_t x = 0; x < P.k; x++) store(gi + x * L, load(X.G + x * L) * load(X.U + i + x * L));
+    for (; q < end_of_i; q++) {
+      const float *const uj = X.U + X.j[q] * stride, *const gj = X.G + X.j[q] * stride, *const ui = X.U + i;
+      vec dots[2] = {};
+      const auto add = [&](int64_t x) __attribute__((always_inline)) {
+        dots[x % 2] += load(gi + x * L) * load(uj + x * L);
+        if (BY_SLOT) dots[x % 2] += load(gj + x * L) * load(ui + x * L);
+      };
+      int64_t x = 0;
+      for (; x + 8 <= P.k; x += 8) {
+        AFM_UNROLL
+        for (int r = 0; r < 8; r++) add(x + r);
+      }
+      for (; x < P.k; x++) add(x);
+      store(X.ds + (q - begin) * L, dots[0] + dots[1]);
+      store(X.w + q * L, exponential(load(X.s + q * L) - lse));
+    }
+  }
+  vec a[PAIRS];
+  for (int64_t q = begin; q < end; q++) a[q - begin] = load(X.w + q * L);
+  if (P.threshold) drop(P, X, group, begin, end);
+  for (int64_t q = begin; q < end; q++) {
+    float* const ds = X.ds + (q - begin) * L;
+    store(ds, load(X.w + q * L) * load(ds) - a[q - begin] * along);
+    store(X.w + q * L, load(X.w + q * L) * scale);
+  }
+  for (int64_t q = begin; q < end; q += L) {
+    vec ds[L], w[L];
+    AFM_UNROLL
+    for (int r = 0; r < L; r++) ds[r] = load(X.ds + (q - begin + r) * L), w[r] = load(X.w + (q + r) * L);
+    transpose(ds);
+    transpose(w);
+    AFM_UNROLL
+    for (int r = 0; r < L; r++) store(X.ds_of + r * X.room + q, ds[r]), store(X.w_of + r * X.room + q, w[r]);
+    for (int64_t word = 0; word < X.words; word++) {
+      vec bits[L];
+      AFM_UNROLL
+      for (int r = 0; r < L; r++) {
+        const uvec of_pair = *reinterpret_cast<const uvec*>(X.above + (word * X.room + q + r) * L);
+        bits[r] = reinterpret_cast<vec>(__builtin_convertvector(of_pair, ivec));
+      }
+      transpose(bits);
+      AFM_UNROLL
+      for (int r = 0; r < L; r++)
+        *reinterpret_cast<uvec*>(X.above_of + (word * L + r) * X.room + q) =
+            __builtin_convertvector(reinterpret_cast<ivec>(bits[r]), uvec);
+    }
+  }
+}
+
+// The pairs of one row of the group, with their slots, and how many they are; those that only others have are left out.
+AFM_APART int64_t open_pairs(const Group& group, int64_t lane, Space* row) {
+  row->w = row->w_of + lane * row->room;
+  row->ds = row->ds_of + lane * row->room;
+  row->above = row->above_of + lane * row->room;
+  if (group.full) return group.pairs;
+  int32_t *const i = row->some + 2 * row->room, *const j = i + row->room;
+  int64_t n = 0;
+  const auto take = [&](int64_t q, int64_t count) __attribute__((always_inline)) {
+    memmove(row->w + n, row->w + q, count * sizeof(float));
+    memmove(row->ds + n, row->ds + q, count * sizeof(float));
+    for (int64_t word = 0; word < row->words; word++) {
+      units* const above = row->above + word * L * row->room;
+      memmove(above + n, above + q, count * sizeof(units));
+    }
+  };
+  if (group.moved) {
+    int64_t size = 0;
+    for (int64_t place = 0; place < group.places; place++) size -= row->on[place * L + lane];
+    for (int64_t one = 0, q = 0; one + 1 < size; q += group.places - ++one) {
+      const int64_t count = size - one - 1;
+      take(q, count);
+      for (int64_t other = one + 1; other < size; other++, n++) {
+        i[n] = row->slot[one * L + lane];
+        j[n] = row->slot[other * L + lane];
+      }
+    }
+  } else {
+    for (int64_t q = 0; q < group.pairs; q++) {
+      take(q, 1);
+      i[n] = row->i[q];
+      j[n] = row->j[q];
+      n -= row->on[row->i[q] * L + lane] & row->on[row->j[q] * L + lane];
+    }
+  }
+  row->i = i;
+  row->j = j;
+  return n;
+}
+
+AFM_INLINE float dot(const float* a, const float* b, int64_t n) {
+  vec sums = {};
+  int64_t x = 0;
+  for (; x + L <= n; x += L)
+    sums += *reinterpret_cast<const loose*>(a + x) * *reinterpret_cast<const loose*>(b + x);
+  float sum = 0;
+  for (; x < n; x++) sum += a[x] * b[x];
+  for (int lane = 0; lane < L; lane++) sum += sums[lane];
+  return sum;
 }
 
 template <bool BY_SLOT>
@@ -212,48 +336,61 @@ void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, co
                  const float* scores, const float* dpooled, float* du, float* sums) {
   Space X = prepare(P, memory);
   add_up_subsets(P, X);
-  const int64_t of_row = kept(P), of_block = scored(X.words);
   const int64_t pools = BY_SLOT ? P.slots : 1;
-  for (int64_t row_number = begin; row_number < end; row_number++) {
-    const Row row = open_row(P, X, row_number);
-    const float *upstream = dpooled + row_number * pools * P.k, *sum = pooled + row_number * pools * P.k;
-    float* const to = du + row_number * P.slots * P.k;
-    const bool direct = P.k % L == 0 && reinterpret_cast<uintptr_t>(to) % sizeof(vec) == 0;
-    float* const by_u = direct ? to : X.du;
-    memset(by_u, 0, P.slots * X.kw * sizeof(vec));
-    const float scale = P.scale_by_pairs ? static_cast<float>(count_pairs(P, row)) : 1.0f;
-    float along = 0;
-    for (int64_t f = 0; f < pools; f++)
-      for (int64_t x = 0; x < P.k; x++) {
-        X.g[f * X.kw * L + x] = upstream[f * P.k + x] * scale;
-        along += upstream[f * P.k + x] * sum[f * P.k + x];
-      }
-    int64_t next = 0;
-    for (int64_t block = 0; next < P.pairs; block++) {
-      const int n = next_pairs(P, &X, row, &next);
-      if (n == 0) break;
-      if (scores) {
-        keep_scores(&X, const_cast<float*>(scores) + row_number * of_row + block * of_block);  // only read
-      } else {
-        score(P, X, row, n);
-      }
-      against_upstream<BY_SLOT>(X, row, n);
-      const int end_of_pairs = filled(n);  // beyond the n pairs the scores are -inf, and all that follows 0
-      for (int q = 0; q < end_of_pairs; q += L) {
-        const vec a = exponential(load(X.s + q) - lse[row_number]);
-        store(X.ds + q, a);
-        store(X.w + q, a);
-      }
-      if (P.threshold) drop(P, X, row, n);
-      for (int q = 0; q < end_of_pairs; q += L)
-        store(X.ds + q, load(X.w + q) * load(X.ge + q) - load(X.ds + q) * along);
-      offsets(X, n);
-      int64_t x = 0;
-      for (; x + WIDE <= X.kw; x += WIDE) all_gradients<BY_SLOT, WIDE>(X, row.u, n, x, by_u);
-      for (; x < X.kw; x++) all_gradients<BY_SLOT, 1>(X, row.u, n, x, by_u);
+  for (int64_t first = begin; first < end; first += L) {
+    const Group group = open_group(P, &X, first, end);
+    if (scores) {
+      keep_scores(&X, const_cast<float*>(scores) + first / L * kept(P));  // only read
+    } else {
+      score(P, X, group);
     }
-    if (!direct)
-      for (int64_t f = 0; f < P.slots; f++) memcpy(to + f * P.k, by_u + f * X.kw * L, P.k * sizeof(float));
+    const vec scale = P.scale_by_pairs ? __builtin_convertvector(group.count, vec) : all(1.0f);
+    for (int64_t place = 0; place < (BY_SLOT ? group.places : 1); place++) {
+      const float* from[L];
+      float* const to = X.G + place * P.k * L;
+      find(P, X, group, place, BY_SLOT, dpooled, from);
+      to_lanes(from, P.k, to);
+      for (int64_t x = 0; x < P.k; x++) {
+        const vec g = load(to + x * L) * scale;
+        store(to + x * L, BY_SLOT ? g * load(X.U + (place * P.k + x) * L) : g);
+      }
+    }
+    vec along = {}, denominator = {};
+    for (int64_t lane = 0; lane < group.rows; lane++) {
+      const int64_t at = (first + lane) * pools * P.k;
+      along[lane] = dot(dpooled + at, pooled + at, pools * P.k);
+      denominator[lane] = lse[first + lane];
+    }
+    for (int64_t q = 0; q < group.pairs; q += PAIRS)
+      by_scores<BY_SLOT>(P, X, group, denominator, along, scale, q, smaller(group.pairs, q + PAIRS));
+    for (int64_t lane = 0; lane < group.rows; lane++) {
+      const int64_t row_number = first + lane, size = P.slots * P.k;
+      const float *u = P.u + row_number * size, *g = dpooled + row_number * pools * P.k;
+      float* const to = du + row_number * size;
+      const auto aligned = [](const float* at) { return reinterpret_cast<uintptr_t>(at) % sizeof(vec) == 0; };
+      Space row = X;
+      const int64_t n = open_pairs(group, lane, &row);
+      const auto panelled = [&](const float* from, int64_t count, float* room) {
+        if (P.k % L == 0 && aligned(from)) return from;
+        for (int64_t f = 0; f < count; f++) memcpy(room + f * X.kw * L, from + f * P.k, P.k * sizeof(float));
+        return static_cast<const float*>(room);
+      };
+      u = panelled(u, P.slots, X.u);
+      row.g = panelled(g, pools, X.g_padded);
+      const bool direct = P.k % L == 0 && aligned(to);
+      float* const by_u = direct ? to : X.du;
+      memset(by_u, 0, P.slots * X.kw * sizeof(vec));
+      for (int64_t q = 0; q < n; q += PAIRS) {
+        const int some = static_cast<int>(smaller(n - q, PAIRS));
+        offsets(row, some);
+        int64_t x = 0;
+        for (; x + WIDE <= X.kw; x += WIDE) all_gradients<BY_SLOT, WIDE>(row, u, some, x, by_u);
+        for (; x < X.kw; x++) all_gradients<BY_SLOT, 1>(row, u, some, x, by_u);
+        row.w += PAIRS, row.ds += PAIRS, row.above += PAIRS, row.i += PAIRS, row.j += PAIRS;
+      }
+      if (!direct)
+        for (int64_t f = 0; f < P.slots; f++) memcpy(to + f * P.k, by_u + f * X.kw * L, P.k * sizeof(float));
+    }
   }
   float *const db = sums + P.k * P.t, *const dh = db + P.t;
   for (int64_t y = 0; y < P.t; y++) {
@@ -262,10 +399,12 @@ void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, co
   }
   for (int64_t x = 0; x < P.k; x += L)
     for (int64_t y = 0; y < P.t; y++) {
-      const float* const subsets = X.subsets + ((x / L * X.groups + y / GROUP) * 2 * SUBSETS + 1) * L;
+      int64_t group = y / WORD * GROUPS;
+      while (y % WORD >= first_unit(group) + units_of(group)) group++;
+      const float* const subsets = X.subsets + ((x / L * X.groups + group) * 2 * SUBSETS + 1) * L;
       vec by_unit = vec{};
-      for (int subset = 0; subset < SUBSETS; subset++)  // times 0 too, of which NaN comes out
-        by_unit += static_cast<float>(subset >> y % GROUP & 1) * load(subsets + 2 * subset * L);
+      for (int subset = 0; subset < 1 << units_of(group); subset++)  // times 0 too, of which NaN comes out
+        by_unit += static_cast<float>(subset >> (y % WORD - first_unit(group)) & 1) * load(subsets + 2 * subset * L);
       for (int lane = 0; lane < smaller(L, P.k - x); lane++) {
         sums[(x + lane) * P.t + y] = P.h[y] * by_unit[lane];
         dh[y] += P.W[(x + lane) * P.t + y] * by_unit[lane];
@@ -286,6 +425,6 @@ bool supported() { return AFM_SUPPORTED; }
 
 }  // namespace
 
-const Kernel AFM_KERNEL = {AFM_NAME, supported, workspace, kept, forward, backward};
+const Kernel AFM_KERNEL = {AFM_NAME, supported, workspace, L, kept, forward, backward};
 
 }  // namespace afm_ctr

@@ -15,15 +15,18 @@ namespace afm_ctr {
 namespace {
 
 constexpr int L = AFM_LANES;
-constexpr int TILE = 8;  // pairs whose sums are held in registers
 typedef float vec __attribute__((vector_size(L * 4), aligned(L * 4), may_alias));
-typedef int32_t ivec __attribute__((vector_size(L * 4), may_alias));
+typedef float loose __attribute__((vector_size(L * 4), aligned(4), may_alias));  // anywhere in memory
+typedef int32_t ivec __attribute__((vector_size(L * 4), aligned(L * 4), may_alias));
+typedef uint64_t wide __attribute__((vector_size(L * 4), aligned(L * 4), may_alias));  // half as many
 
 #define AFM_INLINE inline __attribute__((always_inline))
+#define AFM_APART __attribute__((noinline))
 #define AFM_UNROLL _Pragma("GCC unroll 16")
 
 AFM_INLINE vec load(const float* p) { return *reinterpret_cast<const vec*>(p); }
 AFM_INLINE void store(float* p, vec v) { *reinterpret_cast<vec*>(p) = v; }
+AFM_INLINE ivec load(const int32_t* p) { return *reinterpret_cast<const ivec*>(p); }
 AFM_INLINE vec all(float x) { return x - vec{}; }
 AFM_INLINE int64_t panels(int64_t n) { return (n + L - 1) / L; }
 AFM_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -37,26 +40,20 @@ AFM_INLINE vec relu(vec x) { return reinterpret_cast<vec>(_mm256_max_ps(__m256{}
 AFM_INLINE vec relu(vec x) { return x < 0.0f ? vec{} : x; }
 #endif
 
-// A bit a lane.
+// Adds a bit to the lanes whose x is above 0; x of the lanes that have a bit, 0 of the others.
 #if AFM_LANES == 16
 typedef uint16_t lanes;
-AFM_INLINE lanes above_zero(vec x) {
-  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), __m512{}, _CMP_GT_OQ);
+AFM_INLINE ivec mark(ivec bits, vec x, int32_t bit) {
+  const __mmask16 above = _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), __m512{}, _CMP_GT_OQ);
+  const __m512i before = reinterpret_cast<__m512i>(bits);
+  return reinterpret_cast<ivec>(_mm512_mask_or_epi32(before, above, before, _mm512_set1_epi32(bit)));
 }
 AFM_INLINE vec only(lanes some, vec x) {
   return reinterpret_cast<vec>(_mm512_maskz_mov_ps(some, reinterpret_cast<__m512>(x)));
 }
 #else
 typedef uint8_t lanes;
-AFM_INLINE lanes above_zero(vec x) {
-#if AFM_LANES == 8
-  return _mm256_movemask_ps(_mm256_cmp_ps(reinterpret_cast<__m256>(x), __m256{}, _CMP_GT_OQ));
-#else
-  lanes some = 0;
-  for (int lane = 0; lane < L; lane++) some |= (x[lane] > 0.0f) << lane;
-  return some;
-#endif
-}
+AFM_INLINE ivec mark(ivec bits, vec x, int32_t bit) { return bits | ((x > 0.0f) & bit); }
 AFM_INLINE vec only(lanes some, vec x) {
   ivec bit;
   for (int lane = 0; lane < L; lane++) bit[lane] = 1 << lane;
@@ -64,34 +61,28 @@ AFM_INLINE vec only(lanes some, vec x) {
 }
 #endif
 
-// Sums of neighbouring lanes: of x in the lower half of the result, of y in the upper half.
-AFM_INLINE vec fold(vec x, vec y) {
-  ivec even, odd;
-  for (int i = 0; i < L; i++) {
-    even[i] = 2 * i;
-    odd[i] = 2 * i + 1;
+template <int WIDTH>
+AFM_INLINE void exchange(vec (&v)[L]) {
+  ivec low, high;
+  for (int lane = 0; lane < L; lane++) {
+    low[lane] = lane & WIDTH ? L + lane - WIDTH : lane;
+    high[lane] = lane & WIDTH ? L + lane : lane + WIDTH;
   }
-  return __builtin_shuffle(x, y, even) + __builtin_shuffle(x, y, odd);
+  AFM_UNROLL
+  for (int r = 0; r < L; r++) {
+    if (r & WIDTH) continue;
+    const vec one = v[r], other = v[r + WIDTH];
+    v[r] = __builtin_shuffle(one, other, low);
+    v[r + WIDTH] = __builtin_shuffle(one, other, high);
+  }
 }
 
-AFM_INLINE float sum(vec v) {
-  for (int width = L; width > 1; width /= 2) v = fold(v, v);
-  return v[0];
-}
-
-// to[0 .. TILE) = the sums over the lanes of TILE vectors.
-AFM_INLINE void sums_of_tile(vec (&v)[TILE], float* to) {
-  static_assert(TILE == 8, "three steps of folding");
-  for (int i = 0; i < 4; i++) v[i] = fold(v[2 * i], v[2 * i + 1]);
-  for (int i = 0; i < 2; i++) v[i] = fold(v[2 * i], v[2 * i + 1]);
-  if (L == 4) {
-    memcpy(to, &v[0], sizeof(vec));
-    memcpy(to + L, &v[1], sizeof(vec));
-    return;
-  }
-  vec sums = fold(v[0], v[1]);
-  if (L == 16) sums = fold(sums, sums);
-  memcpy(to, &sums, TILE * sizeof(float));
+// Lane i of vector j becomes lane j of vector i.
+AFM_INLINE void transpose(vec (&v)[L]) {
+  exchange<1>(v);
+  exchange<2>(v);
+  if constexpr (L > 4) exchange<4>(v);
+  if constexpr (L > 8) exchange<8>(v);
 }
 
 // exp(x) for x <= 0 or a little above, within 2 units in the last place; 0 below the range of normal numbers.
@@ -115,7 +106,8 @@ AFM_INLINE vec exponential(vec x) {
   return normal ? y * reinterpret_cast<const vec&>(power) : vec{};
 }
 
-AFM_INLINE uint64_t mix(uint64_t x) {  // the finaliser of splitmix64
+template <typename Number>
+AFM_INLINE Number mix(Number x) {  // the finaliser of splitmix64
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
   return x ^ (x >> 31);

@@ -49,10 +49,7 @@ constexpr int64_t kMostBlocks = 64;
 // Beyond so many floats the backward pass computes again what the forward pass would keep.
 constexpr int64_t kMostKept = int64_t{1} << 27;
 
-int64_t count_blocks(int64_t rows, int64_t sums) {
-  const int64_t most = std::clamp<int64_t>(kMostSums / sums, 4, kMostBlocks);
-  return std::min(rows, most);
-}
+int64_t most_blocks(int64_t sums) { return std::clamp<int64_t>(kMostSums / sums, 4, kMostBlocks); }
 
 // The last three are for GPUs: the compiled program, what it reads of the pairs, and its sizes (see gpu.py).
 #define AFM_CTR_POOLING_ATTRIBUTES                                                                                  \
@@ -116,7 +113,11 @@ class PoolingBase : public OpKernel {
       (*slots_of_pairs)[i % 2 * room + i / 2] = list(i);
     }
     const int32_t* const first = slots_of_pairs->data();
-    *problem = Problem{slots, u.dim_size(2), t, pairs.dim_size(0), first, first + room, W.flat<float>().data(),
+    bool all_pairs = pairs.dim_size(0) == slots * (slots - 1) / 2;
+    for (int64_t i = 0, q = 0; all_pairs && i < slots; i++)
+      for (int64_t j = i + 1; j < slots; j++, q++) all_pairs &= first[q] == i && first[room + q] == j;
+    *problem = Problem{slots, u.dim_size(2), t, pairs.dim_size(0), first, first + room, all_pairs,
+                       W.flat<float>().data(),
                        b.flat<float>().data(), h.flat<float>().data(), scale_by_pairs_, by_slot_, threshold_,
                        keep_scale_, key_,
                        u.flat<float>().data(), present.flat<bool>().data(),
@@ -124,12 +125,15 @@ class PoolingBase : public OpKernel {
     return true;
   }
 
+  int64_t groups(int64_t rows) const { return (rows + kernel_->rows - 1) / kernel_->rows; }
+
   // Call work(block, begin, end, workspace) for every block of rows, on the threads of the device.
   template <typename Work>
   void OverBlocks(OpKernelContext* context, const Problem& problem, int64_t rows, int64_t blocks, Work work) {
     if (blocks == 0) return;
     const size_t bytes = (kernel_->workspace(problem) * sizeof(float) + 63) / 64 * 64;
     std::atomic<bool> exhausted{false};
+    const auto begin_of = [&](int64_t block) { return groups(rows) * block / blocks * kernel_->rows; };
     auto some = [&](int64_t first, int64_t last) {
       // The threads of the pool flush denormal numbers to zero; whoever calls must do the same.
       const port::ScopedFlushDenormal flush;
@@ -139,7 +143,7 @@ class PoolingBase : public OpKernel {
         return;
       }
       for (int64_t block = first; block < last; block++)
-        work(block, rows * block / blocks, rows * (block + 1) / blocks, static_cast<float*>(workspace.get()));
+        work(block, begin_of(block), std::min(rows, begin_of(block + 1)), static_cast<float*>(workspace.get()));
     };
     const auto* threads = context->device()->tensorflow_cpu_worker_threads();
     const int64_t cycles = (rows / blocks + 1) * (problem.pairs + 1) * (problem.k * problem.t / 8 + 8);
@@ -152,8 +156,8 @@ class PoolingBase : public OpKernel {
   }
 
   TensorShape kept_shape(int64_t rows, const Problem& problem) const {
-    const int64_t of_row = kernel_->kept(problem);
-    return rows * of_row > kMostKept ? TensorShape({0, 0}) : TensorShape({rows, of_row});
+    const int64_t count = groups(rows), of_group = kernel_->kept(problem);
+    return count * of_group > kMostKept ? TensorShape({0, 0}) : TensorShape({count, of_group});
   }
 
   const Kernel* kernel_ = nullptr;
@@ -180,7 +184,7 @@ class PoolingOp : public PoolingBase {
     OP_REQUIRES_OK(context, context->allocate_output(2, kept_shape(rows, problem), &kept));
     float *to_pooled = pooled->flat<float>().data(), *to_lse = lse->flat<float>().data();
     float* const to_kept = kept->NumElements() ? kept->flat<float>().data() : nullptr;
-    OverBlocks(context, problem, rows, std::min(rows, kMostBlocks),
+    OverBlocks(context, problem, rows, std::min(groups(rows), kMostBlocks),
                [&](int64_t, int64_t begin, int64_t end, float* workspace) {
                  kernel_->forward(problem, workspace, begin, end, to_pooled, to_lse, to_kept);
                });
@@ -209,7 +213,7 @@ class PoolingGradOp : public PoolingBase {
     OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({problem.k, t}), &dW));
     OP_REQUIRES_OK(context, context->allocate_output(2, TensorShape({t}), &db));
     OP_REQUIRES_OK(context, context->allocate_output(3, TensorShape({t}), &dh));
-    const int64_t size = kt + 2 * t, blocks = count_blocks(rows, size);
+    const int64_t size = kt + 2 * t, blocks = std::min(groups(rows), most_blocks(size));
     Tensor sums;
     OP_REQUIRES_OK(context, context->allocate_temp(DT_FLOAT, TensorShape({blocks, size}), &sums));
     float *to_u = du->flat<float>().data(), *to_sums = sums.flat<float>().data();

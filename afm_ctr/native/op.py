@@ -139,7 +139,8 @@ def fused_pooling(
     By slot: over each slot's pairs, ``[B, F, k]``. On a GPU the kernels for the shape are compiled when it is first
     seen, and kept on disk.
 
-    Memory: inputs, outputs, B floats, and a workspace a thread of (2 F + 128)·k + 9·k·t floats or so. For the
+    Memory: inputs, outputs, B floats, and a workspace a thread for the rows that it computes at once, as many as a
+    register holds floats: (16 + t / 4) bytes a pair of each of them, 8·F·k of each, and 100·k·t or so. For the
     backward pass a CPU keeps 4 + t / 8 bytes a pair, up to 512 MiB in all; beyond it computes them again. The
     result does not depend on the number of threads; between instruction sets it differs by rounding.
 

@@ -16,6 +16,7 @@ struct Problem {
   int64_t slots, k, t;
   int64_t pairs;
   const int32_t *i, *j;  // the slots of each pair, in [0, slots); kPairsBeyond zeros follow
+  bool all_pairs;        // the pairs are all (i, j) with i < j, in this order
   const float* W;       // [k, t]
   const float* b;       // [t]
   const float* h;       // [t]
@@ -36,10 +37,12 @@ struct Kernel {
   bool (*supported)();
   // Size of the workspace of one thread, in floats. It must begin at a multiple of 64 bytes.
   size_t (*workspace)(const Problem&);
-  // How many floats of a row the forward pass may keep for the backward pass: at least three quarters of one a pair.
+  // Rows are computed in groups of so many, the last of which may be smaller; `begin` is where a group begins.
+  int64_t rows;
+  // How many floats of a group the forward pass may keep for the backward pass.
   int64_t (*kept)(const Problem&);
   // Rows [begin, end): pooled [rows, (slots,) k] and the logarithm of the softmax's denominator [rows]. kept, null or
-  // [rows, kept(problem)], receives what the backward pass then need not compute again.
+  // [groups, kept(problem)], receives what the backward pass then need not compute again.
   void (*forward)(const Problem&, float* workspace, int64_t begin, int64_t end, float* pooled, float* lse,
                   float* kept);
   // Rows [begin, end) of du [rows, slots, k]; sums receives their dW [k, t], db [t] and dh [t], one after the other.

@@ -1,0 +1,300 @@
+// The workspace of a thread, and L rows at a time: their vectors, their pairs and the scores of them.
+//
+// A group of L rows is computed with a lane for each row, so that no pair needs sums over lanes, whatever the number of
+// slots. A row's results do not depend on the others of its group: each lane adds in the order of its own pairs, and in
+// between only zeros.
+// Included by kernel.h alone, once an instruction set.
+#ifndef AFM_CTR_NATIVE_GROUP_H_
+#define AFM_CTR_NATIVE_GROUP_H_
+
+#include "lanes.h"
+#include "problem.h"
+
+namespace afm_ctr {
+namespace {
+
+constexpr int PAIRS = 128;              // of a block
+constexpr int TILE = 3;                 // pairs that are scored at once, and
+constexpr int UNITS = L == 16 ? 8 : 4;  // of how many units the sums are held in registers
+
+typedef uint16_t units;  // a bit for each of WORD units of the hidden layer, whether it is above 0
+typedef units uvec __attribute__((vector_size(L * 2), aligned(L * 2), may_alias));
+constexpr int WORD = 16, SPAN = WORD / L;
+// Units whose subsets have a table of sums: GROUPS of a word, of 6, 5 and 5 of them.
+constexpr int GROUPS = 3, SUBSETS = 64;
+constexpr int first_unit(int64_t group) { return (group % GROUPS * WORD + 2) / GROUPS; }
+constexpr int units_of(int64_t group) { return group % GROUPS ? 5 : 6; }
+constexpr int WIDE = 2;  // panels of vectors that the backward pass takes at once
+
+struct Space {
+  int64_t kw, tw, words;  // widths in panels, and of the hidden layer in words
+  int64_t groups;         // of units
+  int64_t room;           // for the pairs of a row
+  float *W, *b, *h;       // W in panels of UNITS [.][k], padded
+  float *subsets;         // of units: the sums of their rows of diag(h) W^T, the sums of ds e of the pairs in which
+                          // they alone of a group are above 0 [kw][groups][SUBSETS][2]
+  float *db;              // [tw * L]
+  // A group of rows, a lane for each.
+  float *U;               // [slots][k]
+  float *G;               // sums or gradients of the pooled vectors: [k], by slot [slots][k]
+  int32_t *on, *slot;     // -1 where a place holds a slot, and which [slots]
+  float *E;               // products of a tile [TILE][k]
+  float *s;               // scores [room], and then `above`; here, or where they are kept
+  units *above;           // which of a pair's hidden layer is above 0 [words][room]
+  float *w, *ds;          // weights [room]; of a block, gradients by the scores [PAIRS]
+  float *w_of, *ds_of;    // the same row by row [L][room]
+  units *above_of;        // [words][L][room]
+  // One row.
+  float *u, *du;          // [slots, kw * L]
+  float *g_padded;        // [kw * L], by slot [slots, kw * L]
+  const float* g;
+  float *R;               // sums of rows of hW [WIDE][PAIRS]
+  const int32_t *i, *j;   // pairs of a group
+  int32_t *some;          // room for i and j of a group and of a row [4][room]
+};
+
+AFM_INLINE int64_t words_of(int64_t t) { return (t + WORD - 1) / WORD; }
+AFM_INLINE int64_t room_of(int64_t pairs) { return (pairs + TILE - 1 + 15) / 16 * 16; }
+AFM_INLINE int64_t padded(int64_t t) { return (t + 15) / 16 * 16; }
+
+int64_t kept(const Problem& P) {
+  const int64_t bytes = 4 + words_of(P.t) * static_cast<int64_t>(sizeof(units));
+  return room_of(P.pairs) * L * bytes / 4;
+}
+
+AFM_INLINE void keep_scores(Space* X, float* at) {
+  X->s = at;
+  X->above = reinterpret_cast<units*>(at + X->room * L);
+}
+
+// Lay out the workspace, what must begin as zeros before U; returns its size in floats.
+size_t lay_out(const Problem& P, float* at, Space* X) {
+  const int64_t kw = panels(P.k), kp = kw * L, tp = padded(P.t), words = words_of(P.t), room = room_of(P.pairs);
+  const int64_t groups = words * GROUPS, sums = P.by_slot ? P.slots : 1;
+  const float* const start = at;
+  auto take = [&at](int64_t n) {
+    float* here = at;
+    at += (n + 15) / 16 * 16;
+    return here;
+  };
+  auto whole = [&take](int64_t n) { return reinterpret_cast<int32_t*>(take(n)); };
+  *X = Space{};
+  X->kw = kw, X->tw = panels(P.t), X->words = words, X->groups = groups, X->room = room;
+  X->W = take(P.k * tp), X->b = take(tp), X->h = take(tp);
+  X->subsets = take(kw * groups * SUBSETS * 2 * L), X->db = take(tp);
+  X->u = take(P.slots * kp), X->du = take(P.slots * kp), X->g_padded = take(sums * kp);
+  X->U = take(P.slots * P.k * L), X->G = take(sums * P.k * L);
+  X->on = whole(P.slots * L), X->slot = whole(P.slots * L);
+  X->E = take(TILE * P.k * L);
+  X->w = take(room * L), X->ds = take(PAIRS * L);
+  X->w_of = take(room * L), X->ds_of = take(room * L);
+  X->above_of = reinterpret_cast<units*>(take(words * room * L / 2));
+  X->R = take(WIDE * L * PAIRS);
+  X->some = whole(4 * room);
+  keep_scores(X, take(kept(P)));
+  return at - start;
+}
+
+size_t workspace(const Problem& P) {
+  Space X;
+  return lay_out(P, nullptr, &X);
+}
+
+Space prepare(const Problem& P, float* memory) {
+  Space X;
+  lay_out(P, memory, &X);
+  memset(memory, 0, (X.U - memory) * sizeof(float));
+  for (int64_t x = 0; x < P.k; x++)
+    for (int64_t y = 0; y < P.t; y++) X.W[(y / UNITS * P.k + x) * UNITS + y % UNITS] = P.W[x * P.t + y];
+  memcpy(X.b, P.b, P.t * sizeof(float));
+  memcpy(X.h, P.h, P.t * sizeof(float));
+  return X;
+}
+
+// A vector of k numbers of each of L rows, to or from a lane for each; null is no row: zeros, or nothing.
+AFM_INLINE void to_lanes(const float* const (&from)[L], int64_t k, float* to) {
+  int64_t x = 0;
+  for (; x + L <= k; x += L) {
+    vec v[L];
+    AFM_UNROLL
+    for (int lane = 0; lane < L; lane++)
+      v[lane] = from[lane] ? static_cast<vec>(*reinterpret_cast<const loose*>(from[lane] + x)) : vec{};
+    transpose(v);
+    AFM_UNROLL
+    for (int r = 0; r < L; r++) store(to + (x + r) * L, v[r]);
+  }
+  for (; x < k; x++)
+    for (int lane = 0; lane < L; lane++) to[x * L + lane] = from[lane] ? from[lane][x] : 0.0f;
+}
+
+AFM_INLINE void from_lanes(const float* from, int64_t k, float* const (&to)[L]) {
+  int64_t x = 0;
+  for (; x + L <= k; x += L) {
+    vec v[L];
+    AFM_UNROLL
+    for (int r = 0; r < L; r++) v[r] = load(from + (x + r) * L);
+    transpose(v);
+    AFM_UNROLL
+    for (int lane = 0; lane < L; lane++)
+      if (to[lane]) *reinterpret_cast<loose*>(to[lane] + x) = v[lane];
+  }
+  for (; x < k; x++)
+    for (int lane = 0; lane < L; lane++)
+      if (to[lane]) to[lane][x] = from[x * L + lane];
+}
+
+// At most L rows from `first` on. Where not all slots of all of them are present, and all pairs are listed, each lane
+// has the present slots of its row in its first places, so that only as many places are paired as the fullest row has.
+struct Group {
+  int64_t first, rows;
+  int64_t places, pairs;
+  bool full;   // every slot of each of L rows is present
+  bool moved;  // a place is not the slot of the same number
+  ivec count;  // pairs of a row
+};
+
+// -1 for the rows that have pair q.
+AFM_INLINE ivec both(const Space& X, int64_t q) { return load(X.on + X.i[q] * L) & load(X.on + X.j[q] * L); }
+
+AFM_APART Group open_group(const Problem& P, Space* X, int64_t first, int64_t end) {
+  Group group{first, smaller(L, end - first), P.slots, P.pairs, false, false, ivec{}};
+  const bool* const present = P.present + first * P.slots;
+  group.full = group.rows == L && memchr(present, 0, L * P.slots) == nullptr;
+  group.moved = !group.full && P.all_pairs;
+  const float *const next = P.u + (first + L) * P.slots * P.k, *const last = P.u + end * P.slots * P.k;
+  for (const float* at = next; at < next + L * P.slots * P.k && at < last; at += 16) __builtin_prefetch(at, 0, 2);
+  if (!group.full) {
+    memset(X->on, 0, P.slots * L * sizeof(int32_t));
+    group.places = group.moved ? 0 : P.slots;
+    for (int64_t lane = 0; lane < group.rows; lane++) {
+      int64_t place = 0;
+      for (int64_t f = 0; f < P.slots; f++) {
+        const int64_t at = (group.moved ? place : f) * L + lane;
+        X->slot[at] = static_cast<int32_t>(f);
+        X->on[at] |= -static_cast<int32_t>(present[lane * P.slots + f]);
+        place += present[lane * P.slots + f];
+      }
+      group.places = group.places < place ? place : group.places;
+    }
+  }
+  for (int64_t f = 0; f < group.places; f++) {
+    const float* from[L];
+    for (int lane = 0; lane < L; lane++) {
+      const bool some = group.full || X->on[f * L + lane];
+      const int64_t slot = group.moved ? X->slot[f * L + lane] : f;
+      from[lane] = some ? P.u + ((first + lane) * P.slots + slot) * P.k : nullptr;
+    }
+    to_lanes(from, P.k, X->U + f * P.k * L);
+  }
+  X->i = P.i;
+  X->j = P.j;
+  if (group.moved) {
+    int32_t *const i = X->some, *const j = i + X->room;
+    int64_t n = 0;
+    for (int32_t one = 0; one < group.places; one++)
+      for (int32_t other = one + 1; other < group.places; other++, n++) {
+        i[n] = one;
+        j[n] = other;
+      }
+    for (int64_t q = n; q < n + TILE - 1; q++) i[q] = j[q] = 0;
+    group.pairs = n;
+    X->i = i;
+    X->j = j;
+  }
+  if (group.full) {
+    group.count += static_cast<int32_t>(P.pairs);
+  } else {
+    for (int64_t q = 0; q < group.pairs; q++) group.count -= both(*X, q);
+  }
+  return group;
+}
+
+// Scores of all pairs, -inf of those that a row has not, and which units are above 0.
+AFM_APART void score(const Problem& P, const Space& X, const Group& group) {
+  for (int64_t q = 0; q < group.pairs; q += TILE) {
+    AFM_UNROLL
+    for (int r = 0; r < TILE; r++) {
+      const float *const one = X.U + X.i[q + r] * P.k * L, *const other = X.U + X.j[q + r] * P.k * L;
+      float* const E = X.E + r * P.k * L;
+      for (int64_t x = 0; x < P.k; x++) store(E + x * L, load(one + x * L) * load(other + x * L));
+    }
+    vec s[TILE];
+    ivec bits[TILE];
+    AFM_UNROLL
+    for (int r = 0; r < TILE; r++) s[r] = vec{}, bits[r] = ivec{};
+    const float* W = X.W;
+    for (int64_t y = 0; y < X.words * WORD; y += UNITS) {
+      vec c[UNITS][TILE];
+      AFM_UNROLL
+      for (int v = 0; v < UNITS; v++) {
+        AFM_UNROLL
+        for (int r = 0; r < TILE; r++) c[v][r] = all(X.b[y + v]);
+      }
+      const float* E = X.E;
+      for (int64_t x = 0; x < P.k; x++, W += UNITS, E += L) {
+        vec e[TILE];
+        AFM_UNROLL
+        for (int r = 0; r < TILE; r++) e[r] = load(E + r * P.k * L);
+        AFM_UNROLL
+        for (int v = 0; v < UNITS; v++) {
+          const vec w = all(W[v]);
+          AFM_UNROLL
+          for (int r = 0; r < TILE; r++) c[v][r] += e[r] * w;
+        }
+      }
+      AFM_UNROLL
+      for (int v = 0; v < UNITS; v++) {
+        const vec h = all(X.h[y + v]);
+        AFM_UNROLL
+        for (int r = 0; r < TILE; r++) {
+          bits[r] = mark(bits[r], c[v][r], 1 << (y % WORD + v));
+          s[r] += relu(c[v][r]) * h;
+        }
+      }
+      if (y % WORD == WORD - UNITS) {
+        AFM_UNROLL
+        for (int r = 0; r < TILE; r++) {
+          units* const at = X.above + (y / WORD * X.room + q + r) * L;
+          *reinterpret_cast<uvec*>(at) = __builtin_convertvector(bits[r], uvec);
+          bits[r] = ivec{};
+        }
+      }
+    }
+    AFM_UNROLL
+    for (int r = 0; r < TILE; r++) {
+      if (!group.full) s[r] = both(X, q + r) != 0 ? s[r] : all(-INFINITY);
+      store(X.s + (q + r) * L, s[r]);
+    }
+  }
+}
+
+// Weights after dropout. A pair's number is its place in the list of all pairs of slots.
+AFM_APART void drop(const Problem& P, const Space& X, const Group& group, int64_t begin, int64_t end) {
+  constexpr int HALF = L / 2;
+  wide keys[2] = {};
+  for (int64_t lane = 0; lane < group.rows; lane++)
+    keys[lane / HALF][lane % HALF] = mix(static_cast<uint64_t>(P.rows[group.first + lane]) * GOLDEN + P.base);
+  for (int64_t q = begin; q < end; q++) {
+    int32_t number[L] __attribute__((aligned(64)));
+    for (int lane = 0; lane < L; lane++) number[lane] = static_cast<int32_t>(q);
+    if (group.moved)
+      for (int lane = 0; lane < L; lane++) {
+        const int32_t f = X.slot[X.i[q] * L + lane], slots = static_cast<int32_t>(P.slots);
+        number[lane] = f * slots - f * (f + 1) / 2 + X.slot[X.j[q] * L + lane] - f - 1;
+      }
+    int32_t draw[L] __attribute__((aligned(64)));
+    for (int half = 0; half < 2; half++) {
+      wide counted;
+      for (int lane = 0; lane < HALF; lane++) counted[lane] = static_cast<uint64_t>(number[half * HALF + lane]) + 1;
+      const wide bits = mix(keys[half] + counted * GOLDEN) >> 40;
+      for (int lane = 0; lane < HALF; lane++) draw[half * HALF + lane] = static_cast<int32_t>(bits[lane]);
+    }
+    const vec w = load(X.w + q * L);
+    store(X.w + q * L, load(draw) < P.threshold ? vec{} : w * P.keep_scale);
+  }
+}
+
+}  // namespace
+}  // namespace afm_ctr
+
+#endif  // AFM_CTR_NATIVE_GROUP_H_
