@@ -104,15 +104,8 @@ class _Copier:
 
 
 def _copy_variable(source: keras.Variable) -> keras.Variable:
-    made = keras.Variable(
-        lambda shape, dtype: tf.identity(source.value),
-        shape=source.shape,
-        dtype=source.dtype,
-        trainable=source.trainable,
-        autocast=source._autocast,
-        aggregation=source.aggregation,
-        name=source.name,
-    )
+    alike = {name: getattr(source, name) for name in ("shape", "dtype", "trainable", "aggregation", "name")}
+    made = keras.Variable(lambda shape, dtype: tf.identity(source.value), autocast=source._autocast, **alike)
     made._path = source.path
     for name, value in vars(source).items():
         if name not in vars(made):  # what others have noted on it, such as `placement`

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 PREPARING = "AFM_CTR_PREPARING"
 
+# Of n rows: a number each, None where no row has one; and (int64 [n], bool [n]): values, and which rows have one.
+Column = np.ndarray | None
+Groups = tuple[np.ndarray, np.ndarray] | None
 # The columns of a cell (several of a cross), and the texts that count as empty in each.
 CellSource = tuple[Sequence[int], Sequence[bytes]]
 
@@ -88,16 +91,12 @@ def scan_json(joined: bytes, rows: int, keys: Sequence[str]) -> tuple[np.ndarray
 
 
 def frame_examples(
-    ids: np.ndarray,
-    values: np.ndarray,
-    labels: np.ndarray | None,
-    weights: np.ndarray | None,
-    groups: tuple[np.ndarray, np.ndarray] | None,
-    keys: Sequence[bytes],
+    ids: np.ndarray, values: np.ndarray, labels: Column, weights: Column, groups: Groups, keys: Sequence[bytes]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The frames of :func:`afm_ctr.records.framed_examples`, uint8, and the bytes of each, int64 [n].
+    """The frames of :func:`afm_ctr.records.framed_examples`, whose arguments these are, checked.
 
-    Args: as there, checked.
+    Returns:
+        The frames, uint8, and the bytes of each, int64 [n].
     """
     import tensorflow as tf
 

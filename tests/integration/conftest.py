@@ -7,9 +7,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests import raw_logs
+
+if TYPE_CHECKING:
+    from beam_jobs import PrepareSummary
 
 AFM_CTR = Path(sys.executable).with_name("afm-ctr")
 SMALL = ["--set", "model={name: afm, factors: 4, attention: 4}", "--set", "batch_size=256", "--set", "epochs=1"]
@@ -53,3 +58,23 @@ def walked(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Walk:
     prepared = last_json(afm_ctr("prepare", *described, "--output", data, "--json"))
     trained = last_json(afm_ctr("train", "--data", data, "--model-dir", run, "--config", config, *SMALL, "--json"))
     return Walk(schema, config, logs, data, run, made, prepared, trained)
+
+
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Options of ``prepare`` for 2,400 raw rows."""
+    return raw_logs.write(tmp_path_factory.mktemp("logs"), rows=2400) | {"chunk_lines": 300}
+
+
+@pytest.fixture(scope="session")
+def one(logs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> PrepareSummary:
+    """A run of ``prepare`` in this process over them."""
+    from beam_jobs import PrepareOptions, prepare
+
+    return prepare(PrepareOptions(**logs, output=str(tmp_path_factory.mktemp("one"))))
+
+
+@pytest.fixture(scope="session")
+def whole(one: PrepareSummary) -> dict[str, Any]:
+    """What it makes of them."""
+    return raw_logs.contents(Path(one.output))

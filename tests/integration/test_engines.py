@@ -36,19 +36,6 @@ def needs(engine: str) -> None:
         pytest.skip(why)
 
 
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return raw_logs.write(tmp_path_factory.mktemp("logs"), rows=2400) | {"chunk_lines": 300}
-
-
-@pytest.fixture(scope="module")
-def whole(logs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a run in this process makes of them."""
-    folder = tmp_path_factory.mktemp("whole")
-    prepare(PrepareOptions(**logs, output=str(folder)))
-    return raw_logs.contents(folder)
-
-
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_gives_the_same_bytes(

@@ -35,8 +35,11 @@ side_tables:
 
 
 def contents(out: Path) -> dict[str, Any]:
+    return anywhere(raw_logs.contents(out))
+
+
+def anywhere(found: dict[str, Any]) -> dict[str, Any]:
     """What is the same wherever the logs lie."""
-    found = raw_logs.contents(out)
     rejects = {name: re.sub(rb'"source": "[^"]*/', b'"source": "', lines) for name, lines in found["rejects"].items()}
     return found | {"rejects": rejects}
 
@@ -87,16 +90,9 @@ def store() -> Iterator[Store]:
 
 
 @pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return raw_logs.write(tmp_path_factory.mktemp("logs"), rows=1500) | {"chunk_lines": 400}
-
-
-@pytest.fixture(scope="module")
-def whole(logs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole(whole: dict[str, Any]) -> dict[str, Any]:
     """The data set of the same logs on a local disk."""
-    folder = tmp_path_factory.mktemp("whole")
-    prepare(PrepareOptions(**logs, output=str(folder)))
-    return contents(folder)
+    return anywhere(whole)
 
 
 @pytest.fixture(scope="module")

@@ -20,24 +20,16 @@ from tests import raw_logs
 PROCESSES = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 
 
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return raw_logs.write(tmp_path_factory.mktemp("logs"), 2400) | {"chunk_lines": 300}
-
-
-@pytest.fixture(scope="module")
-def one(logs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> PrepareSummary:
-    """What a run in this process makes of them."""
-    return prepare(PrepareOptions(**logs, output=str(tmp_path_factory.mktemp("one"))))
-
-
 def test_one_process_and_several_give_the_same_bytes(
-    tmp_path: Path, logs: dict[str, Any], one: PrepareSummary, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    logs: dict[str, Any],
+    one: PrepareSummary,
+    whole: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     several = prepare(PrepareOptions(**logs, output=str(tmp_path / "several"), beam_args=PROCESSES))
     threads = ["--direct_num_workers=3", "--direct_running_mode=multi_threading"]
     prepare(PrepareOptions(**logs, output=str(tmp_path / "threads"), beam_args=threads))
-    whole = raw_logs.contents(Path(one.output))
     assert whole == raw_logs.contents(tmp_path / "several") == raw_logs.contents(tmp_path / "threads")
     assert one.rows_in == several.rows_in == 4000 + 25 + 17
     assert one.rows_out + one.sampled_out == several.rows_out + several.sampled_out == 4000
@@ -61,7 +53,7 @@ prepare(PrepareOptions(**json.loads(sys.argv[1])))
 
 
 def test_killed_worker_processes_leave_no_data_set_and_the_next_run_finishes(
-    tmp_path: Path, logs: dict[str, Any], one: PrepareSummary
+    tmp_path: Path, logs: dict[str, Any], whole: dict[str, Any]
 ) -> None:
     out = tmp_path / "out"
     options = json.dumps({**logs, "output": str(out), "beam_args": PROCESSES})
@@ -79,7 +71,7 @@ def test_killed_worker_processes_leave_no_data_set_and_the_next_run_finishes(
     assert not (out / "manifest.json").exists()
     assert list(out.glob("attempt-*/train/*.tfrecord"))
     prepare(PrepareOptions(**logs, output=str(out)))
-    assert raw_logs.contents(out) == raw_logs.contents(Path(one.output))
+    assert raw_logs.contents(out) == whole
     assert len(list(out.glob("attempt-*"))) == 1
     assert not list(out.rglob(".tmp-*")) and not list(out.rglob("work"))
 
