@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from afm_ctr.errors import RunError, UserError
-from afm_ctr.io.locks import exclusive_lock
+from afm_ctr.io.files import exclusive_lock
 from afm_ctr.io.paths import local_path
 from afm_ctr.records.manifest import MANIFEST_NAME, Manifest
 from afm_ctr.sample_rows import SAMPLE_FILE, samples_text

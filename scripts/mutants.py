@@ -47,8 +47,7 @@ AREAS: dict[str, tuple[str, str]] = {
         "exchange_sums exchange_choice registry wrap_optimizer distributed",
     ),
     "optimizers": (
-        "afm_ctr/optimizers/base.py afm_ctr/optimizers/adagrad.py afm_ctr/optimizers/ftrl.py "
-        "afm_ctr/optimizers/lazy_adam.py afm_ctr/optimizers/sgd.py",
+        "afm_ctr/optimizers/base.py afm_ctr/optimizers/rules.py",
         "optimizers wrap_optimizer",
     ),
     "embedding": ("afm_ctr/embedding.py afm_ctr/splitmix.py", "embedding models expiry"),
@@ -60,7 +59,7 @@ AREAS: dict[str, tuple[str, str]] = {
     "metrics": (
         "afm_ctr/metrics/_rows.py afm_ctr/metrics/auc.py afm_ctr/metrics/calibration.py afm_ctr/metrics/constant.py "
         "afm_ctr/metrics/evaluation.py afm_ctr/metrics/group_auc.py afm_ctr/metrics/intervals.py "
-        "afm_ctr/metrics/losses.py afm_ctr/metrics/scores.py",
+        "afm_ctr/metrics/losses.py",
         "metrics intervals verdict quality",
     ),
     "splits": ("beam_jobs/splits.py beam_jobs/sampling.py", "beam_splits beam_sampling beam_prepare"),

@@ -1,5 +1,5 @@
 """All sub-commands, by importing the modules that register them."""
 
-from afm_ctr.cli import data, init, load, model, reports, score, statistics
+from afm_ctr.cli import data, init, model, reports, serving, statistics
 
-__all__ = ["data", "init", "load", "model", "reports", "score", "statistics"]
+__all__ = ["data", "init", "model", "reports", "serving", "statistics"]

@@ -12,7 +12,7 @@ Intervals around a figure need the rows themselves: :mod:`afm_ctr.metrics.interv
 from __future__ import annotations
 
 from afm_ctr.metrics._rows import sigmoid, signed
-from afm_ctr.metrics.auc import ExactAUC
+from afm_ctr.metrics.auc import ExactAUC, ScoreTable
 from afm_ctr.metrics.calibration import Calibration, CalibrationBin
 from afm_ctr.metrics.constant import Constant, constant_log_loss, gain_on_constant
 from afm_ctr.metrics.evaluation import Evaluation
@@ -27,7 +27,6 @@ from afm_ctr.metrics.intervals import (
     wilson,
 )
 from afm_ctr.metrics.losses import RMSE, LogLoss, row_losses
-from afm_ctr.metrics.scores import ScoreTable
 
 __all__ = [
     "RMSE",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from afm_ctr.errors import UserError
 from afm_ctr.metrics._rows import Floats
-from afm_ctr.metrics.scores import ScoreTable
+from afm_ctr.metrics.auc import ScoreTable
 
 
 class CalibrationBin(NamedTuple):

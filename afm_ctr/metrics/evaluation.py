@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from afm_ctr.metrics._rows import sigmoid, signed
-from afm_ctr.metrics.auc import ExactAUC
+from afm_ctr.metrics.auc import ExactAUC, ScoreTable
 from afm_ctr.metrics.calibration import Calibration
 from afm_ctr.metrics.constant import Constant, constant_log_loss
 from afm_ctr.metrics.group_auc import GroupAUC
 from afm_ctr.metrics.losses import RMSE, LogLoss
-from afm_ctr.metrics.scores import ScoreTable
 
 
 class Gathers(Protocol):

@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from afm_ctr.errors import UserError
-from afm_ctr.metrics._folded import FoldedRows
-from afm_ctr.metrics._rows import Floats, column, counted_rows
+from afm_ctr.metrics._rows import Floats, FoldedRows, column, counted_rows
 
 
 class GroupAUC:

@@ -7,12 +7,9 @@ from typing import Any
 import keras
 
 from afm_ctr.errors import UserError
-from afm_ctr.optimizers.adagrad import Adagrad, RowWiseAdagrad
 from afm_ctr.optimizers.average import averaged_weights
 from afm_ctr.optimizers.base import RowOptimizer
-from afm_ctr.optimizers.ftrl import FTRL
-from afm_ctr.optimizers.lazy_adam import LazyAdam
-from afm_ctr.optimizers.sgd import SGD
+from afm_ctr.optimizers.rules import FTRL, SGD, Adagrad, LazyAdam, RowWiseAdagrad
 from afm_ctr.sparse_gradients import merge_slices
 
 __all__ = [

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import remove_temporaries, write_json, write_text
-from afm_ctr.io.locks import exclusive_lock
+from afm_ctr.io.files import exclusive_lock, remove_temporaries, write_json, write_text
 from afm_ctr.io.secrets import mask_words, without_secrets
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema

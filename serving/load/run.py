@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +19,13 @@ from serving.load.measurements import QUANTILES, Result
 from serving.load.requests import GrpcWire, Traffic, prepare
 from serving.load.senders import Bounds, closed_loop, open_loop
 from serving.load.slo import Slo, Verdict
-from serving.load.sweep import highest_rate
 
 Progress = Callable[[str, int, int], None]  # what is done, rows answered, rows in all (0: not known)
 
 _WARM_UP = Bounds(duration=0.5, max_requests=50)
 _GUESS_CALLERS, _GUESS_SECONDS = 4, 2.0
 _LATE_MS = 5.0
+_LOWEST = 0.5
 
 
 @dataclass
@@ -207,6 +208,43 @@ def _sweep(load: _Load, slo: Slo, start: float | None, target: str, model_name: 
     else:
         best = next(result for result, kept in reversed(tried) if kept and result.asked == highest)
     return LoadReport(target, model_name, load.traffic, best, slo, tried, highest)
+
+
+def highest_rate(
+    holds: Callable[[float], bool], start: float, *, precision: float = 1.1, max_steps: int = 14
+) -> float | None:
+    """Search for the highest rate at which something holds, taking it that it holds at every lower one.
+
+    Doubles (or halves) the rate until one is known that holds and one that does not, then halves the gap on a
+    logarithmic scale until the two are within ``precision`` of each other.
+
+    Args:
+        holds: tries a rate, requests/s.
+        precision: the highest rate may be up to this factor above the one that is returned.
+        max_steps: how many rates are tried at most.
+
+    Returns:
+        The highest rate that was seen to hold; None if none did, down to one request in two seconds.
+    """
+    low: float | None = None
+    high = math.inf
+    rate = start
+    for _ in range(max_steps):
+        if holds(rate):
+            low = max(rate, low or 0.0)
+        else:
+            high = min(rate, high)
+        if low is None:
+            rate = high / 2
+            if rate < _LOWEST:
+                break
+        elif math.isinf(high):
+            rate = low * 2
+        elif high <= low * precision:
+            break
+        else:
+            rate = math.sqrt(low * high)
+    return low
 
 
 def _check_settings(rate: float | None, concurrency: int | None, sweep: bool, slo: Slo) -> None:

@@ -14,7 +14,7 @@ import yaml
 from certificates import DAY, Authority, Pair
 from tiny_model import export
 
-from afm_ctr.cli.connection import chosen
+from afm_ctr.cli.serving import chosen_connection
 from afm_ctr.errors import UserError
 from serving.client import Client, tls_credentials
 from serving.errors import InsecureConnection, Unavailable
@@ -219,7 +219,7 @@ def test_the_commands_speak_mutual_tls(base: Path, tmp_path: Path, authority: Au
 
 def test_connection_options_that_cannot_be_used_are_one_line(tmp_path: Path, authority: Authority) -> None:
     pair, absent = authority.sign("client"), tmp_path / "absent.pem"
-    assert chosen(3, None, None, None, None) == {"version": 3, "label": None, "credentials": None}
+    assert chosen_connection(3, None, None, None, None) == {"version": 3, "label": None, "credentials": None}
     for options, says in (
         ((1, "stable", None, None, None), "--model-version or --label, not both"),
         ((None, None, None, pair.certificate, None), "--cert and --key go together"),
@@ -228,5 +228,5 @@ def test_connection_options_that_cannot_be_used_are_one_line(tmp_path: Path, aut
         ((None, None, pair.key, None, None), "client.key holds no certificate"),
     ):
         with pytest.raises(UserError, match=says) as caught:
-            chosen(*options)
+            chosen_connection(*options)
         assert "\n" not in str(caught.value)

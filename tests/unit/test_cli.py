@@ -232,7 +232,9 @@ def test_score_takes_the_name_in_either_spelling(spelling: str, tmp_path: Path) 
 def test_a_taken_port_is_said_before_tensorflow_is_loaded(
     flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afm_ctr.cli.score.load_tensorflow", lambda: pytest.fail("TensorFlow would have been loaded"))
+    monkeypatch.setattr(
+        "afm_ctr.cli.serving.load_tensorflow", lambda: pytest.fail("TensorFlow would have been loaded")
+    )
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

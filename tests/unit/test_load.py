@@ -18,9 +18,8 @@ from afm_ctr.errors import UserError
 from serving.load import Slo
 from serving.load.measurements import NOT_SENT, Result, Tally, quantile
 from serving.load.pictures import histogram
-from serving.load.run import load_test
+from serving.load.run import highest_rate, load_test
 from serving.load.senders import Bounds, Ended, closed_loop, open_loop
-from serving.load.sweep import highest_rate
 
 
 class FakeWire:

@@ -1,0 +1,227 @@
+"""``serve``, ``score`` and ``load-test``, and the options of commands that talk to a model server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypedDict
+
+import typer
+
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report_summary
+from afm_ctr.cli.progress import row_progress
+from afm_ctr.cli.quiet_imports import load_tensorflow
+from afm_ctr.errors import UserError
+
+if TYPE_CHECKING:
+    import grpc
+
+SLO_MISSED = 3
+_LARGEST = 2**63 - 1  # versions are int64 on the wire
+
+ModelName = Annotated[
+    str, typer.Option("--model-name", "--model_name", metavar="NAME", help="Name of the served model.")
+]
+ModelVersion = Annotated[
+    int | None,
+    typer.Option(min=0, max=_LARGEST, metavar="N", help="Ask this version of the model; default: the latest."),
+]
+VersionLabel = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Ask the version of this label; not with --model-version.")
+]
+CaFile = Annotated[
+    Path | None, path_option(metavar="FILE", help="TLS: PEM file of who signed the server's certificate.")
+]
+CertFile = Annotated[
+    Path | None, path_option(metavar="FILE", help="Mutual TLS: the client's certificate, PEM; needs --key.")
+]
+KeyFile = Annotated[Path | None, path_option(metavar="FILE", help="Mutual TLS: its private key, PEM.")]
+
+Wait = Annotated[
+    float, typer.Option(min=0, max=86_400, metavar="SECONDS", help="Wait at most so long for the model to be served.")
+]
+
+
+class Connection(TypedDict):
+    """What :func:`serving.score.score_file` and :func:`serving.load.load_test` are given of the connection."""
+
+    version: int | None
+    label: str | None
+    credentials: grpc.ChannelCredentials | None
+
+
+def chosen_connection(
+    version: int | None, label: str | None, ca: Path | None, cert: Path | None, key: Path | None
+) -> Connection:
+    """The options together. TLS is spoken as soon as one of its files is given.
+
+    Call it before anything imports gRPC, which would log failures by itself.
+
+    Raises:
+        UserError: options that exclude or need each other, or a file that cannot be used.
+    """
+    if version is not None and label is not None:
+        raise UserError("give --model-version or --label, not both")
+    if (cert is None) != (key is None):
+        raise UserError("--cert and --key go together: give both or neither")
+    credentials = None
+    if ca is not None or cert is not None:
+        # Read when gRPC is imported: it would log each handshake that fails, next to the line that we print.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        from serving.channel import tls_credentials
+
+        try:
+            credentials = tls_credentials(ca, cert, key)
+        except OSError as error:
+            raise UserError(f"TLS: cannot read {error.filename}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise UserError(f"TLS: {error}") from error
+    return Connection(version=version, label=label, credentials=credentials)
+
+
+def await_model(target: str, model_name: str, seconds: float, server: Connection) -> None:
+    """Return as soon as the model is served, at once where ``seconds`` is 0.
+
+    Raises:
+        UserError: it was not in time; says what was seen last.
+    """
+    if not seconds:
+        return
+    from serving.client import Client
+    from serving.errors import ServingError
+
+    try:
+        with Client(target, model_name, **server) as client:
+            client.wait_ready(seconds)
+    except (ServingError, ValueError) as error:
+        raise UserError(f"{target}: {error}") from error
+
+
+@app.command(
+    "serve",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,  # ours lists the server's flags too
+    epilog="Example: afm-ctr serve --model_name=afm --model_base_path=$PWD/serving-models/afm "
+    "--port=8500 --rest_api_port=8501",
+)
+def serve(context: typer.Context) -> None:
+    """Serve a SavedModel over gRPC and REST: TF Serving's API and flags, for a laptop, tests and CI.
+
+    Takes the flags of tensorflow_model_server that are listed below, by their own names, and refuses the others.
+    """
+    from serving.server import flags
+
+    if "--help" in context.args:
+        print(context.get_help())
+        print(flags.usage(console.width))
+        return
+    chosen = flags.parse(context.args)
+    from serving.server.ports import HeldPort
+
+    # Loading TensorFlow takes seconds, and a port that is taken should say so at once.
+    for flag, port in (("--port", chosen.port), ("--rest_api_port", chosen.rest_api_port)):
+        if port is not None:
+            HeldPort(chosen.host, port, flag).release()
+    load_tensorflow()
+    from serving.server import app as server
+
+    server.run(chosen)
+
+
+@app.command(
+    "score",
+    epilog="Example: afm-ctr score --target localhost:8500 --model-name afm --schema data/schema.yaml "
+    "--input new.tsv --output scores.jsonl",
+)
+def score(
+    target: Annotated[str, typer.Option(help="HOST:PORT of the gRPC server.")],
+    schema: Annotated[Path, path_option(help="The feature schema of the raw rows.")],
+    input: Annotated[Path, path_option(help="Raw log file.")],
+    output: Annotated[Path, path_option(help="JSON Lines file to write: one object an input line, in order.")],
+    model_name: ModelName = "afm",
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 512,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Deadline of each request, seconds.")] = 10.0,
+    model_version: ModelVersion = None,
+    label: VersionLabel = None,
+    wait: Wait = 0.0,
+    ca: CaFile = None,
+    cert: CertFile = None,
+    key: KeyFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score raw rows through TF Serving's gRPC API."""
+    server = chosen_connection(model_version, label, ca, cert, key)
+    from serving.score import score_file
+
+    with console.status(f"scoring {input} by {target}"):
+        await_model(target, model_name, wait, server)
+        summary = score_file(target, model_name, schema, input, output, batch_size, timeout=timeout, **server)
+    report_summary(as_json, summary)
+
+
+@app.command(
+    "load-test",
+    epilog="Example: afm-ctr load-test --target localhost:8500 --model-name afm --schema data/schema.yaml "
+    "--input new.tsv --rate 200 --batch-size 32 --duration 30 --slo p99=20ms --output load/",
+)
+def load_test(
+    target: Annotated[str, typer.Option(help="HOST:PORT of the gRPC server.")],
+    schema: Annotated[Path, path_option(help="The feature schema of the raw rows.")],
+    input: Annotated[Path, path_option(help="Raw log file; its first 20,000 rows are sent over and over.")],
+    model_name: ModelName = "afm",
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, max=1e6, help="Open loop: requests/s, whatever comes back.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Closed loop: callers that ask, wait and ask again.")
+    ] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Find the highest rate that keeps --slo; --rate is the first tried.")
+    ] = False,
+    slo: Annotated[
+        list[str] | None, typer.Option(help="Limit on a quantile, such as p99=20ms; failed requests break it.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 1,
+    duration: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds of sending; of each rate.")] = 10.0,
+    timeout: Annotated[float, typer.Option(min=0.001, max=3600, help="Deadline of each request, seconds.")] = 10.0,
+    max_requests: Annotated[int, typer.Option(min=1, max=10_000_000, help="At most this many.")] = 1_000_000,
+    output: Annotated[Path | None, path_option(help="Folder for load.json and the pictures.")] = None,
+    model_version: ModelVersion = None,
+    label: VersionLabel = None,
+    wait: Wait = 0.0,
+    ca: CaFile = None,
+    cert: CertFile = None,
+    key: KeyFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Put a model server under load: latency, throughput, errors, and whether a promise is kept.
+
+    Open loop (--rate): latency counts from when a request was due, so a stall of the server is not hidden.
+    Exit code 0: every --slo holds (or none was given). 3: one is missed, or nothing was answered.
+    """
+    server = chosen_connection(model_version, label, ca, cert, key)
+    from serving.load import Slo
+    from serving.load import load_test as run
+    from serving.load.senders import Bounds
+
+    limits = Slo.parse(slo or [])
+    await_model(target, model_name, wait, server)
+    with row_progress("load") as progress:
+        result = run(
+            target,
+            model_name,
+            schema,
+            input,
+            rate=rate,
+            concurrency=concurrency,
+            sweep=sweep,
+            slo=limits,
+            batch_size=batch_size,
+            bounds=Bounds(duration, timeout, max_requests),
+            output=output,
+            progress=progress,
+            **server,
+        )
+    report_summary(as_json, result)
+    if not result.holds:
+        raise typer.Exit(SLO_MISSED)
