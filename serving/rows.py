@@ -228,9 +228,7 @@ def _strings(name: str, values: Iterable[Any], start: int, form: ColumnForm | No
             cells.append(cell_text(value, separators))
         except ValueError as error:
             raise InvalidArgument(f"row {row}, column {name}: {error}") from None
-    column = np.empty(len(cells), dtype=object)
-    column[:] = cells
-    return column
+    return tensors.objects(cells)
 
 
 def _refuse_whole_floats(value: Any) -> None:

@@ -6,7 +6,7 @@ Works on any message with TensorProto's fields: the client's own and TensorFlow'
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +58,13 @@ def numpy_type_of(name: str) -> np.dtype[Any] | None:
     return next((kind.dtype for kind in _KINDS if kind.name == name), None)
 
 
+def objects(values: Sequence[Any]) -> np.ndarray[Any, Any]:
+    """An object array [n] of the values themselves, also where they are sequences."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
 def as_array(value: Any) -> np.ndarray[Any, Any]:
     """An array ready to be sent: strings become an object array of bytes (text as UTF-8).
 
@@ -70,10 +77,7 @@ def as_array(value: Any) -> np.ndarray[Any, Any]:
     if array is not value and not any(isinstance(item, (bytes, str)) for item in array.flat):
         array = np.asarray(value)
     if array.dtype.kind in "OSU":
-        flat = [_as_bytes(item) for item in array.reshape(-1).tolist()]
-        strings = np.empty(len(flat), dtype=object)
-        strings[:] = flat
-        return strings.reshape(array.shape)
+        return objects([_as_bytes(item) for item in array.reshape(-1).tolist()]).reshape(array.shape)
     if array.dtype.newbyteorder("<") not in _BY_DTYPE:
         raise ValueError(f"an array of {array.dtype} cannot be sent")
     return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
@@ -138,9 +142,7 @@ def format_shape(shape: Iterable[int]) -> str:
 def _listed(proto: Any, kind: _Kind) -> np.ndarray[Any, Any]:
     values = getattr(proto, kind.values)
     if kind.name == "string":
-        strings = np.empty(len(values), dtype=object)
-        strings[:] = list(values)
-        return strings
+        return objects(list(values))
     if kind.name == "half":
         return np.array(values, dtype=np.int64).astype("<u2").view("<f2")
     if kind.values == "int_val":  # several narrow types share one list; what does not fit wraps, as in C

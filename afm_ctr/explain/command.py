@@ -111,7 +111,7 @@ class _Work:
     def of_split(self, max_rows: int) -> Explanation:
         probe = self.probe
         by_slot, by_field = PairSums.of(len(self.schema.pairs)), PairSums.of(len(probe.fields.names))
-        try:
+        with self.reader.explained():
             for step, batch in enumerate(self.reader.dataset(0)):
                 rows = min(self.reader.local_rows(step), max_rows - by_slot.rows)
                 if rows <= 0:
@@ -120,11 +120,6 @@ class _Work:
                 found = probe(*features)
                 by_slot.add(found)
                 by_field.add(probe.by_field(found, *features) if probe.fields.several else found)
-        except Exception as error:
-            mistake = self.reader.mistake_behind(error)
-            if mistake is None:
-                raise
-            raise mistake from error
         return self._explanation(by_slot.rows, self._over_rows(by_field), self._over_rows(by_slot))
 
     def _over_rows(self, sums: PairSums) -> _Figures:

@@ -14,10 +14,11 @@ from google.protobuf.message import DecodeError
 from afm_ctr.errors import UserError
 from afm_ctr.features import FeatureTransform
 from afm_ctr.records import serialize_examples
+from afm_ctr.records.example import varint
 from afm_ctr.sample_rows import load_samples, made_up_rows
 from afm_ctr.schema import ResolvedSchema
 from serving.protos import wire_pb2
-from serving.tensors import to_proto
+from serving.tensors import objects, to_proto
 
 # Field numbers of tensorflow_serving/apis/prediction_log.proto with wire type 2: PredictionLog.predict_log is 6,
 # PredictLog.request is 1.
@@ -50,11 +51,11 @@ def warmup_rows(schema: ResolvedSchema, model_dir: Path, source: Literal["made-u
             f"export: --warmup log: {model_dir} holds no rows of the log (prepare --sample-rows keeps some); "
             "take --warmup made-up"
         )
-    raw = {name: _strings([row[name] for row in rows]) for name in schema.raw_columns}
+    raw = {name: objects([row[name] for row in rows]) for name in schema.raw_columns}
     encoded = FeatureTransform(schema)({name: tf.constant(cells) for name, cells in raw.items()})
     ids, vals = encoded.feature_ids.numpy(), encoded.feature_vals.numpy()
     keys = [b"warmup#%d" % number for number in range(len(rows))]
-    return Warmup(raw, ids, vals, _strings(serialize_examples(ids, vals, None, None, None, keys)))
+    return Warmup(raw, ids, vals, objects(serialize_examples(ids, vals, None, None, None, keys)))
 
 
 def write_warmup(path: Path, warmup: Warmup, model_name: str, explain: bool) -> None:
@@ -111,15 +112,4 @@ def _requests(warmup: Warmup, model_name: str, explain: bool) -> Iterator[wire_p
 
 
 def _nested(tag: int, message: bytes) -> bytes:
-    length, head = len(message), bytearray([tag])
-    while length > 0x7F:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + message
-
-
-def _strings(values: list[bytes]) -> np.ndarray:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
+    return bytes([tag]) + varint(len(message)) + message

@@ -71,18 +71,9 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
         return Suggestion(profile, (*facts, *why), fields, problem)
     if moment is not None:
         return _time(profile, facts, moment, tuple(warnings))
-    if not profile.is_numeric and profile.distinct > _FEW and (dressed := profile.dressed):
+    if (unreadable := _rewritten_first(profile)) is not None:
         why, fields = _words(profile, total)
-        problem = f"numbers with {dressed}, and prepare reads only plain ones; write them plain"
-        return Suggestion(profile, (*facts, *why), fields, problem)
-    if (printed := profile.printed) is not None:
-        why, fields = _words(profile, total)
-        problem = f"lists or objects as a program prints them: {printed}; write values with a mark between them: x|y"
-        return Suggestion(profile, (*facts, *why), fields, problem)
-    if not profile.is_numeric and profile.distinct > _FEW and looks_like_moments(list(profile.counts)):
-        why, fields = _words(profile, total)
-        problem = "moments in a form that no time field reads; write them as 2014-10-21 07:05:00, or as epoch seconds"
-        return Suggestion(profile, (*facts, *why), fields, problem)
+        return Suggestion(profile, (*facts, *why), fields, unreadable)
     fractions = profile.is_numeric and not profile.is_whole
     if profile.present >= 100 and profile.distinct >= _UNIQUE * profile.present and not fractions:
         fields = (_hashed(profile, _MOST_BUCKETS),)
@@ -90,6 +81,18 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
         return Suggestion(profile, tuple(facts), fields, problem, key=not profile.missing)
     why, fields = _encoding(profile, total)
     return Suggestion(profile, (*facts, *why), fields, warnings=tuple(warnings))
+
+
+def _rewritten_first(profile: Profile) -> str | None:
+    """What cells are that no field can read as they stand, and how to write them; ``None``: nothing of the kind."""
+    several = not profile.is_numeric and profile.distinct > _FEW
+    if several and (dressed := profile.dressed):
+        return f"numbers with {dressed}, and prepare reads only plain ones; write them plain"
+    if (printed := profile.printed) is not None:
+        return f"lists or objects as a program prints them: {printed}; write values with a mark between them: x|y"
+    if several and looks_like_moments(list(profile.counts)):
+        return "moments in a form that no time field reads; write them as 2014-10-21 07:05:00, or as epoch seconds"
+    return None
 
 
 def _by_name(profile: Profile) -> list[str]:

@@ -11,13 +11,11 @@ from itertools import pairwise
 
 # From the most telling to the least; formats of digits only are the last resort.
 _FORMATS = (
-    ("%Y-%m-%d %H:%M:%S", True), ("%Y-%m-%dT%H:%M:%S", True), ("%Y/%m/%d %H:%M:%S", True), ("%Y-%m-%d %H:%M", True),
-    ("%Y/%m/%d %H:%M", True), ("%d.%m.%Y %H:%M:%S", True), ("%d.%m.%Y %H:%M", True), ("%Y-%m-%d", False),
-    ("%Y/%m/%d", False), ("%d.%m.%Y", False), ("%m/%d/%Y %H:%M:%S", True), ("%d/%m/%Y %H:%M:%S", True),
-    ("%m/%d/%Y %H:%M", True), ("%d/%m/%Y %H:%M", True), ("%m/%d/%Y", False), ("%d/%m/%Y", False),
-    ("%d-%m-%Y %H:%M:%S", True), ("%d-%m-%Y %H:%M", True), ("%d-%m-%Y", False), ("%Y%m%dT%H%M%S", True),
-    ("%Y%m%d %H:%M:%S", True),
-    ("%Y%m%d%H%M%S", True), ("%Y%m%d%H%M", True), ("%Y%m%d%H", True), ("%Y%m%d", False), ("%y%m%d%H", True),
+    "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y/%m/%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y/%m/%d %H:%M",
+    "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y %H:%M:%S",
+    "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y %H:%M:%S",
+    "%d-%m-%Y %H:%M", "%d-%m-%Y", "%Y%m%dT%H%M%S", "%Y%m%d %H:%M:%S", "%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d%H",
+    "%Y%m%d", "%y%m%d%H",
 )  # fmt: skip
 _WIDTHS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
 # As the transform reads it; Python's own reader takes week dates, too.
@@ -99,7 +97,7 @@ def time_format(cells: Iterable[bytes]) -> Moments | None:
     if not texts:
         return None
     digits = all(text.isdigit() for text in texts)
-    for form, _ in _FORMATS:
+    for form in _FORMATS:
         fitting = _all_fit(texts, form)
         if fitting:
             return Moments(form, *fitting, digits=digits)
@@ -204,4 +202,4 @@ def _ends(texts: list[str], read: Callable[[str], datetime]) -> tuple[datetime, 
 
 def has_hour(form: str) -> bool:
     """Whether a format has the hour."""
-    return form in ("iso", "epoch", "epoch_ms") or dict(_FORMATS)[form]
+    return form in ("iso", "epoch", "epoch_ms") or "%H" in form

@@ -19,6 +19,7 @@ from afm_ctr.rawlog.tables import RowBatch, TableCutter
 from afm_ctr.rawlog.tokenizers import Cells, DelimitedCutter, LibfmCutter, Reasons
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.sidetables import SideTables
+from serving.tensors import objects
 
 # Of these not even the key is known.
 _UNREADABLE = {"line_too_long", "empty_line", "bad_utf8", "bad_json", "bad_quoting", "column_count"}
@@ -184,7 +185,7 @@ class LineParser:
         """The ``columns`` of some rows, int64 [m], also where there are spans: object arrays [m]."""
         if parsed.spans is not None:
             some = parsed.spans.take(rows)
-            return {name: _array(some.cells(name)) for name in self.spec.log_columns}
+            return {name: objects(some.cells(name)) for name in self.spec.log_columns}
         return {name: cells[rows] for name, cells in parsed.columns.items()}
 
     def parse(
@@ -232,7 +233,7 @@ class LineParser:
         if self.labelled and self.spec.group:
             groups = [None if not cell or cell in self._missing else cell for cell in rows(cells[self.spec.group])]
         columns = (
-            {} if spans is not None else {column: _array(rows(cells[column])) for column in self.spec.log_columns}
+            {} if spans is not None else {column: objects(rows(cells[column])) for column in self.spec.log_columns}
         )
         if self.spec.side_tables:
             assert self._tables is not None
@@ -240,7 +241,7 @@ class LineParser:
         return ParsedLines(
             source=source,
             columns=columns,
-            extra={column: _array(rows(cells[column])) for column in self._extra},
+            extra={column: objects(rows(cells[column])) for column in self._extra},
             labels=labels,
             weights=weights,
             groups=groups,
@@ -278,12 +279,6 @@ class LineParser:
 
 def _picked(cells: Sequence[bytes], at: list[int]) -> Sequence[bytes]:
     return cells.pick(at) if isinstance(cells, RowBatch) else [cells[i] for i in at]
-
-
-def _array(cells: Sequence[bytes]) -> np.ndarray:
-    out = np.empty(len(cells), object)
-    out[:] = cells
-    return out
 
 
 def _shown(cell: bytes) -> str:

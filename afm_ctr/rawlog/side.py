@@ -16,6 +16,7 @@ from afm_ctr.rawlog.parser import ParsedLines
 from afm_ctr.rawlog.types import ColumnTypes, word_columns
 from afm_ctr.schema import FLAG_SEPARATOR, FeatureSchema, JoinedColumn, read_yaml
 from afm_ctr.sidetables import SideTables
+from serving.tensors import objects
 
 _SET, _NOT_SET = (b"1", b"true"), (b"", b"0", b"false")
 
@@ -114,6 +115,4 @@ def _cells(name: str, column: JoinedColumn, parsed: ParsedLines, missing: Contai
             elif cell not in _NOT_SET and cell not in missing:
                 where = f"{parsed.source}, line {parsed.line_numbers[row]}"
                 raise UserError(f"side_tables.{name}: {where}: {flag}: {cell.decode()!r} is neither 0 nor 1")
-    joined = np.empty(len(found), object)
-    joined[:] = [FLAG_SEPARATOR.encode().join(names) for names in found]
-    return joined
+    return objects([FLAG_SEPARATOR.encode().join(names) for names in found])

@@ -115,7 +115,7 @@ def _framed(ids: _Part, entries: list[_Part]) -> FramedRecords:
     def start(both: int) -> bytes:
         id_size, behind = divmod(both, 1 << 32)
         head = _head(b"feature_ids", _INT64_LIST, id_size)
-        begin = b"\x0a" + _varint(len(head) + id_size + behind) + head
+        begin = b"\x0a" + varint(len(head) + id_size + behind) + head
         return header(len(begin) + id_size + behind) + begin
 
     starts = _by_size((id_sizes << 32) + after, start)
@@ -133,7 +133,8 @@ def _framed(ids: _Part, entries: list[_Part]) -> FramedRecords:
 
 
 @lru_cache(maxsize=4096)
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number in base 128, as protobuf writes it."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -149,10 +150,10 @@ def _head(name: bytes, kind: int, length: int) -> bytes:
     The three list messages look alike on the wire: packed numbers and a single byte string are both field 1 with a
     length.
     """
-    inner = b"\x0a" + _varint(length)
-    listed = bytes([kind]) + _varint(len(inner) + length) + inner
-    entry = b"\x0a" + _varint(len(name)) + name + b"\x12" + _varint(len(listed) + length) + listed
-    return b"\x0a" + _varint(len(entry) + length) + entry
+    inner = b"\x0a" + varint(length)
+    listed = bytes([kind]) + varint(len(inner) + length) + inner
+    entry = b"\x0a" + varint(len(name)) + name + b"\x12" + varint(len(listed) + length) + listed
+    return b"\x0a" + varint(len(entry) + length) + entry
 
 
 def _by_size(sizes: np.ndarray, text: Callable[[int], bytes]) -> _Part:

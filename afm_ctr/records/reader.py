@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -190,6 +191,21 @@ class Reader:
         if mistake is not None:
             release(error)
         return mistake
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Within it a walk over :meth:`dataset` ends with the user's mistake where one was behind its end.
+
+        Raises:
+            UserError: see :meth:`mistake_behind`.
+        """
+        try:
+            yield
+        except Exception as error:
+            mistake = self.mistake_behind(error)
+            if mistake is None:
+                raise
+            raise mistake from error
 
     def _where(self, takes: list[Take], index: int) -> str:
         """The place of a record of a batch, for messages."""

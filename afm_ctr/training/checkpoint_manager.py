@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ from afm_ctr.distributed import World
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import new_folder, remove_folder, remove_temporaries, write_json
 from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint
-from afm_ctr.training.failures import unwritable
 from afm_ctr.training.snapshot import Snapshot, Written, own_rows, write_columns
-from afm_ctr.training.supervisor import on_chief, on_every
+from afm_ctr.training.supervisor import on_chief, on_every, unwritable, writing
 
 BEST = "best.json"
 _FOLDER = re.compile(r"step-(\d{9,})$")
@@ -122,7 +121,7 @@ class CheckpointManager:
         Raises:
             UserError: on every rank: a value is not finite, a file cannot be written, or rank 0 does not see it.
         """
-        at = snapshot.position
+        at, run = snapshot.position, self.folder.parent
         with contextlib.ExitStack() as held:
 
             def begin() -> str:
@@ -141,22 +140,14 @@ class CheckpointManager:
                 held.close()
                 self._keep(best)
 
-            temporary = Path(on_chief(world, self._writing()(begin)))
+            temporary = Path(on_chief(world, writing(run)(begin)))
 
             def own() -> Written:
                 snapshot.check_finite()
                 return write_columns(temporary, own_rows(model), at, progress)
 
-            parts = on_every(world, self._writing()(own))
-            on_chief(world, self._writing()(end))
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """A failure to write is one for the user to fix; decorates what writes."""
-        try:
-            yield
-        except OSError as error:
-            raise unwritable(self.folder.parent, error) from error
+            parts = on_every(world, writing(run)(own))
+            on_chief(world, writing(run)(end))
 
     def _keep(self, best: dict[str, Any] | None) -> None:
         self.mark_best(best)

@@ -68,7 +68,7 @@ def scored_batches(
     score = make_scorer(model, reader.local_batch)
 
     def walk() -> Iterator[dict[str, np.ndarray]]:
-        try:
+        with reader.explained():
             for step, batch in enumerate(reader.dataset(0, columns=_OF_A_ROW)):
                 logits, _ = score(batch["feature_ids"], batch["feature_vals"])
                 rows = slice(0, reader.local_rows(step))  # behind them stands padding
@@ -77,11 +77,6 @@ def scored_batches(
                 check_scores(reader, step, found["weight"], scores)
                 yield {**found, "logit": scores}
                 beat()
-        except Exception as error:
-            mistake = reader.mistake_behind(error)
-            if mistake is None:
-                raise
-            raise mistake from error
 
     return walk
 

@@ -23,15 +23,14 @@ from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint
 from afm_ctr.training.config import STEERED, TrainConfig
 from afm_ctr.training.evaluation import SMALLEST_BATCH, open_split
 from afm_ctr.training.exchange import choose_exchange
-from afm_ctr.training.failures import unwritable
 from afm_ctr.training.incremental import check_origin, continue_from, forget
 from afm_ctr.training.model_io import PROFILE, TENSORBOARD, build_model
 from afm_ctr.training.model_state import is_sharded
-from afm_ctr.training.plan import is_to_be_sharded
+from afm_ctr.training.plan import is_to_be_sharded, train_reader
 from afm_ctr.training.profiler import WARM_UP, StepProfile
 from afm_ctr.training.progress import Mode
 from afm_ctr.training.run_dir import RunDir, data_id
-from afm_ctr.training.supervisor import on_chief, on_every
+from afm_ctr.training.supervisor import on_chief, on_every, writing
 from afm_ctr.training.trainer import ElasticTrainer, RunState, Trainer, opened
 from afm_ctr.training.verdict import warnings_of
 from afm_ctr.visible import counted
@@ -121,7 +120,7 @@ def train(
     if resume not in ("auto", "never"):
         raise UserError(f"resume {resume!r}: say auto or never")
     world = init() if world is None else world
-    reader = _open_train(data_dir, config, world)
+    reader = train_reader(data_dir, config, world.rank, world.size)
     if not reader.manifest.labelled:
         raise UserError(f"{data_dir} was prepared without labels: there is nothing to train on")
     check_metric(config, reader.schema)
@@ -160,7 +159,7 @@ class _Run:
     def go(self, state: ElasticState) -> TrainSummary:
         """Train on the ranks that there are, to the end or until they change."""
         config, world = self.config, self.world
-        reader = _open_train(self.data_dir, config, world)
+        reader = train_reader(self.data_dir, config, world.rank, world.size)
         folder, data = RunDir(self.model_dir), data_id(reader.manifest, config.train_split)
         session = ElasticTrainer(
             state,
@@ -261,7 +260,7 @@ class _Run:
             What the run resumes from, and the folder of the checkpoint; None and None for a new one.
         """
         folder, schema, model = session.folder, session.reader.schema, session.network
-        try:
+        with writing(self.model_dir):
             resume = "auto" if again else self.resume
             checkpoint = folder.check(self.config, schema, entry["data_id"], resume, session.reporter.say)
             entry["from_checkpoint"] = check_origin(self.model_dir, self.origin, checkpoint is not None)
@@ -282,8 +281,6 @@ class _Run:
             if (tables := session.reader.manifest.tables(self.data_dir, schema.spec)) is not None:
                 tables.save(self.model_dir)
             return start, None if source is None else str(source.folder)
-        except OSError as error:
-            raise unwritable(self.model_dir, error) from error
 
     def _restore_others(self, session: Trainer, start: RunState | None, source: str | None) -> None:
         """On all ranks, of a sharded table: the others' rows, once rank 0 has its own and has verified all."""
@@ -307,10 +304,8 @@ class _Run:
     def _take_over(self, session: Trainer, held: contextlib.ExitStack, entry: dict[str, Any]) -> None:
         """On rank 0, which may be another one than before: the folder again, for the same run on other ranks."""
         _lock(session.folder, held, _LOCK_SECONDS)
-        try:
+        with writing(self.model_dir):
             session.folder.record(self.config, session.reader.schema, entry, self.command)
-        except OSError as error:
-            raise unwritable(self.model_dir, error) from error
 
 
 def _lock(folder: RunDir, held: contextlib.ExitStack, patience: float) -> None:
@@ -324,19 +319,6 @@ def _lock(folder: RunDir, held: contextlib.ExitStack, patience: float) -> None:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.2)
-
-
-def _open_train(data_dir: str | Path, config: TrainConfig, world: World) -> Reader:
-    """This rank's part of the train split."""
-    return Reader(
-        data_dir,
-        config.train_split,
-        config.batch_size,
-        seed=config.seed,
-        rank=world.rank,
-        size=world.size,
-        shuffle=config.shuffle,
-    )
 
 
 def _open_validation(data_dir: str | Path, config: TrainConfig, manifest: Manifest, world: World) -> Reader:

@@ -200,6 +200,19 @@ def table_of(config: TrainConfig, schema: ResolvedSchema, ranks: int, touched: i
     )
 
 
+def train_reader(data_dir: str | Path, config: TrainConfig, rank: int, ranks: int) -> Reader:
+    """A rank's part of the train split."""
+    return Reader(
+        data_dir,
+        config.train_split,
+        config.batch_size,
+        seed=config.seed,
+        rank=rank,
+        size=ranks,
+        shuffle=config.shuffle,
+    )
+
+
 def touched_rows(reader: Reader) -> int:
     """Distinct ids that a rank's part of a batch reads: the mean of the first batches of the first epoch."""
     batches = range(min(_BATCHES, reader.steps_per_epoch))
@@ -226,10 +239,7 @@ def plan_run(data_dir: str | Path, config: TrainConfig, cluster: Cluster, rows: 
     ranks = cluster.ranks
     counts = []
     for rank in range(ranks):
-        reader = Reader(
-            data_dir, config.train_split, config.batch_size, seed=config.seed, rank=rank, size=ranks,
-            shuffle=config.shuffle,
-        )  # fmt: skip
+        reader = train_reader(data_dir, config, rank, ranks)
         counts.append(touched_rows(reader))
     return plan(table_of(config, reader.schema, ranks, max(counts), rows), cluster)
 

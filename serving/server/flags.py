@@ -31,10 +31,6 @@ xla_cpu_compilation_enabled xla_gpu_compilation_enabled
 """
 
 
-def _integer(text: str) -> int:
-    return int(text)
-
-
 def _count(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -124,8 +120,8 @@ class ServerFlags:
     enable_grpc_healthcheck_service: bool = _declare(
         _flag, True, "true or false", "the standard gRPC health service (the real server has it off by default)"
     )
-    tensorflow_intra_op_parallelism: int = _declare(_integer, 0, "a number", "threads of one op; 0: by TensorFlow")
-    tensorflow_inter_op_parallelism: int = _declare(_integer, 0, "a number", "ops at once; 0: by TensorFlow")
+    tensorflow_intra_op_parallelism: int = _declare(int, 0, "a number", "threads of one op; 0: by TensorFlow")
+    tensorflow_inter_op_parallelism: int = _declare(int, 0, "a number", "ops at once; 0: by TensorFlow")
 
 
 _FIELDS = {item.name: item for item in fields(ServerFlags)}

@@ -109,7 +109,7 @@ class RestServer:
                 return self._handler(method, path, body)
             except Exception as error:
                 log.exception("a request failed")
-                return 500, _error(f"{type(error).__name__}: {error}")
+                return 500, error_body(f"{type(error).__name__}: {error}")
 
     def _accept(self) -> None:
         while not self.stopping.is_set():
@@ -166,13 +166,13 @@ class _Connection:
             except h11.RemoteProtocolError as error:
                 # h11 has 501 for some, but a mistake of the caller's is a 4xx here.
                 status = error.error_status_hint if error.error_status_hint < 500 else 400
-                self._reply(method, status, _error(f"Malformed request: {error}"), close=True)
+                self._reply(method, status, error_body(f"Malformed request: {error}"), close=True)
                 return self._linger()
             except Refused as refused:
-                self._reply(method, refused.status, _error(str(refused)), close=True)
+                self._reply(method, refused.status, error_body(str(refused)), close=True)
                 return self._linger()
             if self._server.stopping.is_set():
-                self._reply(method, 503, _error("the server is stopping"), close=True)
+                self._reply(method, 503, error_body("the server is stopping"), close=True)
                 return
             status, answer = self._server.answer(method, request.target.decode("ascii"), body)
             self._reply(method, status, answer, close=self._server.stopping.is_set())
@@ -181,7 +181,7 @@ class _Connection:
 
     def turn_away(self) -> None:
         """Too many connections: say so without reading anything."""
-        body = _error("too many connections")
+        body = error_body("too many connections")
         head = f"HTTP/1.1 503 \r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         with contextlib.suppress(OSError):
             self._socket.settimeout(1.0)
@@ -294,5 +294,7 @@ def unpack(body: bytes, limit: int) -> bytes:
     return bytes(unpacked)
 
 
-def _error(text: str) -> bytes:
-    return json.dumps({"error": text}).encode()
+def error_body(text: str) -> bytes:
+    """A text as TensorFlow Serving's REST API words an error."""
+    # A lone surrogate of the client's JSON has no UTF-8; written as an escape it is JSON again.
+    return json.dumps({"error": text}, ensure_ascii=False).encode("utf-8", "backslashreplace")

@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
 from serving.server import handlers
+from serving.server.http_server import error_body
 from serving.server.json_text import parse_json
 from serving.server.request_errors import RequestError, from_number, invalid
 from serving.server.rest_json import JsonRequest, format_answer, read_request
@@ -36,7 +37,7 @@ class RestApi:
         try:
             return 200, self._route(method, path, body)
         except RequestError as error:
-            return error.http_status, _error(str(error))
+            return error.http_status, error_body(str(error))
 
     def _route(self, method: str, path: str, body: bytes) -> bytes:
         if not _API.match(path):
@@ -91,11 +92,6 @@ def _spec(found: re.Match[str]) -> model_pb2.ModelSpec:
     elif found["label"] is not None:
         spec.version_label = unquote(found["label"])
     return spec
-
-
-def _error(text: str) -> bytes:
-    # A lone surrogate of the client's JSON has no UTF-8; written as an escape it is JSON again.
-    return json.dumps({"error": text}, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _as_dict(message: Any) -> Any:

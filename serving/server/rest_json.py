@@ -198,9 +198,7 @@ def _to_array(value: Any, dtype: int) -> np.ndarray[Any, Any]:
     if target is None:
         raise from_number(12, f"Conversion of JSON Value: {_show(value)} to type: {wanted}")
     if wanted == "string":
-        strings = np.empty(len(flat), dtype=object)
-        strings[:] = [_string(item) for item in flat]
-        return strings.reshape(shape)
+        return tensors.objects([_string(item) for item in flat]).reshape(shape)
     allowed: set[type] = {bool} if wanted == "bool" else {int, float} if target.kind == "f" else {int}
     if not set(map(type, flat)) <= allowed:
         wrong = next(item for item in flat if type(item) not in allowed)
@@ -267,9 +265,7 @@ def _to_lists(name: str, array: np.ndarray[Any, Any]) -> Any:
         flat = [float(text) for text in array.reshape(-1).astype(str)]
     else:
         return array.tolist()
-    shaped = np.empty(len(flat), dtype=object)
-    shaped[:] = flat
-    return shaped.reshape(array.shape).tolist()
+    return tensors.objects(flat).reshape(array.shape).tolist()
 
 
 def _text(name: str, item: bytes) -> Any:
