@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from afm_ctr.models import CTRModel
 from afm_ctr.records import Manifest
 from afm_ctr.records.blocks import SplitBlocks
 from afm_ctr.records.parsing import parse_to_arrays
+from afm_ctr.training.progress import Say
 
 
 class LabelSums(NamedTuple):
@@ -35,7 +35,7 @@ class LabelSums(NamedTuple):
 
 
 def label_sums(
-    data_dir: str | Path, manifest: Manifest, split: str, num_slots: int, world: World, say: Callable[[str], None]
+    data_dir: str | Path, manifest: Manifest, split: str, num_slots: int, world: World, say: Say
 ) -> LabelSums | None:
     """The same on every rank, however many there are; all of them must call it.
 

@@ -20,6 +20,7 @@ from afm_ctr.records import Reader
 from afm_ctr.training.callbacks import EpochHistory, Stateful, deciders
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.evaluation import Evaluator
+from afm_ctr.training.progress import Say
 from afm_ctr.training.verdict import not_steered
 
 
@@ -39,13 +40,7 @@ class EpochEnds:
     """
 
     def __init__(
-        self,
-        model: CTRModel,
-        config: TrainConfig,
-        reader: Reader,
-        world: World,
-        history: Path,
-        say: Callable[[str], None],
+        self, model: CTRModel, config: TrainConfig, reader: Reader, world: World, history: Path, say: Say
     ) -> None:
         self._model, self._config, self._reader, self._world, self._say = model, config, reader, world, say
         self.history = EpochHistory(history if world.is_chief else None)

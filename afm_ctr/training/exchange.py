@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from afm_ctr.distributed import Form, Traffic, World, exchanged_bytes
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader
 from afm_ctr.training.plan import touched_rows
+from afm_ctr.training.progress import Say
 
 # What a row that is gathered costs more than a row of a dense table that is summed: it is hashed and merged, and lies
 # anywhere. Measured with two ranks on CPUs of one machine: both forms took as long at 0.2 to 0.35 of the rows.
@@ -58,11 +58,7 @@ class TableExchange:
 
 
 def choose_exchange(
-    model: CTRModel,
-    reader: Reader,
-    world: World,
-    wanted: Literal["auto", "gather", "reduce"],
-    say: Callable[[str], None],
+    model: CTRModel, reader: Reader, world: World, wanted: Literal["auto", "gather", "reduce"], say: Say
 ) -> list[TableExchange]:
     """Choose the form for each table, tell its variables, and say it in a line a table.
 

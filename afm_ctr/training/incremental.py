@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from afm_ctr.training.config import CONFIG, Expiry, TrainConfig
 from afm_ctr.training.expiry import BLOCK_ROWS, Begun, begun_now, expire, last_kept, marks_of
 from afm_ctr.training.model_io import CHECKPOINTS, RUN
 from afm_ctr.training.model_state import is_sharded, tables_of
+from afm_ctr.training.progress import Say
 from afm_ctr.training.trainer import RunState
 
 _MUST_AGREE = ("model", "loss", "optimizer.name", "optimizer.average")
@@ -55,7 +55,7 @@ def check_origin(model_dir: Path, origin: Path | None, begun: bool) -> dict[str,
 
 
 def continue_from(
-    origin: Path, model: keras.Model, config: TrainConfig, schema: ResolvedSchema, say: Callable[[str], None]
+    origin: Path, model: keras.Model, config: TrainConfig, schema: ResolvedSchema, say: Say
 ) -> tuple[RunState, dict[str, Any], Checkpoint]:
     """Give a fresh model and its optimizer the state of another run; :func:`forget` comes next.
 
@@ -94,7 +94,7 @@ def continue_from(
     return (Position(), state, {}), kept, checkpoint
 
 
-def _open(origin: Path, say: Callable[[str], None]) -> tuple[Checkpoint, TrainConfig]:
+def _open(origin: Path, say: Say) -> tuple[Checkpoint, TrainConfig]:
     if (origin / MANIFEST).is_file():
         try:
             return Checkpoint.open(origin), TrainConfig.load(origin.parent.parent / CONFIG)
@@ -113,12 +113,7 @@ def _rows(checkpoint: Checkpoint, table: str) -> int:
 
 
 def forget(
-    checkpoint: Checkpoint,
-    model: keras.Model,
-    rule: Expiry,
-    runs: list[Begun],
-    world: World,
-    say: Callable[[str], None],
+    checkpoint: Checkpoint, model: keras.Model, rule: Expiry, runs: list[Begun], world: World, say: Say
 ) -> None:
     """Send the rows that have expired back to their initial values, where they are stored: see :func:`expire`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from afm_ctr.io.files import write_json
+from afm_ctr.training.progress import Say
 
 WARM_UP = 10  # the first step traces, the next ones find memory, and input is ready before it is needed
 STEP = "train_step"  # the scope of a step's operations; those of the input pipeline's threads have none
@@ -41,7 +42,7 @@ class StepProfile(keras.callbacks.Callback):
         say: takes the lines of the table.
     """
 
-    def __init__(self, steps: int, folder: Path, file: Path, batch_size: int, say: Callable[[str], None]) -> None:
+    def __init__(self, steps: int, folder: Path, file: Path, batch_size: int, say: Say) -> None:
         super().__init__()
         self._wanted, self._folder, self._file, self._batch, self._say = steps, folder, file, batch_size, say
         self._before = self._taken = 0

@@ -16,6 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from afm_ctr.visible import fitted, visible
 
 Mode = Literal["auto", "bar", "lines", "none"]
+Say = Callable[[str], None]
+"""What is called with a line for the user."""
+
 _SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_BARS = 10.0, 0.25
 # What an epoch's line shows: a figure, its name there, and of a loss that of the constant. It fits 80 columns.
 _SHOWN = {

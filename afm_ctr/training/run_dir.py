@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from afm_ctr.training.checkpoint import Checkpoint
 from afm_ctr.training.checkpoint_manager import CheckpointManager
 from afm_ctr.training.config import CONFIG, TrainConfig
 from afm_ctr.training.model_io import CHECKPOINTS, RUN
+from afm_ctr.training.progress import Say
 
 _PACKAGES = ("afm-ctr", "tensorflow", "keras", "horovod", "numpy")
 
@@ -73,7 +74,7 @@ class RunDir:
 
     path: Path
 
-    def shelf(self, keep: int, warn: Callable[[str], None]) -> CheckpointManager:
+    def shelf(self, keep: int, warn: Say) -> CheckpointManager:
         """The run's checkpoints."""
         return CheckpointManager(self.path / CHECKPOINTS, keep, warn)
 
@@ -83,7 +84,7 @@ class RunDir:
         schema: ResolvedSchema,
         data: str,
         resume: Literal["auto", "never"],
-        warn: Callable[[str], None],
+        warn: Say,
     ) -> Checkpoint | None:
         """Whether a run may begin here, or which checkpoint it resumes from (None: it begins).
 
