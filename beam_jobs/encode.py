@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from afm_ctr import native
 from afm_ctr.process_setup import load_tensorflow_without_keras
 from afm_ctr.rawlog import ParsedLines
@@ -44,8 +46,11 @@ class Encoder:
             cells = tuple(spans.places[name] for name in self._schema.raw_columns), spans.starts.shape[1]
             if cells not in self._from_text:
                 self._from_text[cells] = (self._spans_function if self._in_place else self._lines_function)(*cells)
-            text = [spans.text, spans.starts, spans.ends] if self._in_place else [self._tf.constant(parsed.lines)]
-            encoded = self._from_text[cells](*text)
+            if self._in_place:
+                given = [np.frombuffer(spans.text, np.uint8), spans.starts, spans.ends]
+            else:
+                given = [self._tf.constant(parsed.lines)]
+            encoded = self._from_text[cells](*given)
         return type(encoded)(*(part.numpy() for part in encoded))
 
     def _on_cpu(self, columns: Any) -> Any:
@@ -62,7 +67,7 @@ class Encoder:
                 return self._transform.encode(SpanCells(self._schema.spec, text, starts, ends, place))
 
         edges = tf.TensorSpec([None, width], tf.int32)
-        return tf.function(encode, input_signature=[tf.TensorSpec([], tf.string), edges, edges], autograph=False)
+        return tf.function(encode, input_signature=[tf.TensorSpec([None], tf.uint8), edges, edges], autograph=False)
 
     def _lines_function(self, places: tuple[int, ...], width: int) -> Any:
         tf, layout = self._tf, self._schema.spec.format

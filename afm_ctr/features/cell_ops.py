@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from afm_ctr import native
+from afm_ctr.features.rows import EncodedSlots
 from afm_ctr.schema import (
     CROSS_SEPARATOR,
     CategoricalField,
@@ -78,12 +80,30 @@ class FieldCells:
         words = tf.stack([self.words(field) for field in fields])
         return tf.strings.to_hash_bucket_fast(words, buckets), tf.strings.length(words) > 0
 
+    def laid_out(
+        self, slots: Sequence[EncodedSlots], order: np.ndarray, own_ids: np.ndarray
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Slots of the batch as rows: ids int64 and values float32, [B, F].
+
+        Args:
+            slots: of all encoders.
+            order: int32 [F], which of these slots, counted through, comes where.
+            own_ids: int64 [F], the id of a slot that is not present, with the value 1; 0: it has the value 0.
+        """
+        own = own_ids[:, None]
+        ids, vals, present = (
+            tf.gather(tf.concat([getattr(part, name) for part in slots], 0), order)
+            for name in ("ids", "vals", "present")
+        )
+        vals = tf.where(present, vals, (own > 0).astype(np.float32))
+        return tf.transpose(tf.where(present, ids, own)), tf.transpose(vals)
+
 
 class SpanCells(FieldCells):
     """The same of cells that lie in one text: numbers and buckets are made without a string a cell.
 
     Args:
-        text: string, scalar.
+        text: uint8.
         starts: int32 [B, width], the first byte of each cell.
         ends: int32 [B, width], the byte behind its last.
         places: of the raw columns among them.
@@ -111,6 +131,11 @@ class SpanCells(FieldCells):
     def buckets(self, fields: Sequence[WordField], buckets: int) -> tuple[tf.Tensor, tf.Tensor]:
         sources = [self._source(columns_of(field), self.missing(field)) for field in fields]
         return self._cells.buckets(sources, buckets)
+
+    def laid_out(
+        self, slots: Sequence[EncodedSlots], order: np.ndarray, own_ids: np.ndarray
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._cells.rows(slots, order, own_ids)
 
     def _source(self, columns: tuple[str, ...], missing: tuple[bytes, ...]) -> native.CellSource:
         return [self._places[name] for name in columns], missing

@@ -100,17 +100,12 @@ class FeatureTransform(tf.Module):
         """The same of cells in whatever form."""
         numbers = self._numbers(cells) if self._numbers is not None else None
         parts = [e(numbers if isinstance(e, (ValueEncoder, BucketEncoder)) else cells) for e in self._encoders]
-        ids, vals, present = (
-            tf.gather(tf.concat([getattr(part, name) for part in parts], 0), self._slot_order)
-            for name in ("ids", "vals", "present")
-        )
-        ids = tf.where(present, ids, self._own_ids)
-        vals = tf.where(present, vals, self._own_vals)
+        ids, vals = cells.laid_out(parts, self._slot_order, self._own_ids)
         none_bad = tf.zeros((1, cells.rows()), tf.bool)
         bad = tf.concat([*(part.bad for part in parts if part.bad is not None), none_bad], 0)
         none_cut = tf.zeros((0, tf.shape(none_bad)[1]), tf.int32)
         cut = tf.concat([none_cut, *(more[None] for part in parts for more in part.cut)], 0)
-        return Encoded(*map(tf.transpose, (ids, vals, tf.gather(bad, self._bad_order), cut)))
+        return Encoded(ids, vals, tf.transpose(tf.gather(bad, self._bad_order)), tf.transpose(cut))
 
     @property
     def multi_fields(self) -> tuple[str, ...]:
@@ -196,11 +191,10 @@ class FeatureTransform(tf.Module):
         # Fields that cannot be bad read the last row, which is all false.
         self._bad_order = np.full(len(number), len(bad_fields), np.int32)
         self._bad_order[bad_fields] = np.arange(len(bad_fields))
-        self._own_ids = np.zeros((len(slots), 1), np.int64)
+        self._own_ids = np.zeros(len(slots), np.int64)
         for field in schema.spec.fields:
             if field.missing == "own":
                 self._own_ids[first_slot[field.name]] = schema.global_id(missing_space(field.name), 0)
-        self._own_vals = (self._own_ids > 0).astype(np.float32)
 
 
 def _remove(folder: str, owner: int) -> None:

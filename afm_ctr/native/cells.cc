@@ -1,4 +1,4 @@
-// Ops on cells that lie in a text: numbers, hash buckets, and the cells as strings.
+// Ops on cells that lie in a text: numbers, hash buckets, and the cells as strings; and slots to rows.
 //
 // A batch is a text and where its cells are, starts and ends [n, width]. The numbers and buckets are those that
 // TensorFlow's string ops give (afm_ctr/features/cell_ops.py), without a string a cell.
@@ -65,15 +65,16 @@ class CellsOp : public OpKernel {
   void Compute(OpKernelContext* context) override {
     const Tensor &starts = context->input(1), &ends = context->input(2);
     OP_REQUIRES(context,
-                context->input(0).dims() == 0 && starts.dims() == 2 && starts.shape() == ends.shape() &&
+                context->input(0).dims() == 1 && starts.dims() == 2 && starts.shape() == ends.shape() &&
                     last_ < starts.dim_size(1),
-                absl::InvalidArgumentError("cells: text must be a scalar, starts and ends [n, width]"));
-    const tstring& text = context->input(0).scalar<tstring>()();
+                absl::InvalidArgumentError("cells: text must be of one dimension, starts and ends [n, width]"));
+    const int64_t size = context->input(0).NumElements();
     const int32_t *const start = starts.flat<int32_t>().data(), *const end = ends.flat<int32_t>().data();
     for (int64_t i = 0; i < starts.NumElements(); i++)
-      OP_REQUIRES(context, start[i] >= 0 && start[i] <= end[i] && end[i] <= static_cast<int64_t>(text.size()),
+      OP_REQUIRES(context, start[i] >= 0 && start[i] <= end[i] && end[i] <= size,
                   absl::InvalidArgumentError("cells: one is outside the text"));
-    Take(context, Cells{text.data(), start, end, starts.dim_size(1), starts.dim_size(0)});
+    const char* const text = reinterpret_cast<const char*>(context->input(0).flat<uint8_t>().data());
+    Take(context, Cells{text, start, end, starts.dim_size(1), starts.dim_size(0)});
   }
 
  protected:
@@ -186,10 +187,72 @@ class TextsOp : public CellsOp {
   }
 };
 
+// Slots, as encoders make them, to rows: what is not present gets its slot's own id, with the value 1, or 0 and 0.
+class LayRowsOp : public OpKernel {
+ public:
+  explicit LayRowsOp(OpKernelConstruction* construction) : OpKernel(construction) {
+    OP_REQUIRES_OK(construction, construction->GetAttr("order", &order_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("own_ids", &own_ids_));
+    OP_REQUIRES(construction, own_ids_.size() == order_.size(),
+                absl::InvalidArgumentError("rows: an own id is needed for each slot"));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    OpInputList ids, values, present;
+    OP_REQUIRES_OK(context, context->input_list("ids", &ids));
+    OP_REQUIRES_OK(context, context->input_list("values", &values));
+    OP_REQUIRES_OK(context, context->input_list("present", &present));
+    const int64_t rows = ids[0].dims() == 2 ? ids[0].dim_size(1) : -1, slots = order_.size();
+    std::vector<Slot> made;
+    for (int part = 0; part < ids.size(); part++) {
+      const TensorShape& shape = ids[part].shape();
+      OP_REQUIRES(context,
+                  shape.dims() == 2 && shape.dim_size(1) == rows && values[part].shape() == shape &&
+                      present[part].shape() == shape,
+                  absl::InvalidArgumentError("rows: the parts do not fit each other"));
+      for (int64_t at = 0; at < shape.num_elements(); at += rows)
+        made.push_back({ids[part].flat<int64_t>().data() + at, values[part].flat<float>().data() + at,
+                        present[part].flat<bool>().data() + at});
+    }
+    Tensor *out_ids, *out_values;
+    OP_REQUIRES_OK(context, context->allocate_output(0, {rows, slots}, &out_ids));
+    OP_REQUIRES_OK(context, context->allocate_output(1, {rows, slots}, &out_values));
+    if (!rows) return;
+    std::vector<Slot> in_order;
+    for (const int64_t which : order_) {
+      OP_REQUIRES(context, which >= 0 && which < static_cast<int64_t>(made.size()),
+                  absl::InvalidArgumentError("rows: there is no such slot"));
+      in_order.push_back(made[which]);
+    }
+    int64_t* const id = out_ids->flat<int64_t>().data();
+    float* const value = out_values->flat<float>().data();
+    for (int64_t begin = 0; begin < rows; begin += kTogether) {
+      const int64_t stop = std::min(rows, begin + kTogether);
+      for (int64_t slot = 0; slot < slots; slot++) {
+        const Slot from = in_order[slot];
+        const int64_t own = own_ids_[slot];
+        for (int64_t row = begin; row < stop; row++) {
+          id[row * slots + slot] = from.present[row] ? from.ids[row] : own;
+          value[row * slots + slot] = from.present[row] ? from.values[row] : own > 0;
+        }
+      }
+    }
+  }
+
+ private:
+  struct Slot {
+    const int64_t* ids;
+    const float* values;
+    const bool* present;
+  };
+
+  std::vector<int64_t> order_, own_ids_;
+};
+
 // A source has `parts` of the columns, and `missings` of the texts in `missing`, in order.
 #define AFM_CTR_CELLS(name)      \
   REGISTER_OP(name)              \
-      .Input("text: string")     \
+      .Input("text: uint8")      \
       .Input("starts: int32")    \
       .Input("ends: int32")      \
       .Attr("columns: list(int)")    \
@@ -202,6 +265,19 @@ AFM_CTR_CELLS("AfmCtrCellNumbers").Output("values: double").Output("ok: bool").O
 AFM_CTR_CELLS("AfmCtrCellBuckets").Attr("buckets: int >= 1").Output("bucket: int64").Output("present: bool");
 AFM_CTR_CELLS("AfmCtrCellTexts").Output("texts: string");
 
+// Of each part [s, n]; `order` says which of all these slots come one after the other in a row.
+REGISTER_OP("AfmCtrLayRows")
+    .Input("ids: parts * int64")
+    .Input("values: parts * float")
+    .Input("present: parts * bool")
+    .Attr("parts: int >= 1")
+    .Attr("order: list(int)")
+    .Attr("own_ids: list(int)")
+    .Output("feature_ids: int64")
+    .Output("feature_vals: float")
+    .SetShapeFn(shape_inference::UnknownShape);
+
+REGISTER_KERNEL_BUILDER(Name("AfmCtrLayRows").Device(DEVICE_CPU), LayRowsOp);
 REGISTER_KERNEL_BUILDER(Name("AfmCtrCellNumbers").Device(DEVICE_CPU), NumbersOp);
 REGISTER_KERNEL_BUILDER(Name("AfmCtrCellBuckets").Device(DEVICE_CPU), BucketsOp);
 REGISTER_KERNEL_BUILDER(Name("AfmCtrCellTexts").Device(DEVICE_CPU), TextsOp);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Cells:
     """The cells of n rows in a text, for the ops. They give what TensorFlow's ops on the texts give.
 
     Args:
-        text: string, scalar.
+        text: uint8.
         starts: int32 [n, width], the first byte of each cell.
         ends: int32 [n, width], the byte behind its last.
     """
@@ -67,27 +67,53 @@ class Cells:
         return self._shaped(sources, load().module.afm_ctr_cell_texts(**self._of(sources)))
 
     @staticmethod
+    def rows(slots: Sequence[Any], order: np.ndarray, own_ids: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
+        """As :meth:`afm_ctr.features.cell_ops.FieldCells.laid_out` has them."""
+        ids, values = load().module.afm_ctr_lay_rows(
+            ids=[part.ids for part in slots],
+            values=[part.vals for part in slots],
+            present=[part.present for part in slots],
+            order=order.tolist(),
+            own_ids=own_ids.tolist(),
+        )
+        ids.set_shape([None, len(order)])
+        values.set_shape([None, len(order)])
+        return ids, values
+
+    @staticmethod
     def _shaped(sources: Sequence[CellSource], found: tf.Tensor) -> tf.Tensor:
         found.set_shape([len(sources), None])
         return found
 
 
-def scan_json(joined: bytes, rows: int, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where lines that are JSON objects have the values of some keys, if a cell would hold the same bytes.
+def scan_json(
+    joined: bytes, rows: int, keys: Mapping[str, Sequence[bytes]]
+) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
+    """Where lines that are JSON objects have the values of some keys.
 
     Args:
         joined: UTF-8, the lines with line ends between them.
         rows: how many lines.
+        keys: with what no element of a list may hold; the first joins them. None: a list is no cell.
 
     Returns:
-        The first byte of each value and the byte behind its last, int32 [rows, keys]; and which lines were read,
-        bool [rows]: not those that are no such objects, or that hold another value for one of the keys.
+        The text, which is ``joined`` with what cells do not hold as it stands there behind it; the first byte of each
+        value in it and the byte behind its last, int32 [rows, keys]; and which lines were read, bool [rows]: not
+        those that are no such objects, or that hold another value for one of the keys.
     """
     import tensorflow as tf
 
     with tf.device("/CPU:0"):
-        starts, ends, plain = load().module.afm_ctr_scan_json(text=joined, rows=rows, keys=list(keys))
-    return np.asarray(memoryview(starts)), np.asarray(memoryview(ends)), np.asarray(memoryview(plain))
+        starts, ends, plain, more = load().module.afm_ctr_scan_json(
+            text=np.frombuffer(joined, np.uint8),
+            rows=rows,
+            keys=list(keys),
+            separators=[text for separators in keys.values() for text in separators],
+            counts=[len(separators) for separators in keys.values()],
+        )
+    written = memoryview(more)
+    text = b"".join([joined, written]) if len(written) else joined
+    return text, np.asarray(memoryview(starts)), np.asarray(memoryview(ends)), np.asarray(memoryview(plain))
 
 
 def frame_examples(

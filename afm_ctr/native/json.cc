@@ -1,9 +1,12 @@
 // The op that finds cells in JSON Lines: where each of some keys has its value, in lines that are plain.
 //
-// Plain is an object whose values are, for the keys asked for, what a cell holds byte for byte: whole numbers, floats
-// as Python would write them, strings without escapes, true, false, null. Python reads the other lines
-// (afm_ctr/rawlog/jsonl.py), and says what is wrong with those that are no objects; no message is made here.
+// Plain is an object whose values are, for the keys asked for, texts, numbers, true, false, null, or lists of these.
+// What a cell does not hold byte for byte (escapes, floats that Python writes otherwise, lists) is written behind the
+// text. Python reads the other lines (afm_ctr/rawlog/jsonl.py), and says what is wrong with those that are no objects;
+// no message is made here.
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -26,10 +29,54 @@ using namespace tensorflow;  // NOLINT: the names of every op
 constexpr int kDeepest = 64;  // objects and lists in one another
 constexpr int64_t kExact = 15;  // digits of any decimal that its double gives back
 
+// A code point that is no surrogate, in UTF-8.
+void put_utf8(uint32_t code, std::string* to) {
+  if (code < 0x80) {
+    *to += static_cast<char>(code);
+    return;
+  }
+  const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+  constexpr uint8_t kFirst[] = {0, 0xC0, 0xE0, 0xF0};
+  *to += static_cast<char>(kFirst[more] | code >> 6 * more);
+  for (int n = more - 1; n >= 0; n--) *to += static_cast<char>(0x80 | (code >> 6 * n & 0x3F));
+}
+
+// A finite double as Python's repr has it: the shortest digits that give it back, with an exponent below 1e-4 and
+// from 1e16 on.
+void put_float(double value, std::string* to) {
+  char text[32];
+  const char* const end = std::to_chars(text, text + sizeof text, value, std::chars_format::scientific).ptr;
+  const char* at = text;
+  if (*at == '-') *to += *at++;
+  const char* const mark = std::find(at, end, 'e');
+  int exponent = 0;
+  std::from_chars(mark[1] == '+' ? mark + 2 : mark + 1, end, exponent);
+  if (exponent < -4 || exponent >= 16) {  // both write at least two digits of the exponent
+    to->append(at, end);
+    return;
+  }
+  std::string digits(1, *at);
+  if (mark - at > 2) digits.append(at + 2, mark);
+  const int count = digits.size();
+  if (exponent < 0) {
+    to->append("0.").append(-exponent - 1, '0').append(digits);
+  } else if (count <= exponent + 1) {
+    to->append(digits).append(exponent + 1 - count, '0').append(".0");
+  } else {
+    to->append(digits, 0, exponent + 1).append(1, '.').append(digits, exponent + 1);
+  }
+}
+
+// A cell: bytes of the line, or of what is written behind the text.
+struct Found {
+  bool written;
+  size_t begin, size;  // in the line, or in what is written
+};
+
 // Of one line. Every method leaves the place behind what it has read, or returns false: the line is not plain.
 class Line {
  public:
-  Line(const char* at, const char* end) : at_(at), end_(end) {}
+  Line(const char* at, const char* end, std::string* more) : first_(at), at_(at), end_(end), more_(more) {}
 
   void Space() {
     while (at_ != end_ && (*at_ == ' ' || *at_ == '\t' || *at_ == '\r')) at_++;
@@ -43,33 +90,41 @@ class Line {
   bool Plain(std::string_view* text) {
     if (!Take('"')) return false;
     const char* const begin = at_;
-    while (at_ != end_ && *at_ != '"' && *at_ != '\\') at_++;
+    at_ = Ordinary(at_);
     *text = {begin, static_cast<size_t>(at_ - begin)};
     return Take('"');
   }
 
-  // A value that is a cell as it is written.
-  bool Cell(std::string_view* cell) {
-    if (at_ == end_) return false;
-    if (*at_ == '"') return Plain(cell);
-    if (*at_ == '-' || is_digit(*at_)) {
-      const char* begin = at_;
-      bool whole, shortest;
-      if (!Number(&whole, &shortest) || !(whole || shortest)) return false;
-      if (*begin == '-' && begin[1] == '0' && whole) begin++;  // -0 is 0
-      *cell = {begin, static_cast<size_t>(at_ - begin)};
-      return true;
+  // A value as a cell. Of a list the cells with the first separator between them, if none has a separator in it.
+  bool Cell(const std::vector<std::string>& separators, Found* cell) {
+    if (at_ == end_ || *at_ != '[' || separators.empty()) return One(cell);
+    at_++;
+    const size_t begin = more_->size();
+    Space();
+    if (!Take(']')) {
+      bool first = true;
+      do {
+        if (!first) more_->append(separators[0]);
+        first = false;
+        const size_t element = more_->size();
+        Found one;
+        Space();
+        if (!One(&one)) return false;
+        if (!one.written) more_->append(first_ + one.begin, one.size);
+        for (const std::string& separator : separators)
+          if (std::string_view(*more_).substr(element).find(separator) != std::string_view::npos) return false;
+        Space();
+      } while (Take(','));
+      if (!Take(']')) return false;
     }
-    const char* const begin = at_;
-    if (!Word()) return false;
-    *cell = *begin == 'n' ? std::string_view() : std::string_view(begin, at_ - begin);
+    *cell = {true, begin, more_->size() - begin};
     return true;
   }
 
   // Any value that nobody asks for.
   bool Skip(int depth) {
     if (at_ == end_ || depth > kDeepest) return false;
-    if (*at_ == '"') return String();
+    if (*at_ == '"') return String(nullptr);
     if (*at_ == '{' || *at_ == '[') {
       const bool object = *at_++ == '{';
       const char close = object ? '}' : ']';
@@ -78,7 +133,7 @@ class Line {
       do {
         Space();
         if (object) {
-          if (!String()) return false;
+          if (!String(nullptr)) return false;
           Space();
           if (!Take(':')) return false;
           Space();
@@ -89,12 +144,13 @@ class Line {
       return Take(close);
     }
     bool whole, shortest;
-    return *at_ == '-' || is_digit(*at_) ? Number(&whole, &shortest) : Word();
+    return IsNumber() ? Number(&whole, &shortest) : Word();
   }
 
  private:
+  // What Python reads besides JSON's own words: NaN, Infinity, -Infinity.
   bool Word() {
-    for (const std::string_view word : {"null", "true", "false"})
+    for (const std::string_view word : {"null", "true", "false", "NaN", "Infinity", "-Infinity"})
       if (static_cast<size_t>(end_ - at_) >= word.size() && memcmp(at_, word.data(), word.size()) == 0) {
         at_ += word.size();
         return true;
@@ -102,21 +158,94 @@ class Line {
     return false;
   }
 
-  bool String() {
-    if (!Take('"')) return false;
-    while (at_ != end_ && *at_ != '"') {
-      if (*at_++ != '\\') continue;
-      if (at_ == end_) return false;
-      if (*at_ == 'u') {
-        for (int n = 1; n <= 4; n++)
-          if (end_ - at_ <= n || !(is_digit(at_[n]) || ((at_[n] | 32) >= 'a' && (at_[n] | 32) <= 'f'))) return false;
-        at_ += 4;
-      } else if (!memchr("\"\\/bfnrt", *at_, 8)) {
-        return false;
+  // The place of the next quote or escape.
+  const char* Ordinary(const char* at) const {
+    while (at != end_ && *at != '"' && *at != '\\') at++;
+    return at;
+  }
+
+  bool IsNumber() const {
+    return is_digit(*at_) || (*at_ == '-' && at_ + 1 != end_ && is_digit(at_[1]));
+  }
+
+  // A value but for lists and objects.
+  bool One(Found* cell) {
+    if (at_ == end_) return false;
+    const char* begin = at_;
+    const size_t written = more_->size();
+    if (*at_ == '"') {
+      std::string_view text;
+      if (Plain(&text)) {
+        *cell = {false, static_cast<size_t>(text.data() - first_), text.size()};
+        return true;
       }
-      at_++;
+      at_ = begin;
+      if (!String(more_)) return false;
+    } else if (IsNumber()) {
+      bool whole, shortest;
+      if (!Number(&whole, &shortest)) return false;
+      if (whole || shortest) {
+        if (*begin == '-' && begin[1] == '0' && whole) begin++;  // -0 is 0
+        *cell = {false, static_cast<size_t>(begin - first_), static_cast<size_t>(at_ - begin)};
+        return true;
+      }
+      double value;
+      if (!parse_number(begin, at_, &value) || !std::isfinite(value)) return false;
+      // TensorFlow has its threads take numbers below the normal ones for 0.
+      const bool zero = std::string_view(begin, at_ - begin).find_first_of("123456789") == std::string_view::npos;
+      if (!zero && std::abs(value) < 1e-300) return false;
+      put_float(value, more_);
+    } else {
+      if (!Word()) return false;
+      const bool boolean = *begin == 't' || *begin == 'f';
+      if (boolean) {
+        *cell = {false, static_cast<size_t>(begin - first_), static_cast<size_t>(at_ - begin)};
+        return true;
+      }
+      if (*begin == 'I' || *begin == '-') more_->append(*begin == '-' ? "-inf" : "inf");
     }
-    return Take('"');
+    *cell = {true, written, more_->size() - written};
+    return true;
+  }
+
+  bool Hex(uint32_t* code) {
+    *code = 0;
+    for (int n = 0; n < 4; n++, at_++) {
+      if (at_ == end_) return false;
+      const char low = *at_ | 32;
+      if (!is_digit(*at_) && !(low >= 'a' && low <= 'f')) return false;
+      *code = *code << 4 | (is_digit(*at_) ? *at_ - '0' : low - 'a' + 10);
+    }
+    return true;
+  }
+
+  // A string; what it says is written, if that is asked for, and then half a surrogate pair is not plain.
+  bool String(std::string* to) {
+    if (!Take('"')) return false;
+    while (true) {
+      const char* const begin = at_;
+      at_ = Ordinary(at_);
+      if (to) to->append(begin, at_);
+      if (at_ == end_) return false;
+      if (*at_++ == '"') return true;
+      if (at_ == end_) return false;
+      static constexpr std::string_view kNames = "\"\\/bfnrt", kMeant = "\"\\/\b\f\n\r\t";
+      if (const size_t which = kNames.find(*at_); which != std::string_view::npos) {
+        if (to) *to += kMeant[which];
+        at_++;
+        continue;
+      }
+      uint32_t code, low;
+      if (*at_++ != 'u' || !Hex(&code)) return false;
+      if (!to) continue;
+      if (code >= 0xD800 && code < 0xE000) {
+        if (code >= 0xDC00 || end_ - at_ < 2 || at_[0] != '\\' || at_[1] != 'u') return false;
+        at_ += 2;
+        if (!Hex(&low) || low < 0xDC00 || low >= 0xE000) return false;
+        code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+      }
+      put_utf8(code, to);
+    }
   }
 
   bool Digits(int64_t* count) {
@@ -154,68 +283,125 @@ class Line {
     return true;
   }
 
-  const char *at_, *const end_;
+  const char *const first_, *at_, *const end_;
+  std::string* const more_;
+};
+
+struct Key {
+  std::string text;
+  std::vector<std::string> separators;  // of lists; none: a list is no cell
 };
 
 class ScanJsonOp : public OpKernel {
  public:
   explicit ScanJsonOp(OpKernelConstruction* construction) : OpKernel(construction) {
-    OP_REQUIRES_OK(construction, construction->GetAttr("keys", &keys_));
+    std::vector<std::string> keys, separators;
+    std::vector<int> counts;
+    OP_REQUIRES_OK(construction, construction->GetAttr("keys", &keys));
+    OP_REQUIRES_OK(construction, construction->GetAttr("separators", &separators));
+    OP_REQUIRES_OK(construction, construction->GetAttr("counts", &counts));
     OP_REQUIRES_OK(construction, construction->GetAttr("rows", &rows_));
+    size_t next = 0;
+    bool sane = counts.size() == keys.size();
+    for (size_t i = 0; sane && i < keys.size(); i++) {
+      sane = counts[i] >= 0 && next + counts[i] <= separators.size();
+      if (sane) keys_.push_back({keys[i], {separators.begin() + next, separators.begin() + next + counts[i]}});
+      next += counts[i];
+    }
+    OP_REQUIRES(construction, sane, absl::InvalidArgumentError("json: the lists do not fit each other"));
   }
 
   void Compute(OpKernelContext* context) override {
-    OP_REQUIRES(context, context->input(0).dims() == 0, absl::InvalidArgumentError("json: text must be a scalar"));
-    const tstring& text = context->input(0).scalar<tstring>()();
-    OP_REQUIRES(context, text.size() <= std::numeric_limits<int32_t>::max(),
-                absl::InvalidArgumentError("json: the text is too long"));
-    const int64_t keys = keys_.size();
-    Tensor *starts, *ends, *plain;
+    const Tensor& text = context->input(0);
+    const int64_t keys = keys_.size(), size = text.NumElements();
+    OP_REQUIRES(context, text.dims() == 1 && size <= std::numeric_limits<int32_t>::max(),
+                absl::InvalidArgumentError("json: the text must be of one dimension, and below 2 GiB"));
+    Tensor *starts, *ends, *plain, *rest;
     OP_REQUIRES_OK(context, context->allocate_output(0, {rows_, keys}, &starts));
     OP_REQUIRES_OK(context, context->allocate_output(1, {rows_, keys}, &ends));
     OP_REQUIRES_OK(context, context->allocate_output(2, {rows_}, &plain));
     int32_t *const start = starts->flat<int32_t>().data(), *const end = ends->flat<int32_t>().data();
     std::fill_n(start, rows_ * keys, 0);
     std::fill_n(end, rows_ * keys, 0);
-    std::vector<int64_t> order(1, -1);  // of the line before: the key at each place, -1 if nobody asks for it
-    const char *at = text.data(), *const last = at + text.size();
+    Order order(keys_);
+    std::string more;
+    const char* const first = reinterpret_cast<const char*>(text.flat<uint8_t>().data());
+    const char *at = first, *const last = at + size;
     for (int64_t row = 0; row < rows_; row++) {
       const void* const found = at <= last ? memchr(at, '\n', last - at) : nullptr;
       const char* const line_end = found ? static_cast<const char*>(found) : last;
-      const bool good = at <= last && Read(Line(at, line_end), text.data(), start + row * keys, end + row * keys, &order);
+      const size_t written = more.size();
+      const bool good = at <= last &&
+                        Read(Line(at, line_end, &more), {at - first, size}, start + row * keys, end + row * keys, &order) &&
+                        size + more.size() <= std::numeric_limits<int32_t>::max();
       plain->flat<bool>()(row) = good;
       if (!good) {
+        more.resize(written);
         std::fill_n(start + row * keys, keys, 0);
         std::fill_n(end + row * keys, keys, 0);
       }
       at = line_end + 1;
     }
+    OP_REQUIRES_OK(context, context->allocate_output(3, {static_cast<int64_t>(more.size())}, &rest));
+    std::copy(more.begin(), more.end(), rest->flat<uint8_t>().data());
   }
 
  private:
+  // Which of the keys a text is. Keys mostly come in the order of the line before, some left out.
+  class Order {
+   public:
+    explicit Order(const std::vector<Key>& keys) : keys_(keys) {}
+
+    int64_t Find(std::string_view text) {
+      for (size_t n = 0; n < seen_.size(); n++) {
+        const size_t at = next_ + n < seen_.size() ? next_ + n : next_ + n - seen_.size();
+        if (seen_[at].first != text) continue;
+        next_ = at + 1;
+        return seen_[at].second;
+      }
+      int64_t which = -1;
+      for (size_t i = 0; which < 0 && i < keys_.size(); i++)
+        if (keys_[i].text == text) which = i;
+      if (seen_.size() < kMostSeen) seen_.insert(seen_.begin() + next_++, {text, which});
+      return which;
+    }
+
+    void Begin() { next_ = 0; }
+
+   private:
+    static constexpr size_t kMostSeen = 512;
+    const std::vector<Key>& keys_;
+    std::vector<std::pair<std::string_view, int64_t>> seen_;  // with -1: nobody asks for it
+    size_t next_ = 0;
+  };
+
+  struct Place {
+    int64_t line, size;  // first byte of the line, bytes of the whole text
+  };
+
   // Of keys that an object has twice the last counts.
-  bool Read(Line line, const char* text, int32_t* start, int32_t* end, std::vector<int64_t>* order) const {
+  bool Read(Line line, Place place, int32_t* start, int32_t* end, Order* order) const {
+    order->Begin();
     line.Space();
     if (!line.Take('{')) return false;
     line.Space();
     if (!line.Take('}')) {
-      size_t place = 0;
       do {
-        std::string_view key, cell;
+        std::string_view key;
+        Found cell;
         line.Space();
         if (!line.Plain(&key)) return false;
         line.Space();
         if (!line.Take(':')) return false;
         line.Space();
-        if (place == order->size()) order->push_back(-1);
-        int64_t& which = (*order)[place++];
-        if (which < 0 || keys_[which] != key) which = Find(key);
+        const int64_t which = order->Find(key);
         if (which < 0) {
           if (!line.Skip(1)) return false;
         } else {
-          if (!line.Cell(&cell)) return false;
-          start[which] = cell.empty() ? 0 : cell.data() - text;
-          end[which] = start[which] + cell.size();
+          if (!line.Cell(keys_[which].separators, &cell)) return false;
+          const int64_t begin = cell.begin + (cell.written ? place.size : place.line);
+          start[which] = cell.size ? begin : 0;
+          end[which] = start[which] + cell.size;
         }
         line.Space();
       } while (line.Take(','));
@@ -225,24 +411,22 @@ class ScanJsonOp : public OpKernel {
     return line.AtEnd();
   }
 
-  int64_t Find(std::string_view key) const {
-    for (size_t i = 0; i < keys_.size(); i++)
-      if (keys_[i] == key) return i;
-    return -1;
-  }
-
-  std::vector<std::string> keys_;
+  std::vector<Key> keys_;
   int64_t rows_ = 0;
 };
 
-// Of each line whether it is plain, and where the values of the keys are: [rows, keys], nowhere (0, 0) where it has none.
+// Of each line whether it is plain, and where the values of the keys are: [rows, keys], nowhere (0, 0) where it has
+// none. Places from the text's length on are in `more`.
 REGISTER_OP("AfmCtrScanJson")
-    .Input("text: string")
+    .Input("text: uint8")
     .Attr("rows: int >= 0")
     .Attr("keys: list(string)")
+    .Attr("separators: list(string)")
+    .Attr("counts: list(int)")
     .Output("starts: int32")
     .Output("ends: int32")
     .Output("plain: bool")
+    .Output("more: uint8")
     .SetShapeFn(shape_inference::UnknownShape);
 
 REGISTER_KERNEL_BUILDER(Name("AfmCtrScanJson").Device(DEVICE_CPU), ScanJsonOp);

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 
 from afm_ctr import native
-from afm_ctr.rawlog.arrow_texts import objects
-from afm_ctr.rawlog.json_arrow import LEARN_FROM, ArrowJson
 from afm_ctr.rawlog.spans import LARGEST_TEXT, CellSpans
 from afm_ctr.rawlog.tokenizers import Cells, Reasons, check_text, list_separators
 from afm_ctr.schema import FeatureSchema, JsonlFormat
@@ -29,14 +27,12 @@ _DECODER = json.JSONDecoder(
 )
 _MARK = b"-73056193128840517"
 _SPACE = " \t\r\n"
-_MOST_OTHER = 0.5  # share of lines that are not plain
 
 
 class JsonCutter:
     """Cuts lines that are JSON objects; a key that an object does not have is missing.
 
-    Plain lines are scanned in C++ where only the places of their cells are wanted; else most batches are read by
-    Arrow (:mod:`afm_ctr.rawlog.json_arrow`). Python reads what is left.
+    Lines are scanned in C++, where that is built; Python reads those that are not plain to it.
     """
 
     check = staticmethod(check_text)
@@ -49,17 +45,9 @@ class JsonCutter:
         self._separators = {name: list_separators(spec, name) for name in wanted}
         # A dot may lead into an object, or not.
         self._scans = not any("." in header for header in self._headers.values())
-        self._fast = ArrowJson(self._headers, spec.format.list_separator, self._separators)
 
     def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
-        """The wanted columns; lines that are bad get empty cells."""
-        if self._fast.wants(lines) and not self._fast.knows:
-            first = [line for i, line in enumerate(lines[:LEARN_FROM]) if i not in bad]
-            self._fast.learn(self._values(_all_objects(first) or []))
-        if self._fast.wants(lines):
-            texts = self._fast.read(lines, joined, bad, self._cell_of)
-            if texts is not None:
-                return {name: objects(column) for name, column in texts.items()}
+        """The wanted columns by Python alone; lines that are bad get empty cells."""
         good = [line for i, line in enumerate(lines) if i not in bad] if bad else lines
         found = iter(_all_objects(good) or map(_one_object, good))
         rows: list[dict[str, Any]] = []
@@ -68,36 +56,29 @@ class JsonCutter:
             if isinstance(row, str):
                 bad[i], row = ("bad_json", row), self._nothing
             rows.append(row)
-        values = self._values(rows)
-        if self._fast.wants(lines):
-            self._fast.learn(values)
-        return {name: self._column(name, column, bad) for name, column in values.items()}
+        return {name: self._column(name, column, bad) for name, column in self._values(rows).items()}
 
     def spans(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> CellSpans | None:
-        """Where the cells of the wanted columns are, of bad lines none; None where :meth:`cut` is the better way."""
+        """Where the cells of the wanted columns are, of bad lines none; None where Python is the better way."""
         if not (self._scans and native.prepares()) or joined.count(b"\n") != len(lines) - 1:
             return None
         if len(joined) > LARGEST_TEXT:
             return None
-        headers = list(dict.fromkeys(self._headers.values()))
-        starts, ends, plain = native.scan_json(joined, len(lines), headers)
-        found = CellSpans(joined, starts, ends, {name: headers.index(key) for name, key in self._headers.items()})
+        keys: dict[str, Sequence[bytes]] = {}
+        for name, key in self._headers.items():
+            separators = self._separators[name]
+            keys[key] = separators if keys.get(key, separators) == separators else ()
+        text, starts, ends, plain = native.scan_json(joined, len(lines), keys)
+        places = {key: at for at, key in enumerate(keys)}
+        found = CellSpans(text, starts, ends, {name: places[key] for name, key in self._headers.items()})
         other = np.flatnonzero(~plain)
         if not len(other):
             return found
-        if len(other) > _MOST_OTHER * len(lines):
-            return None
         some = [lines[i] for i in other.tolist()]
         reasons: Reasons = {at: bad[i] for at, i in enumerate(other.tolist()) if i in bad}
-        cells = self.cut(some, b"\n".join(some), reasons)
+        cells = self.cut(some, b"", reasons)
         bad.update({int(other[at]): reason for at, reason in reasons.items()})
         return found.with_cells(other, cells)
-
-    def _cell_of(self, line: bytes, name: str) -> bytes:
-        """One cell of a line that is known to be good."""
-        found = _one_object(line)
-        assert isinstance(found, dict)
-        return _cell(found.get(self._headers[name]), self._separators[name])
 
     def _values(self, rows: list[dict[str, Any]]) -> dict[str, Sequence[Any]]:
         """What the objects have for each column; None where they have nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -203,13 +204,17 @@ class LineParser:
         bad: Reasons = {}
         cutter, joined = self._cutter, self._cutter.check(lines, bad)
         leave_columns = leave_columns and not self.spec.side_tables  # a join needs the key's cells
+        # Who has not loaded TensorFlow need not wait for it to have JSON scanned.
+        scans = leave_columns or (isinstance(cutter, JsonCutter) and "tensorflow" in sys.modules)
         spans = None
-        if leave_columns and isinstance(cutter, (DelimitedCutter, JsonCutter)):
+        if scans and isinstance(cutter, (DelimitedCutter, JsonCutter)):
             spans = cutter.spans(lines, joined, bad)
-        if spans is not None:
-            cells: Cells = {name: spans.cells(name) for name in self._others}
+        if spans is None:
+            cells: Cells = cutter.cut(lines, joined, bad)
+        elif leave_columns:
+            cells = {name: spans.cells(name) for name in self._others}
         else:
-            cells = cutter.cut(lines, joined, bad)
+            cells, spans = {name: spans.cells(name) for name in spans.places}, None
         labels, weights = self._labels(cells, len(lines), bad), np.ones(len(lines), np.float32)
         if self.weighted:
             weights = self._weights(cells, labels, bad)
