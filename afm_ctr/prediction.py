@@ -148,7 +148,7 @@ def predict_logs(
     transform, score, name = FeatureTransform(schema), make_scorer(model, batch_rows), model.output_name
     columns = {column: tf.TensorSpec([batch_rows], tf.string) for column in schema.raw_columns}
 
-    @tf.function(input_signature=[columns])
+    @tf.function(input_signature=[columns], autograph=False)
     def score_columns(cells: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
         encoded = transform(cells)
         bad_cells = tf.reduce_sum(tf.cast(encoded.bad, tf.int32), axis=1)

@@ -51,7 +51,7 @@ class PairProbe:
             self.effect_of = "removal"
         ids = tf.TensorSpec([None, model.num_slots], tf.int64)
         vals = tf.TensorSpec([None, model.num_slots], tf.float32)
-        self._measure = tf.function(self._measured, input_signature=[ids, vals])
+        self._measure = tf.function(self._measured, input_signature=[ids, vals], autograph=False)
 
     def __call__(self, feature_ids: Any, feature_vals: Any) -> dict[str, np.ndarray]:
         """``present`` bool [B, P], and as far as the model has them, float32 [B, P] each, ``attention``,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -93,15 +94,16 @@ class Servable(tf.Module):
         ids = tf.TensorSpec([None, self._slots], tf.int64, name="feature_ids")
         vals = tf.TensorSpec([None, self._slots], tf.float32, name="feature_vals")
         texts = {name: tf.TensorSpec([None], tf.string, name=name) for name in self._columns}
+        traced = partial(tf.function, autograph=False)
         functions = {
-            "serving_default": tf.function(self.by_ids).get_concrete_function(ids, vals),
-            "examples": tf.function(self.by_examples).get_concrete_function(
+            "serving_default": traced(self.by_ids).get_concrete_function(ids, vals),
+            "examples": traced(self.by_examples).get_concrete_function(
                 tf.TensorSpec([None], tf.string, name="examples")
             ),
-            "raw": tf.function(self.by_raw_columns).get_concrete_function(**texts),
+            "raw": traced(self.by_raw_columns).get_concrete_function(**texts),
         }
         if self.has_attention:
-            functions["explain"] = tf.function(self.attention).get_concrete_function(ids, vals)
+            functions["explain"] = traced(self.attention).get_concrete_function(ids, vals)
         return functions
 
     @property

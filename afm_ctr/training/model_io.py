@@ -157,7 +157,7 @@ def make_scorer(model: CTRModel, rows: int) -> Scorer:
         logits = model({"feature_ids": feature_ids, "feature_vals": feature_vals}, training=False, corrected=True)
         return logits, model.predictions(logits)
 
-    return tf.function(score, input_signature=[ids, vals])
+    return tf.function(score, input_signature=[ids, vals], autograph=False)
 
 
 def _to_stderr(text: str) -> None:

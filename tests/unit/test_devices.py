@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,10 +97,12 @@ def in_a_new_process(code: str, **env: str) -> list[str]:
     return ran.stdout.split()
 
 
-def test_the_environment_is_set_before_tensorflow_reads_it() -> None:
+def test_the_environment_is_set_before_tensorflow_reads_it(tmp_path: Path) -> None:
+    reads = "import os\nprint(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])"
+    (tmp_path / "tensorflow.py").write_text(reads)
     code = (
-        "import os\nfrom afm_ctr.process_setup import load_tensorflow_without_keras as load\nload()\n"
-        "print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])"
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
+        "from afm_ctr.process_setup import load_tensorflow_without_keras as load\nload()"
     )
     assert in_a_new_process(code) == ["true"]
     assert in_a_new_process(code, TF_FORCE_GPU_ALLOW_GROWTH="false") == ["false"]
@@ -125,9 +128,9 @@ def test_prepare_hides_all_gpus_from_itself_and_its_workers(monkeypatch: pytest.
 
 def test_the_collector_rests_while_tensorflow_is_imported() -> None:
     for fails in (False, True):
+        gc.unfreeze()
         with suppress(ValueError), quiet_imports.without_chatter():
             assert not gc.isenabled()
             if fails:
                 raise ValueError
         assert gc.isenabled() and gc.get_freeze_count()
-    gc.unfreeze()

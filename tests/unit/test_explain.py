@@ -39,6 +39,12 @@ def afm(tmp_path_factory):
     return folder, write_run(folder, prepared.schema())
 
 
+@pytest.fixture(scope="module")
+def explanation(data, afm):
+    """Of the whole split, with two requests; to be read only."""
+    return explain(afm[0], data, requests=2)
+
+
 def logits_without(model: CTRModel, rows: dict[str, np.ndarray], *left_out: int) -> np.ndarray:
     """The logit of an AFM in float64 loops, without some pairs."""
     layer = model.interaction
@@ -62,12 +68,12 @@ def logits_without(model: CTRModel, rows: dict[str, np.ndarray], *left_out: int)
 
 
 @pytest.mark.parametrize("scaled", [True, False])
-def test_effects_are_those_of_leaving_the_pair_out(tmp_path, data, afm, scaled):
-    folder, model = afm
+def test_effects_are_those_of_leaving_the_pair_out(tmp_path, data, afm, explanation, scaled):
+    model = afm[1]
     if not scaled:
-        folder, model = tmp_path, write_run(tmp_path, prepared.schema(), {"name": "afm", "factors": 4})
+        model = write_run(tmp_path, prepared.schema(), {"name": "afm", "factors": 4})
+        explanation = explain(tmp_path, data)
     rows = prepared.rows_of("test", ROWS)
-    explanation = explain(folder, data)
     assert explanation.rows == ROWS, "padding of the last batch is no row"
     whole = logits_without(model, rows)
     names = [(f"{'abcd'[i]}", f"{'abcd'[j]}") for i, j in model.pairs]
@@ -269,8 +275,8 @@ def test_files_table_and_json(tmp_path, data, afm):
     assert {line["key"] for line in lines} == {"test-0", "test-1"} and float(lines[0]["effect"])
 
 
-def test_requests_are_single_rows(data, afm, monkeypatch):
-    whole = explain(afm[0], data)
+def test_requests_are_single_rows(data, afm, explanation, monkeypatch):
+    whole = explanation
     monkeypatch.setattr(effects, "_MOST_ROWS", 8)
     explanation = explain(afm[0], data, requests=10)
     for few, many in zip(explanation.pairs, whole.pairs, strict=True):
@@ -300,8 +306,8 @@ TELLS = [  # attention, contributions, ablations: what the effects are made of, 
 
 
 @pytest.mark.parametrize(("tells", "effect_of", "missing"), TELLS)
-def test_models_that_cannot_tell_everything(data, afm, monkeypatch, tells, effect_of, missing):
-    whole = {pair.fields: pair for pair in explain(afm[0], data).pairs}
+def test_models_that_cannot_tell_everything(data, afm, explanation, monkeypatch, tells, effect_of, missing):
+    whole = {pair.fields: pair for pair in explanation.pairs}
     for name, told in zip(("explain", "contributions", "ablations"), tells, strict=True):
         if not told:
             monkeypatch.setattr(AFM, name, lambda self, inputs: None)
@@ -433,11 +439,11 @@ def test_what_a_slot_holds_in_words():
 
 
 @pytest.mark.parametrize("row", [None, 0])
-def test_the_last_column_is_there_at_eighty_columns(data, afm, row):
+def test_the_last_column_is_there_at_eighty_columns(data, afm, explanation, row):
     """Whatever the length of the names: with some, the heading of the last one was cut and its figures were gone."""
     from rich.console import Console
 
-    explanation = explain(afm[0], data, row=row)
+    explanation = replace(explanation, requests=()) if row is None else explain(afm[0], data, row=row)
     for length in (1, 8, 12, 40):
         named = tuple(replace(pair, fields=("x" * length, "y" * length)) for pair in explanation.pairs)
         console = Console(record=True, width=80, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -449,10 +455,9 @@ def test_the_last_column_is_there_at_eighty_columns(data, afm, row):
         assert max(map(len, lines)) <= 80
 
 
-def test_figures_stay_beside_their_pairs_at_eighty_columns(data, afm):
+def test_figures_stay_beside_their_pairs_at_eighty_columns(explanation):
     from rich.console import Console
 
-    explanation = explain(afm[0], data, requests=2)
     long = tuple(
         replace(pair, fields=(f"a_long_name_of_a_field_{pair.rank}", f"another_long_name_of_a_field_{pair.rank}"))
         for pair in explanation.pairs

@@ -7,6 +7,7 @@ and it is slow.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -72,15 +73,24 @@ class Node(NamedTuple):
 
 def nodes_of(function: Callable[..., Any], *arguments: Any) -> Iterator[Node]:
     """Of the step and of all functions that it calls."""
-    graph = tf.function(function).get_concrete_function(*arguments).graph.as_graph_def(add_shapes=True)
+    # As Keras traces it.
+    graph = (
+        tf.function(function, autograph=False).get_concrete_function(*arguments).graph.as_graph_def(add_shapes=True)
+    )
     own = {part.signature.name for part in graph.library.function}
     for node in [*graph.node, *(node for part in graph.library.function for node in part.node_def)]:
         if node.op not in own:
             yield _look_up(node)
 
 
+@cache
+def kernels_of(op: str) -> list[Any]:
+    """TensorFlow's kernels of an op: it reads its whole register for every question."""
+    return list(kernels.get_registered_kernels_for_op(op).kernel)
+
+
 def _look_up(node: Any) -> Node:
-    fitting = [k for k in kernels.get_registered_kernels_for_op(node.op).kernel if _fits(k, node)]
+    fitting = [k for k in kernels_of(node.op) if _fits(k, node)]
     by_device = {kernel.device_type: kernel for kernel in reversed(fitting)}
     kernel = by_device.get("GPU") or by_device.get("DEFAULT")
     types = [tf.as_dtype(value.type).name for value in node.attr.values() if value.type]
@@ -129,7 +139,7 @@ def faults(nodes: Iterator[Node], allowed: dict[str, str]) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not any(k.device_type == "GPU" for k in kernels.get_registered_kernels_for_op("MatMul").kernel):
+    if not any(kernel.device_type == "GPU" for kernel in kernels_of("MatMul")):
         pytest.skip("this TensorFlow is built without CUDA, and does not list kernels of GPUs")
     gpu = SimpleNamespace(device_type="GPU", name="/physical_device:GPU:0")
     for name in ("get_visible_devices", "list_physical_devices"):
