@@ -23,6 +23,7 @@ from afm_ctr.rawlog.arrow_texts import plain_schema
 from afm_ctr.schema import FeatureSchema, ParquetFormat, ResolvedSchema, resolve
 from afm_ctr.training import TrainConfig, build_model
 from afm_ctr.training.base_rate import LabelSums, initial_bias
+from afm_ctr.visible import counted
 from serving.cell_text import NoCell, cell_text
 
 _ROWS = 4096
@@ -30,7 +31,7 @@ _SAMPLED = 30_000
 _SOURCE = "frame"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FrameData:
     """Encoded rows of a DataFrame, n of them, in its order.
 
@@ -54,6 +55,11 @@ class FrameData:
 
     def __len__(self) -> int:
         return len(self.feature_ids)
+
+    def __repr__(self) -> str:
+        fields, (rows, slots) = len(self.schema.spec.fields), self.feature_ids.shape
+        named = f"{self.schema.spec.name!r}, {counted(rows, 'row')}, {counted(fields, 'field')}"
+        return f"FrameData({named}, {counted(slots, 'slot')}, {counted(self.schema.feature_size, 'id')})"
 
     def take(self, rows: Any) -> FrameData:
         """Some of the rows, by their places: an index array, a mask, or a slice."""
@@ -194,7 +200,13 @@ def _column(series: Any) -> Any:
     import pyarrow
 
     try:
-        return pyarrow.Array.from_pandas(series)
+        array = pyarrow.Array.from_pandas(series)
+        if pyarrow.types.is_dictionary(array.type) and isinstance(array.type.value_type, pyarrow.BaseExtensionType):
+            kind = array.type.value_type.extension_name
+            raise UserError(
+                f"the frame's column {series.name!r} is of type {kind}, which no cell has; use astype(str)"
+            )
+        return array
     except (pyarrow.ArrowException, TypeError, OverflowError, UnicodeError):
         try:
             return pyarrow.array([cell_text(value) or None for value in series], pyarrow.binary())
@@ -210,7 +222,10 @@ def _inferred(table: Any, label: str | None) -> FeatureSchema:
     with tempfile.TemporaryDirectory(prefix="afm-ctr-") as folder:
         path = Path(folder) / f"{_SOURCE}.parquet"
         pyarrow.parquet.write_table(table.take(np.arange(0, table.num_rows, stride)), path)
-        return infer_schema([str(path)], label=label).schema
+        try:
+            return infer_schema([str(path)], label=None if label is None else str(label)).schema
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), "the frame").replace("--label ", "label=")) from error
 
 
 def _readable(spec: FeatureSchema) -> FeatureSchema:

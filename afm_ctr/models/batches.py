@@ -32,7 +32,16 @@ def as_batch(data: Any) -> dict[str, tf.Tensor]:
 
 
 def as_batches(x: Any, arguments: dict[str, Any], shuffle: bool = False, epochs: int | None = None) -> Any:
-    """Rows in memory, or a reader's, as batches, for which Keras needs no batch size and no shuffle of its own."""
+    """Rows in memory, or a reader's, as batches, for which Keras needs no batch size and no shuffle of its own.
+
+    Raises:
+        UserError: a DataFrame as it is.
+    """
+    if hasattr(x, "columns"):
+        raise UserError(
+            f"a {type(x).__name__} has no ids yet: give the data of afm_ctr.from_pandas(frame, schema), with the "
+            "schema of the rows that the model was made for"
+        )
     if not hasattr(x, "as_dataset"):
         return x
     arguments["shuffle"] = False  # of Keras: these batches come in their order

@@ -311,6 +311,8 @@ def _vocabulary(file: Path, space: str, digest: _Digest) -> tuple[bytes, ...]:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, but {file} names it; restore it or prepare the data again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     return tuple(content.split(b"\n")[:-1])
 
 

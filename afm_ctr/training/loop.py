@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.base_rate import initial_bias, label_sums
 from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint
 from afm_ctr.training.config import STEERED, TrainConfig
+from afm_ctr.training.defaults import default_config
 from afm_ctr.training.evaluation import SMALLEST_BATCH, open_split
 from afm_ctr.training.exchange import choose_exchange
 from afm_ctr.training.incremental import check_origin, continue_from, forget
@@ -85,7 +86,7 @@ class TrainSummary:
 def train(
     data_dir: str | Path,
     model_dir: str | Path,
-    config: TrainConfig,
+    config: TrainConfig | Mapping[str, Any] | None = None,
     world: World | None = None,
     *,
     resume: Literal["auto", "never"] = "auto",
@@ -103,7 +104,8 @@ def train(
     Args:
         data_dir: a prepared data set.
         model_dir: the run's folder; rank 0 writes it.
-        config: what to do.
+        config: what to do: a config, or what its YAML would hold. Without one that of the run which is resumed or
+            continued, else settings sized to the data, as ``afm-ctr train`` takes them.
         world: by default that of :func:`afm_ctr.distributed.init`.
         resume: ``auto`` resumes from the last good checkpoint if there is one; ``never`` needs an empty folder.
         from_checkpoint: begin with the weights of another run (its folder, or that of one of its checkpoints), whose
@@ -119,26 +121,30 @@ def train(
     """
     if resume not in ("auto", "never"):
         raise UserError(f"resume {resume!r}: say auto or never")
+    origin = None if from_checkpoint is None else Path(from_checkpoint)
+    if config is None:
+        settings = default_config(data_dir, Path(model_dir), origin)
+    else:
+        settings = config if isinstance(config, TrainConfig) else TrainConfig.parse(dict(config), "config")
     world = init() if world is None else world
-    reader = train_reader(data_dir, config, world.rank, world.size)
+    reader = train_reader(data_dir, settings, world.rank, world.size)
     if not reader.manifest.labelled:
         raise UserError(f"{data_dir} was prepared without labels: there is nothing to train on")
-    check_metric(config, reader.schema)
-    sharded = is_to_be_sharded(config, reader, world)
+    check_metric(settings, reader.schema)
+    sharded = is_to_be_sharded(settings, reader, world)
 
     def build() -> CTRModel:
-        keras.utils.set_random_seed(config.seed)  # layers of other packages may draw from the global generators
-        model = build_model(reader.schema, config, training=True, shard_over=world if sharded else None)
+        keras.utils.set_random_seed(settings.seed)  # layers of other packages may draw from the global generators
+        model = build_model(reader.schema, settings, training=True, shard_over=world if sharded else None)
         optimizer = optimizers.build(
-            config.optimizer.name, learning_rate=config.optimizer.learning_rate, **config.optimizer.options
+            settings.optimizer.name, learning_rate=settings.optimizer.learning_rate, **settings.optimizer.options
         )
         model.compile(optimizer=wrap_optimizer(optimizer, world), jit_compile=False)
         model.optimizer.build(model.trainable_variables)
         return model
 
-    origin = None if from_checkpoint is None else Path(from_checkpoint)
-    run = _Run(data_dir, Path(model_dir), config, world, resume, origin, command, progress, profile)
-    state = ElasticState(build(), world, rebuild=build if sharded else None, **config.elastic.model_dump())
+    run = _Run(data_dir, Path(model_dir), settings, world, resume, origin, command, progress, profile)
+    state = ElasticState(build(), world, rebuild=build if sharded else None, **settings.elastic.model_dump())
     return run_elastic(run.go, state)
 
 

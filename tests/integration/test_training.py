@@ -116,6 +116,17 @@ def test_evaluation_is_exact_and_of_the_best_checkpoint(data: Path, trained: tup
     assert latest["auc"] == pytest.approx(read_history(run)[-1]["val_auc"], rel=1e-12)
 
 
+def test_a_config_may_be_a_mapping_or_left_out(data: Path, tmp_path: Path) -> None:
+    content = {"model": {"name": "fm", "factors": 4}, "batch_size": 16, "epochs": 1}
+    assert train(data, tmp_path / "run", content, WORLD, progress="none").epochs == 1
+    resumed = train(data, tmp_path / "run", None, WORLD, progress="none")  # by the run's own config
+    assert (resumed.epochs, resumed.resumed_from) == (1, 44)
+    assert TrainConfig.load(tmp_path / "run" / "config.yaml") == TrainConfig.parse(content, "")
+    with pytest.raises(UserError, match=r"^config: epoch: unknown key"):
+        train(data, tmp_path / "other", {"epoch": 1}, WORLD)
+    assert not (tmp_path / "other").exists()
+
+
 def test_validation_evaluation_and_a_loaded_model_take_the_averages(data: Path, tmp_path: Path) -> None:
     settings = config("epochs=2", "optimizer.average=0.98")
     summary = train(data, tmp_path / "run", settings, WORLD, progress="none")

@@ -255,3 +255,36 @@ def test_a_model_in_memory_is_exported_with_its_schema(data: Any, tmp_path: Any)
         with pytest.raises(UserError, match=words):
             export_model(model, tmp_path / "shop", **options)
     assert [path.name for path in (tmp_path / "shop").iterdir()] == ["1"]
+
+
+def test_what_is_shown_of_rows_in_memory_is_one_line() -> None:
+    data = from_pandas(frame(50), FeatureSchema.model_validate(SPEC))
+    assert repr(data) == f"FrameData('shop', 50 rows, 4 fields, 6 slots, {data.schema.feature_size} ids)"
+
+
+def test_what_a_frame_lacks_is_said_of_the_frame() -> None:
+    """The schema is inferred by way of a file, whose name says nothing to anybody."""
+    with pytest.raises(UserError, match=r"^label=nope: the frame has no such column; it has "):
+        from_pandas(frame(50), label="nope")
+    with pytest.raises(UserError, match=r"^the frame: no column is fit for a feature: "):
+        from_pandas(frame(1)[["clicked", "item"]], label="clicked")
+    numbered = frame(200)[["clicked", "item"]].set_axis([0, 1], axis=1)
+    assert from_pandas(numbered, label=0).labels is not None
+
+
+@pytest.mark.parametrize("kind", ["interval", "period"])
+def test_columns_of_pandas_own_types_are_refused(kind: str) -> None:
+    rows = frame(200).drop(columns=["w"])
+    days = pandas.Series(pandas.period_range("2020", periods=200, freq="D"))
+    rows["bin"] = pandas.cut(rows["price"].fillna(0), 5) if kind == "interval" else days
+    with pytest.raises(UserError, match=r"column 'bin' is of type pandas.(interval|period), which no cell has"):
+        from_pandas(rows, label="clicked")
+
+
+def test_a_model_says_that_a_frame_has_no_ids() -> None:
+    data = from_pandas(frame(50), FeatureSchema.model_validate(SPEC))
+    model = data.model("lr")
+    model.compile("adam")
+    for use in (model.fit, model.evaluate, model.predict):
+        with pytest.raises(UserError, match=r"a DataFrame has no ids yet: give the data of afm_ctr.from_pandas"):
+            use(frame(5))

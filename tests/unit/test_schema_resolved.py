@@ -143,6 +143,10 @@ def test_a_damaged_file_is_named(parent, tmp_path):
     (tmp_path / "vocab" / "word.txt").unlink()
     with pytest.raises(UserError, match=r"word\.txt: no such file"):
         ResolvedSchema.load(tmp_path)
+    (tmp_path / "vocab" / "word.txt").mkdir()
+    with pytest.raises(UserError, match=r"word\.txt: cannot be read: Is a directory"):
+        ResolvedSchema.load(tmp_path)
+    (tmp_path / "vocab" / "word.txt").rmdir()
     parent.save(tmp_path)
     edit(tmp_path / "schema.yaml", "format_version: 2", "format_version: 3")
     with pytest.raises(UserError, match="format_version: 3"):
