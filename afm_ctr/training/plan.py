@@ -202,15 +202,8 @@ def table_of(config: TrainConfig, schema: ResolvedSchema, ranks: int, touched: i
 
 def train_reader(data_dir: str | Path, config: TrainConfig, rank: int, ranks: int) -> Reader:
     """A rank's part of the train split."""
-    return Reader(
-        data_dir,
-        config.train_split,
-        config.batch_size,
-        seed=config.seed,
-        rank=rank,
-        size=ranks,
-        shuffle=config.shuffle,
-    )
+    split, rows = config.train_split, config.batch_size
+    return Reader(data_dir, split, rows, seed=config.seed, rank=rank, size=ranks, shuffle=config.shuffle)
 
 
 def touched_rows(reader: Reader) -> int:

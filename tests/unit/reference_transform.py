@@ -9,22 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from afm_ctr.schema import (
-    CategoricalField,
-    CrossField,
-    DeclaredIds,
-    HashSpace,
-    LibfmField,
-    MissingValue,
-    NumericField,
-    ResolvedSchema,
-    TimeField,
-    ValueEncoding,
-    WordField,
-    column_of,
-    missing_space,
-    slots_of,
-)
+from afm_ctr import schema as kinds
 
 WHITE = b" \t\n\x0b\x0c\r"
 NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -97,28 +82,28 @@ def whole(text: bytes, size: int) -> int | str | None:
     return int(text)
 
 
-def local_id(schema: ResolvedSchema, field: WordField, text: bytes) -> int | str | None:
+def local_id(schema: kinds.ResolvedSchema, field: kinds.WordField, text: bytes) -> int | str | None:
     """The local id of one value, ``None`` for nothing, or ``"bad"``."""
     name, space = schema.spec.space_of(field)
-    if isinstance(space, DeclaredIds):
+    if isinstance(space, kinds.DeclaredIds):
         return whole(text, space.size)
     if not text:
         return None
-    if isinstance(space, HashSpace):
+    if isinstance(space, kinds.HashSpace):
         return fingerprint64(text) % space.buckets
     entries = schema.vocabularies[name]
     return space.oov + entries.index(text) if text in entries else fingerprint64(text) % space.oov
 
 
-def given(schema: ResolvedSchema, field: object, cell: bytes) -> bytes:
+def given(schema: kinds.ResolvedSchema, field: object, cell: bytes) -> bytes:
     return b"" if cell in schema.spec.missing_of(field) else cell
 
 
-def _numeric(schema: ResolvedSchema, field: NumericField, cell: bytes) -> tuple[Found, bool]:
+def _numeric(schema: kinds.ResolvedSchema, field: kinds.NumericField, cell: bytes) -> tuple[Found, bool]:
     known = schema.statistics[field.name]
     value = number(cell)
     bad = value == "bad"
-    if not isinstance(field.encoding, ValueEncoding):
+    if not isinstance(field.encoding, kinds.ValueEncoding):
         if not isinstance(value, float):
             return [], bad
         return [(sum(boundary <= value for boundary in known.boundaries), 1.0)], False
@@ -133,7 +118,7 @@ def _numeric(schema: ResolvedSchema, field: NumericField, cell: bytes) -> tuple[
         if math.isfinite(result := encoded(value)):
             return [(0, result)], False
         bad = True
-    if isinstance(field.missing, MissingValue):
+    if isinstance(field.missing, kinds.MissingValue):
         return [(0, encoded(field.missing.value))], bad
     return [], bad
 
@@ -184,7 +169,7 @@ def moment(form: str, text: bytes) -> datetime.datetime | int | str | None:
         return "bad"
 
 
-def _time(field: TimeField, cell: bytes) -> tuple[Found, bool]:
+def _time(field: kinds.TimeField, cell: bytes) -> tuple[Found, bool]:
     at = moment(field.format, cell)
     if not isinstance(at, (int, datetime.datetime)):
         return [], at == "bad"
@@ -202,12 +187,12 @@ def _time(field: TimeField, cell: bytes) -> tuple[Found, bool]:
 
 
 def _categorical(
-    schema: ResolvedSchema, field: CategoricalField, cell: bytes
+    schema: kinds.ResolvedSchema, field: kinds.CategoricalField, cell: bytes
 ) -> tuple[list[tuple[int, float]], bool]:
     pieces = [cell]
     if field.separator is not None:
         pieces = [given(schema, field, piece) for piece in cell.split(field.separator.encode())]
-        if isinstance(schema.spec.space_of(field).space, DeclaredIds):
+        if isinstance(schema.spec.space_of(field).space, kinds.DeclaredIds):
             pieces = [piece.strip(WHITE) for piece in pieces]
         pieces = [piece for piece in pieces if piece]
         pieces = pieces[: field.max_values] if field.keep == "first" else pieces[-field.max_values :]
@@ -219,7 +204,7 @@ def _categorical(
     return [(i, float(weight)) for i in found], False
 
 
-def _libfm(fields: list[LibfmField], cell: bytes) -> tuple[list[Found], list[bool]]:
+def _libfm(fields: list[kinds.LibfmField], cell: bytes) -> tuple[list[Found], list[bool]]:
     found: list[Found] = [[] for _ in fields]
     bad = [False] * len(fields)
     stray = False
@@ -246,31 +231,31 @@ def _libfm(fields: list[LibfmField], cell: bytes) -> tuple[list[Found], list[boo
     return found, bad
 
 
-def transform_row(schema: ResolvedSchema, row: dict[str, bytes]) -> tuple[list[int], list[float], list[bool]]:
+def transform_row(schema: kinds.ResolvedSchema, row: dict[str, bytes]) -> tuple[list[int], list[float], list[bool]]:
     """ids [F], values [F] (float32 precision), bad [fields]."""
     ids: list[int] = []
     vals: list[float] = []
     bads: list[bool] = []
-    libfm = [f for f in schema.spec.fields if isinstance(f, LibfmField)]
+    libfm = [f for f in schema.spec.fields if isinstance(f, kinds.LibfmField)]
     libfm_found, libfm_bad = _libfm(libfm, row["features"]) if libfm else ([], [])
     for index, field in enumerate(schema.spec.fields):
-        if isinstance(field, LibfmField):
+        if isinstance(field, kinds.LibfmField):
             found, bad = libfm_found[index], libfm_bad[index]
-        elif isinstance(field, NumericField):
-            found, bad = _numeric(schema, field, given(schema, field, row[column_of(field)]))
-        elif isinstance(field, TimeField):
-            found, bad = _time(field, given(schema, field, row[column_of(field)]))
-        elif isinstance(field, CrossField):
+        elif isinstance(field, kinds.NumericField):
+            found, bad = _numeric(schema, field, given(schema, field, row[kinds.column_of(field)]))
+        elif isinstance(field, kinds.TimeField):
+            found, bad = _time(field, given(schema, field, row[kinds.column_of(field)]))
+        elif isinstance(field, kinds.CrossField):
             parts = [given(schema, field, row[name]) for name in field.columns]
             local = local_id(schema, field, b"\x1f".join(parts)) if all(parts) else None
             found, bad = ([(local, 1.0)] if isinstance(local, int) else []), False
         else:
-            found, bad = _categorical(schema, field, given(schema, field, row[column_of(field)]))
+            found, bad = _categorical(schema, field, given(schema, field, row[kinds.column_of(field)]))
         name = schema.spec.space_of(field).name
         slots = [(schema.global_id(name, local), value) for local, value in found]
         if not slots and field.missing == "own":
-            slots = [(schema.global_id(missing_space(field.name), 0), 1.0)]
-        slots += [(0, 0.0)] * (slots_of(field) - len(slots))
+            slots = [(schema.global_id(kinds.missing_space(field.name), 0), 1.0)]
+        slots += [(0, 0.0)] * (kinds.slots_of(field) - len(slots))
         ids += [i for i, _ in slots]
         vals += [v for _, v in slots]
         bads.append(bad)
