@@ -55,6 +55,7 @@ def main() -> None:
     columns = ["slots", "batch", *(f"{name}, rows/s" for name in names), *(f"ours / {name}" for name in names[1:])]
     columns += [*(f"{name}, peak GB" for name in names), "pair tensors, GB"]
     title = f"whole training step, AFM, {arguments.ids:,} ids, k={arguments.k}, t={arguments.t}, Adam (lazy in ours)"
+    title += f", all limited to {arguments.instructions}" if arguments.instructions else ""
     report = Report(title, columns)
     lines: dict[str, Any] = {}
     used: dict[str, str] = {}

@@ -3,6 +3,7 @@
     .venv/bin/python benchmarks/train_step.py                    # a few minutes, and once the peers' environments
     .venv/bin/python benchmarks/train_step.py --batch 512 --rounds 9
     .venv/bin/python benchmarks/train_step.py --only deepctr
+    .venv/bin/python benchmarks/train_step.py --instructions avx2    # as on a machine without AVX-512
 
 All get the same synthetic batches (Zipf-distributed ids, every slot with a table of the same size), batch size, k,
 t, log loss, Adam at the same rate, no dropout, no L2, float32, the same cores. Each trains in a process of its own
@@ -15,6 +16,9 @@ Timed are whole steps on batches that are in memory: lookup, forward, backward, 
 loss, each in the way in which the library's own training loop makes a step. Reading files is not. The optimizers
 differ in one thing: our Adam is lazy, it moves the rows of the batch alone; those of the peers, which offer no other,
 pass over their whole tables in every step. So the ratio depends on the number of ids: ``--ids``.
+
+``--instructions avx2`` limits our kernels, oneDNN, PyTorch and MKL to AVX2. TensorFlow's other kernels do not
+choose at run time.
 
 The peers live in environments of their own below ``$AFM_CTR_CACHE``, else ``$XDG_CACHE_HOME/afm-ctr``, else
 ``~/.cache/afm-ctr``, made at the first run; one that cannot be installed is left out, and said so.
@@ -60,10 +64,21 @@ REMARK = (
 )
 
 
+# What keeps each library to an instruction set: our kernels, oneDNN, PyTorch's own kernels, MKL.
+LIMITS = {
+    "avx2": {
+        "AFM_CTR_INSTRUCTIONS": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    }
+}
+
+
 class Worker:
     """A contender's process: it waits while others work."""
 
-    def __init__(self, contender: Contender, cores: list[int], log: Path) -> None:
+    def __init__(self, contender: Contender, cores: list[int], log: Path, limits: dict[str, str]) -> None:
         interpreter = environment(contender.environment) if contender.environment else Path(sys.executable)
         self.title, self.log = contender.title, log
         self.process = subprocess.Popen(
@@ -73,7 +88,9 @@ class Worker:
             stderr=log.open("w"),
             text=True,
             # Not PYTHONPATH: what is ours must not be found before what is the peer's.
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"AFM_CTR_POOLING": contender.pooling},
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+            | {"AFM_CTR_POOLING": contender.pooling}
+            | limits,
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
 
@@ -111,7 +128,9 @@ def write_batches(file: Path, arguments: argparse.Namespace) -> None:
     np.savez(file, ids=ids.astype(np.int64), labels=labels)
 
 
-def start(contenders: list[Contender], task: dict[str, Any], cores: list[int], folder: Path) -> dict[str, Any]:
+def start(
+    contenders: list[Contender], task: dict[str, Any], cores: list[int], folder: Path, limits: dict[str, str]
+) -> dict[str, Any]:
     """The workers, built and warm, by their titles, and their versions; without the peers that cannot be had."""
     workers: dict[str, Worker] = {}
     used: dict[str, str] = {}
@@ -123,7 +142,7 @@ def start(contenders: list[Contender], task: dict[str, Any], cores: list[int], f
 
     for contender in contenders:
         try:
-            workers[contender.title] = Worker(contender, cores, folder / f"{len(workers)}.log")
+            workers[contender.title] = Worker(contender, cores, folder / f"{len(workers)}.log", limits)
             workers[contender.title].tell(task)  # they build side by side
         except RuntimeError as error:
             leave_out(contender, error)
@@ -164,7 +183,7 @@ def compare(contenders: list[Contender], arguments: argparse.Namespace, cores: l
         write_batches(data, arguments)
         task = {name: getattr(arguments, name) for name in ("batch", "slots", "ids", "k", "t")}
         task |= {"data": str(data), "rate": 0.001, "cores": len(cores)}
-        started = start(contenders, task, cores, Path(name))
+        started = start(contenders, task, cores, Path(name), LIMITS.get(arguments.instructions, {}))
         try:
             taken = measure(started["workers"], arguments.batch, arguments.rounds, arguments.seconds)
         finally:
@@ -178,7 +197,7 @@ def table_of(found: dict[str, Any], arguments: argparse.Namespace) -> Report:
     title = (
         f"whole training step, AFM, {arguments.slots} slots, {arguments.ids:,} ids, batch {arguments.batch}, "
         f"k={arguments.k}, t={arguments.t}, Adam (lazy in ours), float32"
-    )
+    ) + (f", all limited to {arguments.instructions}" if arguments.instructions else "")
     columns = ["", "versions", "rows/s", "lowest – highest", "ms a step", "peak, GB", "ours / it", "lowest – highest"]
     report = Report(title, [*columns, "CPU ms", "CPU, it / ours"])
     cpu = {name: statistics.median(turn["cpu"] / turn["steps"] for turn in turns) for name, turns in taken.items()}
@@ -203,6 +222,7 @@ LAYER = {"k": 16, "t": 16, "cores": 2}
 def add_task(parser: argparse.ArgumentParser) -> None:
     """The options of what is trained and how it is measured, but for its slots and batch."""
     parser.add_argument("--ids", type=int, default=1_000_000, help="of all slots together")
+    parser.add_argument("--instructions", choices=list(LIMITS), help="limit ours and the peers to this set")
     parser.add_argument("--only", nargs="+", choices=["deepctr", "deepctr-bare", "fuxictr", "ours"], metavar="PEER")
 
 
