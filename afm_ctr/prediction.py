@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from afm_ctr.errors import UserError, find_user_error
 from afm_ctr.features import FeatureTransform
-from afm_ctr.io.files import write_json_lines
+from afm_ctr.io.files import refusal, write_json_lines
 from afm_ctr.io.paths import expand, is_remote, local_files_alone
 from afm_ctr.rawlog import ColumnTypes, parse_log, word_columns
 from afm_ctr.records import Manifest, Reader
@@ -194,7 +194,7 @@ def _write(output: str | Path, lines: Iterator[dict[str, Any]], reader: Reader |
     try:
         rows, errors = write_json_lines(target, lines)
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error}") from error
+        raise UserError(f"cannot write {target}: {refusal(error)}") from error
     except Exception as error:
         mistake = find_user_error(error) if reader is None else reader.mistake_behind(error)
         if mistake is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import write_bytes
+from afm_ctr.io.files import refusal, write_bytes
 from afm_ctr.visible import visible
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Page:
             write_bytes(path, self.html().encode("utf-8", "replace"))
         except OSError as error:
             raise UserError(
-                f"cannot write {path.name} in the folder {path.parent}: {error.strerror or error}; name another file"
+                f"cannot write {path.name} in the folder {path.parent}: {refusal(error)}; name another file"
             ) from error
         return path
 

@@ -118,6 +118,8 @@ class Connection:
         Raises:
             InvalidArgument: an input that cannot be sent; the message names it.
         """
+        if not isinstance(inputs, Mapping):
+            raise InvalidArgument(f"inputs are arrays by name, {{name: array}}, not {type(inputs).__name__}")
         request = wire.PredictRequest(model_spec=self._model_spec(signature), output_filter=outputs)
         for name, value in inputs.items():
             try:

@@ -16,6 +16,7 @@ import typer
 from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
 from afm_ctr.cli.app import app
 from afm_ctr.errors import RunError, Stopped, UserError, find_lost_rank, find_user_error, release
+from afm_ctr.io.files import refusal
 from afm_ctr.io.secrets import mask_text
 from afm_ctr.visible import fitted, visible
 
@@ -95,7 +96,7 @@ def main() -> None:
         mistake = find_user_error(error)
         lost = find_lost_rank(error)
         if mistake is None and isinstance(error, OSError) and error.errno in _REFUSALS and error.filename is not None:
-            mistake = UserError(f"{error.filename}: {error.strerror}")
+            mistake = UserError(f"{error.filename}: {refusal(error)}")
         if mistake is not None:
             code = _fail(mistake)
         elif lost is not None:

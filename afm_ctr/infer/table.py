@@ -135,7 +135,8 @@ def _parquet(paths: Sequence[str], some: Sequence[str], rows: int) -> Table:
     if not names:
         words = "; ".join(f"{shown(name.encode())}: {why}" for name, why in list(left_out.items())[:5])
         raise UserError(f"{some[0]}: no column of it can be read: {words or 'it has none'}")
-    why = (f"{len(some)} of the files are Parquet, by their first bytes",)
+    looked = "the file is" if len(some) == 1 else f"the {len(some)} files looked at are"
+    why = (f"{looked} Parquet, by the first bytes",)
     layout = Layout({"kind": "parquet"}, tuple(names), why, left_out)
     columns = _named(names)
     spec = _spec(layout, columns)

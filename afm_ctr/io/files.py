@@ -44,6 +44,12 @@ def as_user_error(what: str) -> Iterator[None]:
 def refusal(error: BaseException) -> str | None:
     """The system's words for why a file cannot be written or read, also by TensorFlow; None for another error."""
     if isinstance(error, OSError):
+        in_the_way = None
+        if isinstance(error, NotADirectoryError | FileExistsError) and isinstance(error.filename, str):
+            path = Path(error.filename)
+            in_the_way = next((one for one in [*path.parents[::-1], path] if one.exists() and not one.is_dir()), None)
+        if in_the_way is not None:
+            return f"{os.strerror(errno.ENOTDIR)}: {in_the_way} is a file"
         return error.strerror or str(error)
     if not type(error).__module__.startswith("tensorflow."):
         return None

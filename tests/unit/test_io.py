@@ -6,6 +6,7 @@ import ast
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -153,13 +154,16 @@ def test_a_refusal_by_the_system_is_one_line_also_when_tensorflow_met_it(tmp_pat
     (tmp_path / "file").touch()
     below = str(tmp_path / "file/x")
     save = {"tensor_names": ["a"], "shape_and_slices": [""], "tensors": [tf.zeros(3)]}
-    for write in (
-        lambda: Path(below).write_text(""),
-        lambda: tf.io.write_file(below, b""),
-        lambda: tf.raw_ops.SaveV2(prefix=below, **save),
+    ours = f": {tmp_path / 'file'} is a file"
+    for write, path in (
+        (lambda: Path(below).write_text(""), ours),
+        (lambda: Path(below).parent.mkdir(exist_ok=True), ours),
+        (lambda: os.makedirs(f"{below}/y"), ours),
+        (lambda: tf.io.write_file(below, b""), ""),
+        (lambda: tf.raw_ops.SaveV2(prefix=below, **save), ""),
     ):
         with (
-            pytest.raises(UserError, match=r"^cannot be written: Not a directory$"),
+            pytest.raises(UserError, match=f"^cannot be written: Not a directory{re.escape(path)}$"),
             files.as_user_error("cannot be written"),
         ):
             write()

@@ -151,6 +151,9 @@ def test_a_wrong_row_is_named_before_anything_is_sent(fake: tuple[Fake, int]) ->
             list(client.score_rows([{"A": 1}, {"C": 1}]))
         with pytest.raises(InvalidArgument, match=r"row 0, column A: \[1\] is neither"):
             list(client.score_rows([{"A": [1]}]))
+        for inputs in (None, [1.0], "x"):
+            with pytest.raises(InvalidArgument, match=r"^inputs are arrays by name, .*, not (NoneType|list|str)"):
+                client.predict(inputs)
         with pytest.raises(InvalidArgument, match="no signature rows"):
             list(client.score_rows([{"A": 1}], signature="rows"))
         with pytest.raises(InvalidArgument, match="other inputs than strings: ids"):
