@@ -143,7 +143,7 @@ class Client(Connection):
 
         A request without rows is answered here: a server that batches never answers it.
         """
-        if any(_has_no_rows(value) for value in inputs.values()):
+        if isinstance(inputs, Mapping) and any(_has_no_rows(value) for value in inputs.values()):
             nothing = join([], self._outputs_of(signature, outputs))
             version = self._known.version if self._known is not None else 0
             return Pending(lambda: Outputs(nothing, version), lambda: None)
