@@ -36,7 +36,7 @@ $(READY): setup.py requirements/constraints.txt scripts/build_horovod.py $(NATIV
 demo: $(READY) ## the whole path on synthetic logs, ending with a table
 	$(BIN)/python scripts/demo.py
 
-test: lint docs unit integration parallel ## everything that CI runs
+test: lint docs coverage integration parallel ## everything that CI runs
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -46,13 +46,10 @@ lint: $(READY) ## ruff and mypy
 docs: $(READY) ## the site of docs/ in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# From Python 3.12 on counting lines costs next to nothing.
-LINES = $$($(BIN)/python -c 'import sys; print("--cov --cov-report=" * (sys.version_info >= (3, 12)))')
+unit: $(READY) ## one room at a time
+	$(BIN)/python -m pytest tests/unit tests/security -n 2 --dist loadfile -q
 
-unit: $(READY) ## one room at a time; fewer lines reached than the floor is an error
-	COVERAGE_CORE=sysmon $(BIN)/python -m pytest tests/unit tests/security -n 2 --dist loadfile -q $(LINES)
-
-coverage: $(READY) ## the same, with the branches that they reach, which takes half as long again
+coverage: $(READY) ## the same, with the branches that they reach: fewer than the floor is an error
 	$(BIN)/python -m pytest tests/unit tests/security -n 2 --dist loadfile -q --cov --cov-branch --cov-report term:skip-covered
 
 clusters: $(READY) ## Flink, Spark and Beam's job servers into the cache: 700 MB, once; their tests skip without
