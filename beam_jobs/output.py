@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from afm_ctr.errors import RunError, UserError
-from afm_ctr.io.files import exclusive_lock, refusal
+from afm_ctr.io.files import as_user_error, exclusive_lock
 from afm_ctr.io.paths import local_path
 from afm_ctr.records.manifest import MANIFEST_NAME, Manifest
 from afm_ctr.sample_rows import SAMPLE_FILE, samples_text
@@ -106,10 +106,8 @@ class Output:
         if files.is_remote(self.folder):
             yield
             return
-        try:
+        with as_user_error(f"{self.folder}: cannot be written"):
             os.makedirs(self.folder, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written: {refusal(error)}") from error
         if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
             raise UserError(f"{self.folder}: cannot be written: no permission")
         with exclusive_lock(self.folder, f"{self.folder}: another run is writing there; choose another --output"):

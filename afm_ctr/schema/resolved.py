@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field
 
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import write_bytes
+from afm_ctr.io.files import as_user_error, write_bytes
 from afm_ctr.io.validation import Strict, validate
 from afm_ctr.io.yaml import read_yaml
 from afm_ctr.schema.boundaries import log_square_boundaries
@@ -307,12 +307,13 @@ def _load(path: Path) -> ResolvedSchema:
 
 def _vocabulary(file: Path, space: str, digest: _Digest) -> tuple[bytes, ...]:
     path = file.parent / "vocab" / f"{space}.txt"
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file, but {file} names it; restore it or prepare the data again") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    with as_user_error(f"{path}: cannot be read"):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: no such file, but {file} names it; restore it or prepare the data again"
+            ) from None
     return tuple(content.split(b"\n")[:-1])
 
 
