@@ -88,7 +88,7 @@ def build(target: Path, log: Path) -> None:
             if source.suffix != ".cc" or (OPTIONS.get(source.name) and not INTEL):
                 continue
             options = [*KERNEL, *OPTIONS[source.name]] if source.name in OPTIONS else ["-O2", "-fPIC", *compile_flags]
-            options += ROUNDED if source.name in ("table.cc", "fm.cc") else []
+            options += ROUNDED if source.name in ("table.cc", "fm.cc", "normalise.cc") else []
             objects.append(f"{scratch}/{source.stem}.o")
             run(["g++", *options, "-c", str(source), "-o", objects[-1]], log)
         made = f"{scratch}/library.so"

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from afm_ctr import native
 from afm_ctr.interactions import (
     attention_scores,
     count_pairs,
@@ -15,6 +16,7 @@ from afm_ctr.interactions import (
     pair_presence,
     pair_products,
     pool_by_slot,
+    uses_fused,
 )
 from afm_ctr.models.afm import AFM, PAIR_SALT, POOLED_SALT
 from afm_ctr.models.base import InteractionInputs
@@ -85,22 +87,34 @@ class DeepAFM(AFM):
         kernel, offset = self.network[0]
         if not self.options.read_vectors:
             return offset.value[tf.newaxis]
-        read = self._normalised(_flat(tf.convert_to_tensor(inputs.vectors)))
+        read, _ = self._normalised(tf.convert_to_tensor(inputs.vectors), training)
         return self._product(read, kernel.value[self._width :], training) + offset.value
 
     def _read(
         self, pooled: tf.Tensor, vectors_part: tf.Tensor, training: bool = False, rows: tf.Tensor | None = None
     ) -> tf.Tensor:
         """The pairs' part of the logit, ``[B]``, with the network, from the slots' sums ``[B, F, k]``."""
-        straight = 0.5 * tf.linalg.matvec(tf.reduce_sum(pooled, axis=1), self.p.value)
-        layer = self._product(self._normalised(self._flat(pooled)), self.network[0][0].value[: self._width], training)
+        read, total = self._sums_read(pooled, training)
+        straight = 0.5 * tf.linalg.matvec(total, self.p.value)
+        layer = self._product(read, self.network[0][0].value[: self._width], training)
         layer += vectors_part
         for place, (kernel, offset) in enumerate(self.network[1:]):
             layer = self._thinned(tf.nn.relu(layer), training, rows, POOLED_SALT + place)
             layer = self._product(layer, kernel.value, training) + offset.value
         return straight + tf.squeeze(layer, axis=1)
 
-    def _normalised(self, layer: tf.Tensor) -> tf.Tensor:
+    def _sums_read(self, pooled: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """What the network reads of the slots' sums, and their sum ``[B, k]``."""
+        return self._normalised(pooled, training)
+
+    def _normalised(self, values: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """``[B, F·k]`` of ``[B, F, k]``, each row with mean 0 and variance 1 if ``normalise``; and the slots' sum."""
+        if self.options.normalise and training and uses_fused(values.dtype) and not native.uses_gpu():
+            return native.normalise(values, _EPSILON)
+        layer = tf.reshape(values, [-1, values.shape[1] * values.shape[2]])
+        return self._brought_to_one(layer), tf.reduce_sum(values, axis=1)
+
+    def _brought_to_one(self, layer: tf.Tensor) -> tf.Tensor:
         """Each row with mean 0 and variance 1, if ``normalise``."""
         if not self.options.normalise:
             return layer
@@ -112,12 +126,8 @@ class DeepAFM(AFM):
         return tf.cast(tf.matmul(tf.cast(layer, low), tf.cast(kernel, low)), layer.dtype)
 
     def _width_of_sums(self, slots: int) -> int:
-        """How many numbers :meth:`_flat` gives of a row."""
+        """How many numbers the network reads of a row's sums."""
         return int(slots * self.options.factors)
-
-    def _flat(self, pooled: tf.Tensor) -> tf.Tensor:
-        """What the network reads of the slots' sums, ``[B, F·k]``, before normalisation."""
-        return _flat(pooled)
 
     def _switches(self) -> dict[str, Any]:
         return {**super()._switches(), "by_slot": True}
@@ -170,8 +180,3 @@ class DeepAFM(AFM):
         found = tf.map_fn(without, numbers.reshape(-1, at_once), fn_output_signature=whole.dtype)
         changes = whole - tf.reshape(found, [len(numbers), -1])[: len(pairs)]
         return tf.where(mask, tf.transpose(changes), tf.zeros_like(scores))
-
-
-def _flat(values: tf.Tensor) -> tf.Tensor:
-    """``[B, F·k]`` of ``[B, F, k]``."""
-    return tf.reshape(values, [-1, values.shape[1] * values.shape[2]])

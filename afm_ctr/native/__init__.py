@@ -17,6 +17,7 @@ from afm_ctr.native.op import (
     fused_pooling,
     instruction_sets,
     load,
+    normalise,
     uses_gpu,
     why_not,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "library_path",
     "load",
     "merge_ids",
+    "normalise",
     "paths_tensor",
     "prepares",
     "read_records",

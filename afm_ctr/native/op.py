@@ -52,6 +52,7 @@ def _load_once() -> _Loaded:
     except (tf.errors.OpError, OSError, RuntimeError) as error:
         return _Loaded(reason=f"{path.name} does not load: {str(error).splitlines()[0]}")
     tf.RegisterGradient("AfmCtrPooling")(_gradient)
+    tf.RegisterGradient("AfmCtrNormalise")(_normalise_gradient)
     with tf.init_scope():  # a training step is being traced, perhaps
         names = module.afm_ctr_instructions().numpy()
     return _Loaded(module, tuple(name.decode() for name in names))
@@ -200,3 +201,24 @@ def _gradient(op: Any, by_pooled: tf.Tensor, *_: tf.Tensor) -> list[Any]:
         **{name: op.get_attr(name) for name in names},
     )
     return [by_u, None, by_W, by_b, by_h, None, None]
+
+
+def normalise(values: tf.Tensor, epsilon: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Each row with mean 0 and variance 1, and its sum over the slots; once differentiable; on CPUs.
+
+    Args:
+        values: float32 ``[B, F, k]``.
+        epsilon: added to the variance.
+
+    Returns:
+        ``[B, F·k]`` and ``[B, k]``.
+    """
+    normalised, total, _ = load().module.afm_ctr_normalise(values=values, epsilon=epsilon)
+    return normalised, total
+
+
+def _normalise_gradient(op: Any, by_normalised: tf.Tensor, by_total: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+    normalised, _, factor = op.outputs
+    return load().module.afm_ctr_normalise_grad(
+        normalised=normalised, factor=factor, upstream=by_normalised, by_total=by_total
+    )

@@ -35,8 +35,9 @@ class OnePool(DeepAFM):
     def _width_of_sums(self, slots: int) -> int:
         return self.options.factors
 
-    def _flat(self, pooled: tf.Tensor) -> tf.Tensor:
-        return 0.5 * tf.reduce_sum(pooled, axis=1)
+    def _sums_read(self, pooled: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        total = tf.reduce_sum(pooled, axis=1)
+        return self._brought_to_one(0.5 * total), total
 
 
 class PairBias(DeepAFM):

@@ -9,11 +9,13 @@ import oracle
 import pytest
 import tensorflow as tf
 
+from afm_ctr import native
 from afm_ctr.errors import UserError
 from afm_ctr.interactions import Dropout, attentional_pooling, blocked_attentional_pooling
 from afm_ctr.models import CTRModel, InteractionInputs
 from afm_ctr.models.deep_afm import DeepAFM, DeepAFMOptions
 
+needs_ops = pytest.mark.skipif(not native.available(), reason=f"the ops: {native.why_not()}")
 SLOTS, K, T = 5, 3, 4
 # Full, absent slots, two, one, none.
 PRESENT = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 0, 1], [0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]], bool)
@@ -120,6 +122,78 @@ def test_gradients_equal_central_differences_of_the_loops(vectors: bool) -> None
             np.testing.assert_allclose(gradient.numpy()[place], expected, rtol=1e-5, atol=1e-7, err_msg=variable.name)
             checked += expected != 0
     assert checked > 20
+
+
+@needs_ops
+@pytest.mark.parametrize("shape", [(0, 2, 3), (3, 1, 1), (4, 7, 5), (3, 5, 12), (5, 39, 16)], ids=str)
+def test_the_op_normalises_as_float64_does(shape: tuple[int, ...]) -> None:
+    """Far from 0 too, where a variance from the difference of two sums would be wrong; and one number for all."""
+    rng = np.random.default_rng(7)
+    values = rng.normal(size=shape) + np.array([0, 30, 0, 0, 0])[: shape[0], np.newaxis, np.newaxis]
+    values = values.astype(np.float32)
+    values[2:3] = 0.5
+    read, slope = rng.normal(size=(shape[0], shape[1] * shape[2])), rng.normal(size=(shape[0], shape[2]))
+    answers = []
+    for dtype in (tf.float64, tf.float32):
+        given = tf.constant(values, dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            if dtype == tf.float32:
+                normalised, total = native.normalise(given, 1e-6)
+            else:
+                layer = tf.reshape(given, read.shape)
+                apart = layer - tf.reduce_mean(layer, axis=1, keepdims=True)
+                normalised = apart / tf.sqrt(tf.reduce_mean(apart**2, axis=1, keepdims=True) + 1e-6)
+                total = tf.reduce_sum(given, axis=1)
+            loss = tf.reduce_sum(normalised * tf.cast(read, dtype)) + tf.reduce_sum(total * tf.cast(slope, dtype))
+        answers.append([normalised.numpy(), total.numpy(), tape.gradient(loss, given).numpy()])
+    for expected, found in zip(*answers, strict=True):
+        largest = np.abs(expected).max(axis=tuple(range(1, expected.ndim)), keepdims=True, initial=1)
+        np.testing.assert_array_less(np.abs(found - expected) / largest, 2e-5)
+
+
+@needs_ops
+def test_the_op_keeps_nan_to_its_row_and_refuses_other_shapes() -> None:
+    normalised, total = native.normalise(tf.constant([[[1.0], [np.nan]], [[1.0], [3.0]]]), 0.0)
+    assert np.isnan(normalised[0]).all() and normalised[1].numpy().tolist() == [-1.0, 1.0]
+    assert np.isnan(total[0]) and total[1] == 4.0
+    for wrong in (tf.ones([2, 3]), tf.ones([2, 0, 3])):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"must be \[b, f, k\]"):
+            native.normalise(wrong, 1e-6)
+    gradient = native.load().module.afm_ctr_normalise_grad
+    with pytest.raises(tf.errors.InvalidArgumentError, match="normalised and its gradient"):
+        gradient(normalised=tf.ones([2, 6]), factor=tf.ones([2]), upstream=tf.ones([2, 6]), by_total=tf.ones([2, 4]))
+
+
+@needs_ops
+@pytest.mark.parametrize("vectors", [False, True])
+def test_training_in_float32_normalises_by_the_op_and_scoring_by_stock_ops(
+    vectors: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = DeepAFM(DeepAFMOptions(factors=K, attention=T, read_vectors=vectors), LISTS[0], seed=1)
+    inputs = InteractionInputs(*(tf.cast(x, tf.float32) for x in made(LISTS[0])[1][:2]), tf.constant(PRESENT))
+    layer(inputs)
+    answers = []
+    for form in ("fused", "tensorflow"):
+        monkeypatch.setenv("AFM_CTR_POOLING", form)
+
+        def logits(u: tf.Tensor, training: bool) -> tf.Tensor:
+            return layer(inputs._replace(vectors=u), training=training)
+
+        kinds = [
+            {
+                op.type
+                for op in tf.function(logits).get_concrete_function(inputs.vectors, training).graph.get_operations()
+            }
+            for training in (True, False)
+        ]
+        assert ["AfmCtrNormalise" in kind for kind in kinds] == [form == "fused", False]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs.vectors)
+            total = tf.reduce_sum(logits(inputs.vectors, True) * tf.linspace(-1.0, 1.0, len(PRESENT)))
+        answers.append(tape.gradient(total, [inputs.vectors, *(weight.value for weight in layer.weights)]))
+    for fused, plain in zip(*answers, strict=True):
+        np.testing.assert_allclose(fused, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
 
 
 @pytest.mark.parametrize("scores", [1.0, 40.0], ids=["spread", "on one pair"])
