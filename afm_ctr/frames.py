@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
@@ -19,7 +21,7 @@ from afm_ctr.features import FeatureTransform
 from afm_ctr.infer import infer_schema
 from afm_ctr.models import CTRModel
 from afm_ctr.rawlog import LineParser, ParsedLines, Reject, RowBatch, word_columns
-from afm_ctr.rawlog.arrow_texts import plain_schema
+from afm_ctr.rawlog.arrow_texts import is_list, plain_table
 from afm_ctr.schema import FeatureSchema, ParquetFormat, ResolvedSchema, resolve
 from afm_ctr.training import TrainConfig, build_model
 from afm_ctr.training.base_rate import LabelSums, initial_bias
@@ -63,7 +65,7 @@ class FrameData:
 
     def take(self, rows: Any) -> FrameData:
         """Some of the rows, by their places: an index array, a mask, or a slice."""
-        at = np.arange(len(self))[rows]
+        at = np.atleast_1d(np.arange(len(self))[rows])
         return dataclasses.replace(
             self,
             feature_ids=self.feature_ids[at],
@@ -86,8 +88,10 @@ class FrameData:
                 ``feature_ids``, ``feature_vals``, ``label`` and ``weight``, as far as they are there.
 
         Raises:
-            UserError: ``supervised`` without labels.
+            UserError: ``supervised`` without labels, or no row.
         """
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         if supervised and self.labels is None:
             label = self.schema.spec.label
             column = f"; its column {label.column!r} was not in the frame" if label else ": the schema has no label"
@@ -162,6 +166,11 @@ def from_pandas(
         >>> model.compile("adam")
         >>> model.fit(data, epochs=3)
     """
+    if not isinstance(max_reject_share, int | float) or not 0 <= max_reject_share <= 1:
+        raise UserError(f"max_reject_share must be between 0 and 1, got {max_reject_share!r}")
+    if schema is not None and not isinstance(schema, FeatureSchema | ResolvedSchema):
+        how = "FeatureSchema.load(path) or ResolvedSchema.load(path) reads one"
+        raise UserError(f"schema must be a FeatureSchema or a ResolvedSchema, got {schema!r:.60}: {how}")
     table = _table(frame)
     if not table.num_rows:
         raise UserError("the frame has no row")
@@ -180,38 +189,81 @@ def from_pandas(
 
 
 def _table(frame: Any) -> Any:
+    """The rows as an Arrow table of plain types."""
     try:
         import pyarrow
     except ImportError as error:
         raise UserError("a DataFrame is read by pyarrow, which is not installed: pip install pyarrow") from error
-    if isinstance(frame, pyarrow.Table):
-        return frame
-    if hasattr(frame, "to_arrow"):
-        return frame.to_arrow()
-    if hasattr(frame, "columns") and hasattr(frame, "to_numpy"):
+    if isinstance(frame, pyarrow.RecordBatch):
+        frame = pyarrow.Table.from_batches([frame])
+    elif hasattr(frame, "to_arrow"):
+        try:
+            frame = frame.to_arrow()
+        except pyarrow.ArrowException as error:
+            raise UserError(f"the frame has a column of a type that Arrow lacks: {error}; cast it") from error
+    elif hasattr(frame, "iloc") and hasattr(frame, "columns"):
         # Columns are found by their names, which in pandas may be anything.
         columns = [_column(frame.iloc[:, place]) for place in range(len(frame.columns))]
-        return pyarrow.table(columns, names=[str(name) for name in frame.columns])
-    raise UserError(f"from_pandas takes a DataFrame or a pyarrow.Table, got {type(frame).__name__}")
+        frame = pyarrow.table(columns, names=[str(name) for name in frame.columns])
+    if not isinstance(frame, pyarrow.Table):
+        what = type(frame).__name__
+        how = "collect() it first" if hasattr(frame, "collect") else "make one with pandas.DataFrame(…)"
+        raise UserError(f"from_pandas takes a DataFrame or a pyarrow.Table, got {what}: {how}")
+    return plain_table(frame)
 
 
 def _column(series: Any) -> Any:
-    """A column of pandas in Arrow's types; one of mixed types as the texts of its values."""
+    """A column of pandas in Arrow's types, as far as the text of a value then does not depend on its neighbours'
+    types; else the texts of its values.
+    """
     import pyarrow
 
+    if hasattr(series, "sparse"):
+        series = series.sparse.to_dense()
+    if hasattr(series, "cat") and series.cat.categories.dtype == object:
+        series = series.astype(object)
     try:
         array = pyarrow.Array.from_pandas(series)
-        if pyarrow.types.is_dictionary(array.type) and isinstance(array.type.value_type, pyarrow.BaseExtensionType):
-            kind = array.type.value_type.extension_name
-            raise UserError(
-                f"the frame's column {series.name!r} is of type {kind}, which no cell has; use astype(str)"
-            )
-        return array
     except (pyarrow.ArrowException, TypeError, OverflowError, UnicodeError):
+        return _texts(series)
+    kind = array.type
+    if pyarrow.types.is_dictionary(kind) and isinstance(kind.value_type, pyarrow.BaseExtensionType):
+        named = f"{series.name!r} is of type {kind.value_type.extension_name}"
+        raise UserError(f"the frame's column {named}, which no cell has; use astype(str)")
+    return array if series.dtype != object or _keeps_texts(kind, series) else _texts(series)
+
+
+def _keeps_texts(kind: Any, series: Any) -> bool:
+    """Whether Arrow's type leaves Python values their texts: 2 next to 1.10 is no 2.00, and a set has no order."""
+    from pyarrow import types
+
+    if is_list(kind):
+        found, kind = set(map(type, series)), kind.value_type
+        if set in found or types.is_floating(kind):
+            return False
+    if types.is_floating(kind):
+        return not {np.float16, np.float32} & set(map(type, series))
+    exact = (types.is_unicode, types.is_binary, types.is_integer, types.is_boolean, types.is_null, types.is_nested)
+    return any(is_kind(kind) for is_kind in exact)
+
+
+def _texts(series: Any) -> Any:
+    """The cells of a column as bytes, or as lists of bytes where each value is a list."""
+    import pyarrow
+
+    missing = series.isna().tolist()
+    lists = set(map(type, series[series.notna()])) <= {list, tuple, np.ndarray}
+    cells: list[Any] = []
+    for value, absent in zip(series, missing, strict=True):
         try:
-            return pyarrow.array([cell_text(value) or None for value in series], pyarrow.binary())
+            if absent:
+                cells.append(None)
+            else:
+                cells.append([cell_text(part) for part in value] if lists else cell_text(value))
         except NoCell as error:
-            raise UserError(f"the frame's column {series.name!r} cannot be read: {error}") from error
+            where = f"the frame's column {series.name!r}, row {len(cells) + 1}"
+            raise UserError(f"{where}: {error}; make texts of it, or drop the column") from error
+    return pyarrow.array(cells, pyarrow.list_(pyarrow.binary()) if lists else pyarrow.binary())
 
 
 def _inferred(table: Any, label: str | None) -> FeatureSchema:
@@ -223,9 +275,17 @@ def _inferred(table: Any, label: str | None) -> FeatureSchema:
         path = Path(folder) / f"{_SOURCE}.parquet"
         pyarrow.parquet.write_table(table.take(np.arange(0, table.num_rows, stride)), path)
         try:
-            return infer_schema([str(path)], label=None if label is None else str(label)).schema
+            found = infer_schema([str(path)], label=None if label is None else str(label))
         except UserError as error:
-            raise UserError(str(error).replace(str(path), "the frame").replace("--label ", "label=")) from error
+            text = re.sub(r",? or (say )?--no-label", "", str(error)).replace("--label ", "label=")
+            raise UserError(text.replace(str(path), "the frame")) from error
+    key = found.schema.key
+    if columns := [column for column in found.columns if column["suggested"] is None and column["name"] != key]:
+        which = "; ".join(f"{column['name']}: {column['odd'][0]}" for column in columns[:5])
+        more = f"; and {len(columns) - 5} more" if len(columns) > 5 else ""
+        lost = f"from_pandas left out {counted(len(columns), 'column')}, which a schema of your own may name: "
+        warnings.warn(f"{lost}{which}{more}", stacklevel=3)
+    return found.schema
 
 
 def _readable(spec: FeatureSchema) -> FeatureSchema:
@@ -244,7 +304,7 @@ def _readable(spec: FeatureSchema) -> FeatureSchema:
 
 
 def _parsed(table: Any, spec: FeatureSchema, words: Set[str]) -> Iterator[ParsedLines]:
-    header = plain_schema(table.schema).serialize().to_pybytes()
+    header = table.schema.remove_metadata().serialize().to_pybytes()
     names = set(table.column_names)
     headers = {column.name: column.header or column.name for column in spec.format.columns}  # type: ignore[union-attr]
     labelled = spec.label is not None and headers.get(spec.label.column, spec.label.column) in names
@@ -262,7 +322,9 @@ def _refuse_whole_floats(name: str, header: str, table: Any, kind: Any) -> None:
 
     if not pyarrow.types.is_floating(kind) or header not in table.column_names:
         return
-    values = table.column(header)
+    values = table.column(header).cast(pyarrow.float64())
+    if pyarrow.compute.any(pyarrow.compute.is_inf(values)).as_py():
+        raise UserError(f"the frame's column {name!r} holds inf, which is no number of a cell; make it NaN, or text")
     whole = pyarrow.compute.equal(pyarrow.compute.floor(values), values)
     if pyarrow.compute.any(whole).as_py():
         raise UserError(
@@ -291,9 +353,8 @@ def _encoded(schema: ResolvedSchema, parsed: list[ParsedLines], max_reject_share
         with tf.device("/CPU:0"):
             return transform(columns)
 
-    traced = encode.get_concrete_function(
-        signature
-    )  # a graph for each frame: traced by name, TensorFlow would warn of retracing
+    # A graph for each frame: traced by name, TensorFlow would warn of retracing.
+    traced = encode.get_concrete_function(signature)
     rejects: list[Reject] = []
     found: list[tuple[np.ndarray, ...]] = []
     keys: list[bytes] = []

@@ -160,10 +160,10 @@ def _scalar(value: Any) -> bytes:
         return _numpy_time(value)
     if isinstance(value, (int, np.integer)):
         return b"%d" % int(value)
-    if isinstance(value, (np.float16, np.float32)):
-        return cell_text(float(str(value)))  # NumPy finds the digits, Python writes them
     if isinstance(value, float):
         return b"" if math.isnan(value) else float.__repr__(value).encode()
+    if isinstance(value, np.floating):
+        return cell_text(float(str(value)))  # NumPy finds the digits, Python writes them
     if isinstance(value, decimal.Decimal):
         return _decimal(value)
     if type(value).__name__ in _MISSING:

@@ -194,10 +194,9 @@ def _columns(table: Table, label: str | None, labelled: bool) -> tuple[list[str]
             profile.rate(guess.positive)
     suggestions = [_with_missing(suggest(profile, table.total), missing) for profile in profiles]
     if all(suggestion.left_out for suggestion in suggestions):
-        raise UserError(
-            f"{table.paths[0]}: no column is fit for a feature: "
-            + "; ".join(f"{s.profile.name}: {s.left_out}" for s in suggestions[:5])
-        )
+        found = {s.profile.name: s.left_out for s in suggestions} | table.layout.left_out
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(found.items())[:5])
+        raise UserError(f"{table.paths[0]}: no column is fit for a feature: {why or 'there is only the label'}")
     lines = comment(["No label: to score with, not to train on."] if guess is None else guess.why)
     lines += [""] if guess is None else [f"label: {flow(guess.schema)}", ""]
     lines += _roles(suggestions)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
+from decimal import Decimal
 from typing import Any
 
 import keras
@@ -13,6 +15,7 @@ import tensorflow as tf
 from afm_ctr.errors import UserError
 from afm_ctr.frames import from_pandas
 from afm_ctr.schema import FeatureSchema
+from serving.cell_text import cell_text
 
 pandas = pytest.importorskip("pandas", reason="pandas is not installed")
 
@@ -155,6 +158,9 @@ def test_ids_alone_have_the_value_one() -> None:
             "pandas.period, which no",
         ),
         (lambda rows: 3, "takes a DataFrame or a pyarrow.Table, got int"),
+        (lambda rows: rows.assign(item=[{"a", "b"}] * len(rows)), "'item', row 1: .* is neither text"),
+        (lambda rows: rows.assign(item=[*["a"] * 399, object()]), "'item', row 400: .* is neither text"),
+        (lambda rows: rows.assign(item=math.inf), "'item' holds inf"),
     ],
 )
 def test_errors_in_one_line(change: Any, words: str) -> None:
@@ -169,6 +175,68 @@ def test_integers_of_any_size_and_columns_that_nobody_reads(data: Any) -> None:
     spec = FeatureSchema.model_validate({**SPEC, "weight": None})
     as_texts = from_pandas(rows.assign(item=[str(i) for i in ids]), spec)
     np.testing.assert_array_equal(from_pandas(rows, spec).feature_ids, as_texts.feature_ids)
+
+
+def test_a_value_has_the_same_text_whatever_stands_next_to_it() -> None:
+    """As the client and a pipeline's rows have it, in a column of objects and in one of categories."""
+    columns: list[list[Any]] = [
+        [Decimal("1.10"), Decimal("2"), Decimal("NaN"), None],
+        [dt.date(2024, 1, 1), dt.datetime(2024, 1, 1, 5), pandas.NaT, dt.date(2024, 1, 2)],
+        [dt.datetime(2024, 1, 1), dt.datetime(2024, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=2))), None, None],
+        [np.float32(0.1), 0.5, np.longdouble("0.3"), np.float16(0.7)],
+        ["a", b"b", 3, True],
+        [["a", 1, True], ("b",), None, []],
+        [[1, 2.5], [3.0], np.array([0.1]), [None]],
+        [[Decimal("1.10"), Decimal("2")], [Decimal("3")], [], []],
+    ]
+    rows = pandas.DataFrame({f"x{i}": pandas.Series(values, dtype=object) for i, values in enumerate(columns)})
+    for i in range(5):
+        rows[f"x{i + len(columns)}"] = rows[f"x{i}"].astype("category")
+    field = {"kind": "categorical", "encoding": {"kind": "vocabulary", "min_count": 1}}
+    spec = {
+        "name": "texts",
+        "format": {"kind": "delimited", "header": True},
+        "fields": [{"name": name, **field} for name in rows.columns],
+    }
+    found = from_pandas(rows, FeatureSchema.model_validate(spec))
+    for name, values in rows.items():
+        texts = {cell_text(value, [b"|"]) for value in values} - {b""}
+        assert found.schema.vocabularies[name] == tuple(sorted(texts)), name
+    np.testing.assert_array_equal(from_pandas(rows.iloc[:1], found.schema).feature_ids, found.feature_ids[:1])
+
+
+def test_sparse_and_short_floats_are_read_as_dense_ones(data: Any) -> None:
+    dense = np.tile([0.0, 1.5, np.nan, 2.25], 100)
+    expected = from_pandas(frame().assign(price=dense), data.schema)
+    for price in (pandas.arrays.SparseArray(dense), dense.astype("float16")):
+        found = from_pandas(frame().assign(price=price), data.schema)
+        np.testing.assert_array_equal(found.feature_vals, expected.feature_vals)
+        with pytest.raises(UserError, match="'item' holds floats where"):
+            from_pandas(frame().assign(item=price), FeatureSchema.model_validate(SPEC))
+
+
+def test_columns_that_an_inferred_schema_leaves_out_are_named() -> None:
+    with pytest.warns(UserWarning, match=r"left out 2 columns.*: nothing: constant: always empty; always: constant"):
+        found = from_pandas(frame().assign(nothing=None, always=1), label="clicked")
+    assert {"user_id", "item", "price"} <= {field.name for field in found.schema.spec.fields}
+
+
+def test_frames_of_other_libraries(data: Any) -> None:
+    arrow, polars = pytest.importorskip("pyarrow"), pytest.importorskip("polars")
+    table = arrow.Table.from_pandas(frame(), preserve_index=False)
+    batch = table.combine_chunks().to_batches()[0]
+    np.testing.assert_array_equal(from_pandas(batch, data.schema).feature_ids, data.feature_ids)
+    lazy = polars.from_arrow(table).lazy()
+    np.testing.assert_array_equal(from_pandas(lazy.collect(), data.schema).feature_ids, data.feature_ids)
+    huge = lazy.collect().with_columns(item=polars.Series([1] * 400, dtype=polars.Int128))
+    for given, words in (
+        (lazy, "got LazyFrame: collect"),
+        (lazy.collect()["item"], "got LargeStringArray"),
+        ({"item": ["a"]}, "got dict: make one with pandas.DataFrame"),
+        (huge, "a type that Arrow lacks"),
+    ):
+        with pytest.raises(UserError, match=words):
+            from_pandas(given, data.schema)
 
 
 def test_views_and_runs_are_read_like_plain_arrays(data: Any) -> None:
