@@ -154,7 +154,8 @@ def evaluate(
         console.print(f"{model_dir} on {split}", markup=False)
         table = Table(show_header=False)
         for name, value in metrics.items():
-            if isinstance(value, (int, float, str)) or value is None:
+            unweighted = name == "weight" and value == metrics["rows"]
+            if (isinstance(value, (int, float, str)) or value is None) and not unweighted:
                 table.add_row(name, _number(value))
         console.print(table)
         for text in metrics["warnings"]:
