@@ -90,7 +90,7 @@ def match(pattern: str) -> list[tuple[str, int]]:
             raise UserError(f"{pattern} is a folder; name its files: {join(pattern, '*')}")
         found = [(path, os.path.getsize(path)) for path in paths if os.path.isfile(path)]
     if not found:
-        raise UserError(f"no file matches {pattern}")
+        raise UserError(f"no file matches {pattern or repr(pattern)}")
     return sorted(found)
 
 

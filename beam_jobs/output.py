@@ -50,6 +50,8 @@ class Output:
     """
 
     def __init__(self, folder: str, overwrite: bool) -> None:
+        if not folder:
+            raise UserError("--output is empty; name a folder, or . for this one")
         folder = local_path(folder)
         self.folder = files.absolute(folder)
         self.attempt_name = _ATTEMPT + uuid.uuid4().hex[:12]

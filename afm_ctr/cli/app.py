@@ -16,6 +16,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from afm_ctr import __version__
+from afm_ctr.errors import UserError
 from afm_ctr.io.paths import is_remote, local_files_alone, local_path
 from afm_ctr.visible import visible
 
@@ -74,7 +75,11 @@ def path_option(**options: Any) -> Any:
 
 
 def on_this_machine(path: str | Path) -> Path:
-    """A path as it was typed; ``file:///a`` is ``/a``."""
+    """A path as it was typed; ``file:///a`` is ``/a``. An empty one is refused: ``Path`` would make it ``.``."""
+    if not str(path):
+        raise UserError(
+            "a path is empty, perhaps a variable of the shell that is not set; name it, or . for this folder"
+        )
     local = local_path(str(path))
     if is_remote(local):  # as a Path it would be s3:/a
         raise local_files_alone(local)

@@ -33,7 +33,10 @@ _EXTRA_OF = {
     "grpc_health": "serving",
 }
 # What the system says of a path that is no mistake of ours.
-_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ELOOP}
+_REFUSALS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR,
+}  # fmt: skip
 
 
 def _missing_package(error: ModuleNotFoundError) -> UserError | None:

@@ -47,9 +47,11 @@ def refusal(error: BaseException) -> str | None:
         in_the_way = None
         if isinstance(error, NotADirectoryError | FileExistsError) and isinstance(error.filename, str):
             path = Path(error.filename)
-            in_the_way = next((one for one in [*path.parents[::-1], path] if one.exists() and not one.is_dir()), None)
+            way = [*path.parents[::-1], path]
+            in_the_way = next((one for one in way if os.path.lexists(one) and not os.path.isdir(one)), None)
         if in_the_way is not None:
-            return f"{os.strerror(errno.ENOTDIR)}: {in_the_way} is a file"
+            kind = "a file" if os.path.exists(in_the_way) else "a link to nothing"
+            return f"{os.strerror(errno.ENOTDIR)}: {in_the_way} is {kind}"
         return error.strerror or str(error)
     if not type(error).__module__.startswith("tensorflow."):
         return None

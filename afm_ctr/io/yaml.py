@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.files import refusal
 
 # Pure Python where libyaml is not built in: slower, the same result.
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -118,6 +119,8 @@ def read_yaml(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {refusal(error)}") from None
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     return parse_yaml(text, str(path))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.files import refusal
 from afm_ctr.io.secrets import without_secrets
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
@@ -113,7 +114,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+        raise UserError(f"cannot read {path}: {refusal(error) or error}") from error
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def make_logs(
     if not 0.0 < ctr < 1.0:
         raise UserError(f"make-logs: ctr is {ctr}; it must lie between 0 and 1")
     target = Path(path)
-    truth_path = target.with_name(target.name + ".truth.json")
+    truth_path = Path(f"{target}.truth.json")
     truth = Truth(seed, ctr)
     tally = _Tally()
     with as_user_error(f"make-logs: cannot write {target}"):

@@ -20,6 +20,7 @@ from afm_ctr.distributed.elastic import Result
 from afm_ctr.distributed.peer_monitor import PeerMonitor
 from afm_ctr.distributed.watchdog import main_thread_place
 from afm_ctr.errors import RunError, Stopped, UserError, chain_of, find_lost_rank
+from afm_ctr.io.files import refusal
 from afm_ctr.records import Reader
 from afm_ctr.training.config import TrainConfig
 
@@ -219,10 +220,10 @@ def _what_was_wanted(error: BaseException) -> str:
 
 def unwritable(run: str | Path, error: OSError) -> UserError:
     """What to say of a run's folder that does not take a file."""
-    return UserError(
-        f"cannot write the run in {run}: {error}; every checkpoint there is whole, so the same command resumes once "
-        "that is fixed"
-    )
+    remedy = "every checkpoint there is whole, so the same command resumes once that is fixed"
+    if not os.path.isdir(run):
+        remedy = "name another --model-dir"
+    return UserError(f"cannot write the run in {run}: {refusal(error)}; {remedy}")
 
 
 @contextlib.contextmanager

@@ -225,7 +225,9 @@ def test_rows_without_weight_teach_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write the run in .*file/run: .*Not a directory"):
+    with pytest.raises(
+        UserError, match=r"cannot write the run in .*file/run: Not a directory: .*/file is a file; name"
+    ):
         train(data, tmp_path / "file/run", config(), WORLD, progress="none")
     run = tmp_path / "run"
     settings = config("epochs=1", "checkpoint.every_steps=10")

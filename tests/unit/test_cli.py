@@ -267,7 +267,12 @@ def test_json_is_the_last_line_on_stdout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code", "said"),
-    [(errno.EACCES, 2, "afm-ctr: d/manifest.json: Permission denied\n"), (errno.ENOENT, 1, "Traceback")],
+    [
+        (errno.EACCES, 2, "afm-ctr: d/manifest.json: Permission denied\n"),
+        (errno.ENAMETOOLONG, 2, "afm-ctr: d/manifest.json: File name too long\n"),
+        (errno.ENOTDIR, 2, "afm-ctr: d/manifest.json: Not a directory\n"),
+        (errno.ENOENT, 1, "Traceback"),
+    ],
 )
 def test_what_the_system_refuses_is_one_line(
     number: int, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -369,3 +374,26 @@ def test_a_path_that_must_be_local_is_refused_where_it_is_read(arguments: list[s
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, UserError)
     assert re.search(r"(gs|s3|hdfs|abfss)://b\S* is no local file.*copy it first", str(result.exception))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["make-logs", "--rows", "5", "--output", ""],
+        ["train", "--data", "data", "--model-dir="],
+        ["stats", ""],
+        ["prepare", "--schema", "schema.yaml", "--input", "a", "--output", ""],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_empty_path_is_not_this_folder(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("schema.yaml").write_text(
+        "name: t\nformat: {kind: delimited}\nlabel: {column: y}\n"
+        "fields: [{name: a, kind: categorical, encoding: {kind: vocabulary}}]\n"
+    )
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UserError) and " is empty" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["schema.yaml"]

@@ -152,6 +152,7 @@ def test_a_refusal_by_the_system_is_one_line_also_when_tensorflow_met_it(tmp_pat
     import tensorflow as tf
 
     (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
     below = str(tmp_path / "file/x")
     save = {"tensor_names": ["a"], "shape_and_slices": [""], "tensors": [tf.zeros(3)]}
     ours = f": {tmp_path / 'file'} is a file"
@@ -159,6 +160,10 @@ def test_a_refusal_by_the_system_is_one_line_also_when_tensorflow_met_it(tmp_pat
         (lambda: Path(below).write_text(""), ours),
         (lambda: Path(below).parent.mkdir(exist_ok=True), ours),
         (lambda: os.makedirs(f"{below}/y"), ours),
+        (
+            lambda: (tmp_path / "link/x").mkdir(parents=True, exist_ok=True),
+            f": {tmp_path / 'link'} is a link to nothing",
+        ),
         (lambda: tf.io.write_file(below, b""), ""),
         (lambda: tf.raw_ops.SaveV2(prefix=below, **save), ""),
     ):

@@ -160,6 +160,9 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         make_logs(tmp_path / "file" / "logs.tsv", 5)
+    for folder in (".", "/"):
+        with pytest.raises(UserError, match=f"cannot write {folder}: Is a directory"):
+            make_logs(folder, 5)
 
 
 def test_needs_no_tensorflow():
