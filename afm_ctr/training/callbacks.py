@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import keras
 
 from afm_ctr.io.files import write_text
-from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.config import BY_LOSS, TrainConfig
 
 Direction = Literal["max", "min"]
 
@@ -98,12 +98,16 @@ class _Patience(keras.callbacks.Callback):
         value = _metric(logs, self.metric)
         if value is None:
             return
-        if improves(value, self.best, self.direction, self.min_delta):
-            self.best, self.wait = value, 0
-        else:
-            self.wait += 1
+        gained = improves(value, self.best, self.direction, self.min_delta)
+        if gained:
+            self.best = value
+        self.wait = 0 if self.also_gained(logs) or gained else self.wait + 1
         if self.exhausted:
             self.act()
+
+    def also_gained(self, logs: dict[str, Any] | None) -> bool:
+        """Whether something else than the metric says that the epoch was not in vain."""
+        return False
 
     def act(self) -> None:
         """What happens when patience has run out."""
@@ -128,7 +132,14 @@ class EarlyStopping(_Patience):
 
 
 class ReduceOnPlateau(_Patience):
-    """Multiply the learning rate by ``factor`` when a metric has not improved for ``patience`` epochs in a row."""
+    """Multiply the learning rate by ``factor`` when a metric has not improved for ``patience`` epochs in a row.
+
+    An epoch whose ``loss`` improves counts as one that improves. Where a model has learnt what single ids say and not
+    yet what pairs say, the AUC wavers for epochs while the loss still falls; a lower rate would end the run there.
+
+    Args:
+        loss: a key of the epoch's logs, which is the better the lower; None: the metric alone counts.
+    """
 
     def __init__(
         self,
@@ -138,14 +149,30 @@ class ReduceOnPlateau(_Patience):
         patience: int,
         min_delta: float = 0.0,
         min_learning_rate: float = 0.0,
+        loss: str | None = None,
     ) -> None:
         super().__init__(metric, direction, patience, min_delta)
-        self.factor, self.min_learning_rate = factor, min_learning_rate
+        self.factor, self.min_learning_rate, self.loss = factor, min_learning_rate, loss
+        self.best_loss: float | None = None
+
+    def also_gained(self, logs: dict[str, Any] | None) -> bool:
+        value = None if self.loss is None else _metric(logs, self.loss)
+        if value is None or not improves(value, self.best_loss, "min", self.min_delta):
+            return False
+        self.best_loss = value
+        return True
 
     def act(self) -> None:
         self.wait = 0
         rate = float(self.model.optimizer.learning_rate)
         self.model.optimizer.learning_rate = max(rate * self.factor, min(self.min_learning_rate, rate))
+
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {"best_loss": self.best_loss}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self.best_loss = state.get("best_loss")  # earlier checkpoints have none
 
 
 def deciders(config: TrainConfig) -> dict[str, Any]:
@@ -158,7 +185,10 @@ def deciders(config: TrainConfig) -> dict[str, Any]:
     if config.early_stopping is not None:
         chosen["early_stopping"] = EarlyStopping(metric, direction, **config.early_stopping.model_dump())
     if config.reduce_on_plateau is not None:
-        chosen["reduce_on_plateau"] = ReduceOnPlateau(metric, direction, **config.reduce_on_plateau.model_dump())
+        options = config.reduce_on_plateau.model_dump()
+        chosen["reduce_on_plateau"] = ReduceOnPlateau(
+            metric, direction, **options, loss=f"val_{BY_LOSS[config.loss]}"
+        )
     return chosen
 
 

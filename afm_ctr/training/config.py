@@ -22,6 +22,7 @@ METRICS: dict[str, Literal["max", "min"]] = {
     "log_loss": "min",
     "rmse": "min",
 }
+BY_LOSS = {"log": "log_loss", "squared": "rmse"}  # the metric that is a function of the loss
 # The options that a resumed run may change; everything else would make it another run.
 MAY_CHANGE = frozenset(
     {
@@ -120,6 +121,9 @@ class EarlyStoppingConfig(Strict):
 
 class ReduceOnPlateauConfig(Strict):
     """Multiply the learning rate by ``factor`` after ``patience`` epochs without improvement.
+
+    An epoch improves by the metric of ``validation`` or by the validation loss: where the AUC wavers while the loss
+    still falls is no plateau.
 
     Attributes:
         factor: what the learning rate is multiplied by.

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from afm_ctr.training.callbacks import improves
-from afm_ctr.training.config import TrainConfig
+from afm_ctr.training.config import BY_LOSS, TrainConfig
 from afm_ctr.training.model_io import HISTORY
-
-_BY_LOSS = {"log": "log_loss", "squared": "rmse"}
 
 
 def no_better_than_constant(figures: Mapping[str, Any], split: str) -> str | None:
@@ -21,7 +19,7 @@ def no_better_than_constant(figures: Mapping[str, Any], split: str) -> str | Non
         figures: of :meth:`afm_ctr.metrics.Evaluation.result`.
         split: that they are of.
     """
-    for name in _BY_LOSS.values():
+    for name in BY_LOSS.values():
         value, constant = figures.get(name), figures.get(f"constant_{name}")
         if value is None or not constant or value < constant:
             continue
@@ -83,7 +81,7 @@ def not_steered(config: TrainConfig, reasons: Mapping[str, str], figures: Mappin
     off = ["no best epoch (the latest checkpoint is evaluated and exported)"]
     off += ["no early stopping"] * (config.early_stopping is not None)
     off += ["no lower learning rate on a plateau"] * (config.reduce_on_plateau is not None)
-    other = _BY_LOSS[config.loss]
+    other = BY_LOSS[config.loss]
     remedy = (
         f"validation.metric: {other} would do"
         if figures.get(other) is not None

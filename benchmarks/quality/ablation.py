@@ -32,9 +32,12 @@ SWITCHES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "afm": [
         ("as it is", {}),
         ("not scaled by the number of pairs (the paper's)", {"model.scale_by_pairs": False}),
-        ("initial vectors 0.01 in place of 0.1", {"model.init_stddev": 0.01}),
+        ("uniform attention", {"model.name": "afm_uniform"}),
         ("no dropout", {"model.attention_dropout": 0.0, "model.pooled_dropout": 0.0}),
+        ("no average of the weights", {"optimizer.average": None}),
+        ("row L2 2e-4", {"row_l2": 2e-4}),
         ("row L2 1e-6", {"row_l2": 1e-6}),
+        ("initial vectors 0.01 in place of 0.1", {"model.init_stddev": 0.01}),
         ("begun with a trained FM's table (the paper's)", {BEGIN: "fm"}),
     ],
     "deep_afm": [

@@ -1,4 +1,4 @@
-"""Models that differ from ``deep_afm`` in one thing, for ``ablation.py``; what did not help is nowhere else."""
+"""Models that differ from ``afm`` or ``deep_afm`` in one thing, for ``ablation.py``; nothing else has them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ from afm_ctr.interactions import (
     stateless_keep,
 )
 from afm_ctr.models import InteractionInputs, register
+from afm_ctr.models.afm import AFM
 from afm_ctr.models.deep_afm import DeepAFM
 
 
-class Uniform(DeepAFM):
+class Uniform(AFM):
     """Every present pair has the same share: the attention network is there, and says 0."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.h.assign(tf.zeros_like(self.h))
         self.h.trainable = False
+
+
+class DeepUniform(Uniform, DeepAFM):
+    """The same of ``deep_afm``."""
 
 
 class OnePool(DeepAFM):
@@ -59,10 +64,10 @@ class PairBias(DeepAFM):
         return pool_by_slot(inputs.vectors, weights, self.pairs)
 
 
-VARIANTS: dict[str, type[DeepAFM]] = {
-    "uniform": Uniform,
-    "one_pool": OnePool,
-    "pair_bias": PairBias,
-}
-for _name, _model in VARIANTS.items():
-    register(f"deep_afm_{_name}", _model)
+for _name, _model in {
+    "afm_uniform": Uniform,
+    "deep_afm_uniform": DeepUniform,
+    "deep_afm_one_pool": OnePool,
+    "deep_afm_pair_bias": PairBias,
+}.items():
+    register(_name, _model)

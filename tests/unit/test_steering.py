@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from afm_ctr.training.callbacks import BestSoFar, EarlyStopping, EpochHistory, ReduceOnPlateau, improves
+from afm_ctr.training import TrainConfig
+from afm_ctr.training.callbacks import BestSoFar, EarlyStopping, EpochHistory, ReduceOnPlateau, deciders, improves
 
 MAX = [0.50, 0.60, 0.6001, 0.59]
 MIN = [-value for value in MAX]
@@ -55,6 +56,47 @@ def test_a_plateau_counts_a_small_gain_as_none(
 ) -> None:
     callback = ReduceOnPlateau("m", direction, factor=0.5, patience=1, min_delta=min_delta)
     assert run(callback, values) == rates
+
+
+@pytest.mark.parametrize(
+    ("losses", "rates"),
+    [
+        ([0.5, 0.4, 0.3, 0.2], [1, 1, 1, 1]),  # the metric wavers, the loss falls
+        ([0.5, 0.5, 0.4, 0.4, 0.4], [1, 1, 1, 1, 0.5]),
+        ([0.5, 0.45, 0.6, 0.6], [1, 1, 1, 0.5]),
+        ([0.5, None, 0.6, 0.6], [1, 1, 0.5, 0.5]),
+        ([0.5, 0.499, 0.498, 0.497], [1, 1, 0.5, 0.5]),  # less than min_delta
+    ],
+)
+def test_no_plateau_while_the_loss_improves(losses: list[float | None], rates: list[float]) -> None:
+    callback = ReduceOnPlateau("auc", "max", factor=0.5, patience=2, min_delta=0.01, loss="loss")
+    callback.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=1.0)))
+    found = []
+    for epoch, loss in enumerate(losses):
+        state = json.loads(json.dumps(callback.get_state()))  # a run that resumes after each epoch
+        callback.best = callback.best_loss = None
+        callback.set_state(state)
+        callback.on_epoch_end(epoch, {"auc": 0.9 - 0.1 * epoch, "loss": loss})
+        found.append(callback.model.optimizer.learning_rate)
+    assert found == rates
+
+
+@pytest.mark.parametrize(("kind", "metric"), [("log", "val_log_loss"), ("squared", "val_rmse")])
+def test_the_loss_that_holds_a_plateau_off(kind: str, metric: str) -> None:
+    config = TrainConfig.model_validate({"loss": kind, "reduce_on_plateau": {}, "early_stopping": {}})
+    chosen = deciders(config)
+    assert chosen["reduce_on_plateau"].loss == metric
+    for epoch, loss in enumerate([0.5, 0.4, 0.3]):
+        for callback in chosen.values():
+            callback.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=1.0), stop_training=False))
+            callback.on_epoch_end(epoch, {"val_auc": 0.6, metric: loss})
+    assert chosen["reduce_on_plateau"].wait == 0 and chosen["early_stopping"].wait == 2
+
+
+def test_a_plateau_takes_the_state_of_an_earlier_checkpoint() -> None:
+    callback = ReduceOnPlateau("auc", "max", factor=0.5, patience=2, loss="loss")
+    callback.set_state({"best": 0.7, "wait": 1})
+    assert (callback.best, callback.wait, callback.best_loss) == (0.7, 1, None)
 
 
 def test_a_fresh_plateau_has_not_waited() -> None:
