@@ -6,6 +6,7 @@ import gc
 import re
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 _MARK = "[afm-ctr] "
 # Horovod's words when its background thread has stopped, and Gloo's when a connection has broken.
@@ -67,6 +68,21 @@ def find_user_error(error: BaseException) -> UserError | None:
         if found:
             return UserError(found.group(1).strip())
     return None
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise the user's mistake behind an exception in its place; what the exception's frames hold is freed."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        mistake = find_user_error(error)
+        if mistake is None:
+            raise
+        release(error)
+        raise mistake from error
 
 
 def find_lost_rank(error: BaseException) -> RunError | None:

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from afm_ctr import distributed, optimizers
 from afm_ctr.embedding import EmbeddingTable
-from afm_ctr.errors import UserError
+from afm_ctr.errors import UserError, explained
 from afm_ctr.models.base import InteractionInputs, RowsRead
-from afm_ctr.models.batches import as_batch, as_batches
+from afm_ctr.models.batches import as_batch, as_batches, as_validation
 from afm_ctr.models.options import parse_options
 from afm_ctr.models.registry import interaction_class
 from afm_ctr.sparse_gradients import change_values
@@ -194,6 +194,7 @@ class CTRModel(keras.Model):
             checked: in training, see :meth:`EmbeddingTable.lookup`.
         """
         training = bool(training)
+        inputs = as_batch(inputs, self.num_slots)
         features = self._inputs_of(inputs, training, checked)
         rows = inputs.get("row") if training else None
         with tf.name_scope("interaction"):
@@ -268,33 +269,41 @@ class CTRModel(keras.Model):
                 ``tf.data.Dataset`` of batches as :meth:`call` takes them with ``label`` and perhaps ``weight``, or of
                 ``(x, label[, weight])``; or arrays: a dict of ``feature_ids`` and ``feature_vals``, or ids only,
                 whose values are then 1.
-            y: labels ``[n]``, where ``x`` are arrays.
+            y: labels ``[n]`` or ``[n, 1]``, where ``x`` are arrays.
             **kwargs: of ``keras.Model.fit``; ``validation_data`` may be of the first two too.
+
+        Raises:
+            UserError: arrays of other shapes than the model's, ids it has no row for, values, weights or labels that
+                are no numbers of theirs, no row; also what the reader raises while it reads.
         """
-        if hasattr(kwargs.get("validation_data"), "as_dataset"):
-            batch_size = kwargs.get("batch_size")
-            kwargs["validation_data"] = as_batches(kwargs["validation_data"], {"batch_size": batch_size})
-        x = as_batches(x, kwargs, shuffle=kwargs.get("shuffle", True), epochs=kwargs.get("epochs", 1))
-        return super().fit(x, y, **kwargs)
+        if kwargs.get("validation_data") is not None:
+            given = kwargs["validation_data"]
+            kwargs["validation_data"] = as_validation(given, kwargs.get("batch_size"), self)
+        epochs = kwargs.get("epochs", 1)
+        x, y = as_batches(x, y, kwargs, self, shuffle=kwargs.get("shuffle", True), epochs=epochs)
+        with explained():
+            return super().fit(x, y, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """``keras.Model.evaluate`` with the inputs of :meth:`fit`: the loss."""
-        x = as_batches(x, kwargs)
+        x, y = as_batches(x, y, kwargs, self)
         kwargs.pop("shuffle", None)
-        return super().evaluate(x, y, **kwargs)
+        with explained():
+            return super().evaluate(x, y, **kwargs)
 
     def predict(self, x: Any, **kwargs: Any) -> Any:
         """``keras.Model.predict`` with the inputs of :meth:`fit`: ``logit`` and ``probability`` or ``score``."""
-        x = as_batches(x, kwargs)
+        x, _ = as_batches(x, None, kwargs, self)
         kwargs.pop("shuffle", None)
-        return super().predict(x, **kwargs)
+        with explained():
+            return super().predict(x, **kwargs)
 
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """One step on a batch of the reader, or one of ``(x, label[, weight])``.
 
         The operations' scopes tell a profile what they belong to: merge, lookup, interaction, exchange, optimizer.
         """
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.num_slots)
         checked = "row" in batch  # our readers number the rows, and compare their ids with the schema's
         batch = self._numbered(batch)
         with tf.name_scope("train_step"):
@@ -319,13 +328,13 @@ class CTRModel(keras.Model):
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """The loss of the predictions as they will be served."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.num_slots)
         self.loss_tracker.update_state(*self._weighted(batch, self(batch, corrected=True)))
         return {"loss": self.loss_tracker.result()}
 
     def predict_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """``logit`` and ``probability`` or ``score``, each ``[B]``, as they will be served."""
-        batch = as_batch(batch)
+        batch = as_batch(batch, self.num_slots)
         logits = self(batch, corrected=True)
         return {"logit": logits, self.output_name: self.predictions(logits)}
 

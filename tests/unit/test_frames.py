@@ -137,11 +137,40 @@ def test_arrays_and_datasets_take_the_same_step(data: Any) -> None:
             np.testing.assert_array_equal(one, other)
 
 
-def test_ids_alone_have_the_value_one() -> None:
-    from afm_ctr.models.batches import as_batch
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (lambda model, data: model.fit(data, data.labels), "y: the rows of a FrameData have their own"),
+        (lambda model, data: model.fit(data, sample_weight=data.weights), "sample_weight: the rows of a FrameData"),
+        (lambda model, data: model.fit(data, validation_split=0.1), "validation_split is for arrays"),
+        (lambda model, data: model.fit(data, batch_size=2.5), "batch_size must be a whole number"),
+        (lambda model, data: model.fit(data, validation_data=frame(5)), "a DataFrame has no ids yet"),
+        (lambda model, data: model.fit(data, validation_data=data.take([])), "there is no row"),
+        (lambda model, data: model.predict(data.take([])), "there is no row"),
+        (lambda model, data: model.fit(data.as_dataset(9).unbatch()), r"feature_ids must be \[batch, 6\]"),
+        (lambda model, data: data.as_dataset(0), "batch_size must be a whole number"),
+    ],
+)
+def test_arguments_that_would_be_lost_are_refused(data: Any, use: Any, words: str) -> None:
+    model = data.model("lr")
+    model.compile("adam")
+    with pytest.raises(UserError, match=words):
+        use(model, data)
 
-    batch = as_batch((tf.constant([[1, 2]]), tf.constant([[1.0]])))
-    assert batch["feature_vals"].numpy().tolist() == [[1.0, 1.0]] and batch["label"].numpy().tolist() == [1.0]
+
+def test_class_weights_are_weights(data: Any) -> None:
+    x = {"feature_ids": data.feature_ids, "feature_vals": data.feature_vals}
+
+    def weights(*args: Any, **kwargs: Any) -> list[np.ndarray]:
+        model = data.model("lr")
+        model.compile("adagrad")
+        model.fit(*args, **kwargs, batch_size=100, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    expected = weights(x, data.labels, sample_weight=data.weights * np.where(data.labels > 0, 5, 1))
+    for rows in (data, data.as_dataset(100)):
+        for one, other in zip(weights(rows, class_weight={0: 1.0, 1: 5.0}), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
