@@ -6,6 +6,8 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from threading import Lock
 
@@ -15,11 +17,27 @@ _lock = Lock()
 _M_ARENA_MAX, _ARENAS = -8, 2  # malloc.h of glibc
 
 
+@contextmanager
+def hidden(*names: str) -> Iterator[None]:
+    """Within the block, imports of these packages fail as if they were not installed; those loaded already stay.
+
+    For libraries that import them at their start only where they are installed, and do not need them here.
+    """
+    hid = [name for name in names if name not in sys.modules]
+    sys.modules |= dict.fromkeys(hid)
+    try:
+        yield
+    finally:
+        for name in hid:
+            del sys.modules[name]
+
+
 def load_tensorflow_without_keras() -> None:
     """Import TensorFlow, unless that has happened, without the Keras that it imports by itself.
 
     It does so only to have Keras register its optimizers with SavedModels; that and what Keras imports in turn is
-    two fifths of the time and 100 MB. ``import keras`` and ``tf.keras`` work afterwards as ever.
+    two fifths of the time and 100 MB. SciPy and h5py are for the old Keras that TensorFlow still holds. ``import
+    keras`` and ``tf.keras`` work afterwards as ever.
 
     Raises:
         ModuleNotFoundError: it is not installed.
@@ -28,12 +46,8 @@ def load_tensorflow_without_keras() -> None:
         if "tensorflow" in sys.modules or "keras" in sys.modules:
             return
         grow_gpu_memory()
-        # An ImportError for whoever asks, which TensorFlow takes for Keras' absence.
-        sys.modules["keras"] = None  # type: ignore[assignment]
-        try:
+        with hidden("keras", "scipy", "h5py"):
             import_module("tensorflow")
-        finally:
-            del sys.modules["keras"]
 
 
 def share_memory() -> None:

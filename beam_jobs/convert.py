@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from afm_ctr.io.texts import Texts
 from afm_ctr.rawlog import LineParser, ParsedLines, Reject
 from afm_ctr.records import BLOCK_RECORDS, ShardWriter, framed_examples
 from afm_ctr.records.writer import Compression
@@ -53,8 +54,10 @@ class _Columns:
         self.labels = np.empty(rows, np.float32)
         self.weights = np.empty(rows, np.float32)
         self.codes = np.empty(rows, np.int8)
+        self.grouped = schema.spec.group is not None
         self.groups: list[bytes | None] = []
-        self.keys: list[bytes] = []
+        self.keys: list[Texts] = []
+        self.count = 0
         self.samples: list[dict[str, str]] = []  # the raw columns of the first few
         self.most_samples = most_samples
         self.sampled_out = 0
@@ -65,13 +68,14 @@ class _Columns:
     def add(self, batch: SplitRows, ids: np.ndarray, vals: np.ndarray, kept: np.ndarray) -> None:
         """Rows of a batch, by their places."""
         parsed = batch.parsed
-        some = slice(len(self.keys), len(self.keys) + len(kept))
+        some = slice(self.count, self.count + len(kept))
+        self.count += len(kept)
         np.take(ids, kept, 0, self.ids[some], "clip")
         np.take(vals, kept, 0, self.vals[some], "clip")
         self.labels[some], self.weights[some] = parsed.labels[kept], parsed.weights[kept]
         self.codes[some] = batch.codes[kept]
-        self.groups += [parsed.groups[i] for i in kept.tolist()]
-        self.keys += [parsed.keys[i] for i in kept.tolist()]
+        self.groups += [parsed.groups[i] for i in kept.tolist()] if self.grouped else []
+        self.keys.append(Texts.of(parsed.keys).take(kept))
 
 
 @dataclass
@@ -215,10 +219,10 @@ class Conversion:
         return parsed.reject(row, reason, f"field {field.name!r}: {cell if len(cell) < 80 else cell[:79] + '…'!r}")
 
     def _write(self, chunk: int, columns: _Columns, weighted: bool) -> list[dict[str, Any]]:
-        count = len(columns.keys)
+        count, keys = columns.count, Texts.joined(columns.keys)
         ids, vals, labels, codes = columns.ids, columns.vals, columns.labels, columns.codes[:count]
         weights = columns.weights if weighted else None
-        groups = _fingerprints(columns.groups) if self.reader.spec.group else None
+        groups = _fingerprints(columns.groups) if columns.grouped else None
         order = shuffled(count, self.seed, chunk)
         shards = []
         for code, split in enumerate(SPLITS):
@@ -240,7 +244,7 @@ class Conversion:
                             labels[some],
                             None if weights is None else weights[some],
                             None if groups is None else (groups[0][some], groups[1][some]),
-                            [columns.keys[i] for i in some.tolist()],
+                            keys.take(some),
                         )
                     )
                 stats = writer.close()

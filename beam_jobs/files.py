@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import glob
-import importlib
+import importlib.util
 import logging
 import os
 import re
@@ -50,18 +50,20 @@ def set_options(options: Any) -> None:
 
 
 def share_client() -> None:
-    """Let all calls to s3:// of this process share a client of boto3.
+    """Let all calls to s3:// of this process share a client of boto3, which is imported when it is first made.
 
     Beam makes one for every call, which takes longer than most calls.
     """
     boto3_client: Any = importlib.import_module("apache_beam.io.aws.clients.s3.boto3_client")
-    if getattr(boto3_client.Client, "shared", False) or boto3_client.boto3 is None:
+    if getattr(boto3_client.Client, "shared", False):
         return
     one, lock = boto3_client.Client, threading.Lock()
     made: list[Any] = []
 
     def client(options: Any) -> Any:
         with lock:
+            if boto3_client.boto3 is None and importlib.util.find_spec("boto3"):
+                boto3_client.boto3 = importlib.import_module("boto3")
             if not made or made[0] is not options:
                 made[:] = [options, one(options)]
             return copy.copy(made[1])  # it keeps the place of one download; boto3's own is for any thread

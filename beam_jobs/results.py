@@ -43,6 +43,9 @@ class PackedCoder(beam.coders.Coder, Generic[P]):
     def decode(self, encoded: bytes) -> P:
         return self._kind.from_bytes(encoded)
 
+    def estimate_size(self, value: P) -> int:
+        return 1  # of some elements Beam counts the bytes; it would encode them for that
+
     def is_deterministic(self) -> bool:
         return False
 

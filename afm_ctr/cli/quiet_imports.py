@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from afm_ctr.devices import grow_gpu_memory, pin_gpu
-from afm_ctr.process_setup import load_tensorflow_without_keras, share_memory
+from afm_ctr.process_setup import hidden, load_tensorflow_without_keras, share_memory
 
 # What the C++ side logs before its log level is in force, and the missing GPU driver of a machine without a GPU.
 CHATTER = re.compile(
     rb"^(WARNING: All log messages before absl|[IWE]\d{4} [\d:.]+ +\d+ |To enable the following |"
-    rb"WARNING:root:apitools )"
+    rb"WARNING:root:apitools |Could not find a compatible bson )"
 )
 
 
@@ -73,13 +73,15 @@ def load_tensorflow(*, keras: bool = True) -> None:
 def load_beam(arguments: Sequence[str]) -> None:
     """Import Beam quietly, and TensorFlow if workers are to be threads of this process.
 
+    Of what Beam imports where it is there, ``prepare`` needs only boto3, and that only for s3:// (see
+    :func:`beam_jobs.files.share_client`).
     Worker processes import it themselves, all at once, and need not wait until this one has.
 
     Raises:
         ModuleNotFoundError: one of them is not installed.
     """
     share_memory()
-    with without_chatter():
+    with without_chatter(), hidden("pandas", "pymongo", "bson", "boto3"):
         from beam_jobs.runners import Engine
 
         if importlib.util.find_spec("tensorflow") is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from afm_ctr.io.texts import Texts
 from afm_ctr.native.op import asked_for, load
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def frame_examples(
     """
     import tensorflow as tf
 
-    none = np.zeros(0, np.float32)
+    none, texts = np.zeros(0, np.float32), Texts.of(keys)
     with tf.device("/CPU:0"):
         frames, sizes = load().module.afm_ctr_frame_examples(
             feature_ids=ids,
@@ -135,6 +136,8 @@ def frame_examples(
             weight=none if weights is None else weights,
             group=np.zeros(0, np.int64) if groups is None else groups[0],
             has_group=np.zeros(0, bool) if groups is None else groups[1],
-            key=tf.constant(keys, tf.string, shape=(len(keys),)),
+            key_text=np.frombuffer(texts.text, np.uint8),
+            key_starts=texts.starts,
+            key_ends=texts.ends,
         )
     return np.asarray(memoryview(frames)), np.asarray(memoryview(sizes))

@@ -72,10 +72,11 @@ class FrameExamplesOp : public OpKernel {
       : OpKernel(construction), crc_(find_crc32c(false)) {}
 
   void Compute(OpKernelContext* context) override {
-    const Tensor &ids = context->input(0), &values = context->input(1), &keys = context->input(6);
-    const int64_t rows = keys.NumElements();
-    bool sane = keys.dims() == 1 && ids.dims() == 2 && ids.dim_size(0) == rows && ids.dim_size(1) > 0 &&
-                values.shape() == ids.shape() && context->input(4).shape() == context->input(5).shape();
+    const Tensor &ids = context->input(0), &values = context->input(1), &text = context->input(6);
+    const int64_t rows = context->input(7).NumElements();
+    bool sane = text.dims() == 1 && ids.dims() == 2 && ids.dim_size(0) == rows && ids.dim_size(1) > 0 &&
+                values.shape() == ids.shape() && context->input(4).shape() == context->input(5).shape() &&
+                context->input(7).dims() == 1 && context->input(7).shape() == context->input(8).shape();
     for (int i = 2; i < 6; i++) {  // of size 0: no row has it
       const Tensor& column = context->input(i);
       sane &= column.dims() == 1 && (column.NumElements() == 0 || column.NumElements() == rows);
@@ -90,11 +91,15 @@ class FrameExamplesOp : public OpKernel {
     const bool* const has_group = some(5, static_cast<bool*>(nullptr));
     const int64_t* const id = ids.flat<int64_t>().data();
     const float* const value = values.flat<float>().data();
-    const auto key = keys.vec<tstring>();
+    const uint8_t* const keys = text.flat<uint8_t>().data();
+    const auto key_starts = context->input(7).vec<int64_t>(), key_ends = context->input(8).vec<int64_t>();
 
     size_t room = 0;
-    for (int64_t row = 0; row < rows; row++)
-      room += kHeader + kFooter + 256 + slots * (kLongest + sizeof(float)) + key(row).size();
+    for (int64_t row = 0; row < rows; row++) {
+      sane &= 0 <= key_starts(row) && key_starts(row) <= key_ends(row) && key_ends(row) <= text.NumElements();
+      room += kHeader + kFooter + 256 + slots * (kLongest + sizeof(float)) + (key_ends(row) - key_starts(row));
+    }
+    OP_REQUIRES(context, sane, absl::InvalidArgumentError("frames: a key is outside its text"));
     Tensor buffer, *sizes;
     OP_REQUIRES_OK(context, context->allocate_temp(DT_UINT8, TensorShape({static_cast<int64_t>(room)}), &buffer));
     OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({rows}), &sizes));
@@ -104,7 +109,8 @@ class FrameExamplesOp : public OpKernel {
     for (int64_t row = 0; row < rows; row++) {
       uint8_t* end = packed.data();
       for (int64_t slot = 0; slot < slots; slot++) end = put_varint(end, id[row * slots + slot]);
-      const size_t ids_size = end - packed.data(), values_size = slots * sizeof(float), key_size = key(row).size();
+      const size_t ids_size = end - packed.data(), values_size = slots * sizeof(float),
+                   key_size = key_ends(row) - key_starts(row);
       const bool grouped = group && has_group[row], labelled = label && !std::isnan(label[row]);
       size_t all = entry_size("feature_ids", ids_size) + entry_size("feature_vals", values_size);
       if (grouped) all += entry_size("group", varint_size(group[row]));
@@ -121,7 +127,7 @@ class FrameExamplesOp : public OpKernel {
       to = put(put_entry(to, "feature_ids", kInt64, ids_size), packed.data(), ids_size);
       to = put(put_entry(to, "feature_vals", kFloat, values_size), value + row * slots, values_size);
       if (grouped) to = put_varint(put_entry(to, "group", kInt64, varint_size(group[row])), group[row]);
-      to = put(put_entry(to, "key", kBytes, key_size), key(row).data(), key_size);
+      to = put(put_entry(to, "key", kBytes, key_size), keys + key_starts(row), key_size);
       if (labelled) to = put(put_entry(to, "label", kFloat, sizeof(float)), label + row, sizeof(float));
       if (weight) to = put(put_entry(to, "weight", kFloat, sizeof(float)), weight + row, sizeof(float));
       sizes->flat<int64_t>()(row) = to + kFooter - records[row] + kHeader;
@@ -157,7 +163,9 @@ REGISTER_OP("AfmCtrFrameExamples")
     .Input("weight: float")
     .Input("group: int64")
     .Input("has_group: bool")
-    .Input("key: string")
+    .Input("key_text: uint8")
+    .Input("key_starts: int64")
+    .Input("key_ends: int64")
     .Output("frames: uint8")
     .Output("sizes: int64")
     .SetShapeFn(shape_inference::UnknownShape);

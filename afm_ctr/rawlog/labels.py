@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Container, Sequence
 
@@ -26,8 +27,8 @@ def number(cell: bytes) -> float | None:
 def numbers(cells: Sequence[bytes], parse: Callable[[bytes], float | None] = number) -> tuple[np.ndarray, list[int]]:
     """``parse`` over cells: float64 [n] with nan where it gave None, and the indices of those."""
     # Few distinct labels and weights occur, so each is parsed once.
-    known = {cell: parse(cell) for cell in set(cells)}
-    values = np.array([known[cell] for cell in cells], np.float64)
+    known = {cell: math.nan if (value := parse(cell)) is None else value for cell in set(cells)}
+    values = np.fromiter(map(known.__getitem__, cells), np.float64, len(cells))
     return values, np.flatnonzero(np.isnan(values)).tolist()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.texts import Texts
 from afm_ctr.rawlog.jsonl import JsonCutter
 from afm_ctr.rawlog.labels import LARGEST, label_parser, numbers, weight_parser
 from afm_ctr.rawlog.layout import column_places
@@ -51,7 +52,7 @@ class ParsedLines:
     labels: np.ndarray
     weights: np.ndarray
     groups: list[bytes | None]
-    keys: list[bytes]
+    keys: Sequence[bytes]
     line_numbers: np.ndarray
     lines: Sequence[bytes]
     spans: CellSpans | None = None
@@ -250,7 +251,7 @@ class LineParser:
             labels=labels,
             weights=weights,
             groups=groups,
-            keys=list(rows(keys)) if keys is not None else [b"%s#%d" % (name, line) for line in numbered.tolist()],
+            keys=list(rows(keys)) if keys is not None else Texts.numbered(name + b"#", numbered),
             line_numbers=numbered,
             lines=rows(lines),
             spans=spans,

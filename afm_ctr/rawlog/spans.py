@@ -9,6 +9,7 @@ import numpy as np
 
 LARGEST_TEXT = 2**31 - 1
 _LINE_END = ord("\n")
+_BYTES = [bytes([byte]) for byte in range(256)]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class CellSpans:
     def cells(self, column: str) -> list[bytes]:
         """The cells of a column."""
         text, at = self.text, self.places[column]
+        if (self.ends[:, at] - self.starts[:, at] == 1).all():  # labels, for the most part
+            return [_BYTES[byte] for byte in np.frombuffer(text, np.uint8)[self.starts[:, at]].tolist()]
         return [text[a:b] for a, b in zip(self.starts[:, at].tolist(), self.ends[:, at].tolist(), strict=True)]
 
     def with_cells(self, rows: np.ndarray, columns: Mapping[str, Sequence[bytes]]) -> CellSpans | None:

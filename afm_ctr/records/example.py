@@ -87,6 +87,7 @@ def framed_examples(
     # Whoever has not loaded TensorFlow need not wait for it.
     if "tensorflow" in sys.modules and native.prepares():
         return FramedRecords(*native.frame_examples(ids, vals, labels, weights, groups, keys))
+    keys = list(keys)
     key_sizes = np.fromiter(map(len, keys), np.int64, rows)
 
     def laid_out(start: int, end: int) -> list[FramedRecords]:

@@ -14,7 +14,7 @@ from afm_ctr.process_setup import load_tensorflow_without_keras, share_memory
 share_memory()
 with ThreadPoolExecutor(3) as pool:
     list(pool.map(lambda _: load_tensorflow_without_keras(), range(3)))
-assert "tensorflow" in sys.modules and "keras" not in sys.modules
+assert "tensorflow" in sys.modules and not {"keras", "scipy", "h5py"} & {*sys.modules}
 import tensorflow as tf
 assert tf.function(lambda x: x + 1)(tf.constant(1)).numpy() == 2
 import keras
@@ -32,6 +32,26 @@ def run(code: str) -> str:
 
 def test_keras_stays_out_and_can_be_had_later() -> None:
     run(CODE)
+
+
+BEAM = """
+import sys
+from afm_ctr.cli.quiet_imports import load_beam
+load_beam(["--direct_running_mode=multi_processing"])
+assert "apache_beam" in sys.modules and not {"pandas", "pymongo", "bson", "boto3", "tensorflow"} & {*sys.modules}
+from beam_jobs import files
+files.share_client()
+from apache_beam.io.aws.clients.s3 import boto3_client
+if importlib.util.find_spec("boto3"):
+    boto3_client.Client({"s3_region_name": "us-east-1"})
+    assert boto3_client.boto3 is sys.modules["boto3"]
+import pandas
+"""
+
+
+def test_prepare_loads_of_beam_what_it_needs() -> None:
+    ran = subprocess.run([sys.executable, "-c", "import importlib.util" + BEAM], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 AHEAD = """

@@ -1,0 +1,76 @@
+"""Byte strings that lie in one text, so that millions of them are no objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+import numpy as np
+
+_TENS = 10 ** np.arange(1, 19, dtype=np.int64)
+
+
+class Texts(Sequence[bytes]):
+    """n byte strings.
+
+    Args:
+        text: that they lie in.
+        starts: int64 [n], the first byte of each.
+        ends: int64 [n], the byte behind its last.
+    """
+
+    def __init__(self, text: bytes, starts: np.ndarray, ends: np.ndarray) -> None:
+        self.text, self.starts, self.ends = text, starts, ends
+
+    @classmethod
+    def of(cls, texts: Sequence[bytes]) -> Texts:
+        """The same strings in one text."""
+        return texts if isinstance(texts, Texts) else cls._one_by_one(b"".join(texts), list(map(len, texts)))
+
+    @classmethod
+    def numbered(cls, start: bytes, numbers: np.ndarray) -> Texts:
+        """``start`` and behind it each number, int64 [n], 0 or more."""
+        digits = str(numbers.tolist())[1:-1].encode()
+        return cls._one_by_one(
+            start + digits.replace(b", ", start), len(start) + 1 + np.searchsorted(_TENS, numbers, "right")
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Texts]) -> Texts:
+        """Those of several, one after the other."""
+        before = np.cumsum([0, *(len(part.text) for part in parts)])
+        starts, ends = (
+            np.concatenate([np.zeros(0, np.int64), *(edges + at for edges, at in zip(some, before, strict=False))])
+            for some in ([part.starts for part in parts], [part.ends for part in parts])
+        )
+        return cls(b"".join([part.text for part in parts]), starts, ends)
+
+    @classmethod
+    def _one_by_one(cls, text: bytes, sizes: Sequence[int] | np.ndarray) -> Texts:
+        ends = np.cumsum(sizes, dtype=np.int64)
+        return cls(text, ends - sizes, ends)
+
+    def take(self, rows: np.ndarray) -> Texts:
+        """Some of them, by their places."""
+        return Texts(self.text, self.starts[rows], self.ends[rows])
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+    @overload
+    def __getitem__(self, at: slice) -> Texts: ...
+    def __getitem__(self, at: int | slice) -> bytes | Texts:
+        if isinstance(at, slice):
+            return Texts(self.text, self.starts[at], self.ends[at])
+        return self.text[self.starts[at] : self.ends[at]]
+
+    def __iter__(self) -> Iterator[bytes]:
+        text = self.text
+        return (text[a:b] for a, b in zip(self.starts.tolist(), self.ends.tolist(), strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
