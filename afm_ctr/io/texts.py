@@ -47,8 +47,9 @@ class Texts(Sequence[bytes]):
 
     @classmethod
     def _one_by_one(cls, text: bytes, sizes: Sequence[int] | np.ndarray) -> Texts:
-        ends = np.cumsum(sizes, dtype=np.int64)
-        return cls(text, ends - sizes, ends)
+        lengths = np.asarray(sizes, np.int64)
+        ends = np.cumsum(lengths)
+        return cls(text, ends - lengths, ends)
 
     def take(self, rows: np.ndarray) -> Texts:
         """Some of them, by their places."""
