@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from afm_ctr import native
 from afm_ctr.io.texts import Texts
 from afm_ctr.rawlog.spans import CellSpans
