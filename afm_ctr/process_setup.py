@@ -24,7 +24,8 @@ def hidden(*names: str) -> Iterator[None]:
     For libraries that import them at their start only where they are installed, and do not need them here.
     """
     hid = [name for name in names if name not in sys.modules]
-    sys.modules |= dict.fromkeys(hid)
+    for name in hid:
+        sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:
