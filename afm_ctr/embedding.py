@@ -13,7 +13,7 @@ import tensorflow as tf
 from afm_ctr.errors import in_graph
 from afm_ctr.huge_pages import on_large_pages
 from afm_ctr.row_shards import RowShards
-from afm_ctr.sparse_gradients import MergedSlices, expand_rows, merge_ids
+from afm_ctr.sparse_gradients import MergedSlices, expand_rows, merge_ids, read_rows
 from afm_ctr.splitmix import GOLDEN, finalise
 
 _BLOCK = 1 << 15  # elements hashed at a time: what fits a core's second-level cache with room for temporaries
@@ -176,8 +176,8 @@ class EmbeddingTable(keras.layers.Layer):
         """
         unique, inverse = self._merged(ids, checked)
         with tf.name_scope("lookup"):
-            # Through `.value`: a gather from the Keras variable itself reads the whole table.
-            rows = {column: tf.gather(variable.value, unique) for column, variable in self.columns.items()}
+            # Through `.value`: the Keras variable itself would be read as a whole.
+            rows = {column: read_rows(variable.value, unique) for column, variable in self.columns.items()}
         return Lookup(unique, rows, inverse)
 
     def _merged(self, ids: tf.Tensor, checked: bool) -> tuple[tf.Tensor, tf.Tensor]:

@@ -60,6 +60,18 @@ def merge_ids(ids: tf.Tensor, zero_first: bool = False) -> tuple[tf.Tensor, tf.T
     return unique, tf.reshape(inverse[int(zero_first) :], tf.shape(ids))
 
 
+def read_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
+    """``variable[rows]``, without reading the whole; its gradient is ``tf.IndexedSlices``.
+
+    Args:
+        variable: ``[n, d]``.
+        rows: int64 ``[u]``.
+    """
+    if variable.shape.rank == 2 and native.steps_tables(variable.dtype):
+        return native.read_rows(variable, rows)
+    return tf.gather(variable, rows)
+
+
 def expand_rows(rows: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """``scale[i] · rows[position[i]]``, whose gradient by the rows is that of :func:`add_rows`: each row once.
 

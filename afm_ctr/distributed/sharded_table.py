@@ -11,7 +11,7 @@ import tensorflow as tf
 from afm_ctr.distributed.world import World
 from afm_ctr.embedding import EmbeddingTable, Lookup
 from afm_ctr.row_shards import RowShards
-from afm_ctr.sparse_gradients import MergedSlices, add_rows, merge_ids
+from afm_ctr.sparse_gradients import MergedSlices, add_rows, merge_ids, read_rows
 
 
 class ShardedTable(EmbeddingTable):
@@ -91,8 +91,8 @@ class ShardedTable(EmbeddingTable):
 
             return world.alltoall(own, counts, f"{name}_rows")[0], back
 
-        # Through `.value`: a gather from the Keras variable itself reads the whole table.
-        own = tf.concat([tf.gather(variable.value, asked) for variable in self.columns.values()], 1)
+        # Through `.value`: the Keras variable itself would be read as a whole.
+        own = tf.concat([read_rows(variable.value, asked) for variable in self.columns.values()], 1)
         rows = tf.concat([tf.zeros([1, own.shape[1]], own.dtype), travelled(own)], 0)
         return dict(zip(self.columns, tf.split(rows, list(self.widths.values()), axis=1), strict=True))
 

@@ -22,7 +22,7 @@ from afm_ctr.native.op import (
     why_not,
 )
 from afm_ctr.native.records import paths_tensor, read_records, reads_records
-from afm_ctr.native.table import add_rows, expand_rows, fm, fm_gradient, merge_ids, step_rows, steps_tables
+from afm_ctr.native.table import add_rows, expand_rows, fm, fm_gradient, merge_ids, read_rows, step_rows, steps_tables
 
 __all__ = [
     "BUILD",
@@ -46,6 +46,7 @@ __all__ = [
     "paths_tensor",
     "prepares",
     "read_records",
+    "read_rows",
     "reads_records",
     "scan_json",
     "sources",

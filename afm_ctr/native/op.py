@@ -53,6 +53,7 @@ def _load_once() -> _Loaded:
         return _Loaded(reason=f"{path.name} does not load: {str(error).splitlines()[0]}")
     tf.RegisterGradient("AfmCtrPooling")(_gradient)
     tf.RegisterGradient("AfmCtrNormalise")(_normalise_gradient)
+    tf.RegisterGradient("AfmCtrReadRows")(_slices)
     with tf.init_scope():  # a training step is being traced, perhaps
         names = module.afm_ctr_instructions().numpy()
     return _Loaded(module, tuple(name.decode() for name in names))
@@ -222,3 +223,11 @@ def _normalise_gradient(op: Any, by_normalised: tf.Tensor, by_total: tf.Tensor, 
     return load().module.afm_ctr_normalise_grad(
         normalised=normalised, factor=factor, upstream=by_normalised, by_total=by_total
     )
+
+
+def _slices(op: Any, by_rows: tf.Tensor) -> list[Any]:
+    """By the variable: the rows read, as often as they were read."""
+    import tensorflow as tf
+
+    variable, rows = op.inputs
+    return [tf.IndexedSlices(by_rows, rows, tf.raw_ops.VariableShape(input=variable, out_type=tf.int64)), None]

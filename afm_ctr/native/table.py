@@ -39,6 +39,22 @@ def merge_ids(ids: tf.Tensor, zero_first: bool = False) -> tuple[tf.Tensor, tf.T
     return unique, inverse
 
 
+def read_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
+    """``variable[rows]``, float32 ``[u, d]``; its gradient is ``tf.IndexedSlices``, as that of ``tf.gather``.
+
+    Args:
+        variable: float32 ``[n, d]``.
+        rows: int64 ``[u]``.
+
+    Raises:
+        tf.errors.InvalidArgumentError: a row is outside ``[0, n)``.
+    """
+    import tensorflow as tf
+
+    tf.gather(variable, tf.zeros([0], tf.int64))  # a tape takes notice of the variable
+    return load().module.afm_ctr_read_rows(weights=variable.handle, rows=rows)
+
+
 def expand_rows(rows: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """``scale[i] · rows[position[i]]``; no gradient is registered.
 

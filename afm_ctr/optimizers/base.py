@@ -13,7 +13,7 @@ import tensorflow as tf
 from afm_ctr import native
 from afm_ctr.huge_pages import on_large_pages
 from afm_ctr.optimizers.average import AVERAGE, Average
-from afm_ctr.sparse_gradients import merge_slices
+from afm_ctr.sparse_gradients import merge_slices, read_rows
 
 # Options of Keras that would touch every row, or that mean something else on slices than on the dense gradient.
 _REFUSED = {
@@ -174,11 +174,11 @@ class RowOptimizer(keras.optimizers.Optimizer):
             values = tf.cast(slices.values, weights.dtype)
             variables = [weights, *(slots[slot] for slot in self.slots if slot != AVERAGE)]
             options, places = self.native_options(rate), tf.cast(rows, tf.int64)
-            old = None if self.averaging is None else tf.gather(weights, rows)
+            old = None if self.averaging is None else read_rows(weights, places)
             native.step_rows(self.native_rule, variables, places, values, options, self.counts)
             if self.averaging is not None:
-                kept = tf.gather(slots[AVERAGE], rows)
-                kept = self.averaging.moved(kept, old, tf.gather(weights, rows), self._steps)
+                kept = read_rows(slots[AVERAGE], places)
+                kept = self.averaging.moved(kept, old, read_rows(weights, places), self._steps)
                 slots[AVERAGE].scatter_update(tf.IndexedSlices(kept, rows))
             return
         old, before = tf.gather(weights, rows), {slot: tf.gather(value, rows) for slot, value in slots.items()}

@@ -100,6 +100,38 @@ def test_a_position_outside_is_refused(position: int) -> None:
         native.add_rows(tf.ones([2, 2]), places, tf.constant(3, tf.int64))
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"a row is outside \[0, 3\)"):
         native.step_rows("sgd", [tf.Variable(tf.ones([3, 2]))], places, tf.ones([2, 2]), [0.1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"a row is outside \[0, 3\)"):
+        native.read_rows(tf.Variable(tf.ones([3, 2])), places)
+
+
+@pytest.mark.parametrize("width", [1, 16, 33])
+@pytest.mark.parametrize("form", ["native", "tensorflow"])
+def test_rows_are_read_as_by_gather(form: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the gradient of a variable that the tape was not shown, before and after a step of the same graph."""
+    monkeypatch.setenv("AFM_CTR_TABLE", form)
+    start = np.random.default_rng(width).normal(size=[90, width]).astype(np.float32)
+    variable = tf.Variable(start)
+    rows = tf.constant([7, 3, 89, 7, 0], tf.int64)
+
+    @tf.function
+    def run() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            before = sparse_gradients.read_rows(variable, rows)
+            total = tf.reduce_sum(before**2)
+        slices = tape.gradient(total, variable)
+        assert isinstance(slices, tf.IndexedSlices)
+        variable.scatter_update(tf.IndexedSlices(tf.zeros([1, width]), tf.constant([3])))
+        return before, tf.convert_to_tensor(slices), sparse_gradients.read_rows(variable, rows)
+
+    kinds = {operation.type for operation in run.get_concrete_function().graph.get_operations()}
+    assert ("AfmCtrReadRows" in kinds) == (form == "native")
+    before, by_variable, after = (tensor.numpy() for tensor in run())
+    np.testing.assert_array_equal(before, start[rows])
+    np.testing.assert_array_equal(after, np.where(rows.numpy()[:, np.newaxis] == 3, 0, start[rows]))
+    expected = np.zeros_like(start)
+    np.add.at(expected, rows.numpy(), 2 * start[rows])
+    np.testing.assert_allclose(by_variable, expected, rtol=1e-6)
+    assert sparse_gradients.read_rows(variable, rows[:0]).shape == (0, width)
 
 
 def steps(name: str, slices: list[MergedSlices], form: str, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
