@@ -65,9 +65,9 @@ def read_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
 
     Args:
         variable: ``[n, d]``.
-        rows: int64 ``[u]``.
+        rows: int64 ``[u]``, or int32.
     """
-    if variable.shape.rank == 2 and native.steps_tables(variable.dtype):
+    if rows.dtype == tf.int64 and variable.shape.rank == 2 and native.steps_tables(variable.dtype):
         return native.read_rows(variable, rows)
     return tf.gather(variable, rows)
 

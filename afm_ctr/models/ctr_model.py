@@ -17,7 +17,7 @@ from afm_ctr.models.base import InteractionInputs, RowsRead
 from afm_ctr.models.batches import as_batch, as_batches, as_validation
 from afm_ctr.models.options import parse_options
 from afm_ctr.models.registry import interaction_class
-from afm_ctr.sparse_gradients import change_values
+from afm_ctr.sparse_gradients import change_values, read_rows
 
 
 @keras.saving.register_keras_serializable(package="afm_ctr")
@@ -370,7 +370,7 @@ class CTRModel(keras.Model):
                 gradient = gradient + 2.0 * dense[id(bare)] * bare
             scale = 2.0 * rows.get(id(bare), 0.0)
             if scale and isinstance(gradient, tf.IndexedSlices):
-                penalty = scale * self._steps_due(gradient.indices) * tf.gather(bare, gradient.indices)
+                penalty = scale * self._steps_due(gradient.indices) * read_rows(bare, gradient.indices)
                 gradient = change_values(gradient, gradient.values + penalty)
             elif scale and gradient is not None:
                 moved = tf.reduce_any(tf.not_equal(gradient, 0), axis=1, keepdims=True)

@@ -263,9 +263,10 @@ def test_a_step_merges_its_ids_once(name: str, form: str, monkeypatch: pytest.Mo
     assert "UnsortedSegmentSum" not in kinds
     ours = form == "native"
     assert (kinds.count("AfmCtrMerge"), kinds.count("Unique")) == ((1, 0) if ours else (0, 1))
-    # The gradients of the two columns' rows, and a step of each.
+    # Of each of the two columns: its rows read, for the batch and for the penalty, their gradient, and a step.
+    assert kinds.count("AfmCtrReadRows") == (4 if ours else 0)
     assert (kinds.count("AfmCtrAddRows"), kinds.count("SparseTensorDenseMatMul")) == ((2, 0) if ours else (0, 2))
-    assert sum(kind.startswith("AfmCtr") and kind.endswith("Rows") for kind in kinds) == (4 if ours else 0)
+    assert sum(kind.startswith("AfmCtr") and kind.endswith("Rows") for kind in kinds) == (8 if ours else 0)
     assert kinds.count("ResourceScatterUpdate") == (0 if ours else 2 * (1 + len(afm.optimizer.slots)))
 
 
