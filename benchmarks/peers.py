@@ -1,11 +1,11 @@
-"""The environments of the peers that benchmarks compare with: made once, each apart from ours.
+"""The environments of the peers that benchmarks compare with: made once for a Python, each apart from ours.
 
 They live below ``$AFM_CTR_CACHE``, else ``$XDG_CACHE_HOME/afm-ctr``, else ``~/.cache/afm-ctr``.
 """
 
 from __future__ import annotations
 
-import platform
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,21 +21,42 @@ ENVIRONMENTS = {
 }
 
 
+# The newest Python, 3.N, for which there are wheels of all that a peer needs, where that is not any.
+NEWEST = {"deepctr": 11}
+HERE = sys.version_info.minor
+
+
+def place(name: str) -> tuple[Path, str]:
+    """Where a peer's environment is or would be, and the Python that makes it: this one, or an older one on the PATH.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    newest = NEWEST.get(name, HERE)
+    found = (
+        {HERE: sys.executable} if newest >= HERE else {n: shutil.which(f"python3.{n}") for n in range(newest, 8, -1)}
+    )
+    for minor, python in found.items():
+        if python:
+            return cache() / "peers" / f"{name}-3.{minor}", python
+    raise RuntimeError(f"{name} needs Python 3.{newest}, and this is 3.{HERE}: put python3.{newest} on the PATH")
+
+
 def environment(name: str) -> Path:
     """The interpreter of a peer's environment, made if it is not there or is for other versions.
 
     Raises:
         RuntimeError: it cannot be installed; the text ends with what pip said.
     """
-    place = cache() / "peers" / name
-    interpreter, done = place / "bin" / "python", place / "installed.txt"
-    wanted = "\n".join([platform.python_version(), *ENVIRONMENTS[name]])
-    with locked(place):
+    folder, python = place(name)
+    interpreter, done = folder / "bin" / "python", folder / "installed.txt"
+    wanted = "\n".join(ENVIRONMENTS[name])
+    with locked(folder):
         if not done.exists() or done.read_text() != wanted:
-            print(f"installing {' '.join(ENVIRONMENTS[name])} in {place} ", end="", flush=True)
-            log = place.parent / f"{name}.log"
+            print(f"installing {' '.join(ENVIRONMENTS[name])} in {folder} ", end="", flush=True)
+            log = folder.parent / f"{folder.name}.log"
             log.unlink(missing_ok=True)
-            run([sys.executable, "-m", "venv", "--clear", str(place)], log)
+            run([python, "-m", "venv", "--clear", str(folder)], log)
             run([str(interpreter), "-m", "pip", "install", *ENVIRONMENTS[name]], log)
             done.write_text(wanted)
             print()

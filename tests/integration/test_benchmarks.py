@@ -173,9 +173,10 @@ def listed() -> list[str]:
 
 @pytest.mark.soak
 def test_the_peers_run(tmp_path: Path) -> None:
-    from peers import ENVIRONMENTS, cache
+    from peers import place
 
-    if not all((cache() / "peers" / name / "installed.txt").exists() for name in ("deepctr", "fuxictr")):
-        pytest.skip(f"{', '.join(ENVIRONMENTS)}: not installed; benchmarks/train_step.py does that")
+    peers = ("deepctr", "fuxictr")
+    if not all((place(name)[0] / "installed.txt").exists() for name in peers):
+        pytest.skip(f"{', '.join(peers)}: not installed; benchmarks/train_step.py does that")
     [table] = run(tmp_path, "step_matrix", timeout=900)
     assert table[1][:2] == ["3", "64"] and all(float(cell) > 0 for cell in table[1][5:7])
