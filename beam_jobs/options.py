@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from afm_ctr.errors import UserError
 from afm_ctr.records.writer import Compression
@@ -17,6 +18,8 @@ from beam_jobs.sources import CHUNK_BYTES, CHUNK_LINES
 
 REJECTS_KEPT = 10_000
 REJECT_SHARE = 0.01
+
+_WHOLE = {"chunk_bytes": 1, "chunk_lines": 1, "max_rejects_kept": 0, "sample_rows": 0, "seed": -(2**63)}
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,18 @@ class PrepareOptions:
     warn: Callable[[str], None] = lambda line: print(f"prepare: {visible(line)}", file=sys.stderr)
 
     def __post_init__(self) -> None:
-        if self.chunk_bytes < 1 or self.chunk_lines < 1:
-            raise UserError("chunk_bytes and chunk_lines must be at least 1")
-        if not 0 <= self.max_reject_share <= 1 or self.max_rejects_kept < 0:
-            raise UserError("--max-reject-share is a share, between 0 and 1, and --max-rejects-kept is not below 0")
+        if not isinstance(self.schema, str | Path | FeatureSchema | ResolvedSchema):
+            raise UserError(f"schema must be a path or a schema, got {type(self.schema).__name__}")
+        if isinstance(self.inputs, str):
+            raise UserError(f"inputs must be a list of paths and globs, got the text {self.inputs!r}")
+        for name, least in _WHOLE.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"{name} must be a whole number of at least {least:,}, got {value!r}")
+        share = self.max_reject_share
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise UserError(f"--max-reject-share is a share, between 0 and 1, got {share!r}")
+        if self.compression not in get_args(Compression):
+            raise UserError(
+                f"compression must be one of {', '.join(get_args(Compression))}, got {self.compression!r}"
+            )

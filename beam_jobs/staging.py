@@ -60,8 +60,8 @@ def plan_rows(options: PrepareOptions, shards: int) -> RowsPlan:
     Raises:
         UserError: see :class:`beam_jobs.transforms.Prepare`.
     """
-    if shards < 1:
-        raise UserError(f"shards={shards} must be at least 1")
+    if not isinstance(shards, int) or shards < 1:
+        raise UserError(f"shards={shards!r} must be a whole number of at least 1")
     spec, resolved, parent = schemas(options)
     if isinstance(spec.format, LibfmFormat):
         raise UserError("a schema of libfm text has one column of pairs; rows have columns of their own")

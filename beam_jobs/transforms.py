@@ -173,6 +173,8 @@ class ReadRawLogs(beam.PTransform):  # type: ignore[type-arg]
         self, schema: Schema, inputs: Iterable[str], *, labelled: bool = True, rejects: bool = False
     ) -> None:
         super().__init__()
+        if isinstance(inputs, str):
+            raise UserError(f"inputs must be a list of paths and globs, got the text {inputs!r}")
         spec, _ = read_schema(schema)
         found, _ = input_files(parse_rule(None), list(inputs))
         self._fn = _Rows(spec, labelled)

@@ -30,6 +30,7 @@ class Servers:
         self._channels = channels
         self._turns = count()
         self._failing = [False] * len(channels)
+        self._closed = False
         if len(channels) > 1:
             for number, channel in enumerate(channels):
                 channel.subscribe(self._watch(number), try_to_connect=True)
@@ -46,12 +47,15 @@ class Servers:
         ]
 
         def start(request: Any, seconds: float, metadata: Any) -> Any:
+            if self._closed:
+                raise ValueError("the client is closed: make another")
             return stubs[self._next()].future(request, timeout=seconds, metadata=metadata)
 
         return start
 
     def close(self) -> None:
         """Close the channels."""
+        self._closed = True
         for channel in self._channels:
             channel.close()
 

@@ -62,7 +62,7 @@ def read_targets(target: str | Sequence[str]) -> list[str]:
         several = not target.startswith(("ipv4:", "ipv6:"))  # those hold commas of their own
         targets = [part.strip() for part in target.split(",")] if several else [target]
     else:
-        targets = [str(part).strip() for part in target]
+        targets = [str(part).strip() for part in target or ()]
     if not targets:
         raise ValueError("no target: give host:port of a server")
     for one in targets:

@@ -70,8 +70,8 @@ class Connection:
             output ``bad_cells`` counts them). By default such rows raise BadCells.
 
     Raises:
-        ValueError: both ``version`` and ``label``, a ``timeout`` or ``max_in_flight`` that is not positive, or a
-            target that is not host:port.
+        ValueError: both ``version`` and ``label``, no name or version of a model, a ``timeout`` or ``max_in_flight``
+            that is not positive, or a target that is not host:port.
     """
 
     def __init__(
@@ -93,6 +93,10 @@ class Connection:
             raise ValueError("give version or label, not both")
         if not timeout > 0 or max_in_flight < 1:
             raise ValueError(f"timeout={timeout} and max_in_flight={max_in_flight} must be positive")
+        if not isinstance(model_name, str) or not model_name:
+            raise ValueError(f"model_name must be the name of a model, got {model_name!r}")
+        if version is not None and not isinstance(version, int):
+            raise ValueError(f"version must be a whole number, got {version!r}")
         targets = read_targets(target)
         self.target = ",".join(targets)
         self.model_name = model_name
@@ -194,6 +198,9 @@ class Connection:
     def close(self) -> None:
         """Close the connection; calls on their way are cancelled."""
         self._servers.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"a {type(self).__name__} has open connections: make one in each process instead")
 
     def __enter__(self) -> Self:
         return self

@@ -68,12 +68,13 @@ def wrap_optimizer(optimizer: keras.optimizers.Optimizer | str, world: World) ->
         UserError: it is no Keras optimizer, or holds what cannot be copied: see :func:`copy_optimizer`.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
+        given = optimizer
         try:
-            optimizer = keras.optimizers.get(optimizer)
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"{optimizer!r} is no Keras optimizer: give an instance, such as keras.optimizers.Adam(1e-3)"
-            ) from error
+            optimizer = keras.optimizers.get(given)
+        except (TypeError, ValueError):
+            optimizer = None
+        if optimizer is None:
+            raise UserError(f"{given!r} is no Keras optimizer: give an instance, such as keras.optimizers.Adam(1e-3)")
     if world_of(optimizer) is not None:
         raise ValueError(f"{optimizer.name} is wrapped already")
     wrapped = copy_optimizer(optimizer, _subclass(type(optimizer), world))

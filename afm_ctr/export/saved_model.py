@@ -125,6 +125,8 @@ def export_model(
         UserError: there is no such checkpoint, the version exists, the folder cannot be written, or rows of the log
             are asked for and there are none.
     """
+    if not isinstance(model, str | os.PathLike | CTRModel):
+        raise UserError(f"export: model must be a run's folder or a CTRModel, got {type(model).__name__}")
     base = Path(export_base)
     chosen = _version(base, version)
     folder = None if isinstance(model, CTRModel) else Path(model)
@@ -176,7 +178,7 @@ def export_model(
 
 def _checked_schema(model: CTRModel, schema: ResolvedSchema | None, warmup: WarmupRows) -> ResolvedSchema:
     """The schema of a model in memory, if they belong together."""
-    if schema is None:
+    if not isinstance(schema, ResolvedSchema):
         raise UserError("export: a model in memory needs schema=, the resolved schema of its data (data.schema)")
     if warmup == "log":
         raise UserError('export: warmup="log" is for a run, which keeps rows of its log; take "made-up" or "none"')

@@ -66,6 +66,8 @@ def read_table(patterns: Sequence[str], rows: int = ROWS) -> Table:
     Raises:
         UserError: there are none, they cannot be read, or are not of a known form.
     """
+    if isinstance(patterns, str):
+        raise UserError(f"inputs must be a list of paths and globs, got the text {patterns!r}")
     paths = matching(patterns)
     some = chosen(paths)
     if any(map(is_parquet, some)):

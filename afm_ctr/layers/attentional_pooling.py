@@ -66,8 +66,8 @@ class AttentionalPooling(keras.layers.Layer):
     ) -> None:
         # Embeddings arrive as they are: under a mixed policy the sums over pairs stay in float32.
         super().__init__(autocast=False, **kwargs)
-        if attention_units < 1:
-            raise ValueError(f"attention_units must be at least 1, got {attention_units}")
+        if not isinstance(attention_units, int | np.integer) or attention_units < 1:
+            raise ValueError(f"attention_units must be an integer of at least 1, got {attention_units!r}")
         self.attention_units = int(attention_units)
         self.attention_dropout = checked_rate("attention_dropout", attention_dropout)
         self.scale_by_pairs = bool(scale_by_pairs)
@@ -81,7 +81,12 @@ class AttentionalPooling(keras.layers.Layer):
         self.supports_jit = False  # the fused op is no XLA op
 
     def build(self, input_shape: Any) -> None:
-        if len(input_shape) != 3 or input_shape[1] is None or input_shape[2] is None:
+        if (
+            len(input_shape) != 3
+            or isinstance(input_shape[0], tuple)
+            or input_shape[1] is None
+            or input_shape[2] is None
+        ):
             raise ValueError(
                 f"{self.name} takes embeddings [batch, slots, width] with slots and width known, got {input_shape}"
             )
@@ -127,6 +132,8 @@ class AttentionalPooling(keras.layers.Layer):
         if mask is None:
             return u, tf.ones(tf.shape(u)[:2], tf.bool)
         present = tf.cast(mask, tf.bool)
+        if not present.shape.is_compatible_with(u.shape[:2]):
+            raise ValueError(f"mask must be [batch, slots], here {u.shape[:2]}, got {present.shape}")
         # What an absent slot holds must not reach a product, be it NaN.
         return tf.where(present[..., tf.newaxis], u, tf.zeros_like(u)), present
 
@@ -162,6 +169,6 @@ class AttentionalPooling(keras.layers.Layer):
 
 def checked_rate(name: str, value: float) -> float:
     """A dropout rate, if it is in [0, 1)."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {value}")
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
     return float(value)

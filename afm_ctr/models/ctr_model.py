@@ -241,12 +241,18 @@ class CTRModel(keras.Model):
             **kwargs: of ``keras.Model.compile``.
 
         Raises:
-            UserError: for a ``loss`` or ``jit_compile=True``, or an optimizer that cannot be wrapped.
+            UserError: for ``jit_compile=True``, a loss or metrics, or an optimizer that cannot be wrapped or scales
+                or accumulates gradients.
         """
         if kwargs.get("loss") is not None:
             raise UserError(
                 f"the model has its own loss ({self.loss_kind!r}): leave loss= out, or make it with loss="
             )
+        for name in ("metrics", "weighted_metrics", "loss_weights"):
+            if kwargs.get(name):
+                raise UserError(
+                    f"{name}= would be ignored: the loss is followed; afm_ctr.metrics.Evaluation has more"
+                )
         if kwargs.pop("jit_compile", None) is True:
             raise UserError("jit_compile=True: the exchange between ranks is no XLA op; leave it out")
         if isinstance(optimizer, str) and optimizer in optimizers.names():
@@ -258,7 +264,20 @@ class CTRModel(keras.Model):
             )
         if isinstance(optimizer, str) or distributed.world_of(optimizer) is None:
             optimizer = distributed.wrap_optimizer(optimizer, distributed.init())
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.gradient_accumulation_steps:
+            raise UserError(
+                "loss scaling and gradient_accumulation_steps do not go with sparse gradients: leave them out"
+            )
         super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as the model was that a file holds, so that training can continue."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """Not that of Keras, whose export would have no schema: see :func:`afm_ctr.export_model`."""
+        raise UserError("afm_ctr.export_model(model, path, schema=data.schema) exports with the schema")
 
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """``keras.Model.fit``.

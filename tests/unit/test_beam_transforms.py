@@ -268,11 +268,20 @@ def test_what_cannot_be_prepared_is_refused_before_the_pipeline_runs(tmp_path: P
         ({"shards": 0}, "shards=0"),
         ({"split": "tail:0.1"}, "rows of a pipeline have no files and no order"),
         ({"chunk_bytes": 5}, "chunk_bytes is an option of prepare that"),
+        ({"shards": 2.5}, "shards=2.5 must be a whole number"),
         ({"max_reject_share": 2}, "max-reject-share is a share"),
+        ({"max_reject_share": "1%"}, "max-reject-share is a share"),
+        ({"compression": "zip"}, "compression must be one of none, gzip, got 'zip'"),
+        ({"seed": "a"}, "seed must be a whole number"),
+        ({"sample_rows": -1}, "sample_rows must be a whole number of at least 0, got -1"),
     ]
     for options, text in cases:
         with pytest.raises(UserError, match=text):
             Prepare(spec_of(), out, **options)
+    with pytest.raises(UserError, match="schema must be a path or a schema, got dict"):
+        Prepare({"name": "s"}, out)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"inputs must be a list of paths and globs, got the text 'a\.csv'"):
+        PrepareOptions(schema=spec_of(), inputs="a.csv", output=out)
     with pytest.raises(UserError, match="libfm"):
         Prepare(
             FeatureSchema.model_validate(

@@ -299,11 +299,18 @@ def test_a_few_bad_rows_are_left_out_and_named(data: Any) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"loss": "mse"}, "the model has its own loss"), ({"jit_compile": True}, "jit_compile=True")],
+    [
+        ({"loss": "mse"}, "the model has its own loss"),
+        ({"jit_compile": True}, "jit_compile=True"),
+        ({"metrics": ["AUC"]}, "metrics= would be ignored: .*metrics.Evaluation"),
+        ({"optimizer": None}, "None is no Keras optimizer"),
+        ({"optimizer": keras.optimizers.Adam(gradient_accumulation_steps=2)}, "gradient_accumulation_steps do not"),
+        ({"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())}, "loss scaling and"),
+    ],
 )
 def test_compile_refuses_what_would_be_ignored(data: Any, options: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        data.model("lr").compile("adam", **options)
+        data.model("lr").compile(**{"optimizer": "adam", **options})
 
 
 @pytest.mark.parametrize(
@@ -346,11 +353,16 @@ def test_a_model_in_memory_is_exported_with_its_schema(data: Any, tmp_path: Any)
     smaller = from_pandas(frame(3), FeatureSchema.model_validate(SPEC)).schema
     for options, words in (
         ({}, "needs schema="),
+        ({"schema": "schema.yaml"}, "needs schema="),
         ({"schema": data.schema, "warmup": "log"}, "keeps rows of its log"),
         ({"schema": smaller}, "do not belong together"),
     ):
         with pytest.raises(UserError, match=words):
             export_model(model, tmp_path / "shop", **options)
+    with pytest.raises(UserError, match="must be a run's folder or a CTRModel, got Sequential"):
+        export_model(keras.Sequential(), tmp_path / "shop", schema=data.schema)
+    with pytest.raises(UserError, match=r"afm_ctr\.export_model"):
+        model.export(tmp_path / "shop")
     assert [path.name for path in (tmp_path / "shop").iterdir()] == ["1"]
 
 

@@ -146,10 +146,17 @@ def test_one_slot_has_no_pair() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: AFM(0), "attention_units must be at least 1, got 0"),
+        (lambda: AFM(0), "attention_units must be an integer of at least 1, got 0"),
+        (lambda: AFM("16"), "attention_units must be an integer of at least 1, got '16'"),
+        (lambda: AFM(pooled_dropout="0.1"), r"pooled_dropout must be in \[0, 1\), got '0.1'"),
         (lambda: AFM(attention_dropout=1.0), r"attention_dropout must be in \[0, 1\), got 1.0"),
         (lambda: AFM(pooled_dropout=-0.1), r"pooled_dropout must be in \[0, 1\), got -0.1"),
         (lambda: AFM()(np.ones([3, 4])), r"takes embeddings \[batch, slots, width\]"),
+        (
+            lambda: AFM()(np.ones([2, 3, 4]), mask=np.ones([2, 4], bool)),
+            r"mask must be \[batch, slots\], here \(2, 3\)",
+        ),
+        (lambda: AFM()([np.ones([2, 4])] * 3), r"takes embeddings \[batch, slots, width\]"),
         (lambda: AFM()(keras.Input([None, 4])), r"slots and width known, got \(None, None, 4\)"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import socket
 import subprocess
 import sys
@@ -494,6 +496,30 @@ def test_wait_ready_waits_for_the_version_to_be_available(fake: tuple[Fake, int]
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"not both|must be positive"):
         Client("localhost:1", **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((None,), "no target: give host:port"),
+        (("localhost:1", ""), "model_name must be the name of a model, got ''"),
+        (("localhost:1", None), "model_name must be the name of a model, got None"),
+        (("localhost:1", "afm", "2"), "version must be a whole number, got '2'"),
+    ],
+)
+def test_a_target_model_or_version_that_is_none_is_refused(arguments: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Client(*arguments)
+
+
+def test_a_client_is_neither_copied_nor_used_after_its_end(fake: tuple[Fake, int]) -> None:
+    with client_of(fake) as client:
+        for copied in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(TypeError, match="a Client has open connections: make one in each process"):
+                copied(client)
+    with pytest.raises(ValueError, match="the client is closed: make another"):
+        client.score([{}])
+    client.close()
 
 
 def test_the_client_needs_grpc_protobuf_and_numpy_alone(root: Path, fake: tuple[Fake, int]) -> None:
