@@ -17,7 +17,7 @@ from afm_ctr.export.float16 import HalfChange, halve_and_measure
 from afm_ctr.export.servable import Servable
 from afm_ctr.export.streamed import StreamedTable
 from afm_ctr.export.warmup import warmup_rows, write_warmup
-from afm_ctr.io.files import as_user_error, new_folder
+from afm_ctr.io.files import as_user_error, new_folder, sha256_of
 from afm_ctr.models import CTRModel
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.model_io import Which, open_run
@@ -220,5 +220,6 @@ def _write_extra(folder: Path, schema: ResolvedSchema, warmup: WarmupRows) -> No
             {"name": name, "slots": [int(i), int(j)]}
             for name, (i, j) in zip(schema.pair_names, schema.pairs, strict=True)
         ],
+        "assets": {file.name: sha256_of(file) for file in sorted(folder.with_name("assets").glob("*"))},
     }
     (folder / "pairs.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")

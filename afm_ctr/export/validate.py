@@ -21,6 +21,7 @@ from afm_ctr.export.float16 import halve_vectors
 from afm_ctr.export.streamed import HALF_BITS
 from afm_ctr.export.warmup import read_warmup
 from afm_ctr.features import FeatureTransform
+from afm_ctr.io.files import sha256_of
 from afm_ctr.models import CTRModel
 from afm_ctr.records import serialize_examples
 from afm_ctr.sample_rows import load_samples, made_up_rows
@@ -128,6 +129,7 @@ class _Job:
         self._found: dict[str, Any] = {}
         self._slots = self._pairs = 0
         self._unwarmed = False  # on purpose
+        self._assets: dict[str, str] = {}
         self._warmup: Requests = []
         self._few: Requests = []
 
@@ -135,6 +137,7 @@ class _Job:
         yield "pairs.json names slots and pairs", self._read_pairs
         yield "warm-up requests can be read", self._read_requests
         yield "loads in a fresh process", self._load
+        yield "vocabularies are as they were exported", self._read_assets
         yield "stock ops only", self._ops
         yield "signatures: names, types, ranks", self._signatures
         yield "warm-up requests are answered", self._warm_up
@@ -151,6 +154,7 @@ class _Job:
             inside = all(0 <= slot < self._slots for pair in described["pairs"] for slot in pair["slots"])
             schema_id = described["schema_id"]
             self._unwarmed = described.get("warmup") == "none"
+            self._assets = dict(described.get("assets", {}))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _Failed(f"{path}: {type(error).__name__}: {error}") from error
         if not inside:
@@ -190,6 +194,14 @@ class _Job:
         if self._found["modules"] and self._inspect is _in_fresh_process:
             raise _Failed(f"the process is not fresh: it has {self._found['modules'][0]}")
         return f"only TensorFlow {tf.__version__}, {self._found['seconds']:.1f} s with all answers"
+
+    def _read_assets(self) -> str:
+        # A line more than there were gives its word an id of another word, and no other check asks for that word.
+        folder = self._folder / "assets"
+        for name, digest in self._assets.items():
+            if sha256_of(folder / name) != digest:
+                raise _Failed(f"{folder / name} has changed since it was exported; export the run again")
+        return f"{len(self._assets)} files" if self._assets else "the export does not say"
 
     def _ops(self) -> str:
         foreign = self._found["foreign_ops"]

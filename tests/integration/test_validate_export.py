@@ -25,6 +25,7 @@ ALL = [
     "pairs.json names slots and pairs",
     "warm-up requests can be read",
     "loads in a fresh process",
+    "vocabularies are as they were exported",
     "stock ops only",
     "signatures: names, types, ranks",
     "warm-up requests are answered",
@@ -114,12 +115,12 @@ def test_damage_is_named(copy: Path) -> None:
     with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as writer:
         for record in records[:-2]:
             writer.write(record)
-    assert failure(copy) == (ALL[5], "no request warms up explain")
+    assert failure(copy) == (ALL[6], "no request warms up explain")
     (extra / "tf_serving_warmup_requests").write_bytes(kept)
     told = json.loads((extra / "pairs.json").read_text())
     (extra / "pairs.json").write_text(json.dumps({**told, "pairs": told["pairs"][1:]}))
     name, detail = failure(copy)
-    assert name == ALL[4] and "explain: output attention is float32" in detail
+    assert name == ALL[5] and "explain: output attention is float32" in detail
     (extra / "pairs.json").write_text("{")
     assert failure(copy)[0] == ALL[0]
 
@@ -135,10 +136,16 @@ def test_a_missing_vocabulary_is_named(copy: Path) -> None:
     assert failure(copy)[0] == ALL[2]
 
 
+def test_a_vocabulary_that_has_changed_is_named(copy: Path) -> None:
+    asset = max((copy / "assets").iterdir())
+    asset.write_bytes(asset.read_bytes() + b"one-more\n")
+    assert failure(copy) == (ALL[3], f"{asset} has changed since it was exported; export the run again")
+
+
 def test_scores_of_another_checkpoint_are_named(made: Made, tmp_path: Path) -> None:
     write_run(tmp_path / "other", every_kind(negative_sampling={"rate": 0.1, "correct": "logit"}), seed=2)
     name, detail = failure(Path(made.summary.path), tmp_path / "other")
-    assert name == ALL[8] and "against the checkpoint: logit differs by" in detail
+    assert name == ALL[9] and "against the checkpoint: logit differs by" in detail
     write_run(tmp_path / "third", every_kind())
     name, detail = failure(Path(made.summary.path), tmp_path / "third")
     assert name == ALL[0] and "the export is of schema" in detail
@@ -172,10 +179,10 @@ class Odd(tf.Module):
 @pytest.mark.parametrize(
     ("which", "check", "says"),
     [
-        ("python", ALL[3], "EagerPyFunc"),
-        ("type", ALL[4], "raw: output bad_cells is int64 [-1], not int32 [-1]"),
-        ("constant", ALL[6], "for 1 rows"),
-        ("apart", ALL[7], "logit differs by 1"),
+        ("python", ALL[4], "EagerPyFunc"),
+        ("type", ALL[5], "raw: output bad_cells is int64 [-1], not int32 [-1]"),
+        ("constant", ALL[7], "for 1 rows"),
+        ("apart", ALL[8], "logit differs by 1"),
         ("", "", ""),
     ],
 )
