@@ -51,7 +51,7 @@ def test_the_average_is_that_of_all_steps_also_of_rows_that_are_seldom_touched(
     def step(rows: tf.Tensor, values: tf.Tensor, gradient: tf.Tensor) -> None:
         optimizer.apply([tf.IndexedSlices(values, rows, tf.constant([ROWS, 2], tf.int64)), gradient], [table, dense])
 
-    apply = tf.function(step) if graph else step
+    apply = tf.function(step, autograph=False) if graph else step
     trails = {variable.name: [variable.numpy().astype(float)] for variable in (table, dense)}
     steps = 200 if graph else 30
     for number in range(1, steps + 1):

@@ -63,15 +63,14 @@ FORMS = ["python", *(["native"] if native.prepares() else [])]
 
 @given(
     st.lists(st.tuples(*[CELL] * 4, st.one_of(CELL, NUMBER)), min_size=1, max_size=8),
-    st.permutations(COLUMNS),
+    st.sampled_from([COLUMNS, ["z", "n", "label", "unused", "a"]]),  # each is a graph of its own
     st.booleans(),
 )
 @example([(b"1", b"1", b"2", b"", number.encode()) for number in NUMBERS], COLUMNS, False)
 @settings(max_examples=60, deadline=None)
 def test_plain_lines_give_what_python_cuts(rows: list[list[bytes]], order: list[str], quote: bool) -> None:
     spec = SCHEMA.model_copy(update={"format": SCHEMA.format.model_copy(update={"quote": quote})})
-    # A few orders of columns are enough: each is a graph of its own.
-    parser = LineParser(spec, ";".join(order if order[:2] == ["z", "n"] else COLUMNS).encode())
+    parser = LineParser(spec, ";".join(order).encode())
     lines = [b";".join(row) for row in rows] + [b"1;2;3", b"", b"1;2;3;4;5;6"]
     plain = parser.parse(lines, "f", 2, leave_columns=True)
     whole = parser.parse(lines, "f", 2)

@@ -123,7 +123,7 @@ def transform(schema: ResolvedSchema) -> FeatureTransform:
 @pytest.fixture(scope="module")
 def in_graph(schema: ResolvedSchema, transform: FeatureTransform) -> tf.types.experimental.PolymorphicFunction:
     signature = {name: tf.TensorSpec([None], tf.string) for name in schema.raw_columns}
-    return tf.function(transform, input_signature=[signature])
+    return tf.function(transform, input_signature=[signature], autograph=False)
 
 
 def columns_of(rows: list[dict[str, bytes]]) -> dict[str, tf.Tensor]:
@@ -247,7 +247,7 @@ def test_log_square_ids_do_not_depend_on_the_place_in_a_batch():
         FeatureSchema.model_validate({"name": "s", "format": {"kind": "delimited"}, "fields": [spec]}),
         Analysis.empty(),
     )
-    transform = tf.function(FeatureTransform(schema))
+    transform = tf.function(FeatureTransform(schema), autograph=False)
     numbers = np.random.default_rng(0).integers(-3, 2_000_000, 3001)
     together = transform({"x": tf.constant([b"%d" % n for n in numbers])}).feature_ids.numpy()[:, 0]
     shifted = transform({"x": tf.constant([b"7"] + [b"%d" % n for n in numbers])}).feature_ids.numpy()[1:, 0]

@@ -33,7 +33,9 @@ def schema() -> ResolvedSchema:
 
 @pytest.fixture(scope="module")
 def transform(schema: ResolvedSchema) -> tf.types.experimental.PolymorphicFunction:
-    return tf.function(FeatureTransform(schema), input_signature=[{"features": tf.TensorSpec([None], tf.string)}])
+    return tf.function(
+        FeatureTransform(schema), input_signature=[{"features": tf.TensorSpec([None], tf.string)}], autograph=False
+    )
 
 
 def test_entries_fall_to_fields_by_their_ids(transform):

@@ -53,7 +53,7 @@ def logits_and_gradients(
     present = tf.constant(ids != 0)
     x = tf.where(present, tf.constant(values, dtype), tf.zeros(ids.shape, dtype))
 
-    @tf.function
+    @tf.function(autograph=False)
     def run() -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             u = tf.gather(variables["v"], ids) * x[..., tf.newaxis]
@@ -268,7 +268,7 @@ def test_memory_of_the_blocked_form_does_not_grow_with_the_pairs_of_the_batch() 
     present = tf.ones([rows, slots], tf.bool)
     pairs = oracle.all_pairs(slots)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(u: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(u)

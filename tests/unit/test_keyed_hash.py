@@ -67,7 +67,7 @@ def spec(key_file: Path | str, **changes: Any) -> FeatureSchema:
 
 
 def ids_of(schema: ResolvedSchema, users: list[bytes]) -> np.ndarray:
-    transform = tf.function(FeatureTransform(schema))
+    transform = tf.function(FeatureTransform(schema), autograph=False)
     columns = {"user": tf.constant(users), "site": tf.constant([b"x"] * len(users))}
     return transform(columns).feature_ids.numpy()
 

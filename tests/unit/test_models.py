@@ -133,7 +133,7 @@ def test_a_step_is_the_weighted_mean_and_padding_is_not_read() -> None:
     weight = np.array([1.0, 3.0, 0.0, 0.5, 0.0], np.float32)
     label = np.array([1.0, 0.0, np.nan, 1.0, np.nan], np.float32)
     rows = batch(weight=weight, label=label)
-    logs = tf.function(lr.train_step)(rows)
+    logs = tf.function(lr.train_step, autograph=False)(rows)
     residual = 0.5 - np.array([1.0, 0.0, 0.0, 1.0, 0.0])
     expected = np.zeros(FEATURES)
     np.add.at(expected, IDS, (weight * residual)[:, None] * clean(rows["feature_vals"]))
@@ -148,7 +148,7 @@ def test_a_step_is_the_weighted_mean_and_padding_is_not_read() -> None:
 def test_a_step_of_weight_zero_changes_nothing(more: dict[str, Any]) -> None:
     afm = compiled(model(row_l2=0.1, **more), "adam")
     before = [variable.numpy() for variable in afm.variables]
-    tf.function(afm.train_step)(batch(weight=np.zeros(5, np.float32)))
+    tf.function(afm.train_step, autograph=False)(batch(weight=np.zeros(5, np.float32)))
     assert int(afm.optimizer.iterations) == 0
     for kept, variable in zip(before, afm.variables, strict=True):
         np.testing.assert_array_equal(variable.numpy(), kept, err_msg=variable.path)
@@ -159,7 +159,7 @@ def test_a_training_step_waits_for_nothing_on_the_host() -> None:
     afm = compiled(model(row_l2=0.1, row_l2_per="step"), "adam")
     rows = 97
     spec = {name: tf.TensorSpec([rows, *value.shape[1:]], value.dtype) for name, value in batch().items()}
-    graph = tf.function(afm.train_step).get_concrete_function(spec).graph
+    graph = tf.function(afm.train_step, autograph=False).get_concrete_function(spec).graph
     kinds = {op.type for op in graph.get_operations()}
     assert not kinds & {"If", "StatelessIf", "Assert", "PyFunc", "EagerPyFunc"}
     large = [
@@ -176,7 +176,7 @@ def test_ids_that_no_reader_has_checked_are_checked_in_the_step() -> None:
     foreign = {name: value for name, value in batch(feature_ids=np.where(IDS == 2, FEATURES, IDS)).items()}
     del foreign["row"]
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"a feature id is outside \[0, "):
-        tf.function(fm.train_step)(foreign)
+        tf.function(fm.train_step, autograph=False)(foreign)
 
 
 def test_penalties_count_once_a_row_and_once_a_step() -> None:
@@ -216,7 +216,7 @@ def test_row_l2_per_step_makes_up_for_the_steps_since_a_touch() -> None:
     weights = np.linspace(-1, 1, FEATURES, dtype=np.float32)
     weights[0] = 0
     lr.table.columns["linear"].assign(weights[:, None])
-    step, seen, count = tf.function(lr.train_step), np.zeros(FEATURES, int), 0
+    step, seen, count = tf.function(lr.train_step, autograph=False), np.zeros(FEATURES, int), 0
     for ids, weight in (([1, 2], 1.0), ([2, 3], 1.0), ([3, 0], 0.0), ([1, 3], 1.0), ([1, 2], 1.0)):
         rows = {"feature_ids": tf.constant([[*ids, 0, 0]], tf.int64), "feature_vals": tf.zeros([1, SLOTS])}
         step({**rows, "label": tf.ones(1), "weight": tf.constant([weight]), "row": tf.range(1, dtype=tf.int64)})
@@ -257,7 +257,7 @@ def test_a_step_merges_its_ids_once(name: str, form: str, monkeypatch: pytest.Mo
     monkeypatch.setenv("AFM_CTR_TABLE", form)
     afm = compiled(model(row_l2=0.1), name)
     afm.optimizer.build(afm.trainable_variables)
-    step = tf.function(afm.train_step).get_concrete_function(batch(weight=np.ones(5, np.float32)))
+    step = tf.function(afm.train_step, autograph=False).get_concrete_function(batch(weight=np.ones(5, np.float32)))
     graph = step.graph.as_graph_def()
     kinds = [node.op for part in (graph.node, *(f.node_def for f in graph.library.function)) for node in part]
     assert "UnsortedSegmentSum" not in kinds
@@ -277,7 +277,7 @@ def test_row_l2_of_a_repeated_id_is_that_of_one_row() -> None:
     # Slots 0 and 1 of the last row hold id 8, with values 0: no gradient but the penalty.
     rows = {name: value[4:] for name, value in batch(weight=np.ones(5, np.float32)).items()}
     rows["feature_vals"] = tf.zeros([1, SLOTS])
-    tf.function(fm.train_step)(rows)
+    tf.function(fm.train_step, autograph=False)(rows)
     after = fm.table.columns["linear"].numpy()
     np.testing.assert_allclose(after[[1, 8]], before[[1, 8]] * (1 - 0.5 * 2 * 0.1), rtol=1e-5)
     np.testing.assert_array_equal(after[2:8], before[2:8])
@@ -286,7 +286,7 @@ def test_row_l2_of_a_repeated_id_is_that_of_one_row() -> None:
 @pytest.mark.parametrize("name", optimizers.names())
 def test_row_zero_stays_zero(name: str) -> None:
     afm = compiled(model(row_l2=0.01, options={"factors": 3, "attention": 2, "init_stddev": 0.5}), name)
-    step = tf.function(afm.train_step)
+    step = tf.function(afm.train_step, autograph=False)
     for _ in range(3):
         step(batch(weight=np.ones(5, np.float32)))
     for column in afm.table.columns.values():
@@ -298,7 +298,7 @@ def test_the_offset_is_for_predictions_alone() -> None:
     plain, shifted = compiled(model("lr")), compiled(model("lr", bias_offset=-1.5))
     rows = batch(weight=np.ones(5, np.float32))
     for each in (plain, shifted):
-        tf.function(each.train_step)(rows)
+        tf.function(each.train_step, autograph=False)(rows)
     np.testing.assert_array_equal(shifted.bias.numpy(), plain.bias.numpy())
     np.testing.assert_array_equal(shifted(rows), plain(rows))
     np.testing.assert_allclose(shifted(rows, corrected=True), plain(rows).numpy() - 1.5, rtol=1e-5)
@@ -402,7 +402,7 @@ def test_the_same_seed_gives_the_same_model() -> None:
 def test_scoring_requests_runs_on_stock_ops_without_a_loop() -> None:
     afm = model()
     specs = {"feature_ids": tf.TensorSpec([None, SLOTS], tf.int64), "feature_vals": tf.TensorSpec([None, SLOTS])}
-    graph = tf.function(lambda rows: afm(rows, corrected=True)).get_concrete_function(specs).graph
+    graph = tf.function(lambda rows: afm(rows, corrected=True), autograph=False).get_concrete_function(specs).graph
     kinds = {operation.type for operation in graph.get_operations()}
     assert not kinds & {"While", "StatelessWhile", "IdentityN", "Unique", "PyFunc", "EagerPyFunc"}
 
@@ -413,6 +413,6 @@ def test_large_batches_are_scored_like_training_with_the_same_result() -> None:
     small = {name: value for name, value in batch().items() if name in ("feature_ids", "feature_vals")}
     large = {name: tf.repeat(value, 400, axis=0) for name, value in small.items()}
     np.testing.assert_allclose(afm(large).numpy()[::400], afm(small).numpy(), rtol=1e-5, atol=1e-6)
-    graph = tf.function(lambda: afm(large)).get_concrete_function().graph
+    graph = tf.function(lambda: afm(large), autograph=False).get_concrete_function().graph
     kinds = {operation.type for operation in graph.get_operations()}
     assert kinds & {"AfmCtrPooling"} if uses_fused(tf.float32) else kinds & {"While", "StatelessWhile"}

@@ -71,7 +71,7 @@ def test_table_sums_and_optimizer_have_no_half_kernel(name: str) -> None:
     one.compile(wrap_optimizer(optimizers.build("adam"), SingleWorld()), jit_compile=False)
     one.optimizer.build(one.trainable_variables)
     assert {variable.dtype for variable in one.trainable_variables} == {"float32"}
-    graph = tf.function(one.train_step).get_concrete_function(batch()).graph
+    graph = tf.function(one.train_step, autograph=False).get_concrete_function(batch()).graph
     operations = list(graph.get_operations())
     for function in graph._functions.values():
         operations += function.graph.get_operations() if hasattr(function, "graph") else []
