@@ -26,6 +26,8 @@ using namespace tensorflow;  // NOLINT: the names of every op
 // Positions of distinct ids, found by open addressing.
 class Positions {
  public:
+  explicit Positions(int bits) : places_(int64_t{1} << bits, -1), shift_(64 - bits) {}
+
   int64_t Of(int64_t id) {
     if (2 * ids.size() >= places_.size()) Grow();
     size_t at = Start(id);
@@ -37,6 +39,8 @@ class Positions {
   }
 
   void Prefetch(int64_t id) const { __builtin_prefetch(&places_[Start(id)]); }
+
+  int bits() const { return 64 - shift_; }
 
   std::vector<int64_t> ids;  // in the order of their first appearance
 
@@ -53,8 +57,8 @@ class Positions {
     }
   }
 
-  std::vector<int32_t> places_ = std::vector<int32_t>(1 << 12, -1);
-  int shift_ = 64 - 12;
+  std::vector<int32_t> places_;
+  int shift_;
 };
 
 class MergeOp : public OpKernel {
@@ -73,7 +77,7 @@ class MergeOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(1, given.shape(), &inverse));
     int64_t* const to = inverse->flat<int64_t>().data();
     constexpr int64_t kAhead = 16;
-    Positions positions;
+    Positions positions(bits_);
     if (zero_first_) positions.Of(0);
     for (int64_t i = 0; i < count; i++) {
       if (i + kAhead < count) positions.Prefetch(ids[i + kAhead]);
@@ -81,10 +85,15 @@ class MergeOp : public OpKernel {
     }
     OP_REQUIRES_OK(context, context->allocate_output(0, {static_cast<int64_t>(positions.ids.size())}, &unique));
     std::copy(positions.ids.begin(), positions.ids.end(), unique->flat<int64_t>().data());
+    const int bits = positions.bits(), fewer = bits > kBits && positions.ids.size() < (size_t{1} << bits) / 8;
+    bits_ = bits - fewer;
   }
 
  private:
+  static constexpr int kBits = 12;
+
   bool zero_first_;
+  std::atomic<int> bits_{kBits};  // of the next batch's table, by the last: one that need not grow takes a third less
 };
 
 // Single rows of a variable. TensorFlow's gather asks for no row ahead, and takes three times as long.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,17 @@ def test_ids_are_merged_in_the_order_of_their_first_appearance(ids: list[int], t
     )
     for found, expected in zip(native.merge_ids(many), tf.unique(many, out_idx=tf.int64), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_batch_does_not_see_the_ones_before_it() -> None:
+    """The op keeps how large its hash table was, which grows and shrinks; and threads may call it at once."""
+    rng = np.random.default_rng(0)
+    batches = [tf.constant(rng.integers(0, 10 * size, size)) for size in (9, 70_000, 3, 200, 5, 5, 5, 5, 5, 9_000, 1)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(native.merge_ids, batches * 2))
+    for ids, answer in zip(batches * 2, answers, strict=True):
+        for found, expected in zip(answer, tf.unique(ids, out_idx=tf.int64), strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("form", ["native", "tensorflow"])
