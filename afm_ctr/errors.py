@@ -64,9 +64,10 @@ def find_user_error(error: BaseException) -> UserError | None:
     for seen in chain_of(error):
         if isinstance(seen, UserError):
             return seen
-        found = re.search(re.escape(_MARK) + r"(.*)", str(seen))
+        found = re.search(r"(\[?)" + re.escape(_MARK) + r"(.*)", str(seen))
         if found:
-            return UserError(found.group(1).strip())
+            text = found.group(2).strip()
+            return UserError(text.removesuffix("]") if found.group(1) else text)  # of an Assert, in brackets
     return None
 
 

@@ -72,6 +72,8 @@ def predict(
     Raises:
         UserError: neither or both of ``data`` and ``inputs`` are given; and as those functions.
     """
+    if isinstance(inputs, str):
+        raise UserError(f"inputs must be a list of paths and globs, got the text {inputs!r}")
     logs = list(inputs or [])
     if (data is None) == (not logs):
         raise UserError("predict: give either data= (a prepared data set) or inputs= (raw logs)")

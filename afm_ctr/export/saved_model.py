@@ -6,7 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tensorflow as tf
 from pydantic import BaseModel, ConfigDict
@@ -127,6 +127,10 @@ def export_model(
     """
     if not isinstance(model, str | os.PathLike | CTRModel):
         raise UserError(f"export: model must be a run's folder or a CTRModel, got {type(model).__name__}")
+    if warmup not in get_args(WarmupRows):
+        raise UserError(f"export: warmup must be one of {', '.join(get_args(WarmupRows))}, got {warmup!r}")
+    if version is not None and not isinstance(version, int):
+        raise UserError(f"export: version must be a whole number, got {version!r}")
     base = Path(export_base)
     chosen = _version(base, version)
     folder = None if isinstance(model, CTRModel) else Path(model)

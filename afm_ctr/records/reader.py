@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -81,8 +81,10 @@ class Reader:
         size: int = 1,
         shuffle: bool = True,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size {batch_size} must be at least 1")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise UserError(f"batch_size {batch_size!r} must be a whole number of at least 1")
+        if not isinstance(seed, int | np.integer):
+            raise UserError(f"seed {seed!r} must be a whole number")
         if not 0 <= rank < size:
             raise ValueError(f"rank {rank} must be in [0, size {size})")
         self._data_dir, self.split = os.fspath(data_dir), split
@@ -108,8 +110,15 @@ class Reader:
         return self._like(rank=0, size=1)
 
     def _like(self, **changed: int) -> Reader:
-        same = {"batch_size": self.batch_size, "rank": self.rank, "size": self.size, "seed": self._seed}
-        return Reader(self._data_dir, self.split, shuffle=self._shuffle, **{**same, **changed})
+        return Reader(self._data_dir, self.split, **{**self._options(), **changed})
+
+    def _options(self) -> dict[str, Any]:
+        same = {"batch_size": self.batch_size, "rank": self.rank, "size": self.size}
+        return {**same, "seed": self._seed, "shuffle": self._shuffle}
+
+    def __reduce__(self) -> Any:
+        """A copy in another process, such as a worker of a data loader, opens the data set itself."""
+        return partial(Reader, **self._options()), (self._data_dir, self.split)
 
     def _positions(self, step: int) -> tuple[int, int]:
         """This rank's stretch of the epoch's order."""
@@ -306,6 +315,8 @@ class Reader:
         """Steps from ``start`` (epoch, step) to the end of the epoch before ``epochs``."""
         import tensorflow as tf
 
+        if not isinstance(epochs, int | np.integer) or epochs < 0:
+            raise UserError(f"epochs {epochs!r} must be a whole number of at least 0")
         if not 0 <= start[1] <= self.steps_per_epoch:
             raise ValueError(f"start_step {start[1]} must be in [0, {self.steps_per_epoch}]")
 

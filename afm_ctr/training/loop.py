@@ -125,6 +125,9 @@ def train(
     if config is None:
         settings = default_config(data_dir, Path(model_dir), origin)
     else:
+        if not isinstance(config, TrainConfig | Mapping):
+            how = "TrainConfig.load(path) reads a file"
+            raise UserError(f"config must be a mapping or a TrainConfig, got {type(config).__name__}; {how}")
         settings = config if isinstance(config, TrainConfig) else TrainConfig.parse(dict(config), "config")
     world = init() if world is None else world
     reader = train_reader(data_dir, settings, world.rank, world.size)

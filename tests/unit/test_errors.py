@@ -33,6 +33,8 @@ def test_a_mistake_is_found_behind_what_wraps_it() -> None:
     assert find_user_error(caused(RuntimeError("outer"), caused(ValueError("inner"), mistake))) is mistake
     found = find_user_error(RuntimeError(f"Graph execution error:\n {in_graph('an id is too large')}\n\t [[node]]"))
     assert str(found) == "an id is too large"
+    found = find_user_error(RuntimeError(f"assertion failed: [{in_graph('an id is outside [0, 6)')}]\n\t [[node]]"))
+    assert str(found) == "an id is outside [0, 6)"
     assert find_user_error(RuntimeError("a bug")) is None
 
 

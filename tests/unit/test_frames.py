@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import afm_ctr
 from afm_ctr.errors import UserError
 from afm_ctr.frames import from_pandas
 from afm_ctr.schema import FeatureSchema
@@ -355,6 +356,8 @@ def test_a_model_in_memory_is_exported_with_its_schema(data: Any, tmp_path: Any)
         ({}, "needs schema="),
         ({"schema": "schema.yaml"}, "needs schema="),
         ({"schema": data.schema, "warmup": "log"}, "keeps rows of its log"),
+        ({"schema": data.schema, "warmup": "some"}, "warmup must be one of made-up, log, none, got 'some'"),
+        ({"schema": data.schema, "version": "2"}, "version must be a whole number, got '2'"),
         ({"schema": smaller}, "do not belong together"),
     ):
         with pytest.raises(UserError, match=words):
@@ -364,6 +367,14 @@ def test_a_model_in_memory_is_exported_with_its_schema(data: Any, tmp_path: Any)
     with pytest.raises(UserError, match=r"afm_ctr\.export_model"):
         model.export(tmp_path / "shop")
     assert [path.name for path in (tmp_path / "shop").iterdir()] == ["1"]
+
+
+def test_paths_and_configs_of_another_type_are_named(tmp_path: Any) -> None:
+    with pytest.raises(UserError, match="config must be a mapping or a TrainConfig, got str; TrainConfig"):
+        afm_ctr.train(tmp_path, tmp_path / "run", "train.yaml")
+    for call in (lambda: afm_ctr.predict("run", "out.jsonl", inputs="a.csv"), lambda: afm_ctr.infer_schema("a.csv")):
+        with pytest.raises(UserError, match=r"inputs must be a list of paths and globs, got the text 'a\.csv'"):
+            call()
 
 
 def test_what_is_shown_of_rows_in_memory_is_one_line() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -251,6 +252,14 @@ def test_impossible_positions(tmp_path):
         reader.batch(0, 3)
     with pytest.raises(ValueError, match="start_step 4"):
         reader.dataset(0, 4)
+    for options, words in (
+        ({"batch_size": 2.5}, "batch_size 2.5 must be a whole number of at least 1"),
+        ({"batch_size": 4, "seed": "a"}, "seed 'a' must be a whole number"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Reader(tmp_path, "train", **options)
+    with pytest.raises(UserError, match="epochs -1 must be a whole number of at least 0"):
+        Reader(tmp_path, "train", 4).as_dataset(epochs=-1)
     with pytest.raises(UserError, match="batch_size 0"):
         Reader(tmp_path, "train", 0)
 
@@ -342,6 +351,13 @@ def test_a_shard_cut_short_or_gone_while_it_is_read(tmp_path, compression):
     shutil.rmtree(path.parent)
     with pytest.raises(UserError, match="cannot be read"):
         reader.batch(0, 0)
+
+
+def test_a_copy_in_another_process_reads_the_same_batches(tmp_path):
+    reader = Reader(_write(tmp_path, _split(30, 1), 8), "train", 8, seed=3, rank=1, size=2)
+    copied = pickle.loads(pickle.dumps(reader))
+    for name, values in reader.batch(1, 2).items():
+        np.testing.assert_array_equal(copied.batch(1, 2)[name], values)
 
 
 def test_an_error_in_a_thread_of_tensorflow_reaches_the_caller(tmp_path):
