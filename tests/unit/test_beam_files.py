@@ -6,7 +6,7 @@ import ast
 import io
 import re
 import shutil
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,10 +33,13 @@ CALLS = {
 }
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
-    for folder in ("afm_ctr", "beam_jobs", "serving"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def sources() -> list[tuple[str, ast.Module]]:
+    return [
+        (path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8")))
+        for folder in ("afm_ctr", "beam_jobs", "serving")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    ]
 
 
 def test_beams_file_systems_are_called_in_one_module_and_with_care() -> None:
