@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from building import Missing, cache, locked, run, tool, trusted
@@ -75,8 +76,8 @@ def python(code: str) -> str:
     return result.stdout.strip()
 
 
-def build(target: Path, log: Path) -> None:
-    """Compile all sources and move the library to its place in the cache."""
+def build(target: Path, log: Path, more: Sequence[str] = ()) -> None:
+    """Compile all sources and move the library to its place in the cache; ``more`` are options of g++."""
     tool("g++", "install a C++ compiler")
     flags = python(FLAGS).splitlines()
     compile_flags = ["-isystem" + flag[2:] if flag.startswith("-I") else flag for flag in flags if flag[:2] != "-L"]
@@ -88,11 +89,11 @@ def build(target: Path, log: Path) -> None:
             if source.suffix != ".cc" or (OPTIONS.get(source.name) and not INTEL):
                 continue
             options = [*KERNEL, *OPTIONS[source.name]] if source.name in OPTIONS else ["-O2", "-fPIC", *compile_flags]
-            options += ROUNDED if source.name in ("table.cc", "fm.cc", "normalise.cc") else []
+            options += [*(ROUNDED if source.name in ("table.cc", "fm.cc", "normalise.cc") else []), *more]
             objects.append(f"{scratch}/{source.stem}.o")
             run(["g++", *options, "-c", str(source), "-o", objects[-1]], log)
         made = f"{scratch}/library.so"
-        run(["g++", "-shared", *objects, *link_flags, "-o", made], log)
+        run(["g++", "-shared", *objects, *link_flags, *more, "-o", made], log)
         os.replace(made, target)
         record_digest(target)
 

@@ -165,6 +165,7 @@ AFM_APART Group open_group(const Problem& P, Space* X, int64_t first, int64_t en
   for (const float* at = next; at < next + L * P.slots * P.k && at < last; at += 16) __builtin_prefetch(at, 0, 2);
   if (!group.full) {
     memset(X->on, 0, P.slots * L * sizeof(int32_t));
+    memset(X->slot, 0, P.slots * L * sizeof(int32_t));  // read, but not used, where a row has no such place
     group.places = group.moved ? 0 : P.slots;
     for (int64_t lane = 0; lane < group.rows; lane++) {
       int64_t place = 0;
