@@ -29,6 +29,7 @@ from beam_jobs.sources import Chunk, Unit
 Progress = Callable[[str, int, int], None]
 NAMESPACE = "afm_ctr"
 _FAILED = "failed"
+_WORKER_LOST, _WORKER_EXIT = "Channel closed prematurely.", "Worker subprocess exited"  # what Beam says of a process
 
 F = TypeVar("F", bound=Found[Any])
 R = TypeVar("R")
@@ -231,6 +232,11 @@ class Passes:
             found = find_user_error(error)
             if found is not None:
                 raise UserError(re.sub(r"\s*\[while running .*", "", str(found))) from error
+            if self.engine.in_process and str(error) == _WORKER_LOST:
+                raise RunError(
+                    f"a worker process was lost in the pass {stage!r}, killed perhaps for want of memory; nothing is "
+                    "published: prepare again, with fewer workers if memory was short"
+                ) from error
             if self.engine.in_process or "Traceback" in str(error):
                 raise
             # The runner has lost what it cannot do without; Java's account of it is pages long.
@@ -257,11 +263,12 @@ def _complete(stage: str, units: Sequence[Sequence[Chunk]], found: F | None) -> 
 
 @contextmanager
 def quiet_threads() -> Iterator[None]:
-    """Where a job server is lost, the main thread says so; Beam's thread that reads its messages need not as well."""
+    """Where a job server or worker is lost, the main thread says so; Beam's thread that watches it need not as well."""
     before = threading.excepthook
 
     def hook(failed: threading.ExceptHookArgs) -> None:
-        if not isinstance(failed.exc_value, grpc.RpcError):
+        lost = isinstance(failed.exc_value, grpc.RpcError) or str(failed.exc_value).startswith(_WORKER_EXIT)
+        if not lost:
             before(failed)
 
     threading.excepthook = hook

@@ -7,6 +7,7 @@ import pickle
 import threading
 from pathlib import Path
 
+import apache_beam as beam
 import grpc
 import pytest
 import yaml
@@ -108,6 +109,21 @@ def test_a_lost_runner_is_one_line(tmp_path: Path) -> None:
     assert list((tmp_path / "out").glob("*")) == []
 
 
+def test_a_lost_worker_process_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Beam raises where a worker process of its in-process runner is killed."""
+
+    def run(self: object) -> None:
+        raise RuntimeError("Channel closed prematurely.")
+
+    (tmp_path / "schema.yaml").write_text(raw_logs.SCHEMA)
+    raw_logs.make_log(tmp_path / "a.csv", 30, 1)
+    monkeypatch.setattr(beam.Pipeline, "run", run)
+    inputs, out = [str(tmp_path / "a.csv")], tmp_path / "out"
+    with pytest.raises(RunError, match=r"^a worker process was lost in the pass 'analyse'.*prepare again.*$"):
+        prepare(PrepareOptions(schema=str(tmp_path / "schema.yaml"), inputs=inputs, output=str(out)))
+    assert list(out.glob("*")) == []
+
+
 def test_of_a_lost_job_server_the_main_thread_alone_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(error: Exception) -> None:
         raise error
@@ -115,8 +131,9 @@ def test_of_a_lost_job_server_the_main_thread_alone_speaks(monkeypatch: pytest.M
     heard: list[object] = []
     monkeypatch.setattr(threading, "excepthook", lambda failed: heard.append(failed.exc_value))
     lost, other = grpc.RpcError(), ValueError()
+    exited = RuntimeError("Worker subprocess exited with return code 137")
     with quiet_threads():
-        for error in (lost, other):
+        for error in (lost, exited, other):
             (thread := threading.Thread(target=fail, args=[error])).start()
             thread.join()
     assert heard == [other]
