@@ -18,6 +18,7 @@ ENVIRONMENTS = {
     "fuxictr": ["fuxictr==2.3.10", "torch==2.13.0", "polars<1.30"],
     "polars": ["polars==2.1.0"],
     "pandas": ["pandas==2.3.3", "scikit-learn==1.9.1"],
+    "transform": ["tensorflow-transform==1.21.0"],
 }
 
 

@@ -1,4 +1,4 @@
-"""From a raw log to records: ours beside a plain Beam pipeline, polars, FuxiCTR and DeepCTR, rows a second.
+"""From a raw log to records: ours beside plain Beam, tensorflow-transform, polars, FuxiCTR, DeepCTR; rows/s.
 
     .venv/bin/python benchmarks/prepare.py                 # a dozen minutes, and once the peers' environments
     .venv/bin/python benchmarks/prepare.py --rows 200000 --only plain
@@ -14,6 +14,8 @@ What each makes of the log:
 ours                    ``afm-ctr prepare`` with ``examples/criteo/schema.yaml``: buckets for counts, hashed ids for
                         categories, shuffled and checksummed TFRecord shards, statistics, rejects, a manifest
 plain Beam              the same ids by a function of one row in a DoFn, a tf.Example a row, ``WriteToTFRecord``
+tensorflow-transform    as many buckets by its own hash, a graph over Arrow batches of 4,096 rows in Beam, a
+                        tf.Example of 40 features a row, ``WriteToTFRecord``
 FuxiCTR                 its ``FeatureProcessor`` and ``build_dataset``: CSV to integer ids in a Parquet file. Its
                         ``hash_bucket`` is not implemented, so the ids are those of vocabularies, and the counts are
                         bucketed by an expression of polars, not by the Python function of its model zoo
@@ -57,6 +59,7 @@ OTHERS = [
     Contender("ours-one", "ours, one thread"),
     Contender("ours-processes", "ours, a process a core"),
     Contender("plain", "plain Beam, a row a DoFn"),
+    Contender("transform", "tensorflow-transform", "transform"),
     Contender("fuxictr", "FuxiCTR 2.3.10", "fuxictr"),
     Contender("deepctr", "DeepCTR's recipe", "pandas"),
     Contender("polars", "polars, to Parquet", "polars"),
@@ -240,9 +243,12 @@ def main() -> None:
 
 def peer_versions(contender: Contender) -> str:
     assert contender.environment is not None
-    names = {"fuxictr": ["polars", "ray", "pyarrow"], "polars": ["polars"], "pandas": ["pandas", "scikit-learn"]}[
-        contender.environment
-    ]
+    names = {
+        "fuxictr": ["polars", "ray", "pyarrow"],
+        "polars": ["polars"],
+        "pandas": ["pandas", "scikit-learn"],
+        "transform": ["tensorflow-transform", "apache-beam", "tensorflow"],
+    }[contender.environment]
     code = f"import json, importlib.metadata as m; print(json.dumps({{n: m.version(n) for n in {names!r}}}))"
     found = subprocess.run([str(environment(contender.environment)), "-c", code], capture_output=True, check=True)
     return ", ".join(f"{package} {text}" for package, text in json.loads(found.stdout).items())

@@ -1,6 +1,6 @@
 """What ``prepare.py`` compares with: each contender reads the log once, in a process of its own, and ends.
 
-PYTHON prepare_workers.py plain|fuxictr|deepctr|polars LOG OUTPUT CORES
+PYTHON prepare_workers.py plain|fuxictr|deepctr|polars|transform LOG OUTPUT CORES
 """
 
 from __future__ import annotations
@@ -136,6 +136,65 @@ def polars(log: str, out: str, cores: int) -> None:
     rows.select("label", *ids).sink_parquet(Path(out) / "ids.parquet")
 
 
+def transform(log: str, out: str, cores: int) -> None:
+    """tensorflow-transform's way: Arrow batches of a CSV through one graph, a tf.Example a row to TFRecord files."""
+    import tempfile
+
+    import apache_beam as beam
+    import tensorflow as tf
+    import tensorflow_transform as tft
+    import tensorflow_transform.beam as tft_beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from tensorflow_transform.tf_metadata import schema_utils
+    from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
+    from tfx_bsl.public import tfxio
+
+    kinds = {"label": tf.float32, **dict.fromkeys(COUNTS, tf.float32), **dict.fromkeys(CATEGORIES, tf.string)}
+    spec = {name: tf.io.VarLenFeature(kind) for name, kind in kinds.items()}
+    width = 3 + 2**10
+
+    def ids_of(columns):  # type: ignore[no-untyped-def]
+        """The same buckets as of the others; 0 and the last one are those of missing cells."""
+        result = {"label": tf.sparse.to_dense(columns["label"])[:, 0]}
+        for place, name in enumerate(COUNTS):
+            number = tf.squeeze(tf.sparse.to_dense(_one_wide(columns[name]), default_value=-1e9), 1)
+            bucket = tf.where(
+                number > 2, tf.floor(tf.math.log(tf.maximum(number, 1)) ** 2) + 2, tf.maximum(number, 0)
+            )
+            bucket = tf.where(number == -1e9, tf.constant(width - 1.0), bucket)
+            result[name] = 1 + place * width + tf.cast(bucket, tf.int64)
+        for place, name in enumerate(CATEGORIES):
+            text = tf.squeeze(tf.sparse.to_dense(_one_wide(columns[name]), default_value=""), 1)
+            hashed = tf.where(text == "", tf.constant(0, tf.int64), 1 + tft.hash_strings(text, BUCKETS))
+            result[name] = 1 + len(COUNTS) * width + place * (BUCKETS + 1) + hashed
+        return result
+
+    def _one_wide(cells):  # type: ignore[no-untyped-def]
+        return tf.SparseTensor(cells.indices, cells.values, [cells.dense_shape[0], 1])
+
+    names = ["label", *COUNTS, *CATEGORIES]
+    schema = schema_utils.schema_from_feature_spec(spec)
+    source = tfxio.CsvTFXIO(log, column_names=names, delimiter="\t", schema=schema)
+    options = PipelineOptions([f"--direct_num_workers={cores}", "--direct_running_mode=multi_processing"])
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        beam.Pipeline(FnApiRunner(), options=options) as pipeline,
+        tft_beam.Context(temp_dir=temporary),
+    ):
+        batches = pipeline | source.BeamSource(batch_size=4096)
+        (made, metadata), _ = (batches, source.TensorAdapterConfig()) | tft_beam.AnalyzeAndTransformDataset(
+            ids_of, output_record_batches=True
+        )
+        encoder = RecordBatchToExamplesEncoder(metadata.schema)
+        _ = (
+            made
+            | beam.FlatMapTuple(lambda batch, _: encoder.encode(batch))
+            | beam.io.WriteToTFRecord(os.path.join(out, "part"), file_name_suffix=".tfrecord")
+        )
+
+
 if __name__ == "__main__":
     name, log, out, cores = sys.argv[1:]
-    {"plain": plain, "fuxictr": fuxictr, "deepctr": deepctr, "polars": polars}[name](log, out, int(cores))
+    workers = {"plain": plain, "fuxictr": fuxictr, "deepctr": deepctr, "polars": polars, "transform": transform}
+    workers[name](log, out, int(cores))
