@@ -263,7 +263,7 @@ def _complete(stage: str, units: Sequence[Sequence[Chunk]], found: F | None) -> 
 
 @contextmanager
 def quiet_threads() -> Iterator[None]:
-    """Where a job server or worker is lost, the main thread says so; Beam's thread that watches it need not as well."""
+    """Of a lost job server or worker the main thread says so; Beam's thread that watches it need not as well."""
     before = threading.excepthook
 
     def hook(failed: threading.ExceptHookArgs) -> None:
