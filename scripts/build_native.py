@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from building import Missing, cache, locked, run, tool, trusted
@@ -84,14 +85,19 @@ def build(target: Path, log: Path, more: Sequence[str] = ()) -> None:
     compile_flags = [flag for flag in compile_flags if not flag.startswith("-l")]
     link_flags = [flag for flag in flags if flag.startswith(("-L", "-l"))]
     with tempfile.TemporaryDirectory(prefix="afm-native-", dir=target.parent) as scratch:
-        objects = []
-        for source in library.sources():
-            if source.suffix != ".cc" or (OPTIONS.get(source.name) and not INTEL):
-                continue
+
+        def compiled(source: Path) -> str:
             options = [*KERNEL, *OPTIONS[source.name]] if source.name in OPTIONS else ["-O2", "-fPIC", *compile_flags]
             options += [*(ROUNDED if source.name in ("table.cc", "fm.cc", "normalise.cc") else []), *more]
-            objects.append(f"{scratch}/{source.stem}.o")
-            run(["g++", *options, "-c", str(source), "-o", objects[-1]], log)
+            made = f"{scratch}/{source.stem}.o"
+            run(["g++", *options, "-c", str(source), "-o", made], log)
+            return made
+
+        sources = [source for source in library.sources() if source.suffix == ".cc"]
+        if not INTEL:
+            sources = [source for source in sources if not OPTIONS.get(source.name)]
+        with ThreadPoolExecutor(os.cpu_count()) as compilers:
+            objects = list(compilers.map(compiled, sources))
         made = f"{scratch}/library.so"
         run(["g++", "-shared", *objects, *link_flags, *more, "-o", made], log)
         os.replace(made, target)
