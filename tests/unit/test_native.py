@@ -334,7 +334,7 @@ def test_training_takes_the_form_that_the_variable_names(form: str, monkeypatch:
     monkeypatch.setenv("AFM_CTR_POOLING", form)
     case = Case(3, 4, 2, 2, seed=10)
 
-    @tf.function
+    @tf.function(autograph=False)
     def pool(u: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
         return training_attentional_pooling(u, tf.constant(case.present), W, b, h, case.pairs)
 

@@ -116,7 +116,7 @@ def test_the_op_is_traced_with_program_and_plan_and_its_gradient_has_them_too(
 ) -> None:
     pairs = all_pairs(7)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(u: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch([u, W, b, h])

@@ -154,7 +154,7 @@ def steps(name: str, slices: list[MergedSlices], form: str, monkeypatch: pytest.
     weights.placement = "replicated"  # a table
     optimizer.build([weights])
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def step(values: tf.Tensor, rows: tf.Tensor) -> None:
         optimizer.apply([MergedSlices(values, rows, tf.constant([50, 5], tf.int64))], [weights])
 
@@ -256,7 +256,7 @@ def test_a_factorization_machine_of_rows_is_lemma_3_1(batch: int, slots: int, wi
     upstream = rng.normal(size=batch)
     weights, vectors, scale = (tf.constant(numbers, tf.float32) for numbers in (w, v, x))
 
-    @tf.function
+    @tf.function(autograph=False)
     def run() -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch([weights, vectors, scale])
@@ -307,7 +307,7 @@ def test_fm_trains_alike_in_both_forms(pairs: str, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("AFM_CTR_TABLE", form)
         model = CTRModel("fm", {"factors": 4, "init_stddev": 0.3}, 20, 3, listed)
         model.compile(optimizers.build("adam", learning_rate=0.1))
-        step = tf.function(model.train_step)
+        step = tf.function(model.train_step, autograph=False)
         for batch in batches:
             step(batch)
         used = {op.type for op in step.get_concrete_function(batches[0]).graph.get_operations()}
