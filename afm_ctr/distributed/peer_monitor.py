@@ -67,7 +67,7 @@ class PeerMonitor:
         mine = {"host": os.environ.get("HOROVOD_HOSTNAME") or socket.gethostname()}
         port = listener.getsockname()[1] if listener is not None else 0
         contact = {"port": port, "token": secrets.token_hex(16), "addresses": [here] if here else _addresses()}
-        self._contact = contact
+        self.contact = contact
         chief, everyone = world.broadcast_object(contact), world.allgather_object(mine)
         self._hosts = {rank: one["host"] for rank, one in enumerate(everyone)}
         if listener is not None:
@@ -85,7 +85,7 @@ class PeerMonitor:
         """
         deadline = time.monotonic() + (0 if stuck else _PATIENCE)
         while True:
-            found = self._missing()
+            found = self.missing()
             if found or time.monotonic() >= deadline or self._world.size == 1:
                 break
             time.sleep(0.1)
@@ -104,7 +104,8 @@ class PeerMonitor:
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
 
-    def _missing(self) -> str | None:
+    def missing(self) -> str | None:
+        """What is known of ranks that failed, ended or have fallen silent, in one text; None: all answer."""
         now = time.monotonic()
         with self._lock:
             known = sorted(self._members.items())

@@ -43,8 +43,8 @@ def arrive() -> None:
     If one of them does not come (it broke as it started), the launcher is asked for a new round without it; it is
     asked too when others have lost patience. Slow ranks are not lost by this: they ask as well.
     """
-    while not _all_here(int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])):
-        _ask_for_rank([])
+    while not all_here(int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])):
+        ask_for_rank([])
 
 
 def meet_again(neighbours: Sequence[int] = ()) -> None:
@@ -58,11 +58,11 @@ def meet_again(neighbours: Sequence[int] = ()) -> None:
         RankRemoved: this host is no longer among those of the job.
         RunError: the launcher has gone, or a rank was waited for longer than ``HOROVOD_ELASTIC_TIMEOUT`` (600 s).
     """
-    _ask_for_rank(neighbours)
+    ask_for_rank(neighbours)
     arrive()
 
 
-def _ask_for_rank(neighbours: Sequence[int]) -> None:
+def ask_for_rank(neighbours: Sequence[int]) -> None:
     """Tell the launcher that this rank is ready; it answers when each rank of the last round is ready or dead."""
     key = f"rank_and_size/{os.environ['HOROVOD_HOSTNAME']}:{os.environ['HOROVOD_LOCAL_RANK']}"
     answer: list[Any] = []
@@ -102,7 +102,8 @@ def _ask_for_rank(neighbours: Sequence[int]) -> None:
     os.environ.update({f"HOROVOD_{name}": value for name, value in zip(_SLOT, slot, strict=False)})
 
 
-def _all_here(rank: int, size: int) -> bool:
+def all_here(rank: int, size: int) -> bool:
+    """Say that this rank is here, and wait until all are; False if one left, or did not come in time."""
     _put(f"afm_ctr_here/{rank}", b"here")
     deadline = time.monotonic() + _PATIENCE
     for other in range(size):

@@ -47,8 +47,8 @@ class Watchdog(keras.callbacks.Callback):
         self.timeout = timeout
         self.first_timeout = max(timeout, first_timeout)
         self.explain = explain
-        self._step = 0
-        self._allowed = self.first_timeout
+        self.step = 0
+        self.allowed = self.first_timeout
         self._last = time.monotonic()
         self._pauses = 0
         self._stop = threading.Event()
@@ -57,8 +57,8 @@ class Watchdog(keras.callbacks.Callback):
     def beat(self, step: int | None = None) -> None:
         """Something was done: the time starts again. ``step`` is the last finished one, for the message."""
         if step is not None:
-            self._step = step
-            self._allowed = self.timeout
+            self.step = step
+            self.allowed = self.timeout
         self._last = time.monotonic()
 
     @contextmanager
@@ -89,11 +89,11 @@ class Watchdog(keras.callbacks.Callback):
     def _watch(self) -> None:
         while not self._stop.wait(min(1.0, self.timeout / 4)):
             idle = time.monotonic() - self._last
-            if not self._pauses and idle > self._allowed:
+            if not self._pauses and idle > self.allowed:
                 others = self.explain()
                 self._end(
                     f"afm-ctr: rank {self.world.rank} of {self.world.size}: no step finished for {idle:.0f} s (last "
-                    f"finished step: {self._step}; at {main_thread_place()}{'; ' if others else ''}{others or ''}): "
+                    f"finished step: {self.step}; at {main_thread_place()}{'; ' if others else ''}{others or ''}): "
                     "ending the job"
                 )
                 return
@@ -107,7 +107,7 @@ class Watchdog(keras.callbacks.Callback):
         self.start()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.beat(self._step + 1)
+        self.beat(self.step + 1)
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.beat()

@@ -184,7 +184,7 @@ def test_watchdog_sleeps_alone_and_ends_with_fit() -> None:
     dog = Watchdog(FakeWorld(), timeout=60)
     model = compiled(SingleWorld())
     model.fit(np.ones((4, 2)), np.ones((4, 1)), batch_size=2, verbose=0, callbacks=[dog])
-    assert not watching() and dog._step == 2
+    assert not watching() and dog.step == 2
     with pytest.raises(UserError, match="not above 0"):
         Watchdog(SingleWorld(), timeout=0)
 

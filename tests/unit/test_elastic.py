@@ -357,7 +357,7 @@ def test_ranks_wait_for_each_other(store: Store) -> None:
     arrived: dict[int, bool] = {}
 
     def come(rank: int) -> None:
-        arrived[rank] = rendezvous._all_here(rank, 3)
+        arrived[rank] = rendezvous.all_here(rank, 3)
 
     threads = [threading.Thread(target=come, args=(rank,)) for rank in range(3)]
     for thread in threads[:2]:
@@ -395,7 +395,7 @@ def test_who_does_not_come_is_given_up(store: Store, monkeypatch: pytest.MonkeyP
     # And who comes late finds that the others have left, and asks too.
     monkeypatch.setattr(rendezvous, "_PATIENCE", 60.0)
     store.kept["afm_ctr_here/0"] = b"left"
-    assert not rendezvous._all_here(1, 2)
+    assert not rendezvous.all_here(1, 2)
     assert store.kept["afm_ctr_here/1"] == b"left"
 
 
@@ -405,7 +405,7 @@ def test_a_rank_that_stands_still_is_ended(store: Store, monkeypatch: pytest.Mon
         os.kill(other.pid, signal.SIGSTOP)
         while Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
             time.sleep(0.01)
-        asking = threading.Thread(target=rendezvous._ask_for_rank, args=([other.pid],))
+        asking = threading.Thread(target=rendezvous.ask_for_rank, args=([other.pid],))
         asking.start()
         assert other.wait(60) == -signal.SIGKILL
         store.ready.set()
@@ -417,7 +417,7 @@ def test_an_answer_that_is_no_rank_ends_in_words(store: Store, answer: bytes) ->
     store.slot = answer
     store.ready.set()
     with pytest.raises(RunError, match=r"^the launcher's answer b'[^\n]{0,170}is no rank"):
-        rendezvous._ask_for_rank([])
+        rendezvous.ask_for_rank([])
 
 
 def test_nobody_waits_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

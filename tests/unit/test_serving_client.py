@@ -590,14 +590,19 @@ def test_metadata_of_the_caller_goes_with_every_call(fake: tuple[Fake, int]) -> 
 def test_a_server_that_cannot_be_reached_is_passed_over_until_it_is_ready() -> None:
     """Other states, such as a channel that idles, change nothing."""
     watchers: list[Any] = []
-    channels: Any = [SimpleNamespace(subscribe=lambda watch, try_to_connect: watchers.append(watch)) for _ in "ab"]
-    servers = Servers(channels)
-    assert [servers._next() for _ in range(4)] == [0, 1, 0, 1]
+
+    def channel(number: int) -> Any:
+        stub = SimpleNamespace(future=lambda *_, **__: number)
+        watched = lambda watch, try_to_connect: watchers.append(watch)  # noqa: E731
+        return SimpleNamespace(subscribe=watched, unary_unary=lambda *_, **__: stub)
+
+    ask = Servers([channel(0), channel(1)]).method("path", SimpleNamespace(FromString=None))
+    assert [ask(None, 1.0, None) for _ in range(4)] == [0, 1, 0, 1]
     watchers[0](grpc.ChannelConnectivity.TRANSIENT_FAILURE)
-    assert [servers._next() for _ in range(4)] == [1, 1, 1, 1]
+    assert [ask(None, 1.0, None) for _ in range(4)] == [1, 1, 1, 1]
     for state in (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING):
         watchers[0](state)
         watchers[1](state)
-    assert [servers._next() for _ in range(4)] == [1, 1, 1, 1]
+    assert [ask(None, 1.0, None) for _ in range(4)] == [1, 1, 1, 1]
     watchers[0](grpc.ChannelConnectivity.READY)
-    assert [servers._next() for _ in range(4)] == [0, 1, 0, 1]
+    assert [ask(None, 1.0, None) for _ in range(4)] == [0, 1, 0, 1]

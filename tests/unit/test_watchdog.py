@@ -37,6 +37,6 @@ def test_before_the_first_step_the_first_timeout_counts() -> None:
 @pytest.mark.parametrize(("timeout", "first", "expected"), [(10, 900, 900), (1200, 900, 1200)])
 def test_the_first_timeout_is_never_the_shorter_one(timeout: float, first: float, expected: float) -> None:
     dog = Noting(timeout, first)
-    assert dog._allowed == expected
+    assert dog.allowed == expected
     dog.beat(1)
-    assert dog._allowed == timeout
+    assert dog.allowed == timeout
