@@ -20,6 +20,7 @@ from afm_ctr.export.columns import column_forms
 from afm_ctr.features import FeatureTransform
 from afm_ctr.infer import infer_schema
 from afm_ctr.models import CTRModel
+from afm_ctr.models.batches import check_batch_size
 from afm_ctr.rawlog import LineParser, ParsedLines, Reject, RowBatch, word_columns
 from afm_ctr.rawlog.arrow_texts import is_list, plain_table
 from afm_ctr.schema import FeatureSchema, ParquetFormat, ResolvedSchema, resolve
@@ -90,8 +91,7 @@ class FrameData:
         Raises:
             UserError: ``supervised`` without labels, or no row.
         """
-        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        check_batch_size(batch_size)
         if supervised and self.labels is None:
             label = self.schema.spec.label
             column = f"; its column {label.column!r} was not in the frame" if label else ": the schema has no label"

@@ -14,7 +14,7 @@ import tensorflow as tf
 from afm_ctr.errors import UserError, find_user_error
 from afm_ctr.features import FeatureTransform
 from afm_ctr.io.files import refusal, write_json_lines
-from afm_ctr.io.paths import expand, is_remote, local_files_alone
+from afm_ctr.io.paths import expand, is_remote, local_files_alone, refuse_text
 from afm_ctr.rawlog import ColumnTypes, parse_log, word_columns
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.sidetables import SideTables
@@ -72,8 +72,7 @@ def predict(
     Raises:
         UserError: neither or both of ``data`` and ``inputs`` are given; and as those functions.
     """
-    if isinstance(inputs, str):
-        raise UserError(f"inputs must be a list of paths and globs, got the text {inputs!r}")
+    refuse_text(inputs)
     logs = list(inputs or [])
     if (data is None) == (not logs):
         raise UserError("predict: give either data= (a prepared data set) or inputs= (raw logs)")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.paths import refuse_text
 from afm_ctr.records.writer import Compression
 from afm_ctr.sample_rows import SAMPLE_ROWS
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
@@ -71,8 +72,7 @@ class PrepareOptions:
     def __post_init__(self) -> None:
         if not isinstance(self.schema, str | Path | FeatureSchema | ResolvedSchema):
             raise UserError(f"schema must be a path or a schema, got {type(self.schema).__name__}")
-        if isinstance(self.inputs, str):
-            raise UserError(f"inputs must be a list of paths and globs, got the text {self.inputs!r}")
+        refuse_text(self.inputs)
         for name, least in _WHOLE.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:

@@ -25,6 +25,7 @@ from apache_beam.pvalue import AsIter, AsSingleton
 from apache_beam.transforms.window import GlobalWindows
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.paths import refuse_text
 from afm_ctr.rawlog import LineParser
 from afm_ctr.rawlog.log import truncated
 from afm_ctr.schema import FeatureSchema, ResolvedSchema, columns_of
@@ -173,8 +174,7 @@ class ReadRawLogs(beam.PTransform):  # type: ignore[type-arg]
         self, schema: Schema, inputs: Iterable[str], *, labelled: bool = True, rejects: bool = False
     ) -> None:
         super().__init__()
-        if isinstance(inputs, str):
-            raise UserError(f"inputs must be a list of paths and globs, got the text {inputs!r}")
+        refuse_text(inputs)
         spec, _ = read_schema(schema)
         found, _ = input_files(parse_rule(None), list(inputs))
         self._fn = _Rows(spec, labelled)

@@ -14,6 +14,7 @@ from afm_ctr.infer.layout import Layout, layout_of
 from afm_ctr.infer.nested import parquet_columns
 from afm_ctr.infer.sample import READ_BYTES, ROWS, FileSample, chosen, is_parquet, matching, sample_file
 from afm_ctr.infer.texts import shown
+from afm_ctr.io.paths import refuse_text
 from afm_ctr.rawlog import LineParser, ParsedLines, parse_log
 from afm_ctr.rawlog.tables import ParquetLog
 from afm_ctr.schema import Column, FeatureSchema, fits_name
@@ -66,8 +67,7 @@ def read_table(patterns: Sequence[str], rows: int = ROWS) -> Table:
     Raises:
         UserError: there are none, they cannot be read, or are not of a known form.
     """
-    if isinstance(patterns, str):
-        raise UserError(f"inputs must be a list of paths and globs, got the text {patterns!r}")
+    refuse_text(patterns)
     paths = matching(patterns)
     some = chosen(paths)
     if any(map(is_parquet, some)):

@@ -28,6 +28,12 @@ def join(folder: str | os.PathLike[str], *parts: str) -> str:
     return "/".join([os.fspath(folder).rstrip("/"), *parts])
 
 
+def refuse_text(inputs: object) -> None:
+    """Raise UserError for one text where a list of paths belongs: it would be read letter by letter."""
+    if isinstance(inputs, str):
+        raise UserError(f"inputs must be a list of paths and globs, got the text {inputs!r}")
+
+
 def expand(pattern: str) -> list[str]:
     """The local paths, sorted, that a path or glob names.
 

@@ -43,6 +43,12 @@ def as_batch(data: Any, num_slots: int) -> dict[str, tf.Tensor]:
     return batch
 
 
+def check_batch_size(batch_size: Any) -> None:
+    """Raise UserError unless it is a whole number of at least 1."""
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+
+
 def as_batches(
     x: Any, y: Any, arguments: dict[str, Any], model: Any, shuffle: bool = False, epochs: int | None = None
 ) -> tuple[Any, Any]:
@@ -60,8 +66,8 @@ def as_batches(
         UserError: a DataFrame as it is, no row, or arrays or arguments that cannot be meant.
     """
     batch_size = arguments.get("batch_size")
-    if batch_size is not None and (not isinstance(batch_size, int | np.integer) or batch_size < 1):
-        raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    if batch_size is not None:
+        check_batch_size(batch_size)
     if hasattr(x, "columns"):
         raise UserError(
             f"a {type(x).__name__} has no ids yet: give the data of afm_ctr.from_pandas(frame, schema), with the "
@@ -146,9 +152,10 @@ def _of_keras(x: Any, y: Any, arguments: dict[str, Any], model: Any) -> tuple[An
     label = held.get("label", y)
     if label is not None:
         label = _numbers("label" if "label" in held else "y", label, (len(ids),))
-        most = np.inf if model.label_kind == "real" else 1
-        wrong = ~(np.isfinite(label) & (label <= most) & (label >= -most if most == np.inf else label >= 0))
-        _refuse("label", label, counts & wrong, "not finite" if model.label_kind == "real" else "outside [0, 1]")
+        if model.label_kind == "real":
+            _refuse("label", label, counts & ~np.isfinite(label), "not finite")
+        else:  # nan is in no interval
+            _refuse("label", label, counts & ~((label >= 0) & (label <= 1)), "outside [0, 1]")
     if arguments.get("sample_weight") is not None:
         arguments["sample_weight"] = weight
     return held if isinstance(x, Mapping) else ids, label if y is not None else y
