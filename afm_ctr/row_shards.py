@@ -24,16 +24,11 @@ class RowShards:
     A permutation of ``[0, rows)`` that mixes puts every id at a *position*, and the ranks hold ranges of positions,
     equally long but for the last. So popular ids and the ranges of fields spread evenly, each rank knows the owner
     of every row by arithmetic only, and other numbers of ranks only cut the same line of rows elsewhere.
-
-    Attributes:
-        rows: of the whole table, at most 2^40.
-        rank: whose share.
-        size: number of ranks.
     """
 
-    rows: int
-    rank: int
-    size: int
+    rows: int  # of the whole table, at most 2^40
+    rank: int  # whose share
+    size: int  # number of ranks
 
     @property
     def per_rank(self) -> int:

@@ -27,21 +27,13 @@ _BUCKETS, _PARTS_OF_TIME = 50, 24  # ids of a field whose encoding does not say 
 
 @dataclass(frozen=True)
 class DataSize:
-    """What the settings go by.
+    """What the settings go by."""
 
-    Attributes:
-        rows: to train on.
-        ids: distinct ids in them, of all fields.
-        largest: distinct ids of the field with the most.
-        slots: filled slots of a row, at most.
-        validated: whether there is a split ``valid``.
-    """
-
-    rows: int
-    ids: int
-    largest: int
-    slots: int
-    validated: bool = True
+    rows: int  # to train on
+    ids: int  # distinct ids in them, of all fields
+    largest: int  # distinct ids of the field with the most
+    slots: int  # filled slots of a row, at most
+    validated: bool = True  # whether there is a split ``valid``
 
     @classmethod
     def of(cls, spec: FeatureSchema, rows: int, distinct: Mapping[str, int], *, validated: bool = True) -> DataSize:
@@ -91,15 +83,10 @@ def _ids(field: OneField, spec: FeatureSchema, distinct: int | None) -> int:
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a training run.
+    """Of a training run."""
 
-    Attributes:
-        content: keys of ``train.yaml``.
-        why: what led to a key's value; not every key has a reason.
-    """
-
-    content: dict[str, Any]
-    why: dict[str, str]
+    content: dict[str, Any]  # keys of ``train.yaml``
+    why: dict[str, str]  # what led to a key's value; not every key has a reason
 
     def to_yaml(self) -> str:
         """``train.yaml``, with the reasons as comments."""

@@ -37,20 +37,13 @@ class Counting:
 
 @dataclass
 class Analysing:
-    """The analysis pass: of every chunk its train rows, the facts of its numbers, and the file of its counts.
-
-    Attributes:
-        counts: the folder for the counts of vocabulary values, see :mod:`beam_jobs.vocabularies`.
-        parts: into how many parts they are divided.
-        rejects: the folder for rejected lines; the conversion, if it comes to that, replaces its files.
-        rejects_kept: how many of each reason are kept.
-    """
+    """The analysis pass: of every chunk its train rows, the facts of its numbers, and the file of its counts."""
 
     reader: RowReader
-    counts: str
-    parts: int
-    rejects: str
-    rejects_kept: int
+    counts: str  # the folder for the counts of vocabulary values, see :mod:`beam_jobs.vocabularies`
+    parts: int  # into how many parts they are divided
+    rejects: str  # the folder for rejected lines; the conversion, if it comes to that, replaces its files
+    rejects_kept: int  # how many of each reason are kept
 
     finds = AnalysedChunks
 
@@ -90,18 +83,12 @@ class Analysing:
 
 @dataclass(frozen=True)
 class Learned:
-    """What the analysis pass says of all chunks.
+    """What the analysis pass says of all chunks."""
 
-    Attributes:
-        analysis: what the train split says.
-        train_rows: its rows.
-        other_rows: good rows that are not among them: of other splits, or thinned out.
-        rejects: of each chunk the name of its file of rejects and their counts by reason.
-    """
-
-    analysis: Analysis
+    analysis: Analysis  # what the train split says
     train_rows: int
-    other_rows: int
+    other_rows: int  # good rows that are not among them: of other splits, or thinned out
+    # of each chunk the name of its file of rejects and their counts by reason
     rejects: list[tuple[str, dict[str, int]]]
 
     @classmethod

@@ -80,28 +80,17 @@ class _Columns:
 
 @dataclass
 class Conversion:
-    """The conversion pass. Picklable; the schema is read where the work is done, since vocabularies may be large.
-
-    Attributes:
-        reader: rows of chunks.
-        schema: the folder that holds the resolved schema.
-        attempt: the folder of this run's shards.
-        rejects: the folder of its rejects.
-        rejects_kept: how many of each reason are kept.
-        seed: of the order of rows in a shard.
-        rows: data rows of the whole input.
-        sample_rows: how many raw rows the data set keeps.
-    """
+    """The conversion pass. Picklable; the schema is read where the work is done, since vocabularies may be large."""
 
     reader: RowReader
-    schema: str
-    attempt: str
-    rejects: str
-    rejects_kept: int
-    seed: int
+    schema: str  # the folder that holds the resolved schema
+    attempt: str  # the folder of this run's shards
+    rejects: str  # the folder of its rejects
+    rejects_kept: int  # how many of each reason are kept
+    seed: int  # of the order of rows in a shard
     compression: Compression
-    rows: int
-    sample_rows: int
+    rows: int  # data rows of the whole input
+    sample_rows: int  # how many raw rows the data set keeps
 
     finds = ConvertedChunks
 

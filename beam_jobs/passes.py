@@ -145,18 +145,12 @@ class Write(Step):
 
 @dataclass
 class Passes:
-    """Runs the passes of one job.
-
-    Attributes:
-        engine: how pipelines run.
-        output: keeps the results.
-        progress: called with (stage, rows done, rows in all; 0 = not known).
-        metrics: Beam's counters of all passes so far, as far as the runner reports them.
-    """
+    """Runs the passes of one job."""
 
     engine: Engine
     output: Output
-    progress: Progress | None = None
+    progress: Progress | None = None  # called with (stage, rows done, rows in all; 0 = not known)
+    # Beam's counters of all passes so far, as far as the runner reports them
     metrics: dict[str, int] = field(default_factory=dict)
 
     def run(

@@ -33,23 +33,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plan:
-    """A job whose input has been looked at and whose mistakes, as far as that shows them, have been reported.
-
-    Attributes:
-        spec: the schema.
-        resolved: given: its ids are used as they are.
-        parent: given: its ids stay, new ones are appended.
-        tables: the schema's side tables, where it has some.
-        logs: the input files that hold anything, sorted by path.
-        rule: the split rule; :meth:`complete_rule` fills in what depends on the number of rows.
-    """
+    """A job whose input has been looked at and whose mistakes, as far as that shows them, have been reported."""
 
     spec: FeatureSchema
-    resolved: ResolvedSchema | None
-    parent: ResolvedSchema | None
-    tables: SideTables | None
-    logs: list[LogFile]
-    rule: SplitRule
+    resolved: ResolvedSchema | None  # given: its ids are used as they are
+    parent: ResolvedSchema | None  # given: its ids stay, new ones are appended
+    tables: SideTables | None  # the schema's side tables, where it has some
+    logs: list[LogFile]  # the input files that hold anything, sorted by path
+    rule: SplitRule  # the split rule; :meth:`complete_rule` fills in what depends on the number of rows
     chunk_bytes: int
     chunk_lines: int
 
@@ -184,27 +175,16 @@ def _why(rejects: Mapping[str, int]) -> str:
 
 @dataclass
 class Outcome:
-    """What the conversion pass made of all chunks.
+    """What the conversion pass made of all chunks."""
 
-    Attributes:
-        shards: by split and chunk.
-        rejects: exact counts by reason.
-        kept: how many of them the data set keeps.
-        shares: which lines of which chunk's file those are.
-        sampled_out: negatives that were thinned out.
-        cut: of each multi-valued field with longer cells than it takes, what was left out.
-        samples: the raw columns of a few rows.
-        statistics: of the split ``train``.
-    """
-
-    shards: list[ShardInfo]
-    rejects: dict[str, int]
-    kept: dict[str, int]
-    shares: list[Share]
-    sampled_out: int
-    cut: dict[str, CutInfo]
-    samples: list[dict[str, bytes]]
-    statistics: DataStatistics
+    shards: list[ShardInfo]  # by split and chunk
+    rejects: dict[str, int]  # exact counts by reason
+    kept: dict[str, int]  # how many of them the data set keeps
+    shares: list[Share]  # which lines of which chunk's file those are
+    sampled_out: int  # negatives that were thinned out
+    cut: dict[str, CutInfo]  # of each multi-valued field with longer cells than it takes, what was left out
+    samples: list[dict[str, bytes]]  # the raw columns of a few rows
+    statistics: DataStatistics  # of the split ``train``
 
     def problem(self, job: Plan, rows: int, most: float) -> str | None:
         """Why this is no data set, if it is none: rejects beyond a share of ``most`` of the rows, an empty split."""

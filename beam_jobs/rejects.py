@@ -46,17 +46,11 @@ class ChunkRejects:
 
 @dataclass(frozen=True)
 class Share:
-    """What a chunk's file of rejects gives to the data set.
+    """What a chunk's file of rejects gives to the data set."""
 
-    Attributes:
-        name: of the file, see :func:`reject_file`.
-        take: of each reason how many, from the first on.
-        whole: whether that is all that the file holds.
-    """
-
-    name: str
-    take: Mapping[str, int]
-    whole: bool
+    name: str  # of the file, see :func:`reject_file`
+    take: Mapping[str, int]  # of each reason how many, from the first on
+    whole: bool  # whether that is all that the file holds
 
 
 def shares(counts: Sequence[tuple[str, Mapping[str, int]]], most: int) -> tuple[list[Share], dict[str, int]]:

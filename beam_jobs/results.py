@@ -80,22 +80,14 @@ class Counted(NamedTuple):
 
 
 class Analysed(NamedTuple):
-    """What the analysis pass says of a chunk.
-
-    Attributes:
-        train_rows: good rows of the split ``train``.
-        other_rows: good rows of other splits, or thinned out.
-        rejects: by reason.
-        counts: the file that holds the counts of its vocabularies' values; None where there are none.
-        parts: of that file.
-    """
+    """What the analysis pass says of a chunk."""
 
     number: int
-    train_rows: int
-    other_rows: int
-    rejects: dict[str, int]
-    counts: str | None
-    parts: int
+    train_rows: int  # good rows of the split ``train``
+    other_rows: int  # good rows of other splits, or thinned out
+    rejects: dict[str, int]  # by reason
+    counts: str | None  # the file that holds the counts of its vocabularies' values; None where there are none
+    parts: int  # of that file
 
     @property
     def rows(self) -> int:
@@ -107,22 +99,15 @@ class Analysed(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """What the conversion pass says of a chunk.
-
-    Attributes:
-        shards: what :class:`afm_ctr.records.ShardInfo` takes, of each.
-        rejects: by reason.
-        sampled_out: negatives that were thinned out.
-        cut: of each multi-valued field the values beyond ``max_values``, and the rows that had such.
-        samples: the raw columns of some rows.
-    """
+    """What the conversion pass says of a chunk."""
 
     number: int
-    shards: list[dict[str, Any]]
-    rejects: dict[str, int]
-    sampled_out: int
+    shards: list[dict[str, Any]]  # what :class:`afm_ctr.records.ShardInfo` takes, of each
+    rejects: dict[str, int]  # by reason
+    sampled_out: int  # negatives that were thinned out
+    # of each multi-valued field the values beyond ``max_values``, and the rows that had such
     cut: dict[str, list[int]]
-    samples: list[dict[str, str]]
+    samples: list[dict[str, str]]  # the raw columns of some rows
 
     @property
     def rows_out(self) -> int:
@@ -145,11 +130,7 @@ C = TypeVar("C", Counted, Analysed, Converted)
 
 @dataclass
 class Found(Generic[C]):
-    """What a pass found in some chunks.
-
-    Attributes:
-        chunks: what it says of each.
-    """
+    """What a pass found in some chunks."""
 
     chunks: list[C]
 
@@ -187,13 +168,9 @@ class CountedPieces(Found[Counted]):
 @packed
 @dataclass
 class AnalysedChunks(Found[Analysed]):
-    """What the analysis pass found.
+    """What the analysis pass found."""
 
-    Attributes:
-        numbers: the facts of numeric fields, in parts.
-    """
-
-    numbers: list[ChunkAnalysis]
+    numbers: list[ChunkAnalysis]  # the facts of numeric fields, in parts
 
     def add(self, other: Self) -> None:
         super().add(other)
@@ -221,13 +198,9 @@ class AnalysedChunks(Found[Analysed]):
 @packed
 @dataclass
 class ConvertedChunks(Found[Converted]):
-    """What the conversion pass found.
+    """What the conversion pass found."""
 
-    Attributes:
-        statistics: of the rows of ``train``.
-    """
-
-    statistics: PartialStatistics
+    statistics: PartialStatistics  # of the rows of ``train``
 
     def add(self, other: Self) -> None:
         super().add(other)

@@ -49,19 +49,12 @@ class SplitRows:
 
 @dataclass
 class RowReader:
-    """Reads chunks as rows. Picklable: this, and nothing of Beam, is what travels to the workers.
-
-    Attributes:
-        spec: the schema.
-        labelled: whether labels are read.
-        rule: the split rule, complete.
-        tables: the folder that holds the copies of the schema's side tables, where it has some.
-    """
+    """Reads chunks as rows. Picklable: this, and nothing of Beam, is what travels to the workers."""
 
     spec: FeatureSchema
-    labelled: bool
+    labelled: bool  # whether labels are read
     rule: SplitRule
-    tables: str | None = None
+    tables: str | None = None  # the folder that holds the copies of the schema's side tables, where it has some
 
     def setup(self) -> None:
         """Once a worker, before its first chunk: load the side tables."""

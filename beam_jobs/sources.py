@@ -41,27 +41,17 @@ MOST_TOGETHER, UNITS_A_WORKER = 8, 4
 
 @dataclass(frozen=True)
 class LogFile:
-    """One input file.
-
-    Attributes:
-        kind: how it is compressed, or ``parquet``.
-        header: its header line, when the format has one; of a Parquet file its columns and their types.
-        first_line: its first data line; None = it has no rows, or is a Parquet file.
-        longest: how many bytes a line of it may have.
-        groups: rows of each row group of a Parquet file.
-        split: the split that all its rows belong to, when the split rule goes by files.
-        called: what rejects and the keys of rows say in place of its path.
-    """
+    """One input file."""
 
     path: str
     size: int
-    kind: Codec | Literal["parquet"]
-    header: bytes | None
-    first_line: bytes | None
-    longest: int = MAX_LINE_BYTES
-    groups: tuple[int, ...] = ()
-    split: str | None = None
-    called: str | None = None
+    kind: Codec | Literal["parquet"]  # how it is compressed, or ``parquet``
+    header: bytes | None  # its header line, when the format has one; of a Parquet file its columns and their types
+    first_line: bytes | None  # its first data line; None = it has no rows, or is a Parquet file
+    longest: int = MAX_LINE_BYTES  # how many bytes a line of it may have
+    groups: tuple[int, ...] = ()  # rows of each row group of a Parquet file
+    split: str | None = None  # the split that all its rows belong to, when the split rule goes by files
+    called: str | None = None  # what rejects and the keys of rows say in place of its path
 
     @property
     def source(self) -> str:
@@ -119,28 +109,19 @@ def discover(found: Sequence[tuple[str, int]], spec: FeatureSchema) -> list[LogF
 class Chunk:
     """A chunk, or one small file of a chunk that several share. Before the counting pass ``rows`` and all that
     follows is unknown.
-
-    Attributes:
-        number: position among all chunks of the job; that of the chunk, where small files share one.
-        start: first byte of a plain file's range; else the lines of the stream before the first of this chunk,
-            header included, or the rows before it in its row group.
-        end: the byte behind a plain file's range.
-        group: the row group of a Parquet file that it begins in.
-        rows: data lines, broken end included.
-        first_line: number of its first data line in the file, from 1.
-        first_row: number of its first data line among those of all files, from 0.
-        broken: whether it ends in the broken end of a compressed stream.
     """
 
-    number: int
+    number: int  # position among all chunks of the job; that of the chunk, where small files share one
     file: LogFile
+    # first byte of a plain file's range; else the lines of the stream before the first of this chunk, header
+    # included, or the rows before it in its row group
     start: int
-    end: int
-    rows: int = 0
-    first_line: int = 1
-    first_row: int = 0
-    broken: bool = False
-    group: int = 0
+    end: int  # the byte behind a plain file's range
+    rows: int = 0  # data lines, broken end included
+    first_line: int = 1  # number of its first data line in the file, from 1
+    first_row: int = 0  # number of its first data line among those of all files, from 0
+    broken: bool = False  # whether it ends in the broken end of a compressed stream
+    group: int = 0  # the row group of a Parquet file that it begins in
 
 
 class Unit(NamedTuple):

@@ -41,27 +41,17 @@ FORMS = "hash:COLUMN:80/10/10, tail:0.1/0.1, column:NAME, files:train=GLOB,valid
 
 @dataclass(frozen=True)
 class SplitRule:
-    """A parsed rule. :func:`parse_rule` makes it; what depends on the input is filled in before rows are assigned.
-
-    Attributes:
-        kind: the form.
-        text: as the user wrote it; None = no rule.
-        asked: splits that must not come out empty.
-        column: column whose cells decide; None with kind ``hash``: the record's key.
-        ends: hash: first fingerprint behind each split, as multiples of 2^-64 of the line; tail: first row behind it.
-        shares: what ``ends`` of a tail follow from once the number of rows is known.
-        globs: (split, glob) of the ``files`` form.
-        path: the file of the ``index`` form; later that of its codes, a byte a row.
-    """
+    """A parsed rule. :func:`parse_rule` makes it; what depends on the input is filled in before rows are assigned."""
 
     kind: Literal["all", "hash", "tail", "column", "files", "index"]
-    text: str | None = None
-    asked: tuple[str, ...] = ("train",)
-    column: str | None = None
+    text: str | None = None  # as the user wrote it; None = no rule
+    asked: tuple[str, ...] = ("train",)  # splits that must not come out empty
+    column: str | None = None  # column whose cells decide; None with kind ``hash``: the record's key
+    # hash: first fingerprint behind each split, as multiples of 2^-64 of the line; tail: first row behind it
     ends: tuple[int, ...] = ()
-    shares: tuple[Fraction, ...] = ()
-    globs: tuple[tuple[str, str], ...] = ()
-    path: str | None = None
+    shares: tuple[Fraction, ...] = ()  # what ``ends`` of a tail follow from once the number of rows is known
+    globs: tuple[tuple[str, str], ...] = ()  # (split, glob) of the ``files`` form
+    path: str | None = None  # the file of the ``index`` form; later that of its codes, a byte a row
 
     def with_rows(self, rows: int) -> SplitRule:
         """The rule for an input of this many data rows."""

@@ -41,17 +41,11 @@ _ROWS = "rows"
 
 @dataclass
 class RowsPlan(Plan):
-    """A job over rows of a pipeline.
+    """A job over rows of a pipeline."""
 
-    Attributes:
-        read_as: the schema, of JSON Lines.
-        shards: number of shards of each split.
-        headers: of every column that is read, by its name, what it is called in a row.
-    """
-
-    read_as: FeatureSchema
-    shards: int
-    headers: dict[str, str]
+    read_as: FeatureSchema  # the schema, of JSON Lines
+    shards: int  # number of shards of each split
+    headers: dict[str, str]  # of every column that is read, by its name, what it is called in a row
 
 
 def plan_rows(options: PrepareOptions, shards: int) -> RowsPlan:
@@ -116,16 +110,11 @@ class Begun(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """What is known once all rows are staged.
-
-    Attributes:
-        chunks: ascending.
-        reader: of their rows.
-    """
+    """What is known once all rows are staged."""
 
     begun: Begun
-    chunks: list[Chunk]
-    reader: RowReader
+    chunks: list[Chunk]  # ascending
+    reader: RowReader  # of their rows
 
     @property
     def rows(self) -> int:

@@ -29,22 +29,13 @@ _FIRST = ("probability", "score", "logit")
 
 @dataclasses.dataclass(frozen=True)
 class ScoreSummary:
-    """What was written.
-
-    Attributes:
-        output: the file.
-        rows: lines in it: one for each data line of the input.
-        errors: lines that hold an ``error`` in place of a score.
-        unread: scored rows with cells that the model could not read and treated as missing (``bad_cells``).
-        versions: the versions of the model that answered.
-        seconds: how long it took.
-    """
+    """What was written."""
 
     output: str
-    rows: int
-    errors: int
-    unread: int
-    versions: list[int]
+    rows: int  # lines in it: one for each data line of the input
+    errors: int  # lines that hold an ``error`` in place of a score
+    unread: int  # scored rows with cells that the model could not read and treated as missing (``bad_cells``)
+    versions: list[int]  # the versions of the model that answered
     seconds: float
 
     def to_json(self) -> dict[str, Any]:

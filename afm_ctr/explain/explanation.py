@@ -54,25 +54,16 @@ class PairEffect:
 
 @dataclass(frozen=True)
 class RowFacts:
-    """One row of the split.
+    """One row of the split."""
 
-    Attributes:
-        number: its place in the split, from 0.
-        key: what joins it to its log line.
-        label: None where there is none.
-        logit: as served.
-        score: probability, or score under squared loss.
-        linear: of every present slot its name, what it holds, and its own term of the logit, largest first.
-        bias: the rest of the logit that belongs to no slot.
-    """
-
-    number: int
-    key: str
-    label: float | None
-    logit: float
-    score: float
+    number: int  # its place in the split, from 0
+    key: str  # what joins it to its log line
+    label: float | None  # None where there is none
+    logit: float  # as served
+    score: float  # probability, or score under squared loss
+    # of every present slot its name, what it holds, and its own term of the logit, largest first
     linear: tuple[tuple[str, str, float], ...]
-    bias: float
+    bias: float  # the rest of the logit that belongs to no slot
 
     @property
     def title(self) -> str:
@@ -82,31 +73,19 @@ class RowFacts:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The pairs by rank, and what they were measured on.
-
-    Attributes:
-        model: name of the interaction.
-        split: which.
-        rows: how many rows were looked at.
-        pairs: all pairs of fields that some row has, by rank.
-        effect_of: what effects are made of: ``removal`` of the pair, its ``contribution``, or None: no effects.
-        agreement: of the rankings by effect and by attention; None where one of the two is not.
-        row: of an explanation of a single row.
-        requests: single rows of the split, explained one by one.
-        files: what was written.
-        slots: where a field has several slots, all pairs of slots by rank; else empty.
-    """
+    """The pairs by rank, and what they were measured on."""
 
     model: str
     split: str
-    rows: int
-    pairs: tuple[PairEffect, ...]
+    rows: int  # how many rows were looked at
+    pairs: tuple[PairEffect, ...]  # all pairs of fields that some row has, by rank
+    # what effects are made of: ``removal`` of the pair, its ``contribution``, or None: no effects
     effect_of: EffectOf | None
-    agreement: Agreement | None
-    row: RowFacts | None = None
-    requests: tuple[Explanation, ...] = ()
+    agreement: Agreement | None  # of the rankings by effect and by attention; None where one of the two is not
+    row: RowFacts | None = None  # of an explanation of a single row
+    requests: tuple[Explanation, ...] = ()  # single rows of the split, explained one by one
     files: tuple[str, ...] = ()
-    slots: tuple[PairEffect, ...] = ()
+    slots: tuple[PairEffect, ...] = ()  # where a field has several slots, all pairs of slots by rank; else empty
 
     @property
     def rank_correlation(self) -> float | None:

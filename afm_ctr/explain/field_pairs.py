@@ -11,15 +11,10 @@ from afm_ctr.schema import ResolvedSchema
 
 @dataclass(frozen=True)
 class FieldPairs:
-    """Pairs of fields, in the order of the first pair of slots of each.
+    """Pairs of fields, in the order of the first pair of slots of each."""
 
-    Attributes:
-        names: of each the two fields.
-        members: of each its pairs of slots: int64 places in ``ResolvedSchema.pairs``.
-    """
-
-    names: tuple[tuple[str, str], ...]
-    members: tuple[np.ndarray, ...]
+    names: tuple[tuple[str, str], ...]  # of each the two fields
+    members: tuple[np.ndarray, ...]  # of each its pairs of slots: int64 places in ``ResolvedSchema.pairs``
 
     @classmethod
     def of(cls, schema: ResolvedSchema) -> FieldPairs:

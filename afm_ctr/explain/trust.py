@@ -15,26 +15,18 @@ _HIGH, _LOW = 0.7, 0.3  # of the rank correlation
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two rankings of the same pairs agree.
+    """How two rankings of the same pairs agree."""
 
-    Attributes:
-        correlation: Spearman's rank correlation; None where it is not defined (all values of one are equal).
-        low: lower end of its 95 % interval, as if the pairs were independent draws; None for fewer than four.
-        high: its upper end.
-        pairs: how many pairs were ranked: those that some row has.
-        top: how many of the first of both rankings are compared: 10, and of fewer than 30 pairs a third.
-        common: how many of them are in both.
-        evenness: largest mean share of attention over the mean of all shares; near 1 attention hardly chooses.
-        weighted: the rank correlation of effect and weighted attention; None where it is not defined.
-    """
-
+    # Spearman's rank correlation; None where it is not defined (all values of one are equal)
     correlation: float | None
+    # lower end of its 95 % interval, as if the pairs were independent draws; None for fewer than four
     low: float | None
     high: float | None
-    pairs: int
-    top: int
-    common: int
-    evenness: float
+    pairs: int  # how many pairs were ranked: those that some row has
+    top: int  # how many of the first of both rankings are compared: 10, and of fewer than 30 pairs a third
+    common: int  # how many of them are in both
+    evenness: float  # largest mean share of attention over the mean of all shares; near 1 attention hardly chooses
+    # the rank correlation of effect and weighted attention; None where it is not defined
     weighted: float | None = None
 
     @property

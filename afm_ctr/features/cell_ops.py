@@ -185,15 +185,10 @@ def parse_whole(texts: tf.Tensor) -> Numbers:
 
 
 class Pieces(NamedTuple):
-    """Cells of several values in pieces.
+    """Cells of several values in pieces."""
 
-    Attributes:
-        values: ragged string [B, (≤ max_values)], in order.
-        cut: int32 [B], how many more there are of each cell.
-    """
-
-    values: tf.RaggedTensor
-    cut: tf.Tensor
+    values: tf.RaggedTensor  # ragged string [B, (≤ max_values)], in order
+    cut: tf.Tensor  # int32 [B], how many more there are of each cell
 
 
 def split_pieces(

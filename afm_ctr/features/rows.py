@@ -11,21 +11,13 @@ from afm_ctr.schema import ResolvedSchema
 
 
 class EncodedSlots(NamedTuple):
-    """What an encoder makes of a batch, slot by slot (rows are slots, so that work on a slot stays together).
+    """What an encoder makes of a batch, slot by slot (rows are slots, so that work on a slot stays together)."""
 
-    Attributes:
-        ids: int64 [s, B].
-        vals: float32 [s, B].
-        present: bool [s, B]; ids and vals mean nothing elsewhere.
-        bad: bool [fields, B], or ``None``: this encoder has no bad cells.
-        cut: int32 [B] for each of its multi-valued fields: values beyond ``max_values``.
-    """
-
-    ids: tf.Tensor
-    vals: tf.Tensor
-    present: tf.Tensor
-    bad: tf.Tensor | None
-    cut: tuple[tf.Tensor, ...] = ()
+    ids: tf.Tensor  # int64 [s, B]
+    vals: tf.Tensor  # float32 [s, B]
+    present: tf.Tensor  # bool [s, B]; ids and vals mean nothing elsewhere
+    bad: tf.Tensor | None  # bool [fields, B], or ``None``: this encoder has no bad cells
+    cut: tuple[tf.Tensor, ...] = ()  # int32 [B] for each of its multi-valued fields: values beyond ``max_values``
 
 
 class TableRows:

@@ -16,18 +16,12 @@ _MOST = 0.9  # of a column's cells must be numbers for it to be one of numbers
 
 @dataclass(frozen=True)
 class FirstLines:
-    """Cells of one file.
-
-    Attributes:
-        first: of its first line.
-        rows: of the lines below that have the usual width.
-        width: cells of most of its lines.
-    """
+    """Cells of one file."""
 
     path: str
-    first: list[bytes]
-    rows: list[list[bytes]]
-    width: int
+    first: list[bytes]  # of its first line
+    rows: list[list[bytes]]  # of the lines below that have the usual width
+    width: int  # cells of most of its lines
 
 
 def find_header(files: Sequence[FirstLines]) -> tuple[bool, str]:

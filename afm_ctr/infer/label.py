@@ -20,18 +20,12 @@ _NEARLY = 0.98
 
 @dataclass(frozen=True)
 class LabelGuess:
-    """The label.
-
-    Attributes:
-        schema: the ``label`` of a schema.
-        why: lines for its comment.
-        positive: bool of every sampled row; ``None``: the label is a number.
-    """
+    """The label."""
 
     profile: Profile
-    schema: dict[str, Any]
-    why: tuple[str, ...]
-    positive: np.ndarray | None
+    schema: dict[str, Any]  # the ``label`` of a schema
+    why: tuple[str, ...]  # lines for its comment
+    positive: np.ndarray | None  # bool of every sampled row; ``None``: the label is a number
 
 
 def find_label(profiles: Sequence[Profile], asked: str | None, headless: bool, path: str) -> LabelGuess:

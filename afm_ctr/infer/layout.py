@@ -28,19 +28,12 @@ _OF_OTHERS = 200
 
 @dataclass(frozen=True)
 class Layout:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        format: the ``format`` of a schema, without its columns.
-        names: what the log calls its columns, in order; without a header line ``c1``, ``c2``, …
-        why: the figures behind it, one line each.
-        left_out: columns that cannot be read, and why.
-    """
-
-    format: dict[str, Any]
-    names: tuple[str, ...]
-    why: tuple[str, ...] = field(default=())
-    left_out: dict[str, str] = field(default_factory=dict)
+    format: dict[str, Any]  # the ``format`` of a schema, without its columns
+    names: tuple[str, ...]  # what the log calls its columns, in order; without a header line ``c1``, ``c2``, …
+    why: tuple[str, ...] = field(default=())  # the figures behind it, one line each
+    left_out: dict[str, str] = field(default_factory=dict)  # columns that cannot be read, and why
 
 
 def layout_of(samples: Sequence[FileSample]) -> Layout:

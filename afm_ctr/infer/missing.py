@@ -16,17 +16,12 @@ _LEAST = 0.005  # of a column's cells must be a text that is not well known, for
 
 @dataclass(frozen=True)
 class Missing:
-    """What to declare as ``missing_values``.
+    """What to declare as ``missing_values``."""
 
-    Attributes:
-        everywhere: texts that mean nothing else, whatever the column: for the whole schema.
-        own: of a column, further texts: they stand among numbers or times only, elsewhere they may be categories.
-        rows: of each column with any of them, how many cells they are.
-    """
-
-    everywhere: tuple[str, ...] = ()
+    everywhere: tuple[str, ...] = ()  # texts that mean nothing else, whatever the column: for the whole schema
+    # of a column, further texts: they stand among numbers or times only, elsewhere they may be categories
     own: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    rows: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)  # of each column with any of them, how many cells they are
 
     def removed(self, name: str, cells: Sequence[bytes]) -> Sequence[bytes]:
         """A column's cells with b"" for those texts."""

@@ -44,20 +44,13 @@ _PRINTED = re.compile(
 
 @dataclass
 class Profile:
-    """A column of the sample.
+    """A column of the sample."""
 
-    Attributes:
-        name: as a schema calls it.
-        header: as the log calls it.
-        cells: bytes of every row; b"" = missing.
-        counts: of the cells that are not missing (white space only is missing only where the column is numbers).
-        auc: how well this column orders the labels, 0.5 … 1; ``None``: not known.
-    """
-
-    name: str
-    header: str
-    cells: Sequence[bytes]
-    auc: float | None = None
+    name: str  # as a schema calls it
+    header: str  # as the log calls it
+    cells: Sequence[bytes]  # bytes of every row; b"" = missing
+    auc: float | None = None  # how well this column orders the labels, 0.5 … 1; ``None``: not known
+    # of the cells that are not missing (white space only is missing only where the column is numbers)
     counts: Counter[bytes] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -20,18 +20,13 @@ _STRETCHES = 16  # places of a plain file larger than its share of that
 
 @dataclass
 class FileSample:
-    """Some lines of a file.
-
-    Attributes:
-        first: its first line, without a byte order mark.
-        lines: the sampled ones, in order, ``first`` not among them.
-        total: how many lines there are behind the first: counted where the whole file was read, estimated for a
-            plain file, ``None`` for a packed one that was not read to its end.
-    """
+    """Some lines of a file."""
 
     path: str
-    first: bytes
-    lines: list[bytes]
+    first: bytes  # its first line, without a byte order mark
+    lines: list[bytes]  # the sampled ones, in order, ``first`` not among them
+    # how many lines there are behind the first: counted where the whole file was read, estimated for a plain file,
+    # ``None`` for a packed one that was not read to its end
     total: int | None
 
 

@@ -25,20 +25,13 @@ _GROUP_NAME = re.compile(r"^(user|uid|user_?id|member_?id|customer_?id|visitor_?
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What to write for a column.
-
-    Attributes:
-        why: comment lines with the figures.
-        fields: fields of a schema.
-        left_out: what is wrong with the column, so that its fields only stand there as a comment.
-        key: whether it names the row.
-    """
+    """What to write for a column."""
 
     profile: Profile
-    why: tuple[str, ...]
+    why: tuple[str, ...]  # comment lines with the figures
     fields: tuple[dict[str, Any], ...]
-    left_out: str | None = None
-    key: bool = False
+    left_out: str | None = None  # what is wrong with the column, so that its fields only stand there as a comment
+    key: bool = False  # whether it names the row
     warnings: tuple[str, ...] = field(default=())
 
 

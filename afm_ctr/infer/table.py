@@ -25,24 +25,15 @@ _PARQUET_ROWS = 400_000  # read of all files together, of which ROWS are looked 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of a sample.
+    """Columns of a sample."""
 
-    Attributes:
-        paths: all files; ``looked_at``: those of which there are rows here.
-        layout: how they are written.
-        columns: what each is called by a schema and by the log.
-        cells: of each column by its name, the cells of every row.
-        rejects: sampled lines that are no rows, by reason.
-        total: rows of all files together; ``None``: not known.
-    """
-
-    paths: tuple[str, ...]
+    paths: tuple[str, ...]  # all files; ``looked_at``: those of which there are rows here
     looked_at: tuple[str, ...]
     layout: Layout
-    columns: tuple[Column, ...]
-    cells: dict[str, list[bytes]]
-    rejects: Counter[str]
-    total: int | None
+    columns: tuple[Column, ...]  # what each is called by a schema and by the log
+    cells: dict[str, list[bytes]]  # of each column by its name, the cells of every row
+    rejects: Counter[str]  # sampled lines that are no rows, by reason
+    total: int | None  # rows of all files together; ``None``: not known
 
     @property
     def rows(self) -> int:

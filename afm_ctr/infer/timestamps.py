@@ -44,20 +44,14 @@ _ID_WORDS = {
 
 @dataclass(frozen=True)
 class Moments:
-    """How the cells of a column write moments.
+    """How the cells of a column write moments."""
 
-    Attributes:
-        form: ``format`` of a time field.
-        first, last: the ends in UTC; cells without a zone are taken as they stand.
-        zones: the offsets that cells carry, as written; empty: none does. An epoch is UTC by definition: ``Z``.
-        digits: whether the cells are digits only, which ids are too.
-    """
-
-    form: str
-    first: datetime
+    form: str  # ``format`` of a time field
+    first: datetime  # in UTC, as last; cells without a zone are taken as they stand
     last: datetime
+    # the offsets that cells carry, as written; empty: none does. An epoch is UTC by definition: ``Z``.
     zones: tuple[str, ...] = ()
-    digits: bool = False
+    digits: bool = False  # whether the cells are digits only, which ids are too
 
     @property
     def span(self) -> str:

@@ -28,18 +28,12 @@ _GPU_BYTES = 256 << 20
 
 
 class _Layout(NamedTuple):
-    """Where the pairs stand in a block; Q = ⌊F/2⌋·F positions, distance by distance.
+    """Where the pairs stand in a block; Q = ⌊F/2⌋·F positions, distance by distance."""
 
-    Attributes:
-        listed: bool ``[Q]``, whether the pair takes part.
-        number: ``[Q]``, its place in the list of pairs (0 where it does not take part).
-        cell: int32 ``[Q]``, its place in a flattened ``[F, F]`` matrix.
-        position: int32 ``[F²]``, for each cell of that matrix the position of its pair; Q where there is none.
-    """
-
-    listed: np.ndarray
-    number: np.ndarray
-    cell: np.ndarray
+    listed: np.ndarray  # bool ``[Q]``, whether the pair takes part
+    number: np.ndarray  # ``[Q]``, its place in the list of pairs (0 where it does not take part)
+    cell: np.ndarray  # int32 ``[Q]``, its place in a flattened ``[F, F]`` matrix
+    # int32 ``[F²]``, for each cell of that matrix the position of its pair; Q where there is none
     position: np.ndarray
 
 
@@ -165,27 +159,16 @@ def _over_blocks(
 
 
 class _Attended(NamedTuple):
-    """A block after the forward pass; c rows, Q positions.
+    """A block after the forward pass; c rows, Q positions."""
 
-    Attributes:
-        u: ``[c, F, k]``.
-        other: ``[c, ⌊F/2⌋, F, k]``, the second factor of each pair.
-        products: ``[c·Q, k]``.
-        hidden: ``[c·Q, t]``, after the relu.
-        attention: ``[c, Q]``.
-        factor: ``[c, Q]`` or ``[c, 1]``, what dropout and scaling make of the attention.
-        matrix: ``[c, F, F]``, a_ij·factor, symmetric.
-        mixed: ``[c, F, k]``, Σ_j a_ij·factor u_j.
-    """
-
-    u: tf.Tensor
-    other: tf.Tensor
-    products: tf.Tensor
-    hidden: tf.Tensor
-    attention: tf.Tensor
-    factor: tf.Tensor
-    matrix: tf.Tensor
-    mixed: tf.Tensor
+    u: tf.Tensor  # ``[c, F, k]``
+    other: tf.Tensor  # ``[c, ⌊F/2⌋, F, k]``, the second factor of each pair
+    products: tf.Tensor  # ``[c·Q, k]``
+    hidden: tf.Tensor  # ``[c·Q, t]``, after the relu
+    attention: tf.Tensor  # ``[c, Q]``
+    factor: tf.Tensor  # ``[c, Q]`` or ``[c, 1]``, what dropout and scaling make of the attention
+    matrix: tf.Tensor  # ``[c, F, F]``, a_ij·factor, symmetric
+    mixed: tf.Tensor  # ``[c, F, k]``, Σ_j a_ij·factor u_j
 
 
 def _attend(

@@ -12,19 +12,12 @@ _M64 = (1 << 64) - 1
 
 
 class Dropout(NamedTuple):
-    """Inverted dropout that is a function of the example, not of its place in a batch.
+    """Inverted dropout that is a function of the example, not of its place in a batch."""
 
-    Attributes:
-        rows: int64 ``[B]``, a number for each example and step.
-        rate: share that is dropped, in [0, 1).
-        seed: of the whole model.
-        salt: tells the dropouts of one model from each other.
-    """
-
-    rows: tf.Tensor
-    rate: float
-    seed: int
-    salt: int
+    rows: tf.Tensor  # int64 ``[B]``, a number for each example and step
+    rate: float  # share that is dropped, in [0, 1)
+    seed: int  # of the whole model
+    salt: int  # tells the dropouts of one model from each other
 
 
 def stateless_keep(

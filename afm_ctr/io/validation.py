@@ -18,15 +18,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong in a file.
+    """One thing that is wrong in a file."""
 
-    Attributes:
-        location: keys and list positions that lead to it, relative to the model that reports it.
-        message: what is wrong and how to fix it.
-    """
-
-    location: tuple[str | int, ...]
-    message: str
+    location: tuple[str | int, ...]  # keys and list positions that lead to it, relative to the model that reports it
+    message: str  # what is wrong and how to fix it
 
 
 class Problems(ValueError):

@@ -22,37 +22,21 @@ _ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 class Layout(NamedTuple):
-    """A shape, and how the kernels take it; the letters are the macros of ``pooling.cu``.
-
-    Attributes:
-        F: slots.
-        KR: k, the width of the vectors.
-        TR: t, the width of the attention network.
-        BY_SLOT: whether each slot's pairs are pooled apart.
-        NF: threads of a block, forward.
-        N: threads of a block, backward.
-        R: rows that a block takes at a time.
-        G: slots of a row that it takes at a time, a multiple of PJ.
-        PI: slots i of a thread's tile of pairs.
-        PJ: slots j of it, a multiple of PI.
-        YC: hidden units that a thread computes at a time.
-        TX: rows of a thread's part of the matrices of the backward pass.
-        TY: columns of it.
-    """
+    """A shape, and how the kernels take it; the letters are the macros of ``pooling.cu``."""
 
     F: int
-    KR: int
-    TR: int
-    BY_SLOT: bool
-    NF: int
-    N: int
-    R: int
-    G: int
-    PI: int = 2
-    PJ: int = 4
-    YC: int = 8
-    TX: int = 8
-    TY: int = 8
+    KR: int  # k, the width of the vectors
+    TR: int  # t, the width of the attention network
+    BY_SLOT: bool  # whether each slot's pairs are pooled apart
+    NF: int  # threads of a block, forward
+    N: int  # threads of a block, backward
+    R: int  # rows that a block takes at a time
+    G: int  # slots of a row that it takes at a time, a multiple of PJ
+    PI: int = 2  # slots i of a thread's tile of pairs
+    PJ: int = 4  # slots j of it, a multiple of PI
+    YC: int = 8  # hidden units that a thread computes at a time
+    TX: int = 8  # rows of a thread's part of the matrices of the backward pass
+    TY: int = 8  # columns of it
 
     @property
     def K(self) -> int:

@@ -31,14 +31,11 @@ class Average:
     (e − w) / s, with s the product of all d so far: there only the rows of a batch change. Before s is too small for
     float32 the slot is multiplied by it, once in thousands of steps.
 
-    Attributes:
-        decay: d in the end; the average is over about 1 / (1 − d) steps. Before that it is the mean
-            of all of them.
-
     Reference:
         Polyak, Juditsky: Acceleration of Stochastic Approximation by Averaging, SIAM J. Control Optim. 30 (1992).
     """
 
+    # d in the end; the average is over about 1 / (1 − d) steps. Before that it is the mean of all of them.
     decay: float
 
     def __post_init__(self) -> None:

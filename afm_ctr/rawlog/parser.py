@@ -29,34 +29,24 @@ _UNREADABLE = {"line_too_long", "empty_line", "bad_utf8", "bad_json", "bad_quoti
 
 @dataclass
 class ParsedLines:
-    """Rows of a batch of lines; n of them are good, the rest is in ``rejects``.
-
-    Attributes:
-        columns: object arrays [n] of bytes, one for each of the schema's ``log_columns``; b"" = missing. Empty
-            where there are ``spans``.
-        extra: the same for the further columns asked for.
-        labels: float32 [n]; nan = no label.
-        weights: float32 [n]: the weight column, times 1/rate for negatives of a log that was thinned before and is
-            corrected by weights; ones where the schema has neither.
-        groups: raw bytes of the group column, None = the row has no group.
-        keys: the key column's cells, else ``<file>#<line>``.
-        line_numbers: int64 [n], from 1; of a Parquet file the numbers of the rows.
-        lines: the lines themselves; of a Parquet file made on demand, as JSON objects.
-        spans: where the cells of the columns are, in place of ``columns`` (see :meth:`LineParser.parse`).
-        rejects: in line order.
-    """
+    """Rows of a batch of lines; n of them are good, the rest is in ``rejects``."""
 
     source: str
+    # object arrays [n] of bytes, one for each of the schema's ``log_columns``; b"" = missing. Empty where there are
+    # ``spans``.
     columns: dict[str, np.ndarray]
-    extra: dict[str, np.ndarray]
-    labels: np.ndarray
+    extra: dict[str, np.ndarray]  # the same for the further columns asked for
+    labels: np.ndarray  # float32 [n]; nan = no label
+    # float32 [n]: the weight column, times 1/rate for negatives of a log that was thinned before and is corrected by
+    # weights; ones where the schema has neither
     weights: np.ndarray
-    groups: list[bytes | None]
-    keys: Sequence[bytes]
-    line_numbers: np.ndarray
-    lines: Sequence[bytes]
+    groups: list[bytes | None]  # raw bytes of the group column, None = the row has no group
+    keys: Sequence[bytes]  # the key column's cells, else ``<file>#<line>``
+    line_numbers: np.ndarray  # int64 [n], from 1; of a Parquet file the numbers of the rows
+    lines: Sequence[bytes]  # the lines themselves; of a Parquet file made on demand, as JSON objects
+    # where the cells of the columns are, in place of ``columns`` (see :meth:`LineParser.parse`)
     spans: CellSpans | None = None
-    rejects: list[Reject] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)  # in line order
 
     def __len__(self) -> int:
         return len(self.lines)

@@ -25,23 +25,14 @@ REASONS = {
 
 
 class Reject(NamedTuple):
-    """One rejected line.
+    """One rejected line."""
 
-    Attributes:
-        key: the declared key column's cell where it could be read, else ``<file>#<line>``.
-        source: path of the file.
-        line: number of the line in its file, from 1, header included; of a Parquet file the number of the row.
-        reason: one of :data:`REASONS`.
-        detail: what exactly, with the field or column where there is one.
-        raw: the line as it was, without its end; of a Parquet row a JSON object of the columns that are read.
-    """
-
-    key: bytes
+    key: bytes  # the declared key column's cell where it could be read, else ``<file>#<line>``
     source: str
-    line: int
-    reason: str
-    detail: str
-    raw: bytes
+    line: int  # number of the line in its file, from 1, header included; of a Parquet file the number of the row
+    reason: str  # one of :data:`REASONS`
+    detail: str  # what exactly, with the field or column where there is one
+    raw: bytes  # the line as it was, without its end; of a Parquet row a JSON object of the columns that are read
 
     def to_json(self) -> dict[str, Any]:
         """For a JSON Lines file: ``raw`` holds the line as text, or ``raw_base64`` its bytes when not UTF-8."""

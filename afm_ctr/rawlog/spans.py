@@ -14,19 +14,12 @@ _BYTES = [bytes([byte]) for byte in range(256)]
 
 @dataclass(frozen=True)
 class CellSpans:
-    """The cells of n rows.
+    """The cells of n rows."""
 
-    Attributes:
-        text: that they lie in.
-        starts: int32 [n, columns], the first byte of each.
-        ends: int32 [n, columns], the byte behind its last.
-        places: of each column by its name.
-    """
-
-    text: bytes
-    starts: np.ndarray
-    ends: np.ndarray
-    places: Mapping[str, int]
+    text: bytes  # that they lie in
+    starts: np.ndarray  # int32 [n, columns], the first byte of each
+    ends: np.ndarray  # int32 [n, columns], the byte behind its last
+    places: Mapping[str, int]  # of each column by its name
 
     def cells(self, column: str) -> list[bytes]:
         """The cells of a column."""

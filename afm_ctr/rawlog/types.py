@@ -22,17 +22,11 @@ def word_columns(spec: FeatureSchema) -> set[str]:
 
 
 class Learned(NamedTuple):
-    """How numbers are written in the vocabularies of a column's fields.
+    """How numbers are written in the vocabularies of a column's fields."""
 
-    Attributes:
-        words: whether a field reads the column as words at all.
-        whole: whether a vocabulary has whole numbers: ``5``.
-        floats: whether all have floats without a fraction: ``5.0``.
-    """
-
-    words: bool
-    whole: bool
-    floats: bool
+    words: bool  # whether a field reads the column as words at all
+    whole: bool  # whether a vocabulary has whole numbers: ``5``
+    floats: bool  # whether all have floats without a fraction: ``5.0``
 
 
 def learned(schema: ResolvedSchema, column: str) -> Learned:

@@ -17,23 +17,15 @@ from afm_ctr.training.model_io import Which, open_run
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """A run to compare with, such as one of the ``lr`` model.
-
-    Attributes:
-        folder: of the run.
-        model: its model.
-        checkpoint: whose weights.
-        scored: the split with its scores.
-        loss_gain: how much lower the reported run's loss is, a mean over pairs of the same row; None without rows.
-        auc_gain: how much larger its AUC is; None where there are not both classes.
-    """
+    """A run to compare with, such as one of the ``lr`` model."""
 
     folder: str
     model: str
     checkpoint: str
     scored: ScoredSplit
+    # how much lower the reported run's loss is, a mean over pairs of the same row; None without rows
     loss_gain: Interval | None
-    auc_gain: Interval | None
+    auc_gain: Interval | None  # how much larger its AUC is; None where there are not both classes
 
     @property
     def name(self) -> str:

@@ -33,24 +33,15 @@ Progress = Callable[[str, int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class ReportSummary:
-    """What was written.
-
-    Attributes:
-        output: the page.
-        split: what the model was judged on; None: there was nothing.
-        checkpoint: whose weights.
-        metrics: figures with the ends of their intervals, by name.
-        warnings: lines that say what is wrong with the model.
-        verdict: what the page begins with; empty where there is nothing to judge by.
-        baseline: the run that was compared with, and by how much this one is better; None: none was named.
-    """
+    """What was written."""
 
     output: str
-    split: str | None
+    split: str | None  # what the model was judged on; None: there was nothing
     checkpoint: str
-    metrics: dict[str, Interval]
-    warnings: list[str]
-    verdict: str
+    metrics: dict[str, Interval]  # figures with the ends of their intervals, by name
+    warnings: list[str]  # lines that say what is wrong with the model
+    verdict: str  # what the page begins with; empty where there is nothing to judge by
+    # the run that was compared with, and by how much this one is better; None: none was named
     baseline: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -20,21 +20,13 @@ from afm_ctr.training.model_io import HISTORY, PROFILE, RUN
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """A run as its folder tells it.
-
-    Attributes:
-        folder: the run's.
-        config: its options.
-        run: ``run.json``.
-        history: an object an epoch, see ``history.jsonl``; empty before the end of the first.
-        profile: ``profile.json``, where a profile was taken.
-    """
+    """A run as its folder tells it."""
 
     folder: Path
     config: TrainConfig
     run: dict[str, Any]
-    history: list[dict[str, Any]]
-    profile: dict[str, Any] | None
+    history: list[dict[str, Any]]  # an object an epoch, see ``history.jsonl``; empty before the end of the first
+    profile: dict[str, Any] | None  # ``profile.json``, where a profile was taken
 
     @classmethod
     def load(cls, folder: Path) -> RunRecord:
@@ -63,19 +55,12 @@ class RunRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """The data that a run is judged on, as far as there is any.
+    """The data that a run is judged on, as far as there is any."""
 
-    Attributes:
-        folder: of the data set; None: there is none.
-        manifest: its manifest.
-        split: what the model is judged on; None: there is no such split.
-        why_not: why ``folder`` or ``split`` is None, in a sentence.
-    """
-
-    folder: str | None = None
+    folder: str | None = None  # of the data set; None: there is none
     manifest: Manifest | None = None
-    split: str | None = None
-    why_not: str = ""
+    split: str | None = None  # what the model is judged on; None: there is no such split
+    why_not: str = ""  # why ``folder`` or ``split`` is None, in a sentence
 
     @classmethod
     def find(

@@ -34,32 +34,20 @@ class ScoredSplit:
 
     Memory: 12 bytes a row, as much again for the cells of the rows that are sliced as :data:`SLICE_BYTES` allows, and
     about 150 more a row while figures are made.
-
-    Attributes:
-        loss: ``log`` or ``squared``.
-        label_kind: ``binary`` or ``real``.
-        labels: float32 ``[n]`` as stored; None where the data has none.
-        scores: float32 ``[n]``: logits (log loss) or scores (squared loss).
-        weights: float32 ``[n]``, > 0.
-        figures: those of ``evaluate``, see :meth:`afm_ctr.metrics.Evaluation.result`; None without labels.
-        group_interval: of the group AUC; None where there is none.
-        sampled: int64 ``[m]``, the rows whose cells are kept: every n-th.
-        slots: of the schema, whose cells are kept.
-        ids: int32 or int64 ``[m, len(slots)]``.
-        values: float32 ``[m, len(slots)]``.
     """
 
-    loss: str
-    label_kind: str
-    labels: npt.NDArray[np.float32] | None
-    scores: npt.NDArray[np.float32]
-    weights: npt.NDArray[np.float32]
+    loss: str  # ``log`` or ``squared``
+    label_kind: str  # ``binary`` or ``real``
+    labels: npt.NDArray[np.float32] | None  # float32 ``[n]`` as stored; None where the data has none
+    scores: npt.NDArray[np.float32]  # float32 ``[n]``: logits (log loss) or scores (squared loss)
+    weights: npt.NDArray[np.float32]  # float32 ``[n]``, > 0
+    # those of ``evaluate``, see :meth:`afm_ctr.metrics.Evaluation.result`; None without labels
     figures: dict[str, Any] | None
-    group_interval: Interval | None
-    sampled: npt.NDArray[np.int64]
-    slots: tuple[int, ...]
-    ids: npt.NDArray[np.integer[Any]]
-    values: npt.NDArray[np.float32]
+    group_interval: Interval | None  # of the group AUC; None where there is none
+    sampled: npt.NDArray[np.int64]  # int64 ``[m]``, the rows whose cells are kept: every n-th
+    slots: tuple[int, ...]  # of the schema, whose cells are kept
+    ids: npt.NDArray[np.integer[Any]]  # int32 or int64 ``[m, len(slots)]``
+    values: npt.NDArray[np.float32]  # float32 ``[m, len(slots)]``
 
     @property
     def predictions(self) -> Floats:

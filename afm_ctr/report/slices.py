@@ -22,27 +22,16 @@ Mask = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Some rows of a split.
+    """Some rows of a split."""
 
-    Attributes:
-        field: by which they were chosen.
-        name: what it holds in them.
-        rows: how many.
-        positives: of them; None where labels are real or missing.
-        quality: AUC, or RMSE where labels are real; None where it is not defined.
-        why_not: then why.
-        predicted: mean prediction, weighted.
-        observed: mean of the labels on that scale, weighted; None without labels.
-    """
-
-    field: str
-    name: str
+    field: str  # by which they were chosen
+    name: str  # what it holds in them
     rows: int
-    positives: int | None
-    quality: Interval | None
-    why_not: str
-    predicted: float
-    observed: float | None
+    positives: int | None  # of them; None where labels are real or missing
+    quality: Interval | None  # AUC, or RMSE where labels are real; None where it is not defined
+    why_not: str  # then why
+    predicted: float  # mean prediction, weighted
+    observed: float | None  # mean of the labels on that scale, weighted; None without labels
 
 
 def chosen_fields(schema: ResolvedSchema, names: Sequence[str] | None) -> list[str]:

@@ -18,35 +18,23 @@ _HELD = 8  # samples of one field that wait to be joined
 
 @dataclass(frozen=True)
 class NumberFacts:
-    """What is known of one numeric field.
+    """What is known of one numeric field."""
 
-    Attributes:
-        count: numbers seen.
-        mean: of the encoded numbers (after log, when the field says so).
-        std: their population standard deviation.
-        sample: float64, ascending: all raw numbers while there are at most ``SAMPLE_LIMIT``, else the numbers of
-            the ``SAMPLE_LIMIT`` rows whose hashed position is least: every row has the same chance.
-    """
-
-    count: int = 0
-    mean: float = 0.0
-    std: float = 0.0
+    count: int = 0  # numbers seen
+    mean: float = 0.0  # of the encoded numbers (after log, when the field says so)
+    std: float = 0.0  # their population standard deviation
+    # float64, ascending: all raw numbers while there are at most ``SAMPLE_LIMIT``, else the numbers of the
+    # ``SAMPLE_LIMIT`` rows whose hashed position is least: every row has the same chance
     sample: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float64))
 
 
 @dataclass(frozen=True)
 class NumberPart:
-    """Facts of one field in some chunks, such that parts can be joined in any order.
+    """Facts of one field in some chunks, such that parts can be joined in any order."""
 
-    Attributes:
-        moments: of the encoded numbers.
-        keys: uint64 [n], the hashed positions of the sampled rows.
-        sample: float64 [n], their numbers.
-    """
-
-    moments: Moments
-    keys: np.ndarray
-    sample: np.ndarray
+    moments: Moments  # of the encoded numbers
+    keys: np.ndarray  # uint64 [n], the hashed positions of the sampled rows
+    sample: np.ndarray  # float64 [n], their numbers
 
     @staticmethod
     def join(parts: Iterable[NumberPart]) -> NumberPart:

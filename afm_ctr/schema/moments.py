@@ -13,17 +13,11 @@ _LOW = (1 << _HALF) - 1
 
 
 class Moments(NamedTuple):
-    """Sums over some numbers, as integers, which add up without rounding.
+    """Sums over some numbers, as integers, which add up without rounding."""
 
-    Attributes:
-        n: how many there are.
-        total: their sum, in units of 2^-1127.
-        squares: the sum of their squares, in units of 2^-2254.
-    """
-
-    n: int = 0
-    total: int = 0
-    squares: int = 0
+    n: int = 0  # how many there are
+    total: int = 0  # their sum, in units of 2^-1127
+    squares: int = 0  # the sum of their squares, in units of 2^-2254
 
     @classmethod
     def of(cls, values: np.ndarray) -> Moments:

@@ -29,17 +29,11 @@ _WIDTHS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
 
 @dataclass(frozen=True)
 class TimeLayout:
-    """A format with directives, as places in a text of fixed length.
+    """A format with directives, as places in a text of fixed length."""
 
-    Attributes:
-        pattern: regular expression of the texts that have this form (their numbers may still be no date).
-        places: of each directive's letter its first byte and its length.
-        sample: a text of this form.
-    """
-
-    pattern: str
-    places: dict[str, tuple[int, int]]
-    sample: str
+    pattern: str  # regular expression of the texts that have this form (their numbers may still be no date)
+    places: dict[str, tuple[int, int]]  # of each directive's letter its first byte and its length
+    sample: str  # a text of this form
 
 
 @lru_cache(maxsize=64)

@@ -18,40 +18,26 @@ _SIGMAS = 3.0
 
 @dataclass(frozen=True)
 class FieldDrift:
-    """One field.
-
-    Attributes:
-        name: of the field.
-        psi: the population stability index; ``None``: the field is in one of the data sets only.
-        noise: what the index may reach between two samples of the same rows (mean and three deviations).
-        buckets: how many it compares.
-        missing_before: share of rows without a value in the baseline ...
-        missing_now: ... and now.
-        new_share: share of sampled rows that hold a value which the baseline's list of values lacks, though it would
-            stand there had it been as frequent. Where that list is complete: every value it lacks.
-        flags: what is out of the ordinary, worst first; empty: nothing.
-    """
+    """One field."""
 
     name: str
-    psi: float | None
-    noise: float
-    buckets: int
-    missing_before: float | None
-    missing_now: float | None
+    psi: float | None  # the population stability index; ``None``: the field is in one of the data sets only
+    noise: float  # what the index may reach between two samples of the same rows (mean and three deviations)
+    buckets: int  # how many it compares
+    missing_before: float | None  # share of rows without a value in the baseline ..
+    missing_now: float | None  # ... and now.
+    # share of sampled rows that hold a value which the baseline's list of values lacks, though it would stand there
+    # had it been as frequent. Where that list is complete: every value it lacks.
     new_share: float
-    flags: tuple[str, ...]
+    flags: tuple[str, ...]  # what is out of the ordinary, worst first; empty: nothing
 
 
 @dataclass(frozen=True)
 class Drift:
-    """All fields, flagged ones first, each group by falling index; and the share of positive rows.
-
-    Attributes:
-        positive_before: in the baseline; ``None``: unlabelled.
-    """
+    """All fields, flagged ones first, each group by falling index; and the share of positive rows."""
 
     fields: tuple[FieldDrift, ...]
-    positive_before: float | None
+    positive_before: float | None  # in the baseline; ``None``: unlabelled
     positive_now: float | None
 
     @property

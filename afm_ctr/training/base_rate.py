@@ -18,15 +18,10 @@ from afm_ctr.training.progress import Say
 
 
 class LabelSums(NamedTuple):
-    """Over the rows of a split, as they are trained on: with the weights that undo a thinning of negatives.
+    """Over the rows of a split, as they are trained on: with the weights that undo a thinning of negatives."""
 
-    Attributes:
-        weight: Σ w.
-        labels: Σ w·label.
-    """
-
-    weight: float
-    labels: float
+    weight: float  # Σ w
+    labels: float  # Σ w·label
 
     @property
     def mean(self) -> float | None:

@@ -40,17 +40,11 @@ _ROWS_PER_READ = 1 << 18
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """The step that comes next.
+    """The step that comes next."""
 
-    Attributes:
-        epoch: epochs that are complete.
-        step_in_epoch: steps done of the epoch under way.
-        step: steps done since the run began.
-    """
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
+    epoch: int = 0  # epochs that are complete
+    step_in_epoch: int = 0  # steps done of the epoch under way
+    step: int = 0  # steps done since the run began
 
 
 class DamagedCheckpoint(Exception):

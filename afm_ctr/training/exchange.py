@@ -18,27 +18,16 @@ _GATHERED_ROW = 3.0
 
 @dataclasses.dataclass(frozen=True)
 class TableExchange:
-    """The choice for one table, and what it is made by.
-
-    Attributes:
-        table: its name.
-        columns: names of what its rows hold.
-        rows: how many it has.
-        touched: distinct rows that a rank's part of a batch reads, of the rank with the most.
-        form: what was chosen, or ``sharded``.
-        gather_bytes: what a rank puts into a step's exchange in that form.
-        reduce_bytes: the same.
-        sharded_bytes: the same, of a sharded table.
-    """
+    """The choice for one table, and what it is made by."""
 
     table: str
-    columns: tuple[str, ...]
-    rows: int
-    touched: int
-    form: Traffic
-    gather_bytes: int
+    columns: tuple[str, ...]  # names of what its rows hold
+    rows: int  # how many it has
+    touched: int  # distinct rows that a rank's part of a batch reads, of the rank with the most
+    form: Traffic  # what was chosen, or ``sharded``
+    gather_bytes: int  # what a rank puts into a step's exchange in that form
     reduce_bytes: int
-    sharded_bytes: int
+    sharded_bytes: int  # the same, of a sharded table
 
     @property
     def step_bytes(self) -> int:

@@ -14,21 +14,13 @@ LAST_SEEN = "last_seen"
 
 @dataclasses.dataclass(frozen=True)
 class TableColumn:
-    """One column of an embedding table, or an optimizer's slot of it.
-
-    Attributes:
-        table: the table's name.
-        column: the column's name.
-        slot: None for the weights, else the slot's name.
-        variable: shape ``[V, ...]``, or of a sharded table this rank's rows.
-        shards: which those are; None: all.
-    """
+    """One column of an embedding table, or an optimizer's slot of it."""
 
     table: str
     column: str
-    slot: str | None
-    variable: keras.Variable
-    shards: RowShards | None = None
+    slot: str | None  # None for the weights, else the slot's name
+    variable: keras.Variable  # shape ``[V, ...]``, or of a sharded table this rank's rows
+    shards: RowShards | None = None  # which those are; None: all
 
     @property
     def key(self) -> str:

@@ -27,21 +27,13 @@ ROWS_PER_SECOND = 50_000  # of a single rank, if not given
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Where a run is to take place.
-
-    Attributes:
-        hosts: how many.
-        per_host: ranks of each, a GPU each where there are any.
-        gbits: speed of a host's link, Gbit/s in each direction.
-        memory: bytes of a rank: of its GPU, or its part of the host's.
-        rows_per_second: of a single rank, without an exchange.
-    """
+    """Where a run is to take place."""
 
     hosts: int
-    per_host: int
-    gbits: float
-    memory: int
-    rows_per_second: float = ROWS_PER_SECOND
+    per_host: int  # ranks of each, a GPU each where there are any
+    gbits: float  # speed of a host's link, Gbit/s in each direction
+    memory: int  # bytes of a rank: of its GPU, or its part of the host's
+    rows_per_second: float = ROWS_PER_SECOND  # of a single rank, without an exchange
 
     @property
     def ranks(self) -> int:
@@ -50,28 +42,17 @@ class Cluster:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """What is planned for.
-
-    Attributes:
-        rows: ids.
-        width: numbers a row, over all columns.
-        slot_numbers: numbers that the optimizer keeps for a row.
-        marks: whether each row has a mark of 8 bytes (``expiry``, ``row_l2_per: step``).
-        copied: whether validation holds a second copy of the weights (``optimizer.average``).
-        local_batch: rows of a rank's batch.
-        slots, pairs: of a row of the data.
-        touched: distinct ids of a rank's batch.
-    """
+    """What is planned for."""
 
     rows: int
-    width: int
-    slot_numbers: int
-    marks: bool
-    local_batch: int
-    slots: int
+    width: int  # numbers a row, over all columns
+    slot_numbers: int  # numbers that the optimizer keeps for a row
+    marks: bool  # whether each row has a mark of 8 bytes (``expiry``, ``row_l2_per: step``)
+    local_batch: int  # rows of a rank's batch
+    slots: int  # of a row of the data, like the pairs
     pairs: int
-    touched: int
-    copied: bool = False
+    touched: int  # distinct ids of a rank's batch
+    copied: bool = False  # whether validation holds a second copy of the weights (``optimizer.average``)
 
     @property
     def row_bytes(self) -> int:
@@ -86,26 +67,18 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a rank pays in one form.
+    """What a rank pays in one form."""
 
-    Attributes:
-        weights, slots, buffers: bytes of the rows that it stores, of their optimizer slots and marks, and of what a
-            step, or validation if that is more, needs besides.
-        put: bytes that it puts into the exchange of a step.
-        sent: bytes of those that it sends to others.
-        exchange_seconds: of a step, by the speed of a host's link and a delay for each message.
-        step_seconds: with the computation.
-        largest_rows: of the largest table that fits into the memory.
-    """
-
+    # weights, slots, buffers: bytes of the rows that it stores, of their optimizer slots and marks, and of what a
+    # step, or validation if that is more, needs besides
     weights: int
     slots: int
     buffers: int
-    put: int
-    sent: int
-    exchange_seconds: float
-    step_seconds: float
-    largest_rows: int
+    put: int  # bytes that it puts into the exchange of a step
+    sent: int  # bytes of those that it sends to others
+    exchange_seconds: float  # of a step, by the speed of a host's link and a delay for each message
+    step_seconds: float  # with the computation
+    largest_rows: int  # of the largest table that fits into the memory
 
     @property
     def memory(self) -> int:

@@ -28,22 +28,14 @@ class NotFinite(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class ColumnCopy:
-    """The rows of one column of a table, or of a slot of it, or this rank's.
-
-    Attributes:
-        table: the table's name.
-        key: of :class:`~afm_ctr.training.model_state.TableColumn`.
-        shape: ``[V, ...]``.
-        blocks: the rows in order, ``[<= rows_per_file, ...]`` each, in host memory; those of a rank are copied one
-            at a time.
-        start: position of the first of a rank's; None: all rows, by id.
-    """
+    """The rows of one column of a table, or of a slot of it, or this rank's."""
 
     table: str
-    key: str
-    shape: list[int]
+    key: str  # of :class:`~afm_ctr.training.model_state.TableColumn`
+    shape: list[int]  # ``[V, ...]``
+    # the rows in order, ``[<= rows_per_file, ...]`` each, in host memory; those of a rank are copied one at a time
     blocks: Iterable[tf.Tensor]
-    start: int | None = None
+    start: int | None = None  # position of the first of a rank's; None: all rows, by id
 
 
 @dataclasses.dataclass(frozen=True)

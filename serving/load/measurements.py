@@ -41,23 +41,16 @@ def quantile(ascending: Sequence[float] | np.ndarray[Any, Any], percent: float, 
 
 @dataclass
 class Tally:
-    """What a run of the load collects; seconds everywhere.
+    """What a run of the load collects; seconds everywhere."""
 
-    Attributes:
-        latencies: of the requests that were answered.
-        lags: how late each request was sent, against when it should have been.
-        errors: how many requests ended otherwise, by gRPC's name of the reason or NOT_SENT.
-        examples: what was said, for one of each.
-        began: when the first request should have been sent.
-        ended: when the last one was answered or given up.
-    """
-
-    latencies: array[float] = field(default_factory=lambda: array("d"))
+    latencies: array[float] = field(default_factory=lambda: array("d"))  # of the requests that were answered
+    # how late each request was sent, against when it should have been
     lags: array[float] = field(default_factory=lambda: array("d"))
+    # how many requests ended otherwise, by gRPC's name of the reason or NOT_SENT
     errors: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
-    began: float = 0.0
-    ended: float = 0.0
+    examples: dict[str, str] = field(default_factory=dict)  # what was said, for one of each
+    began: float = 0.0  # when the first request should have been sent
+    ended: float = 0.0  # when the last one was answered or given up
 
     def add(self, code: str, latency: float, at: float, said: str = "") -> None:
         """Count a request that ended."""

@@ -34,19 +34,12 @@ _OPTIONS: list[tuple[str, Any]] = [
 
 
 class Traffic(NamedTuple):
-    """Serialized Predict requests, which are sent over and over.
+    """Serialized Predict requests, which are sent over and over."""
 
-    Attributes:
-        requests: each of ``rows_per_request`` rows.
-        rows_per_request: the batch size.
-        rows: distinct rows in them.
-        rejected: lines of the log that are no rows, and were left out.
-    """
-
-    requests: list[bytes]
+    requests: list[bytes]  # each of ``rows_per_request`` rows
     rows_per_request: int
-    rows: int
-    rejected: int
+    rows: int  # distinct rows in them
+    rejected: int  # lines of the log that are no rows, and were left out
 
 
 def prepare(

@@ -30,25 +30,17 @@ _LOWEST = 0.5
 
 @dataclass
 class LoadReport:
-    """What was found.
-
-    Attributes:
-        target, model_name: of the server.
-        traffic: what was sent.
-        result: the figures; of a sweep those at the highest rate that keeps the promise, or else at the lowest tried.
-        slo: what was promised; may be empty.
-        tried: of a sweep, the figures at each rate in the order of trying, and whether the promise was kept.
-        highest: of a sweep, the highest rate that keeps the promise; None if none does.
-        files: what was written.
-    """
+    """What was found."""
 
     target: str
     model_name: str
     traffic: Traffic
+    # the figures; of a sweep those at the highest rate that keeps the promise, or else at the lowest tried
     result: Result
-    slo: Slo
+    slo: Slo  # what was promised; may be empty
+    # of a sweep, the figures at each rate in the order of trying, and whether the promise was kept
     tried: list[tuple[Result, bool]] = field(default_factory=list)
-    highest: float | None = None
+    highest: float | None = None  # of a sweep, the highest rate that keeps the promise; None if none does
     files: list[str] = field(default_factory=list)
 
     @property

@@ -39,18 +39,12 @@ class Wire(Protocol):
 
 @dataclass(frozen=True)
 class Bounds:
-    """Where a run ends, whatever happens.
+    """Where a run ends, whatever happens."""
 
-    Attributes:
-        duration: seconds in which requests are started.
-        timeout: seconds that a request may take; it counts as failed then.
-        max_requests: how many are started at most.
-        max_in_flight: how many of an open loop are on their way at once; the others wait, and their clock runs.
-    """
-
-    duration: float
-    timeout: float = 10.0
-    max_requests: int = 1_000_000
+    duration: float  # seconds in which requests are started
+    timeout: float = 10.0  # seconds that a request may take; it counts as failed then
+    max_requests: int = 1_000_000  # how many are started at most
+    # how many of an open loop are on their way at once; the others wait, and their clock runs
     max_in_flight: int = 1000
 
 

@@ -31,23 +31,14 @@ _READ_BYTES = 64 << 10
 
 @dataclass(frozen=True)
 class Limits:
-    """What a caller may take.
+    """What a caller may take."""
 
-    Attributes:
-        connections: At once; one more gets 503.
-        idle_seconds: Between two requests.
-        head_seconds: From the first byte of a request to the end of its headers.
-        body_seconds: From there to the end of its body.
-        body_bytes: Of a body as it is sent.
-        unpacked_bytes: Of a body after gzip. TensorFlow Serving's own limit.
-    """
-
-    connections: int = 1000
-    idle_seconds: float = 60.0
-    head_seconds: float = 20.0
-    body_seconds: float = 120.0
-    body_bytes: int = 1 << 30
-    unpacked_bytes: int = 10 << 20
+    connections: int = 1000  # at once; one more gets 503
+    idle_seconds: float = 60.0  # between two requests
+    head_seconds: float = 20.0  # from the first byte of a request to the end of its headers
+    body_seconds: float = 120.0  # from there to the end of its body
+    body_bytes: int = 1 << 30  # of a body as it is sent
+    unpacked_bytes: int = 10 << 20  # of a body after gzip; TensorFlow Serving's own limit
 
 
 class Refused(Exception):
