@@ -34,7 +34,6 @@ def pin_gpu(local_rank: int = 0, local_size: int = 1, config: Any = None) -> Any
     hand them out, that one is taken.
 
     Args:
-        local_rank: this rank among those on its machine.
         local_size: ranks on this machine; a single process takes one GPU too.
         config: stands in for ``tf.config`` in tests.
 
@@ -69,7 +68,6 @@ def ahead_on_gpu(batches: tf.data.Dataset, config: Any = None, device: str = "/G
 
     Args:
         batches: without texts, which stay on the host. Nothing may be applied to the result.
-        config: stands in for ``tf.config`` in tests.
         device: the GPU that :func:`pin_gpu` has left visible, and another device in tests.
     """
     import tensorflow as tf

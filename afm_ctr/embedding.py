@@ -274,12 +274,7 @@ class EmbeddingTable(keras.layers.Layer):
 
 
 def assign_rows(variable: tf.Variable, start: int, values: Any) -> None:
-    """``variable[start : start + n] = values`` without reading the variable, which may copy the whole of it.
-
-    Args:
-        variable: ``[V, ...]``.
-        values: ``[n, ...]``, tensor or array.
-    """
+    """``variable[start : start + n] = values`` without reading the variable, which may copy the whole of it."""
     values = tf.convert_to_tensor(values, variable.dtype)
     stop = start + int(values.shape[0])
     tf.raw_ops.ResourceStridedSliceAssign(ref=variable.handle, begin=[start], end=[stop], strides=[1], value=values)

@@ -90,8 +90,6 @@ class SideTables:
         """Read what :meth:`save` wrote; ``None`` for a schema without side tables.
 
         Args:
-            folder: the folder of a data set or a model.
-            spec: its schema.
             read: what reads a file, where the folder is not a local one.
 
         Raises:

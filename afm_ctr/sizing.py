@@ -40,9 +40,7 @@ class DataSize:
         """By a schema.
 
         Args:
-            rows: to train on.
             distinct: different cells of a field, by its name; a field that is not there counts by its encoding.
-            validated: whether there is a split ``valid``.
         """
         from afm_ctr.schema import slots_of
 

@@ -20,7 +20,6 @@ def visible(text: str, keep: str = "") -> str:
     """A text with every character that is not printable as JSON escapes it: ``\\u001b``, ``\\u2028``, ``\\u202e``.
 
     Args:
-        text: any text; one without such characters is returned as it is.
         keep: characters that stay, such as a line's end.
     """
     if text.isprintable():

@@ -70,9 +70,7 @@ class Page:
         """A table; on a phone the rows of a wide one become blocks, a line a cell.
 
         Args:
-            header: headings of the columns.
             rows: cells as text, numbers in the form in which they are to be read; None leaves a cell empty.
-            caption: what the table shows.
             numeric: the headings whose columns are flush right.
             marked: numbers of rows, from 0, that stand out.
             folded: show the caption only until the reader opens it.

@@ -194,9 +194,6 @@ def read(path: str) -> bytes:
 def creating(path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A stream to a file that gets its name when it is complete: a reader sees all of it or nothing.
 
-    Args:
-        durable: see :func:`afm_ctr.io.files.replacing`.
-
     Raises:
         UserError: the file cannot be written: no permission, no space left, ...
     """

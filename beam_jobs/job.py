@@ -169,10 +169,6 @@ def publish(
 ) -> Manifest:
     """What the conversion has made of all chunks becomes the data set.
 
-    Args:
-        found: by the conversion of all chunks.
-        command: what the manifest says of where the data set came from.
-
     Raises:
         UserError: too many rejects, or a split without a row.
         RuntimeError: rows were lost on the way.

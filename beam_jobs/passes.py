@@ -163,7 +163,6 @@ class Passes:
         """Run a task over all units.
 
         Args:
-            stage: name of the pass, for Beam and for the progress.
             more: adds what else is to become of the PCollection of findings.
 
         Returns:

@@ -212,10 +212,7 @@ def assemble(
     """What the conversion has found in all chunks, together.
 
     Args:
-        chunks: in order.
-        schema: the resolved one.
         rejects_kept: how many rejects of each reason the data set keeps.
-        sample_rows: how many raw rows.
 
     Raises:
         RuntimeError: a chunk's rows are not those that were counted.

@@ -220,9 +220,6 @@ class Join(beam.CombineFn, Generic[F]):
 
     Accumulators are packed before Beam encodes them: next to a worker of its in-process runner a thread sends, once a
     second, what has been encoded so far, and a coder in Python may be in the middle of an element then.
-
-    Args:
-        kind: of the findings.
     """
 
     def __init__(self, kind: type[F]) -> None:

@@ -305,12 +305,7 @@ def read_chunks(
 
 
 def read_piece(piece: Chunk, batch: int, columns: Sequence[str] = ()) -> Iterator[Lines]:
-    """The lines of a piece that has not been counted: of :func:`pieces_to_count`. They are numbered from 1.
-
-    Args:
-        batch: most lines in a batch.
-        columns: of a Parquet file, those to read.
-    """
+    """The lines of a piece that has not been counted: of :func:`pieces_to_count`. They are numbered from 1."""
     log, done = piece.file, 0
     with ExitStack() as opened:
         lines: LineStream | TableStream

@@ -85,11 +85,7 @@ def counts_at(place: Place) -> ValueCounts:
 
 
 class Merge(beam.CombineFn):
-    """Counts of one part that are filed here and there become those of the values that a vocabulary may take, packed.
-
-    Args:
-        spaces: the vocabularies, by name.
-    """
+    """Counts of one part, filed here and there, become those of the values that a vocabulary may take, packed."""
 
     def __init__(self, spaces: Mapping[str, VocabularySpace]) -> None:
         self._spaces = spaces
@@ -126,11 +122,7 @@ def _let_through(space: VocabularySpace, counts: Counter[bytes]) -> dict[bytes, 
 
 
 class Vocabularies(beam.PTransform):  # type: ignore[type-arg]
-    """The findings of the analysis to packed counts of what vocabularies may take, by part.
-
-    Args:
-        spaces: the vocabularies, by name.
-    """
+    """The findings of the analysis to packed counts of what vocabularies may take, by part."""
 
     def __init__(self, spaces: Mapping[str, VocabularySpace]) -> None:
         super().__init__()

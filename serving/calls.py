@@ -78,7 +78,6 @@ class Call:
     """A request on its way, and its repeats: scoring changes nothing, so a call that nobody answered may be repeated.
 
     Args:
-        method: Of :meth:`Servers.method`.
         timeout: Seconds for all attempts together.
         patient: Keep trying until the deadline where no server can be reached, instead of five attempts.
     """

@@ -77,7 +77,6 @@ def open_channels(
 
     Args:
         targets: Of :func:`read_targets`. Requests also go round all the addresses behind one name.
-        credentials: TLS; None: plain.
         server_name: The name that the servers' certificates must hold, where it is not the target's.
     """
     options = list(_OPTIONS)

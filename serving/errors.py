@@ -91,8 +91,6 @@ def from_rpc(
     """Translate gRPC's exception.
 
     Args:
-        target: host:port, for the message.
-        timeout: Seconds that the call had, for the message.
         proxy: What in the environment puts a proxy in between, for the message.
 
     Returns:

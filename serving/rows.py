@@ -38,7 +38,6 @@ def split(data: Any, batch_size: int) -> Iterator[Chunk]:
     Args:
         data: An iterable of mappings (a row each); a mapping of column name to array or list, first dimension the
             rows; a DataFrame (anything with ``columns`` whose columns have ``to_numpy``); or an Arrow table.
-        batch_size: Rows in a chunk; the last may have fewer.
 
     Raises:
         InvalidArgument: columns of different length, or something else than rows.

@@ -75,16 +75,8 @@ def score_file(
     ``error`` for a line that is no row. The file appears when it is whole.
 
     Args:
-        target: host:port of the server's gRPC API.
         schema_path: The feature schema that says how a line is written: a user's own, or a resolved one. Side tables
             are read from where the first says they are; of a resolved one the copies next to it are taken.
-        output_path: JSON Lines file to write.
-        batch_size: Rows in a request.
-        version: Ask this version of the model; default: the latest.
-        label: Ask the version of this label; excludes ``version``.
-        credentials: Of TLS, see :func:`serving.channel.tls_credentials`; default: plain.
-        timeout: Seconds that a request may take.
-        max_in_flight: Requests on their way at once.
 
     Raises:
         UserError: the schema, the log or the server is not there, or they do not fit each other.

@@ -40,7 +40,6 @@ def top_pairs(attention: np.ndarray[Any, Any], names: Sequence[str], top: int) -
 
     Args:
         attention: Shares [B, pairs].
-        top: At most this many a row.
 
     Raises:
         InvalidArgument: another number of names than of pairs.

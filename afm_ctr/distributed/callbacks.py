@@ -167,7 +167,6 @@ class DriftCheck(keras.callbacks.Callback):
     reduced gradients, and what this package adds after the exchange has a fixed order, on GPUs too.
 
     Args:
-        world: the ranks to compare.
         every: steps between two checks.
 
     Raises (on every rank alike, in one line):

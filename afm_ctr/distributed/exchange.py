@@ -48,11 +48,8 @@ def exchanged_bytes(form: Traffic, touched: int, rows: int, width: int, itemsize
     for, as many rows as it gets, and their gradient.
 
     Args:
-        form: of the exchange.
         touched: distinct rows that the rank's part of the batch reads.
-        rows: of the table.
         width: numbers a row, over all columns that are read together.
-        itemsize: bytes of a number.
     """
     if form == "gather":
         return touched * (width * itemsize + _index_type(rows).size)
@@ -99,7 +96,6 @@ class GradientExchange:
     and the step of those that have fails instead of taking another epoch's gradients for this one's.
 
     Args:
-        world: the ranks.
         form: for variables that do not say themselves: the attribute ``exchange`` of a variable, ``"gather"`` or
             ``"reduce"``, is looked at when a step is traced.
     """

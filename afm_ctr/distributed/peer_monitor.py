@@ -48,7 +48,6 @@ class PeerMonitor:
     All ranks make it together. Ranks that cannot be reached over TCP are left out of what it reports.
 
     Args:
-        world: the ranks.
         place: says where this rank is, in a few words.
     """
 
@@ -270,11 +269,7 @@ def _one_object(connection: socket.socket, seconds: float) -> dict[str, Any]:
 
 
 def _interface(one_host: bool) -> str:
-    """The address of this machine that the other ranks talk to, the only one to listen at; "" if none is found.
-
-    Args:
-        one_host: whether all ranks are on this machine.
-    """
+    """The address of this machine that the other ranks talk to, the only one to listen at; "" if none is found."""
     found = []
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         if name := os.environ.get("HOROVOD_GLOO_IFACE", "").split(",")[0]:

@@ -29,9 +29,6 @@ class ShardCopies:
     one size. A copy is made in two steps, so that the ranks always have one commit in common: :meth:`make` leaves the
     one before where it is and ends when all ranks have the new one; :meth:`settle` then drops the old. In between a
     rank holds four times its rows in host memory, afterwards twice.
-
-    Args:
-        world: the ranks.
     """
 
     def __init__(self, world: World) -> None:
@@ -96,7 +93,6 @@ class ShardCopies:
         """Send rows of a variable to their owners.
 
         Args:
-            variable: of this rank.
             held: rows by the rank that they were of.
             holder: of each of those ranks, who sends its rows.
         """
@@ -127,11 +123,7 @@ class ShardCopies:
 
 
 def ring_distance(hosts: Sequence[str]) -> int:
-    """How many ranks further a rank's rows are held: on another host for as many ranks as can be.
-
-    Args:
-        hosts: of each rank.
-    """
+    """How many ranks further a rank's rows are held: on another host for as many ranks as can be."""
 
     def apart(distance: int) -> int:
         return sum(host != hosts[(rank + distance) % len(hosts)] for rank, host in enumerate(hosts))

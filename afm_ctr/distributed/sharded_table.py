@@ -28,7 +28,6 @@ class ShardedTable(EmbeddingTable):
 
     Args:
         world: the ranks; they must not change.
-        **kwargs: of :class:`~afm_ctr.embedding.EmbeddingTable`.
 
     Attributes:
         shards: who owns what.
@@ -104,10 +103,6 @@ class ShardedTable(EmbeddingTable):
 
     def touched(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
         """Add up, row by row, what the ranks sent to this one through one :meth:`lookup`.
-
-        Args:
-            gradients: of ``variables``, one by one.
-            variables: Keras variables, columns of this table and others.
 
         Returns:
             The gradients; those of the columns as :class:`MergedSlices` of this rank's rows that share their indices.

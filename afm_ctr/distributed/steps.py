@@ -19,7 +19,6 @@ def check_steps(world: World, steps: int | None) -> None:
     """Whether all ranks expect equally many batches an epoch; all must ask, before the first step.
 
     Args:
-        world: the ranks.
         steps: of this rank; None where it is not known (then :func:`end_epoch` finds out).
 
     Raises:

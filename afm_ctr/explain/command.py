@@ -43,14 +43,10 @@ def explain(
     because a large share of a product that is near zero, or always the same, does nothing to the ranking of rows.
 
     Args:
-        model_dir: folder of a training run.
-        data_dir: a prepared data set of its schema.
-        split: which split of it.
         row: explain only this row of the split (from 0, in file order).
         output: folder for tables (CSV), pictures (PNG) and one page with all of it (HTML); None writes nothing.
         requests: explain this many rows one by one too, the first of the split; not with ``row``.
         max_rows: at most this many rows, the first of the split.
-        which: ``best`` or ``latest`` checkpoint.
 
     Raises:
         UserError: no such run, split or row, a foreign schema, a model without pairs, too many requests, or a

@@ -40,11 +40,7 @@ _ADDED = "Effect: the standard deviation, over the rows, of what the pair adds t
 
 
 def page_of(explanation: Explanation, schema: ResolvedSchema) -> Page:
-    """Verdict, bars, tables, heat maps and single rows of an explanation.
-
-    Args:
-        schema: of the model, whose fields the heat maps show.
-    """
+    """Verdict, bars, tables, heat maps and single rows of an explanation."""
     title, where = "Which pairs of fields matter", f"{explanation.rows:,} rows of {explanation.split}"
     if explanation.row is not None:
         title, where = f"Why this score: row {explanation.row.number}", f"split {explanation.split}"

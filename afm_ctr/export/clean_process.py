@@ -22,7 +22,6 @@ def inspect(folder: str, requests: list[tuple[str, dict[str, Any]]]) -> dict[str
     """What a SavedModel is and what it answers.
 
     Args:
-        folder: the SavedModel.
         requests: signature and arrays by input name; strings as object arrays of bytes.
 
     Returns:

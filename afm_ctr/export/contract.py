@@ -16,8 +16,6 @@ def signature_faults(signatures: Mapping[str, Mapping[str, Any]], slots: int, pa
 
     Args:
         signatures: by name ``{"method", "inputs", "outputs"}``, tensors by name as (type, shape or None).
-        slots: F.
-        pairs: P.
     """
     missing = [name for name in ("serving_default", "examples", "raw") if name not in signatures]
     if missing:

@@ -32,7 +32,6 @@ def parse_examples(examples: tf.Tensor, slots: int) -> Parsed:
 
     Args:
         examples: string [B].
-        slots: F.
 
     Returns:
         Zeros and ``ok`` False where a record is no Example, or has no such features.

@@ -25,7 +25,6 @@ class Servable(tf.Module):
 
     Args:
         model: built, with the weights that are to be served.
-        schema: the one that the model was trained with.
         half_vectors: of :func:`afm_ctr.export.float16.halve_vectors`, where the model scores from those; the vectors
             in full precision are left out then.
         streamed: of a model whose table is in a checkpoint's files: what holds its rows in the SavedModel.

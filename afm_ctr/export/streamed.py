@@ -21,7 +21,6 @@ class StreamedTable(tf.Module):
     loads it finds whole variables; a lookup is of stock ops. The rows keep the checkpoint's order.
 
     Args:
-        table: where the rows are.
         half: whether the vectors are stored in half precision.
     """
 

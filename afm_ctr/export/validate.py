@@ -93,7 +93,6 @@ def validate_export(
     Args:
         export_dir: one version: what ``export`` wrote.
         model_dir: the run that it was exported from: then every score is compared with the checkpoint's.
-        which: the checkpoint that was exported.
         inspect: loads the folder and answers requests; default:
             :mod:`afm_ctr.export.clean_process` in a process of its own.
 
@@ -316,8 +315,6 @@ def from_run(model_dir: str | Path, which: Which, halved: bool) -> Expected:
     Rows are those kept with the run, some made up from the schema, and 256 of random ids with random values.
 
     Args:
-        model_dir: what ``train`` wrote.
-        which: the checkpoint.
         halved: compare with vectors rounded to half precision.
 
     Raises:

@@ -25,9 +25,6 @@ def libfm_fields(rows: Sequence[bytes], path: str) -> tuple[list[str], list[dict
     Where every row has as many entries and each place's ids lie apart from the others', a place is a field. Else all
     ids are one field of several values.
 
-    Args:
-        path: for messages.
-
     Raises:
         UserError: an id is larger than a table can be.
     """

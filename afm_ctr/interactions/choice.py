@@ -23,9 +23,6 @@ def uses_fused(dtype: tf.DType, slots: int = 2, k: int = 1, t: int = 1, by_slot:
 
     Args:
         dtype: of the vectors.
-        slots: F.
-        k: width of the vectors.
-        t: width of the attention network.
         by_slot: whether each slot's pairs are pooled apart.
 
     Raises:

@@ -32,9 +32,6 @@ def stateless_keep(
         rows: int64 ``[B]``.
         columns: how many, or the numbers of those that are wanted, ``[width]``, none negative.
         rate: in [0, 1); 24 bits of it count.
-        seed: any integer.
-        salt: any integer.
-        dtype: of the result.
     """
     threshold = drop_threshold(rate)
     golden = tf.constant(_GOLDEN, tf.uint64)

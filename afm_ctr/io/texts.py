@@ -14,7 +14,6 @@ class Texts(Sequence[bytes]):
     """n byte strings.
 
     Args:
-        text: that they lie in.
         starts: int64 [n], the first byte of each.
         ends: int64 [n], the byte behind its last.
     """

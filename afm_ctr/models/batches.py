@@ -56,10 +56,7 @@ def as_batches(
 
     Args:
         x: as :meth:`CTRModel.fit` takes it.
-        y: labels of arrays.
         arguments: further ones of Keras, which are changed to match.
-        model: the model.
-        shuffle: rows in memory.
         epochs: of a reader; None: one, whatever its number.
 
     Raises:

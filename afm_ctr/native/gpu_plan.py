@@ -142,10 +142,8 @@ def choose(slots: int, k: int, t: int, by_slot: bool, capability: int) -> Layout
     """The layout for a shape, by a rough count of instructions; None if no layout fits the shared memory.
 
     Args:
-        slots: F.
         k: width of the vectors, up to 64.
         t: width of the attention network, up to 64.
-        by_slot: whether each slot's pairs are pooled apart.
         capability: of the GPU, such as 90.
     """
     best, best_cost = None, float("inf")

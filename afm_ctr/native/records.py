@@ -53,13 +53,9 @@ def read_records(
             records in it, and which of them, from one to before another, are to be taken of its order.
         order: uint64 [n, 2], the keys of the blocks' orders (:meth:`afm_ctr.records.EpochOrder.keys`); [0, 2]: file
             order.
-        rows: of the batch.
-        slots: F.
         feature_size: ids are in [0, feature_size).
         labelled: whether every row must have a label.
         binary: whether a label must be 0 or 1.
-        groups: whether the groups are wanted.
-        keys: whether the keys are wanted.
 
     Returns:
         ``feature_ids`` int64 [rows, F], ``feature_vals`` float32 [rows, F], ``label`` and ``weight`` float32 [rows];

@@ -105,9 +105,6 @@ class RowOptimizer(keras.optimizers.Optimizer):
 
         By selecting old or new values and not by a conditional, whose predicate a GPU would have to send to the host.
         What the step computes may then be anything, NaN included. ``self.counts`` is ``counts`` meanwhile.
-
-        Args:
-            counts: scalar bool.
         """
         self.counts = counts
         try:
@@ -148,8 +145,6 @@ class RowOptimizer(keras.optimizers.Optimizer):
 
         Args:
             gradient: a tensor of the variable's shape, or ``tf.IndexedSlices`` of its rows, repeats allowed.
-            variable: what moves.
-            learning_rate: scalar.
         """
         slots = {slot: _bare(kept) for slot, kept in self.slots_of(variable).items()}
         weights = _bare(variable)

@@ -118,7 +118,6 @@ def open_text(path: str, stream: BinaryIO, size: int = BLOCK) -> tuple[Codec, It
     """How a file of text is packed, and its unpacked content in blocks.
 
     Args:
-        path: for messages.
         stream: at the beginning of the file; seekable.
 
     Raises:

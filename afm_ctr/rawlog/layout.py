@@ -71,7 +71,6 @@ def column_places(spec: FeatureSchema, header: bytes | None, source: str) -> tup
 
     Args:
         header: the header line of the file, when the format has one.
-        source: the file, for messages.
 
     Raises:
         UserError: no header line, or one that cannot be read.

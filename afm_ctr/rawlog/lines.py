@@ -95,7 +95,6 @@ class LineStream:
     """Lines out of blocks of bytes, any number at a time.
 
     Args:
-        blocks: the content of a file, or a part of it.
         limit: longest line, in bytes; of a longer one a :class:`LongLine` is handed out.
 
     Attributes:

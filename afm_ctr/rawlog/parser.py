@@ -95,12 +95,9 @@ class LineParser:
     A cell of whatever content is passed on as it is: numbers and ids are the transform's to judge.
 
     Args:
-        spec: the schema.
         header: the file's header line, needed when the format has one; of a Parquet file what
             :attr:`ParquetLog.header` says.
         labelled: False: the label column need not be there, and is not read where it is.
-        source: the file's path, for messages.
-        extra: further columns to hand out.
         first_line: the first data line. Of an unlabelled log without a header the file may have the declared
             columns with or without the label, and its first line says which (None: the first line that is parsed).
             Of libfm text it must not be of another format with colons.

@@ -70,7 +70,6 @@ class ParquetLog:
 
     Args:
         stream: its content; must stay open.
-        path: for messages.
 
     Attributes:
         groups: rows of each row group.

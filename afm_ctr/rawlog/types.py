@@ -83,7 +83,6 @@ class ColumnTypes:
 
         Args:
             types: its Arrow types, by the schema's names of the columns.
-            source: the file, for messages.
 
         Raises:
             UserError: a column has another type than in an earlier file; names both. Or it holds floats, and the

@@ -43,8 +43,6 @@ class EpochOrder:
 
     Args:
         block_rows: int64 [blocks], records in each block, in file order.
-        seed: of the run.
-        epoch: 0, 1, ...
         shuffle: False = file order.
     """
 

@@ -66,14 +66,11 @@ def report(
     :class:`~afm_ctr.report.scored.ScoredSplit`.
 
     Args:
-        model_dir: what ``train`` wrote.
         data_dir: the data set to judge it on; None: the one that it was trained on, where that is still there.
         split: of it; None: ``test``, or else the run's validation split.
         output: the page; None: ``report.html`` in the run's folder.
         slices: the fields to slice by; None: all.
         baseline: another run, such as one of the ``lr`` model, to compare with on the same rows.
-        which: ``best`` or ``latest`` checkpoint.
-        progress: called with a stage, and of rows done and rows in all (0: not known).
 
     Raises:
         UserError: no run or no checkpoint; data, split or field that was named and is not there; a foreign schema;

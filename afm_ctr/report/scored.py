@@ -97,7 +97,6 @@ def score_split(
     Args:
         reader: of the split, with ``shuffle=False``, one rank.
         slots: whose cells are kept, of every row or, where that would take too much memory, of every n-th.
-        progress: called with how many rows are done.
 
     Raises:
         UserError: a damaged record, or scores that are not finite.

@@ -41,7 +41,6 @@ def resolve(spec: FeatureSchema, analysis: Analysis, parent: ResolvedSchema | No
     grown. Where nothing new appears the parent itself is returned.
 
     Args:
-        spec: the schema.
         analysis: facts of the train split (``Analysis.empty()`` where the schema needs none).
         parent: the schema that this one continues.
 

@@ -103,7 +103,6 @@ class Collector:
     """Gathers the statistics of one chunk's rows of one split.
 
     Args:
-        schema: the resolved schema.
         rows_in: data rows of the whole input: with the hash of a row's number they decide whether it is sampled.
         sample_rows: about how many rows of the input are sampled.
 

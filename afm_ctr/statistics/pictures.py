@@ -25,7 +25,6 @@ def field_figure(
     Values that have an order stand in it, and all of them; of others the most frequent are shown, by frequency.
 
     Args:
-        field: of ``now``.
         part: of a time field the part of the moment.
     """
     figure, (axis,) = panels(3.6, 2.4)

@@ -86,13 +86,8 @@ def make_logs(
 
     Args:
         path: gzip when it ends in ``.gz``. Written to a temporary file and renamed.
-        rows: number of lines, malformed ones included.
-        seed: 0 or more.
         malformed: share of lines that are broken, by turns of a coin: too few columns, a number that is none, a label
             that is none, bytes that are no UTF-8.
-        ctr: mean chance of a click.
-        block_rows: lines made at once.
-        progress: called with the number of lines written so far.
 
     Raises:
         UserError: an impossible argument, or a place that cannot be written.

@@ -105,7 +105,6 @@ class Truth:
     """Everything that is fixed by the seed: effects of ids, scores of planted columns, the bias.
 
     Args:
-        seed: of the effects and of the rows.
         ctr: mean chance of a click, in (0, 1); the bias is set so that 16,384 sample rows have it.
         main: standard deviation of all main effects together.
     """

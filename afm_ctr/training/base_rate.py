@@ -37,9 +37,6 @@ def label_sums(
     From the manifest. One of an older version does not hold the sums: then the ranks share a pass over the records,
     and the blocks' sums are added in the blocks' order.
 
-    Args:
-        say: is given a line where the records are read.
-
     Returns:
         None where a record cannot be read: whoever trains on it says so better.
     """

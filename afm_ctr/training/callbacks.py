@@ -57,7 +57,6 @@ class BestSoFar(keras.callbacks.Callback):
 
     Args:
         metric: a key of the epoch's logs; an epoch that lacks it, or holds None, does not count.
-        direction: ``"max"`` or ``"min"``.
     """
 
     def __init__(self, metric: str, direction: Direction) -> None:

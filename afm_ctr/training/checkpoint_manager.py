@@ -29,8 +29,6 @@ class CheckpointManager:
 
     Args:
         folder: holds ``step-…/`` and ``best.json``, which names the best by its step.
-        keep: how many of the last ones stay.
-        warn: called with one line for a damaged checkpoint that is passed over.
     """
 
     def __init__(self, folder: Path, keep: int = 3, warn: Callable[[str], None] = lambda text: None) -> None:
@@ -93,9 +91,7 @@ class CheckpointManager:
         """Write a checkpoint, point at the best one, and let go of those that neither rule keeps.
 
         Args:
-            snapshot: what is stored.
             best: what :meth:`mark_best` writes; its step must be on the shelf, or be this one.
-            progress: see :meth:`~afm_ctr.training.snapshot.Snapshot.write`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         snapshot.write(self.path(snapshot.position.step), progress)
@@ -115,8 +111,6 @@ class CheckpointManager:
 
         Args:
             snapshot: of all else; rank 0's is written.
-            best: as in :meth:`save`.
-            progress: called after every file of this rank.
 
         Raises:
             UserError: on every rank: a value is not finite, a file cannot be written, or rank 0 does not see it.
@@ -186,10 +180,6 @@ class Saver:
         """Take a snapshot and see to it that it is written; returns as soon as it is taken.
 
         Waits for the one before it first, so that there is never more than one copy of the state in memory.
-
-        Args:
-            take: makes the snapshot.
-            best: see :meth:`~afm_ctr.training.checkpoint_manager.CheckpointManager.save`.
 
         Raises:
             UserError: of the one before: it cannot be written, or its values are not finite.

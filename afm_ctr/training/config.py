@@ -350,7 +350,6 @@ class TrainConfig(Strict):
         """The first difference that would make a resumed run another run, as ``key: old -> new``, or None.
 
         Args:
-            other: the config before.
             only: look at no other keys than these and what is below them.
         """
         mine, theirs = (flat(c.model_dump(mode="json", exclude=set(MAY_CHANGE))) for c in (self, other))

@@ -17,10 +17,8 @@ def default_config(
     """That of the run in ``model_dir``, or of the one that it continues, or one sized to the data.
 
     Args:
-        data_dir: a prepared data set.
         model_dir: the run's folder, which need not be there.
         origin: another run's folder, or that of one of its checkpoints.
-        overrides: ``key.path=value``, over it.
 
     Raises:
         UserError: no data set there, or an override that does not fit.

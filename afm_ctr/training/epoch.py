@@ -28,10 +28,7 @@ class EpochEnds:
     """Sums the loss over the ranks, validates, and asks the callbacks that decide by the figures.
 
     Args:
-        model: compiled.
-        world: the ranks; all of them must make the calls.
         history: file of the epochs' figures, on rank 0.
-        say: called with a line for metrics that are not defined.
 
     Attributes:
         history: the figures of all epochs.
@@ -195,7 +192,6 @@ class RunningSums:
 
     Args:
         model: whose metrics hold nothing but sums.
-        world: the ranks; all of them must make the calls.
     """
 
     def __init__(self, model: CTRModel, world: World) -> None:

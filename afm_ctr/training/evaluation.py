@@ -30,8 +30,6 @@ class Evaluator:
     Args:
         model: whose corrected logits are judged: what is exported is what is measured.
         reader: of the split, made with ``shuffle=False`` and this rank.
-        world: the ranks. All of them must make the calls.
-        beat: called after every batch, for a watchdog.
     """
 
     def __init__(

@@ -57,8 +57,6 @@ def choose_exchange(
     Args:
         model: whose tables' columns get the attribute ``exchange``, before a step is traced.
         world: the ranks. A single process exchanges nothing: nothing is read, chosen or said.
-        wanted: a form, or ``auto``.
-        say: takes the lines.
 
     Raises:
         UserError: damaged records.

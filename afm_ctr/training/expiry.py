@@ -34,12 +34,7 @@ def begun_now(after: int) -> Begun:
 
 
 def last_kept(rule: Expiry, runs: list[Begun], steps: int, today: datetime.date) -> int:
-    """Rows whose last touch is this step or an earlier one have expired; 0 if none can have.
-
-    Args:
-        runs: the runs so far, oldest first.
-        today: what days are counted back from.
-    """
+    """Rows whose last touch is this step or an earlier one have expired; 0 if none can have."""
     if rule.unseen_steps is not None:
         return max(0, steps - rule.unseen_steps)
     if rule.unseen_runs is not None:

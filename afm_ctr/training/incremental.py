@@ -64,9 +64,7 @@ def continue_from(
 
     Args:
         origin: a run's folder, whose latest whole checkpoint is taken, or one checkpoint's folder.
-        model: built, with a built optimizer.
         schema: of its data: the other run's, or one that grew from it.
-        say: called with a line for what is done.
 
     Returns:
         What :meth:`Trainer.take_up` needs, what ``run.json`` keeps of it, and the checkpoint that was restored.
@@ -119,9 +117,6 @@ def forget(
 
     All ranks must call it where tables are sharded. Where they are not, only rank 0 does, and gives what it has
     to the others.
-
-    Args:
-        say: called with a line for what is done.
     """
     *before, now = runs
     unmarked = [table for table in tables_of(model) if not checkpoint.marks_rows(table.name)]

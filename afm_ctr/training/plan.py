@@ -190,9 +190,6 @@ def plan_run(data_dir: str | Path, config: TrainConfig, cluster: Cluster, rows: 
     """The plan for a run of prepared data, whose first batches are counted as the ranks would divide them.
 
     Args:
-        data_dir: a prepared data set.
-        config: of the run.
-        cluster: where it is to run.
         rows: plan for this number of ids in place of the schema's.
 
     Raises:

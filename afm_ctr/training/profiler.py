@@ -38,8 +38,6 @@ class StepProfile(keras.callbacks.Callback):
     Args:
         steps: how many; an epoch that is shorter gives what it has.
         file: what the table is written to, as JSON.
-        batch_size: rows of a step, over all ranks.
-        say: takes the lines of the table.
     """
 
     def __init__(self, steps: int, folder: Path, file: Path, batch_size: int, say: Say) -> None:
@@ -147,9 +145,6 @@ def divide(spans: Iterable[Span], begin: int, end: int) -> dict[str, int]:
 
 def spans_of(trace: Path) -> tuple[list[Span], int, int]:
     """The operations of the marked steps, each thread's innermost ones, with begin and end of the mark.
-
-    Args:
-        trace: an ``.xplane.pb`` file of TensorFlow's profiler.
 
     Raises:
         ValueError: the mark is not in the trace.

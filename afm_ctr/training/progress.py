@@ -34,10 +34,7 @@ class Reporter(keras.callbacks.Callback):
     """Loss, rows a second and time left, to stderr.
 
     Args:
-        steps: steps of a whole epoch.
-        epochs: epochs of the whole run.
         done_in_epoch: says how many steps of the current epoch are done (a resumed epoch begins in its middle).
-        rows_done: says how many rows the run has trained.
         mode: ``"auto"`` is a bar on a terminal and lines elsewhere.
     """
 
@@ -139,12 +136,7 @@ def _beside_constant(name: str, logs: dict[str, Any]) -> str:
 
 
 class TensorBoardScalars(keras.callbacks.Callback):
-    """Scalars against the run's step: running loss, learning rate and speed within an epoch, metrics at its end.
-
-    Args:
-        rows_done: says how many rows the run has trained.
-        every_steps: how often the running figures are written.
-    """
+    """Scalars against the run's step: running loss, learning rate and speed within an epoch, metrics at its end."""
 
     def __init__(
         self, folder: Path, step: Callable[[], int], rows_done: Callable[[], int], every_steps: int = 50

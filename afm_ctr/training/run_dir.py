@@ -90,8 +90,6 @@ class RunDir:
 
         Args:
             data: :func:`data_id` of the train split.
-            resume: ``never`` needs an empty or new folder.
-            warn: called with a line for damaged checkpoints.
 
         Raises:
             UserError: the folder is in use otherwise, the config would make it another run, the data has a foreign

@@ -64,11 +64,8 @@ class Snapshot:
 
         Args:
             model: built and compiled with a built optimizer.
-            position: the step that comes next.
-            schema_id: id of the resolved schema of the data.
             state: whatever else, as JSON can hold it.
             extra: arrays next to the variables (running metric sums).
-            rows_per_file: rows of a table in one file.
         """
         groups, columns = split_variables(model)
         dense = {f"extra/{name}": np.array(value) for name, value in (extra or {}).items()}
@@ -88,7 +85,6 @@ class Snapshot:
 
         Args:
             folder: the folder to be; replaced when it exists.
-            progress: called after every file.
 
         Raises:
             NotFinite: a value is not finite: such a state is of no use, and the one before it must stay.
@@ -111,7 +107,6 @@ class Snapshot:
         """All files of the checkpoint, the manifest last, flushed to the disk; :meth:`check_finite` comes before.
 
         Args:
-            progress: called after every file.
             parts: what each rank has written there of sharded tables; None: there are none.
 
         Returns:

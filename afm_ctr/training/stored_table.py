@@ -26,9 +26,7 @@ class StoredTable(EmbeddingTable):
     table. Rows that the table has grown by since come after them, with their initial values.
 
     Args:
-        checkpoint: verified.
         average: the rows are the averages that the optimizer kept of the weights; None: the weights.
-        **kwargs: of :class:`~afm_ctr.embedding.EmbeddingTable`.
     """
 
     def __init__(

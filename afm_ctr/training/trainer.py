@@ -54,7 +54,6 @@ class Trainer(keras.callbacks.Callback):
 
     Args:
         model: compiled, with a built optimizer.
-        folder: written by rank 0.
         data: :func:`~afm_ctr.training.run_dir.data_id` of the train split.
     """
 
@@ -316,10 +315,6 @@ class ElasticTrainer(Trainer):
 
     The position of a commit is the global step, and readers divide a step's rows by rank and size: so the records of
     an epoch are those of an undisturbed run. In a world that is not elastic it is a plain session.
-
-    Args:
-        elastic: of the run; its values are this session's.
-        **of_session: see :class:`~afm_ctr.training.trainer.Trainer`.
     """
 
     def __init__(self, elastic: ElasticState, **of_session: Any) -> None:

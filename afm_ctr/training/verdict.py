@@ -13,12 +13,7 @@ from afm_ctr.training.model_io import HISTORY
 
 
 def no_better_than_constant(figures: Mapping[str, Any], split: str) -> str | None:
-    """A model whose loss a single number for all rows reaches as well; None: it is better, or that is not defined.
-
-    Args:
-        figures: of :meth:`afm_ctr.metrics.Evaluation.result`.
-        split: that they are of.
-    """
+    """A model whose loss a single number for all rows reaches as well; None: it is better, or that is not defined."""
     for name in BY_LOSS.values():
         value, constant = figures.get(name), figures.get(f"constant_{name}")
         if value is None or not constant or value < constant:
@@ -70,11 +65,7 @@ def how_trained(history: Sequence[Mapping[str, Any]], config: TrainConfig) -> st
 
 
 def not_steered(config: TrainConfig, reasons: Mapping[str, str], figures: Mapping[str, Any]) -> str | None:
-    """Why nothing goes by the validation metric, and which one would do; None: the metric is defined.
-
-    Args:
-        config: names the metric, and what would go by it.
-    """
+    """Why nothing goes by the validation metric, and which one would do; None: the metric is defined."""
     if config.validation is None or config.validation.metric not in reasons:
         return None
     split, metric = config.validation.split, config.validation.metric

@@ -24,7 +24,6 @@ def quantile(ascending: Sequence[float] | np.ndarray[Any, Any], percent: float, 
     """The nearest-rank quantile: the smallest value that at least ``percent`` of all values do not exceed.
 
     Args:
-        ascending: the values, sorted.
         percent: above 0, at most 100.
         failed: how many more there are that count as larger than every value.
 

@@ -50,9 +50,6 @@ def prepare(
     Everything is built beforehand, so that the time of building is not in what is measured.
 
     Args:
-        client: of the server.
-        schema_path: how a line of the log is written.
-        input_path: the log.
         batch_size: rows in a request. A log with fewer rows is repeated.
         max_rows: how many rows are read at most (at least a batch).
 
@@ -83,9 +80,7 @@ class GrpcWire:
     """Sends serialized requests over one connection and takes the answers unread. Close it.
 
     Args:
-        target: host:port of the server's gRPC API.
         requests: serialized PredictRequests; number n is ``requests[n % len(requests)]``.
-        credentials: of TLS; default: plain.
     """
 
     def __init__(

@@ -116,21 +116,11 @@ def load_test(
     Nothing is retried. All requests are built beforehand; the first is checked, of the others the status counts.
 
     Args:
-        target: host:port of the server's gRPC API.
-        model_name: the model's name there.
-        schema_path: how a line of the log is written.
         input_path: a log; its first 20,000 rows are sent over and over.
         rate: open loop: this many requests/s, whatever comes back; of a sweep the first rate to try.
         concurrency: closed loop: this many callers, each of which waits for its answer and asks again.
         sweep: look for the highest rate that keeps ``slo``; each rate takes ``bounds.duration``.
-        slo: limits on quantiles.
-        batch_size: rows in a request.
-        bounds: where it ends.
-        version: ask this version of the model; default: the latest.
-        label: ask the version of this label; excludes ``version``.
-        credentials: of TLS, see :func:`serving.channel.tls_credentials`; default: plain.
         output: folder for ``load.json``, ``histogram.png`` and, of a sweep, ``latency-by-rate.png``.
-        progress: called with how far it is.
 
     Raises:
         UserError: settings that exclude each other; or schema, log or server are not there or do not fit.
@@ -211,7 +201,6 @@ def highest_rate(
     logarithmic scale until the two are within ``precision`` of each other.
 
     Args:
-        holds: tries a rate, requests/s.
         precision: the highest rate may be up to this factor above the one that is returned.
         max_steps: how many rates are tried at most.
 

@@ -29,9 +29,6 @@ class Servable:
     of several threads run in it together.
 
     Args:
-        name: The model's name.
-        version: Its number.
-        folder: The SavedModel.
         flags: Session parallelism.
 
     Raises:
@@ -69,9 +66,7 @@ class Servable:
         """Run a signature.
 
         Args:
-            signature_name: One that exists.
             inputs: An array for each of its inputs, already of the right type.
-            outputs: Which outputs to compute.
 
         Raises:
             RequestError: what an op said, with its code.
@@ -128,9 +123,6 @@ def warm_up(servable: Servable, predict: Callable[[Servable, predict_pb2.Predict
 
 def check_inputs(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, Any]) -> Arrays:
     """Decode a request's tensors and hold them against the signature.
-
-    Args:
-        inputs: TensorProto by name.
 
     Returns:
         Arrays by name.

@@ -76,7 +76,6 @@ def read_request(request: JsonRequest, infos: Infos) -> predict_pb2.PredictReque
     """The request as a message, without its model_spec.
 
     Args:
-        request: The parsed body.
         infos: The signature's inputs, which say what type each value should have.
 
     Raises:

@@ -60,10 +60,8 @@ class VersionWatcher(Generic[T]):
     one that serves; it is tried again when its files change. Folders whose name is not a number are not looked at.
 
     Args:
-        name: The model's name, for messages.
         load: Loads one version; a RequestError (or any exception) means that it cannot be served.
         poll_seconds: Pause between looks; 0: look once.
-        policy: How many versions serve, or which ones.
     """
 
     def __init__(
