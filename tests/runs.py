@@ -96,6 +96,6 @@ def write_run(
     model.compile(optimizer=optimizer)
     optimizer.build(model.trainable_variables)
     RunDir(folder).record(config_, schema, {"data": "nowhere"}, ["afm-ctr", "train"])
-    shelf = CheckpointManager(folder / "checkpoints")
-    shelf.save(Snapshot.take(model, Position(1, 0, 1), schema_id=schema.id, state={"data_id": "none"}), best=None)
+    manager = CheckpointManager(folder / "checkpoints")
+    manager.save(Snapshot.take(model, Position(1, 0, 1), schema_id=schema.id, state={"data_id": "none"}), best=None)
     return model

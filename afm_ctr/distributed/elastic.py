@@ -133,7 +133,7 @@ class ElasticState:
         # From here on nothing is exchanged, so that a commit is whole on each rank or not made there.
         self._copy()
         self._serial += 1
-        self._shards.settle(self._serial)
+        self._shards.keep_only(self._serial)
         self._interval, self._since, self._last = interval, 0, time.monotonic()
         self._cost = self._last - now
         return bool(changed)

@@ -89,7 +89,7 @@ class HorovodWorld(World):
         if lost:
             self._hang_up()
         self._hvd.shutdown()
-        rendezvous.meet_again(neighbours)
+        rendezvous.reconnect(neighbours)
         # Horovod would ask the launcher for the rank a second time, and abort the process if its host was removed.
         os.environ[rendezvous.ELASTIC] = "0"
         try:

@@ -47,7 +47,7 @@ def arrive() -> None:
         ask_for_rank([])
 
 
-def meet_again(neighbours: Sequence[int] = ()) -> None:
+def reconnect(neighbours: Sequence[int] = ()) -> None:
     """Get a new rank and wait for the others; ``HOROVOD_RANK``, ``HOROVOD_SIZE`` and the like are set to it.
 
     Args:

@@ -27,7 +27,7 @@ class ShardCopies:
 
     The ranks form a ring in which each holds a copy of another's rows, of another host's as far as the hosts are of
     one size. A copy is made in two steps, so that the ranks always have one commit in common: :meth:`make` leaves the
-    one before where it is and ends when all ranks have the new one; :meth:`settle` then drops the old. In between a
+    one before where it is and ends when all ranks have the new one; :meth:`keep_only` drops the old. In between a
     rank holds four times its rows in host memory, afterwards twice.
     """
 
@@ -55,7 +55,7 @@ class ShardCopies:
         self._kept[serial] = copy
         world.barrier()
 
-    def settle(self, serial: int) -> None:
+    def keep_only(self, serial: int) -> None:
         """Drop all copies but those of one commit."""
         self._kept = {kept: copy for kept, copy in self._kept.items() if kept == serial}
 
@@ -70,7 +70,7 @@ class ShardCopies:
         variables = sharded_variables(model)
         if not variables:
             return True
-        self.settle(serial)
+        self.keep_only(serial)
         copy = self._kept.get(serial)
         host = os.environ.get("HOROVOD_HOSTNAME", "")
         mine = (0, []) if copy is None else (copy.ranks, list(copy.rows))

@@ -41,14 +41,14 @@ class CheckpointManager:
         return self.folder / f"step-{step:09d}"
 
     def steps(self) -> list[int]:
-        """The steps of the folders on the shelf, ascending; unfinished ones are not among them."""
+        """Steps of the folders, ascending, without unfinished ones."""
         if not self.folder.is_dir():
             return []
         found = (_FOLDER.match(entry.name) for entry in self.folder.iterdir() if entry.is_dir())
         return sorted(int(match.group(1)) for match in found if match)
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, None on an empty shelf; a damaged one is reported and passed over.
+        """The newest checkpoint that is whole, None in an empty folder; a damaged one is reported and passed over.
 
         Raises:
             UserError: there are checkpoints and all of them are damaged.
@@ -91,7 +91,7 @@ class CheckpointManager:
         """Write a checkpoint, point at the best one, and let go of those that neither rule keeps.
 
         Args:
-            best: what :meth:`mark_best` writes; its step must be on the shelf, or be this one.
+            best: what :meth:`mark_best` writes; its step must be in the folder, or be this one.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         snapshot.write(self.path(snapshot.position.step), progress)
@@ -162,15 +162,15 @@ class CheckpointManager:
 class Saver:
     """Writes checkpoints in a thread of its own, one at a time. Rank 0 has the only one that is used.
 
-    A failure to write is raised by the next call, or by :meth:`settle` at the run's end: the training continues until
+    A failure to write is raised by the next call, or by :meth:`flush` at the run's end: the training continues until
     then, and the checkpoint before it stays.
 
     Args:
         beat: called while somebody waits for a writer that makes progress, for a watchdog.
     """
 
-    def __init__(self, shelf: CheckpointManager, beat: Callable[[], None] = lambda: None) -> None:
-        self._shelf = shelf
+    def __init__(self, checkpoints: CheckpointManager, beat: Callable[[], None] = lambda: None) -> None:
+        self._checkpoints = checkpoints
         self._beat = beat
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -184,13 +184,13 @@ class Saver:
         Raises:
             UserError: of the one before: it cannot be written, or its values are not finite.
         """
-        self.settle()
+        self.flush()
         self._thread = threading.Thread(
             target=self._write, args=(take(), best), name="afm-ctr-checkpoint", daemon=True
         )
         self._thread.start()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait until everything is on the disk.
 
         Raises:
@@ -199,7 +199,7 @@ class Saver:
         self._wait()
         failure, self._failure = self._failure, None
         if isinstance(failure, OSError):
-            raise unwritable(self._shelf.folder.parent, failure) from failure
+            raise unwritable(self._checkpoints.folder.parent, failure) from failure
         if failure is not None:
             raise failure
 
@@ -218,7 +218,7 @@ class Saver:
 
     def _write(self, snapshot: Snapshot, best: dict[str, Any] | None) -> None:
         try:
-            self._shelf.save(snapshot, best, self._count)
+            self._checkpoints.save(snapshot, best, self._count)
         except Exception as error:
             self._failure = error
 

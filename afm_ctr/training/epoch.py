@@ -156,7 +156,7 @@ class Speed:
         self._epoch_rows += rows
         self._rows += rows
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """What lies between two steps is done."""
         self._since = time.monotonic()
 
@@ -206,7 +206,7 @@ class RunningSums:
         totals = self._world.grouped_sum([variable.value.read_value() for variable in variables.values()])
         return {name: total.numpy() for name, total in zip(variables, totals, strict=True)}
 
-    def take_up(self, sums: dict[str, np.ndarray]) -> None:
+    def restore(self, sums: dict[str, np.ndarray]) -> None:
         """Continue from these, once the epoch begins."""
         self._waiting = dict(sums)
 

@@ -67,7 +67,7 @@ def continue_from(
         schema: of its data: the other run's, or one that grew from it.
 
     Returns:
-        What :meth:`Trainer.take_up` needs, what ``run.json`` keeps of it, and the checkpoint that was restored.
+        What :meth:`Trainer.restore` needs, what ``run.json`` keeps of it, and the checkpoint that was restored.
 
     Raises:
         UserError: no run or checkpoint there, another model, a foreign schema.
@@ -110,7 +110,7 @@ def _rows(checkpoint: Checkpoint, table: str) -> int:
     return max(int(column["rows"]) for column in checkpoint.manifest["tables"][table].values())
 
 
-def forget(
+def drop_expired(
     checkpoint: Checkpoint, model: keras.Model, rule: Expiry, runs: list[Begun], world: World, say: Say
 ) -> None:
     """Send the rows that have expired back to their initial values, where they are stored: see :func:`expire`.

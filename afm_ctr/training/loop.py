@@ -24,7 +24,7 @@ from afm_ctr.training.config import STEERED, TrainConfig
 from afm_ctr.training.defaults import default_config
 from afm_ctr.training.evaluation import SMALLEST_BATCH, open_split
 from afm_ctr.training.exchange import choose_exchange
-from afm_ctr.training.incremental import check_origin, continue_from, forget
+from afm_ctr.training.incremental import check_origin, continue_from, drop_expired
 from afm_ctr.training.model_io import PROFILE, TENSORBOARD, build_model
 from afm_ctr.training.model_state import is_sharded
 from afm_ctr.training.plan import is_to_be_sharded, train_reader
@@ -32,7 +32,7 @@ from afm_ctr.training.profiler import WARM_UP, StepProfile
 from afm_ctr.training.progress import Mode
 from afm_ctr.training.run_dir import RunDir, data_id
 from afm_ctr.training.supervisor import on_chief, on_every, writing
-from afm_ctr.training.trainer import ElasticTrainer, RunState, Trainer, opened
+from afm_ctr.training.trainer import ElasticTrainer, RunState, Trainer, run_state
 from afm_ctr.training.verdict import warnings_of
 from afm_ctr.visible import counted
 
@@ -170,7 +170,7 @@ class _Run:
         config, world = self.config, self.world
         reader = train_reader(self.data_dir, config, world.rank, world.size)
         folder, data = RunDir(self.model_dir), data_id(reader.manifest, config.train_split)
-        session = ElasticTrainer(
+        trainer = ElasticTrainer(
             state,
             model=state.model,
             config=config,
@@ -181,119 +181,121 @@ class _Run:
             progress=self.progress if world.is_chief else "none",
         )
         if config.validation is not None:
-            session.validate_on(_open_validation(self.data_dir, config, reader.manifest, world))
+            trainer.validate_on(_open_validation(self.data_dir, config, reader.manifest, world))
         if self.profile and world.is_chief:
             traces, table = folder.path / TENSORBOARD, folder.path / PROFILE
-            session.profile = StepProfile(self.profile, traces, table, config.batch_size, session.reporter.say)
-        held = contextlib.ExitStack()
+            trainer.profile = StepProfile(self.profile, traces, table, config.batch_size, trainer.reporter.say)
+        stack = contextlib.ExitStack()
         # The signals to the end: a launcher ends the other ranks as soon as one has failed, and they say why first.
-        held.enter_context(session.guard.signals)
+        stack.enter_context(trainer.supervisor.signals)
         try:
-            exchange = choose_exchange(state.model, reader, world, config.exchange, session.reporter.say)
+            exchange = choose_exchange(state.model, reader, world, config.exchange, trainer.reporter.say)
             entry = {"data": str(self.data_dir), "data_id": data, "world_size": world.size}
             entry["exchange"] = [choice.to_json() for choice in exchange]
             if state.committed:
-                on_chief(world, lambda: self._take_over(session, held, entry))
-                session.go_on()
-                self._look_at_labels(session, fresh=False)
-                _announce(session, session.position.step)
+                on_chief(world, lambda: self._take_over(trainer, stack, entry))
+                trainer.resume()
+                self._set_base_rate(trainer, fresh=False)
+                _announce(trainer, trainer.position.step)
             else:
-                start, source = on_chief(world, lambda: self._begin(session, held, entry, state.lost))
-                self._restore_others(session, start, source)
+                start, source = on_chief(world, lambda: self._begin(trainer, stack, entry, state.lost))
+                self._restore_others(trainer, start, source)
                 resumed_from = state.values["resumed_from"] = (start[0].step or None) if start else None
                 if start is not None:
-                    session.take_up(*start)
-                self._look_at_labels(session, fresh=start is None)
-                session.begin()
-                _announce(session, resumed_from)
-            while session.ended is None:
-                session.fit()
-            session.settle()
-            warnings = warnings_of(config, session.epochs.history.epochs)
+                    trainer.restore(*start)
+                self._set_base_rate(trainer, fresh=start is None)
+                trainer.begin()
+                _announce(trainer, resumed_from)
+            while trainer.ended is None:
+                trainer.fit()
+            trainer.flush()
+            warnings = warnings_of(config, trainer.epochs.history.epochs)
             for text in warnings:
-                session.reporter.say(f"warning: {text}")
-            if session.profile is not None and not session.profile.done:
-                session.reporter.say(f"no profile: the run had no step left after {WARM_UP} that warm up")
+                trainer.reporter.say(f"warning: {text}")
+            if trainer.profile is not None and not trainer.profile.done:
+                trainer.reporter.say(f"no profile: the run had no step left after {WARM_UP} that warm up")
         except HostsChanged:
             raise
         except Exception as error:
             if world.elastic and find_lost_rank(error) is not None:
                 raise  # not the end
-            cause = session.guard.tell(error)
+            cause = trainer.supervisor.explain(error)
             if cause is None:
                 raise
             raise cause from error
         finally:
-            session.close()
-            held.close()
+            trainer.close()
+            stack.close()
         return TrainSummary(
             model_dir=str(self.model_dir),
-            ended=session.ended,
-            epochs=session.position.epoch,
-            steps=session.position.step,
+            ended=trainer.ended,
+            epochs=trainer.position.epoch,
+            steps=trainer.position.step,
             rows=reader.rows,
             resumed_from=state.values["resumed_from"],
-            seconds=round(session.speed.seconds, 3),
-            rows_per_second=session.speed.rows_per_second,
-            best=session.epochs.best,
-            last=session.epochs.history.epochs[-1] if session.epochs.history.epochs else None,
+            seconds=round(trainer.speed.seconds, 3),
+            rows_per_second=trainer.speed.rows_per_second,
+            best=trainer.epochs.best,
+            last=trainer.epochs.history.epochs[-1] if trainer.epochs.history.epochs else None,
             warnings=warnings,
         )
 
-    def _look_at_labels(self, session: Trainer, fresh: bool) -> None:
-        """Tell the session the base rate of what it trains on, and begin a fresh model with it; all ranks alike."""
-        reader, split, say = session.reader, self.config.train_split, session.reporter.say
+    def _set_base_rate(self, trainer: Trainer, fresh: bool) -> None:
+        """Tell the trainer the base rate of what it trains on, and begin a fresh model with it; all ranks alike."""
+        reader, split, say = trainer.reader, self.config.train_split, trainer.reporter.say
         sums = label_sums(self.data_dir, reader.manifest, split, reader.schema.num_slots, self.world, say)
         if sums is None:
             return
-        if session.network.label_kind == "binary":
-            session.epochs.base_rate = sums.mean
+        if trainer.network.label_kind == "binary":
+            trainer.epochs.base_rate = sums.mean
         if not fresh:
             return
-        bias = initial_bias(session.network, sums)
+        bias = initial_bias(trainer.network, sums)
         if bias is not None:
-            session.network.bias.assign(bias)
+            trainer.network.bias.assign(bias)
         elif sums.weight:
             say(f"warning: every row of split {split!r} is of one class: there is nothing to learn")
 
     def _begin(
-        self, session: Trainer, held: contextlib.ExitStack, entry: dict[str, Any], again: bool
+        self, trainer: Trainer, stack: contextlib.ExitStack, entry: dict[str, Any], again: bool
     ) -> tuple[RunState | None, str | None]:
         """On rank 0: make the folder this run's, and restore its last checkpoint if it has one.
 
         Args:
-            entry: of this session in ``run.json``; it is completed.
+            entry: of this call in ``run.json``; it is completed.
             again: whether this job began the run and has lost all but the checkpoints.
 
         Returns:
             What the run resumes from, and the folder of the checkpoint; None and None for a new one.
         """
-        folder, schema, model = session.folder, session.reader.schema, session.network
+        folder, schema, model = trainer.folder, trainer.reader.schema, trainer.network
         with writing(self.model_dir):
             resume = "auto" if again else self.resume
-            checkpoint = folder.check(self.config, schema, entry["data_id"], resume, session.reporter.say)
+            checkpoint = folder.check(self.config, schema, entry["data_id"], resume, trainer.reporter.say)
             entry["from_checkpoint"] = check_origin(self.model_dir, self.origin, checkpoint is not None)
-            _lock(folder, held, _LOCK_SECONDS if again else 0.0)
+            _lock(folder, stack, _LOCK_SECONDS if again else 0.0)
             start, source = None, checkpoint
             if checkpoint is not None:
                 checkpoint.restore(model)
-                start = opened(checkpoint)
+                start = run_state(checkpoint)
             elif self.origin is not None:
                 start, entry["from_checkpoint"], source = continue_from(
-                    self.origin, model, self.config, schema, session.reporter.say
+                    self.origin, model, self.config, schema, trainer.reporter.say
                 )
                 if self.config.expiry is not None and not is_sharded(model):
-                    forget(source, model, self.config.expiry, start[1]["runs"], self.world, session.reporter.say)
+                    drop_expired(
+                        source, model, self.config.expiry, start[1]["runs"], self.world, trainer.reporter.say
+                    )
             entry["resumed_from"] = None if checkpoint is None else checkpoint.position.step
             folder.record(self.config, schema, entry, self.command)
             save_samples(self.model_dir, load_samples(self.data_dir, schema.raw_columns))
-            if (tables := session.reader.manifest.tables(self.data_dir, schema.spec)) is not None:
+            if (tables := trainer.reader.manifest.tables(self.data_dir, schema.spec)) is not None:
                 tables.save(self.model_dir)
             return start, None if source is None else str(source.folder)
 
-    def _restore_others(self, session: Trainer, start: RunState | None, source: str | None) -> None:
+    def _restore_others(self, trainer: Trainer, start: RunState | None, source: str | None) -> None:
         """On all ranks, of a sharded table: the others' rows, once rank 0 has its own and has verified all."""
-        if source is None or start is None or not is_sharded(session.network):
+        if source is None or start is None or not is_sharded(trainer.network):
             return
         expiry, folder = self.config.expiry, Path(source)
 
@@ -301,28 +303,28 @@ class _Run:
             try:
                 checkpoint = Checkpoint.open(folder, verify=False)
                 if not self.world.is_chief:
-                    checkpoint.restore_tables(session.network)
+                    checkpoint.restore_tables(trainer.network)
                 return checkpoint
             except (OSError, DamagedCheckpoint) as error:
                 raise UserError(f"{error}: all ranks read {folder}: it must be a folder that they share") from error
 
         checkpoint = on_every(self.world, restore)[0]
         if expiry is not None and start[0].step == 0:
-            forget(checkpoint, session.network, expiry, start[1]["runs"], self.world, session.reporter.say)
+            drop_expired(checkpoint, trainer.network, expiry, start[1]["runs"], self.world, trainer.reporter.say)
 
-    def _take_over(self, session: Trainer, held: contextlib.ExitStack, entry: dict[str, Any]) -> None:
+    def _take_over(self, trainer: Trainer, stack: contextlib.ExitStack, entry: dict[str, Any]) -> None:
         """On rank 0, which may be another one than before: the folder again, for the same run on other ranks."""
-        _lock(session.folder, held, _LOCK_SECONDS)
+        _lock(trainer.folder, stack, _LOCK_SECONDS)
         with writing(self.model_dir):
-            session.folder.record(self.config, session.reader.schema, entry, self.command)
+            trainer.folder.record(self.config, trainer.reader.schema, entry, self.command)
 
 
-def _lock(folder: RunDir, held: contextlib.ExitStack, patience: float) -> None:
+def _lock(folder: RunDir, stack: contextlib.ExitStack, patience: float) -> None:
     """Keep other processes out of the folder; the rank that wrote there may need some seconds to be gone."""
     deadline = time.monotonic() + patience
     while True:
         try:
-            held.enter_context(folder.lock())
+            stack.enter_context(folder.lock())
             return
         except UserError:
             if time.monotonic() >= deadline:
@@ -360,19 +362,19 @@ def check_metric(config: TrainConfig, schema: ResolvedSchema) -> None:
         raise UserError("validation.metric group_auc needs a schema that declares a `group` column: use auc")
 
 
-def _announce(session: Trainer, resumed_from: int | None) -> None:
-    config, reader, say = session.config, session.reader, session.reporter.say
-    if session.ended is not None:
-        say(f"nothing left to do: the run has ended ({session.ended}) after step {session.position.step:,}")
+def _announce(trainer: Trainer, resumed_from: int | None) -> None:
+    config, reader, say = trainer.config, trainer.reader, trainer.reporter.say
+    if trainer.ended is not None:
+        say(f"nothing left to do: the run has ended ({trainer.ended}) after step {trainer.position.step:,}")
         return
-    ranks = f" on {session.world.size} ranks" if session.world.size > 1 else ""
+    ranks = f" on {trainer.world.size} ranks" if trainer.world.size > 1 else ""
     if resumed_from is None:
         steps = f"{counted(reader.steps_per_epoch, 'step')} of {config.batch_size:,}"
         epochs = counted(config.epochs, "epoch")
         say(f"training {config.model.name}{ranks}: {counted(reader.rows, 'row')}, {steps} an epoch, {epochs}")
     else:
-        say(f"resuming{ranks} after step {resumed_from:,} (epoch {session.position.epoch + 1})")
-    rate = session.schedule.describe()
+        say(f"resuming{ranks} after step {resumed_from:,} (epoch {trainer.position.epoch + 1})")
+    rate = trainer.schedule.describe()
     if rate is not None:
         say(f"the learning rate {rate}")
     if reason := native.load().reason:

@@ -124,8 +124,8 @@ def open_run(
         raise UserError(f"{folder} holds no training run (no {CONFIG}); afm-ctr train makes one")
     config = TrainConfig.load(folder / CONFIG)
     schema = ResolvedSchema.load(folder)
-    shelf = CheckpointManager(folder / CHECKPOINTS, warn=warn or _to_stderr)
-    checkpoint = (shelf.best() if which == "best" else None) or shelf.latest()
+    checkpoints = CheckpointManager(folder / CHECKPOINTS, warn=warn or _to_stderr)
+    checkpoint = (checkpoints.best() if which == "best" else None) or checkpoints.latest()
     if checkpoint is None:
         raise UserError(f"{folder} has no checkpoint yet: the run ended before its first; train it again")
     if not schema.descends_from(checkpoint.schema_id):

@@ -107,7 +107,7 @@ class Reporter(keras.callbacks.Callback):
         there = [name for name in _SHOWN if isinstance(logs.get(name), float)]
         if "val_log_loss" in there:
             there.remove("val_rmse")
-        figures = [f"{_SHOWN[name][0]} {logs[name]:.4f}{_beside_constant(name, logs)}" for name in there]
+        figures = [f"{_SHOWN[name][0]} {logs[name]:.4f}{_against_constant(name, logs)}" for name in there]
         if logs.get("rows_per_second") and "val_group_auc" not in there:
             figures.append(f"{logs['rows_per_second']:,.0f}/s")
         if not self._explained:
@@ -129,7 +129,7 @@ class Reporter(keras.callbacks.Callback):
         return f"{'' if loss is None else f'loss {float(loss):.4f}, '}{rate:,.0f} rows/s"
 
 
-def _beside_constant(name: str, logs: dict[str, Any]) -> str:
+def _against_constant(name: str, logs: dict[str, Any]) -> str:
     """What a log loss is to be compared with."""
     constant = logs.get(_SHOWN[name][1])
     return "" if constant is None else f" ({constant:.4f})"

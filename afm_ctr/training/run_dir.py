@@ -74,7 +74,7 @@ class RunDir:
 
     path: Path
 
-    def shelf(self, keep: int, warn: Say) -> CheckpointManager:
+    def checkpoints(self, keep: int, warn: Say) -> CheckpointManager:
         """The run's checkpoints."""
         return CheckpointManager(self.path / CHECKPOINTS, keep, warn)
 
@@ -113,7 +113,7 @@ class RunDir:
                 f"{self.path} was trained with another config ({difference}); undo the change, or name a new "
                 "--model-dir"
             )
-        checkpoint = self.shelf(config.checkpoint.keep, warn).latest()
+        checkpoint = self.checkpoints(config.checkpoint.keep, warn).latest()
         known = ResolvedSchema.load(self.path).id if checkpoint is None else checkpoint.schema_id
         if not schema.descends_from(known):
             raise UserError(

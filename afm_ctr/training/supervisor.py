@@ -75,7 +75,7 @@ class Supervisor:
                     raise
                 raise UserError(f"rank 0: {error}") from error
 
-    def tell(self, error: Exception) -> Exception | None:
+    def explain(self, error: Exception) -> Exception | None:
         """What the user and the other ranks are to read of an exception; see :func:`explain_failure`.
 
         None if the exception says it itself, or was not foreseen.
@@ -86,7 +86,7 @@ class Supervisor:
         return None if cause is error else cause
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self._roll is not None:
             self._roll.close("stopped")
         if self.watchdog is not None:
@@ -194,8 +194,8 @@ def explain_failure(
         return error
     if _out_of_memory(error):
         return RunError(
-            f"out of memory ({_what_was_wanted(error)}): lower batch_size or the number of ranks a machine; the same "
-            f"command resumes from the last checkpoint in {folder}"
+            f"out of memory ({_failed_allocation(error)}): lower batch_size or the number of ranks a machine; the "
+            f"same command resumes from the last checkpoint in {folder}"
         )
     lost = find_lost_rank(error)
     if lost is None:
@@ -212,7 +212,7 @@ def _out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _what_was_wanted(error: BaseException) -> str:
+def _failed_allocation(error: BaseException) -> str:
     """TensorFlow says it in the midst of many lines."""
     wanted = re.search(r"OOM when allocating tensor[^\n]*?(?= by allocator|\n|$)", str(error))
     return wanted[0] if wanted else type(error).__name__

@@ -77,7 +77,7 @@ class Trainer(keras.callbacks.Callback):
         self.reporter = Reporter(
             reader.steps_per_epoch, config.epochs, lambda: self.position.step_in_epoch, self._rows_done, progress
         )
-        self.shelf = folder.shelf(config.checkpoint.keep, self.reporter.say)
+        self.checkpoints = folder.checkpoints(config.checkpoint.keep, self.reporter.say)
         optimizer = config.optimizer
         total = min(reader.steps_per_epoch * config.epochs, config.max_steps or sys.maxsize)
         self.schedule = LearningRateSchedule(
@@ -88,7 +88,7 @@ class Trainer(keras.callbacks.Callback):
             total_steps=total,
             verbose=False,
         )
-        self.guard = Supervisor(config, world, folder.path, reader)
+        self.supervisor = Supervisor(config, world, folder.path, reader)
         drift = config.drift_check
         self._drift = DriftCheck(world, drift.every_steps) if drift is not None and world.size > 1 else None
         self.epochs = EpochEnds(model, config, reader, world, folder.path / HISTORY, self.reporter.say)
@@ -98,14 +98,14 @@ class Trainer(keras.callbacks.Callback):
                 folder.path / TENSORBOARD, lambda: self.position.step, self._rows_done
             )
         self.profile: StepProfile | None = None
-        self._saver = Saver(self.shelf, self.guard.beat)
+        self._saver = Saver(self.checkpoints, self.supervisor.beat)
         self._unread: tuple[int, Any] | None = None
         self._first_fit = True
         self.stopping = False
 
     def validate_on(self, reader: Reader) -> None:
         """Look at this split after each epoch."""
-        self.epochs.validate_on(reader, self.guard.beat)
+        self.epochs.validate_on(reader, self.supervisor.beat)
 
     # -- one fit ----------------------------------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ class Trainer(keras.callbacks.Callback):
             steps = min(steps, self.config.max_steps - start.step)
         batches = ahead_on_gpu(self.reader.dataset(epoch, start.step_in_epoch, _OF_A_STEP).take(steps))
         if self._first_fit:
-            self.guard.begin()
+            self.supervisor.begin()
         self.network.fit(
             batches,
             epochs=epoch + 1,
@@ -142,8 +142,8 @@ class Trainer(keras.callbacks.Callback):
         if self.stopping and self.ended is None:
             if self.position.step_in_epoch:
                 self.save()
-            self.settle()
-            raise self.guard.signals.stopped(self.position.step, self.folder.path)
+            self.flush()
+            raise self.supervisor.signals.stopped(self.position.step, self.folder.path)
         if self.position.step != start.step + steps:
             raise RuntimeError(f"{steps} steps were due after step {start.step}, the run is at {self.position.step}")
         if self.position.step_in_epoch:
@@ -151,7 +151,7 @@ class Trainer(keras.callbacks.Callback):
 
     def _callbacks(self) -> list[keras.callbacks.Callback]:
         chosen = [
-            self.guard.watchdog,
+            self.supervisor.watchdog,
             BroadcastVariables(self.world) if self._first_fit else None,
             self.schedule,
             self._drift,
@@ -164,7 +164,7 @@ class Trainer(keras.callbacks.Callback):
 
     def close(self) -> None:
         """Leave the terminal and the files in order."""
-        self.guard.close()
+        self.supervisor.close()
         self._saver.close()
         self.reporter.close()
         if self.tensorboard is not None:
@@ -187,9 +187,9 @@ class Trainer(keras.callbacks.Callback):
         self.speed.step(self._rows_done() - before)
         if not whole and self.position.step % self.config.checkpoint.every_steps == 0:
             self.save()
-        if self.guard.signals.agreed(self.world, self.position.step):
+        if self.supervisor.signals.agreed(self.world, self.position.step):
             self.stopping = self.model.stop_training = True
-        self.speed.go_on()
+        self.speed.resume()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.position.step_in_epoch < self.reader.steps_per_epoch:
@@ -216,8 +216,8 @@ class Trainer(keras.callbacks.Callback):
     def _diverged(self, what: str) -> str:
         self._saver.close()
         cause = largest_input(self.reader, self.position.epoch, self.position.step_in_epoch)
-        steps = self.shelf.steps()
-        kept = f"the last checkpoint is {self.shelf.path(steps[-1])}" if steps else "there is no checkpoint yet"
+        steps = self.checkpoints.steps()
+        kept = f"the last checkpoint is {self.checkpoints.path(steps[-1])}" if steps else "there is no checkpoint yet"
         return f"{what}: the training diverged; {cause}" + (f"; {kept}" if self.world.is_chief else "")
 
     def _on_disk(self, work: Callable[[], None]) -> None:
@@ -229,12 +229,12 @@ class Trainer(keras.callbacks.Callback):
             except NotFinite as error:
                 raise UserError(self._diverged(str(error))) from error
 
-        self.guard.wait_for_chief(explained)
+        self.supervisor.wait_for_chief(explained)
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
     def state(self) -> RunState:
-        """Where the run is, next to the values of its variables, as :meth:`take_up` needs it.
+        """Where the run is, next to the values of its variables, as :meth:`restore` needs it.
 
         All ranks must call it. What it returns is a copy: it does not change with the next step.
 
@@ -269,24 +269,24 @@ class Trainer(keras.callbacks.Callback):
 
         if is_sharded(self.network):
             try:
-                self.shelf.save_sharded(self.world, self.network, take(), best, self.guard.beat)
+                self.checkpoints.save_sharded(self.world, self.network, take(), best, self.supervisor.beat)
             except NotFinite as error:
                 raise UserError(self._diverged(str(error))) from error
         else:
             self._on_disk(lambda: self._saver.save(take, best))
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait until the last checkpoint is on the disk; all ranks must call it.
 
         Raises:
             UserError: it could not be written.
         """
-        self._on_disk(self._saver.settle)
+        self._on_disk(self._saver.flush)
 
     def _stateful(self) -> dict[str, Stateful]:
         return {"schedule": self.schedule, "speed": self.speed, **self.epochs.stateful()}
 
-    def take_up(self, position: Position, state: dict[str, Any], sums: dict[str, np.ndarray]) -> None:
+    def restore(self, position: Position, state: dict[str, Any], sums: dict[str, np.ndarray]) -> None:
         """Continue from what :meth:`state` gave, on any number of ranks.
 
         All ranks call it with the same. The variables are restored already, on rank 0 at least. What was written of
@@ -294,19 +294,19 @@ class Trainer(keras.callbacks.Callback):
         """
         state = copy.deepcopy(state)
         self.position, self.epochs.best = position, state["best"]
-        self._sums.take_up(sums)
+        self._sums.restore(sums)
         self.runs = state["runs"]
         for name, callback in self._stateful().items():
             if name in state["callbacks"]:
                 callback.set_state(state["callbacks"][name])
         self._saver.close()
         if self.world.is_chief:
-            self.shelf.rewind(position.step, self.epochs.best)
+            self.checkpoints.rewind(position.step, self.epochs.best)
             self.epochs.history.write()
 
 
-def opened(checkpoint: Checkpoint) -> RunState:
-    """What :meth:`Trainer.take_up` needs of a checkpoint."""
+def run_state(checkpoint: Checkpoint) -> RunState:
+    """What :meth:`Trainer.restore` needs of a checkpoint."""
     return checkpoint.position, checkpoint.state, checkpoint.extra()
 
 
@@ -314,25 +314,25 @@ class ElasticTrainer(Trainer):
     """A trainer that commits its state to host memory, and continues from a commit on other ranks.
 
     The position of a commit is the global step, and readers divide a step's rows by rank and size: so the records of
-    an epoch are those of an undisturbed run. In a world that is not elastic it is a plain session.
+    an epoch are those of an undisturbed run. In a world that is not elastic it is a plain :class:`Trainer`.
     """
 
-    def __init__(self, elastic: ElasticState, **of_session: Any) -> None:
-        super().__init__(**of_session)
+    def __init__(self, elastic: ElasticState, **of_trainer: Any) -> None:
+        super().__init__(**of_trainer)
         self._elastic = elastic
         self._hosts_changed = False
 
     def begin(self) -> None:
         """The run begins, or resumes from a checkpoint that rank 0 has restored: all ranks get its variables."""
         if self.world.elastic:
-            self._hand_over()
+            self._share_state()
             self._elastic.begin()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Take up the last commit, whose variables all ranks hold."""
         values = self._elastic.values
         self.speed = values["speed"]
-        self.take_up(*values["run"])
+        self.restore(*values["run"])
         # Later checkpoints are forgotten now, and the one of an epoch's end may have died with its writer.
         super().save()
 
@@ -342,7 +342,7 @@ class ElasticTrainer(Trainer):
         If hosts have changed the epoch is ended in order first, and :meth:`fit` leaves afterwards.
         """
         if self.world.elastic and self.position.step_in_epoch == 0:
-            self._hand_over()
+            self._share_state()
             self._hosts_changed = self._elastic.keep()
         super().save()
 
@@ -355,10 +355,10 @@ class ElasticTrainer(Trainer):
         """After all other callbacks: commit if it is time. The end of an epoch does so by itself."""
         self._elastic.count_step()
         if self._elastic.due and self.position.step_in_epoch < self.reader.steps_per_epoch:
-            self._hand_over()
+            self._share_state()
             self._elastic.commit()
 
-    def _hand_over(self) -> None:
+    def _share_state(self) -> None:
         self._elastic.values.update(run=self.state(), speed=self.speed)
 
     def _callbacks(self) -> list[keras.callbacks.Callback]:
@@ -371,9 +371,9 @@ class ElasticTrainer(Trainer):
 
 
 class _LastOfStep(keras.callbacks.Callback):
-    def __init__(self, session: ElasticTrainer) -> None:
+    def __init__(self, trainer: ElasticTrainer) -> None:
         super().__init__()
-        self._session = session
+        self._trainer = trainer
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._session.step_done()
+        self._trainer.step_done()

@@ -148,64 +148,64 @@ def damage(folder: Path, how: str) -> None:
 @pytest.mark.parametrize("how", ["flip", "cut", "gone", "manifest gone", "manifest cut"])
 def test_damage_is_found_and_the_one_before_is_taken(tmp_path: Path, how: str) -> None:
     warnings: list[str] = []
-    shelf = CheckpointManager(tmp_path, keep=3, warn=warnings.append)
+    manager = CheckpointManager(tmp_path, keep=3, warn=warnings.append)
     model = build("sgd")
     for step in (10, 20):
-        shelf.save(snap(model, Position(step=step)), best=None)
-    damage(shelf.path(20), how)
+        manager.save(snap(model, Position(step=step)), best=None)
+    damage(manager.path(20), how)
     with pytest.raises(DamagedCheckpoint):
-        Checkpoint.open(shelf.path(20))
-    found = shelf.latest()
+        Checkpoint.open(manager.path(20))
+    found = manager.latest()
     assert found is not None
     assert found.position.step == 10
     assert len(warnings) == 1
     assert "step 20 is damaged" in warnings[0]
-    damage(shelf.path(10), how)
+    damage(manager.path(10), how)
     with pytest.raises(UserError, match="every checkpoint is damaged"):
-        shelf.latest()
+        manager.latest()
 
 
 def test_the_last_few_and_the_best_stay(tmp_path: Path) -> None:
-    shelf = CheckpointManager(tmp_path / "checkpoints", keep=2)
-    assert shelf.latest() is None
-    assert shelf.best() is None
+    manager = CheckpointManager(tmp_path / "checkpoints", keep=2)
+    assert manager.latest() is None
+    assert manager.best() is None
     model = build("sgd")
     best = {"step": 2, "epoch": 0, "metric": "auc", "value": 0.7}
     for step in range(1, 7):
-        shelf.save(snap(model, Position(step=step)), best=best if step >= 2 else None)
-    assert shelf.steps() == [2, 5, 6]
-    found = shelf.best()
+        manager.save(snap(model, Position(step=step)), best=best if step >= 2 else None)
+    assert manager.steps() == [2, 5, 6]
+    found = manager.best()
     assert found is not None
     assert found.position.step == 2
-    shelf.rewind(5, None)
-    assert shelf.steps() == [2, 5]
-    assert shelf.best() is None
-    shelf.mark_best(best)
-    damage(shelf.path(2), "flip")
+    manager.rewind(5, None)
+    assert manager.steps() == [2, 5]
+    assert manager.best() is None
+    manager.mark_best(best)
+    damage(manager.path(2), "flip")
     with pytest.raises(UserError, match="best checkpoint is damaged"):
-        shelf.best()
+        manager.best()
 
 
 def test_an_unfinished_folder_is_nothing_and_goes(tmp_path: Path) -> None:
-    shelf = CheckpointManager(tmp_path, keep=2)
+    manager = CheckpointManager(tmp_path, keep=2)
     model = build("sgd")
-    shelf.save(snap(model, Position(step=1)), best=None)
+    manager.save(snap(model, Position(step=1)), best=None)
     left = tmp_path / ".tmp-step-000000002"
     left.mkdir()
     (left / "dense.npz").write_bytes(b"half")
-    assert shelf.steps() == [1]
-    shelf.save(snap(model, Position(step=1)), best=None)  # the same step again replaces it
-    assert shelf.steps() == [1]
+    assert manager.steps() == [1]
+    manager.save(snap(model, Position(step=1)), best=None)  # the same step again replaces it
+    assert manager.steps() == [1]
     assert not left.exists()
-    assert shelf.latest() is not None
+    assert manager.latest() is not None
 
 
 def test_a_diverged_state_is_not_stored(tmp_path: Path) -> None:
-    shelf = CheckpointManager(tmp_path)
+    manager = CheckpointManager(tmp_path)
     model = build("sgd")
-    shelf.save(snap(model, Position(step=1)), best=None)
+    manager.save(snap(model, Position(step=1)), best=None)
     column = model.table.columns["linear"]
     column.value[3:4].assign([[np.inf]])
     with pytest.raises(UserError, match=r"ids\.linear is not finite after step 2"):
-        shelf.save(snap(model, Position(step=2)), best=None)
-    assert shelf.steps() == [1]
+        manager.save(snap(model, Position(step=2)), best=None)
+    assert manager.steps() == [1]

@@ -372,7 +372,7 @@ def test_ranks_wait_for_each_other(store: Store) -> None:
 def test_a_new_rank_is_asked_for_and_taken(store: Store) -> None:
     store.ready.set()
     store.kept["afm_ctr_here/0"] = b"here"
-    rendezvous.meet_again()
+    rendezvous.reconnect()
     assert (os.environ["HOROVOD_RANK"], os.environ["HOROVOD_SIZE"], os.environ["HOROVOD_CROSS_SIZE"]) == (
         "1",
         "2",
@@ -381,7 +381,7 @@ def test_a_new_rank_is_asked_for_and_taken(store: Store) -> None:
     assert store.kept["afm_ctr_here/1"] == b"here"
     store.slot = b"-1,-1,-1,-1,-1,-1"
     with pytest.raises(RankRemoved):
-        rendezvous.meet_again()
+        rendezvous.reconnect()
 
 
 def test_who_does_not_come_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,7 +423,7 @@ def test_an_answer_that_is_no_rank_ends_in_words(store: Store, answer: bytes) ->
 def test_nobody_waits_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOROVOD_ELASTIC_TIMEOUT", "0.1")
     with pytest.raises(RunError, match="did not meet again within 0 s"):
-        rendezvous.meet_again()
+        rendezvous.reconnect()
     monkeypatch.setenv("HOROVOD_GLOO_RENDEZVOUS_PORT", "9")
     with pytest.raises(RunError, match="does not answer"):
-        rendezvous.meet_again()
+        rendezvous.reconnect()

@@ -95,9 +95,9 @@ def test_a_commit_that_is_due_holds_the_step_that_is_done(
 def test_a_rank_that_comes_back_takes_up_the_commit_and_writes_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
     one, kept = session(monkeypatch)
     taken: list[Any] = []
-    monkeypatch.setattr(Trainer, "take_up", lambda self, *run: taken.append(run))
+    monkeypatch.setattr(Trainer, "restore", lambda self, *run: taken.append(run))
     kept.values.update(run=run_at(Position(0, 2, 2)), speed="speed 2")
-    one.go_on()
+    one.resume()
     assert taken == [run_at(Position(0, 2, 2))]
     assert one.speed == "speed 2"
     assert [name for name, _ in kept.calls] == ["checkpoint"], "a commit would be of the same state again"

@@ -42,8 +42,8 @@ def snap(model: CTRModel, number: int) -> Snapshot:
     return Snapshot.take(model, Position(step=number), schema_id="feed", state={}, rows_per_file=4)
 
 
-class SlowShelf(CheckpointManager):
-    """Writes when it is told to, or fails."""
+class SlowManager(CheckpointManager):
+    """Writes when it may, or fails."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -61,17 +61,17 @@ def test_what_is_written_is_the_state_when_it_was_taken(tmp_path: Path) -> None:
     model = build()
     step(model)
     before = values(model)
-    shelf = SlowShelf(tmp_path / "checkpoints")
-    saver = Saver(shelf)
+    manager = SlowManager(tmp_path / "checkpoints")
+    saver = Saver(manager)
     saver.save(lambda: snap(model, 1), None)
     for _ in range(3):
         step(model)
-    assert not shelf.steps()  # the training has gone on, and nothing is written yet
-    shelf.may_write.set()
-    saver.settle()
-    assert shelf.steps() == [1]
+    assert not manager.steps()  # the training has gone on, and nothing is written yet
+    manager.may_write.set()
+    saver.flush()
+    assert manager.steps() == [1]
     fresh = build()
-    Checkpoint.open(shelf.path(1)).restore(fresh)
+    Checkpoint.open(manager.path(1)).restore(fresh)
     changed = 0
     for old, stored, now in zip(before, values(fresh), values(model), strict=True):
         np.testing.assert_array_equal(stored, old)
@@ -80,39 +80,39 @@ def test_what_is_written_is_the_state_when_it_was_taken(tmp_path: Path) -> None:
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
-    model, shelf = build(), SlowShelf(tmp_path / "checkpoints")
-    saver = Saver(shelf)
+    model, manager = build(), SlowManager(tmp_path / "checkpoints")
+    saver = Saver(manager)
     saver.save(lambda: snap(model, 1), None)
     taken = []
 
     def take() -> Snapshot:
-        taken.append(shelf.steps())
+        taken.append(manager.steps())
         return snap(model, 2)
 
     second = threading.Thread(target=saver.save, args=(take, None))
     second.start()
     second.join(0.2)
     assert second.is_alive() and not taken  # not even the copy is made before the first one is on the disk
-    shelf.may_write.set()
+    manager.may_write.set()
     second.join(DEADLINE)
-    saver.settle()
+    saver.flush()
     assert taken == [[1]]
-    assert shelf.steps() == [1, 2]
+    assert manager.steps() == [1, 2]
 
 
 def test_a_failure_is_told_by_the_next_call_and_once(tmp_path: Path) -> None:
-    model, shelf = build(), SlowShelf(tmp_path / "run/checkpoints")
-    shelf.may_write.set()
-    saver = Saver(shelf)
+    model, manager = build(), SlowManager(tmp_path / "run/checkpoints")
+    manager.may_write.set()
+    saver = Saver(manager)
     saver.save(lambda: snap(model, 1), None)
-    saver.settle()
-    shelf.error = OSError(28, "No space left on device")
+    saver.flush()
+    manager.error = OSError(28, "No space left on device")
     saver.save(lambda: snap(model, 2), None)
     with pytest.raises(UserError, match=r"cannot write the run in .*/run: .*No space left on device; every check"):
         saver.save(lambda: snap(model, 3), None)
-    shelf.error = None
-    saver.settle()
-    assert shelf.steps() == [1]
+    manager.error = None
+    saver.flush()
+    assert manager.steps() == [1]
 
 
 def test_a_write_that_fails_leaves_no_half_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def kept(source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> list[Rank]:
         copies[rank].restore(0, models[rank])
         source.restore(models[rank])
         copies[rank].make(1, models[rank])
-        copies[rank].settle(1)
+        copies[rank].keep_only(1)
         for variable in sharded_variables(models[rank]):
             variable.assign(tf.zeros_like(variable.value))
         copies[rank].make(2, models[rank])

@@ -207,17 +207,17 @@ def test_a_damaged_share_is_found(tmp_path: Path) -> None:
 
 
 def test_one_rank_saves_by_the_manager_all_or_nothing(tmp_path: Path) -> None:
-    model, shelf = build(0, 1), CheckpointManager(tmp_path / "run" / "checkpoints", keep=1)
+    model, manager = build(0, 1), CheckpointManager(tmp_path / "run" / "checkpoints", keep=1)
 
     def save(step: int, model: CTRModel) -> None:
         snapshot = Snapshot.take(model, Position(0, step, step), schema_id="s", state={})
-        shelf.save_sharded(SingleWorld(), model, snapshot, None)
+        manager.save_sharded(SingleWorld(), model, snapshot, None)
 
     save(1, model)
     save(2, model)
-    assert shelf.steps() == [2] and shelf.latest().sharded  # type: ignore[union-attr]
+    assert manager.steps() == [2] and manager.latest().sharded  # type: ignore[union-attr]
     model.table.columns["linear"].value[7].assign([np.nan])
     with pytest.raises(UserError, match=r"ids\.linear is not finite after step 3"):
         save(3, model)
-    assert shelf.steps() == [2] and [path.name for path in shelf.folder.iterdir()] == ["step-000000002"]
+    assert manager.steps() == [2] and [path.name for path in manager.folder.iterdir()] == ["step-000000002"]
     keras.backend.clear_session()

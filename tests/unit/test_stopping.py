@@ -124,8 +124,8 @@ def test_what_is_said_of_an_error(tmp_path: Path) -> None:
     """None where the exception itself says it, or it was not foreseen."""
     reader: Any = SimpleNamespace(mistake_behind=lambda error: None)
     supervisor = Supervisor(TrainConfig(watchdog=None), SingleWorld(), tmp_path, reader)
-    full = supervisor.tell(OSError(28, "No space left on device"))
+    full = supervisor.explain(OSError(28, "No space left on device"))
     assert isinstance(full, UserError)
     assert str(tmp_path) in str(full)
-    assert supervisor.tell(RunError("rank 3 is gone")) is None
-    assert supervisor.tell(KeyError("a bug")) is None
+    assert supervisor.explain(RunError("rank 3 is gone")) is None
+    assert supervisor.explain(KeyError("a bug")) is None
