@@ -118,11 +118,7 @@ class Page:
 
 
 def file_of(path: str | Path) -> Path:
-    """Where a page is to go, checked before the work is done.
-
-    Raises:
-        UserError: it is a folder.
-    """
+    """Where a page is to go, checked before the work is done. Raises UserError: it is a folder."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder, the page is a file; name a file in it, such as {path / 'page.html'}")

@@ -161,11 +161,7 @@ def local_copies(pattern: str) -> Iterator[Sequence[str]]:
 
 
 def exists(path: str) -> bool:
-    """Whether a file or folder is there.
-
-    Raises:
-        UserError: the file system is not known or does not answer.
-    """
+    """Whether a file or folder is there. Raises UserError: the file system is not known or does not answer."""
     if not is_remote(path):
         return os.path.exists(path)
     with _said_by(path, "cannot be looked at", ValueError):
@@ -327,11 +323,7 @@ def sizes(folder: str) -> dict[str, int]:
 
 
 def remove(path: str) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there.
-
-    Raises:
-        UserError: it cannot be removed.
-    """
+    """Remove a file, or a folder with all that is in it, if it is there. Raises UserError: it cannot be removed."""
     try:
         if is_remote(path):
             _delete([join(path, name) for name in _below(path)])
@@ -347,11 +339,7 @@ def remove(path: str) -> None:
 
 
 def _delete(paths: Sequence[str]) -> None:
-    """Delete remote files.
-
-    Raises:
-        BeamIOError: one cannot be deleted.
-    """
+    """Delete remote files. Raises BeamIOError: one cannot be deleted."""
     plain = [path for path in paths if not glob.has_magic(path)]
     if plain:
         FileSystems.delete(plain)

@@ -258,11 +258,7 @@ def _attempt_of(manifest: bytes) -> str | None:
 
 
 def load_schema(folder: str) -> ResolvedSchema:
-    """The resolved schema in a folder, local or remote.
-
-    Raises:
-        UserError: it is not there or damaged.
-    """
+    """The resolved schema in a folder, local or remote. Raises UserError: it is not there or damaged."""
     if not files.is_remote(folder):
         return ResolvedSchema.load(folder)
     with tempfile.TemporaryDirectory() as local:

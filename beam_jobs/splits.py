@@ -95,11 +95,7 @@ class SplitRule:
 
 
 def parse_rule(text: str | None) -> SplitRule:
-    """``--split`` to a rule.
-
-    Raises:
-        UserError: it has none of the forms.
-    """
+    """``--split`` to a rule. Raises UserError: it has none of the forms."""
     if text is None:
         return SplitRule("all")
     kind, _, rest = text.partition(":")

@@ -49,11 +49,7 @@ class RowsPlan(Plan):
 
 
 def plan_rows(options: PrepareOptions, shards: int) -> RowsPlan:
-    """What can be known where the pipeline is made.
-
-    Raises:
-        UserError: see :class:`beam_jobs.transforms.Prepare`.
-    """
+    """What can be known where the pipeline is made. Raises UserError: see :class:`beam_jobs.transforms.Prepare`."""
     if not isinstance(shards, int) or shards < 1:
         raise UserError(f"shards={shards!r} must be a whole number of at least 1")
     spec, resolved, parent = schemas(options)

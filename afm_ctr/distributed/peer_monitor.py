@@ -242,11 +242,7 @@ class PeerMonitor:
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    """A JSON object from a line, whatever its bytes.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """A JSON object from a line, whatever its bytes. Raises ValueError: it is none."""
     try:
         found = json.loads(line)
     except RecursionError as error:

@@ -69,11 +69,7 @@ def write_warmup(path: Path, warmup: Warmup, model_name: str, explain: bool) -> 
 
 
 def read_warmup(path: Path) -> list[wire_pb2.PredictRequest]:
-    """The requests of such a file.
-
-    Raises:
-        ValueError: a record that is no ``PredictionLog`` of a Predict request.
-    """
+    """The requests of such a file. Raises ValueError: a record that is no ``PredictionLog`` of a Predict request."""
     requests = []
     for number, record in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()):
         try:

@@ -37,11 +37,7 @@ class Layout:
 
 
 def layout_of(samples: Sequence[FileSample]) -> Layout:
-    """Find out.
-
-    Raises:
-        UserError: it is none of these.
-    """
+    """Find out. Raises UserError: it is none of these."""
     head = samples[0]
     lines = [line for line in [head.first, *head.lines[:_LOOKED_AT]] if line]
     if not lines:

@@ -19,11 +19,7 @@ def pack(facts: Any, arrays: Sequence[np.ndarray] = ()) -> bytes:
 
 
 def unpack(content: bytes) -> tuple[Any, list[np.ndarray]]:
-    """What :func:`pack` was given; the arrays are read-only.
-
-    Raises:
-        ValueError: the bytes are not of :func:`pack`.
-    """
+    """What :func:`pack` was given; the arrays are read-only. Raises ValueError: the bytes are not of :func:`pack`."""
     start = _HEAD + int.from_bytes(content[:_HEAD], "little")
     try:
         facts, listed = json.loads(content[_HEAD:start])
@@ -54,11 +50,7 @@ def pack_pairs(texts: Sequence[bytes], numbers: Iterable[int]) -> list[np.ndarra
 
 
 def unpack_pairs(arrays: Sequence[np.ndarray]) -> tuple[list[bytes], list[int]]:
-    """The byte strings and numbers of :func:`pack_pairs`.
-
-    Raises:
-        ValueError: the arrays do not fit each other.
-    """
+    """The byte strings and numbers of :func:`pack_pairs`. Raises ValueError: the arrays do not fit each other."""
     joined, lengths, numbers = arrays
     ends = np.cumsum(lengths)
     if len(lengths) != len(numbers) or (lengths < 0).any() or len(joined) != (ends[-1] if len(ends) else 0):

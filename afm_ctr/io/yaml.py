@@ -110,11 +110,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        UserError: the file is absent, unreadable, or not YAML.
-    """
+    """The content of a YAML file. Raises UserError: the file is absent, unreadable, or not YAML."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

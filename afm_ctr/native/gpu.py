@@ -48,11 +48,7 @@ def why_not(slots: int, k: int, t: int, by_slot: bool = False) -> str:
 
 
 def attributes(slots: int, k: int, t: int, by_slot: bool, pairs: np.ndarray) -> dict[str, Any]:
-    """The op's attributes for GPUs.
-
-    Raises:
-        RuntimeError: the kernels cannot be used, see :func:`why_not`.
-    """
+    """The op's attributes for GPUs. Raises RuntimeError: the kernels cannot be used, see :func:`why_not`."""
     if reason := why_not(slots, k, t, by_slot):
         raise RuntimeError(f"fused pooling on the GPU: {reason}")
     compiled = _compiled(slots, k, t, by_slot, capability() or 0)

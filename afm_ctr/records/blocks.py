@@ -79,11 +79,7 @@ class SplitBlocks:
         return f"{self._paths[shard]}: block {number} (byte {self._starts[block]})"
 
     def records(self, block: int, places: np.ndarray) -> list[bytes]:
-        """Records of a block by their places in it.
-
-        Raises:
-            UserError: the file is damaged there, or gone.
-        """
+        """Records of a block by their places in it. Raises UserError: the file is damaged there, or gone."""
         try:
             return self._get(block).records(places.tolist())
         except DamagedError as error:

@@ -30,11 +30,7 @@ class RunRecord:
 
     @classmethod
     def load(cls, folder: Path) -> RunRecord:
-        """Read what is there; a run may be under way.
-
-        Raises:
-            UserError: no run, or a damaged file.
-        """
+        """Read what is there; a run may be under way. Raises UserError: no run, or a damaged file."""
         if not (folder / RUN).is_file() or not (folder / CONFIG).is_file():
             raise UserError(f"{folder} holds no training run (no {RUN} or {CONFIG}); afm-ctr train makes one")
         run, profile = without_secrets(_json(folder / RUN)), None

@@ -35,11 +35,7 @@ class Slice:
 
 
 def chosen_fields(schema: ResolvedSchema, names: Sequence[str] | None) -> list[str]:
-    """The fields to slice by: those named, or all.
-
-    Raises:
-        UserError: there is no such field.
-    """
+    """The fields to slice by: those named, or all. Raises UserError: there is no such field."""
     known = [field.name for field in schema.spec.fields]
     unknown = [name for name in names or () if name not in known]
     if unknown:

@@ -34,11 +34,7 @@ def key_check(path: str) -> str:
 
 
 def checked_key(path: str, check: str) -> bytes:
-    """The key that a resolved schema was made with.
-
-    Raises:
-        UserError: see :func:`read_key`; or it is another key.
-    """
+    """The key that a resolved schema was made with. Raises UserError: see :func:`read_key`; or it is another key."""
     key = read_key(path)
     if not hmac.compare_digest(key_check(path), check):
         raise UserError(f"key_file: {path}: is not the key that the data was prepared with; restore it")

@@ -191,11 +191,7 @@ class Saver:
         self._thread.start()
 
     def flush(self) -> None:
-        """Wait until everything is on the disk.
-
-        Raises:
-            UserError: see :meth:`save`.
-        """
+        """Wait until everything is on the disk. Raises UserError: see :meth:`save`."""
         self._wait()
         failure, self._failure = self._failure, None
         if isinstance(failure, OSError):

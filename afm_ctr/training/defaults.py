@@ -51,11 +51,7 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 
 
 def data_size(data_dir: str | Path) -> DataSize:
-    """Of a prepared data set, by its manifest.
-
-    Raises:
-        UserError: no data set there.
-    """
+    """Of a prepared data set, by its manifest. Raises UserError: no data set there."""
     from afm_ctr.records.manifest import Manifest
     from afm_ctr.schema import ResolvedSchema
 

@@ -50,11 +50,7 @@ class Slo(NamedTuple):
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> Slo:
-        """Read ``p99=20ms``, ``p99.9=0.1s`` or several, separated by commas.
-
-        Raises:
-            UserError: something else.
-        """
+        """Read ``p99=20ms``, ``p99.9=0.1s`` or several, separated by commas. Raises UserError: something else."""
         limits = []
         for text in (piece.strip() for given in texts for piece in given.split(",")):
             found = _LIMIT.fullmatch(text)

@@ -62,11 +62,7 @@ def make_grpc_server(threads: int, arguments: tuple[tuple[str, int | str], ...])
 
 
 def open_grpc(server: grpc.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> None:
-    """Listen and answer; with credentials, TLS only.
-
-    Raises:
-        UserError: somebody else took the port meanwhile.
-    """
+    """Listen and answer; with credentials, TLS only. Raises UserError: somebody else took the port meanwhile."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if credentials is None:

@@ -52,11 +52,7 @@ class JsonRequest:
         return "instances" in self._document
 
     def content(self) -> Any:
-        """The value of ``instances`` or ``inputs``.
-
-        Raises:
-            RequestError: both, or neither, or no rows.
-        """
+        """The value of ``instances`` or ``inputs``. Raises RequestError: both, or neither, or no rows."""
         document = self._document
         if "instances" in document and "inputs" in document:
             raise invalid("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")

@@ -128,11 +128,7 @@ class VersionWatcher(Generic[T]):
             return self._changed.wait_for(lambda: bool(self._serving), timeout)
 
     def labelled(self, name: str, label: str) -> int:
-        """The version of a label.
-
-        Raises:
-            RequestError: INVALID_ARGUMENT, with the real server's words.
-        """
+        """The version of a label. Raises RequestError: INVALID_ARGUMENT, with the real server's words."""
         with self._changed:
             version = self._labels.get(label) if name == self.name else None
         if version is None:
