@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -10,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 
+from afm_ctr.installed import version_of
 from afm_ctr.native import nvrtc
 
 BUILD_HOROVOD = "python scripts/build_horovod.py"
@@ -53,13 +53,6 @@ class Finding:
     optional: bool = False
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _run(code: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HOROVOD_")}
     environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -74,7 +67,7 @@ def _last_line(text: str) -> str:
 
 
 def _horovod(tensorflow: str | None) -> Finding:
-    version = _version("horovod")
+    version = version_of("horovod")
     if tensorflow is None:
         return Finding(version is None, "horovod", "not checked: needs TensorFlow", "", optional=True)
     if version is None:
@@ -121,13 +114,13 @@ def examine() -> list[Finding]:
     remedy = "" if python_fits else "use Python 3.11, 3.12 or 3.13"
     findings = [Finding(python_fits, "python", platform.python_version(), remedy)]
     for distribution, purpose, extra in _PACKAGES:
-        version = _version(distribution)
+        version = version_of(distribution)
         remedy = f"pip install '.[{extra}]'" if extra else "pip install ."
         if version:
             findings.append(Finding(True, distribution, version))
         else:
             findings.append(Finding(False, distribution, f"missing: {purpose}", remedy, optional=bool(extra)))
-    tensorflow = _version("tensorflow")
+    tensorflow = version_of("tensorflow")
     horovod = _horovod(tensorflow)
     findings.append(horovod)
     if tensorflow:

@@ -8,17 +8,16 @@ runner, its workers or its bundles. No row crosses a shuffle of Beam, so memory 
 
 from __future__ import annotations
 
-import platform
 import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from afm_ctr.errors import UserError
+from afm_ctr.installed import versions_of
 from afm_ctr.rawlog import written_twice
 from afm_ctr.rawlog.layout import has_header
 from afm_ctr.records.manifest import Manifest, TableInfo
@@ -190,20 +189,10 @@ def publish(
         cut=converted.cut,
         split_rule=options.split,
         command=command,
-        versions=_versions(),
+        versions=versions_of("afm-ctr", "apache-beam", "tensorflow", "numpy"),
         labelled=options.labelled and job.spec.label is not None,
         statistics=converted.statistics,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     output.publish(manifest, schema, converted.samples, converted.shares, job.tables)
     return manifest
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("afm-ctr", "apache-beam", "tensorflow", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -200,10 +200,8 @@ class Output:
 
     def _save_manifest(self, manifest: Manifest) -> None:
         if not files.is_remote(self.folder):
-            try:
+            with as_user_error(f"{self.folder}: cannot be written"):
                 manifest.save(self.folder)
-            except OSError as error:
-                raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from error
             return
         with tempfile.TemporaryDirectory() as local:
             manifest.save(local)

@@ -76,8 +76,9 @@ def plan(options: PrepareOptions, output: Output) -> Plan:
     logs = [replace(log, split=split_of.get(log.source)) for log in discover(found, spec)]
     if not logs:
         raise UserError(f"no data row in {', '.join(path for path, _ in found[:5])}: the files are empty")
-    if rule.kind == "hash" and rule.column == "key" and not _offered(spec, logs, "key"):
-        rule = replace(rule, column=None)
+    if rule.kind == "hash" and rule.column == "key":
+        named = all(offers(spec, log.header, "key", log.source) for log in logs)
+        rule = rule if named else replace(rule, column=None)
     checked, types = set(), ColumnTypes(word_columns(spec) | {rule.column or ""}, resolved or parent)
     for log in logs:
         # Thousands of files of one log share a header: each is checked once.
@@ -126,10 +127,6 @@ def side_tables(given: str | Path | FeatureSchema | ResolvedSchema, spec: Featur
             raise UserError("a resolved schema with side tables: give the folder of its data set, which holds them")
         return None
     return side_tables_beside(given, spec, files.local_copies)
-
-
-def _offered(spec: FeatureSchema, logs: Sequence[LogFile], column: str) -> bool:
-    return all(offers(spec, log.header, column, log.source) for log in logs)
 
 
 def learns(job: Plan) -> bool:

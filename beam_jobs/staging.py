@@ -239,7 +239,8 @@ class AnalysisTask(beam.DoFn):
         self._rejects_kept = options.max_rejects_kept
 
     def process(self, state: State) -> Iterator[Analysing]:
-        yield Analysing.of(state.reader, _logs(state), state.begun.output, self._rejects_kept)
+        logs = [chunk.file for chunk in state.chunks]
+        yield Analysing.of(state.reader, logs, state.begun.output, self._rejects_kept)
 
 
 @beam.typehints.with_output_types(Conversion)
@@ -259,10 +260,6 @@ class ConversionTask(Step):
             for line in written_twice(schema):
                 options.warn(line)
             yield Conversion.of(options, state.reader, schema, output, state.rows)
-
-
-def _logs(state: State) -> list[LogFile]:
-    return [chunk.file for chunk in state.chunks]
 
 
 @beam.typehints.with_output_types(PrepareSummary)

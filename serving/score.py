@@ -186,7 +186,8 @@ class _Job:
 
     def _answers(self, outputs: Outputs, rows: int) -> list[dict[str, Any]]:
         self.versions.add(outputs.version)
-        flat = {name: outputs[name] for name in sorted(outputs, key=_place) if outputs[name].ndim == 1}
+        ordered = [*filter(outputs.__contains__, _FIRST), *sorted(outputs.keys() - _FIRST)]
+        flat = {name: outputs[name] for name in ordered if outputs[name].ndim == 1}
         short = [name for name, array in flat.items() if len(array) != rows]
         if short or not flat:
             raise ServingError(f"the model's {', '.join(short) or 'answer'} is not one value a row", "INTERNAL")
@@ -197,10 +198,6 @@ class _Job:
 def _answer(values: dict[str, Any]) -> dict[str, Any]:
     wrong = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
     return {"error": f"the model's {wrong[0]} is not a finite number"} if wrong else values
-
-
-def _place(name: str) -> tuple[int, str]:
-    return (_FIRST.index(name) if name in _FIRST else len(_FIRST)), name
 
 
 def check_columns(command: str, columns: Collection[str], client: Client, schema_path: str | Path) -> None:

@@ -84,7 +84,8 @@ def checksum(variable: Any) -> int:
     """CRC-32 of a variable's bytes in row-major order, read block by block."""
     value = 0
     for _, block in blocks_of(variable):
-        value = zlib.crc32(_bytes(block), value)
+        content: Any = np.ascontiguousarray(block).reshape(-1).view(np.uint8)
+        value = zlib.crc32(content, value)
     return value
 
 
@@ -118,7 +119,3 @@ def assign_blocks(variable: Any, array: np.ndarray) -> None:
     step = block_rows(raw)
     for start in range(0, len(array), step):
         assign_rows(raw, start, array[start : start + step])
-
-
-def _bytes(array: Any) -> Any:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -99,7 +99,7 @@ def infer_schema(
         body, found, split = _libfm(table, labelled)
     else:
         body, found, split = _columns(table, label, labelled)
-    title = name or _title(table.paths[0])
+    title = name or Path(table.paths[0]).name.split(".")[0] or "log"
     text = "\n".join([*_head(table), f"name: {flow(title)}", "", *_format(table), "", *body]) + "\n"
     schema = validate(FeatureSchema, yaml.safe_load(text), "the inferred schema")
     return Inference(
@@ -114,10 +114,6 @@ def infer_schema(
         split=split,
         first=table.paths[0],
     )
-
-
-def _title(path: str) -> str:
-    return Path(path).name.split(".")[0] or "log"
 
 
 def _head(table: Table) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -87,7 +87,8 @@ def read_records(
     if not found.good.numpy():
         return None
     names = ["feature_ids", "feature_vals", "label", "weight", *(["group", "has_group"] if groups else [])]
-    arrays = {name: _array(getattr(found, name)) for name in names}
+    # The same memory, where ``numpy()`` copies.
+    arrays = {name: np.asarray(memoryview(getattr(found, name))) for name in names}
     if keys:
         arrays["key"] = found.key.numpy()
     return arrays
@@ -99,8 +100,3 @@ def paths_tensor(paths: Sequence[str]) -> tf.Tensor:
 
     with tf.init_scope(), tf.device("/CPU:0"):
         return tf.constant(paths, tf.string, shape=(len(paths),))
-
-
-def _array(tensor: Any) -> np.ndarray:
-    """The same memory, where ``numpy()`` copies."""
-    return np.asarray(memoryview(tensor))

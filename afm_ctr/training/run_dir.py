@@ -10,11 +10,11 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from afm_ctr.errors import UserError
+from afm_ctr.installed import versions_of
 from afm_ctr.io.files import exclusive_lock, remove_temporaries, write_json, write_text
 from afm_ctr.io.secrets import mask_words, without_secrets
 from afm_ctr.records import Manifest
@@ -25,6 +25,7 @@ from afm_ctr.training.config import CONFIG, TrainConfig
 from afm_ctr.training.model_io import CHECKPOINTS, RUN
 from afm_ctr.training.progress import Say
 
+# What a run's figures depend on.
 _PACKAGES = ("afm-ctr", "tensorflow", "keras", "horovod", "numpy")
 
 
@@ -32,17 +33,6 @@ def data_id(manifest: Manifest, split: str) -> str:
     """16 hexadecimal digits that change when the rows of a split or their order do."""
     content = [[shard.file, shard.rows, shard.sha256] for shard in manifest.shards_of(split)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages that a run's figures depend on; absent ones are left out."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def machine() -> dict[str, Any]:
@@ -154,8 +144,8 @@ class RunDir:
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path} is damaged: {error}") from error
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        entry = {"started": now, "command": mask_words(command), "versions": versions(), "machine": machine()}
-        entry |= {"schema_id": schema.id, **session}
+        entry = {"started": now, "command": mask_words(command), "versions": versions_of(*_PACKAGES)}
+        entry |= {"machine": machine(), "schema_id": schema.id, **session}
         run = {"format_version": 1, **entry, "seed": config.seed, "config": config.model_dump(mode="json")}
         write_json(path, {**run, "sessions": [*sessions, entry]})
         schema.save(self.path)

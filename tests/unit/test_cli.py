@@ -346,7 +346,7 @@ def test_doctor_prints_its_remedies_whole(
 def test_remedies_need_no_public_index(monkeypatch: pytest.MonkeyPatch) -> None:
     from afm_ctr import doctor
 
-    monkeypatch.setattr(doctor, "_version", lambda distribution: None)
+    monkeypatch.setattr(doctor, "version_of", lambda distribution: None)
     remedies = {finding.remedy for finding in doctor.examine() if finding.remedy.startswith("pip")}
     assert remedies == {
         "pip install .",

@@ -11,7 +11,8 @@ import pytest
 # From the ground up. A module imports from its own room and from lower floors; rooms of one floor do not know each
 # other. A room that is absent here fails the test: give it the lowest floor that works.
 FLOORS = (
-    "afm_ctr.errors afm_ctr.huge_pages afm_ctr.lazy_names afm_ctr.row_shards afm_ctr.splitmix afm_ctr.visible",
+    "afm_ctr.errors afm_ctr.huge_pages afm_ctr.installed afm_ctr.lazy_names afm_ctr.row_shards afm_ctr.splitmix "
+    "afm_ctr.visible",
     "serving.cell_text serving.channel serving.errors serving.protos serving.tensors",
     "afm_ctr.devices afm_ctr.io afm_ctr.metrics afm_ctr.plots",
     "afm_ctr.native",
