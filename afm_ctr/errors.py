@@ -62,12 +62,12 @@ def release(error: BaseException) -> None:
 def find_user_error(error: BaseException) -> UserError | None:
     """The user's mistake behind an exception: itself, one of its causes, or a marked message in its text."""
     for seen in chain_of(error):
-        if isinstance(seen, UserError):
-            return seen
         found = re.search(r"(\[?)" + re.escape(_MARK) + r"(.*)", str(seen))
         if found:
             text = found.group(2).strip()
             return UserError(text.removesuffix("]") if found.group(1) else text)  # of an Assert, in brackets
+        if isinstance(seen, UserError):
+            return seen
     return None
 
 
@@ -76,11 +76,9 @@ def explained() -> Iterator[None]:
     """Raise the user's mistake behind an exception in its place; what the exception's frames hold is freed."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
         mistake = find_user_error(error)
-        if mistake is None:
+        if mistake is None or mistake is error:
             raise
         release(error)
         raise mistake from error

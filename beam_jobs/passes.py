@@ -65,7 +65,7 @@ def marked() -> Iterator[None]:
     try:
         yield
     except (UserError, RunError) as error:
-        raise RuntimeError(in_graph(str(error))) from error
+        raise type(error)(in_graph(str(error))) from None
 
 
 class Step(beam.DoFn):
@@ -104,7 +104,8 @@ class Work(Step, Generic[F]):
 
     def setup(self) -> None:
         super().setup()
-        self._task.setup()
+        with marked():
+            self._task.setup()
 
     def process(self, unit: bytes) -> Iterator[Any]:
         if files.exists(files.join(self._folder, _FAILED)):

@@ -34,7 +34,7 @@ from beam_jobs.rows import RowReader
 from beam_jobs.sources import Chunk, LogFile, Unit
 from beam_jobs.splits import parse_rule
 from beam_jobs.vocabularies import ValueCounts
-from serving.cell_text import BadList, NoCell, cell_text
+from serving.cell_text import BadList, NoCell, cell_text, shown
 
 _ROWS = "rows"
 
@@ -148,12 +148,16 @@ class ToLine(Step):
         yield place, line
 
     def _line(self, row: Any) -> bytes:
-        for method in ("as_dict", "_asdict"):
-            row = getattr(row, method)() if hasattr(row, method) else row
         # What is no row, or no cell, is written as something that the parser rejects.
-        content: Any = f"no dict: {row!r:.200}"
-        if isinstance(row, Mapping):
-            content = {name: _cell(get(row), separators) for name, get, separators in self._columns}
+        content: Any
+        try:
+            for method in ("as_dict", "_asdict"):
+                row = getattr(row, method)() if hasattr(row, method) else row
+            content = f"no dict: {shown(row, 200)}"
+            if isinstance(row, Mapping):
+                content = {name: _cell(get(row), separators) for name, get, separators in self._columns}
+        except Exception as error:  # of somebody's class
+            content = f"no dict: {shown(error, 200)}"
         return json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
 
 

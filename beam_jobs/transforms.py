@@ -31,7 +31,7 @@ from afm_ctr.rawlog.log import truncated
 from afm_ctr.schema import FeatureSchema, ResolvedSchema, columns_of
 from beam_jobs import staging
 from beam_jobs.options import PrepareOptions
-from beam_jobs.passes import NAMESPACE
+from beam_jobs.passes import NAMESPACE, marked
 from beam_jobs.plan import learns, read_schema
 from beam_jobs.results import AnalysedChunks, ConvertedChunks, Join
 from beam_jobs.rows import BATCH_ROWS
@@ -213,6 +213,10 @@ class _Rows(beam.DoFn):
         return piece.file.parser(self._spec, self._labelled, list(self._headers))
 
     def process(self, piece: Chunk) -> Iterator[Any]:
+        with marked():
+            yield from self._rows(piece)
+
+    def _rows(self, piece: Chunk) -> Iterator[Any]:
         parser = self.parser_of(piece)
         for batch in read_piece(piece, BATCH_ROWS, parser.reads):
             parsed = parser.parse(batch.lines, piece.file.source, batch.first_line)

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _MISSING = frozenset({"NAType", "NaTType"})  # of pandas, known by name: it need not be there
+_MOST_PLACES = 10**6  # of a Decimal: Decimal("1e999999999") would be a gigabyte of zeros
 _LISTS = (list, tuple, np.ndarray)
 # Units of NumPy's durations in one second, or seconds in one of them.
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9, "ps": 10**12, "fs": 10**15, "as": 10**18}
@@ -103,7 +104,7 @@ def cell_text(value: Any, separators: Sequence[bytes] = ()) -> bytes:
     if kind is bool:
         return b"true" if value else b"false"
     if kind is int:
-        return b"%d" % value
+        return _whole(value)
     if value is None:
         return b""
     if hasattr(value, "as_py"):
@@ -121,9 +122,20 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, np.ndarray) and not value.ndim
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:40] + "…"
+def shown(value: Any, longest: int = 40) -> str:
+    """A value as messages show it, cut to ``longest`` characters: its repr, or its type where it has none."""
+    try:
+        text = repr(value)
+    except Exception:  # whatever somebody's class raises; a RecursionError of what is nested too deep
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= longest else text[:longest] + "…"
+
+
+def _whole(value: int) -> bytes:
+    try:
+        return b"%d" % value
+    except ValueError:  # more digits than Python writes (4,300 by default); Decimal has no such limit
+        return _decimal(decimal.Decimal(value))
 
 
 def _encoded(text: str) -> bytes:
@@ -135,7 +147,7 @@ def _encoded(text: str) -> bytes:
 
 def _list(values: Any, separators: Sequence[bytes]) -> bytes:
     if not separators:
-        raise NoCell(f"{_shown(values)} is neither text, bytes, a number nor a time: the column holds one value")
+        raise NoCell(f"{shown(values)} is neither text, bytes, a number nor a time: the column holds one value")
     cells = []
     for value in values:
         if isinstance(value, (*_LISTS, dict)) and not _is_scalar(value):
@@ -159,7 +171,7 @@ def _scalar(value: Any) -> bytes:
     if isinstance(value, (np.datetime64, np.timedelta64)):  # a timedelta64 is also an integer
         return _numpy_time(value)
     if isinstance(value, (int, np.integer)):
-        return b"%d" % int(value)
+        return _whole(int(value))
     if isinstance(value, float):
         return b"" if math.isnan(value) else float.__repr__(value).encode()
     if isinstance(value, np.floating):
@@ -183,7 +195,7 @@ def _scalar(value: Any) -> bytes:
         return str(value).encode()
     if isinstance(value, dict):
         raise NoCell("an object; name what is in it: `header: a.b`")
-    raise NoCell(f"{_shown(value)} is neither text, bytes, a number nor a time")
+    raise NoCell(f"{shown(value)} is neither text, bytes, a number nor a time")
 
 
 def _arrow(scalar: Any, separators: Sequence[bytes]) -> bytes:
@@ -225,6 +237,8 @@ def _decimal(value: decimal.Decimal) -> bytes:
         return b""
     if value.is_infinite():
         return b"inf" if value > 0 else b"-inf"
+    if abs(value.adjusted()) > _MOST_PLACES:
+        raise NoCell(f"a Decimal with more than {_MOST_PLACES:,} places")
     return f"{value:f}".encode()
 
 

@@ -74,7 +74,7 @@ class Client(Connection):
 
         Raises:
             ServingError: as :meth:`predict`; InvalidArgument names the row (from 0) and the column, before sending;
-                BadCells names the first row with cells that the server could not read.
+                BadCells names the first row with cells that the server could not read, and its columns.
             ValueError: a ``batch_size`` below 1.
         """
         for part in self._score(rows, batch_size, signature, outputs):
@@ -156,17 +156,18 @@ class Client(Connection):
     def _score(self, rows: Any, batch_size: int, signature: str, outputs: Sequence[str]) -> Iterator[Outputs]:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
-        pending: deque[tuple[Chunk, Pending]] = deque()
+        pending: deque[tuple[Chunk, dict[str, Any], Pending]] = deque()
         try:
             for chunk in split(rows, batch_size):
                 inputs = self._encode(chunk, signature)
-                pending.append((chunk, self._send(inputs, signature, self._with_bad_cells(signature, outputs))))
+                call = self._send(inputs, signature, self._with_bad_cells(signature, outputs))
+                pending.append((chunk, inputs, call))
                 if len(pending) >= self.max_in_flight:
-                    yield self._chosen(self._finish(*pending.popleft()), outputs)
+                    yield self._chosen(self._finish(*pending.popleft(), signature), outputs)
             while pending:
-                yield self._chosen(self._finish(*pending.popleft()), outputs)
+                yield self._chosen(self._finish(*pending.popleft(), signature), outputs)
         finally:
-            for _, call in pending:
+            for *_, call in pending:
                 call.cancel()
 
     def _with_bad_cells(self, signature: str, outputs: Sequence[str]) -> Sequence[str]:
@@ -188,13 +189,13 @@ class Client(Connection):
         self._known = None  # another version may have come since, which takes what the one we asked did not
         return encode(chunk, self.signature(signature).inputs)
 
-    def _finish(self, chunk: Chunk, call: Pending) -> Outputs:
+    def _finish(self, chunk: Chunk, inputs: dict[str, Any], call: Pending, signature: str) -> Outputs:
         try:
             answer = call.result()
         except InvalidArgument as error:
             self._known = None
             raise type(error)(f"rows from {chunk.start}: {error}") from None
-        return self._checked(answer, chunk.start)
+        return self._checked(answer, inputs, signature, chunk.start)
 
     def _answered_by(self, version: int) -> None:
         if version not in self._versions:

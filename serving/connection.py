@@ -134,7 +134,7 @@ class Connection:
     def submit(self, inputs: Mapping[str, Any], signature: str = "raw", outputs: Sequence[str] = ()) -> Pending:
         """Send a request and do not wait; arguments as in :meth:`predict`."""
         pending = self._send(inputs, signature, outputs)
-        return Pending(lambda: self._checked(pending.result()), pending.cancel)
+        return Pending(lambda: self._checked(pending.result(), inputs, signature), pending.cancel)
 
     def predict(self, inputs: Mapping[str, Any], signature: str = "raw", outputs: Sequence[str] = ()) -> Outputs:
         """Ask for the outputs of one batch.
@@ -242,20 +242,39 @@ class Connection:
         except grpc.FutureCancelledError:
             raise ServingError(f"the call to {self.target} was cancelled", "CANCELLED") from None
 
-    def _checked(self, outputs: Outputs, start: int = 0) -> Outputs:
+    def _checked(self, outputs: Outputs, inputs: Mapping[str, Any], signature: str, start: int = 0) -> Outputs:
         """The answer for rows from ``start``, or BadCells."""
         bad = outputs.get("bad_cells")
         if self.allow_bad_cells or bad is None or not bad.any():
             return outputs
-        rows = [start + int(row) for row in np.flatnonzero(bad)]
-        more = f" and {len(rows) - 1} more rows" if len(rows) > 1 else ""
+        first, *others = np.flatnonzero(bad).tolist()
+        count = int(bad[first])
+        more = f" and {len(others)} more rows" if others else ""
+        columns = self._bad_columns({name: np.asarray(inputs[name])[first] for name in inputs}, signature, count)
+        named = f", column {', '.join(columns)}" if columns else ""
         raise BadCells(
-            f"row {rows[0]}{more}: {int(bad[rows[0] - start])} of its cells cannot be read (an id that the model does"
+            f"row {start + first}{named}{more}: {count} of its cells cannot be read (an id that the model does"
             " not have, no finite number, no Example) and would be taken for missing; correct the row, or allow it"
             " with allow_bad_cells=True",
-            rows,
+            [start + row for row in (first, *others)],
             outputs,
+            columns,
         )
+
+    def _bad_columns(self, row: Mapping[str, Any], signature: str, count: int) -> list[str]:
+        """The columns of texts without which fewer cells of a row are bad: the server is asked once more, for the
+        row with each of them left empty. None where it does not answer."""
+        texts = [name for name, cell in row.items() if isinstance(cell, (str, bytes)) and cell]
+        if not texts:
+            return []
+        rows = {name: np.stack([cell] * len(texts)) for name, cell in row.items() if name not in texts}
+        for name in texts:
+            rows[name] = tensors.objects([b"" if name == empty else row[name] for empty in texts])
+        try:
+            bad = self._send(rows, signature, ["bad_cells"]).result()["bad_cells"]
+        except (ServingError, LookupError):
+            return []
+        return [name for name, cells in zip(texts, bad.tolist(), strict=True) if cells < count]
 
     def _answered_by(self, version: int) -> None:
         """For those who want to know."""

@@ -53,12 +53,14 @@ class BadCells(InvalidArgument):
     Attributes:
         rows: The rows with such cells, from 0.
         outputs: What the server answered: of a whole request, all its rows.
+        columns: The columns of raw texts that it could not read in the first of the rows.
     """
 
-    def __init__(self, message: str, rows: list[int], outputs: Outputs):
+    def __init__(self, message: str, rows: list[int], outputs: Outputs, columns: list[str]):
         super().__init__(message)
         self.rows = rows
         self.outputs = outputs
+        self.columns = columns
 
 
 class FailedPrecondition(InvalidArgument):

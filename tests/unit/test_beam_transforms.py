@@ -6,12 +6,13 @@ import gzip
 import json
 import random
 import re
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -19,7 +20,8 @@ import pytest
 from apache_beam.testing.test_stream import TestStream
 from apache_beam.testing.util import assert_that, equal_to
 
-from afm_ctr.errors import UserError, find_user_error
+from afm_ctr.errors import UserError, explained, find_user_error
+from afm_ctr.rawlog import LineParser
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
 from beam_jobs import Prepare, PrepareOptions, PrepareSummary, ReadRawLogs, WriteRecords, prepare
@@ -181,6 +183,52 @@ def test_a_row_becomes_a_line_of_the_cells_that_are_read(tmp_path: Path) -> None
     assert line({"tags": ["a", 1, None]})["tags"] == "a|1|" and line({"tags": ["a|b", 1]})["tags"] == ["a|b", "1"]
     assert line({"user": "\ud800\n"})["user"].keys() == line({"user": {1}})["user"].keys() == {"no cell"}
     assert line(7) == "no dict: 7"
+
+
+class Odd(dict[str, Any]):
+    def get(self, key: str, default: Any = None) -> Any:
+        raise RuntimeError("not today")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Pair(NamedTuple):
+    user: int
+
+
+def test_rows_of_odd_classes_are_lines_that_the_parser_rejects(tmp_path: Path) -> None:
+    to_line = ToLine(plan_rows(PrepareOptions(schema=spec_of(), inputs=(), output=str(tmp_path / "data")), 3))
+    nested: Any = []
+    for _ in range(10_000):
+        nested = [nested]
+    lines = [
+        content for row in (Odd(id=1), Pair, {"user": nested}, [Odd()], object) for _, content in to_line.process(row)
+    ]
+    parser = LineParser(spec_of())
+    parsed = parser.parse(lines, "rows", 1)
+    assert [reject.reason for reject in parsed.rejects] == ["bad_json"] * 5 and not len(parsed)
+    (good,) = to_line.process({"id": 10**5000, "user": 7, 3: 4, ("a", "b"): 5})
+    assert json.loads(good[1])["id"] == "1" + "0" * 5000
+
+
+def test_an_error_of_a_running_pipeline_ends_in_our_line(tmp_path: Path) -> None:
+    """Whatever Beam wraps it in: the last line has the class and the text, and `explained` raises it."""
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"id": 1, "clicked": 1, "user": 1}\n')
+    out = str(tmp_path / "data")
+    for transform, change, text in (
+        (beam.Create([{"clicked": 2}], reshuffle=False) | Prepare(spec_of(), out, shards=1), "", "no row is left"),
+        (ReadRawLogs(spec_of(), [str(log)]) | Prepare(spec_of(), out, shards=1), "gone", "log.jsonl"),
+    ):
+        if change:
+            log.unlink()
+        with pytest.raises(UserError, match=text) as found, explained(), Engine().pipeline() as pipeline:
+            _ = pipeline | transform
+        assert found.value.__cause__ is not None
+        last = "".join(traceback.format_exception_only(found.value.__cause__)).strip().splitlines()[-1]
+        assert last.startswith("afm_ctr.errors.UserError: [afm-ctr] ") and text in last
+        assert len(str(found.value).splitlines()) == 1
 
 
 def test_the_rows_of_a_log_are_those_that_prepare_reads(tmp_path: Path) -> None:

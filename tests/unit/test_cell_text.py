@@ -39,6 +39,11 @@ class Color(enum.IntEnum):
     RED = 3
 
 
+class Wordless:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -59,6 +64,7 @@ class Color(enum.IntEnum):
         (np.False_, b"false"),
         (2**53 + 1, b"9007199254740993"),
         (-(10**30), b"-1" + b"0" * 30),
+        pytest.param(-(10**5000), b"-1" + b"0" * 5000, id="huge"),
         (np.int8(-5), b"-5"),
         (np.uint64(2**64 - 1), b"18446744073709551615"),
         (Color.RED, b"3"),
@@ -117,6 +123,10 @@ def test_the_table(value: Any, text: bytes) -> None:
         (np.timedelta64(1, "M"), "no fixed length"),
         (["a|b"], "the list's element 'a|b' holds"),
         (dt.datetime(1, 1, 1, tzinfo=TOKYO), "outside the years"),
+        (decimal.Decimal("1e999999999"), "a Decimal with more than 1,000,000 places"),
+        (decimal.Decimal("1e-999999999"), "a Decimal with more than 1,000,000 places"),
+        (Wordless(), "<Wordless> is neither"),
+        ([Wordless()], "<Wordless> is neither"),
     ],
 )
 def test_what_is_no_cell(value: Any, said: str) -> None:

@@ -276,7 +276,7 @@ def test_a_patient_client_asks_until_the_deadline(fake: tuple[Fake, int]) -> Non
 def counting(request: bytes, context: grpc.ServicerContext) -> Any:
     """``logit`` and ``bad_cells``: a cell of A that is no number."""
     columns, wanted = wire.PredictRequest.FromString(request).inputs, wire.PredictRequest.FromString(request)
-    bad = np.array([not cell.isdigit() for cell in columns["A"].string_val], np.int32)
+    bad = np.array([bool(cell) and not cell.isdigit() for cell in columns["A"].string_val], np.int32)
     response = wire.PredictResponse()
     for name, array in (("logit", np.zeros(len(bad), np.float32)), ("bad_cells", bad)):
         if not wanted.output_filter or name in wanted.output_filter:
@@ -298,14 +298,20 @@ def test_cells_that_cannot_be_read_raise_unless_allowed(fake: tuple[Fake, int]) 
     columns = {"A": [b"1", b"x"], "B": [b"", b""]}
     with client_of(fake) as client:
         for asked in ((), ["logit"]):
-            with pytest.raises(BadCells, match=r"row 5: 1 of its cells cannot be read") as caught:
+            with pytest.raises(BadCells, match=r"row 5, column A: 1 of its cells cannot be read") as caught:
                 client.score(rows, batch_size=4, outputs=asked)
-            assert caught.value.rows == [5] and len(caught.value.outputs["bad_cells"]) == 4
-            with pytest.raises(BadCells, match=r"row 5 and 1 more rows"):
+            assert (
+                caught.value.rows == [5]
+                and caught.value.columns == ["A"]
+                and len(caught.value.outputs["bad_cells"]) == 4
+            )
+            with pytest.raises(BadCells, match=r"row 5, column A and 1 more rows"):
                 client.score(rows, outputs=asked)
         assert list(client.score(rows[:5], outputs=["logit"])) == ["logit"]
-        with pytest.raises(BadCells, match="row 1"):
+        with pytest.raises(BadCells, match="row 1, column A"):
             client.predict(columns)
+        with pytest.raises(BadCells, match="row 1, column A"):
+            client.predict({"A": ["1", "x"], "B": np.array([1.5, 2.5])})
     with client_of(fake, allow_bad_cells=True) as client:
         assert client.score(rows, batch_size=4)["bad_cells"].nonzero()[0].tolist() == [5, 8]
         assert client.predict(columns)["bad_cells"].tolist() == [0, 1]
