@@ -53,7 +53,7 @@ class Finding:
     optional: bool = False
 
 
-def _run(code: str) -> subprocess.CompletedProcess[str]:
+def run_code(code: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HOROVOD_")}
     environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
     return subprocess.run(
@@ -72,7 +72,7 @@ def _horovod(tensorflow: str | None) -> Finding:
         return Finding(version is None, "horovod", "not checked: needs TensorFlow", "", optional=True)
     if version is None:
         return Finding(False, "horovod", "not installed: one process only", BUILD_HOROVOD, optional=True)
-    probe = _run(_PROBE_HOROVOD)
+    probe = run_code(_PROBE_HOROVOD)
     if "ModuleNotFoundError" in probe.stderr:
         return Finding(False, "horovod", f"{version}: {_last_line(probe.stderr)}", "pip install '.[horovod]'")
     if probe.returncode:
@@ -88,7 +88,7 @@ def _horovod(tensorflow: str | None) -> Finding:
 
 
 def _gpu(horovod: Finding) -> Finding:
-    probe = _run(_PROBE_GPU)
+    probe = run_code(_PROBE_GPU)
     count = _last_line(probe.stdout) if probe.returncode == 0 else "0"
     if count in ("0", "no output"):
         return Finding(True, "gpu", "none seen by TensorFlow: runs on the CPU", optional=True)
@@ -97,9 +97,9 @@ def _gpu(horovod: Finding) -> Finding:
     return Finding(True, "gpu", count)
 
 
-def _pooling() -> Finding:
+def pooling() -> Finding:
     """The form of attentional pooling that training takes, on a GPU after its kernels were compiled once."""
-    probe = _run(_PROBE_POOLING)
+    probe = run_code(_PROBE_POOLING)
     state = _last_line(probe.stdout if probe.returncode == 0 else probe.stderr)
     if probe.returncode:
         state = f"TensorFlow form: {state}"
@@ -125,7 +125,7 @@ def examine() -> list[Finding]:
     findings.append(horovod)
     if tensorflow:
         findings.append(_gpu(horovod))
-        findings.append(_pooling())
+        findings.append(pooling())
     for name, purpose in [
         ("g++", "building Horovod and the ops"),
         ("cmake", "building Horovod"),

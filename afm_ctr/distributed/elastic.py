@@ -82,17 +82,17 @@ class ElasticState:
         self._seconds, self._steps = commit_seconds, commit_steps
         self._arrays: list[np.ndarray] = []
         self._pickled, self._cost = b"", 0.0
-        self._serial = 0  # of the last commit; the same commit has the same number on every rank
+        self.serial = 0  # of the last commit; the same commit has the same number on every rank
         self._torn = False  # whether variables are neither this rank's own nor those of a commit
         self._interval, self._since = 1, 0
         self._last = time.monotonic()
         self._hosts_changed = False  # known to rank 0, which the launcher tells
-        self._rebuild, self._shards, self.lost = rebuild, ShardCopies(world), False
+        self._rebuild, self.copies, self.lost = rebuild, ShardCopies(world), False
         self._neighbours: list[int] = []
 
     @property
     def committed(self) -> bool:
-        return self._serial > 0
+        return self.serial > 0
 
     def begin(self) -> None:
         """At the run's beginning, and only then: give all ranks the variables of rank 0, and commit."""
@@ -129,11 +129,11 @@ class ElasticState:
             return False
         now = time.monotonic()
         changed, interval = self.world.broadcast_object((self._hosts_changed, self._next_interval(now)))
-        self._shards.make(self._serial + 1, self.model)
+        self.copies.make(self.serial + 1, self.model)
         # From here on nothing is exchanged, so that a commit is whole on each rank or not made there.
         self._copy()
-        self._serial += 1
-        self._shards.keep_only(self._serial)
+        self.serial += 1
+        self.copies.keep_only(self.serial)
         self._interval, self._since, self._last = interval, 0, time.monotonic()
         self._cost = self._last - now
         return bool(changed)
@@ -169,13 +169,13 @@ class ElasticState:
             RunError: every rank that held a commit is gone.
         """
         machine = _machine()
-        everyone = self.world.allgather_object((self._serial, self._torn, machine, os.getpid()))
+        everyone = self.world.allgather_object((self.serial, self._torn, machine, os.getpid()))
         self._neighbours = [pid for _, _, where, pid in everyone if where == machine and pid != os.getpid()]
         serials = [serial for serial, *_ in everyone]
         newest = max(serials)
-        if not self._shards.restore(newest, self.model):
+        if not self.copies.restore(newest, self.model):
             _say(self.world, "rows of the lost ranks are held by no other rank: back to the last checkpoint")
-            self._serial, self._torn, self.lost = 0, False, True
+            self.serial, self._torn, self.lost = 0, False, True
         elif not newest:
             if any(torn for _, torn, *_ in everyone):
                 raise RunError("every rank that held the state of the run is gone: start the same command again")
@@ -186,9 +186,9 @@ class ElasticState:
             self.world.broadcast_variables(list(state.values()), root)
             pickled = self.world.broadcast_object(self._pickled, root)
             self.values = pickle.loads(pickled)
-            if self._serial < newest:
+            if self.serial < newest:
                 self._copy()
-            self._serial, self._torn = newest, False
+            self.serial, self._torn = newest, False
         self._interval, self._since, self._last = self._steps or 1, 0, time.monotonic()
 
     def on_hosts_updated(self, timestamp: int, change: Any) -> None:
@@ -285,7 +285,7 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
                 state.sync()
                 if state.committed and sharded_variables(state.model):
                     state.commit()  # until then some rows have one copy, or only their owner's
-                    serial = state._serial
+                    serial = state.serial
                 return function(state)
             except HostsChanged:
                 lost = False
@@ -297,8 +297,8 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
                 if find_lost_rank(error) is None:
                     raise
                 lost = True
-                vain = vain + 1 if state._serial == serial else 1
-                serial = state._serial
+                vain = vain + 1 if state.serial == serial else 1
+                serial = state.serial
                 if vain >= _VAIN:
                     raise RunError(f"ranks were lost {vain} times in a row without a commit between") from error
                 _say(state.world, "another rank was lost: back to the last commit, on the ranks that are left")

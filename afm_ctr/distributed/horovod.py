@@ -22,7 +22,7 @@ _DTYPES = (tf.uint8, tf.int8, tf.uint16, tf.int16, tf.int32, tf.int64, tf.float1
 _OPEN = "/proc/self/fd"  # the numbers of all open files
 
 
-def _load() -> Any:
+def load() -> Any:
     try:
         import horovod.tensorflow as hvd
     except (ImportError, OSError, tf.errors.OpError) as error:
@@ -67,7 +67,7 @@ class HorovodWorld(World):
     """
 
     def __init__(self) -> None:
-        self._hvd = _load()
+        self._hvd = load()
         self.elastic = os.environ.get(rendezvous.ELASTIC) == "1"
         if self.elastic:
             rendezvous.arrive()
@@ -87,7 +87,7 @@ class HorovodWorld(World):
         if not self.elastic:
             super().reset(neighbours)
         if lost:
-            self._hang_up()
+            self.hang_up()
         self._hvd.shutdown()
         rendezvous.reconnect(neighbours)
         # Horovod would ask the launcher for the rank a second time, and abort the process if its host was removed.
@@ -97,7 +97,7 @@ class HorovodWorld(World):
         finally:
             os.environ[rendezvous.ELASTIC] = "1"
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
         """Shut Gloo's connections down, so that ranks that wait for this one notice at once that something is wrong.
 
         Gloo leaves them open when an exchange fails, also after Horovod has been shut down. A rank whose turn in the

@@ -96,7 +96,7 @@ class PeerMonitor:
         if self._stop.is_set() or not self._sockets:
             return
         with contextlib.suppress(OSError):
-            self._say_all()
+            self.send()
         self._stop.set()
         for one in self._sockets:
             with contextlib.suppress(OSError):
@@ -150,7 +150,8 @@ class PeerMonitor:
     def _report(self) -> dict[str, Any]:
         return {"place": self._place(), "words": self._words}
 
-    def _hear(self, rank: int, said: dict[str, Any]) -> None:
+    def receive(self, rank: int, said: dict[str, Any]) -> None:
+        """Note what a rank said of itself, or rank 0 of it."""
         place, words = str(said["place"]), str(said["words"])
         age, ended = float(said.get("age", 0.0)), bool(said.get("ended", False))
         with self._lock:
@@ -186,7 +187,7 @@ class PeerMonitor:
             self._sockets.append(connection)
             with connection.makefile("rb") as lines:
                 while line := lines.readline(_LINE):
-                    self._hear(rank, _object(line))
+                    self.receive(rank, _object(line))
         finally:
             self._hang_up(rank)
             with contextlib.suppress(OSError):  # what is left unread would turn the end into a reset
@@ -195,12 +196,12 @@ class PeerMonitor:
             self._room.release()
 
     def _tell(self) -> None:
-        """Rank 0: everybody's state to everybody."""
-        self._say_all()
+        self.send()
         while not self._stop.wait(_EVERY):
-            self._say_all()
+            self.send()
 
-    def _say_all(self) -> None:
+    def send(self) -> None:
+        """Send this rank's state to rank 0, or as rank 0 everybody's to everybody."""
         now = time.monotonic()
         if self._world.is_chief:
             with self._lock:
@@ -235,7 +236,7 @@ class PeerMonitor:
                     while line := lines.readline(_LINE):
                         for rank, said in _object(line)["table"].items():
                             if int(rank) != self._world.rank:
-                                self._hear(int(rank), said)
+                                self.receive(int(rank), said)
             finally:
                 self._hang_up(0)
             return

@@ -33,7 +33,7 @@ class ShardCopies:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._kept: dict[int, _Copy] = {}
+        self.kept: dict[int, _Copy] = {}
         self._distance = 0
 
     def make(self, serial: int, model: keras.Model) -> None:
@@ -52,12 +52,12 @@ class ShardCopies:
                     splits = np.zeros(world.size, np.int32)
                     splits[to] = len(block)
                     copy.rows[held][-1][place] = world.alltoall(block, splits)[0].numpy()
-        self._kept[serial] = copy
+        self.kept[serial] = copy
         world.barrier()
 
     def keep_only(self, serial: int) -> None:
         """Drop all copies but those of one commit."""
-        self._kept = {kept: copy for kept, copy in self._kept.items() if kept == serial}
+        self.kept = {kept: copy for kept, copy in self.kept.items() if kept == serial}
 
     def restore(self, serial: int, model: keras.Model) -> bool:
         """Give the sharded variables of a new model their rows, whoever holds them; all ranks that there are call it.
@@ -71,7 +71,7 @@ class ShardCopies:
         if not variables:
             return True
         self.keep_only(serial)
-        copy = self._kept.get(serial)
+        copy = self.kept.get(serial)
         host = os.environ.get("HOROVOD_HOSTNAME", "")
         mine = (0, []) if copy is None else (copy.ranks, list(copy.rows))
         everyone = self._world.allgather_object((host, *mine))
@@ -82,7 +82,7 @@ class ShardCopies:
         for place in (1, 0):  # the rank's own copy, where there still is one
             holder |= {held[place]: rank for rank, (_, _, held) in enumerate(everyone) if len(held) > place}
         if len(holder) < max(1, *(ranks for _, ranks, _ in everyone)):
-            self._kept = {}
+            self.kept = {}
             return False
         for number, variable in enumerate(variables):
             rows = {} if copy is None else {rank: parts[number] for rank, parts in copy.rows.items()}

@@ -74,8 +74,8 @@ class FeatureTransform(tf.Module):
         super().__init__(name="feature_transform")
         self.schema = schema
         self._columns = tuple(schema.raw_columns)
-        self._files = tempfile.mkdtemp(prefix="afm-ctr-vocabularies-")
-        weakref.finalize(self, _remove, self._files, os.getpid())
+        self.vocabulary_folder = tempfile.mkdtemp(prefix="afm-ctr-vocabularies-")
+        weakref.finalize(self, _remove, self.vocabulary_folder, os.getpid())
         self._numbers: NumberColumns | None = None
         self._encoders = tuple(self._build())
         self._arrange(schema)
@@ -173,7 +173,7 @@ class FeatureTransform(tf.Module):
 
     def _vocabulary(self, name: str, space: VocabularySpace) -> VocabularyIds:
         entries = self.schema.vocabularies[name]
-        file = Path(self._files) / f"{name}.txt"
+        file = Path(self.vocabulary_folder) / f"{name}.txt"
         file.write_bytes(vocabulary_bytes(entries))
         return VocabularyIds(space, len(entries), file)
 

@@ -25,7 +25,7 @@ def capability() -> int | None:
 
 
 @lru_cache(maxsize=256)
-def _compiled(slots: int, k: int, t: int, by_slot: bool, capability: int) -> tuple[gpu_plan.Layout, bytes] | str:
+def kernels_for(slots: int, k: int, t: int, by_slot: bool, capability: int) -> tuple[gpu_plan.Layout, bytes] | str:
     """The layout and the cubin for a shape, or what keeps it from being compiled."""
     if reason := gpu_plan.why_not(slots, k, t):
         return reason
@@ -43,7 +43,7 @@ def why_not(slots: int, k: int, t: int, by_slot: bool = False) -> str:
     found = capability()
     if found is None:
         return "the GPU's compute capability is not known"
-    compiled = _compiled(slots, k, t, by_slot, found)
+    compiled = kernels_for(slots, k, t, by_slot, found)
     return compiled if isinstance(compiled, str) else ""
 
 
@@ -51,7 +51,7 @@ def attributes(slots: int, k: int, t: int, by_slot: bool, pairs: np.ndarray) -> 
     """The op's attributes for GPUs. Raises RuntimeError: the kernels cannot be used, see :func:`why_not`."""
     if reason := why_not(slots, k, t, by_slot):
         raise RuntimeError(f"fused pooling on the GPU: {reason}")
-    compiled = _compiled(slots, k, t, by_slot, capability() or 0)
+    compiled = kernels_for(slots, k, t, by_slot, capability() or 0)
     assert not isinstance(compiled, str)
     layout, cubin = compiled
     sizes = [slots, k, t, layout.NF, layout.N, layout.R, gpu_plan.CHUNKS, layout.partial_size(), gpu_plan.COLLECT]

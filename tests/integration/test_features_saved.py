@@ -68,7 +68,7 @@ def test_saved_moved_and_loaded_elsewhere(tmp_path: Path):
     module.raw = raw
     tf.saved_model.save(module, str(tmp_path / "first"), signatures={"raw": raw})
     shutil.move(tmp_path / "first", tmp_path / "moved")
-    shutil.rmtree(transform._files)
+    shutil.rmtree(transform.vocabulary_folder)
 
     cells = json.dumps({name: [text.hex() for text in texts] for name, texts in COLUMNS.items()})
     done = subprocess.run(
@@ -86,7 +86,7 @@ def test_the_vocabulary_files_go_with_the_transform():
     field = {"name": "a", "kind": "categorical", "encoding": {"kind": "vocabulary"}}
     spec = FeatureSchema.model_validate({"name": "s", "format": {"kind": "delimited"}, "fields": [field]})
     transform = FeatureTransform(resolve(spec, Analysis(counts={"a": {b"x": 1}})))
-    files = Path(transform._files)
+    files = Path(transform.vocabulary_folder)
     assert (files / "a.txt").read_bytes() == b"x\n"
     del transform
     gc.collect()

@@ -225,7 +225,7 @@ def test_rows_of_a_sharded_table_are_copied_again_when_ranks_have_changed() -> N
 
     def lose(given: ElasticState) -> None:
         given.begin()
-        commits.append((given._serial, list(given._shards._kept)))
+        commits.append((given.serial, list(given.copies.kept)))
         linear.append(given.model.table.columns["linear"].numpy())
         given.model.table.columns["linear"].assign_add(tf.ones([9, 1]))  # and is not committed
         raise LOST

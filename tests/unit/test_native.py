@@ -376,7 +376,7 @@ def test_set_up_without_a_compiler_says_so_in_one_line(root: Path, tmp_path: Pat
 )
 def test_doctor_names_the_form_and_what_mends_it(state: str, mend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = subprocess.CompletedProcess([], 0, stdout=f"{state}\n", stderr="")
-    monkeypatch.setattr(doctor, "_run", lambda code: answer)
-    finding = doctor._pooling()
+    monkeypatch.setattr(doctor, "run_code", lambda code: answer)
+    finding = doctor.pooling()
     assert (finding.ok, finding.state, finding.optional) == (not mend, state, True)
     assert finding.remedy == mend

@@ -33,9 +33,9 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(native.op, "uses_gpu", lambda: True)
     monkeypatch.setattr(gpu, "capability", lambda: 90)
     monkeypatch.setattr(nvrtc, "cubin", cubin)
-    gpu._compiled.cache_clear()
+    gpu.kernels_for.cache_clear()
     yield compiled
-    gpu._compiled.cache_clear()
+    gpu.kernels_for.cache_clear()
 
 
 def all_pairs(slots: int) -> np.ndarray:

@@ -1,12 +1,14 @@
-"""The ranks' talk beside the exchange, with threads for ranks."""
+"""The ranks' messages outside the exchange, with threads for ranks."""
 
 from __future__ import annotations
 
 import json
 import random
+import select
 import socket
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from afm_ctr.distributed import peer_monitor as module
 from afm_ctr.distributed.peer_monitor import PeerMonitor
 
 SIZE, DEADLINE = 3, 60.0
+PLACES = "rank 0 at place.py:0, rank 1, 2 at place.py:1"
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Any:
         return PeerMonitor(ThreadWorld(rank, meeting), lambda: f"place.py:{min(rank, 1)}")
 
     made = dict(enumerate(together(make, SIZE)))
-    soon(lambda: all(len(call._members) >= SIZE - 1 for call in made.values()))
+    soon(lambda: all(call.explain(stuck=True) == PLACES for call in made.values()))
     yield made
     for call in made.values():
         call.close()
@@ -42,14 +45,19 @@ def soon(found: Any) -> None:
         time.sleep(0.02)
 
 
+def pass_over(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the monitors' clock forward."""
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + seconds, sleep=time.sleep)
+    monkeypatch.setattr(module, "time", clock)
+
+
 def said(call: PeerMonitor, part: str) -> bool:
     return part in (call.missing() or "")
 
 
 def test_nothing_is_said_of_ranks_that_answer(calls: dict[int, PeerMonitor]) -> None:
     assert all(call.missing() is None for call in calls.values())
-    assert calls[0].explain(stuck=True) == "rank 0 at place.py:0, rank 1, 2 at place.py:1"
-    assert calls[2].explain(stuck=True) == calls[0].explain(stuck=True)
+    assert calls[0].explain(stuck=True) == PLACES and calls[2].explain(stuck=True) == PLACES
 
 
 @pytest.mark.parametrize("gone", [0, 2])
@@ -62,7 +70,7 @@ def test_a_rank_that_fails_says_why_before_it_goes(calls: dict[int, PeerMonitor]
 
 @pytest.mark.parametrize("gone", [0, 2])
 def test_a_rank_that_is_killed_drops_its_connection(calls: dict[int, PeerMonitor], gone: int) -> None:
-    calls[gone]._say_all = lambda: None  # type: ignore[method-assign]
+    calls[gone].send = lambda: None  # type: ignore[method-assign]
     calls[gone].close()
     for rank in {0, 1, 2} - {gone}:
         soon(lambda rank=rank: said(calls[rank], "without a word: killed"))
@@ -73,34 +81,37 @@ def test_a_rank_that_is_killed_drops_its_connection(calls: dict[int, PeerMonitor
 def test_a_rank_that_is_stopped_falls_silent(
     calls: dict[int, PeerMonitor], still: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls[still]._say_all = lambda: None  # type: ignore[method-assign]
-    monkeypatch.setattr(module, "_SILENT", 1.5)
-    soon(lambda: said(calls[1], f"rank {still} on "))
+    calls[still].send = lambda: None  # type: ignore[method-assign]
+    pass_over(DEADLINE + 1, monkeypatch)
+    soon(lambda: said(calls[1], f"rank {still} on ") and not said(calls[1], f"rank {2 - still} on "))
     assert "has not answered for" in (calls[1].explain(stuck=True) or "")
 
 
 def test_while_rank_0_is_silent_nothing_is_held_against_the_others(
     calls: dict[int, PeerMonitor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls[0]._say_all = lambda: None  # type: ignore[method-assign]
-    monkeypatch.setattr(module, "_SILENT", 1.5)
+    calls[0].send = lambda: None  # type: ignore[method-assign]
+    pass_over(DEADLINE + 1, monkeypatch)
     soon(lambda: calls[1].missing() is not None)
     assert "rank 0 on " in calls[1].missing() and "rank 2 on " not in calls[1].missing()  # type: ignore[operator]
 
 
-def test_a_rank_may_go_before_it_has_said_anything(calls: dict[int, PeerMonitor]) -> None:
-    for one in calls.values():
-        one._say_all = lambda: None  # type: ignore[method-assign]
-    with calls[0]._lock:
-        calls[0]._members.clear()
-    calls[2].close()
-    soon(lambda: said(calls[0], "rank 2 on "))
-    assert "without a word: killed" in (calls[0].explain() or "")
+def test_a_rank_may_go_before_it_has_said_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PeerMonitor, "send", lambda monitor: None)
+    meeting = Meeting(SIZE)
+    silent = together(lambda rank: PeerMonitor(ThreadWorld(rank, meeting), lambda: ""), SIZE)
+
+    def gone() -> bool:
+        silent[2].close()  # nothing happens before it has joined
+        return said(silent[0], "rank 2 on ")
+
+    soon(gone)
+    assert "without a word: killed" in (silent[0].explain() or "")
+    for one in silent:
+        one.close()
 
 
 def test_a_stranger_is_not_listened_to(calls: dict[int, PeerMonitor]) -> None:
-    import socket
-
     with socket.create_connection(chief_contact(calls)[0]) as stranger:
         stranger.sendall(b'{"token": "guessed", "rank": 1}\n{"place": "", "words": "nonsense"}\n')
         assert stranger.recv(1) == b""  # hung up
@@ -137,7 +148,7 @@ def nonsense(token: str) -> list[bytes]:
     lines += [json.dumps({"token": "\ud800é", "rank": 1}).encode() + b"\n", b'{"token": 3}\n', hello[:-1]]
     ranks: list[Any] = [-1, 0.5, 99, None, [], {}, "1", 1e400, 10**40]
     lines += [json.dumps({"token": token, "rank": rank}).encode() + b"\n" for rank in ranks]
-    talk = [
+    messages = [
         b"[]",
         b'{"place": 1}',
         b'{"place": "x", "words": "", "age": "y"}',
@@ -145,11 +156,11 @@ def nonsense(token: str) -> list[bytes]:
         rng.randbytes(500),
         b"x" * 3_000_000,
     ]
-    lines += [hello + b"\n" + said + b"\n" for said in talk]
+    lines += [hello + b"\n" + said + b"\n" for said in messages]
     return lines
 
 
-def test_no_bytes_end_the_talk(calls: dict[int, PeerMonitor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_bytes_end_the_messages(calls: dict[int, PeerMonitor], monkeypatch: pytest.MonkeyPatch) -> None:
     failed: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", failed.append)
     address, token = chief_contact(calls)
@@ -164,13 +175,13 @@ def test_no_bytes_end_the_talk(calls: dict[int, PeerMonitor], monkeypatch: pytes
             except OSError:
                 pass  # it was hung up on
     assert not failed
-    heard, hear = list[str](), calls[0]._hear  # rank 1 itself says another place many times a second
+    heard, hear = list[str](), calls[0].receive  # rank 1 itself says another place many times a second
 
     def noted(rank: int, said: dict[str, Any]) -> None:
         heard.append(said["place"])
         hear(rank, said)
 
-    monkeypatch.setattr(calls[0], "_hear", noted)
+    monkeypatch.setattr(calls[0], "receive", noted)
     with socket.create_connection(address, timeout=DEADLINE) as friend:  # who knows the token is still heard
         said = {"place": "a place of its own", "words": ""}
         friend.sendall(b"".join(json.dumps(o).encode() + b"\n" for o in ({"token": token, "rank": 1}, said)))
@@ -180,14 +191,12 @@ def test_no_bytes_end_the_talk(calls: dict[int, PeerMonitor], monkeypatch: pytes
 def test_strangers_are_turned_away_when_there_are_many(calls: dict[int, PeerMonitor]) -> None:
     address, _ = chief_contact(calls)
     strangers = [socket.create_connection(address, timeout=DEADLINE) for _ in range(2 * SIZE + 3)]
-    closed = 0
-    for stranger in strangers:
-        stranger.settimeout(0.3)
-        try:
-            closed += stranger.recv(1) == b""
-        except TimeoutError:
-            continue
-    assert closed >= 3
+
+    def heard() -> list[socket.socket]:
+        return select.select(strangers, [], [], 0)[0]
+
+    soon(lambda: len(heard()) >= 3)
+    assert all(stranger.recv(1) == b"" for stranger in heard())
     for stranger in strangers:
         stranger.close()
     assert calls[0].missing() is None

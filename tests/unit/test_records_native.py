@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,17 +18,17 @@ from test_records_reader import _records, _schema, _split, _write
 
 from afm_ctr import native
 from afm_ctr.errors import UserError
-from afm_ctr.records import Reader
+from afm_ctr.records import Manifest, Reader
+from afm_ctr.records.blocks import SplitBlocks
 from afm_ctr.records.framing import FramedRecords
 from afm_ctr.records.order import EpochOrder, permutation
-from afm_ctr.records.reader import COLUMNS
 
 pytestmark = pytest.mark.skipif(native.load().module is None, reason=f"reading records: {native.load().reason}")
 
 SLOTS, SIZE = 3, 31  # of the schema
 
 
-@contextmanager
+@contextlib.contextmanager
 def reading(form: str, instructions: str = "") -> Iterator[None]:
     """Monkeypatch does not go with hypothesis."""
     names = {"AFM_CTR_READING": form, "AFM_CTR_INSTRUCTIONS": instructions}
@@ -54,9 +55,19 @@ def outcome(reader: Reader, form: str, instructions: str = "") -> dict[str, Any]
             batch.items()}  # fmt: skip
 
 
-def taken_at_once(reader: Reader) -> bool:
-    with reading("native"):
-        return reader._read_at_once(0, 0, COLUMNS) is not None
+def taken_at_once(reader: Reader, epoch: int = 0, step: int = 0) -> bool:
+    """Whether the op read the batch as a whole."""
+    taken = []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        found = read_records(*args, **options)
+        taken.append(found is not None)
+        return found
+
+    read_records = native.read_records
+    with reading("native"), mock.patch.object(native, "read_records", noted), contextlib.suppress(UserError):
+        reader.batch(epoch, step)
+    return taken == [True]
 
 
 # -- messages, byte by byte --------------------------------------------------------------------------------------
@@ -237,7 +248,7 @@ def test_the_order_inside_a_block_is_pythons(tmp_path: Path, block: int) -> None
     reader = Reader(_write(tmp_path, _split(1003, 2), block), "train", 400, seed=-3)
     for step in range(reader.steps_per_epoch):
         with reading("native"):
-            assert reader._read_at_once(5, step, COLUMNS) is not None
+            assert taken_at_once(reader, 5, step)
             found = reader.batch(5, step)
         with reading("python"):
             wanted = reader.batch(5, step)
@@ -292,8 +303,9 @@ def test_packed_shards_and_long_blocks_are_read_in_python(
 
 
 def test_stretches_that_there_are_not_are_refused(tmp_path: Path) -> None:
-    reader = Reader(_write(tmp_path, _split(8, 1), 8), "train", 8, shuffle=False)
-    (shard, start, stop, rows) = reader._blocks.places(np.array([0]))[0].tolist()
+    folder = _write(tmp_path, _split(8, 1), 8)
+    blocks = SplitBlocks(folder, Manifest.load(folder), "train")
+    (shard, start, stop, rows) = blocks.places(np.array([0]))[0].tolist()
     for wrong in (
         [shard, start, stop, rows, 0, 9],
         [shard, start, stop, rows, 5, 4],
@@ -304,7 +316,7 @@ def test_stretches_that_there_are_not_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(Exception, match="no such stretches"):
             native.read_records(
-                reader._blocks.paths_tensor, np.array([wrong]), np.zeros((0, 2), np.uint64), rows=8, slots=3,
+                blocks.paths_tensor, np.array([wrong]), np.zeros((0, 2), np.uint64), rows=8, slots=3,
                 feature_size=31, labelled=True, binary=True, groups=True, keys=True,
             )  # fmt: skip
 
