@@ -2,21 +2,65 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from afm_ctr import native
 from afm_ctr.process_setup import load_tensorflow_without_keras
 from afm_ctr.rawlog import ParsedLines
+from afm_ctr.rawlog.spans import CellSpans
 from afm_ctr.schema import DelimitedFormat, ResolvedSchema
+from beam_jobs.row_plan import row_plan
+from serving.tensors import objects
 
-if TYPE_CHECKING:
-    from afm_ctr.features import Encoded
+
+class EncodedRows(NamedTuple):
+    """What :class:`~afm_ctr.features.Encoded` says, as arrays."""
+
+    feature_ids: np.ndarray
+    feature_vals: np.ndarray
+    bad: np.ndarray
+    cut: np.ndarray
+
+
+def needs_tensorflow(schema: ResolvedSchema) -> bool:
+    """Whether an :class:`Encoder` of the schema will load TensorFlow."""
+    return not native.prepares() or row_plan(schema) is None
 
 
 class Encoder:
-    """Runs the transform on parsed lines. One graph serves all batches; another one each order of columns.
+    """Runs the transform on parsed lines: by the library in C++ where that has all kinds of the schema's fields, else
+    by TensorFlow, which is loaded only then."""
+
+    def __init__(self, schema: ResolvedSchema) -> None:
+        self._schema = schema
+        self._plan = None if needs_tensorflow(schema) else row_plan(schema)
+        self._encoders: dict[tuple[int, ...], native.RowEncoder] = {}
+        self.multi_fields: tuple[str, ...] = () if self._plan is not None else self._graphs.multi_fields
+
+    def __call__(self, parsed: ParsedLines) -> EncodedRows:
+        spans = parsed.spans
+        if self._plan is None:
+            return self._graphs(parsed)
+        if spans is None:
+            spans = CellSpans.of(parsed.columns)
+        if spans is None:
+            return self._graphs(parsed)
+        places = tuple(spans.places[name] for name in self._schema.raw_columns)
+        if places not in self._encoders:
+            self._encoders[places] = native.RowEncoder(self._plan, spans.places)
+        ids, values, bad = self._encoders[places](spans.text, spans.starts, spans.ends)
+        return EncodedRows(ids, values, bad, np.zeros((len(ids), 0), np.int32))
+
+    @cached_property
+    def _graphs(self) -> _Graphs:
+        return _Graphs(self._schema)
+
+
+class _Graphs:
+    """The transform in TensorFlow. One graph serves all batches; another one each order of columns.
 
     On the CPU, also where there is a GPU: the work is on texts, workers share the machine, and a logarithm's last
     bit must not depend on where it was computed.
@@ -35,13 +79,14 @@ class Encoder:
         signature = {name: tf.TensorSpec([None], tf.string, name) for name in schema.raw_columns}
         self._from_columns: Any = tf.function(self._on_cpu, input_signature=[signature], autograph=False)
         self._from_text: dict[tuple[tuple[int, ...], int], Any] = {}
-        self._in_place = native.prepares()
+        self._in_place = native.prepares() and not native.load().reason
 
-    def __call__(self, parsed: ParsedLines) -> Encoded:
-        """What :class:`~afm_ctr.features.Encoded` says, as arrays."""
+    def __call__(self, parsed: ParsedLines) -> EncodedRows:
         spans = parsed.spans
         if spans is None:
             encoded = self._from_columns(parsed.columns)
+        elif not (self._in_place or isinstance(self._schema.spec.format, DelimitedFormat)):
+            encoded = self._from_columns({name: objects(spans.cells(name)) for name in self._schema.raw_columns})
         else:
             cells = tuple(spans.places[name] for name in self._schema.raw_columns), spans.starts.shape[1]
             if cells not in self._from_text:
@@ -51,7 +96,7 @@ class Encoder:
             else:
                 given = [self._tf.constant(parsed.lines)]
             encoded = self._from_text[cells](*given)
-        return type(encoded)(*(part.numpy() for part in encoded))
+        return EncodedRows(*(part.numpy() for part in encoded))
 
     def _on_cpu(self, columns: Any) -> Any:
         with self._tf.device("/CPU:0"):

@@ -135,6 +135,7 @@ def prepare(options: PrepareOptions) -> PrepareSummary:
 
 def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> tuple[Manifest, ResolvedSchema]:
     from beam_jobs.convert import Conversion
+    from beam_jobs.encode import needs_tensorflow
 
     chunks = job.count(passes)
     rows = sum(chunk.rows for chunk in chunks)
@@ -148,10 +149,14 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
     if learns(job):
         from beam_jobs.analyse import Analysing, analyse
 
+        if passes.engine.workers_are_threads:
+            options.load_tensorflow()
         learned = analyse(Analysing.of(reader, job.logs, output, options.max_rejects_kept), work, passes)
     schema = resolve_schema(job, learned, output, options.max_rejects_kept)
     for line in written_twice(schema):
         options.warn(line)
+    if passes.engine.workers_are_threads and needs_tensorflow(schema):
+        options.load_tensorflow()
     conversion = Conversion.of(options, reader, schema, output, rows)
     found = passes.run("convert", conversion, work)
     return publish(options, output, job, chunks, found, schema, shlex.join(sys.argv)), schema

@@ -10,6 +10,7 @@ from typing import get_args
 
 from afm_ctr.errors import UserError
 from afm_ctr.io.paths import refuse_text
+from afm_ctr.process_setup import load_tensorflow_without_keras
 from afm_ctr.records.writer import Compression
 from afm_ctr.sample_rows import SAMPLE_ROWS
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
@@ -45,6 +46,7 @@ class PrepareOptions:
         seed: of the order of rows inside a shard.
         beam_args: Beam's options as Beam spells them.
         progress: called with (stage, rows done, rows in all; 0 = not known).
+        load_tensorflow: called once workers that are threads of this process are going to need it.
         warn: called with a line that the user should see; by default it goes to stderr.
 
     Raises:
@@ -67,6 +69,7 @@ class PrepareOptions:
     seed: int = 0
     beam_args: Sequence[str] = ()
     progress: Progress | None = None
+    load_tensorflow: Callable[[], None] = load_tensorflow_without_keras
     warn: Callable[[str], None] = lambda line: print(f"prepare: {visible(line)}", file=sys.stderr)
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from afm_ctr import native
 from afm_ctr.process_setup import load_tensorflow_without_keras
 from afm_ctr.rawlog import LineParser, ParsedLines
 from afm_ctr.rawlog.log import truncated
@@ -24,11 +25,13 @@ BATCH_ROWS = 4096
 
 def fingerprint64(texts: Sequence[bytes]) -> np.ndarray:
     """Fingerprint64 (farmhash) of byte strings: uint64 [n], the same function by which hashed ids are made."""
+    if not len(texts):
+        return np.zeros(0, np.uint64)
+    if native.prepares():
+        return native.fingerprints(texts)
     load_tensorflow_without_keras()
     import tensorflow as tf
 
-    if not len(texts):
-        return np.zeros(0, np.uint64)
     return tf.fingerprint(tf.constant(list(texts), tf.string)).numpy().view("<u8")[:, 0]
 
 

@@ -40,7 +40,7 @@ from beam_jobs.splits import input_files, parse_rule
 from beam_jobs.vocabularies import Vocabularies
 
 Schema = str | Path | FeatureSchema | ResolvedSchema
-_NOT_HERE = {"inputs", "chunk_bytes", "chunk_lines", "beam_args", "progress"}
+_NOT_HERE = {"inputs", "chunk_bytes", "chunk_lines", "beam_args", "progress", "load_tensorflow"}
 
 
 class Prepare(beam.PTransform):  # type: ignore[type-arg]  # takes no types at run time

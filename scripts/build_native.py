@@ -43,7 +43,11 @@ OPTIONS = {
     "example.cc": [],
     "order.cc": [],
     "crc32c.cc": [],
+    "frames.cc": [],
+    "json.cc": [],
+    "rows.cc": [],
 }
+PLAIN = ("crc32c.cc", "frames.cc", "json.cc", "rows.cc")  # what the library without TensorFlow is made of
 # What TensorFlow would compute op by op: each product is rounded before it is added to anything.
 ROUNDED = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 INTEL = platform.machine() in ("x86_64", "AMD64")
@@ -56,6 +60,7 @@ from afm_ctr import native
 none, contract = np.zeros([0, 2], np.uint64), {"labelled": True, "binary": True, "groups": True, "keys": True}
 batch = native.read_records([], np.zeros([0, 6], np.int64), none, rows=1, slots=2, feature_size=1, **contract)
 assert batch["feature_ids"].tolist() == [[0, 0]] and batch["key"].tolist() == [b""]
+assert native.fingerprints([b""]).tolist() == [0x9AE16A3B2F90404F]
 names = native.instruction_sets()
 u = tf.constant([[[2.0], [3.0]]])
 with tf.GradientTape() as tape:
@@ -78,7 +83,7 @@ def python(code: str) -> str:
 
 
 def build(target: Path, log: Path, more: Sequence[str] = ()) -> None:
-    """Compile all sources and move the library to its place in the cache; ``more`` are options of g++."""
+    """Compile all sources and move the libraries to their places in the cache; ``more`` are options of g++."""
     tool("g++", "install a C++ compiler")
     flags = python(FLAGS).splitlines()
     compile_flags = ["-isystem" + flag[2:] if flag.startswith("-I") else flag for flag in flags if flag[:2] != "-L"]
@@ -97,22 +102,26 @@ def build(target: Path, log: Path, more: Sequence[str] = ()) -> None:
         if not INTEL:
             sources = [source for source in sources if not OPTIONS.get(source.name)]
         with ThreadPoolExecutor(os.cpu_count()) as compilers:
-            objects = list(compilers.map(compiled, sources))
+            objects = dict(zip((source.name for source in sources), compilers.map(compiled, sources), strict=True))
         made = f"{scratch}/library.so"
-        run(["g++", "-shared", *objects, *link_flags, *more, "-o", made], log)
-        os.replace(made, target)
-        record_digest(target)
+        plain = [objects[name] for name in PLAIN]
+        ops = [object for name, object in objects.items() if name not in PLAIN or name == "crc32c.cc"]
+        for place, parts in ((library.beside(target), plain), (target, [*ops, *link_flags])):
+            run(["g++", "-shared", *parts, *more, "-o", made], log)
+            os.replace(made, place)
+            record_digest(place)
 
 
 def install(built: Path) -> None:
-    """Copy the library aside and rename it into the package; drop those of other sources."""
+    """Copy the libraries aside and rename them into the package; drop those of other sources."""
     place = library.library_path()
-    aside = place.with_suffix(f".{os.getpid()}")
-    shutil.copy2(built, aside)
-    os.replace(aside, place)
-    record_digest(place)
+    for one, to in ((library.beside(built), library.beside(place)), (built, place)):
+        aside = to.with_suffix(f".{os.getpid()}")
+        shutil.copy2(one, aside)
+        os.replace(aside, to)
+        record_digest(to)
     for other in library.FOLDER.glob(f"{place.name.rsplit('-', 1)[0]}-*.so"):
-        if other != place:
+        if other not in (place, library.beside(place)):
             other.unlink(missing_ok=True)
             other.with_name(other.name + DIGEST_SUFFIX).unlink(missing_ok=True)
 
@@ -129,7 +138,7 @@ def main() -> int:
     start = time.monotonic()
     try:
         with locked(built):
-            if arguments.rebuild or not trusted(built):
+            if arguments.rebuild or not (trusted(built) and trusted(library.beside(built))):
                 print("building the ops for TensorFlow", library.tensorflow_version(), end=" ", flush=True)
                 log.unlink(missing_ok=True)
                 build(built, log)

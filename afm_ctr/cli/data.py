@@ -11,7 +11,7 @@ from rich.table import Table
 
 from afm_ctr.cli.app import JsonFlag, app, console, path_option, report, report_summary
 from afm_ctr.cli.progress import row_progress
-from afm_ctr.cli.quiet_imports import load_beam
+from afm_ctr.cli.quiet_imports import load_beam, load_tensorflow
 from afm_ctr.devices import hide_gpus
 from afm_ctr.errors import UserError
 from afm_ctr.visible import counted
@@ -106,6 +106,7 @@ def prepare(
                 sample_rows=sample_rows,
                 beam_args=list(context.args),
                 progress=progress,
+                load_tensorflow=lambda: load_tensorflow(keras=False),
             )
         )
 

@@ -71,11 +71,10 @@ def load_tensorflow(*, keras: bool = True) -> None:
 
 
 def load_beam(arguments: Sequence[str]) -> None:
-    """Import Beam quietly, and TensorFlow if workers are to be threads of this process.
+    """Import Beam quietly, and look at its options.
 
     Of what Beam imports where it is there, ``prepare`` needs only boto3, and that only for s3:// (see
-    :func:`beam_jobs.files.share_client`).
-    Worker processes import it themselves, all at once, and need not wait until this one has.
+    :func:`beam_jobs.files.share_client`). Whether it needs TensorFlow it finds out later.
 
     Raises:
         ModuleNotFoundError: one of them is not installed.
@@ -86,5 +85,4 @@ def load_beam(arguments: Sequence[str]) -> None:
 
         if importlib.util.find_spec("tensorflow") is None:
             raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
-    if Engine(arguments).workers_are_threads:
-        load_tensorflow(keras=False)
+    Engine(arguments)

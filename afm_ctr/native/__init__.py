@@ -1,13 +1,13 @@
-"""TensorFlow ops in C++: attentional pooling for training on CPUs and on NVIDIA GPUs; on CPUs the steps of a table,
-reading records, and preparing them.
+"""TensorFlow ops in C++: attentional pooling for training on CPUs and on NVIDIA GPUs; on CPUs the steps of a table
+and reading records. And a library without TensorFlow, which prepares rows.
 
-The library is built at set-up by ``scripts/build_native.py``, and nothing here needs it to be imported:
+Both are built at set-up by ``scripts/build_native.py``, and nothing here needs them to be imported:
 :func:`why_not` says what keeps the pooling from being used, :func:`available` whether nothing does.
 """
 
 from __future__ import annotations
 
-from afm_ctr.native.cells import Cells, CellSource, frame_examples, prepares, scan_json
+from afm_ctr.native.cells import Cells, CellSource
 from afm_ctr.native.library import key, library_path, sources, tensorflow_version
 from afm_ctr.native.op import (
     BUILD,
@@ -21,6 +21,15 @@ from afm_ctr.native.op import (
     uses_gpu,
     why_not,
 )
+from afm_ctr.native.plain import (
+    RowEncoder,
+    RowField,
+    cut_lines,
+    fingerprints,
+    frame_examples,
+    prepares,
+    scan_json,
+)
 from afm_ctr.native.records import paths_tensor, read_records, reads_records
 from afm_ctr.native.table import add_rows, expand_rows, fm, fm_gradient, merge_ids, read_rows, step_rows, steps_tables
 
@@ -28,11 +37,15 @@ __all__ = [
     "BUILD",
     "CellSource",
     "Cells",
+    "RowEncoder",
+    "RowField",
     "add_rows",
     "asked_for",
     "available",
+    "cut_lines",
     "describe",
     "expand_rows",
+    "fingerprints",
     "fm",
     "fm_gradient",
     "frame_examples",

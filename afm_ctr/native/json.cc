@@ -1,4 +1,4 @@
-// The op that finds cells in JSON Lines: where each of some keys has its value, in lines that are plain.
+// Cells in JSON Lines: where each of some keys has its value, in lines that are plain. No TensorFlow here.
 //
 // Plain is an object whose values are, for the keys asked for, texts, numbers, true, false, null, or lists of these.
 // What a cell does not hold byte for byte (escapes, floats that Python writes otherwise, lists) is written behind the
@@ -8,23 +8,18 @@
 #include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "number.h"
-#include "tensorflow/core/framework/common_shape_fns.h"
-#include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/shape_inference.h"
+#include "texts.h"
 
 namespace afm_ctr {
 namespace {
-
-using namespace tensorflow;  // NOLINT: the names of every op
 
 constexpr int kDeepest = 64;  // objects and lists in one another
 constexpr int64_t kExact = 15;  // digits of any decimal that its double gives back
@@ -191,7 +186,7 @@ class Line {
       }
       double value;
       if (!parse_number(begin, at_, &value) || !std::isfinite(value)) return false;
-      // TensorFlow has its threads take numbers below the normal ones for 0.
+      // What is below the normal numbers is 0 to some, and is left to Python.
       const bool zero = std::string_view(begin, at_ - begin).find_first_of("123456789") == std::string_view::npos;
       if (!zero && std::abs(value) < 1e-300) return false;
       put_float(value, more_);
@@ -292,144 +287,112 @@ struct Key {
   std::vector<std::string> separators;  // of lists; none: a list is no cell
 };
 
-class ScanJsonOp : public OpKernel {
+// Which of the keys a text is. Keys mostly come in the order of the line before, some left out.
+class Order {
  public:
-  explicit ScanJsonOp(OpKernelConstruction* construction) : OpKernel(construction) {
-    std::vector<std::string> keys, separators;
-    std::vector<int> counts;
-    OP_REQUIRES_OK(construction, construction->GetAttr("keys", &keys));
-    OP_REQUIRES_OK(construction, construction->GetAttr("separators", &separators));
-    OP_REQUIRES_OK(construction, construction->GetAttr("counts", &counts));
-    OP_REQUIRES_OK(construction, construction->GetAttr("rows", &rows_));
-    size_t next = 0;
-    bool sane = counts.size() == keys.size();
-    for (size_t i = 0; sane && i < keys.size(); i++) {
-      sane = counts[i] >= 0 && next + counts[i] <= separators.size();
-      if (sane) keys_.push_back({keys[i], {separators.begin() + next, separators.begin() + next + counts[i]}});
-      next += counts[i];
+  explicit Order(const std::vector<Key>& keys) : keys_(keys) {}
+
+  int64_t Find(std::string_view text) {
+    for (size_t n = 0; n < seen_.size(); n++) {
+      const size_t at = next_ + n < seen_.size() ? next_ + n : next_ + n - seen_.size();
+      if (seen_[at].first != text) continue;
+      next_ = at + 1;
+      return seen_[at].second;
     }
-    OP_REQUIRES(construction, sane, absl::InvalidArgumentError("json: the lists do not fit each other"));
+    int64_t which = -1;
+    for (size_t i = 0; which < 0 && i < keys_.size(); i++)
+      if (keys_[i].text == text) which = i;
+    if (seen_.size() < kMostSeen) seen_.insert(seen_.begin() + next_++, {text, which});
+    return which;
   }
 
-  void Compute(OpKernelContext* context) override {
-    const Tensor& text = context->input(0);
-    const int64_t keys = keys_.size(), size = text.NumElements();
-    OP_REQUIRES(context, text.dims() == 1 && size <= std::numeric_limits<int32_t>::max(),
-                absl::InvalidArgumentError("json: the text must be of one dimension, and below 2 GiB"));
-    Tensor *starts, *ends, *plain, *rest;
-    OP_REQUIRES_OK(context, context->allocate_output(0, {rows_, keys}, &starts));
-    OP_REQUIRES_OK(context, context->allocate_output(1, {rows_, keys}, &ends));
-    OP_REQUIRES_OK(context, context->allocate_output(2, {rows_}, &plain));
-    int32_t *const start = starts->flat<int32_t>().data(), *const end = ends->flat<int32_t>().data();
-    std::fill_n(start, rows_ * keys, 0);
-    std::fill_n(end, rows_ * keys, 0);
-    Order order(keys_);
-    std::string more;
-    const char* const first = reinterpret_cast<const char*>(text.flat<uint8_t>().data());
-    const char *at = first, *const last = at + size;
-    for (int64_t row = 0; row < rows_; row++) {
-      const void* const found = at <= last ? memchr(at, '\n', last - at) : nullptr;
-      const char* const line_end = found ? static_cast<const char*>(found) : last;
-      const size_t written = more.size();
-      const bool good = at <= last &&
-                        Read(Line(at, line_end, &more), {at - first, size}, start + row * keys, end + row * keys, &order) &&
-                        size + more.size() <= std::numeric_limits<int32_t>::max();
-      plain->flat<bool>()(row) = good;
-      if (!good) {
-        more.resize(written);
-        std::fill_n(start + row * keys, keys, 0);
-        std::fill_n(end + row * keys, keys, 0);
-      }
-      at = line_end + 1;
-    }
-    OP_REQUIRES_OK(context, context->allocate_output(3, {static_cast<int64_t>(more.size())}, &rest));
-    std::copy(more.begin(), more.end(), rest->flat<uint8_t>().data());
-  }
+  void Begin() { next_ = 0; }
 
  private:
-  // Which of the keys a text is. Keys mostly come in the order of the line before, some left out.
-  class Order {
-   public:
-    explicit Order(const std::vector<Key>& keys) : keys_(keys) {}
-
-    int64_t Find(std::string_view text) {
-      for (size_t n = 0; n < seen_.size(); n++) {
-        const size_t at = next_ + n < seen_.size() ? next_ + n : next_ + n - seen_.size();
-        if (seen_[at].first != text) continue;
-        next_ = at + 1;
-        return seen_[at].second;
-      }
-      int64_t which = -1;
-      for (size_t i = 0; which < 0 && i < keys_.size(); i++)
-        if (keys_[i].text == text) which = i;
-      if (seen_.size() < kMostSeen) seen_.insert(seen_.begin() + next_++, {text, which});
-      return which;
-    }
-
-    void Begin() { next_ = 0; }
-
-   private:
-    static constexpr size_t kMostSeen = 512;
-    const std::vector<Key>& keys_;
-    std::vector<std::pair<std::string_view, int64_t>> seen_;  // with -1: nobody asks for it
-    size_t next_ = 0;
-  };
-
-  struct Place {
-    int64_t line, size;  // first byte of the line, bytes of the whole text
-  };
-
-  // Of keys that an object has twice the last counts.
-  bool Read(Line line, Place place, int32_t* start, int32_t* end, Order* order) const {
-    order->Begin();
-    line.Space();
-    if (!line.Take('{')) return false;
-    line.Space();
-    if (!line.Take('}')) {
-      do {
-        std::string_view key;
-        Found cell;
-        line.Space();
-        if (!line.Plain(&key)) return false;
-        line.Space();
-        if (!line.Take(':')) return false;
-        line.Space();
-        const int64_t which = order->Find(key);
-        if (which < 0) {
-          if (!line.Skip(1)) return false;
-        } else {
-          if (!line.Cell(keys_[which].separators, &cell)) return false;
-          const int64_t begin = cell.begin + (cell.written ? place.size : place.line);
-          start[which] = cell.size ? begin : 0;
-          end[which] = start[which] + cell.size;
-        }
-        line.Space();
-      } while (line.Take(','));
-      if (!line.Take('}')) return false;
-    }
-    line.Space();
-    return line.AtEnd();
-  }
-
-  std::vector<Key> keys_;
-  int64_t rows_ = 0;
+  static constexpr size_t kMostSeen = 512;
+  const std::vector<Key>& keys_;
+  std::vector<std::pair<std::string_view, int64_t>> seen_;  // with -1: nobody asks for it
+  size_t next_ = 0;
 };
 
-// Of each line whether it is plain, and where the values of the keys are: [rows, keys], nowhere (0, 0) where it has
-// none. Places from the text's length on are in `more`.
-REGISTER_OP("AfmCtrScanJson")
-    .Input("text: uint8")
-    .Attr("rows: int >= 0")
-    .Attr("keys: list(string)")
-    .Attr("separators: list(string)")
-    .Attr("counts: list(int)")
-    .Output("starts: int32")
-    .Output("ends: int32")
-    .Output("plain: bool")
-    .Output("more: uint8")
-    .SetShapeFn(shape_inference::UnknownShape);
+struct Place {
+  int64_t line, size;  // first byte of the line, bytes of the whole text
+};
 
-REGISTER_KERNEL_BUILDER(Name("AfmCtrScanJson").Device(DEVICE_CPU), ScanJsonOp);
+// Of keys that an object has twice the last counts.
+bool read(Line line, Place place, const std::vector<Key>& keys, Order* order, int32_t* start, int32_t* end) {
+  order->Begin();
+  line.Space();
+  if (!line.Take('{')) return false;
+  line.Space();
+  if (!line.Take('}')) {
+    do {
+      std::string_view key;
+      Found cell;
+      line.Space();
+      if (!line.Plain(&key)) return false;
+      line.Space();
+      if (!line.Take(':')) return false;
+      line.Space();
+      const int64_t which = order->Find(key);
+      if (which < 0) {
+        if (!line.Skip(1)) return false;
+      } else {
+        if (!line.Cell(keys[which].separators, &cell)) return false;
+        const int64_t begin = cell.begin + (cell.written ? place.size : place.line);
+        start[which] = cell.size ? begin : 0;
+        end[which] = start[which] + cell.size;
+      }
+      line.Space();
+    } while (line.Take(','));
+    if (!line.Take('}')) return false;
+  }
+  line.Space();
+  return line.AtEnd();
+}
 
 }  // namespace
 }  // namespace afm_ctr
+
+// Of each line whether it is plain, and where the values of the keys are: [rows, keys], nowhere (0, 0) where it has
+// none. Places from the text's length on are in `more`, whose size is returned; it is to be given back.
+extern "C" int64_t afm_ctr_scan_json(const char* text, int64_t size, int64_t rows, const char* key_text,
+                                     const int64_t* key_ends, int64_t keys, const char* separator_text,
+                                     const int64_t* separator_ends, const int64_t* counts, int32_t* start,
+                                     int32_t* end, bool* plain, char** more) {
+  using namespace afm_ctr;  // NOLINT
+  std::vector<Key> wanted;
+  const TextList names{key_text, key_ends, keys};
+  TextList separators{separator_text, separator_ends, 0};
+  for (int64_t key = 0; key < keys; key++) {
+    wanted.push_back({std::string(names[key]), {}});
+    for (const int64_t stop = separators.count + counts[key]; separators.count < stop; separators.count++)
+      wanted.back().separators.emplace_back(separators[separators.count]);
+  }
+  std::fill_n(start, rows * keys, 0);
+  std::fill_n(end, rows * keys, 0);
+  Order order(wanted);
+  std::string written;
+  const char *at = text, *const last = text + size;
+  for (int64_t row = 0; row < rows; row++) {
+    const void* const found = at <= last ? memchr(at, '\n', last - at) : nullptr;
+    const char* const line_end = found ? static_cast<const char*>(found) : last;
+    const size_t before = written.size();
+    plain[row] = at <= last &&
+                 read(Line(at, line_end, &written), {at - text, size}, wanted, &order, start + row * keys,
+                      end + row * keys) &&
+                 size + written.size() <= std::numeric_limits<int32_t>::max();
+    if (!plain[row]) {
+      written.resize(before);
+      std::fill_n(start + row * keys, keys, 0);
+      std::fill_n(end + row * keys, keys, 0);
+    }
+    at = line_end + 1;
+  }
+  *more = static_cast<char*>(malloc(written.size() + 1));
+  if (!*more) return -1;
+  std::copy(written.begin(), written.end(), *more);
+  return written.size();
+}
+
+extern "C" void afm_ctr_give_back(char* more) { free(more); }

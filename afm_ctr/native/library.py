@@ -1,4 +1,4 @@
-"""Where the compiled library lies, and for which TensorFlow and sources it was built. No TensorFlow here."""
+"""Where the compiled libraries lie, and for which TensorFlow and sources they were built. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -45,5 +45,10 @@ def why_not_trusted(path: Path) -> str | None:
 
 
 def library_path() -> Path:
-    """Where the library is, or would be."""
+    """Where the library of TensorFlow's ops is, or would be."""
     return FOLDER / f"_afm-{key()}.so"
+
+
+def beside(library: Path) -> Path:
+    """Where the library that needs no TensorFlow is, by the place of the other."""
+    return library.with_suffix(".plain.so")

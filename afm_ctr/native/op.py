@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,14 +38,20 @@ def load() -> _Loaded:
         return _load_once()
 
 
+def why_not_there(path: Path) -> str:
+    """What keeps a library from being loaded before that is tried; "" if nothing does."""
+    if not path.exists():
+        others = any(FOLDER.glob("_afm-*.so"))
+        return "built for another TensorFlow or from other sources" if others else "not built"
+    why = why_not_trusted(path)
+    return f"not trusted: {why}" if why else ""
+
+
 @lru_cache(maxsize=1)
 def _load_once() -> _Loaded:
     path = library_path()
-    if not path.exists():
-        others = any(FOLDER.glob("_afm-*.so"))
-        return _Loaded(reason="built for another TensorFlow or from other sources" if others else "not built")
-    if why := why_not_trusted(path):
-        return _Loaded(reason=f"not trusted: {why}")
+    if why := why_not_there(path):
+        return _Loaded(reason=why)
     import tensorflow as tf
 
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -192,10 +191,8 @@ class LineParser:
         bad: Reasons = {}
         cutter, joined = self._cutter, self._cutter.check(lines, bad)
         leave_columns = leave_columns and not self.spec.side_tables  # a join needs the key's cells
-        # Who has not loaded TensorFlow need not wait for it to have JSON scanned.
-        scans = leave_columns or (isinstance(cutter, JsonCutter) and "tensorflow" in sys.modules)
         spans = None
-        if scans and isinstance(cutter, (DelimitedCutter, JsonCutter)):
+        if isinstance(cutter, JsonCutter) or (leave_columns and isinstance(cutter, DelimitedCutter)):
             spans = cutter.spans(lines, joined, bad)
         if spans is None:
             cells: Cells = cutter.cut(lines, joined, bad)

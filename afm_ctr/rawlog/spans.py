@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+
+from afm_ctr import native
 
 LARGEST_TEXT = 2**31 - 1
 _LINE_END = ord("\n")
@@ -20,6 +23,19 @@ class CellSpans:
     starts: np.ndarray  # int32 [n, columns], the first byte of each
     ends: np.ndarray  # int32 [n, columns], the byte behind its last
     places: Mapping[str, int]  # of each column by its name
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any]) -> CellSpans | None:
+        """Of columns of bytes, at least one; None where they are too long together."""
+        cells = [cell for column in columns.values() for cell in column]
+        sizes = np.fromiter(map(len, cells), np.int64, len(cells))
+        if sizes.sum() > LARGEST_TEXT:
+            return None
+        last = np.cumsum(sizes)
+        starts, ends = (
+            np.ascontiguousarray(edges.reshape(len(columns), -1).T, np.int32) for edges in (last - sizes, last)
+        )
+        return cls(b"".join(cells), starts, ends, {name: at for at, name in enumerate(columns)})
 
     def cells(self, column: str) -> list[bytes]:
         """The cells of a column."""
@@ -62,6 +78,8 @@ def cut_at(
     """
     if len(joined) > LARGEST_TEXT:
         return None
+    if native.prepares():
+        return native.cut_lines(joined, delimiter, rows, width)
     text = np.frombuffer(joined, np.uint8)
     marks = np.flatnonzero((text == delimiter[0]) | (text == _LINE_END)).astype(np.int32)
     ends = np.append(marks, np.int32(len(joined)))

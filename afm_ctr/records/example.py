@@ -14,7 +14,6 @@ key            bytes [1]  what joins a prediction to its log line
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -84,8 +83,7 @@ def framed_examples(
         groups = np.ascontiguousarray(groups[0], dtype=np.int64), np.asarray(groups[1], dtype=bool)
         if groups[0].shape != (rows,) or groups[1].shape != (rows,):
             raise ValueError(f"groups {groups[0].shape} and their mask {groups[1].shape} must both be [{rows}]")
-    # Whoever has not loaded TensorFlow need not wait for it.
-    if "tensorflow" in sys.modules and native.prepares():
+    if native.prepares():
         return FramedRecords(*native.frame_examples(ids, vals, labels, weights, groups, keys))
     keys = list(keys)
     key_sizes = np.fromiter(map(len, keys), np.int64, rows)

@@ -34,6 +34,9 @@ TESTS = (
     "frames",
     "frames_beam",
     "json_spans",
+    "records_writing",
+    "rows_native",
+    "texts",
 )
 
 

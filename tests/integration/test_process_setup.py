@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from afm_ctr.devices import ahead_on_gpu
 
@@ -45,12 +48,27 @@ from apache_beam.io.aws.clients.s3 import boto3_client
 if importlib.util.find_spec("boto3"):
     boto3_client.Client({"s3_region_name": "us-east-1"})
     assert boto3_client.boto3 is sys.modules["boto3"]
+from afm_ctr import native
+from afm_ctr.schema import FeatureSchema
+from beam_jobs.job import PrepareOptions, prepare
+encoding = {"kind": "hash", "buckets": 9}
+fields = [{"name": "a", "kind": "categorical", "encoding": encoding}]
+spec = FeatureSchema.model_validate({"name": "s", "format": {"kind": "FORMAT"}, "label": {}, "fields": fields})
+done = prepare(PrepareOptions(spec, ["log"], "data", split="hash:a:80/20", max_reject_share=1))
+assert done.rows_in == 40 and ("tensorflow" in sys.modules) == (not native.prepares())
 import pandas
 """
+LOGS = {
+    "delimited": ["label,a", *(f"{i % 2},{i}" for i in range(40))],
+    "jsonl": [f'{{"label": {i % 2}, "a": "{i}"}}' for i in range(40)],
+}
 
 
-def test_prepare_loads_of_beam_what_it_needs() -> None:
-    ran = subprocess.run([sys.executable, "-c", "import importlib.util" + BEAM], capture_output=True, text=True)
+@pytest.mark.parametrize("kind", LOGS)
+def test_prepare_loads_what_it_needs(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("\n".join(LOGS[kind]))
+    code = "import importlib.util" + BEAM.replace("FORMAT", kind)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from afm_ctr.io.ownership import DIGEST_SUFFIX, adopt, record_digest, why_not_ours
-from afm_ctr.native import library, op
+from afm_ctr.native import library, op, plain
 
 ROOT = Path(__file__).resolve().parents[2]
 STRANGER = 65_534
@@ -79,8 +79,10 @@ def test_what_others_may_have_written_is_not(built, attack, why, monkeypatch):
     attack(built)
     assert why in (why_not_ours(built) or "")
     monkeypatch.setattr(op, "library_path", lambda: built)
-    reason = op._load_once.__wrapped__().reason  # the cached answer is the real library's
-    assert reason.startswith("not trusted: ") and why in reason
+    monkeypatch.setattr(plain, "beside", lambda _: built)
+    # The cached answers are the real libraries'.
+    for reason in (op._load_once.__wrapped__().reason, plain._load.__wrapped__()[1]):
+        assert reason.startswith("not trusted: ") and why in reason
 
 
 @needs_root
@@ -101,8 +103,10 @@ def test_a_file_without_a_digest_is_adopted_only_if_it_is_ours(built):
     assert not digest(built).exists()
 
 
-@pytest.mark.parametrize("script", ["build_native.py", "build_horovod.py"])
-def test_build_scripts_do_not_take_a_cached_file_that_others_may_write(tmp_path, script):
+@pytest.mark.parametrize(
+    ("script", "attacked"), [("build_native.py", 0), ("build_native.py", 1), ("build_horovod.py", 0)]
+)
+def test_build_scripts_do_not_take_a_cached_file_that_others_may_write(tmp_path, script, attacked):
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); sys.argv = [{script!r}]\n"
         f"import {script[:-3]} as script, building\n"
@@ -116,8 +120,9 @@ def test_build_scripts_do_not_take_a_cached_file_that_others_may_write(tmp_path,
         "else:\n"
         "    import importlib.metadata as m\n"
         "    place = script.cache_folder(m.version('tensorflow'), 'cpu') / 'horovod.whl'\n"
-        "place.parent.mkdir(parents=True); place.write_bytes(b'x'); record_digest(place)\n"
-        "script.main(); place.chmod(0o666); script.main()\n"
+        "places = [place, place.with_suffix('.plain.so')]\n"
+        "place.parent.mkdir(parents=True); [(p.write_bytes(b'x'), record_digest(p)) for p in places]\n"
+        f"script.main(); places[{attacked}].chmod(0o666); script.main()\n"
     )
     environment = os.environ | {"AFM_CTR_CACHE": str(tmp_path)}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from afm_ctr import native
-from afm_ctr.native.cells import PREPARING
+from afm_ctr.native.plain import PREPARING
 from afm_ctr.rawlog import LineParser, ParsedLines, jsonl
 from afm_ctr.schema import FeatureSchema
 

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 
 from afm_ctr import native
 from afm_ctr.errors import UserError, find_user_error
-from afm_ctr.native.cells import PREPARING
+from afm_ctr.native.plain import PREPARING
 from afm_ctr.records import Manifest, ShardInfo, ShardWriter, framed_examples, parse_examples, serialize_examples
 
 FORMS = ["python", *(["native"] if native.prepares() else [])]

@@ -1,0 +1,295 @@
+"""Lines, cells and records in C++ for preparation, by a library that needs no TensorFlow; and when it can be used."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from afm_ctr.io.texts import Texts
+from afm_ctr.native.library import beside, library_path
+from afm_ctr.native.op import asked_for, why_not_there
+
+PREPARING = "AFM_CTR_PREPARING"
+
+# Of n rows: a number each, None where no row has one; and (int64 [n], bool [n]): values, and which rows have one.
+Column = np.ndarray | None
+Groups = tuple[np.ndarray, np.ndarray] | None
+
+
+@cache
+def _load() -> tuple[Any, str]:
+    """The library, or what is wrong."""
+    path = beside(library_path())
+    if why := why_not_there(path):
+        return None, why
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        return None, f"{path.name} does not load: {str(error).splitlines()[0]}"
+    for name in ("afm_ctr_frames_room", "afm_ctr_frame_examples", "afm_ctr_scan_json"):
+        getattr(library, name).restype = ctypes.c_int64
+    for name in ("afm_ctr_encode_rows", "afm_ctr_cut_lines"):
+        getattr(library, name).restype = ctypes.c_bool
+    return library, ""
+
+
+def prepares() -> bool:
+    """Whether rows are prepared by the library: wherever it loads.
+
+    The environment variable ``AFM_CTR_PREPARING`` asks for one form: ``native`` or ``python``.
+
+    Raises:
+        UserError: the variable asks for what is not there.
+    """
+    return asked_for(PREPARING, "native", "python", _load()[1])
+
+
+def _at(array: Any, kind: Any | None = None) -> Any:
+    """Where an array or bytes begin, for the library; its type, which must be the one said, is checked."""
+    if array is None:
+        return None
+    if isinstance(array, bytes):
+        return ctypes.c_char_p(array)
+    if array.dtype != kind or not array.flags.c_contiguous:
+        raise ValueError(f"an array is {array.dtype}, not {np.dtype(kind)}, or its numbers do not lie side by side")
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _joined(texts: Sequence[bytes]) -> tuple[bytes, np.ndarray]:
+    """Texts as one, and where each ends: int64 [n]."""
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    return b"".join(texts), np.cumsum(sizes)
+
+
+def cut_lines(
+    joined: bytes, delimiter: bytes, rows: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """As :func:`afm_ctr.rawlog.spans.cut_at`."""
+    starts, ends = (np.empty((rows, width), np.int32) for _ in range(2))
+    counts = np.empty(rows, np.int64)
+    cut = _load()[0].afm_ctr_cut_lines(
+        joined,
+        ctypes.c_int64(len(joined)),
+        ctypes.c_char(delimiter),
+        ctypes.c_int64(rows),
+        ctypes.c_int64(width),
+        _at(starts, np.int32),
+        _at(ends, np.int32),
+        _at(counts, np.int64),
+    )
+    return (starts, ends, counts) if cut else None
+
+
+def fingerprints(texts: Sequence[bytes]) -> np.ndarray:
+    """Fingerprint64 (farmhash) of byte strings: uint64 [n]."""
+    text, ends = _joined(texts)
+    found = np.empty(len(texts), np.uint64)
+    _load()[0].afm_ctr_fingerprints(text, _at(ends, np.int64), ctypes.c_int64(len(texts)), _at(found, np.uint64))
+    return found
+
+
+class _Texts(ctypes.Structure):
+    _fields_ = [("text", ctypes.c_char_p), ("ends", ctypes.c_void_p), ("count", ctypes.c_int64)]
+
+
+class _Field(ctypes.Structure):
+    """``Field`` of rows.cc."""
+
+    _fields_ = [
+        ("kind", ctypes.c_int32),
+        ("columns", ctypes.c_int32),
+        ("column", ctypes.c_void_p),
+        ("missing", _Texts),
+        ("own", ctypes.c_int64),
+        ("ranges", ctypes.c_int64),
+        ("start", ctypes.c_void_p),
+        ("shift", ctypes.c_void_p),
+        ("size", ctypes.c_int64),
+        ("boundaries", ctypes.c_void_p),
+        ("mean", ctypes.c_double),
+        ("std", ctypes.c_double),
+        ("fill", ctypes.c_double),
+        ("has_fill", ctypes.c_int64),
+    ]
+
+
+KINDS = ("buckets", "value", "hash", "ids")
+
+
+@dataclass(frozen=True)
+class RowField:
+    """How a field of one slot is encoded.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        columns: it reads; several are a cross.
+        missing: texts that count as an empty cell.
+        own: the id where it is missing; 0: it takes no part then.
+        starts: int64 [ranges], the first local id of each range of its ids.
+        shifts: int64 [ranges], what is added to local ids of that range.
+        size: buckets of a hash, declared ids.
+        boundaries: float64, ascending, of buckets.
+        mean: of a value.
+        std: of a value.
+        fill: the number of a missing one; None: it has none.
+    """
+
+    kind: str
+    columns: tuple[str, ...]
+    missing: tuple[bytes, ...]
+    own: int
+    starts: np.ndarray
+    shifts: np.ndarray
+    size: int = 0
+    boundaries: np.ndarray | None = None
+    mean: float = 0.0
+    std: float = 1.0
+    fill: float | None = None
+
+
+class RowEncoder:
+    """Cells in a text to ids and values.
+
+    Args:
+        fields: in the order of their slots.
+        places: of the columns among the cells of a row.
+    """
+
+    def __init__(self, fields: Sequence[RowField], places: Mapping[str, int]) -> None:
+        self._held: list[Any] = []
+        self._fields = (_Field * len(fields))(*(self._field(field, places) for field in fields))
+        self._least = max(places[name] for field in fields for name in field.columns)
+
+    def _field(self, field: RowField, places: Mapping[str, int]) -> _Field:
+        columns = np.array([places[name] for name in field.columns], np.int32)
+        text, ends = _joined(field.missing)
+        size = field.size if field.boundaries is None else len(field.boundaries)
+        self._held += [columns, text, ends, field.starts, field.shifts, field.boundaries]
+        return _Field(
+            kind=KINDS.index(field.kind),
+            columns=len(columns),
+            column=_at(columns, np.int32),
+            missing=_Texts(text, _at(ends, np.int64), len(ends)),
+            own=field.own,
+            ranges=len(field.starts),
+            start=_at(field.starts, np.int64),
+            shift=_at(field.shifts, np.int64),
+            size=size,
+            boundaries=_at(field.boundaries, np.float64),
+            mean=field.mean,
+            std=field.std,
+            fill=field.fill or 0.0,
+            has_fill=field.fill is not None,
+        )
+
+    def __call__(
+        self, text: bytes, starts: np.ndarray, ends: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ids int64, values float32, and which cells are bad, bool: [n, fields].
+
+        Args:
+            text: in which the cells lie.
+            starts: int32 [n, width], the first byte of each.
+            ends: int32 [n, width], the byte behind its last.
+        """
+        rows, width = starts.shape
+        if ends.shape != starts.shape or self._least >= width:
+            raise ValueError(f"cells: starts {starts.shape} and ends {ends.shape} do not fit the fields")
+        shape = rows, len(self._fields)
+        ids, values, bad = np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, bool)
+        sane = _load()[0].afm_ctr_encode_rows(
+            self._fields,
+            ctypes.c_int64(len(self._fields)),
+            text,
+            ctypes.c_int64(len(text)),
+            _at(np.ascontiguousarray(starts), np.int32),
+            _at(np.ascontiguousarray(ends), np.int32),
+            ctypes.c_int64(rows),
+            ctypes.c_int64(width),
+            _at(ids, np.int64),
+            _at(values, np.float32),
+            _at(bad, bool),
+        )
+        if not sane:
+            raise ValueError("cells: one is outside the text")
+        return ids, values, bad
+
+
+def scan_json(
+    joined: bytes, rows: int, keys: Mapping[str, Sequence[bytes]]
+) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
+    """Where lines that are JSON objects have the values of some keys.
+
+    Args:
+        joined: UTF-8, below 2 GiB, the lines with line ends between them.
+        rows: how many lines.
+        keys: with what no element of a list may hold; the first joins them. None: a list is no cell.
+
+    Returns:
+        The text, which is ``joined`` with what cells do not hold as it stands there behind it; the first byte of each
+        value in it and the byte behind its last, int32 [rows, keys]; and which lines were read, bool [rows]: not
+        those that are no such objects, or that hold another value for one of the keys.
+    """
+    names, name_ends = _joined([key.encode() for key in keys])
+    separators, separator_ends = _joined([text for texts in keys.values() for text in texts])
+    counts = np.array([len(texts) for texts in keys.values()], np.int64)
+    starts, ends = (np.empty((rows, len(keys)), np.int32) for _ in range(2))
+    plain, more = np.empty(rows, bool), ctypes.c_void_p()
+    library = _load()[0]
+    size = library.afm_ctr_scan_json(
+        joined,
+        ctypes.c_int64(len(joined)),
+        ctypes.c_int64(rows),
+        names,
+        _at(name_ends, np.int64),
+        ctypes.c_int64(len(keys)),
+        separators,
+        _at(separator_ends, np.int64),
+        _at(counts, np.int64),
+        _at(starts, np.int32),
+        _at(ends, np.int32),
+        _at(plain, bool),
+        ctypes.byref(more),
+    )
+    if size < 0:
+        raise MemoryError
+    text = joined + ctypes.string_at(more, size) if size else joined
+    library.afm_ctr_give_back(more)
+    return text, starts, ends, plain
+
+
+def frame_examples(
+    ids: np.ndarray, values: np.ndarray, labels: Column, weights: Column, groups: Groups, keys: Sequence[bytes]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frames of :func:`afm_ctr.records.framed_examples`, whose arguments these are, checked.
+
+    Returns:
+        The frames, uint8, and the bytes of each, int64 [n].
+    """
+    texts, (rows, slots), library = Texts.of(keys), ids.shape, _load()[0]
+    starts, ends = (np.ascontiguousarray(edges, np.int64) for edges in (texts.starts, texts.ends))
+    shape, where = (ctypes.c_int64(rows), ctypes.c_int64(slots)), (_at(starts, np.int64), _at(ends, np.int64))
+    room = library.afm_ctr_frames_room(*shape, *where, ctypes.c_int64(len(texts.text)))
+    if room < 0 or len(starts) != rows or len(ends) != rows:
+        raise ValueError("a key is outside its text")
+    frames, sizes = np.empty(room, np.uint8), np.empty(rows, np.int64)
+    group, has_group = groups or (None, None)
+    written = library.afm_ctr_frame_examples(
+        *shape,
+        _at(ids, np.int64),
+        _at(values, np.float32),
+        _at(labels, np.float32),
+        _at(weights, np.float32),
+        _at(group, np.int64),
+        _at(has_group, bool),
+        texts.text,
+        *where,
+        _at(frames, np.uint8),
+        _at(sizes, np.int64),
+    )
+    return frames[:written], sizes

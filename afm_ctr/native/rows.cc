@@ -1,0 +1,211 @@
+// Lines to cells, and cells to the ids and values of rows, for preparation. No TensorFlow here.
+//
+// The ids and values are those of afm_ctr/features, for the fields that beam_jobs/row_plan.py takes.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <string_view>
+
+#include "fingerprint.h"
+#include "number.h"
+#include "texts.h"
+
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
+namespace afm_ctr {
+namespace {
+
+constexpr int64_t kBlock = 64;  // rows; their cells stay in the cache for all fields
+enum Kind : int32_t { kBuckets, kValue, kHash, kIds };
+
+// Numbers below the normal ones count as 0, as they do in TensorFlow's threads.
+class FlushDenormals {
+ public:
+#ifdef __SSE2__
+  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(before_); }
+
+ private:
+  const unsigned before_;
+#elif defined(__aarch64__)
+  FlushDenormals() {
+    asm volatile("mrs %0, fpcr" : "=r"(before_));
+    asm volatile("msr fpcr, %0" : : "r"(before_ | uint64_t{1} << 24));
+  }
+  ~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(before_)); }
+
+ private:
+  uint64_t before_;
+#else
+  FlushDenormals() {}
+#endif
+};
+
+}  // namespace
+
+// A field of one slot; row_plan.py has the same.
+struct Field {
+  int32_t kind, columns;
+  const int32_t* column;  // where the cells of its columns are in a row; several are joined
+  TextList missing;       // count as an empty cell
+  int64_t own;            // the id of a slot without a value, with the value 1; 0: the value is 0, too
+  int64_t ranges;         // local id l has the id l + shift[r] of the last range with start[r] <= l
+  const int64_t *start, *shift;
+  int64_t size;              // boundaries of buckets, buckets of a hash, or declared ids
+  const double* boundaries;  // ascending
+  double mean, std, fill;    // of a value; fill is the number of a missing one
+  int64_t has_fill;
+};
+
+namespace {
+
+struct Cells {
+  const char* text;
+  const int32_t *start, *end;
+  int64_t width;
+
+  std::string_view One(const Field& field, int64_t row, int32_t column) const {
+    const int64_t at = row * width + column;
+    const std::string_view cell(text + start[at], end[at] - start[at]);
+    for (int64_t n = 0; n < field.missing.count; n++)
+      if (cell == field.missing[n]) return {};
+    return cell;
+  }
+
+  // Of several columns their texts with the separator of crosses between them, empty where one is.
+  std::string_view Of(const Field& field, int64_t row, std::string* joined) const {
+    if (field.columns == 1) return One(field, row, field.column[0]);
+    joined->clear();
+    for (int32_t n = 0; n < field.columns; n++) {
+      const std::string_view cell = One(field, row, field.column[n]);
+      if (cell.empty()) return {};
+      if (n) *joined += '\x1f';
+      joined->append(cell);
+    }
+    return *joined;
+  }
+};
+
+struct Slot {
+  bool present = false, bad = false;
+  int64_t local = 0;
+  float value = 1;
+};
+
+// At most 18 digits, and below the size.
+bool declared_id(std::string_view cell, int64_t size, int64_t* id) {
+  *id = 0;
+  for (const char c : cell) {
+    if (!is_digit(c)) return false;
+    *id = 10 * *id + (c - '0');
+  }
+  return *id < size;
+}
+
+Slot encoded(const Field& field, std::string_view cell) {
+  Slot slot;
+  if (field.kind == kHash) {
+    slot.present = !cell.empty();
+    if (slot.present) slot.local = Fingerprint::Of(cell) % static_cast<uint64_t>(field.size);
+    return slot;
+  }
+  cell = stripped(cell);
+  if (field.kind == kIds) {
+    slot.present = !cell.empty() && cell.size() <= 18 && declared_id(cell, field.size, &slot.local);
+    slot.bad = !cell.empty() && !slot.present;
+    return slot;
+  }
+  double number = 0;
+  slot.present = parse_number(cell.data(), cell.data() + cell.size(), &number) && std::isfinite(number);
+  if (field.kind == kBuckets) {
+    slot.bad = !cell.empty() && !slot.present;
+    slot.local = std::upper_bound(field.boundaries, field.boundaries + field.size, number) - field.boundaries;
+    return slot;
+  }
+  const auto scaled = [&](double x) { return static_cast<float>((x - field.mean) / field.std); };
+  slot.value = scaled(number);
+  slot.present = slot.present && std::isfinite(slot.value);
+  slot.bad = !cell.empty() && !slot.present;
+  if (!slot.present) slot.value = scaled(field.fill);
+  slot.present = slot.present || field.has_fill;
+  return slot;
+}
+
+}  // namespace
+}  // namespace afm_ctr
+
+// Rows of cells in a text, starts and ends [rows, width], to ids and values [rows, fields]; and which cells are bad.
+// False: a cell is outside the text.
+extern "C" bool afm_ctr_encode_rows(const afm_ctr::Field* fields, int64_t count, const char* text, int64_t size,
+                                    const int32_t* starts, const int32_t* ends, int64_t rows, int64_t width,
+                                    int64_t* ids, float* values, bool* bad) {
+  using namespace afm_ctr;  // NOLINT
+  for (int64_t i = 0; i < rows * width; i++)
+    if (starts[i] < 0 || starts[i] > ends[i] || ends[i] > size) return false;
+  const FlushDenormals flush;
+  const Cells cells{text, starts, ends, width};
+  std::string joined;
+  for (int64_t begin = 0; begin < rows; begin += kBlock) {
+    const int64_t stop = std::min(rows, begin + kBlock);
+    for (int64_t f = 0; f < count; f++) {
+      const Field& field = fields[f];
+      for (int64_t row = begin; row < stop; row++) {
+        const Slot slot = encoded(field, cells.Of(field, row, &joined));
+        const int64_t at = row * count + f;
+        bad[at] = slot.bad;
+        values[at] = slot.present ? slot.value : field.own > 0;
+        int64_t range = 0;
+        while (range + 1 < field.ranges && slot.local >= field.start[range + 1]) range++;
+        ids[at] = slot.present ? slot.local + field.shift[range] : field.own;
+      }
+    }
+  }
+  return true;
+}
+
+// Fingerprint64 of texts.
+extern "C" void afm_ctr_fingerprints(const char* text, const int64_t* ends, int64_t count, uint64_t* prints) {
+  const afm_ctr::TextList texts{text, ends, count};
+  for (int64_t n = 0; n < count; n++) prints[n] = afm_ctr::Fingerprint::Of(texts[n]);
+}
+
+// Lines, with line ends between them, to cells: starts and ends [rows, width], and how many cells each line has; a line
+// with another number of cells gets empty ones. False: there are more or fewer lines.
+extern "C" bool afm_ctr_cut_lines(const char* text, int64_t size, char delimiter, int64_t rows, int64_t width,
+                                  int32_t* starts, int32_t* ends, int64_t* counts) {
+  int64_t row = 0, cell = 0, begin = 0;
+  const auto take = [&](int64_t at) {  // the place of a delimiter, of a line end, or behind the text
+    if (cell < width) {
+      starts[row * width + cell] = begin;
+      ends[row * width + cell] = at;
+    }
+    cell++;
+    begin = at + 1;
+    if (at < size && text[at] == delimiter) return true;
+    counts[row] = cell;
+    if (cell != width) {
+      std::fill_n(starts + row * width, width, 0);
+      std::fill_n(ends + row * width, width, 0);
+    }
+    cell = 0;
+    return ++row < rows;
+  };
+  if (!rows) return false;
+  int64_t at = 0;
+#ifdef __SSE2__
+  const __m128i mark = _mm_set1_epi8(delimiter), line_end = _mm_set1_epi8('\n');
+  for (; at + 16 <= size; at += 16) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(text + at));
+    unsigned found = _mm_movemask_epi8(_mm_or_si128(_mm_cmpeq_epi8(bytes, mark), _mm_cmpeq_epi8(bytes, line_end)));
+    for (; found; found &= found - 1)
+      if (!take(at + __builtin_ctz(found))) return false;
+  }
+#endif
+  for (; at < size; at++)
+    if ((text[at] == delimiter || text[at] == '\n') && !take(at)) return false;
+  return !take(size) && row == rows;
+}

@@ -1,0 +1,152 @@
+"""What the library without TensorFlow makes of lines and cells: the same as NumPy and TensorFlow make of them."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from test_beam_encode import NUMBER, NUMBERS
+
+from afm_ctr import native
+from afm_ctr.native import RowEncoder, RowField, plain
+from afm_ctr.rawlog import LineParser
+from afm_ctr.rawlog.spans import CellSpans, cut_at
+from afm_ctr.schema import Analysis, FeatureSchema, resolve
+from beam_jobs.encode import EncodedRows, Encoder
+from beam_jobs.row_plan import row_plan
+
+pytestmark = pytest.mark.skipif(not native.prepares(), reason="the library without TensorFlow is not built")
+
+HASH = {"kind": "hash", "buckets": 10**9 + 7}
+FIELDS = [
+    {"name": "a", "kind": "categorical", "encoding": HASH, "missing": "own"},
+    {"name": "z", "kind": "categorical", "encoding": HASH, "missing_values": ["é", "", "1"]},
+    {"name": "n", "kind": "numeric", "encoding": {"kind": "value"}},
+    {"name": "o", "column": "n", "kind": "numeric", "encoding": {"kind": "value"}, "missing": "own"},
+    {"name": "f", "column": "n", "kind": "numeric", "encoding": {"kind": "value"}, "missing": {"value": 1e300}},
+    {"name": "t", "column": "n", "kind": "numeric", "encoding": {"kind": "value"}, "missing": {"value": 1e-39}},
+    {"name": "b", "column": "n", "kind": "numeric", "encoding": {"kind": "buckets", "log_square": True}},
+    {"name": "q", "column": "n", "kind": "numeric", "encoding": {"kind": "buckets", "boundaries": [-1.5, 0, 2]}},
+    {"name": "x", "kind": "cross", "columns": ["a", "n", "z"], "encoding": {"kind": "hash", "buckets": 97}},
+    {"name": "i", "column": "a", "kind": "categorical", "encoding": {"kind": "ids", "size": 30}, "missing": "own"},
+]
+SPEC = {
+    "name": "t",
+    "format": {"kind": "delimited", "header": False, "delimiter": ";", "columns": ["label", "a", "z", "n"]},
+    "label": {"negative": "*"},
+    "missing_values": ["-1", " "],
+    "fields": FIELDS,
+}
+CELL = st.text(alphabet=' \t,"#\0aé1.-29', max_size=20).map(str.encode)
+
+
+@cache
+def encoders() -> tuple[LineParser, Encoder, Encoder]:
+    """A parser, and an encoder of either form."""
+    spec = FeatureSchema.model_validate(SPEC)
+    schema = resolve(spec, Analysis.empty())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(plain.PREPARING, "python")
+        stock = Encoder(schema)
+    return LineParser(spec), Encoder(schema), stock
+
+
+@given(st.lists(st.tuples(CELL, CELL, st.one_of(CELL, NUMBER)), min_size=1, max_size=70))
+@example([(b"29", b"", number.encode()) for number in NUMBERS])
+@example([(text, b"", b"") for text in (b"30", b" 7 ", b"1" * 18, b"1" * 19, b"0" * 19, b"+1", b"\v2\f", b"1 2")])
+@example([(b"", b"", number) for number in (b"3e-39", b"-1e-38", b"1.17549435e-38", b"3.5e38", b"-3.5e38", b"1e308")])
+@settings(max_examples=25, deadline=None)
+def test_cells_are_encoded_as_tensorflow_does(rows: list[tuple[bytes, ...]]) -> None:
+    parser, ours, stock = encoders()
+    lines = [b"1;" + b";".join(row) for row in rows]
+    spans, columns = (parser.parse(lines, "f", 1, leave_columns=leave) for leave in (True, False))
+    assert (spans.spans is not None) == (b'"' not in b"".join(lines)) and columns.spans is None
+    expected = stock(columns)
+    for parsed in (spans, columns, spans.take(np.arange(len(spans)))):
+        found = ours(parsed)
+        for name, one, other in zip(EncodedRows._fields, found, expected, strict=True):
+            assert one.tobytes() == other.tobytes() and one.shape == other.shape, name
+
+
+def test_ids_of_a_space_that_has_grown_lie_in_several_ranges() -> None:
+    starts, shifts = np.array([0, 2, 5], np.int64), np.array([10, 100, 1000], np.int64)
+    field = RowField("ids", ("a",), (), 0, starts, shifts, size=7)
+    text, edges = b"0123456", np.arange(7, dtype=np.int32)[:, None]
+    ids, values, bad = RowEncoder([field], {"a": 0})(text, edges, edges + np.int32(1))
+    assert ids[:, 0].tolist() == [10, 11, 102, 103, 104, 1005, 1006] and (values == 1).all() and not bad.any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encoding": HASH, "separator": "|"},
+        {"encoding": HASH, "separator": "|", "max_values": 2},
+        {"encoding": HASH | {"key_file": "KEY"}},
+        {"encoding": {"kind": "vocabulary"}},
+        {"kind": "numeric", "encoding": {"kind": "value", "log": True}},
+        {"kind": "time", "format": "iso", "part": "hour"},
+    ],
+)
+def test_other_kinds_of_fields_are_left_to_tensorflow(change: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("0" * 32)
+    change = json.loads(json.dumps(change).replace("KEY", str(tmp_path / "key")))
+    other = {"name": "other", "column": "z", "kind": "categorical"} | change
+    for fields, taken in (([other], False), ([FIELDS[0], other], False), ([FIELDS[0]], True)):
+        schema = resolve(FeatureSchema.model_validate(SPEC | {"fields": fields}), Analysis({"other": {b"x": 1}}))
+        assert (row_plan(schema) is not None) == taken
+
+
+@pytest.mark.parametrize("start, end", [(-1, 1), (2, 1), (0, 5)])
+def test_a_cell_outside_its_text_is_refused(start: int, end: int) -> None:
+    one = np.zeros(1, np.int64)
+    encode = RowEncoder([RowField("hash", ("a",), (), 0, one, one, size=7)], {"a": 0})
+    with pytest.raises(ValueError, match="cells: one is outside the text"):
+        encode(b"abcd", np.array([[start]], np.int32), np.array([[end]], np.int32))
+    with pytest.raises(ValueError, match="do not fit"):
+        encode(b"abcd", np.zeros((1, 0), np.int32), np.zeros((1, 0), np.int32))
+    with pytest.raises(ValueError, match="int64, not int32"):
+        encode(b"abcd", np.array([[0]]), np.array([[1]]))
+
+
+def test_fingerprints_are_those_of_tensorflow() -> None:
+    rng = np.random.default_rng(0)
+    texts = [rng.bytes(size) for size in range(200) for _ in range(3)]
+    expected = tf.fingerprint(tf.constant(texts, tf.string)).numpy().view("<u8")[:, 0]
+    assert native.fingerprints(texts).tolist() == expected.tolist()
+    assert native.fingerprints([]).tolist() == []
+
+
+@given(
+    st.lists(st.text(alphabet="a;;", max_size=40).map(str.encode), max_size=6), st.integers(1, 5), st.integers(-1, 1)
+)
+@settings(max_examples=100, deadline=None)
+def test_lines_are_cut_as_numpy_does(lines: list[bytes], width: int, more: int) -> None:
+    joined, rows = b"\n".join(lines), max(len(lines) + more, 0)
+    found = cut_at(joined, b";", rows, width)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(plain.PREPARING, "python")
+        expected = cut_at(joined, b";", rows, width)
+    assert (found is None) == (expected is None)
+    for one, other in zip(found or (), expected or (), strict=True):
+        assert one.dtype == other.dtype and one.tolist() == other.tolist()
+
+
+def test_columns_become_cells_of_one_text() -> None:
+    columns = {"a": [b"x", b"", b"yy"], "b": [b"\xc3\xa9", b"\n", b""]}
+    spans = CellSpans.of(columns)
+    assert spans is not None and {name: spans.cells(name) for name in spans.places} == columns
+
+
+def test_texts_too_long_for_places_of_31_bits_are_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("afm_ctr.rawlog.spans.LARGEST_TEXT", 3)
+    assert CellSpans.of({"a": [b"xx", b"y"]}) is not None and CellSpans.of({"a": [b"xx", b"yy"]}) is None
+    parser, ours, stock = encoders()
+    parsed = parser.parse([b'1;"a";b;1'], "f", 1)
+    for one, other in zip(ours(parsed), stock(parsed), strict=True):
+        assert one.tolist() == other.tolist()
