@@ -110,8 +110,9 @@ def test_a_fresh_model_starts_at_the_base_rate(data: Any) -> None:
 def test_it_learns_with_our_optimizers_and_with_stock_ones(data: Any, optimizer: Any) -> None:
     model = data.model("afm", factors=4, attention=4, scale_by_pairs=True, pooled_dropout=0.1)
     model.compile(optimizer)
-    model.optimizer.learning_rate = 0.5 if optimizer == "sgd" else 0.05
-    history = model.fit(data, batch_size=50, epochs=12, validation_data=data, verbose=0).history
+    rate, epochs = (0.5, 12) if optimizer == "sgd" else (0.15, 4)
+    model.optimizer.learning_rate = rate
+    history = model.fit(data, batch_size=50, epochs=epochs, validation_data=data, verbose=0).history
     assert history["loss"][-1] < 0.8 * history["loss"][0] and history["val_loss"][-1] < history["val_loss"][0]
     predicted = model.predict(data, verbose=0)
     assert predicted["probability"].shape == (400,)

@@ -76,7 +76,7 @@ for name in ("one.py", "tests/unit/test_one.py"):
     (root / "tree" / name).write_text((root / name).read_text())
 drawn = [mutants.Mutant("area", "one.py", 1, f"VALUE = {{value}}\\n", "") for value in (0, 2, 1, 3)]
 mutants.run_all(drawn[:3], [root / "tree"], 100.0)
-mutants.run_all(drawn[3:], [root / "tree"], 1.0)
+mutants.run_all(drawn[3:], [root / "tree"], 0.2)
 print([one.result for one in drawn], (root / "tree" / "one.py").read_text() == "VALUE = 1\\n")
 """
     ended = subprocess.run(

@@ -120,6 +120,8 @@ def test_the_stock_is_whole() -> None:
 @pytest.mark.parametrize("name", [*CASES, *OTHERS])
 def test_a_wrapped_optimizer_steps_as_the_plain_one(name: str) -> None:
     make = {**CASES, **OTHERS}[name]
+    # Two steps show what an option does; the rest counts steps.
+    gradients = GRADIENTS if name in OTHERS or name.endswith(("ema", "accumulation")) else GRADIENTS[:2]
 
     def state(optimizer: Any, model: list[Any]) -> list[np.ndarray]:
         return [v.numpy() for v in [*model, *optimizer.variables]]
@@ -127,17 +129,17 @@ def test_a_wrapped_optimizer_steps_as_the_plain_one(name: str) -> None:
     for split in (1,) if name in CASES else (0, 1):  # built when it is wrapped, or not
         plain, model = make(), variables()
         begun = [v.numpy() for v in model]
-        for gradient in GRADIENTS[:split]:
+        for gradient in gradients[:split]:
             plain.apply(gradient, model)
         at_split = [v.numpy() for v in model]
         wrapped = wrap_optimizer(plain, SingleWorld())
-        for gradient in GRADIENTS[split:]:
+        for gradient in gradients[split:]:
             plain.apply(gradient, model)
         expected = state(plain, model)
         assert any((one != other).any() for one, other in zip(begun, expected, strict=False))
         for variable, value in zip(model, at_split, strict=True):
             variable.assign(value)
-        for gradient in GRADIENTS[split:]:
+        for gradient in gradients[split:]:
             wrapped.apply(gradient, model)
         for one, other in zip(state(wrapped, model), expected, strict=True):
             np.testing.assert_array_equal(one, other)
