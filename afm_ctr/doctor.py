@@ -1,4 +1,4 @@
-"""What is installed, what is missing, and the command that mends it."""
+"""What is installed, what is missing, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PROBE_GPU = "import tensorflow as tf; print(len(tf.config.list_physical_devices
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: ``ok``, the thing, its version or state, and the command that mends it (or '')."""
+    """One line of the report: ``ok``, the thing, its version or state, and the command that fixes it (or '')."""
 
     ok: bool
     what: str

@@ -95,7 +95,7 @@ class Work(Step, Generic[F]):
     """Runs a task on units. What a worker cannot do becomes a dead letter, and ends the pass.
 
     Args:
-        folder: for the dead letter, and for a mark of every chunk, which tell the progress of the pass.
+        folder: for the dead letter, and for a mark of every chunk, by which progress is shown.
     """
 
     def __init__(self, task: Task[F], folder: str) -> None:

@@ -1,4 +1,4 @@
-"""A first hour with nothing edited: ``init``, ``prepare``, ``train``, beside scikit-learn's logistic regression.
+"""A first hour with nothing edited: ``init``, ``prepare``, ``train``, against scikit-learn's logistic regression.
 
 .venv/bin/python benchmarks/first_hour.py [NAME …] [--work FOLDER] [--rows N]
 

@@ -1,4 +1,4 @@
-"""Reading records for training: the op in C++ beside the reader in Python, rows a second; and whole runs with each.
+"""Reading records for training: the op in C++ and the reader in Python, rows a second; and whole runs with each.
 
     .venv/bin/python benchmarks/input.py                              # a minute: reading alone
     .venv/bin/python benchmarks/input.py --train demo-out/data        # and `afm-ctr train` on a prepared data set

@@ -14,7 +14,7 @@ limit    3·k·t multiply-adds a pair (the hidden layer, and the gradients of it
          multiplication on this machine and moment
 
 ``--limit-program FILE`` is for a yardstick of one's own: a program that measures 39 slots, k = t = 16, and prints
-lines ``threads 2 ex/s 100000``; its best line with the most threads is set beside the fused op's turn before it.
+lines ``threads 2 ex/s 100000``; its best line with the most threads is compared with the fused op's turn before it.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def _program(name: str) -> str | None:
 
 
 def why_not() -> str:
-    """What keeps a :class:`Lab` from being made here, and how to mend it; "" if nothing does."""
+    """What keeps a :class:`Lab` from being made here, and how to fix it; "" if nothing does."""
     if missing := [name for name in PROGRAMS if _program(name) is None]:
         packages = " ".join(dict.fromkeys(PROGRAMS[name] for name in missing))
         return f"{', '.join(missing)} not found: apt-get install {packages}"

@@ -5,7 +5,7 @@
 
 Of each seed logs of its own are written, prepared and trained on with the config of `make demo`, but from fewer rows
 in smaller batches; the pairs are ranked on the test split. The planted pairs are to be the first by the effect of
-taking a pair out: if one is not, the exit code is 1. Where attention and the share of movement place them is told.
+taking a pair out: if one is not, the exit code is 1. Where attention and the share of movement place them is printed.
 """
 
 from __future__ import annotations

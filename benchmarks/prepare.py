@@ -1,4 +1,4 @@
-"""From a raw log to records: ours beside plain Beam, tensorflow-transform, polars, FuxiCTR, DeepCTR; rows/s.
+"""From a raw log to records: ours and plain Beam, tensorflow-transform, polars, FuxiCTR, DeepCTR; rows/s.
 
     .venv/bin/python benchmarks/prepare.py                 # a dozen minutes, and once the peers' environments
     .venv/bin/python benchmarks/prepare.py --rows 200000 --only plain

@@ -1,6 +1,6 @@
 """One of the two ranks of ``benchmarks/ranks.py``: every way takes its turn; where one rank works the other waits.
 
-Rank 0 leaves what was found in the file that it is told.
+Rank 0 leaves what was found in the file that it is given.
 """
 
 from __future__ import annotations

@@ -126,6 +126,6 @@ def publish(reports: Sequence[Report], output: Path | None, facts: Sequence[str]
     if output:
         head = f"    {command()}\n\n" + "".join(f"- {fact}\n" for fact in facts)
         text = "\n".join([head, *(report.markdown() for report in reports)])
-        aside = output.with_name(f".{output.name}.tmp")
-        aside.write_text(text.rstrip() + "\n", encoding="utf-8")
-        aside.replace(output)
+        temporary = output.with_name(f".{output.name}.tmp")
+        temporary.write_text(text.rstrip() + "\n", encoding="utf-8")
+        temporary.replace(output)

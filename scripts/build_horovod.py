@@ -114,7 +114,7 @@ def _nccl_from_wheel() -> str:
 
 
 def build(wheels: Path, gpu: bool) -> None:
-    """Fetch the sources, edit them, build the wheel aside and move it into ``wheels``."""
+    """Fetch the sources, edit them, build the wheel in a temporary folder and move it into ``wheels``."""
     tool("g++", "install a C++ compiler")
     tool("make", "install make")
     tool("cmake", "install cmake 3.13 or newer")
@@ -161,14 +161,14 @@ def build(wheels: Path, gpu: bool) -> None:
             env=environment,
         )
         wheels.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=wheels.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=wheels.parent))
         for wheel in built.glob("*.whl"):
-            shutil.copy2(wheel, aside)
-            record_digest(aside / wheel.name)
+            shutil.copy2(wheel, temporary)
+            record_digest(temporary / wheel.name)
         if wheels.exists():
             shutil.rmtree(wheels)
-        aside.chmod(0o755)
-        aside.rename(wheels)
+        temporary.chmod(0o755)
+        temporary.rename(wheels)
 
 
 def install(wheels: Path) -> None:

@@ -113,12 +113,12 @@ def build(target: Path, log: Path, more: Sequence[str] = ()) -> None:
 
 
 def install(built: Path) -> None:
-    """Copy the libraries aside and rename them into the package; drop those of other sources."""
+    """Copy the libraries under temporary names and rename them into the package; drop those of other sources."""
     place = library.library_path()
     for one, to in ((library.beside(built), library.beside(place)), (built, place)):
-        aside = to.with_suffix(f".{os.getpid()}")
-        shutil.copy2(one, aside)
-        os.replace(aside, to)
+        temporary = to.with_suffix(f".{os.getpid()}")
+        shutil.copy2(one, temporary)
+        os.replace(temporary, to)
         record_digest(to)
     for other in library.FOLDER.glob(f"{place.name.rsplit('-', 1)[0]}-*.so"):
         if other not in (place, library.beside(place)):

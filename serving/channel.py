@@ -13,8 +13,8 @@ from typing import Any
 import grpc
 
 _OPTIONS: list[tuple[str, Any]] = [
-    # Of a name with several addresses all are asked. The client repeats calls by itself: gRPC cannot tell a server
-    # that is going down from one that is overloaded.
+    # Of a name with several addresses all are asked. The client repeats calls by itself: to gRPC a server that is
+    # going down looks like one that is overloaded.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -122,7 +122,7 @@ def _check_target(target: str) -> None:
 
 
 def _check(ca: str | Path | None, certificate: str | Path | None, key: str | Path | None) -> None:
-    """gRPC takes any text, and only the calls fail, for reasons that it keeps to itself. Python's own TLS tells."""
+    """gRPC takes any text, and only the calls fail, for reasons that it hides. Python's own TLS names them."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_ciphers("DEFAULT:@SECLEVEL=0")  # how strong a key must be is for the two ends to say
     if ca is not None:

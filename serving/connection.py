@@ -50,7 +50,7 @@ class Pending:
 
 
 class Connection:
-    """Talks to one model of one server. Threads may share it; close it, or use it as a context manager.
+    """A connection to one model of one server. Threads may share it; close it, or use it as a context manager.
 
     Args:
         target: host:port of the server's gRPC API, or any name that gRPC resolves, such as ``dns:///afm:8500``; or

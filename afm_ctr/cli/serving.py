@@ -1,4 +1,4 @@
-"""``serve``, ``score`` and ``load-test``, and the options of commands that talk to a model server."""
+"""``serve``, ``score`` and ``load-test``, and the options of commands that call a model server."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class ElasticState:
         self._torn = False  # whether variables are neither this rank's own nor those of a commit
         self._interval, self._since = 1, 0
         self._last = time.monotonic()
-        self._hosts_changed = False  # known to rank 0, which the launcher tells
+        self._hosts_changed = False  # known to rank 0, which the launcher notifies
         self._rebuild, self.copies, self.lost = rebuild, ShardCopies(world), False
         self._neighbours: list[int] = []
 

@@ -1,8 +1,8 @@
 """Who is still there: messages between the ranks, outside the exchange.
 
-When an exchange fails or hangs, Horovod cannot say because of whom. Here every rank tells rank 0 once a second where
-it is, and rank 0 tells everybody. A rank that is killed drops its connection, one that is stopped falls silent, one
-that fails says why before it goes. Nothing is decided here: it is what the job's last words are made of.
+When an exchange fails or hangs, Horovod cannot say because of whom. Here every rank reports to rank 0 once a second
+where it is, and rank 0 passes it on. A rank that is killed drops its connection, one that is stopped falls silent,
+one that fails says why before it goes. Nothing is decided here: it is what the job's last words are made of.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ def _one_object(connection: socket.socket, seconds: float) -> dict[str, Any]:
 
 
 def _interface(one_host: bool) -> str:
-    """The address of this machine that the other ranks talk to, the only one to listen at; "" if none is found."""
+    """The address of this machine that the other ranks connect to, the only one to listen at; "" if none is found."""
     found = []
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         if name := os.environ.get("HOROVOD_GLOO_IFACE", "").split(",")[0]:

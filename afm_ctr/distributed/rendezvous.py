@@ -63,7 +63,7 @@ def reconnect(neighbours: Sequence[int] = ()) -> None:
 
 
 def ask_for_rank(neighbours: Sequence[int]) -> None:
-    """Tell the launcher that this rank is ready; it answers when each rank of the last round is ready or dead."""
+    """Report this rank to the launcher as ready; it answers when each rank of the last round is ready or dead."""
     key = f"rank_and_size/{os.environ['HOROVOD_HOSTNAME']}:{os.environ['HOROVOD_LOCAL_RANK']}"
     answer: list[Any] = []
 

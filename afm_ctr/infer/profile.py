@@ -168,7 +168,7 @@ class Profile:
         """Fill in :attr:`auc`.
 
         The rows are halved by a hash of their place; each half's positive shares by cell (a missing one is a cell
-        too) order the rows of the other, so a cell that is there once tells nothing. Numbers also order the rows by
+        too) order the rows of the other, so a cell that is there once says nothing. Numbers also order the rows by
         themselves.
 
         Args:

@@ -17,7 +17,7 @@ class Dropout(NamedTuple):
     rows: tf.Tensor  # int64 ``[B]``, a number for each example and step
     rate: float  # share that is dropped, in [0, 1)
     seed: int  # of the whole model
-    salt: int  # tells the dropouts of one model from each other
+    salt: int  # distinguishes the dropouts of one model
 
 
 def stateless_keep(

@@ -287,7 +287,7 @@ def exclusive_lock(folder: str | os.PathLike[str], taken: str) -> Iterator[None]
 
     Args:
         folder: local; on a file system that knows no locks nothing is held.
-        taken: what to tell the user if another process holds it.
+        taken: the error if another process holds it.
 
     Raises:
         UserError: another process is in the folder.

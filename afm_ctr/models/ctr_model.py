@@ -320,7 +320,7 @@ class CTRModel(keras.Model):
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """One step on a batch of the reader, or one of ``(x, label[, weight])``.
 
-        The operations' scopes tell a profile what they belong to: merge, lookup, interaction, exchange, optimizer.
+        A profile goes by the operations' scopes: merge, lookup, interaction, exchange, optimizer.
         """
         batch = as_batch(batch, self.num_slots)
         checked = "row" in batch  # our readers number the rows, and compare their ids with the schema's

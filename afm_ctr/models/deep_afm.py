@@ -133,7 +133,7 @@ class DeepAFM(AFM):
         return {**super()._switches(), "by_slot": True}
 
     def contributions(self, inputs: InteractionInputs) -> None:
-        """None: through the network the pairs do not add up; :meth:`ablations` tells what each of them does."""
+        """None: through the network the pairs do not add up; :meth:`ablations` says what each of them does."""
         return None
 
     def ablations(self, inputs: InteractionInputs) -> tf.Tensor:

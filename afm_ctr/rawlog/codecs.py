@@ -13,7 +13,7 @@ from afm_ctr.errors import UserError
 Codec = Literal["plain", "gzip", "bz2", "zstd"]
 
 BLOCK = 1 << 20  # bytes read or unpacked at a time
-FIRST_BYTES = 512  # of a file: they tell how it is written; a tar archive's header has as many
+FIRST_BYTES = 512  # of a file: they show how it is written; a tar archive's header has as many
 # What bzip2 and zstd are fed at a time. A call that fails gives nothing of what it had unpacked, and zstd unpacks all
 # that it is given, up to 128 kB for every four bytes: small pieces keep both small.
 _PIECE = 256

@@ -17,7 +17,7 @@ REASONS = {
     "bad_label": "the label is missing, none of the declared ones, or no number",
     "bad_weight": "the weight is not a number between 0 and 1e30 (or is beyond float32 after its correction)",
     "bad_number": "a numeric cell is not a finite number (texts for a missing one belong in missing_values)",
-    "bad_time": "a cell does not tell a moment in the form that its field declares",
+    "bad_time": "a cell holds no moment in the form that its field declares",
     "bad_id": "an id is not a number or out of its range; of a libfm line: an entry that its fields do not take",
     "bad_split": "the split column names no split",
     "truncated_input": "the gzip, bz2 or zstd stream is damaged or ends early; what could be read before is kept",

@@ -37,7 +37,7 @@ _WITHOUT_INTERVAL = ("constant_log_loss", "normalised_entropy", "constant_rmse",
 def intervals_of(scored: ScoredSplit) -> dict[str, Interval]:
     """Every metric of the split that is defined, with its interval where there is one.
 
-    Figures are those of ``evaluate``; accuracy, which it does not tell, is the share of rows on the right side of
+    Figures are those of ``evaluate``; accuracy, which it does not report, is the share of rows on the right side of
     probability one half, or of score 0.
     """
     figures_ = scored.figures or {}

@@ -20,7 +20,7 @@ from afm_ctr.training.model_io import HISTORY, PROFILE, RUN
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """A run as its folder tells it."""
+    """A run as far as its folder holds it."""
 
     folder: Path
     config: TrainConfig

@@ -64,7 +64,7 @@ def time_layout(text: str) -> TimeLayout:
 
 
 class TimeField(Strict):
-    """A cell that tells a moment; a part of it, in UTC, is the id. The value is 1.
+    """A cell that names a moment; a part of it, in UTC, is the id. The value is 1.
 
     ASCII white space around the cell is ignored; what does not fit the format, or is no moment of the calendar
     (30 February, 24 h), is a bad cell: ``prepare`` rejects its row (``bad_time``); ``predict`` and a served model

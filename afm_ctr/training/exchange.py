@@ -49,7 +49,7 @@ class TableExchange:
 def choose_exchange(
     model: CTRModel, reader: Reader, world: World, wanted: Literal["auto", "gather", "reduce"], say: Say
 ) -> list[TableExchange]:
-    """Choose the form for each table, tell its variables, and say it in a line a table.
+    """Choose the form for each table, set it on its variables, and report it in a line a table.
 
     The first batches of the first epoch are counted, whatever step the run resumes at: so the choice is the same in
     every session with as many ranks. All ranks must call it; all get the same.

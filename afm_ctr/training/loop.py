@@ -241,7 +241,7 @@ class _Run:
         )
 
     def _set_base_rate(self, trainer: Trainer, fresh: bool) -> None:
-        """Tell the trainer the base rate of what it trains on, and begin a fresh model with it; all ranks alike."""
+        """Give the trainer the base rate of what it trains on, and begin a fresh model with it; all ranks alike."""
         reader, split, say = trainer.reader, self.config.train_split, trainer.reporter.say
         sums = label_sums(self.data_dir, reader.manifest, split, reader.schema.num_slots, self.world, say)
         if sums is None:

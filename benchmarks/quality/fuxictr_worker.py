@@ -195,9 +195,9 @@ def train(model: Peer, rows: dict[str, str], config: dict[str, Any]) -> dict[str
 
 
 def write(file: Path, **arrays: np.ndarray) -> None:
-    aside = file.with_name(f".tmp-{file.name}")
-    np.savez(aside, **arrays)
-    aside.replace(file)
+    temporary = file.with_name(f".tmp-{file.name}")
+    np.savez(temporary, **arrays)
+    temporary.replace(file)
 
 
 def run(task: dict[str, Any], seed: int, folder: Path) -> None:
@@ -210,9 +210,9 @@ def run(task: dict[str, Any], seed: int, folder: Path) -> None:
     else:
         found = train(model, task["rows"], config)
         versions = f"fuxictr {version('fuxictr')}, torch {torch.__version__}"
-        aside = folder / ".tmp-run.json"
-        aside.write_text(json.dumps({**found, "versions": versions, "history": model.history}))
-        aside.replace(done)
+        temporary = folder / ".tmp-run.json"
+        temporary.write_text(json.dumps({**found, "versions": versions, "history": model.history}))
+        temporary.replace(done)
     model.output_activation = nn.Identity()  # a probability in float32 is 1 from a logit of 17 on
     for split in task["score"]:
         if not (folder / f"scores-{split}.npz").exists():

@@ -42,7 +42,7 @@ class Job:
     Attributes:
         model: by the name of its config.
         seed: of initial values, order and dropout.
-        config: what the worker is told.
+        config: what the worker is given.
         folder: of the run.
         result: the file of its figures.
         versions: of what it runs on.

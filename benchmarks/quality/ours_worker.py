@@ -76,16 +76,16 @@ def run(task: dict[str, Any], seed: int, folder: Path, other: str | None) -> Non
         best = summary.epochs if summary.best is None else summary.best["epoch"] + 1
         found = {"epochs": summary.epochs, "best_epoch": best, "seconds": summary.seconds, "history": history}
         found["versions"] = f"afm-ctr {version('afm-ctr')}, tensorflow {tf.__version__}"
-        aside = folder / ".tmp-run.json"
-        aside.write_text(json.dumps(found))
-        aside.replace(done)
+        temporary = folder / ".tmp-run.json"
+        temporary.write_text(json.dumps(found))
+        temporary.replace(done)
     missing = [split for split in task["score"] if not (folder / f"scores-{split}.npz").exists()]
     if missing:
         model, _, _ = load_model(model_dir)
         for split in missing:
-            aside = folder / f".tmp-scores-{split}.npz"
-            np.savez(aside, logits=score(model, task["rows"][split]))
-            aside.replace(folder / f"scores-{split}.npz")
+            temporary = folder / f".tmp-scores-{split}.npz"
+            np.savez(temporary, logits=score(model, task["rows"][split]))
+            temporary.replace(folder / f"scores-{split}.npz")
     if not task["keep"]:
         shutil.rmtree(model_dir, ignore_errors=True)
     keras.backend.clear_session()

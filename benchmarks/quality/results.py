@@ -41,9 +41,9 @@ def read_logits(file: Path) -> np.ndarray:
 
 def write_json(file: Path, content: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".tmp-{file.name}")
-    aside.write_text(json.dumps(content, indent=1) + "\n")
-    aside.replace(file)
+    temporary = file.with_name(f".tmp-{file.name}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(file)
 
 
 class Spread(NamedTuple):

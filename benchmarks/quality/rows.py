@@ -160,7 +160,7 @@ def export(dataset: Dataset, data: Path, folder: Path, file: str | None = None) 
 
 
 def write(file: str, arrays: dict[str, np.ndarray]) -> None:
-    """Aside and renamed: another call of the command may be reading what was there."""
-    aside = Path(file).with_name(f".tmp-{Path(file).name}")
-    np.savez(aside, **arrays)
-    aside.replace(file)
+    """Written under a temporary name and renamed: another call of the command may be reading what was there."""
+    temporary = Path(file).with_name(f".tmp-{Path(file).name}")
+    np.savez(temporary, **arrays)
+    temporary.replace(file)

@@ -111,7 +111,7 @@ class _Run:
         self._collect()
 
     def wait(self, until: float) -> None:
-        """Until something ended, or until a time; now and then tell how far it is."""
+        """Until something ended, or until a time; now and then report how far it is."""
         if not self._collect():
             self._wire.pause(min(until, self._reported + _BETWEEN_REPORTS))
             self._collect()

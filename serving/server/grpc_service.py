@@ -35,7 +35,7 @@ class Health:
         self.set(False)
 
     def set(self, serving: bool) -> None:
-        """Tell watchers and later callers."""
+        """Notify watchers, and answer later callers with it."""
         state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in self._NAMES:
             self._servicer.set(name, state)
