@@ -155,11 +155,7 @@ class Passes:
     metrics: dict[str, int] = field(default_factory=dict)
 
     def run(
-        self,
-        stage: str,
-        task: Task[F],
-        units: Sequence[Sequence[Chunk]],
-        more: Callable[[Any], None] | None = None,
+        self, stage: str, task: Task[F], units: Sequence[Sequence[Chunk]], more: Callable[[Any], None] | None = None
     ) -> F:
         """Run a task over all units.
 

@@ -19,15 +19,7 @@ import numpy as np
 from serving.channel import tls_credentials
 from serving.connection import Connection, Pending
 from serving.errors import InvalidArgument
-from serving.responses import (
-    Metadata,
-    Outputs,
-    Scores,
-    Signature,
-    TensorSpec,
-    VersionStatus,
-    join,
-)
+from serving.responses import Metadata, Outputs, Scores, Signature, TensorSpec, VersionStatus, join
 from serving.rows import Chunk, by_row, encode, split
 from serving.top_pairs import PairShare, read_pair_names, top_pairs
 

@@ -12,15 +12,7 @@ import numpy as np
 from serving import tensors
 from serving.calls import Call, Method, Servers
 from serving.channel import open_channels, proxy_in_the_way, read_targets
-from serving.errors import (
-    BadCells,
-    DeadlineExceeded,
-    InvalidArgument,
-    NotFound,
-    ServingError,
-    Unavailable,
-    from_rpc,
-)
+from serving.errors import BadCells, DeadlineExceeded, InvalidArgument, NotFound, ServingError, Unavailable, from_rpc
 from serving.protos import wire_pb2 as wire
 from serving.responses import Metadata, Outputs, VersionStatus, read_metadata, read_prediction, read_status
 

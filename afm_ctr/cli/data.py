@@ -44,8 +44,7 @@ def prepare(
     schema: Annotated[Path, path_option(help="The feature schema, YAML.")],
     output: Annotated[str, typer.Option(help="Folder of the prepared data set.")],
     input: Annotated[
-        list[str] | None,
-        typer.Option(help="Raw logs: paths or globs. Left out with --split files:…"),
+        list[str] | None, typer.Option(help="Raw logs: paths or globs. Left out with --split files:…")
     ] = None,
     split: Annotated[
         str | None,

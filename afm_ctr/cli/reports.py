@@ -50,14 +50,7 @@ def report(
 
     with row_progress("report") as progress:
         summary = reporting.report(
-            model_dir,
-            data,
-            split,
-            output,
-            slices=slices,
-            baseline=baseline,
-            which=checkpoint,
-            progress=progress,
+            model_dir, data, split, output, slices=slices, baseline=baseline, which=checkpoint, progress=progress
         )
 
     def show() -> None:

@@ -8,13 +8,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from afm_ctr.rawlog.tokenizers import list_separators
 from afm_ctr.rawlog.types import learned
-from afm_ctr.schema import (
-    CategoricalField,
-    JsonlFormat,
-    ParquetFormat,
-    ResolvedSchema,
-    column_of,
-)
+from afm_ctr.schema import CategoricalField, JsonlFormat, ParquetFormat, ResolvedSchema, column_of
 from serving.cell_text import ColumnForm
 
 

@@ -154,8 +154,7 @@ class FeatureTransform(tf.Module):
         """Fields that one encoder can take, single-valued ones first."""
         groups: dict[tuple[str, Any], list[WordField]] = {}
         for field in sorted(
-            (f for f in self.schema.spec.fields if isinstance(f, WordField)),
-            key=lambda f: f.separator is not None,
+            (f for f in self.schema.spec.fields if isinstance(f, WordField)), key=lambda f: f.separator is not None
         ):
             name, space = self.schema.spec.space_of(field)
             same: Any = None

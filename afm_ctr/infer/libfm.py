@@ -58,6 +58,6 @@ def libfm_fields(rows: Sequence[bytes], path: str) -> tuple[list[str], list[dict
     why = [
         f"{len(np.unique(ids)):,} distinct ids up to {size - 1}; {sizes.min()} to {many} entries a row. Ranges of "
         "ids do not tell them apart: one field of several values. If you know which ids belong together, give those "
-        "a field of their own.",
+        "a field of their own."
     ]
     return why, [{"name": "features", "kind": "libfm", "ids": [0, size], "max_values": max(many, 1)}]

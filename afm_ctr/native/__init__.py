@@ -21,15 +21,7 @@ from afm_ctr.native.op import (
     uses_gpu,
     why_not,
 )
-from afm_ctr.native.plain import (
-    RowEncoder,
-    RowField,
-    cut_lines,
-    fingerprints,
-    frame_examples,
-    prepares,
-    scan_json,
-)
+from afm_ctr.native.plain import RowEncoder, RowField, cut_lines, fingerprints, frame_examples, prepares, scan_json
 from afm_ctr.native.records import paths_tensor, read_records, reads_records
 from afm_ctr.native.table import add_rows, expand_rows, fm, fm_gradient, merge_ids, read_rows, step_rows, steps_tables
 

@@ -203,10 +203,7 @@ def _gradient(op: Any, by_pooled: tf.Tensor, *_: tf.Tensor) -> list[Any]:
     names = ["scale_by_pairs", "by_slot", "threshold", "keep_scale", "key", "instructions"]
     names += ["gpu_program", "gpu_plan", "gpu_sizes"]
     by_u, by_W, by_b, by_h = load().module.afm_ctr_pooling_grad(
-        *op.inputs,
-        *op.outputs,
-        by_pooled,
-        **{name: op.get_attr(name) for name in names},
+        *op.inputs, *op.outputs, by_pooled, **{name: op.get_attr(name) for name in names}
     )
     return [by_u, None, by_W, by_b, by_h, None, None]
 

@@ -48,11 +48,7 @@ def slots_of(schema: ResolvedSchema, names: Sequence[str]) -> list[int]:
     return [slot.index for slot in schema.slots if slot.field in names]
 
 
-def slices_of(
-    scored: ScoredSplit,
-    schema: ResolvedSchema,
-    names: Sequence[str],
-) -> dict[str, list[Slice]]:
+def slices_of(scored: ScoredSplit, schema: ResolvedSchema, names: Sequence[str]) -> dict[str, list[Slice]]:
     """The slices of each field, in the order in which they are shown.
 
     A row of a field with several values is in the slice of each of them.

@@ -14,16 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import as_user_error, replacing, write_json
-from afm_ctr.synthetic.truth import (
-    CATEGORIES,
-    CELLS,
-    COLUMNS,
-    INTEGERS,
-    PLANTED,
-    Rows,
-    Truth,
-    token_hashes,
-)
+from afm_ctr.synthetic.truth import CATEGORIES, CELLS, COLUMNS, INTEGERS, PLANTED, Rows, Truth, token_hashes
 
 MALFORMED_KINDS = ("column_count", "bad_number", "bad_label", "bad_utf8")
 _BLOCK_ROWS = 4000  # small enough to stay in the cache

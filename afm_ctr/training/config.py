@@ -16,12 +16,7 @@ from afm_ctr.training.overrides import apply_overrides
 
 CONFIG = "config.yaml"  # of a run's folder
 # Metrics of an evaluation that a run may steer by, and whether more is better.
-METRICS: dict[str, Literal["max", "min"]] = {
-    "auc": "max",
-    "group_auc": "max",
-    "log_loss": "min",
-    "rmse": "min",
-}
+METRICS: dict[str, Literal["max", "min"]] = {"auc": "max", "group_auc": "max", "log_loss": "min", "rmse": "min"}
 BY_LOSS = {"log": "log_loss", "squared": "rmse"}  # the metric that is a function of the loss
 # The options that a resumed run may change; everything else would make it another run.
 MAY_CHANGE = frozenset(

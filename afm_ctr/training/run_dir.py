@@ -69,12 +69,7 @@ class RunDir:
         return CheckpointManager(self.path / CHECKPOINTS, keep, warn)
 
     def check(
-        self,
-        config: TrainConfig,
-        schema: ResolvedSchema,
-        data: str,
-        resume: Literal["auto", "never"],
-        warn: Say,
+        self, config: TrainConfig, schema: ResolvedSchema, data: str, resume: Literal["auto", "never"], warn: Say
     ) -> Checkpoint | None:
         """Whether a run may begin here, or which checkpoint it resumes from (None: it begins).
 

@@ -87,10 +87,7 @@ class ServerFlags:
     port: int | None = _declare(_port, 8500, "a port", "gRPC API; 0: off")
     rest_api_port: int | None = _declare(_port, None, "a port", "HTTP/REST API; 0: off")
     host: str = _declare(
-        _host,
-        "127.0.0.1",
-        "an address",
-        "interface to listen on, 0.0.0.0: all; not a flag of the real server",
+        _host, "127.0.0.1", "an address", "interface to listen on, 0.0.0.0: all; not a flag of the real server"
     )
     model_config_file: str = _declare(
         str, "", "a file", "one model with version policy and labels, in text format; in place of the two flags above"

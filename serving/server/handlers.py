@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import grpc
 from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_pb2,
-    predict_pb2,
-)
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
 
 from serving import tensors
 from serving.server.models import DEFAULT_SIGNATURE, Servable, check_inputs, check_outputs
