@@ -11,38 +11,28 @@ from afm_ctr.explain.trust import Agreement
 
 @dataclass(frozen=True)
 class PairEffect:
-    """One pair of fields, or of slots. What a model cannot tell is None.
+    """One pair of fields, or of slots. What a model cannot tell is None."""
 
-    Attributes:
-        rank: by the size of ``effect``, 1 is the largest; by ``attention`` for a model without effects.
-        fields: names of the two fields, or slots.
-        effect: over a split the standard deviation of the change, for one row the change itself. The change is what
-            the logit loses when the pair is taken out (and the others share its attention); of a model that cannot
-            tell that, what the pair adds to the logit.
-        mean_change: mean absolute change.
-        effect_share: share of the pairs' movement of the logit: sum of the pair's absolute changes over the rows,
-            divided by that sum over all pairs.
-        contribution: what the pair adds to the logit, mean over the rows; None where pairs do not add up.
-        attention: mean share of attention (over the rows that have the pair its mean would be larger by
-            1 / ``present``); None for a model without.
-        attention_rank: by ``attention``.
-        weighted_attention: share of what the pooling takes: sum over the rows of the attention times the length of
-            the pair's product ‖u_i ⊙ u_j‖, divided by that sum over all pairs; None as ``attention``.
-        present: share of the rows that have both; of fields with several slots, any of their pairs.
-        slot_pairs: how many pairs of slots it is made of: more than 1 where a field takes several values.
-    """
-
-    rank: int
-    fields: tuple[str, str]
+    rank: int  # by the size of ``effect``, 1 is the largest; by ``attention`` for a model without effects
+    fields: tuple[str, str]  # names of the two fields, or slots
+    # over a split the standard deviation of the change, for one row the change itself. The change is what the logit
+    # loses when the pair is taken out (and the others share its attention); of a model that cannot tell that, what
+    # the pair adds to the logit.
     effect: float | None
-    mean_change: float | None
+    mean_change: float | None  # mean absolute change
+    # share of the pairs' movement of the logit: sum of the pair's absolute changes over the rows, divided by that sum
+    # over all pairs
     effect_share: float | None
-    contribution: float | None
+    contribution: float | None  # what the pair adds to the logit, mean over the rows; None where pairs do not add up
+    # mean share of attention (over the rows that have the pair its mean would be larger by 1 / ``present``); None for
+    # a model without
     attention: float | None
-    attention_rank: int | None
+    attention_rank: int | None  # by ``attention``
+    # share of what the pooling takes: sum over the rows of the attention times the length of the pair's product ‖u_i
+    # ⊙ u_j‖, divided by that sum over all pairs; None as ``attention``
     weighted_attention: float | None
-    present: float
-    slot_pairs: int = 1
+    present: float  # share of the rows that have both; of fields with several slots, any of their pairs
+    slot_pairs: int = 1  # how many pairs of slots it is made of: more than 1 where a field takes several values
 
     @property
     def name(self) -> str:

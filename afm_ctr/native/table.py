@@ -1,4 +1,8 @@
-"""A table's part of a step by the ops in C++, and when they can be used."""
+"""A table's part of a step by the ops in C++, and when they can be used.
+
+Shapes are those of the functions in :mod:`afm_ctr.sparse_gradients`; types are float32 and int64. A row or position
+out of range, and shapes that do not fit, raise ``tf.errors.InvalidArgumentError``.
+"""
 
 from __future__ import annotations
 
@@ -29,26 +33,13 @@ def steps_tables(dtype: tf.DType) -> bool:
 
 
 def merge_ids(ids: tf.Tensor, zero_first: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-    """The distinct ids by their first appearance ``[u]``, and where each is among them, in the shape of the ids.
-
-    Args:
-        ids: int64 of any shape.
-        zero_first: 0 is the first of them, whether it occurs or not.
-    """
+    """The distinct ids by their first appearance ``[u]``, and where each is among them, in the shape of the ids."""
     unique, inverse = load().module.afm_ctr_merge(ids=ids, zero_first=zero_first)
     return unique, inverse
 
 
 def read_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
-    """``variable[rows]``, float32 ``[u, d]``; its gradient is ``tf.IndexedSlices``, as that of ``tf.gather``.
-
-    Args:
-        variable: float32 ``[n, d]``.
-        rows: int64 ``[u]``.
-
-    Raises:
-        tf.errors.InvalidArgumentError: a row is outside ``[0, n)``.
-    """
+    """``variable[rows]``, float32 ``[u, d]``; its gradient is ``tf.IndexedSlices``, as that of ``tf.gather``."""
     import tensorflow as tf
 
     tf.gather(variable, tf.zeros([0], tf.int64))  # a tape takes notice of the variable
@@ -56,31 +47,12 @@ def read_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
 
 
 def expand_rows(rows: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """``scale[i] · rows[position[i]]``; no gradient is registered.
-
-    Args:
-        rows: float32 ``[u, d]``.
-        position: int64 ``[n]``.
-        scale: float32 ``[n]``.
-
-    Raises:
-        tf.errors.InvalidArgumentError: a position is outside ``[0, u)``, or shapes do not fit.
-    """
+    """``scale[i] · rows[position[i]]``; no gradient is registered."""
     return load().module.afm_ctr_expand(rows=rows, position=position, scale=scale)
 
 
 def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor, scale: tf.Tensor | None = None) -> tf.Tensor:
-    """``result[p] = Σ scale[i] · values[i]`` over all i with ``position[i] = p``, in the order of i.
-
-    Args:
-        values: float32 ``[n, d]``.
-        position: int64 ``[n]``.
-        count: int64 scalar, the number of sums.
-        scale: float32 ``[n]``; None: 1.
-
-    Raises:
-        tf.errors.InvalidArgumentError: a position is outside ``[0, count)``, or shapes do not fit.
-    """
+    """``result[p] = Σ scale[i] · values[i]`` over all i with ``position[i] = p``, in the order of i."""
     return load().module.afm_ctr_add_rows(
         values=values, position=position, scale=[] if scale is None else scale, count=count
     )
@@ -89,17 +61,8 @@ def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor, scale: tf
 def fm(linear: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """A factorization machine of all pairs of slots, from distinct rows; no gradient is registered.
 
-    Args:
-        linear: float32 ``[u, 1]``.
-        vectors: float32 ``[u, k]``.
-        position: int64 ``[B, F]``, in ``[0, u)``.
-        scale: float32 ``[B, F]``.
-
     Returns:
         The logits without a bias ``[B]``, and each example's sum of its scaled vectors ``[B, k]``.
-
-    Raises:
-        tf.errors.InvalidArgumentError: a position is outside ``[0, u)``, or shapes do not fit.
     """
     logits, sums = load().module.afm_ctr_fm(linear=linear, vectors=vectors, position=position, scale=scale)
     return logits, sums
@@ -108,11 +71,7 @@ def fm(linear: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale: tf.Ten
 def fm_gradient(
     upstream: tf.Tensor, sums: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The gradient of :func:`fm` by ``linear`` and ``vectors``, for one ``[B]`` by the logits: in the batch's order.
-
-    Raises:
-        tf.errors.InvalidArgumentError: as of :func:`fm`.
-    """
+    """The gradient of :func:`fm` by ``linear`` and ``vectors``, for one ``[B]`` by the logits: in batch order."""
     by_linear, by_vectors = load().module.afm_ctr_fm_gradient(
         upstream=upstream, sums=sums, vectors=vectors, position=position, scale=scale
     )
@@ -137,9 +96,6 @@ def step_rows(
         gradient: float32 ``[u, d]``.
         options: the scalars of the rule, see ``table.cc``.
         counts: scalar bool, whether anything is to change; None: True.
-
-    Raises:
-        tf.errors.InvalidArgumentError: a row is outside the variable, or shapes do not fit.
     """
     import tensorflow as tf
 

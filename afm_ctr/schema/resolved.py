@@ -52,19 +52,12 @@ class NumericStatistics(Strict):
 
 @dataclass(frozen=True)
 class Slot:
-    """One of the F places of a row.
+    """One of the F places of a row."""
 
-    Attributes:
-        index: 0 … F−1.
-        field: name of the field that fills it.
-        position: place among the field's slots.
-        name: the field's name, with ``[position]`` where the field has several slots.
-    """
-
-    index: int
-    field: str
-    position: int
-    name: str
+    index: int  # 0 … F−1
+    field: str  # name of the field that fills it
+    position: int  # place among the field's slots
+    name: str  # the field's name, with ``[position]`` where the field has several slots
 
 
 def missing_space(field_name: str) -> str:
