@@ -1,6 +1,6 @@
 """One rank of ``benchmarks/hosts.py``: it takes the steps that the benchmark measures and counts the bytes.
 
-Rank 0 asks for a link by making ``<folder>/want-<number>-<link>``, goes on when ``<folder>/have-<number>`` is there,
+Rank 0 asks for a link by making ``<folder>/want-<number>-<link>``, continues once ``<folder>/have-<number>`` is there
 and leaves everything that was found in ``<folder>/found.json``.
 """
 

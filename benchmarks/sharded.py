@@ -90,7 +90,7 @@ def take_steps(task: dict[str, Any], folder: Path) -> None:
 
 
 def measure(task: dict[str, Any], ranks: int, progress: bool) -> list[dict[str, Any]]:
-    """What each of so many ranks found."""
+    """What each rank found."""
     with tempfile.TemporaryDirectory(prefix="afm-sharded-") as name:
         folder = Path(name)
         launcher = Path(sys.executable).with_name("horovodrun")

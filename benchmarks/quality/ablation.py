@@ -84,7 +84,7 @@ def main() -> None:
     parser = options(__doc__, quick=False, seeds=3)
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("--models", nargs="+", choices=SWITCHES, default=list(SWITCHES), help="tables to make")
-    parser.add_argument("--only", nargs="+", metavar="TITLE", help="these lines alone, beside the first")
+    parser.add_argument("--only", nargs="+", metavar="TITLE", help="only these lines and the first")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
     parser.add_argument("--output-dir", type=Path, default=ROOT / "build/quality", help="what is kept of the runs")

@@ -3,7 +3,7 @@
 It reads one JSON object from standard input: ``config`` (a :class:`~afm_ctr.training.TrainConfig` but for its seed),
 ``data`` (the prepared data set), ``rows`` (a file a split, of the same rows), ``threads``, ``keep`` (whether trained
 models stay) and ``runs``, a seed and a folder each, and perhaps the folder of the run whose table and bias it begins
-with. A run that was interrupted goes on from its last checkpoint.
+with. A run that was interrupted resumes from its last checkpoint.
 Every split that has no ``scores-<split>.npz`` in a run's folder is scored with the best checkpoint.
 """
 

@@ -151,7 +151,7 @@ def main() -> None:
     parser = options(__doc__, quick=False)
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("--seeds", type=int, metavar="N", help="how many (default: what the aims are stated for)")
-    parser.add_argument("--only", nargs="+", metavar="MODEL", help="these models alone")
+    parser.add_argument("--only", nargs="+", metavar="MODEL", help="only these models")
     parser.add_argument("--test", metavar="FILE", help="score this file, too, with the models as chosen")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side, sharing the cores")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
