@@ -101,7 +101,7 @@ def compare(slots: int, batch: int, arguments: argparse.Namespace, slow: set[str
     """Rows a second by form and round, but for the slow ones; "limit" by arithmetic, and "program" where it fits."""
     k, t = arguments.k, arguments.t
     forms = ["plain"] if plain_bytes(slots, batch, k, t) < most_bytes() else []
-    forms += ["blocked", "fused"] if native.available() else ["blocked"]
+    forms += ["blocked", "fused"] if not native.why_not() else ["blocked"]
     steps = {form: pooling_step(form, slots, batch, k, t) for form in forms if form not in slow}
     steps["limit"] = multiplication()
     for step in steps.values():
@@ -166,7 +166,7 @@ def compare_memory(quick: bool) -> tuple[Report, bool]:
     title = f"peak of a process that trains {slots} slots, k={k}, t={t}, batch {batch}, 100,000 ids, Adam"
     report, met = Report(title, ["pooling", "GB", "s a step"]), False
     report.rows.append(["plain", f"at least {plain_bytes(slots, batch, k, t) / 1e9:.1f} (arithmetic)", NOTHING])
-    for form in ["blocked"] + (["fused"] if native.available() else []):
+    for form in ["blocked"] + (["fused"] if not native.why_not() else []):
         command = [sys.executable, __file__, "--peak", form, *(["--quick"] if quick else [])]
         peak, taken = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
         report.rows.append([form, peak, taken])

@@ -81,16 +81,16 @@ def add_trust(page: Page, explanation: Explanation) -> None:
         page.paragraph(sentence)
 
 
-def add_pairs(page: Page, explanation: Explanation, top: int = _TOP) -> None:
+def add_pairs(page: Page, explanation: Explanation) -> None:
     """The section of bars and tables of pairs, with the meaning of each figure."""
     page.section("The strongest pairs")
     page.figure(
-        pictures.bars_figure(explanation, top),
-        f"The first {min(top, len(explanation.pairs))} of {len(explanation.pairs):,} pairs.",
+        pictures.bars_figure(explanation, _TOP),
+        f"The first {min(_TOP, len(explanation.pairs))} of {len(explanation.pairs):,} pairs.",
         "bars: effect, share of movement and share of attention of the strongest pairs",
     )
-    _pair_table(page, explanation, top)
-    if len(explanation.pairs) > top:
+    _pair_table(page, explanation, _TOP)
+    if len(explanation.pairs) > _TOP:
         _pair_table(page, explanation, _MOST, folded=True)
     if explanation.slots:
         page.paragraph(

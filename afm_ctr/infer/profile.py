@@ -165,14 +165,11 @@ class Profile:
         return None
 
     def rate(self, labels: np.ndarray) -> None:
-        """Fill in :attr:`auc`.
+        """Fill in :attr:`auc`, by labels bool [rows].
 
         The rows are halved by a hash of their place; each half's positive shares by cell (a missing one is a cell
         too) order the rows of the other, so a cell that is there once says nothing. Numbers also order the rows by
         themselves.
-
-        Args:
-            labels: bool [rows].
         """
         if min(int(labels.sum()), int((~labels).sum())) < _FEWEST:
             return

@@ -36,11 +36,7 @@ class Suggestion:
 
 
 def suggest(profile: Profile, total: int | None) -> Suggestion:
-    """The suggestion for a column.
-
-    Args:
-        total: rows of all files, where it is known.
-    """
+    """The suggestion for a column; ``total``: rows of all files, where it is known."""
     moment = time_format(profile.counts)
     warnings = []
     if moment is not None:

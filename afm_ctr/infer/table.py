@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class Table:
         return "write its texts as UTF-8" if parquet else "write it as UTF-8: iconv -f ISO-8859-1 -t UTF-8 FILE"
 
 
-def read_table(patterns: Sequence[str], rows: int = ROWS) -> Table:
+def read_table(patterns: Sequence[str]) -> Table:
     """Look at the files of some globs.
 
     Raises:
@@ -62,8 +62,8 @@ def read_table(patterns: Sequence[str], rows: int = ROWS) -> Table:
     paths = matching(patterns)
     some = chosen(paths)
     if any(map(is_parquet, some)):
-        return _parquet(paths, some, rows)
-    samples = _samples(some, rows)
+        return _parquet(paths, some)
+    samples = _samples(some, ROWS)
     layout = layout_of(samples)
     if layout.format["kind"] == "libfm":  # every id that is seen bounds a field: take more
         samples = _samples(some, _LIBFM_ROWS)
@@ -115,7 +115,7 @@ def _table(
     return table
 
 
-def _parquet(paths: Sequence[str], some: Sequence[str], rows: int) -> Table:
+def _parquet(paths: Sequence[str], some: Sequence[str]) -> Table:
     if other := next((path for path in some if not is_parquet(path)), None):
         raise UserError(f"{other} is no Parquet file, and others are: look at one kind at a time")
     files = [_schema_and_rows(path) for path in some]
@@ -133,10 +133,11 @@ def _parquet(paths: Sequence[str], some: Sequence[str], rows: int) -> Table:
     layout = Layout({"kind": "parquet"}, tuple(names), why, left_out)
     columns = _named(names)
     spec = _spec(layout, columns)
-    parts = []
+    parts, each = [], _PARQUET_ROWS // len(some)
     for path, (_, total) in zip(some, files, strict=True):
-        stride = max(1, min(total, _PARQUET_ROWS // len(some)) * len(some) // rows)
-        for number, part in enumerate(_batches(path, spec, _PARQUET_ROWS // len(some))):
+        stride = max(1, min(total, each) * len(some) // ROWS)
+        batches = itertools.islice(parse_log(path, spec, labelled=False), -(-each // 4096))
+        for number, part in enumerate(batches):
             parts.append(part)
             for name, column in part.columns.items():
                 part.columns[name] = column[-number * 4096 % stride :: stride]
@@ -147,10 +148,6 @@ def _schema_and_rows(path: str) -> tuple[Any, int]:
     with open(path, "rb") as stream:
         log = ParquetLog(stream, path)
         return log.schema, sum(log.groups)
-
-
-def _batches(path: str, spec: FeatureSchema, rows: int) -> Iterator[ParsedLines]:
-    return itertools.islice(parse_log(path, spec, labelled=False), -(-rows // 4096))
 
 
 def _named(headers: Sequence[str]) -> tuple[Column, ...]:

@@ -2,7 +2,7 @@
 and reading records. And a library without TensorFlow, which prepares rows.
 
 Both are built at set-up by ``scripts/build_native.py``, and nothing here needs them to be imported:
-:func:`why_not` says what keeps the pooling from being used, :func:`available` whether nothing does.
+:func:`why_not` says what keeps the pooling from being used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from afm_ctr.native.library import key, library_path, sources, tensorflow_versio
 from afm_ctr.native.op import (
     BUILD,
     asked_for,
-    available,
     describe,
     fused_pooling,
     instruction_sets,
@@ -33,7 +32,6 @@ __all__ = [
     "RowField",
     "add_rows",
     "asked_for",
-    "available",
     "cut_lines",
     "describe",
     "expand_rows",

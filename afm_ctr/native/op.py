@@ -103,11 +103,6 @@ def why_not(slots: int = 2, k: int = 1, t: int = 1, by_slot: bool = False) -> st
     return ""
 
 
-def available(slots: int = 2, k: int = 1, t: int = 1, by_slot: bool = False) -> bool:
-    """Whether the library is built, loads, and has kernels for this device and shape."""
-    return not why_not(slots, k, t, by_slot)
-
-
 def instruction_sets() -> list[str]:
     """Those of this machine that there are kernels for, the best first; none without the library."""
     return list(load().instructions)

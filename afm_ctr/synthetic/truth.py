@@ -22,6 +22,7 @@ COLUMNS = [f"I{i + 1}" for i in range(INTEGERS)] + [f"C{i + 1}" for i in range(C
 # of Philox yields, so that one may enter its stream at any row.
 WORDS = CELLS + 1
 LARGEST_INTEGER = 9_999_999
+_MAIN_DEVIATION = 0.9  # of all main effects together
 _EFFECT_ROWS = 4096  # main effects of a column repeat after this many ids; what is rarer could not be learnt anyway
 
 # (share of missing cells, median, spread): the logarithm of a value is logistic, hence the heavy tail.
@@ -106,10 +107,9 @@ class Truth:
 
     Args:
         ctr: mean chance of a click, in (0, 1); the bias is set so that 16,384 sample rows have it.
-        main: standard deviation of all main effects together.
     """
 
-    def __init__(self, seed: int, ctr: float = 0.25, main: float = 0.9) -> None:
+    def __init__(self, seed: int, ctr: float = 0.25) -> None:
         self.seed = seed
         random = _Normal(seed)
         planted = {name for pair in PLANTED for name in (pair.first, pair.second)}
@@ -117,7 +117,7 @@ class Truth:
         # The more ids, the smaller the effects: those of rare ids could not be learnt from logs to try things on.
         sizes = dict(zip(COLUMNS[INTEGERS:], (size for _, size in _CATEGORY_SHAPES), strict=True))
         weights = np.array([min(1.0, np.sqrt(500 / sizes.get(name, 1))) for name in free])
-        each = dict(zip(free, main * weights / np.sqrt(np.sum(weights**2)), strict=True))
+        each = dict(zip(free, _MAIN_DEVIATION * weights / np.sqrt(np.sum(weights**2)), strict=True))
         self.scores: dict[str, np.ndarray] = {}
         self._effects: dict[str, np.ndarray] = {}
         self._slopes: dict[str, float] = {}

@@ -19,7 +19,7 @@ Mode = Literal["auto", "bar", "lines", "none"]
 Say = Callable[[str], None]
 """What is called with a line for the user."""
 
-_SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_BARS = 10.0, 0.25
+_SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_BARS, _STEPS_BETWEEN_CURVES = 10.0, 0.25, 50
 # What an epoch's line shows: a figure, its name there, and of a loss that of the constant. It fits 80 columns.
 _SHOWN = {
     "loss": ("loss", "constant_loss"),
@@ -138,13 +138,11 @@ def _against_constant(name: str, logs: dict[str, Any]) -> str:
 class TensorBoardScalars(keras.callbacks.Callback):
     """Scalars against the run's step: running loss, learning rate and speed within an epoch, metrics at its end."""
 
-    def __init__(
-        self, folder: Path, step: Callable[[], int], rows_done: Callable[[], int], every_steps: int = 50
-    ) -> None:
+    def __init__(self, folder: Path, step: Callable[[], int], rows_done: Callable[[], int]) -> None:
         super().__init__()
         self._folder = folder
         self._writer: Any = None  # made at the first figure: the folder may not be ours before the run has begun
-        self._step, self._rows, self._every = step, rows_done, every_steps
+        self._step, self._rows = step, rows_done
         self._since: tuple[int, float] | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -152,7 +150,7 @@ class TensorBoardScalars(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step = self._step()
-        if step % self._every:
+        if step % _STEPS_BETWEEN_CURVES:
             return
         figures = {"train/learning_rate": float(self.model.optimizer.learning_rate)}
         if (logs or {}).get("loss") is not None:

@@ -42,21 +42,18 @@ class Traffic(NamedTuple):
     rejected: int  # lines of the log that are no rows, and were left out
 
 
-def prepare(
-    client: Client, schema_path: str | Path, input_path: str | Path, batch_size: int, max_rows: int = MAX_ROWS
-) -> Traffic:
+def prepare(client: Client, schema_path: str | Path, input_path: str | Path, batch_size: int) -> Traffic:
     """Read rows of a log, make requests of them, and let the server answer one to see that they fit each other.
 
     Everything is built beforehand, so that the time of building is not in what is measured.
 
     Args:
         batch_size: rows in a request. A log with fewer rows is repeated.
-        max_rows: how many rows are read at most (at least a batch).
 
     Raises:
         UserError: the schema, the log or the server is not there, or they do not fit each other.
     """
-    columns, rejected = _read(schema_path, str(input_path), max(max_rows, batch_size))
+    columns, rejected = _read(schema_path, str(input_path), max(MAX_ROWS, batch_size))
     rows = len(next(iter(columns.values())))
     if not rows:
         raise UserError(f"load-test: {input_path} holds no row that the schema {schema_path} can read")
@@ -83,13 +80,7 @@ class GrpcWire:
         requests: serialized PredictRequests; number n is ``requests[n % len(requests)]``.
     """
 
-    def __init__(
-        self,
-        target: str,
-        requests: Sequence[bytes],
-        credentials: grpc.ChannelCredentials | None = None,
-        metadata: Sequence[tuple[str, str | bytes]] = (),
-    ):
+    def __init__(self, target: str, requests: Sequence[bytes], credentials: grpc.ChannelCredentials | None = None):
         self._channel = (
             grpc.insecure_channel(target, _OPTIONS)
             if credentials is None
@@ -97,7 +88,6 @@ class GrpcWire:
         )
         self._call = self._channel.unary_unary(_PREDICT, request_serializer=None, response_deserializer=None)
         self._requests = requests
-        self._metadata = list(metadata) or None
         self._ended = threading.Event()
         self._calls: set[Any] = set()
 
@@ -113,9 +103,7 @@ class GrpcWire:
 
     def send(self, number: int, timeout: float, done: Callable[[Ended], None]) -> None:
         """Send without waiting."""
-        call = self._call.future(
-            self._requests[number % len(self._requests)], timeout=timeout, metadata=self._metadata
-        )
+        call = self._call.future(self._requests[number % len(self._requests)], timeout=timeout)
         self._calls.add(call)
 
         def ended(call: Any) -> None:

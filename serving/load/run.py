@@ -26,6 +26,7 @@ _WARM_UP = Bounds(duration=0.5, max_requests=50)
 _GUESS_CALLERS, _GUESS_SECONDS = 4, 2.0
 _LATE_MS = 5.0
 _LOWEST = 0.5
+_PRECISION = 1.1  # the highest rate may be up to this factor above the one that is found
 
 
 @dataclass
@@ -192,16 +193,13 @@ def _sweep(load: _Load, slo: Slo, start: float | None, target: str, model_name: 
     return LoadReport(target, model_name, load.traffic, best, slo, tried, highest)
 
 
-def highest_rate(
-    holds: Callable[[float], bool], start: float, *, precision: float = 1.1, max_steps: int = 14
-) -> float | None:
+def highest_rate(holds: Callable[[float], bool], start: float, *, max_steps: int = 14) -> float | None:
     """Search for the highest rate at which something holds, taking it that it holds at every lower one.
 
     Doubles (or halves) the rate until one is known that holds and one that does not, then halves the gap on a
-    logarithmic scale until the two are within ``precision`` of each other.
+    logarithmic scale until the two are within a tenth of each other.
 
     Args:
-        precision: the highest rate may be up to this factor above the one that is returned.
         max_steps: how many rates are tried at most.
 
     Returns:
@@ -221,7 +219,7 @@ def highest_rate(
                 break
         elif math.isinf(high):
             rate = low * 2
-        elif high <= low * precision:
+        elif high <= low * _PRECISION:
             break
         else:
             rate = math.sqrt(low * high)

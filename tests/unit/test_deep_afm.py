@@ -15,7 +15,7 @@ from afm_ctr.interactions import Dropout, attentional_pooling, blocked_attention
 from afm_ctr.models import CTRModel, InteractionInputs
 from afm_ctr.models.deep_afm import DeepAFM, DeepAFMOptions
 
-needs_ops = pytest.mark.skipif(not native.available(), reason=f"the ops: {native.why_not()}")
+needs_ops = pytest.mark.skipif(bool(native.why_not()), reason=f"the ops: {native.why_not()}")
 SLOTS, K, T = 5, 3, 4
 # Full, absent slots, two, one, none.
 PRESENT = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 0, 1], [0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]], bool)

@@ -32,7 +32,7 @@ from afm_ctr.interactions import (
 from afm_ctr.native import nvrtc, op
 from afm_ctr.native.op import load
 
-needs_library = pytest.mark.skipif(not native.available(), reason=f"fused pooling: {native.why_not()}")
+needs_library = pytest.mark.skipif(bool(native.why_not()), reason=f"fused pooling: {native.why_not()}")
 SETS = native.instruction_sets()
 NAMES = ["u", "W", "b", "h"]
 
@@ -316,7 +316,7 @@ def test_wrong_shapes_and_pairs_are_refused() -> None:
 
 def test_the_form_is_chosen_by_the_library_the_type_and_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AFM_CTR_POOLING", raising=False)
-    assert uses_fused(tf.float32) == native.available()
+    assert uses_fused(tf.float32) == (not native.why_not())
     assert not uses_fused(tf.float64)
     monkeypatch.setenv("AFM_CTR_POOLING", "tensorflow")
     assert not uses_fused(tf.float32)

@@ -17,7 +17,7 @@ from afm_ctr.interactions import training_attentional_pooling, uses_fused
 from afm_ctr.native import gpu, gpu_plan, nvrtc
 from afm_ctr.native.gpu_plan import Layout
 
-needs_library = pytest.mark.skipif(not native.available(), reason=f"fused pooling: {native.why_not()}")
+needs_library = pytest.mark.skipif(bool(native.why_not()), reason=f"fused pooling: {native.why_not()}")
 
 
 @pytest.fixture
