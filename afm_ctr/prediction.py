@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from afm_ctr.errors import UserError, find_user_error
 from afm_ctr.features import FeatureTransform
-from afm_ctr.io.files import refusal, write_json_lines
+from afm_ctr.io.files import refusal, refuse_input, write_json_lines
 from afm_ctr.io.paths import expand, is_remote, local_files_alone, refuse_text
 from afm_ctr.rawlog import ColumnTypes, parse_log, word_columns
 from afm_ctr.records import Manifest, Reader
@@ -144,6 +144,7 @@ def predict_logs(
         UserError: no such run or file, or a column that is missing.
     """
     paths = _expand(inputs)
+    refuse_input(output, paths)
     model, schema, *_ = open_run(model_dir, which)
     tables = SideTables.load(model_dir, schema.spec)
     transform, score, name = FeatureTransform(schema), make_scorer(model, batch_rows), model.output_name

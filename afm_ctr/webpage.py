@@ -111,9 +111,7 @@ class Page:
             # What is not UTF-8 in a log may have become lone surrogates on its way.
             write_bytes(path, self.html().encode("utf-8", "replace"))
         except OSError as error:
-            raise UserError(
-                f"cannot write {path.name} in the folder {path.parent}: {refusal(error)}; name another file"
-            ) from error
+            raise UserError(f"cannot write {path.name} in the folder {path.parent}: {refusal(error)}") from error
         return path
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import as_user_error, write_json_lines
+from afm_ctr.io.files import as_user_error, refuse_input, write_json_lines
 from afm_ctr.rawlog import ParsedLines, parse_log
 from afm_ctr.rawlog.side import side_tables_beside
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
@@ -81,6 +81,7 @@ def score_file(
     Raises:
         UserError: the schema, the log or the server is not there, or they do not fit each other.
     """
+    refuse_input(output_path, [input_path, schema_path])
     spec = load_spec(schema_path)
     tables = side_tables_beside(schema_path, spec)
     began = time.monotonic()

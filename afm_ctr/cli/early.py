@@ -23,8 +23,9 @@ def check_inputs(*, data: Path | None = None, run: Path | None = None, config: P
     """
     if "HOROVOD_RANK" in os.environ:
         return
-    if config is not None and not config.is_file():
-        raise UserError(f"{config}: no such file; name a training config with --config")
+    if config is not None and (config.is_dir() or not config.exists()):  # it may be a pipe: --config <(sed …)
+        what = "is a folder" if config.is_dir() else "no such file"
+        raise UserError(f"{config}: {what}; name a training config with --config")
     if run is not None and not (run / "config.yaml").is_file():
         raise UserError(f"{run} holds no training run (no config.yaml); afm-ctr train makes one")
     if data is not None and not (data / "manifest.json").is_file():

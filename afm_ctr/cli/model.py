@@ -169,7 +169,7 @@ def evaluate(
 )
 def predict(
     model_dir: ModelDir,
-    output: Annotated[Path, path_option(help="JSON Lines file to write: one object a row, in order.")],
+    output: Annotated[Path, path_option(help="JSON Lines file to write or replace: one object a row, in order.")],
     data: Annotated[Path | None, path_option(help="Prepared data set ...")] = None,
     split: Annotated[str, typer.Option(help="... and its split.")] = "test",
     input: Annotated[list[str] | None, typer.Option(help="Or raw logs: paths or globs.")] = None,

@@ -25,7 +25,9 @@ def report(
         Path | None, path_option(help="Prepared data set; default: the one that the run was trained on.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Which split; default: test, or else the validation's.")] = None,
-    output: Annotated[Path | None, path_option(help="The page; default: report.html in MODEL_DIR.")] = None,
+    output: Annotated[
+        Path | None, path_option(help="The page to write or replace; default: report.html in MODEL_DIR.")
+    ] = None,
     slices: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD", help="Slice by this field; may be given several times. Default: by all."),

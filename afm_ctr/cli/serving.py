@@ -137,7 +137,9 @@ def score(
     target: Annotated[str, typer.Option(help="HOST:PORT of the gRPC server.")],
     schema: Annotated[Path, path_option(help="The feature schema of the raw rows.")],
     input: Annotated[Path, path_option(help="Raw log file.")],
-    output: Annotated[Path, path_option(help="JSON Lines file to write: one object an input line, in order.")],
+    output: Annotated[
+        Path, path_option(help="JSON Lines file to write or replace: one object an input line, in order.")
+    ],
     model_name: ModelName = "afm",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 512,
     timeout: Annotated[float, typer.Option(min=0.001, help="Deadline of each request, seconds.")] = 10.0,

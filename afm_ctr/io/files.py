@@ -152,6 +152,14 @@ def write_json(path: PathLike, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def refuse_input(output: PathLike, inputs: Iterable[PathLike]) -> None:
+    """Raise UserError where a file that is to be written is one of those that are read: it would be lost."""
+    if any(os.path.isfile(output) and os.path.exists(path) and os.path.samefile(path, output) for path in inputs):
+        raise UserError(
+            f"--output {os.fspath(output)} is a file that is read: it would be replaced; name another one"
+        )
+
+
 def write_json_lines(path: PathLike, lines: Iterable[dict[str, Any]]) -> tuple[int, int]:
     """Write an object a line; the file appears when it is complete.
 

@@ -114,6 +114,7 @@ def test_commands_are_listed_in_the_order_of_the_work() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["train", "--data", "d", "--model-dir", "m", "--config", "."], ".: is a folder; name a training config"),
         (["train", "--data", "d", "--model-dir", "m", "--config", "c.yaml"], "c.yaml: no such file"),
         (["train", "--data", "d", "--model-dir", "m", "--config", __file__], "d is not a prepared data set"),
         (["evaluate", "--data", "d", "--model-dir", "m"], "m holds no training run"),

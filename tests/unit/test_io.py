@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from afm_ctr.errors import UserError
 from afm_ctr.io import files, packed, paths
+from afm_ctr.prediction import predict_logs
+from serving.score import score_file
 
 
 @contextmanager
@@ -133,6 +135,23 @@ def test_a_folder_in_a_file_s_place_is_refused_before_the_work(tmp_path: Path) -
     with pytest.raises(IsADirectoryError), files.replacing(tmp_path):
         pytest.fail("the work had begun")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_read_is_not_replaced(tmp_path: Path) -> None:
+    log, other = tmp_path / "log.csv", tmp_path / "other"
+    log.write_text("a")
+    other.symlink_to(log)
+    for output in (log, other, tmp_path / "." / "log.csv"):
+        with pytest.raises(UserError, match="is a file that is read"):
+            files.refuse_input(output, [tmp_path / "none", str(log)])
+    files.refuse_input(tmp_path / "new", [log])
+    files.refuse_input("/dev/null", ["/dev/null"])
+    for score in (
+        lambda: predict_logs(tmp_path / "run", [str(tmp_path / "*.csv")], other),
+        lambda: score_file("localhost:1", "m", tmp_path / "schema.yaml", log, other),
+    ):
+        with pytest.raises(UserError, match="is a file that is read"):
+            score()
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
