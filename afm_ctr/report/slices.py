@@ -125,7 +125,7 @@ def _numbers(
     if not present.any():
         return
     buckets = isinstance(field.encoding, BucketEncoding)
-    numbers = _local(schema, field.name, ids) if buckets else values
+    numbers = schema.local_ids(field.name, ids) if buckets else values
     distinct, counts = np.unique(numbers[present], return_counts=True)
     if distinct.size <= MOST:
         group = np.arange(distinct.size)
@@ -151,12 +151,3 @@ def _between(schema: ResolvedSchema, field: NumericField, low: Any, high: Any) -
 
     ends = [f"{raw(float(number)):.4g}" for number in (low, high)]
     return ends[0] if low == high else " to ".join(ends)
-
-
-def _local(schema: ResolvedSchema, space: str, ids: np.ndarray) -> np.ndarray:
-    """Local indices of a space from ids; what is not of the space is -1."""
-    local = np.full(ids.shape, -1, np.int64)
-    for owner in schema.ranges_of(space):
-        inside = (ids >= owner.start) & (ids < owner.start + owner.size)
-        local[inside] = ids[inside] - owner.start + owner.local_start
-    return local

@@ -188,6 +188,14 @@ class ResolvedSchema(Strict):
         result = index + shifts[np.searchsorted(starts, index, side="right") - 1]
         return int(result) if np.ndim(local) == 0 else result
 
+    def local_ids(self, space: str, ids: np.ndarray) -> np.ndarray:
+        """The local ids in a space of table rows, int64 of any shape; -1 for rows that are not of the space."""
+        local = np.full(ids.shape, -1, np.int64)
+        for owned in self.ranges_of(space):
+            inside = (ids >= owned.start) & (ids < owned.start + owned.size)
+            local[inside] = ids[inside] - owned.start + owned.local_start
+        return local
+
     def save(self, folder: str | Path) -> None:
         """Write ``schema.yaml`` and ``vocab/<space>.txt`` (one entry a line), each renamed when it is whole."""
         _save(self, Path(folder))

@@ -24,8 +24,8 @@ class FieldDrift:
     psi: float | None  # the population stability index; ``None``: the field is in one of the data sets only
     noise: float  # what the index may reach between two samples of the same rows (mean and three deviations)
     buckets: int  # how many it compares
-    missing_before: float | None  # share of rows without a value in the baseline ..
-    missing_now: float | None  # ... and now.
+    missing_before: float | None  # share of rows without a value in the baseline
+    missing_now: float | None  # the same now
     # share of sampled rows that hold a value which the baseline's list of values lacks, though it would stand there
     # had it been as frequent. Where that list is complete: every value it lacks.
     new_share: float

@@ -76,11 +76,7 @@ def texts_of_ids(schema: ResolvedSchema, field: Any, ids: np.ndarray) -> Values:
     """The same for fields counted by their ids, int64 [m, slots]: libfm ids as in the file; the parts of a time, and
     the buckets of a keyed hash, as numbers."""
     first = field.ids[0] if field.kind == "libfm" else 0
-    local = np.full(ids.shape, -1, np.int64)
-    for owned in schema.ranges_of(schema.spec.space_of(field).name):
-        inside = (ids >= owned.start) & (ids < owned.start + owned.size)
-        local = np.where(inside, ids - owned.start + owned.local_start, local)
-    rows: Any = local.tolist()
+    rows: Any = schema.local_ids(schema.spec.space_of(field).name, ids).tolist()
     return _pieces(([b"%d" % (first + place) for place in row if place >= 0] for row in rows), ids.shape[1], False)
 
 

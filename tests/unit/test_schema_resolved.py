@@ -85,6 +85,7 @@ def test_pairs(parent):
 def test_global_ids(parent):
     assert parent.global_id("c", 4) == 16
     np.testing.assert_array_equal(parent.global_id("word", np.array([0, 5])), [1, 6])
+    np.testing.assert_array_equal(parent.local_ids("word", np.array([[1, 6], [0, 16]])), [[0, 5], [-1, -1]])
     with pytest.raises(ValueError, match="local ids 0 … 4, not 5"):
         parent.global_id("c", 5)
     with pytest.raises(ValueError, match="nowhere"):
