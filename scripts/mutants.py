@@ -62,7 +62,7 @@ AREAS: dict[str, tuple[str, str]] = {
         "afm_ctr/metrics/losses.py",
         "metrics intervals verdict quality",
     ),
-    "splits": ("beam_jobs/splits.py beam_jobs/sampling.py", "beam_splits beam_sampling beam_prepare"),
+    "splits": ("beam_jobs/splits.py beam_jobs/rows.py", "beam_splits beam_sampling beam_prepare"),
     "rejects": ("beam_jobs/rejects.py afm_ctr/rawlog/rejects.py", "rejects beam_rejects rawlog"),
     "callbacks": (
         "afm_ctr/training/callbacks.py afm_ctr/training/supervisor.py afm_ctr/distributed/callbacks.py",

@@ -10,9 +10,8 @@ import numpy as np
 
 from afm_ctr.errors import UserError
 from afm_ctr.explain.content import describe_slot
-from afm_ctr.explain.effects import PairProbe, PairSums, shares
+from afm_ctr.explain.effects import FieldPairs, PairProbe, PairSums, shares
 from afm_ctr.explain.explanation import Explanation, PairEffect, RowFacts
-from afm_ctr.explain.field_pairs import FieldPairs
 from afm_ctr.explain.trust import Agreement, agreement_of
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Reader

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from afm_ctr.explain.effects import labels_of_slots
 from afm_ctr.explain.explanation import Explanation
-from afm_ctr.explain.field_pairs import labels_of_slots
 from afm_ctr.plots import BLUE, GREY, ORANGE, PALE_BLUE, panels, styled
 from afm_ctr.schema import ResolvedSchema
 

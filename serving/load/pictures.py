@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from afm_ctr.plots import BLUE, ORANGE, RED, panels, styled
-from serving.load.measurements import QUANTILES, Result, quantile
-from serving.load.slo import Limit
+from serving.load.measurements import QUANTILES, Limit, Result, quantile
 
 
 @styled

@@ -15,10 +15,9 @@ from afm_ctr.errors import UserError
 from afm_ctr.io.files import as_user_error, write_bytes, write_text
 from serving.client import Client
 from serving.errors import ServingError
-from serving.load.measurements import QUANTILES, Result
+from serving.load.measurements import QUANTILES, Result, Slo, Verdict
 from serving.load.requests import GrpcWire, Traffic, prepare
 from serving.load.senders import Bounds, closed_loop, open_loop
-from serving.load.slo import Slo, Verdict
 
 Progress = Callable[[str, int, int], None]  # what is done, rows answered, rows in all (0: not known)
 

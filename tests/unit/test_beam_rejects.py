@@ -91,7 +91,7 @@ def test_unlabelled_logs_and_a_rate_of_one_lose_nothing(tmp_path: Path) -> None:
 
 def test_a_weight_that_the_correction_takes_beyond_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A key that a rate so low keeps that 1e30 overflows would take an hour to find: lower the limit instead.
-    monkeypatch.setattr("beam_jobs.sampling.LARGEST", 1e32)
+    monkeypatch.setattr("beam_jobs.rows.LARGEST", 1e32)
     names = [b"x%d" % i for i in range(9000)]
     low = fingerprint64(names) % np.uint64(2**32)
     stays, goes = names[int(low.argmin())], names[int(low.argmax())]

@@ -6,7 +6,7 @@ import numpy as np
 
 from afm_ctr.rawlog import LineParser
 from afm_ctr.schema import FeatureSchema, NegativeSampling
-from beam_jobs.sampling import thin
+from beam_jobs.rows import thin
 from beam_jobs.splits import SPLITS
 
 SPEC = FeatureSchema.model_validate(
