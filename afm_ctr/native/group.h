@@ -34,11 +34,12 @@ struct Space {
   float *subsets;         // of units: the sums of their rows of diag(h) W^T, the sums of ds e of the pairs in which
                           // they alone of a group are above 0 [kw][groups][SUBSETS][2]
   float *db;              // [tw * L]
+  float *zeros;           // [k]: the vector that a row has in no place
   // A group of rows, a lane for each.
   float *U;               // [slots][k]
   float *G;               // sums or gradients of the pooled vectors: [k], by slot [slots][k]
   int32_t *on, *slot;     // -1 where a place holds a slot, and which [slots]
-  float *E;               // products of a tile [TILE][k]
+  float *E;               // products of a tile [k][TILE]
   float *s;               // scores [room], and then `above`; here, or where they are kept
   units *above;           // which of a pair's hidden layer is above 0 [words][room]
   float *w, *ds;          // weights [room]; of a block, gradients by the scores [PAIRS]
@@ -81,7 +82,7 @@ size_t lay_out(const Problem& P, float* at, Space* X) {
   *X = Space{};
   X->kw = kw, X->tw = panels(P.t), X->words = words, X->groups = groups, X->room = room;
   X->W = take(P.k * tp), X->b = take(tp), X->h = take(tp);
-  X->subsets = take(kw * groups * SUBSETS * 2 * L), X->db = take(tp);
+  X->subsets = take(kw * groups * SUBSETS * 2 * L), X->db = take(tp), X->zeros = take(P.k);
   X->u = take(P.slots * kp), X->du = take(P.slots * kp), X->g_padded = take(sums * kp);
   X->U = take(P.slots * P.k * L), X->G = take(sums * P.k * L);
   X->on = whole(P.slots * L), X->slot = whole(P.slots * L);
@@ -111,20 +112,19 @@ Space prepare(const Problem& P, float* memory) {
   return X;
 }
 
-// A vector of k numbers of each of L rows, to or from a lane for each; null is no row: zeros, or nothing.
+// A vector of k numbers of each of L rows, to or from a lane for each.
 AFM_INLINE void to_lanes(const float* const (&from)[L], int64_t k, float* to) {
   int64_t x = 0;
   for (; x + L <= k; x += L) {
     vec v[L];
     AFM_UNROLL
-    for (int lane = 0; lane < L; lane++)
-      v[lane] = from[lane] ? static_cast<vec>(*reinterpret_cast<const loose*>(from[lane] + x)) : vec{};
+    for (int lane = 0; lane < L; lane++) v[lane] = *reinterpret_cast<const loose*>(from[lane] + x);
     transpose(v);
     AFM_UNROLL
     for (int r = 0; r < L; r++) store(to + (x + r) * L, v[r]);
   }
   for (; x < k; x++)
-    for (int lane = 0; lane < L; lane++) to[x * L + lane] = from[lane] ? from[lane][x] : 0.0f;
+    for (int lane = 0; lane < L; lane++) to[x * L + lane] = from[lane][x];
 }
 
 AFM_INLINE void from_lanes(const float* from, int64_t k, float* const (&to)[L]) {
@@ -135,13 +135,22 @@ AFM_INLINE void from_lanes(const float* from, int64_t k, float* const (&to)[L]) 
     for (int r = 0; r < L; r++) v[r] = load(from + (x + r) * L);
     transpose(v);
     AFM_UNROLL
-    for (int lane = 0; lane < L; lane++)
-      if (to[lane]) *reinterpret_cast<loose*>(to[lane] + x) = v[lane];
+    for (int lane = 0; lane < L; lane++) *reinterpret_cast<loose*>(to[lane] + x) = v[lane];
   }
   for (; x < k; x++)
-    for (int lane = 0; lane < L; lane++)
-      if (to[lane]) to[lane][x] = from[x * L + lane];
+    for (int lane = 0; lane < L; lane++) to[lane][x] = from[x * L + lane];
 }
+
+// Numbers that the next group will read or write, to be asked for a little at a time: asked for all at once they would
+// wait for each other.
+struct Ahead {
+  const float* at;
+  int64_t size, asked;
+
+  AFM_INLINE void ask(int64_t part, int64_t parts) {
+    for (const int64_t end = size * part / parts; asked < end; asked += 16) __builtin_prefetch(at + asked, 0, 2);
+  }
+};
 
 // At most L rows from `first` on. Where not all slots of all of them are present, and all pairs are listed, each lane
 // has the present slots of its row in its first places, so that only as many places are paired as the fullest row has.
@@ -156,13 +165,30 @@ struct Group {
 // -1 for the rows that have pair q.
 AFM_INLINE ivec both(const Space& X, int64_t q) { return load(X.on + X.i[q] * L) & load(X.on + X.j[q] * L); }
 
+// Where the vectors of a place, or those of the whole, lie in an array [rows, (slots,) k]; none of a row without one.
+template <typename Number>
+AFM_INLINE void find(const Problem& P, const Space& X, const Group& group, int64_t place, bool by_slot, Number* array,
+                     Number* none, Number* (&found)[L]) {
+  const int64_t step = (by_slot ? P.slots : 1) * P.k;
+  Number* at = array + group.first * step + (by_slot && !group.moved ? place * P.k : 0);
+  for (int lane = 0; lane < L; lane++, at += step) {
+    found[lane] = at;
+    if (group.full) continue;
+    if (by_slot && group.moved) found[lane] += X.slot[place * L + lane] * P.k;
+    if (lane >= group.rows || (by_slot && !X.on[place * L + lane])) found[lane] = none;
+  }
+}
+
+AFM_INLINE Ahead next_of(const Group& group, int64_t end, const float* array, int64_t width) {
+  const int64_t next = group.first + L;
+  return {array + next * width, smaller(L, end - next) * width, 0};
+}
+
 AFM_APART Group open_group(const Problem& P, Space* X, int64_t first, int64_t end) {
   Group group{first, smaller(L, end - first), P.slots, P.pairs, false, false, ivec{}};
   const bool* const present = P.present + first * P.slots;
   group.full = group.rows == L && memchr(present, 0, L * P.slots) == nullptr;
   group.moved = !group.full && P.all_pairs;
-  const float *const next = P.u + (first + L) * P.slots * P.k, *const last = P.u + end * P.slots * P.k;
-  for (const float* at = next; at < next + L * P.slots * P.k && at < last; at += 16) __builtin_prefetch(at, 0, 2);
   if (!group.full) {
     memset(X->on, 0, P.slots * L * sizeof(int32_t));
     memset(X->slot, 0, P.slots * L * sizeof(int32_t));  // read, but not used, where a row has no such place
@@ -178,14 +204,10 @@ AFM_APART Group open_group(const Problem& P, Space* X, int64_t first, int64_t en
       group.places = group.places < place ? place : group.places;
     }
   }
-  for (int64_t f = 0; f < group.places; f++) {
+  for (int64_t place = 0; place < group.places; place++) {
     const float* from[L];
-    for (int lane = 0; lane < L; lane++) {
-      const bool some = group.full || X->on[f * L + lane];
-      const int64_t slot = group.moved ? X->slot[f * L + lane] : f;
-      from[lane] = some ? P.u + ((first + lane) * P.slots + slot) * P.k : nullptr;
-    }
-    to_lanes(from, P.k, X->U + f * P.k * L);
+    find<const float>(P, *X, group, place, true, P.u, X->zeros, from);
+    to_lanes(from, P.k, X->U + place * P.k * L);
   }
   X->i = P.i;
   X->j = P.j;
@@ -211,13 +233,18 @@ AFM_APART Group open_group(const Problem& P, Space* X, int64_t first, int64_t en
 }
 
 // Scores of all pairs, -inf of those that a row has not, and which units are above 0.
-AFM_APART void score(const Problem& P, const Space& X, const Group& group) {
+AFM_APART void score(const Problem& P, const Space& X, const Group& group, Ahead* ahead) {
+  const int64_t k = P.k, stride = k * L;
   for (int64_t q = 0; q < group.pairs; q += TILE) {
+    ahead[0].ask(q + TILE, group.pairs);
+    ahead[1].ask(q + TILE, group.pairs);
+    const float *one[TILE], *other[TILE];
     AFM_UNROLL
-    for (int r = 0; r < TILE; r++) {
-      const float *const one = X.U + X.i[q + r] * P.k * L, *const other = X.U + X.j[q + r] * P.k * L;
-      float* const E = X.E + r * P.k * L;
-      for (int64_t x = 0; x < P.k; x++) store(E + x * L, load(one + x * L) * load(other + x * L));
+    for (int r = 0; r < TILE; r++) one[r] = X.U + X.i[q + r] * stride, other[r] = X.U + X.j[q + r] * stride;
+    float* product = X.E;
+    for (int64_t x = 0; x < k; x++) {
+      AFM_UNROLL
+      for (int r = 0; r < TILE; r++, product += L) store(product, load(one[r] + x * L) * load(other[r] + x * L));
     }
     vec s[TILE];
     ivec bits[TILE];
@@ -232,10 +259,10 @@ AFM_APART void score(const Problem& P, const Space& X, const Group& group) {
         for (int r = 0; r < TILE; r++) c[v][r] = all(X.b[y + v]);
       }
       const float* E = X.E;
-      for (int64_t x = 0; x < P.k; x++, W += UNITS, E += L) {
+      for (int64_t x = 0; x < k; x++, W += UNITS, E += TILE * L) {
         vec e[TILE];
         AFM_UNROLL
-        for (int r = 0; r < TILE; r++) e[r] = load(E + r * P.k * L);
+        for (int r = 0; r < TILE; r++) e[r] = load(E + r * L);
         AFM_UNROLL
         for (int v = 0; v < UNITS; v++) {
           const vec w = all(W[v]);

@@ -59,17 +59,6 @@ AFM_APART void pool(const Problem& P, const Space& X, const Group& group, int64_
   }
 }
 
-// Where the vectors of a place, or those of the whole, lie in an array [rows, (slots,) k].
-template <typename Number>
-AFM_INLINE void find(const Problem& P, const Space& X, const Group& group, int64_t place, bool by_slot, Number* array,
-                     Number* (&found)[L]) {
-  for (int64_t lane = 0; lane < L; lane++) {
-    const int64_t row = group.first + lane, slot = group.moved ? X.slot[place * L + lane] : place;
-    const bool some = lane < group.rows && (!by_slot || group.full || X.on[place * L + lane]);
-    found[lane] = some ? array + (by_slot ? row * P.slots + slot : row) * P.k : nullptr;
-  }
-}
-
 template <bool BY_SLOT>
 void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse,
                 float* scores) {
@@ -78,7 +67,9 @@ void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, flo
   for (int64_t first = begin; first < end; first += L) {
     const Group group = open_group(P, &X, first, end);
     if (scores) keep_scores(&X, scores + first / L * kept(P));
-    score(P, X, group);
+    Ahead ahead[2] = {next_of(group, end, P.u, P.slots * P.k),
+                      next_of(group, end, pooled, (BY_SLOT ? P.slots : 1) * P.k)};
+    score(P, X, group, ahead);
     vec top = all(-INFINITY), total = vec{};
     for (int64_t q = 0; q < group.pairs; q++) {
       const vec s = load(X.s + q * L);
@@ -109,7 +100,7 @@ void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, flo
         const vec sum = load(from + x * L) * factor;
         store(from + x * L, BY_SLOT ? sum * load(X.U + (place * P.k + x) * L) : sum);
       }
-      find(P, X, group, place, BY_SLOT, pooled, to);
+      find(P, X, group, place, BY_SLOT, pooled, X.E, to);
       from_lanes(from, P.k, to);
     }
     for (int64_t lane = 0; lane < group.rows; lane++)
@@ -342,13 +333,14 @@ void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, co
     if (scores) {
       keep_scores(&X, const_cast<float*>(scores) + first / L * kept(P));  // only read
     } else {
-      score(P, X, group);
+      Ahead none[2] = {};
+      score(P, X, group, none);
     }
     const vec scale = P.scale_by_pairs ? __builtin_convertvector(group.count, vec) : all(1.0f);
     for (int64_t place = 0; place < (BY_SLOT ? group.places : 1); place++) {
       const float* from[L];
       float* const to = X.G + place * P.k * L;
-      find(P, X, group, place, BY_SLOT, dpooled, from);
+      find<const float>(P, X, group, place, BY_SLOT, dpooled, X.zeros, from);
       to_lanes(from, P.k, to);
       for (int64_t x = 0; x < P.k; x++) {
         const vec g = load(to + x * L) * scale;
@@ -363,7 +355,10 @@ void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, co
     }
     for (int64_t q = 0; q < group.pairs; q += PAIRS)
       by_scores<BY_SLOT>(P, X, group, denominator, along, scale, q, smaller(group.pairs, q + PAIRS));
+    Ahead ahead[] = {next_of(group, end, P.u, P.slots * P.k), next_of(group, end, du, P.slots * P.k),
+                     next_of(group, end, dpooled, pools * P.k), next_of(group, end, pooled, pools * P.k)};
     for (int64_t lane = 0; lane < group.rows; lane++) {
+      for (Ahead& each : ahead) each.ask(lane + 1, L);
       const int64_t row_number = first + lane, size = P.slots * P.k;
       const float *u = P.u + row_number * size, *g = dpooled + row_number * pools * P.k;
       float* const to = du + row_number * size;

@@ -61,28 +61,47 @@ AFM_INLINE vec only(lanes some, vec x) {
 }
 #endif
 
-template <int WIDTH>
-AFM_INLINE void exchange(vec (&v)[L]) {
-  ivec low, high;
-  for (int lane = 0; lane < L; lane++) {
-    low[lane] = lane & WIDTH ? L + lane - WIDTH : lane;
-    high[lane] = lane & WIDTH ? L + lane : lane + WIDTH;
-  }
+// Numbers of two vectors; `of` gives the place of each, that of other's first number is L.
+template <typename Of>
+AFM_INLINE vec chosen(vec one, vec other, Of of) {
+  ivec places;
+  for (int lane = 0; lane < L; lane++) places[lane] = of(lane);
+  return __builtin_shuffle(one, other, places);
+}
+
+// With `pick` of one half, 0 or 1, of two vectors: one step of a transposition, in one instruction.
+template <int STEP, typename Pick>
+AFM_INLINE void step(vec (&v)[L], Pick pick) {
   AFM_UNROLL
   for (int r = 0; r < L; r++) {
-    if (r & WIDTH) continue;
-    const vec one = v[r], other = v[r + WIDTH];
-    v[r] = __builtin_shuffle(one, other, low);
-    v[r + WIDTH] = __builtin_shuffle(one, other, high);
+    if (r & STEP) continue;
+    const vec one = v[r], other = v[r + STEP];
+    v[r] = pick(one, other, 0);
+    v[r + STEP] = pick(one, other, 1);
   }
 }
 
 // Lane i of vector j becomes lane j of vector i.
 AFM_INLINE void transpose(vec (&v)[L]) {
-  exchange<1>(v);
-  exchange<2>(v);
-  if constexpr (L > 4) exchange<4>(v);
-  if constexpr (L > 8) exchange<8>(v);
+  // Within each four numbers: a0 b0 a1 b1 and a2 b2 a3 b3, of which then two by two.
+  step<1>(v, [](vec one, vec other, int half) __attribute__((always_inline)) {
+    return chosen(one, other, [=](int lane) { return lane / 4 * 4 + half * 2 + lane % 4 / 2 + lane % 2 * L; });
+  });
+  step<2>(v, [](vec one, vec other, int half) __attribute__((always_inline)) {
+    return chosen(one, other, [=](int lane) { return lane / 4 * 4 + half * 2 + lane % 2 + lane % 4 / 2 * L; });
+  });
+  AFM_UNROLL
+  for (int r = 0; r < L; r += 4) {
+    const vec between = v[r + 1];
+    v[r + 1] = v[r + 2];
+    v[r + 2] = between;
+  }
+  // And fours of numbers: the even or the odd ones of both.
+  const auto fours = [](vec one, vec other, int half) __attribute__((always_inline)) {
+    return chosen(one, other, [=](int lane) { return (lane / 4 * 2 + half) * 4 + lane % 4; });
+  };
+  if constexpr (L > 4) step<4>(v, fours);
+  if constexpr (L > 8) step<8>(v, fours);
 }
 
 // exp(x) for x <= 0 or a little above, within 2 units in the last place; 0 below the range of normal numbers.
