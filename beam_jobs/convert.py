@@ -176,8 +176,9 @@ class Conversion:
         kept = np.flatnonzero(good)
         columns.add(batch, ids, vals, kept)
         columns.cut += [cut[kept].sum(axis=0), (cut[kept] > 0).sum(axis=0)]
-        for i in kept[: columns.most_samples - len(columns.samples)].tolist():
-            columns.samples.append({name: cell.decode() for name, cell in parser.cells_of(parsed, i).items()})
+        shown = parser.columns_of(parsed, kept[: columns.most_samples - len(columns.samples)])
+        texts = ([cell.decode() for cell in cells.tolist()] for cells in shown.values())
+        columns.samples += [dict(zip(shown, row, strict=True)) for row in zip(*texts, strict=True)]
         train = kept[batch.codes[kept] == _TRAIN]
         columns.statistics.add(ids[train], parsed.labels[train])
         numbers = parsed.line_numbers[train] - chunk.first_line + chunk.first_row

@@ -172,8 +172,7 @@ class LineParser:
     def columns_of(self, parsed: ParsedLines, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The ``columns`` of some rows, int64 [m], also where there are spans: object arrays [m]."""
         if parsed.spans is not None:
-            some = parsed.spans.take(rows)
-            return {name: objects(some.cells(name)) for name in self.spec.log_columns}
+            return parsed.spans.columns(self.spec.log_columns, rows)
         return {name: cells[rows] for name, cells in parsed.columns.items()}
 
     def parse(

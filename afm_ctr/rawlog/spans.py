@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from afm_ctr import native
+from serving.tensors import objects
 
 LARGEST_TEXT = 2**31 - 1
 _LINE_END = ord("\n")
@@ -43,6 +44,14 @@ class CellSpans:
         if (self.ends[:, at] - self.starts[:, at] == 1).all():  # labels, for the most part
             return [_BYTES[byte] for byte in np.frombuffer(text, np.uint8)[self.starts[:, at]].tolist()]
         return [text[a:b] for a, b in zip(self.starts[:, at].tolist(), self.ends[:, at].tolist(), strict=True)]
+
+    def columns(self, names: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The cells of some columns in some rows: object arrays [m] of bytes."""
+        places = [self.places[name] for name in names]
+        starts, ends = (edges[rows][:, places].T.ravel().tolist() for edges in (self.starts, self.ends))
+        text = self.text
+        cells = objects([text[a:b] for a, b in zip(starts, ends, strict=True)]).reshape(len(names), len(rows))
+        return dict(zip(names, cells, strict=True))
 
     def with_cells(self, rows: np.ndarray, columns: Mapping[str, Sequence[bytes]]) -> CellSpans | None:
         """Other cells for some rows, by their places; None where the text becomes too long."""
