@@ -110,7 +110,10 @@ class Profile:
         """What keeps its cells from being numbers, where nearly all of them would be; ``None``: nothing does."""
         there = self.present - self.blank
         for what, pattern, drop, point in _DRESSED:
-            plain = {cell: pattern.fullmatch(cell.strip()) is not None for cell in self.counts}
+            plain = {
+                cell: pattern.fullmatch(cell.strip()) is not None and is_number(drop.sub(b"", cell).replace(*point))
+                for cell in self.counts
+            }  # an address or a version, 10.4.25.7, is no number without its marks
             if there and sum(n for cell, n in self.counts.items() if plain[cell]) >= 0.995 * there:
                 number = next((c.strip() for c in self.counts if plain[c] and not is_number(c)), None)
                 if number is not None:  # codes such as 007 are numbers as they stand
@@ -129,6 +132,13 @@ class Profile:
     def is_whole(self) -> bool:
         """Whether its numbers are all whole."""
         return self.is_numeric and all(_WHOLE.fullmatch(c.strip()) for c in self.counts if is_number(c))
+
+    @cached_property
+    def is_sorted(self) -> bool:
+        """Whether its numbers grow, or shrink, from row to row, as those of rows do."""
+        values = np.array([float(cell) for cell in self.cells if is_number(cell)])
+        steps = np.diff(values)
+        return len(steps) > 0 and bool(max((steps >= 0).mean(), (steps <= 0).mean()) >= 0.9)
 
     @cached_property
     def numbers(self) -> np.ndarray:

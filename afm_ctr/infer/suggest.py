@@ -10,16 +10,25 @@ from typing import Any
 
 from afm_ctr.infer.profile import Profile
 from afm_ctr.infer.texts import LABEL_NAMES, WEIGHT_NAMES, shown
-from afm_ctr.infer.timestamps import Moments, are_moments, has_hour, looks_like_moments, time_format
+from afm_ctr.infer.timestamps import (
+    Moments,
+    are_moments,
+    finer_unit,
+    has_hour,
+    looks_like_moments,
+    names_things,
+    time_format,
+)
 from afm_ctr.statistics.distinct import count_by_sample
 
 LEAKS, ODD = 0.98, 0.9  # AUC of a single column
 _UNIQUE = 0.99
 _FEW = 20  # whole numbers with no more values than that are names of things
 _UNSEEN = 0.01  # chance that the next row holds a new value, up to which values are worth listing
+_LARGEST = 1e9  # whole numbers beyond, with many values, are hashes or numbers of things
+_MANY_NEW = 0.1  # chance of a new value from which whole numbers may well be a quantity
 _LONGEST_LIST = 10_000
 _MOST_BUCKETS = 1_000_000
-_ID_NAME = re.compile(r"(^|_)(id|ids|uid|uuid|key|code|zip)$|Id$|ID$")
 _GROUP_NAME = re.compile(r"^(user|uid|user_?id|member_?id|customer_?id|visitor_?id|cookie(_?id)?)$", re.IGNORECASE)
 
 
@@ -64,22 +73,29 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
         why, fields = _words(profile, total)
         return Suggestion(profile, (*facts, *why), fields, unreadable)
     fractions = profile.is_numeric and not profile.is_whole
-    if profile.present >= 100 and profile.distinct >= _UNIQUE * profile.present and not fractions:
+    unique = _is_unique(profile) and not fractions
+    if unique and not (_may_be_quantity(profile) and not profile.is_sorted):
         fields = (_hashed(profile, _MOST_BUCKETS),)
         problem = f"nearly every row has a value of its own ({profile.distinct} in {profile.present})"
         return Suggestion(profile, tuple(facts), fields, problem, key=not profile.missing)
     why, fields = _encoding(profile, total)
+    if unique:
+        warnings.append(f"nearly every row has a value of its own: if it names the row, then `key: {profile.name}`")
+    elif len(fields) > 1:
+        warnings.append("names of things, or a quantity? It stands below as both; remove the one that it is not")
     return Suggestion(profile, (*facts, *why), fields, warnings=tuple(warnings))
 
 
 def _rewritten_first(profile: Profile) -> str | None:
     """What cells are that no field can read as they stand, and how to write them; ``None``: nothing of the kind."""
-    several = not profile.is_numeric and profile.distinct > _FEW
-    if several and (dressed := profile.dressed):
+    several = profile.distinct > _FEW
+    if several and not profile.is_numeric and (dressed := profile.dressed):
         return f"numbers with {dressed}, and prepare reads only plain ones; write them plain"
     if (printed := profile.printed) is not None:
         return f"lists or objects as a program prints them: {printed}; write values with a mark between them: x|y"
-    if several and looks_like_moments(list(profile.counts)):
+    if several and not names_things(profile.header) and (unit := finer_unit(list(profile.counts))):
+        return f"moments in {unit} since 1970, and a time field reads seconds or milliseconds; write those"
+    if several and not profile.is_numeric and looks_like_moments(list(profile.counts)):
         return "moments in a form that no time field reads; write them as 2014-10-21 07:05:00, or as epoch seconds"
     return None
 
@@ -128,28 +144,51 @@ def _rounded(number: float) -> int:
 
 
 def _encoding(profile: Profile, total: int | None) -> tuple[list[str], tuple[dict[str, Any], ...]]:
-    """Comment lines and fields for a column of numbers or words."""
-    if profile.is_numeric and not _ID_NAME.search(profile.header):
-        found = _number(profile)
-        if found is not None:
-            why, encoding = found
-            if profile.not_numbers:
-                why += f" Cells that are no numbers: {profile.not_numbers}; prepare will reject those rows."
-            missing = {"missing": "own"} if profile.missing else {}
-            return [why], ({"name": profile.name, "kind": "numeric", "encoding": encoding, **missing},)
-    return _words(profile, total)
+    """Comment lines and fields for a column of numbers or words; two fields where whole numbers may be either."""
+    whole = profile.is_numeric and bool((profile.numbers % 1 == 0).all())  # 3.0, too
+    if not profile.is_numeric or (whole and names_things(profile.header)):
+        return _words(profile, total)
+    found = _number(profile)
+    either = found is None and _may_be_quantity(profile)
+    if found is None and not either:
+        return _words(profile, total)
+    why, encoding = found or _spread(profile)
+    if profile.not_numbers:
+        why += f" Cells that are no numbers: {profile.not_numbers}; prepare will reject those rows."
+    missing = {"missing": "own"} if profile.missing else {}
+    number = {"name": profile.name, "kind": "numeric", "encoding": encoding, **missing}
+    if not either or _is_unique(profile):
+        return [why], (number,)
+    reasons, (words,) = _words(profile, total)
+    return [why, *reasons], (number, words | {"name": f"{profile.name}_id", "column": profile.name})
+
+
+def _may_be_quantity(profile: Profile) -> bool:
+    """Whether whole numbers with many values can be a quantity, such as an income, by their size and their name."""
+    small = profile.is_whole and max(-profile.quantile(0), profile.quantile(1)) < _LARGEST
+    many = profile.distinct > _FEW and profile.once > _MANY_NEW * profile.present
+    return small and many and not names_things(profile.header)
+
+
+def _is_unique(profile: Profile) -> bool:
+    return profile.present >= 100 and profile.distinct >= _UNIQUE * profile.present
+
+
+def _spread(profile: Profile) -> tuple[str, dict[str, Any]]:
+    """Of numbers that are no counts."""
+    if profile.quantile(0) >= 0 and profile.quantile(0.99) > 10 * max(profile.quantile(0.5), 1e-12):
+        return (
+            "Numbers with a long tail: the logarithm, then mean 0 and deviation 1.",
+            {"kind": "value", "log": True, "standardise": True},
+        )
+    return "Numbers: ten buckets of equal share, each with a vector.", {"kind": "buckets", "quantiles": 10}
 
 
 def _number(profile: Profile) -> tuple[str, dict[str, Any]] | None:
     """``None``: the digits are names of things."""
     least, middle, most = (profile.quantile(share) for share in (0, 0.5, 1))
     if not profile.is_whole:
-        if least >= 0 and profile.quantile(0.99) > 10 * max(middle, 1e-12):
-            return (
-                "Numbers with a long tail: the logarithm, then mean 0 and deviation 1.",
-                {"kind": "value", "log": True, "standardise": True},
-            )
-        return "Numbers: ten buckets of equal share, each with a vector.", {"kind": "buckets", "quantiles": 10}
+        return _spread(profile)
     if profile.distinct <= _FEW:
         return None
     low = sum(least <= number <= least + _FEW for number in set(profile.numbers.tolist()))
@@ -173,7 +212,9 @@ def _words(profile: Profile, total: int | None) -> tuple[list[str], tuple[dict[s
     estimate, unseen, listed = estimated(profile, total), profile.once / max(profile.present, 1), profile.distinct
     if profile.is_numeric:
         few = "Few whole numbers: each with a vector of its own."
-        why.append(few if listed <= _FEW else "Whole numbers, but by their values names of things and no quantity.")
+        what = "name" if names_things(profile.header) else "values"
+        many = f"Whole numbers, but by their {what} names of things and no quantity."
+        why.append(few if listed <= _FEW else many)
     if profile.separator is not None:
         mark, pieces, size = profile.separator
         why.append(

@@ -31,6 +31,9 @@ _TIME_WORDS = {
     "second", "since", "stamp", "time", "times", "timestamp", "ts", "tstamp", "unix", "unixtime", "until",
     "updated", "utc", "week", "when", "year",
 }  # fmt: skip
+_PARTS_OF_TIME = {"day", "dow", "hour", "minute", "month", "week", "weekday"}
+_NUMBERED = {"nbr", "no", "nr", "num", "number"}  # store_nbr is a store
+_COUNTED = {"avg", "count", "max", "mean", "min", "n", "no", "num", "number", "sum", "total"}  # num_item is none
 _ID_WORDS = {
     "account", "ad", "adgroup", "adv", "advert", "advertiser", "app", "article", "asin", "author", "banner",
     "brand", "campaign", "category", "channel", "client", "code", "content", "cookie", "creative", "customer",
@@ -139,6 +142,27 @@ def are_moments(moments: Moments, header: str, cells: Sequence[bytes]) -> tuple[
     if unit is None or forward or len(set(values)) > 0.5 * len(values) or not any(value % unit for value in values):
         return True, "digits taken for moments by their values: are they no ids?"
     return False, f"{read}; they repeat in no order: taken for ids"
+
+
+def names_things(header: str) -> bool:
+    """Whether a column's name says that its numbers are names: ids, or parts of time such as hours and weekdays."""
+    words = [word.lower() for word in _WORDS.findall(header)]
+    if len(words) > 1 and words[-1] in _NUMBERED:
+        words.pop()
+    if not words or (len(words) > 1 and words[0] in _COUNTED):
+        return False
+    last = words[-1]
+    return last in _ID_WORDS | _PARTS_OF_TIME or (last.endswith("id") and last.removesuffix("id") in _ID_WORDS)
+
+
+def finer_unit(cells: Sequence[bytes]) -> str | None:
+    """The unit of moments since 1970 that are too fine for a time field; ``None``: they are none."""
+    for unit, digits in (("microseconds", 6), ("nanoseconds", 9)):
+        if {len(cell.strip()) for cell in cells} == {10 + digits} and all(cell.strip().isdigit() for cell in cells):
+            fitting = _ends([cell.decode() for cell in cells], partial(_since_1970, 10.0**-digits))
+            if fitting and fitting[1] - fitting[0] <= _LONGEST_LOG:
+                return unit
+    return None
 
 
 def _swapped(form: str) -> str | None:

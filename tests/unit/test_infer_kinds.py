@@ -190,6 +190,41 @@ def test_ids_and_moments(tmp_path, name, value, kind):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "kinds"),
+    [
+        ("user", lambda draw, i: draw.randint(1, 40), ["categorical"]),
+        ("movieId", lambda draw, i: draw.randint(1, 40), ["categorical"]),
+        ("userid", lambda draw, i: draw.randint(1, 40), ["categorical"]),
+        ("user_id", lambda draw, i: f"{draw.randint(1, 40)}.0", ["categorical"]),
+        ("store_nbr", lambda draw, i: draw.randint(1, 40), ["categorical"]),
+        ("hour", lambda draw, i: draw.randint(0, 23), ["categorical"]),
+        ("user_age", lambda draw, i: draw.randint(20, 60), ["numeric"]),
+        ("bid", lambda draw, i: draw.randint(20, 60), ["numeric"]),
+        ("num_item", lambda draw, i: draw.randint(20, 60), ["numeric"]),
+        ("income", lambda draw, i: draw.randint(10_000, 99_999_999), ["numeric"]),
+        ("balance", lambda draw, i: draw.randint(-300, 2000) * 3, ["numeric", "categorical"]),
+        ("account", lambda draw, i: draw.randint(1, 2000) * 3, ["categorical"]),
+        ("c2", lambda draw, i: 17 * i, []),
+        ("c2", lambda draw, i: draw.randint(10**11, 10**12), []),
+        ("ip", lambda draw, i: f"10.{i % 8}.0.{i % 7}", ["categorical"]),
+        ("os", lambda draw, i: f"{i % 8}.0.{i % 7}", ["categorical"]),
+        ("seen", lambda draw, i: 1_700_000_000_000_000 + i * 10**9, []),
+        ("seen", lambda draw, i: 1_700_000_000_000_000_000 + i * 10**12, []),
+    ],
+)
+def test_ids_and_quantities(tmp_path, name, value, kinds):
+    draw = random.Random(3)
+    path = write(tmp_path / "log.csv", f"click,colour,{name}", lambda i: f"{hit(i)},c{i % 5},{value(draw, i)}")
+    inference = infer_schema([str(path)])
+    column = inference.columns[-1]
+    assert [field["kind"] for field in column["suggested"] or ()] == kinds, inference.text
+    assert ("names of things, or a quantity" in "".join(column["odd"])) == (len(kinds) == 2)
+    assert (inference.schema.key == "c2") == (name == "c2")
+    assert ("seconds since 1970" in "".join(column["odd"])) == (name == "seen")
+    assert rows_of(inference, path) == ROWS
+
+
+@pytest.mark.parametrize(
     ("cells", "span", "note"),
     [
         (["2024-03-01T23:30:00+09:00", "2024-03-02T08:00:00+09:00"], "from 2024-03-01 23:30 to 2024-03-02 08:00 +09:00", "offset +09:00; hours and weekdays are of UTC"),
