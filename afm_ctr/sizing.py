@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
@@ -17,7 +18,8 @@ if TYPE_CHECKING:  # a schema's classes load NumPy, which a refused training run
     from afm_ctr.schema.fields import OneField
 
 _STEPS = 300  # of an epoch, about
-_LEAST_BATCH, _LARGEST_BATCH = 64, 4096
+_FEW_STEPS = 64  # of an epoch, below which batches are smaller than 64
+_LEAST_BATCH, _LARGEST_BATCH = 16, 4096
 _LARGE = 1_000_000  # rows from which a few epochs do, and an average of weights costs more memory than it is worth
 _OFTEN = 30  # rows an id, of the field with the most, from which they do
 _SOME, _MANY = 50_000, 100_000  # rows from which pairs say more than noise in a sum of them, and in a network
@@ -34,18 +36,26 @@ class DataSize:
     largest: int  # distinct ids of the field with the most
     slots: int  # filled slots of a row, at most
     validated: bool = True  # whether there is a split ``valid``
+    signal: float | None = None  # sum over fields of the logit's variance that its own AUC stands for, by the slots
 
     @classmethod
-    def of(cls, spec: FeatureSchema, rows: int, distinct: Mapping[str, int], *, validated: bool = True) -> DataSize:
+    def of(
+        cls, spec: FeatureSchema, rows: int, distinct: Mapping[str, int], *, validated: bool = True,
+        aucs: Mapping[str, float] | None = None,
+    ) -> DataSize:  # fmt: skip
         """By a schema.
 
         Args:
             distinct: different cells of a field, by its name; a field that is not there counts by its encoding.
+            aucs: of a field by itself, by its name.
         """
         from afm_ctr.schema import slots_of
 
         ids = [_ids(field, spec, distinct.get(field.name)) for field in spec.fields]
-        return cls(rows, sum(ids), max(ids), sum(map(slots_of, spec.fields)), validated)
+        slots = sum(map(slots_of, spec.fields))
+        known = aucs or {}
+        said = [_variance(known[field.name]) for field in spec.fields if field.name in known]
+        return cls(rows, sum(ids), max(ids), slots, validated, sum(said) / slots if said else None)
 
     @property
     def rows_per_id(self) -> float:
@@ -56,6 +66,11 @@ class DataSize:
     def pairs(self) -> int:
         """Pairs of slots."""
         return self.slots * (self.slots - 1) // 2
+
+
+def _variance(auc: float) -> float:
+    """Of the log odds that a score with this AUC stands for, if it is normal for either label."""
+    return 2 * NormalDist().inv_cdf(min(max(auc, 0.5), 0.99)) ** 2
 
 
 def _ids(field: OneField, spec: FeatureSchema, distinct: int | None) -> int:
@@ -99,22 +114,26 @@ class Settings:
 def settings_for(size: DataSize) -> Settings:
     """The settings for data of this size.
 
-    ``row_l2`` of the weights is that of a logistic regression with C = 10 / slots^1.5, divided by the rows, as a
-    step's loss is a mean: the more weights a logit adds up, the less each may say. For the same reason the rate is
-    divided by the slots. It falls to 0 in a straight line, and of ``afm`` averages over an epoch are validated: of a
-    run that jumps, the best epoch is one whose mean prediction happens to suit the rows of ``valid``. Adam's
-    ``epsilon`` is 0.03 of what one row weighs in the mean: a rare id moves by what its rows say, not as far as one
-    of many that agree.
+    ``row_l2`` of the weights is that of a logistic regression with C = 10 / slots^1.5, at most 1, divided by the
+    rows, as a step's loss is a mean: the more weights a logit adds up, the less each may say. C is the variance that
+    a weight is expected to have, so what the fields say by themselves bounds it: from half of their signal (fields
+    repeat each other) to four times (rare ids say more than their AUC). For the same reason the rate is divided by
+    the slots, but a weight can get three deviations far in all steps. The rate falls to 0 in a straight line, and of
+    ``afm`` averages over an epoch are validated: of a run that jumps, the best epoch is one whose mean prediction
+    happens to suit the rows of ``valid``. Adam's ``epsilon`` is 0.03 of what one row weighs in the mean: a rare id
+    moves by what its rows say, not as far as one of many that agree.
     """
-    batch = min(max(2 ** round(math.log2(max(size.rows / _STEPS, 1))), _LEAST_BATCH), _LARGEST_BATCH)
+    usual = max(2 ** round(math.log2(max(size.rows / _STEPS, 1))), 64)
+    batch = max(min(usual, 2 ** int(math.log2(max(size.rows / _FEW_STEPS, 1))), _LARGEST_BATCH), _LEAST_BATCH)
     steps = -(-size.rows // batch)
     figures = (
         f"{size.rows:,} rows; about {size.ids:,} ids, those of the largest field with {size.rows_per_id:,.0f} rows"
     )
     choice = _choose(size)
-    c = 10 / size.slots**1.5
+    c, reason = _c(size)
     epochs = choice.epochs if size.rows < _LARGE else 8 if size.rows < 20_000_000 else 3
-    optimizer = {"name": "adam", "learning_rate": _rounded(choice.rate), "epsilon": _rounded(0.03 / batch)}
+    rate = max(choice.rate, min(6 * c**0.5 / (steps * epochs), 0.1))  # it falls to 0: half of this on average
+    optimizer = {"name": "adam", "learning_rate": _rounded(rate), "epsilon": _rounded(0.03 / batch)}
     if choice.model["name"] == "afm" and size.rows < _LARGE:
         optimizer["average"] = round(1 - 1 / max(steps, 2), 4)
     content: dict[str, Any] = {
@@ -129,7 +148,7 @@ def settings_for(size: DataSize) -> Settings:
     }
     why = {
         "model": f"{figures}; {size.pairs:,} pairs of slots.\n{choice.reason}",
-        "row_l2": f"Weights: 0.5 / C by the rows, of a logistic regression with C = 10 / slots^1.5 = {c:.2g}; "
+        "row_l2": f"Weights: 0.5 / C by the rows, of a logistic regression with C = {c:.2g}, {reason};\n"
         f"vectors: {choice.penalty:.3g} by the rows.",
         "optimizer": "The rate falls to 0 at the end. epsilon: 0.03 by batch_size; below it an id's step goes by its "
         "gradient.",
@@ -147,6 +166,15 @@ def settings_for(size: DataSize) -> Settings:
         content |= {"epochs": few, "validation": None}
         why["epochs"] = "No split `valid` says when to stop."
     return Settings(content, why)
+
+
+def _c(size: DataSize) -> tuple[float, str]:
+    """C of the weights, and where it comes from."""
+    c, why = min(10 / size.slots**1.5, 1.0), "10 / slots^1.5, at most 1"
+    if size.signal is not None and not 0.5 * size.signal <= c <= 4 * size.signal:
+        c = max(0.5 * size.signal if c < size.signal else 4 * size.signal, 0.01)
+        why = f"by what the columns say by themselves (signal {size.signal:.2g})"
+    return c, why
 
 
 class _Choice(NamedTuple):

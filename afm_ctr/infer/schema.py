@@ -63,7 +63,10 @@ class Inference:
         distinct = {
             field["name"]: column["distinct_in_all"] for column in known for field in column["suggested"] or ()
         }
-        return DataSize.of(self.schema, max(round(_TRAIN_SHARE * total), 1), distinct)
+        aucs = {
+            field["name"]: column["auc"] for column in known if column["auc"] for field in column["suggested"] or ()
+        }
+        return DataSize.of(self.schema, max(round(_TRAIN_SHARE * total), 1), distinct, aucs=aucs)
 
     def command(self, inputs: Sequence[str], schema: Path, output: str = "DATA") -> str:
         """The shell's command line that prepares these logs by the schema's file."""

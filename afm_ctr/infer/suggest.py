@@ -73,7 +73,7 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
         why, fields = _words(profile, total)
         return Suggestion(profile, (*facts, *why), fields, unreadable)
     fractions = profile.is_numeric and not profile.is_whole
-    unique = _is_unique(profile) and not fractions
+    unique = _is_unique(profile) and not fractions and profile.separator is None
     if unique and not (_may_be_quantity(profile) and not profile.is_sorted):
         fields = (_hashed(profile, _MOST_BUCKETS),)
         problem = f"nearly every row has a value of its own ({profile.distinct} in {profile.present})"

@@ -206,6 +206,7 @@ def test_ids_and_moments(tmp_path, name, value, kind):
         ("account", lambda draw, i: draw.randint(1, 2000) * 3, ["categorical"]),
         ("c2", lambda draw, i: 17 * i, []),
         ("c2", lambda draw, i: draw.randint(10**11, 10**12), []),
+        ("tags", lambda draw, i: "|".join(f"t{draw.randint(1, 60)}" for _ in range(9)), ["categorical"]),
         ("ip", lambda draw, i: f"10.{i % 8}.0.{i % 7}", ["categorical"]),
         ("os", lambda draw, i: f"{i % 8}.0.{i % 7}", ["categorical"]),
         ("seen", lambda draw, i: 1_700_000_000_000_000 + i * 10**9, []),

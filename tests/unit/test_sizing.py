@@ -81,9 +81,30 @@ def test_weights_are_averaged_over_an_epoch_of_few_rows() -> None:
     assert "average" not in many["optimizer"]
 
 
+def test_what_fields_say_by_themselves_bounds_what_a_weight_may_say() -> None:
+    def c(slots: int, signal: float | None) -> float:
+        content = settings_for(DataSize(20_000, 900, 900, slots, signal=signal)).content
+        return 0.5 / content["row_l2"]["linear"] / 20_000
+
+    assert c(1, None) == pytest.approx(1, rel=0.05)
+    assert c(4, 0.5) == pytest.approx(1, rel=0.05)
+    assert c(4, 0.05) == pytest.approx(0.2, rel=0.05)
+    assert c(4, 0.0) == pytest.approx(0.01, rel=0.05)
+    assert c(25, None) == c(25, 0.1) == pytest.approx(0.08, rel=0.05)
+    assert c(25, 2.0) == pytest.approx(1, rel=0.05)
+
+
+def test_few_rows_make_smaller_batches_and_steps_as_long_as_a_weight_needs() -> None:
+    content = settings_for(DataSize(400, 90, 90, 30, signal=2.0)).content
+    optimizer, steps = content["optimizer"], -(-400 // content["batch_size"])  # C is 1: weights of deviation 1
+    assert content["batch_size"] == 16
+    assert optimizer["learning_rate"] * steps * content["epochs"] / 2 == pytest.approx(3.0, rel=0.05)
+    assert settings_for(DataSize(5_000, 90, 90, 30)).content["batch_size"] == 64
+
+
 def test_the_more_slots_the_less_each_says_and_the_slower_it_learns() -> None:
     few, many = (settings_for(DataSize(20_000, 900, 900, slots)).content for slots in (4, 36))
-    assert many["row_l2"]["linear"] == pytest.approx(27 * few["row_l2"]["linear"], rel=0.05)
+    assert many["row_l2"]["linear"] == pytest.approx(21.6 * few["row_l2"]["linear"], rel=0.05)
     assert few["optimizer"]["learning_rate"] == pytest.approx(9 * many["optimizer"]["learning_rate"], rel=0.05)
 
 
@@ -94,6 +115,21 @@ def test_the_vectors_penalty_of_a_sum_grows_by_slots_and_the_root_of_the_rows() 
     assert small["model"]["name"] == large["model"]["name"] == "fm"
     for content, rows, slots in ((small, 50_000, 4), (large, 98_000, 8)):
         assert content["row_l2"]["vectors"] * rows == pytest.approx(slots * rows**0.5 / 80, rel=0.05)
+
+
+def test_the_signal_of_the_fields_is_shared_by_the_slots() -> None:
+    fields = [
+        {"name": "user", "kind": "categorical", "encoding": {"kind": "hash", "buckets": 100}},
+        {"name": "tags", "kind": "categorical", "space": "tag", "separator": "|", "max_values": 3},
+    ]
+    spaces = {"tag": {"kind": "ids", "size": 7}}
+    schema = FeatureSchema.model_validate(
+        {"name": "t", "spaces": spaces, "format": {"kind": "delimited"}, "fields": fields}
+    )
+    # Two normal scores a deviation apart have an AUC of Φ(1 / √2).
+    assert DataSize.of(schema, 9, {}, aucs={"user": 0.760, "tags": 0.4}).signal == pytest.approx(1 / 4, rel=0.01)
+    assert DataSize.of(schema, 9, {}, aucs={"user": 0.760, "tags": 0.760}).signal == pytest.approx(2 / 4, rel=0.01)
+    assert DataSize.of(schema, 9, {}).signal is None
 
 
 def test_ids_are_counted_by_the_encoding() -> None:
