@@ -142,17 +142,13 @@ class Unit(NamedTuple):
         found = json.loads(content)
         logs = []
         for log in found["files"]:
-            texts = {name: _bytes(log[name]) for name in ("header", "first_line")}
+            texts = {name: log[name].encode("latin-1") for name in ("header", "first_line") if log[name] is not None}
             logs.append(LogFile(**{**log, **texts, "groups": tuple(log["groups"])}))
         return cls(tuple(Chunk(**{**chunk, "file": logs[chunk["file"]]}) for chunk in found["chunks"]))
 
 
 def _text(line: bytes | None) -> str | None:
     return None if line is None else line.decode("latin-1")
-
-
-def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else text.encode("latin-1")
 
 
 def pieces_to_count(logs: Sequence[LogFile], chunk_bytes: int) -> list[Chunk]:

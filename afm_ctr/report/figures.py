@@ -115,7 +115,7 @@ def dots(groups: Sequence[tuple[str, Sequence[Slice]]], overall: float, measure:
     count = max(len(slices) for _, slices in groups)
     figure, axes = panels(11, 0.27 * count * len(groups) + 1.6, len(groups), sharex=True)
     for axis, (title, slices) in zip(axes, groups, strict=True):
-        values, low, high = (np.array(column) for column in zip(*(_ends(one) for one in slices), strict=True))
+        values, low, high = np.array([one.quality[:3] for one in slices if one.quality is not None], float).T
         places = np.arange(len(values))
         axis.axvline(overall, color=GREY, linestyle="--", linewidth=1)
         axis.errorbar(
@@ -127,8 +127,3 @@ def dots(groups: Sequence[tuple[str, Sequence[Slice]]], overall: float, measure:
         axis.grid(axis="x", linewidth=0.3)
     axes[-1].set_xlabel(f"{measure} with 95 % interval; dashed: all rows")
     return figure
-
-
-def _ends(one: Slice) -> tuple[float, float, float]:
-    assert one.quality is not None and one.quality.low is not None and one.quality.high is not None
-    return one.quality.value, one.quality.low, one.quality.high

@@ -238,15 +238,12 @@ def _distinct(schema: ResolvedSchema, part: PartialStatistics, index: int) -> tu
     if isinstance(space, VocabularySpace):
         known = set(schema.vocabularies[name])
         unknown = [count for value, count in counts.items() if value not in known]
-        oov = sum(1 for local in range(space.oov) if _is_seen(part.hashes[index], schema.global_id(name, local)))
+        oov_hashes = distinct.mixed(schema.global_id(name, np.arange(space.oov)))
+        oov = int(np.isin(oov_hashes, part.hashes[index]).sum())
         if oov or unknown:
             behind = by_ids - oov + distinct.count_by_sample(unknown, share)
             return False, max(len(counts), round(behind))
     return exact, round(by_ids)
-
-
-def _is_seen(hashes: np.ndarray, global_id: int) -> bool:
-    return bool(np.isin(distinct.mixed(np.array([global_id])), hashes)[0])
 
 
 def _quantiles(counts: Counter[bytes]) -> list[float]:
