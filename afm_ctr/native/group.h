@@ -235,57 +235,72 @@ AFM_APART Group open_group(const Problem& P, Space* X, int64_t first, int64_t en
 // Scores of all pairs, -inf of those that a row has not, and which units are above 0.
 AFM_APART void score(const Problem& P, const Space& X, const Group& group, Ahead* ahead) {
   const int64_t k = P.k, stride = k * L;
+  constexpr bool FUSED = L == 16;  // whether there are registers to make the products while they are first read
   for (int64_t q = 0; q < group.pairs; q += TILE) {
-    ahead[0].ask(q + TILE, group.pairs);
-    ahead[1].ask(q + TILE, group.pairs);
+    for (int a = 0; a < 2; a++) ahead[a].ask(smaller(q + TILE, group.pairs), group.pairs);
     const float *one[TILE], *other[TILE];
     AFM_UNROLL
     for (int r = 0; r < TILE; r++) one[r] = X.U + X.i[q + r] * stride, other[r] = X.U + X.j[q + r] * stride;
-    float* product = X.E;
-    for (int64_t x = 0; x < k; x++) {
+    for (int64_t x = 0; x < k && !FUSED; x++) {
       AFM_UNROLL
-      for (int r = 0; r < TILE; r++, product += L) store(product, load(one[r] + x * L) * load(other[r] + x * L));
+      for (int r = 0; r < TILE; r++) store(X.E + (x * TILE + r) * L, load(one[r] + x * L) * load(other[r] + x * L));
     }
     vec s[TILE];
-    ivec bits[TILE];
     AFM_UNROLL
-    for (int r = 0; r < TILE; r++) s[r] = vec{}, bits[r] = ivec{};
+    for (int r = 0; r < TILE; r++) s[r] = vec{};
     const float* W = X.W;
-    for (int64_t y = 0; y < X.words * WORD; y += UNITS) {
-      vec c[UNITS][TILE];
+    for (int64_t word = 0; word < X.words; word++) {
+      ivec bits[TILE];
       AFM_UNROLL
-      for (int v = 0; v < UNITS; v++) {
+      for (int r = 0; r < TILE; r++) bits[r] = ivec{};
+      AFM_UNROLL
+      for (int v = 0; v < WORD; v += UNITS) {
+        const int64_t y = word * WORD + v;
+        if (y >= P.t) break;
+        vec c[UNITS][TILE];
         AFM_UNROLL
-        for (int r = 0; r < TILE; r++) c[v][r] = all(X.b[y + v]);
-      }
-      const float* E = X.E;
-      for (int64_t x = 0; x < k; x++, W += UNITS, E += TILE * L) {
-        vec e[TILE];
-        AFM_UNROLL
-        for (int r = 0; r < TILE; r++) e[r] = load(E + r * L);
-        AFM_UNROLL
-        for (int v = 0; v < UNITS; v++) {
-          const vec w = all(W[v]);
+        for (int u = 0; u < UNITS; u++) {
           AFM_UNROLL
-          for (int r = 0; r < TILE; r++) c[v][r] += e[r] * w;
+          for (int r = 0; r < TILE; r++) c[u][r] = all(X.b[y + u]);
+        }
+        const auto add = [&](const vec(&e)[TILE]) __attribute__((always_inline)) {
+          AFM_UNROLL
+          for (int u = 0; u < UNITS; u++) {
+            const vec w = all(W[u]);
+            AFM_UNROLL
+            for (int r = 0; r < TILE; r++) c[u][r] += e[r] * w;
+          }
+          W += UNITS;
+        };
+        float* E = X.E;
+        vec e[TILE];
+        if (FUSED && y == 0) {
+          for (int64_t x = 0; x < k; x++, E += TILE * L) {
+            AFM_UNROLL
+            for (int r = 0; r < TILE; r++) store(E + r * L, e[r] = load(one[r] + x * L) * load(other[r] + x * L));
+            add(e);
+          }
+        } else {
+          for (int64_t x = 0; x < k; x++, E += TILE * L) {
+            AFM_UNROLL
+            for (int r = 0; r < TILE; r++) e[r] = load(E + r * L);
+            add(e);
+          }
+        }
+        AFM_UNROLL
+        for (int u = 0; u < UNITS; u++) {
+          const vec h = all(X.h[y + u]);
+          AFM_UNROLL
+          for (int r = 0; r < TILE; r++) {
+            bits[r] = mark(bits[r], c[u][r], 1 << (v + u));
+            s[r] += relu(c[u][r]) * h;
+          }
         }
       }
       AFM_UNROLL
-      for (int v = 0; v < UNITS; v++) {
-        const vec h = all(X.h[y + v]);
-        AFM_UNROLL
-        for (int r = 0; r < TILE; r++) {
-          bits[r] = mark(bits[r], c[v][r], 1 << (y % WORD + v));
-          s[r] += relu(c[v][r]) * h;
-        }
-      }
-      if (y % WORD == WORD - UNITS) {
-        AFM_UNROLL
-        for (int r = 0; r < TILE; r++) {
-          units* const at = X.above + (y / WORD * X.room + q + r) * L;
-          *reinterpret_cast<uvec*>(at) = __builtin_convertvector(bits[r], uvec);
-          bits[r] = ivec{};
-        }
+      for (int r = 0; r < TILE; r++) {
+        units* const at = X.above + (word * X.room + q + r) * L;
+        *reinterpret_cast<uvec*>(at) = __builtin_convertvector(bits[r], uvec);
       }
     }
     AFM_UNROLL
@@ -303,18 +318,19 @@ AFM_APART void drop(const Problem& P, const Space& X, const Group& group, int64_
   for (int64_t lane = 0; lane < group.rows; lane++)
     keys[lane / HALF][lane % HALF] = mix(static_cast<uint64_t>(P.rows[group.first + lane]) * GOLDEN + P.base);
   for (int64_t q = begin; q < end; q++) {
-    int32_t number[L] __attribute__((aligned(64)));
-    for (int lane = 0; lane < L; lane++) number[lane] = static_cast<int32_t>(q);
-    if (group.moved)
+    wide counted[2] = {};
+    if (group.moved) {
       for (int lane = 0; lane < L; lane++) {
-        const int32_t f = X.slot[X.i[q] * L + lane], slots = static_cast<int32_t>(P.slots);
-        number[lane] = f * slots - f * (f + 1) / 2 + X.slot[X.j[q] * L + lane] - f - 1;
+        const int64_t f = X.slot[X.i[q] * L + lane];
+        counted[lane / HALF][lane % HALF] = f * P.slots - f * (f + 1) / 2 + X.slot[X.j[q] * L + lane] - f;
       }
+    } else {
+      for (wide& each : counted) each += static_cast<uint64_t>(q) + 1;
+    }
     int32_t draw[L] __attribute__((aligned(64)));
+    AFM_UNROLL
     for (int half = 0; half < 2; half++) {
-      wide counted;
-      for (int lane = 0; lane < HALF; lane++) counted[lane] = static_cast<uint64_t>(number[half * HALF + lane]) + 1;
-      const wide bits = mix(keys[half] + counted * GOLDEN) >> 40;
+      const wide bits = mix(keys[half] + counted[half] * GOLDEN) >> 40;
       for (int lane = 0; lane < HALF; lane++) draw[half * HALF + lane] = static_cast<int32_t>(bits[lane]);
     }
     const vec w = load(X.w + q * L);

@@ -130,7 +130,7 @@ AFM_INLINE void offsets(const Space& X, int n) {
   for (int64_t y = 0; y < X.tw; y++) {
     const units* const above = X.above + y / SPAN * L * X.room;
     const auto part = [&](int q) __attribute__((always_inline)) {
-      return only(static_cast<lanes>(above[q] >> y % SPAN * L), all(X.ds[q]));
+      return only(above[q], y % SPAN * L, all(X.ds[q]));
     };
     vec sums[4] = {load(X.db + y * L)};
     int q = 0;

@@ -40,24 +40,24 @@ AFM_INLINE vec relu(vec x) { return reinterpret_cast<vec>(_mm256_max_ps(__m256{}
 AFM_INLINE vec relu(vec x) { return x < 0.0f ? vec{} : x; }
 #endif
 
-// Adds a bit to the lanes whose x is above 0; x of the lanes that have a bit, 0 of the others.
+// Adds a bit to the lanes whose x is above 0; and x of the lanes that have a bit, 0 of the others, where the first lane
+// has bit `first`.
 #if AFM_LANES == 16
-typedef uint16_t lanes;
 AFM_INLINE ivec mark(ivec bits, vec x, int32_t bit) {
   const __mmask16 above = _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), __m512{}, _CMP_GT_OQ);
   const __m512i before = reinterpret_cast<__m512i>(bits);
   return reinterpret_cast<ivec>(_mm512_mask_or_epi32(before, above, before, _mm512_set1_epi32(bit)));
 }
-AFM_INLINE vec only(lanes some, vec x) {
+AFM_INLINE vec only(uint16_t some, int, vec x) {
   return reinterpret_cast<vec>(_mm512_maskz_mov_ps(some, reinterpret_cast<__m512>(x)));
 }
 #else
-typedef uint8_t lanes;
 AFM_INLINE ivec mark(ivec bits, vec x, int32_t bit) { return bits | ((x > 0.0f) & bit); }
-AFM_INLINE vec only(lanes some, vec x) {
+AFM_INLINE vec only(uint16_t some, int first, vec x) {
+  typedef uint16_t halves __attribute__((vector_size(L * 4)));
   ivec bit;
-  for (int lane = 0; lane < L; lane++) bit[lane] = 1 << lane;
-  return (bit & some) != 0 ? x : vec{};
+  for (int lane = 0; lane < L; lane++) bit[lane] = 1 << (first + lane);
+  return (reinterpret_cast<ivec>(some - halves{}) & bit) == bit ? x : vec{};
 }
 #endif
 
