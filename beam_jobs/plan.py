@@ -15,7 +15,7 @@ from afm_ctr.rawlog import ColumnTypes, offers, word_columns
 from afm_ctr.rawlog.side import read_side_tables, side_tables_beside
 from afm_ctr.records import ShardInfo
 from afm_ctr.records.manifest import CutInfo
-from afm_ctr.schema import Analysis, FeatureSchema, ResolvedSchema, read_yaml, resolve
+from afm_ctr.schema import Analysis, FeatureSchema, ResolvedSchema, read_yaml, resolve, validate
 from afm_ctr.sidetables import SideTables
 from afm_ctr.statistics import DataStatistics
 from beam_jobs import files
@@ -113,7 +113,7 @@ def read_schema(given: str | Path | FeatureSchema | ResolvedSchema) -> tuple[Fea
         path = Path(given)
         content = None if path.is_dir() else read_yaml(path)
         if not path.is_dir() and not (isinstance(content, dict) and "format_version" in content):
-            return FeatureSchema.load(path), None
+            return validate(FeatureSchema, content, path), None  # read once: it may be a pipe
         given = ResolvedSchema.load(path)
     return given.spec, given
 

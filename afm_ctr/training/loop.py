@@ -14,13 +14,14 @@ import keras
 from afm_ctr import native, optimizers
 from afm_ctr.distributed import ElasticState, HostsChanged, World, init, run_elastic, wrap_optimizer
 from afm_ctr.errors import UserError, find_lost_rank
+from afm_ctr.installed import versions_of
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.sample_rows import load_samples, save_samples
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.base_rate import initial_bias, label_sums
 from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint
-from afm_ctr.training.config import STEERED, TrainConfig
+from afm_ctr.training.config import STEERED, TrainConfig, flat
 from afm_ctr.training.defaults import default_config
 from afm_ctr.training.evaluation import SMALLEST_BATCH, open_split
 from afm_ctr.training.exchange import choose_exchange
@@ -30,8 +31,8 @@ from afm_ctr.training.model_state import is_sharded
 from afm_ctr.training.plan import is_to_be_sharded, train_reader
 from afm_ctr.training.profiler import WARM_UP, StepProfile
 from afm_ctr.training.progress import Mode
-from afm_ctr.training.run_dir import RunDir, data_id
-from afm_ctr.training.supervisor import on_chief, on_every, writing
+from afm_ctr.training.run_dir import PACKAGES, RunDir, data_id
+from afm_ctr.training.supervisor import check_same, on_chief, on_every, writing
 from afm_ctr.training.trainer import ElasticTrainer, RunState, Trainer, run_state
 from afm_ctr.training.verdict import warnings_of
 from afm_ctr.visible import counted
@@ -189,6 +190,7 @@ class _Run:
         # The signals to the end: a launcher ends the other ranks as soon as one has failed, and they say why first.
         stack.enter_context(trainer.supervisor.signals)
         try:
+            check_same(world, self._given(trainer))
             exchange = choose_exchange(state.model, reader, world, config.exchange, trainer.reporter.say)
             entry = {"data": str(self.data_dir), "data_id": data, "world_size": world.size}
             entry["exchange"] = [choice.to_json() for choice in exchange]
@@ -239,6 +241,14 @@ class _Run:
             last=trainer.epochs.history.epochs[-1] if trainer.epochs.history.epochs else None,
             warnings=warnings,
         )
+
+    def _given(self, trainer: Trainer) -> dict[str, Any]:
+        """What this rank was given, for a look whether the others were given the same."""
+        manifest = trainer.reader.manifest
+        given = {f"{name} (package)": version for name, version in versions_of(*PACKAGES).items()}
+        given |= {"schema of the data": trainer.reader.schema.id} | flat(self.config.model_dump(mode="json"))
+        splits = [self.config.train_split, *([self.config.validation.split] if self.config.validation else [])]
+        return given | {f"split {split!r} of the data": data_id(manifest, split) for split in splits}
 
     def _set_base_rate(self, trainer: Trainer, fresh: bool) -> None:
         """Give the trainer the base rate of what it trains on, and begin a fresh model with it; all ranks alike."""

@@ -26,7 +26,7 @@ from afm_ctr.training.model_io import CHECKPOINTS, RUN
 from afm_ctr.training.progress import Say
 
 # What a run's figures depend on.
-_PACKAGES = ("afm-ctr", "tensorflow", "keras", "horovod", "numpy")
+PACKAGES = ("afm-ctr", "tensorflow", "keras", "horovod", "numpy")
 
 
 def data_id(manifest: Manifest, split: str) -> str:
@@ -139,7 +139,7 @@ class RunDir:
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path} is damaged: {error}") from error
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        entry = {"started": now, "command": mask_words(command), "versions": versions_of(*_PACKAGES)}
+        entry = {"started": now, "command": mask_words(command), "versions": versions_of(*PACKAGES)}
         entry |= {"machine": machine(), "schema_id": schema.id, **session}
         run = {"format_version": 1, **entry, "seed": config.seed, "config": config.model_dump(mode="json")}
         write_json(path, {**run, "sessions": [*sessions, entry]})

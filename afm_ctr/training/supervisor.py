@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -123,6 +123,25 @@ def on_every(world: World, work: Callable[[], Result]) -> list[Result]:
         if found is not None:
             raise found if world.size == 1 else type(found)(f"rank {rank}: {found}")
     return [result for result, _ in everyone]
+
+
+def check_same(world: World, mine: Mapping[str, Any]) -> None:
+    """Refuse ranks that were given different things: they would train a mixture, or wait for each other.
+
+    Args:
+        mine: what this rank was given, by what it is called.
+
+    Raises:
+        UserError: on all ranks; names a rank, what it was given, and what rank 0 was.
+    """
+    first, *others = world.allgather_object(dict(mine))
+    for rank, theirs in enumerate(others, 1):
+        for what in [*first, *(theirs.keys() - first.keys())]:
+            if (found := theirs.get(what)) != (wanted := first.get(what)):
+                raise UserError(
+                    f"rank {rank} has another {what} than rank 0: {found!r}, not {wanted!r}; all ranks need the same "
+                    "data, config and packages"
+                )
 
 
 class StopSignals:

@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from afm_ctr.sample_rows import load_samples
 from afm_ctr.schema import FeatureSchema, ResolvedSchema
 from beam_jobs import PrepareOptions, PrepareSummary, files, prepare
 from beam_jobs.convert import Conversion, shuffled
+from beam_jobs.plan import read_schema
 
 COLUMNS = ["click", "price", "site", "user", "part"]
 FIELDS: list[dict[str, Any]] = [
@@ -100,6 +102,16 @@ def test_a_record_holds_what_the_transform_makes_of_the_row(tmp_path: Path) -> N
     assert [rows[b"k%d" % i]["has_group"] for i in range(1, 4)] == [True, False, True]
     assert rows[b"k1"]["group"] == rows[b"k3"]["group"] != rows[b"k4"]["group"]
     assert load_samples(tmp_path / "out", ["price", "site"])[3] == {"price": b"1e3", "site": b"a,b"}
+
+
+def test_a_schema_may_be_a_pipe(tmp_path: Path) -> None:
+    """``--schema <(sed … schema.yaml)``: it can be read once only."""
+    pipe, text = tmp_path / "pipe", json.dumps(schema().model_dump(mode="json", exclude_none=True))
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=[text], daemon=True)
+    writer.start()
+    assert read_schema(pipe) == (schema(), None)
+    writer.join()
 
 
 def test_both_ways_of_cutting_lines_agree(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from afm_ctr.distributed import SingleWorld
 from afm_ctr.errors import RunError, UserError
 from afm_ctr.training import TrainConfig, supervisor
-from afm_ctr.training.supervisor import StopSignals, Supervisor, on_chief
+from afm_ctr.training.supervisor import StopSignals, Supervisor, check_same, on_chief
 from tests.unit.fake_world import FakeWorld
 
 
@@ -129,3 +130,21 @@ def test_what_is_said_of_an_error(tmp_path: Path) -> None:
     assert str(tmp_path) in str(full)
     assert supervisor.explain(RunError("rank 3 is gone")) is None
     assert supervisor.explain(KeyError("a bug")) is None
+
+
+def test_ranks_that_were_given_different_things_are_refused_everywhere() -> None:
+    given = {"optimizer.learning_rate": 0.1, "schema of the data": "a"}
+    world = FakeWorld(size=3)
+    check_same(world, given)
+    for other, said in (
+        (
+            given | {"optimizer.learning_rate": 0.2},
+            "rank 2 has another optimizer.learning_rate than rank 0: 0.2, not 0.1",
+        ),
+        (given | {"schema of the data": "b"}, "rank 2 has another schema of the data than rank 0: 'b', not 'a'"),
+        (given | {"more": 1}, "rank 2 has another more than rank 0: 1, not None"),
+        ({}, "rank 2 has another optimizer.learning_rate than rank 0: None, not 0.1"),
+    ):
+        world.others = [given, other]
+        with pytest.raises(UserError, match=re.escape(said)):
+            check_same(world, given)
