@@ -123,33 +123,19 @@ KINDS = ("buckets", "value", "hash", "ids")
 
 @dataclass(frozen=True)
 class RowField:
-    """How a field of one slot is encoded.
+    """How a field of one slot is encoded."""
 
-    Attributes:
-        kind: one of ``KINDS``.
-        columns: it reads; several are a cross.
-        missing: texts that count as an empty cell.
-        own: the id where it is missing; 0: it takes no part then.
-        starts: int64 [ranges], the first local id of each range of its ids.
-        shifts: int64 [ranges], what is added to local ids of that range.
-        size: buckets of a hash, declared ids.
-        boundaries: float64, ascending, of buckets.
-        mean: of a value.
-        std: of a value.
-        fill: the number of a missing one; None: it has none.
-    """
-
-    kind: str
-    columns: tuple[str, ...]
-    missing: tuple[bytes, ...]
-    own: int
-    starts: np.ndarray
-    shifts: np.ndarray
-    size: int = 0
-    boundaries: np.ndarray | None = None
-    mean: float = 0.0
-    std: float = 1.0
-    fill: float | None = None
+    kind: str  # one of ``KINDS``
+    columns: tuple[str, ...]  # it reads; several are a cross
+    missing: tuple[bytes, ...]  # texts that count as an empty cell
+    own: int  # the id where it is missing; 0: it takes no part then
+    starts: np.ndarray  # int64 [ranges], the first local id of each range of its ids
+    shifts: np.ndarray  # int64 [ranges], what is added to local ids of that range
+    size: int = 0  # buckets of a hash, declared ids
+    boundaries: np.ndarray | None = None  # float64, ascending, of buckets
+    mean: float = 0.0  # of a value
+    std: float = 1.0  # of a value
+    fill: float | None = None  # the number of a missing one; None: it has none
 
 
 class RowEncoder:

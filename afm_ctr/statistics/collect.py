@@ -288,16 +288,7 @@ class _Seen:
 
 
 class _Layout:
-    """Where each field's slots and ids are.
-
-    Attributes:
-        slots: of each field, its slots: int64 [its slots].
-        first_slots: int64 [fields].
-        own_ids: int64 [fields]: what the first slot of a field holds where the field is missing.
-        strips: of each field whether white space around its values is dropped.
-        ids: of each field with ids that stand for values, the [start, end) of its ranges.
-        layers: such fields, so that no two fields of a layer share ids.
-    """
+    """Where each field's slots and ids are."""
 
     def __init__(self, schema: ResolvedSchema) -> None:
         fields = schema.spec.fields
@@ -305,12 +296,12 @@ class _Layout:
         slots: list[list[int]] = [[] for _ in fields]
         for slot in schema.slots:
             slots[place[slot.field]].append(slot.index)
-        self.slots = [np.array(mine, np.int64) for mine in slots]
+        self.slots = [np.array(mine, np.int64) for mine in slots]  # of each field
         self.first_slots = np.array([mine[0] for mine in slots], np.int64)
-        self.own_ids = np.zeros(len(fields), np.int64)
-        self.strips: list[bool] = []
-        self.ids: dict[int, list[tuple[int, int]]] = {}
-        self.layers: list[dict[int, np.ndarray]] = []
+        self.own_ids = np.zeros(len(fields), np.int64)  # what the first slot holds where the field is missing
+        self.strips: list[bool] = []  # whether white space around a field's values is dropped
+        self.ids: dict[int, list[tuple[int, int]]] = {}  # the [start, end) of ids that stand for values
+        self.layers: list[dict[int, np.ndarray]] = []  # such fields: no two of a layer share ids
         used: Counter[str] = Counter()
         for index, spec_field in enumerate(fields):
             if spec_field.missing == "own":
