@@ -36,7 +36,7 @@ class DataSize:
     largest: int  # distinct ids of the field with the most
     slots: int  # filled slots of a row, at most
     validated: bool = True  # whether there is a split ``valid``
-    signal: float | None = None  # sum over fields of the logit's variance that its own AUC stands for, by the slots
+    signal: float | None = None  # the logit's variance that a field's own AUC stands for, on average
 
     @classmethod
     def of(
@@ -54,8 +54,11 @@ class DataSize:
         ids = [_ids(field, spec, distinct.get(field.name)) for field in spec.fields]
         slots = sum(map(slots_of, spec.fields))
         known = aucs or {}
-        said = [_variance(known[field.name]) for field in spec.fields if field.name in known]
-        return cls(rows, sum(ids), max(ids), slots, validated, sum(said) / slots if said else None)
+        single = [field.name for field in spec.fields if slots_of(field) == 1]  # of lists few cells come again
+        said = [_variance(known[name]) for name in single if name in known]
+        return cls(
+            rows, sum(ids), max(ids), slots, validated, sum(said) / len(said) if 2 * len(said) >= slots else None
+        )
 
     @property
     def rows_per_id(self) -> float:

@@ -117,19 +117,20 @@ def test_the_vectors_penalty_of_a_sum_grows_by_slots_and_the_root_of_the_rows() 
         assert content["row_l2"]["vectors"] * rows == pytest.approx(slots * rows**0.5 / 80, rel=0.05)
 
 
-def test_the_signal_of_the_fields_is_shared_by_the_slots() -> None:
-    fields = [
-        {"name": "user", "kind": "categorical", "encoding": {"kind": "hash", "buckets": 100}},
-        {"name": "tags", "kind": "categorical", "space": "tag", "separator": "|", "max_values": 3},
-    ]
-    spaces = {"tag": {"kind": "ids", "size": 7}}
-    schema = FeatureSchema.model_validate(
-        {"name": "t", "spaces": spaces, "format": {"kind": "delimited"}, "fields": fields}
-    )
+def test_the_signal_is_the_mean_of_fields_with_one_value() -> None:
+    hashed = {"kind": "categorical", "encoding": {"kind": "hash", "buckets": 100}}
+    tags = {"name": "tags", **hashed, "separator": "|", "max_values": 3}
+
+    def signal(fields: list[dict], **aucs: float) -> float | None:
+        content = {"name": "t", "format": {"kind": "delimited"}, "fields": fields}
+        return DataSize.of(FeatureSchema.model_validate(content), 9, {}, aucs=aucs).signal
+
+    names = ["a", "b", "c"]
+    three = [{"name": name, **hashed} for name in names]
     # Two normal scores a deviation apart have an AUC of Φ(1 / √2).
-    assert DataSize.of(schema, 9, {}, aucs={"user": 0.760, "tags": 0.4}).signal == pytest.approx(1 / 4, rel=0.01)
-    assert DataSize.of(schema, 9, {}, aucs={"user": 0.760, "tags": 0.760}).signal == pytest.approx(2 / 4, rel=0.01)
-    assert DataSize.of(schema, 9, {}).signal is None
+    assert signal([*three, tags], a=0.76, b=0.4, c=0.5, tags=0.9) == pytest.approx(1 / 3, rel=0.01)
+    assert signal([three[0], tags], a=0.76, tags=0.9) is None  # most slots are the list's
+    assert signal(three) is None
 
 
 def test_ids_are_counted_by_the_encoding() -> None:
