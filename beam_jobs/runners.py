@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
     WorkerOptions,
 )
+from apache_beam.portability import python_urns
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner  # type: ignore[attr-defined]
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
@@ -38,6 +41,18 @@ class _Options(PipelineOptions):
         if cls not in views:
             views[cls] = super().view_as(cls)
         return views[cls]
+
+
+class _Runner(FnApiRunner):
+    """Worker processes take the place of the shell that Beam starts them with: were that one killed, and not the
+    worker, Beam would wait for ever. And the path of the interpreter may hold a space."""
+
+    def run_via_runner_api(self, pipeline_proto: Any, options: Any) -> Any:
+        worker = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
+        for environment in pipeline_proto.components.environments.values():
+            if environment.urn == python_urns.SUBPROCESS_SDK:
+                environment.payload = worker.encode()
+        return super().run_via_runner_api(pipeline_proto, options)
 
 
 class Engine:
@@ -103,7 +118,7 @@ class Engine:
         # Workers in processes of their own get the options only in this way.
         encoded = JobServiceHandle.encode_pipeline_options(self._options.get_all_options())
         provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-        return beam.Pipeline(FnApiRunner(provision_info=ExtendedProvisionInfo(provision)), options=self._options)
+        return beam.Pipeline(_Runner(provision_info=ExtendedProvisionInfo(provision)), options=self._options)
 
     def _refuse_unknown(self, args: Sequence[str]) -> None:
         unknown: list[str] = []

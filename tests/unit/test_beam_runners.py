@@ -12,6 +12,7 @@ import grpc
 import pytest
 import yaml
 from apache_beam.options.pipeline_options import DirectOptions, S3Options
+from apache_beam.testing.util import assert_that, equal_to
 
 from afm_ctr.errors import RunError
 from afm_ctr.schema import FeatureSchema
@@ -137,3 +138,11 @@ def test_of_a_lost_job_server_the_main_thread_alone_speaks(monkeypatch: pytest.M
             (thread := threading.Thread(target=fail, args=[error])).start()
             thread.join()
     assert heard == [other]
+
+
+def test_a_worker_process_has_no_shell_around_it(tmp_path: Path) -> None:
+    """Beam's shell, killed without its worker, left the job waiting for ever."""
+    engine = Engine(["--direct_num_workers=1", "--direct_running_mode=multi_processing"])
+    with engine.pipeline() as pipeline:
+        parent = pipeline | beam.Create([None]) | beam.Map(lambda _: __import__("os").getppid())
+        assert_that(parent, equal_to([os.getpid()]))
