@@ -36,6 +36,7 @@ class DataSize:
     largest: int  # distinct ids of the field with the most
     slots: int  # filled slots of a row, at most
     validated: bool = True  # whether there is a split ``valid``
+    averaged: int = 0  # slots of fields of several values beyond the first of each: their mean counts like one
     signal: float | None = None  # the logit's variance that a field's own AUC stands for, on average
 
     @classmethod
@@ -56,14 +57,19 @@ class DataSize:
         known = aucs or {}
         single = [field.name for field in spec.fields if slots_of(field) == 1]  # of lists few cells come again
         said = [_variance(known[name]) for name in single if name in known]
-        return cls(
-            rows, sum(ids), max(ids), slots, validated, sum(said) / len(said) if 2 * len(said) >= slots else None
-        )
+        signal = sum(said) / len(said) if 2 * len(said) >= slots else None
+        averaged = sum(slots_of(field) - 1 for field in spec.fields if getattr(field, "value", None) == "mean")
+        return cls(rows, sum(ids), max(ids), slots, validated, averaged, signal)
 
     @property
     def rows_per_id(self) -> float:
         """How many rows hold an id of the field with the most ids, on average, if each row has one."""
         return self.rows / max(self.largest, 1)
+
+    @property
+    def terms(self) -> int:
+        """What a logit adds up: slots, but a mean of several values as one."""
+        return self.slots - self.averaged
 
     @property
     def pairs(self) -> int:
@@ -173,7 +179,7 @@ def settings_for(size: DataSize) -> Settings:
 
 def _c(size: DataSize) -> tuple[float, str]:
     """C of the weights, and where it comes from."""
-    c, why = min(10 / size.slots**1.5, 1.0), "10 / slots^1.5, at most 1"
+    c, why = min(10 / size.terms**1.5, 1.0), "10 / slots^1.5, at most 1"
     if size.signal is not None and not 0.5 * size.signal <= c <= 4 * size.signal:
         c = max(0.5 * size.signal if c < size.signal else 4 * size.signal, 0.01)
         why = f"by what the columns say by themselves (signal {size.signal:.2g})"
@@ -205,7 +211,7 @@ def _choose(size: DataSize) -> _Choice:
             {"name": "fm", "factors": 16, "init_stddev": 0.1},
             f"fm, a sum of pairs: a network on them needs {_MANY:,} rows.",
             penalty,
-            0.1 / size.slots,
+            0.1 / size.terms,
             15,
         )
     else:
@@ -216,7 +222,7 @@ def _choose(size: DataSize) -> _Choice:
         {"name": "afm", "factors": 16, "attention": 16},
         f"afm, a mean of pairs: {reason} would learn noise. The penalty leaves it near a logistic regression.",
         60.0,
-        0.15 / size.slots,
+        0.15 / size.terms,
     )
 
 

@@ -117,6 +117,19 @@ def test_the_vectors_penalty_of_a_sum_grows_by_slots_and_the_root_of_the_rows() 
         assert content["row_l2"]["vectors"] * rows == pytest.approx(slots * rows**0.5 / 80, rel=0.05)
 
 
+def test_the_mean_of_a_list_counts_like_one_value() -> None:
+    def content(value: str, largest: int) -> dict:
+        tags = {"name": "tags", "kind": "categorical", "encoding": {"kind": "hash", "buckets": 100}, "value": value}
+        fields = [tags | {"separator": "|", "max_values": largest}]
+        schema = FeatureSchema.model_validate({"name": "t", "format": {"kind": "delimited"}, "fields": fields})
+        found = settings_for(DataSize.of(schema, 20_000, {})).content
+        return {"linear": found["row_l2"]["linear"], "rate": found["optimizer"]["learning_rate"]}
+
+    assert content("mean", 9) == content("mean", 1) == content("one", 1)
+    assert content("one", 9)["linear"] == pytest.approx(2.7 * content("one", 1)["linear"], rel=0.05)
+    assert content("one", 9)["rate"] == pytest.approx(content("one", 1)["rate"] / 9, rel=0.05)
+
+
 def test_the_signal_is_the_mean_of_fields_with_one_value() -> None:
     hashed = {"kind": "categorical", "encoding": {"kind": "hash", "buckets": 100}}
     tags = {"name": "tags", **hashed, "separator": "|", "max_values": 3}
