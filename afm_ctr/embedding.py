@@ -239,13 +239,17 @@ class EmbeddingTable(keras.layers.Layer):
         seen = self.last_seen.value
         step = tf.cast(step, tf.int64)  # of which GPUs have a scatter, and of int32 none
         if isinstance(gradient, tf.IndexedSlices):
-            steps = tf.where(gradient.indices > 0, step, 0)  # the absent slot's row has nothing to forget
+            steps = self._marks(gradient.indices, step)
             steps = steps if counts is None else tf.where(counts, steps, tf.gather(seen, gradient.indices))
             seen.scatter_update(tf.IndexedSlices(steps, gradient.indices))
         else:
             moved = tf.reduce_any(tf.not_equal(gradient, 0), axis=1)
             moved = moved if counts is None else tf.logical_and(moved, counts)
             seen.assign(tf.where(moved, step, seen))
+
+    def _marks(self, rows: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """What rows are marked with. A sharded table has rows of another order, and overrides this."""
+        return tf.where(rows > 0, step, 0)  # the absent slot's row has nothing to forget
 
     def _checked(self, ids: tf.Tensor) -> tf.Tensor:
         """The ids, if all are in range."""
