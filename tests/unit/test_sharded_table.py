@@ -62,6 +62,14 @@ def model(shard_over: World | None, optimizer: str = "adam") -> CTRModel:
     return made
 
 
+def test_a_rank_marks_its_first_row() -> None:
+    """Row 0 of a whole table is that of absent slots; of another rank's part it is a row like any other."""
+    part = table(FakeWorld(1, 2), mark_rows=True)
+    part.mark(tf.IndexedSlices(tf.ones([2, 1]), tf.constant([0, 3], tf.int64)), 5)
+    assert part.last_seen is not None
+    np.testing.assert_array_equal(part.last_seen.numpy()[:5], [5, 0, 0, 5, 0])
+
+
 @pytest.mark.parametrize("optimizer", optimizers.names())
 def test_one_rank_takes_the_steps_of_the_whole_table_bit_by_bit(optimizer: str) -> None:
     whole, part = model(None, optimizer), model(SingleWorld(), optimizer)
