@@ -212,8 +212,8 @@ def _words(profile: Profile, total: int | None) -> tuple[list[str], tuple[dict[s
     estimate, unseen, listed = estimated(profile, total), profile.once / max(profile.present, 1), profile.distinct
     if profile.is_numeric:
         few = "Few whole numbers: each with a vector of its own."
-        what = "name" if names_things(profile.header) else "values"
-        many = f"Whole numbers, but by their {what} names of things and no quantity."
+        what = "column's name" if names_things(profile.header) else "values"
+        many = f"Whole numbers; by the {what} they name things and are no quantity."
         why.append(few if listed <= _FEW else many)
     if profile.separator is not None:
         mark, pieces, size = profile.separator
