@@ -27,7 +27,11 @@ class EncodedRows(NamedTuple):
 
 def needs_tensorflow(schema: ResolvedSchema) -> bool:
     """Whether an :class:`Encoder` of the schema will load TensorFlow."""
-    return not native.prepares() or row_plan(schema) is None
+    return _native_plan(schema) is None
+
+
+def _native_plan(schema: ResolvedSchema) -> list[native.RowField] | None:
+    return row_plan(schema) if native.prepares() else None
 
 
 class Encoder:
@@ -36,7 +40,7 @@ class Encoder:
 
     def __init__(self, schema: ResolvedSchema) -> None:
         self._schema = schema
-        self._plan = None if needs_tensorflow(schema) else row_plan(schema)
+        self._plan = _native_plan(schema)
         self._encoders: dict[tuple[int, ...], native.RowEncoder] = {}
         self.multi_fields: tuple[str, ...] = () if self._plan is not None else self._graphs.multi_fields
 

@@ -49,12 +49,10 @@ def prepares() -> bool:
     return asked_for(PREPARING, "native", "python", _load()[1])
 
 
-def _at(array: Any, kind: Any | None = None) -> Any:
-    """Where an array or bytes begin, for the library; its type, which must be the one said, is checked."""
+def _at(array: np.ndarray | None, kind: Any) -> ctypes.c_void_p | None:
+    """Where an array begins, for the library; its type, which must be the one said, is checked."""
     if array is None:
         return None
-    if isinstance(array, bytes):
-        return ctypes.c_char_p(array)
     if array.dtype != kind or not array.flags.c_contiguous:
         raise ValueError(f"an array is {array.dtype}, not {np.dtype(kind)}, or its numbers do not lie side by side")
     return ctypes.c_void_p(array.ctypes.data)
