@@ -190,7 +190,8 @@ class _Run:
         # The signals to the end: a launcher ends the other ranks as soon as one has failed, and they say why first.
         stack.enter_context(trainer.supervisor.signals)
         try:
-            check_same(world, self._given(trainer))
+            if world.size > 1:
+                check_same(world, self._given(trainer))
             exchange = choose_exchange(state.model, reader, world, config.exchange, trainer.reporter.say)
             entry = {"data": str(self.data_dir), "data_id": data, "world_size": world.size}
             entry["exchange"] = [choice.to_json() for choice in exchange]

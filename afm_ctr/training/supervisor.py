@@ -136,7 +136,7 @@ def check_same(world: World, mine: Mapping[str, Any]) -> None:
     """
     first, *others = world.allgather_object(dict(mine))
     for rank, theirs in enumerate(others, 1):
-        for what in [*first, *(theirs.keys() - first.keys())]:
+        for what in first | theirs:
             if (found := theirs.get(what)) != (wanted := first.get(what)):
                 raise UserError(
                     f"rank {rank} has another {what} than rank 0: {found!r}, not {wanted!r}; all ranks need the same "
