@@ -79,6 +79,8 @@ def gain_on_constant(
         return None
     weight = np.ones_like(target) if weights is None else np.asarray(weights, np.float64).reshape(-1)
     mean = float(np.average(target, weights=weight))
+    if loss == "log" and not 0.0 < mean < 1.0:  # one class has next to no weight
+        return None
     constant = mean if loss == "squared" else math.log(mean) - math.log1p(-mean)
     gained = row_losses(loss, target, np.full_like(target, constant)) - row_losses(loss, target, scores)
     return mean_interval(gained, weight)

@@ -156,8 +156,9 @@ class Evaluation:
                 reasons[name] = reason
 
         if self.label == "binary":
-            positives = float(self._table.table[1].sum())
-            rate = figures["positive_rate"] = positives / self._rmse.weight if self._rmse.weight else None
+            # By sums of one order: of rows of one class the share is 0 or 1 to the bit, whatever their weights.
+            positives, negatives = (float(part.sum()) for part in self._table.table[1:])
+            rate = figures["positive_rate"] = positives / (positives + negatives) if self._rmse.weight else None
             put("auc", self._auc)
             if self._any_groups:
                 put("group_auc", self._groups)

@@ -60,6 +60,7 @@ def quantile_boundaries(sample: np.ndarray, quantiles: int) -> tuple[float, ...]
     """
     if not len(sample):
         return ()
+    quantiles = min(quantiles, len(sample))  # more of them cut at every number, as these do
     positions = np.arange(1, quantiles, dtype=np.int64) * len(sample) // quantiles
     chosen = np.unique(sample[positions])
     return tuple(float(number) for number in chosen[chosen > sample[0]])

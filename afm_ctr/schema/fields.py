@@ -270,7 +270,7 @@ class LibfmField(Strict):
 
     kind: Literal["libfm"]
     name: Name
-    ids: tuple[Annotated[int, Field(strict=True, ge=0)], Annotated[int, Field(strict=True, ge=1)]]
+    ids: tuple[Annotated[int, Field(strict=True, ge=0)], Count]
     max_values: Count = 1
     within_field_pairs: bool = Field(default=True, strict=True)
     missing: Literal["absent", "own"] = "absent"

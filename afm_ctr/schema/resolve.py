@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from afm_ctr.errors import UserError
 from afm_ctr.schema.analysis_results import Analysis
 from afm_ctr.schema.boundaries import quantile_boundaries
@@ -17,6 +19,7 @@ from afm_ctr.schema.fields import (
     DeclaredIds,
     HashSpace,
     LibfmField,
+    MissingValue,
     NumericField,
     ValueEncoding,
     VocabularySpace,
@@ -28,6 +31,7 @@ from afm_ctr.schema.resolved import IdRange, NumericStatistics, ResolvedSchema, 
 from afm_ctr.schema.spec import FeatureSchema
 from afm_ctr.schema.times import PART_SIZES, TimeField
 
+_LARGEST_VALUE = float(np.finfo(np.float32).max)
 _ROUNDING = 1e-14  # what the mean of equal numbers may be off, relatively; float64 itself has 1.1e-16
 
 
@@ -86,13 +90,9 @@ def _key_checks(spec: FeatureSchema, parent: ResolvedSchema | None) -> dict[str,
 
 
 def _statistics(spec: FeatureSchema, analysis: Analysis) -> dict[str, NumericStatistics]:
-    derived = statistics_from_spec(spec)
-    found = {}
+    found = statistics_from_spec(spec)
     for field in spec.fields:
-        if not isinstance(field, NumericField):
-            continue
-        if field.name in derived:
-            found[field.name] = derived[field.name]
+        if not isinstance(field, NumericField) or field.name in found:
             continue
         facts = analysis.numbers.get(field.name)
         if facts is None:
@@ -108,7 +108,19 @@ def _statistics(spec: FeatureSchema, analysis: Analysis) -> dict[str, NumericSta
             assert field.encoding.quantiles is not None
             boundaries = quantile_boundaries(facts.sample, field.encoding.quantiles)
             found[field.name] = NumericStatistics(boundaries=boundaries)
-    return found
+    for field in spec.fields:
+        if isinstance(field, NumericField) and isinstance(field.missing, MissingValue):
+            _check_number_of_missing(field, field.missing.value, found[field.name])
+    return {field.name: found[field.name] for field in spec.fields if field.name in found}
+
+
+def _check_number_of_missing(field: NumericField, number: float, statistics: NumericStatistics) -> None:
+    """Refuse a number for missing cells that no slot can hold; such a number in the log is a bad cell."""
+    logged = isinstance(field.encoding, ValueEncoding) and field.encoding.log
+    encoded = math.copysign(math.log1p(abs(number)), number) if logged else number
+    if not abs((encoded - statistics.mean) / statistics.std) <= _LARGEST_VALUE:
+        remedy = "give a smaller one" if logged else "give a smaller one, or `log: true`"
+        raise UserError(f"field '{field.name}': missing: {number:g}: is beyond float32 as the slot's value; {remedy}")
 
 
 def _entries(

@@ -146,15 +146,12 @@ class ResolvedSchema(Strict):
     @cached_property
     def pairs(self) -> np.ndarray:
         """int32 [P, 2]: slots i < j in lexicographic order, without the inner pairs of fields that want none."""
-        inner = {f.name: getattr(f, "within_field_pairs", True) for f in self.spec.fields}
-        owner = [slot.field for slot in self.slots]
-        kept = [
-            (i, j)
-            for i in range(len(owner))
-            for j in range(i + 1, len(owner))
-            if owner[i] != owner[j] or inner[owner[i]]
-        ]
-        pairs = np.array(kept, np.int32).reshape(-1, 2)
+        fields = self.spec.fields
+        owner = np.repeat(np.arange(len(fields)), [slots_of(field) for field in fields])
+        inner = np.array([getattr(field, "within_field_pairs", True) for field in fields])
+        first, second = np.triu_indices(len(owner), 1)
+        kept = (owner[first] != owner[second]) | inner[owner[first]]
+        pairs = np.stack([first[kept], second[kept]], axis=1).astype(np.int32)
         pairs.setflags(write=False)
         return pairs
 

@@ -25,10 +25,13 @@ from afm_ctr.schema.fields import (
     WordField,
     column_of,
     columns_of,
+    slots_of,
 )
 from afm_ctr.schema.formats import DelimitedFormat, Format, Label, LibfmFormat, NegativeSampling
 from afm_ctr.schema.side import SideTable
 from afm_ctr.schema.times import TimeField
+
+_MOST_SLOTS = 1 << 16  # their pairs are listed, 2 GB by then: what is beyond is a slip
 
 
 class FieldSpace(NamedTuple):
@@ -151,16 +154,21 @@ def fits_name(text: str) -> bool:
 
 def _problems(spec: FeatureSchema) -> list[Problem]:
     """What is wrong across the keys of a schema: names, id spaces, columns, and what a libfm log allows."""
-    problems = [*_field_names(spec), *_spaces(spec), *_columns(spec), *_side_tables(spec), *_libfm(spec)]
+    problems = [*_names_and_slots(spec), *_spaces(spec), *_columns(spec), *_side_tables(spec), *_libfm(spec)]
     if spec.negative_sampling and (spec.label is None or spec.label.kind != "binary"):
         problems.append(Problem(("negative_sampling",), "needs a binary label; remove it"))
     return problems
 
 
-def _field_names(spec: FeatureSchema) -> list[Problem]:
+def _names_and_slots(spec: FeatureSchema) -> list[Problem]:
     seen: set[str] = set()
     problems = []
+    slots = 0
     for index, field in enumerate(spec.fields):
+        slots += slots_of(field)
+        if slots > _MOST_SLOTS >= slots - slots_of(field):
+            message = f"{slots_of(field)}: a row would have {slots} slots; the most are {_MOST_SLOTS}"
+            problems.append(Problem(("fields", index, "max_values"), message))
         if field.name in seen:
             message = f"'{field.name}': an earlier field has this name; choose another (and set `column`)"
             problems.append(Problem(("fields", index, "name"), message))

@@ -151,6 +151,28 @@ def test_numbers_too_large_to_standardise():
         resolve(spec, Analysis.merge([analyzer.partial()]))
 
 
+@pytest.mark.parametrize(
+    ("encoding", "number", "std", "fits"),
+    [
+        ({}, 3.4e38, 1.0, True),
+        ({}, 1e300, 1.0, False),
+        ({}, -1e39, 1.0, False),
+        ({"log": True}, 1e300, 1.0, True),
+        ({"standardise": True}, 1e300, 1e290, True),
+        ({"standardise": True}, 3e38, 1e-3, False),
+    ],
+)
+def test_the_number_for_missing_cells_is_one_that_a_slot_can_hold(encoding, number, std, fits):
+    field = {"name": "v", "kind": "numeric", "encoding": {"kind": "value", **encoding}, "missing": {"value": number}}
+    spec = FeatureSchema.model_validate({"name": "s", "format": {"kind": "delimited"}, "fields": [field]})
+    found = Analysis(numbers={"v": analysis_results.NumberFacts(4, 0.0, std)})
+    if fits:
+        resolve(spec, found)
+    else:
+        with pytest.raises(UserError, match=r"field 'v': missing: \S+ is beyond float32 as the slot's value; give a"):
+            resolve(spec, found)
+
+
 def test_who_needs_analysis():
     assert spec_needs_analysis(SPEC)
     hashed = {"name": "h", "kind": "categorical", "encoding": {"kind": "hash", "buckets": 3}}

@@ -247,6 +247,18 @@ def test_evaluation_of_one_class_reports_none_with_reasons() -> None:
     assert result["log_loss"] > 0 and result["positive_rate"] == 0
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_is_one_class_whatever_the_weights_add_up_to(label: int) -> None:
+    for seed in range(20):  # of some the parts of all rows' weight add up to more than the whole
+        rng, evaluation = np.random.default_rng(seed), Evaluation()
+        for _ in range(5):
+            evaluation.update(np.full(50, label), rng.normal(size=50), weights=rng.random(50))
+        result = evaluation.result()
+        assert (result["positive_rate"], result["constant_log_loss"]) == (label, 0.0)
+        assert result["normalised_entropy"] is None
+        assert result["reasons"]["normalised_entropy"] == "all rows are of one class"
+
+
 def test_evaluation_without_rows() -> None:
     result = Evaluation().result()
     assert result["rows"] == 0 and result["log_loss"] is None and result["reasons"]["rmse"] == "no rows"

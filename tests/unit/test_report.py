@@ -194,6 +194,7 @@ def test_the_verdict_says_better_worse_or_neither() -> None:
         assert words in said and said.startswith("AUC 0.") and f"on {ROWS} rows." in said
     assert conclusion(scored(labelled=False), {}, config, []) == ""
     assert gain_on_constant("log", np.ones(3), np.ones(3)) is None and gain_on_constant("log", [], []) is None
+    assert gain_on_constant("log", [1, 1, 0], [0.0, 1, 2], [1, 1, 1e-20]) is None
     assert conclusion(None, {}, config, []) == ""
 
 

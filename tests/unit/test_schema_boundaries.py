@@ -57,6 +57,7 @@ def test_the_list_ends_where_float64_stops_counting():
         ([5], 2, ()),
         ([], 3, ()),
         ([1, 2], 10, (2.0,)),
+        ([1, 2, 2, 5, 9], 10**18, (2.0, 5.0, 9.0)),  # as many buckets as there are numbers
     ],
 )
 def test_quantiles(numbers, quantiles, boundaries):
