@@ -14,7 +14,8 @@ import tensorflow as tf
 from afm_ctr.errors import UserError, find_user_error
 from afm_ctr.features import FeatureTransform
 from afm_ctr.io.files import refusal, refuse_input, write_json_lines
-from afm_ctr.io.paths import expand, is_remote, local_files_alone, refuse_text
+from afm_ctr.io.inputs import input_files
+from afm_ctr.io.paths import refuse_text
 from afm_ctr.rawlog import ColumnTypes, parse_log, word_columns
 from afm_ctr.records import Manifest, Reader
 from afm_ctr.sidetables import SideTables
@@ -143,7 +144,7 @@ def predict_logs(
     Raises:
         UserError: no such run or file, or a column that is missing.
     """
-    paths = _expand(inputs)
+    paths = input_files(inputs)
     refuse_input(output, paths)
     model, schema, *_ = open_run(model_dir, which)
     tables = SideTables.load(model_dir, schema.spec)
@@ -177,16 +178,6 @@ def predict_logs(
                 yield from (line for _, line in numbered)
 
     return _write(output, lines())
-
-
-def _expand(inputs: Iterable[str]) -> list[str]:
-    paths: list[str] = []
-    for pattern in inputs:
-        found = expand(pattern)
-        if not found:
-            raise local_files_alone(pattern) if is_remote(pattern) else UserError(f"--input {pattern}: no such file")
-        paths += found
-    return paths
 
 
 def _write(output: str | Path, lines: Iterator[dict[str, Any]], reader: Reader | None = None) -> PredictSummary:

@@ -14,6 +14,7 @@ import grpc
 
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import as_user_error, refuse_input, write_json_lines
+from afm_ctr.io.inputs import check_input
 from afm_ctr.rawlog import ParsedLines, parse_log
 from afm_ctr.rawlog.side import side_tables_beside
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
@@ -83,6 +84,7 @@ def score_file(
     """
     refuse_input(output_path, [input_path, schema_path])
     spec = load_spec(schema_path)
+    check_log(input_path)
     tables = side_tables_beside(schema_path, spec)
     began = time.monotonic()
     try:
@@ -107,6 +109,12 @@ def score_file(
         except ServingError as error:
             raise UserError(f"score: {_explained(error, batch_size)}") from error
     return ScoreSummary(str(output_path), rows, errors, job.unread, sorted(job.versions), time.monotonic() - began)
+
+
+def check_log(path: str | Path) -> None:
+    """Refuse a log that cannot be read, before a server is asked. Raises UserError."""
+    with as_user_error(f"--input {path}: cannot read it"):
+        check_input(path)
 
 
 def load_spec(path: str | Path) -> FeatureSchema:

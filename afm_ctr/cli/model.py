@@ -15,6 +15,7 @@ from afm_ctr.cli.app import JsonFlag, app, console, path_option, report, report_
 from afm_ctr.cli.early import check_inputs, training_config
 from afm_ctr.cli.quiet_imports import load_tensorflow
 from afm_ctr.errors import UserError
+from afm_ctr.io.inputs import input_files
 
 ModelDir = Annotated[Path, path_option(help="Folder of the run: config, checkpoints, history.")]
 Data = Annotated[Path, path_option(help="Prepared data set: the output of afm-ctr prepare.")]
@@ -180,6 +181,7 @@ def predict(
     if (data is None) == (not input):
         raise UserError("predict: give either --data DIR (with --split) or --input GLOB")
     check_inputs(data=data, run=model_dir)
+    input_files(input or [])
     load_tensorflow()
     from afm_ctr.prediction import predict
 

@@ -79,14 +79,18 @@ def chosen_connection(
     return Connection(version=version, label=label, credentials=credentials)
 
 
-def await_model(target: str, model_name: str, seconds: float, server: Connection) -> None:
+def await_model(target: str, model_name: str, seconds: float, server: Connection, schema: Path, log: Path) -> None:
     """Return as soon as the model is served, at once where ``seconds`` is 0.
 
     Raises:
-        UserError: it was not in time; says what was seen last.
+        UserError: the schema or the log cannot be read; or the model was not in time: says what was seen last.
     """
     if not seconds:
         return
+    from serving.score import check_log, load_spec
+
+    load_spec(schema)
+    check_log(log)
     from serving.client import Client
     from serving.errors import ServingError
 
@@ -156,7 +160,7 @@ def score(
     from serving.score import score_file
 
     with console.status(f"scoring {input} by {target}"):
-        await_model(target, model_name, wait, server)
+        await_model(target, model_name, wait, server, schema, input)
         summary = score_file(target, model_name, schema, input, output, batch_size, timeout=timeout, **server)
     report_summary(as_json, summary)
 
@@ -207,7 +211,7 @@ def load_test(
     from serving.load.senders import Bounds
 
     limits = Slo.parse(slo or [])
-    await_model(target, model_name, wait, server)
+    await_model(target, model_name, wait, server, schema, input)
     with row_progress("load") as progress:
         result = run(
             target,

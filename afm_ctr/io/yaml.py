@@ -11,6 +11,7 @@ import yaml
 
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import refusal
+from afm_ctr.io.inputs import read_settings
 
 # Pure Python where libyaml is not built in: slower, the same result.
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -112,7 +113,7 @@ def parse_yaml(text: str, where: str) -> Any:
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file. Raises UserError: the file is absent, unreadable, or not YAML."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_settings(path).decode()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import BinaryIO, Literal
 
-from afm_ctr.errors import UserError
+from afm_ctr.io.files import as_user_error
+from afm_ctr.io.inputs import open_input
 from afm_ctr.rawlog.codecs import open_text
 from afm_ctr.rawlog.layout import has_header, header_line
 from afm_ctr.rawlog.lines import BrokenEnd, LineStream, without_mark
@@ -94,9 +95,6 @@ def truncated(source: str, line: int, end: BrokenEnd) -> Reject:
 
 @contextmanager
 def _open(path: str) -> Iterator[BinaryIO]:
-    try:
-        stream = open(path, "rb")  # noqa: SIM115 - closed by the block below
-    except OSError as error:
-        raise UserError(f"{path}: cannot read it: {error.strerror}") from error
-    with stream:
+    """What is raised while the block reads is one line too."""
+    with as_user_error(f"{path}: cannot read it"), open_input(path) as stream:
         yield stream

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from pathlib import Path
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.inputs import read_settings
 
 _CHECK = b"afm-ctr: which key is it"
 
@@ -19,7 +19,7 @@ def read_key(path: str) -> bytes:
         UserError: it cannot be read, or holds something else than 32 hexadecimal digits. The content is not shown.
     """
     try:
-        text = Path(path).read_text(encoding="ascii").strip()
+        text = read_settings(path).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "is no text"
         raise UserError(f"key_file: {path}: cannot be read: {why}") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from google.protobuf import text_format
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.inputs import read_settings
 
 _FLAG = "serve: --model_config_file"
 
@@ -46,7 +47,7 @@ def read_model_config(path: str) -> ModelConfig:
 
     config = ModelServerConfig()
     try:
-        text_format.Parse(Path(path).read_text(encoding="utf-8"), config)
+        text_format.Parse(read_settings(path).decode(), config)
     except OSError as error:
         raise UserError(f"{_FLAG}={path}: {error.strerror or error}") from None
     except (text_format.ParseError, UnicodeDecodeError) as error:

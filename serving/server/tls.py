@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 from google.protobuf import text_format
 
 from afm_ctr.errors import UserError
+from afm_ctr.io.inputs import read_settings
 from serving.protos.ssl_config_pb2 import SSLConfig
 
 _FLAG = "serve: --ssl_config_file"
@@ -25,7 +25,7 @@ def server_credentials(path: str) -> grpc.ServerCredentials:
     """
     config = SSLConfig()
     try:
-        text_format.Parse(Path(path).read_text(encoding="utf-8"), config)
+        text_format.Parse(read_settings(path).decode(), config)
     except OSError as error:
         raise UserError(f"{_FLAG}={path}: {error.strerror or error}") from None
     except text_format.ParseError as error:
