@@ -25,7 +25,6 @@ _DECODER = json.JSONDecoder(
     parse_constant=_CONSTANTS.__getitem__,
     strict=False,
 )
-_MARK = b"-73056193128840517"
 _SPACE = " \t\r\n"
 
 
@@ -48,11 +47,9 @@ class JsonCutter:
 
     def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
         """The wanted columns by Python alone; lines that are bad get empty cells."""
-        good = [line for i, line in enumerate(lines) if i not in bad] if bad else lines
-        found = iter(_all_objects(good) or map(_one_object, good))
         rows: list[dict[str, Any]] = []
-        for i in range(len(lines)):
-            row = self._nothing if i in bad else next(found)
+        for i, line in enumerate(lines):
+            row = self._nothing if i in bad else _one_object(line)
             if isinstance(row, str):
                 bad[i], row = ("bad_json", row), self._nothing
             rows.append(row)
@@ -118,26 +115,6 @@ def _cell(value: Any, separators: Sequence[bytes]) -> bytes:
     if isinstance(value, list):
         value = [b"0" if item == b"-0" else item for item in value]
     return b"0" if value == b"-0" else cell_text(value, separators)
-
-
-def _all_objects(lines: Sequence[bytes]) -> list[dict[str, Any]] | None:
-    """The objects of lines that are all right, in one go: keys are made once. None: one by one, there is more to say.
-
-    Between the lines stands a mark that none of them holds. If they are read as object, mark, object, … then every
-    mark was met between two values, and every line is one value: no quote or bracket has reached beyond its line.
-    """
-    whole = (b",%s," % _MARK).join(lines)
-    if not lines or whole.count(_MARK) != len(lines) - 1:
-        return None
-    text = f"[{whole.decode()}]"
-    try:
-        values, end = _DECODER.raw_decode(text)
-    except (ValueError, RecursionError):
-        return None
-    objects = values[::2]
-    if end != len(text) or values[1::2] != [_MARK] * (len(lines) - 1) or set(map(type, objects)) != {dict}:
-        return None
-    return objects
 
 
 def _one_object(line: bytes) -> dict[str, Any] | str:

@@ -59,27 +59,12 @@ class FramedRecords(Sequence[bytes]):
     @classmethod
     def of(cls, records: Sequence[bytes]) -> FramedRecords:
         """Put records into frames."""
-        blank = bytes(FOOTER_BYTES)
-        data = b"".join([part for record in records for part in (header(len(record)), record, blank)])
+        crcs = masked_crcs(records).tobytes()
+        footers = (crcs[at : at + FOOTER_BYTES] for at in range(0, len(crcs), FOOTER_BYTES))
+        framed = zip(records, footers, strict=True)
+        data = b"".join([part for record, footer in framed for part in (header(len(record)), record, footer)])
         sizes = np.fromiter(map(len, records), np.int64, len(records)) + (HEADER_BYTES + FOOTER_BYTES)
-        return cls.without_footers(np.frombuffer(bytearray(data), np.uint8), sizes)
-
-    @classmethod
-    def without_footers(cls, frames: np.ndarray, sizes: np.ndarray) -> FramedRecords:
-        """Frames whose last four bytes are still to be written, which happens in place."""
-        framed = cls(frames, sizes)
-        footers = masked_crcs(framed._records()).view(np.uint8).reshape(-1, FOOTER_BYTES)
-        frames[(framed._ends - FOOTER_BYTES)[:, None] + np.arange(FOOTER_BYTES)] = footers
-        return framed
-
-    @classmethod
-    def joined(cls, parts: Sequence[FramedRecords]) -> FramedRecords:
-        """All records of some, in order."""
-        if len(parts) == 1:
-            return parts[0]
-        none = cls(np.zeros(0, np.uint8), np.zeros(0, np.int64))
-        frames, sizes = zip(*((part.frames, part.sizes) for part in [none, *parts]), strict=True)
-        return cls(np.concatenate(frames), np.concatenate(sizes))
+        return cls(np.frombuffer(data, np.uint8), sizes)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -87,11 +72,6 @@ class FramedRecords(Sequence[bytes]):
     def __getitem__(self, index: int) -> bytes:  # type: ignore[override]  # no slices
         end = int(self._ends[index])
         return self.frames[end - int(self.sizes[index]) + HEADER_BYTES : end - FOOTER_BYTES].tobytes()
-
-    def _records(self) -> list[bytes]:
-        whole = self.frames.tobytes()
-        ends = (self._ends - FOOTER_BYTES).tolist()
-        return [whole[a:b] for a, b in zip((self._ends - self.sizes + HEADER_BYTES).tolist(), ends, strict=True)]
 
 
 # Headers that were checked before, and their lengths.

@@ -262,20 +262,7 @@ def test_cells_that_are_wanted_as_texts_are_scanned_too(monkeypatch: pytest.Monk
 )
 def test_lines_that_only_together_are_objects(first: str, second: str, third: str) -> None:
     lines = [*GOOD, first, second, third]
-    wanted = content(parsed(lines, False))
-    assert content(parsed(lines, True)) == wanted
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonl, "_all_objects", lambda lines: None)  # one by one
-        assert content(parsed(lines, False)) == wanted
-
-
-@given(st.lists(st.one_of(LINE, st.sampled_from(ODD)), min_size=1, max_size=6))
-@settings(max_examples=50, deadline=None)
-def test_python_reads_lines_together_as_one_by_one(lines: list[str]) -> None:
-    wanted = content(parsed(lines, False))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonl, "_all_objects", lambda lines: None)
-        assert content(parsed(lines, False)) == wanted
+    assert content(parsed(lines, True)) == content(parsed(lines, False))
 
 
 def test_the_other_form_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
