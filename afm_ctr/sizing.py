@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
@@ -37,29 +36,25 @@ class DataSize:
     slots: int  # filled slots of a row, at most
     validated: bool = True  # whether there is a split ``valid``
     averaged: int = 0  # slots of fields of several values beyond the first of each: their mean counts like one
-    signal: float | None = None  # the logit's variance that a field's own AUC stands for, on average
+    c: float | None = None  # that suits the weights, by :mod:`afm_ctr.penalty`; ``None``: not known
 
     @classmethod
     def of(
         cls, spec: FeatureSchema, rows: int, distinct: Mapping[str, int], *, validated: bool = True,
-        aucs: Mapping[str, float] | None = None,
+        c: float | None = None,
     ) -> DataSize:  # fmt: skip
         """By a schema.
 
         Args:
             distinct: different cells of a field, by its name; a field that is not there counts by its encoding.
-            aucs: of a field by itself, by its name.
+            c: that suits the weights, where rows were at hand to try it on.
         """
         from afm_ctr.schema import slots_of
 
         ids = [_ids(field, spec, distinct.get(field.name)) for field in spec.fields]
         slots = sum(map(slots_of, spec.fields))
-        known = aucs or {}
-        single = [field.name for field in spec.fields if slots_of(field) == 1]  # of lists few cells come again
-        said = [_variance(known[name]) for name in single if name in known]
-        signal = sum(said) / len(said) if 2 * len(said) >= slots else None
         averaged = sum(slots_of(field) - 1 for field in spec.fields if getattr(field, "value", None) == "mean")
-        return cls(rows, sum(ids), max(ids), slots, validated, averaged, signal)
+        return cls(rows, sum(ids), max(ids), slots, validated, averaged, c)
 
     @property
     def rows_per_id(self) -> float:
@@ -75,11 +70,6 @@ class DataSize:
     def pairs(self) -> int:
         """Pairs of slots."""
         return self.slots * (self.slots - 1) // 2
-
-
-def _variance(auc: float) -> float:
-    """Of the log odds that a score with this AUC stands for, if it is normal for either label."""
-    return 2 * NormalDist().inv_cdf(min(max(auc, 0.5), 0.99)) ** 2
 
 
 def _ids(field: OneField, spec: FeatureSchema, distinct: int | None) -> int:
@@ -123,11 +113,11 @@ class Settings:
 def settings_for(size: DataSize) -> Settings:
     """The settings for data of this size.
 
-    ``row_l2`` of the weights is that of a logistic regression with C = 10 / slots^1.5, at most 1, divided by the
-    rows, as a step's loss is a mean: the more weights a logit adds up, the less each may say. C is the variance that
-    a weight is expected to have, so what the fields say by themselves bounds it: from half of their signal (fields
-    repeat each other) to four times (rare ids say more than their AUC). For the same reason the rate is divided by
-    the slots, but a weight can get three deviations far in all steps. The rate falls to 0 in a straight line, and of
+    ``row_l2`` of the weights is that of a logistic regression, divided by the rows, as a step's loss is a mean. Its C
+    was tried on rows (:mod:`afm_ctr.penalty`), or else is 10 / slots^1.5, at most 1: the more weights a logit adds
+    up, the less each may say. For the same reason the rate is divided by the slots; but C is the variance that a
+    weight is expected to have, and a weight can get three deviations far in all steps. The rate falls to 0 in a
+    straight line, and of
     ``afm`` averages over an epoch are validated: of a run that jumps, the best epoch is one whose mean prediction
     happens to suit the rows of ``valid``. Adam's ``epsilon`` is 0.03 of what one row weighs in the mean: a rare id
     moves by what its rows say, not as far as one of many that agree.
@@ -179,11 +169,9 @@ def settings_for(size: DataSize) -> Settings:
 
 def _c(size: DataSize) -> tuple[float, str]:
     """C of the weights, and where it comes from."""
-    c, why = min(10 / size.terms**1.5, 1.0), "10 / slots^1.5, at most 1"
-    if size.signal is not None and not 0.5 * size.signal <= c <= 4 * size.signal:
-        c = max(0.5 * size.signal if c < size.signal else 4 * size.signal, 0.01)
-        why = f"by what the columns say by themselves (signal {size.signal:.2g})"
-    return c, why
+    if size.c is not None:
+        return size.c, "the best on rows that it had not seen"
+    return min(10 / size.terms**1.5, 1.0), "10 / slots^1.5, at most 1"
 
 
 class _Choice(NamedTuple):

@@ -1,6 +1,6 @@
 """A first hour with nothing edited: ``init``, ``prepare``, ``train``, against scikit-learn's logistic regression.
 
-.venv/bin/python benchmarks/first_hour.py [NAME …] [--work FOLDER] [--rows N]
+.venv/bin/python benchmarks/first_hour.py [NAME or FILE …] [--work FOLDER] [--rows N]
 
 Each log goes through the commands that ``init`` prints. The logistic regression gets the same rows and ids one-hot
 (numbers as their values); its C is the best of a grid by the log loss of the split ``valid``. The last column is the
@@ -39,7 +39,7 @@ LOGS: dict[str, tuple[str, list[str]]] = {
     "criteo": ("criteo/criteo_120k.tsv.gz", []),
 }
 SPLITS = ("valid", "test")
-GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _CLIPPED = 1e-7
 
 
@@ -167,10 +167,11 @@ def line(name: str, found: dict[str, Any], theirs: np.ndarray, chosen: float, sp
     return f"| {' | '.join(cells)} |", mean <= error
 
 
-def compare(name: str, folder: Path, rows: int | None) -> bool:
+def compare(name: str, work: Path, rows: int | None) -> bool:
     """Print one log's lines; whether the figures of ``test`` are as asked for."""
+    folder = work / Path(name).name.split(".")[0]
     folder.mkdir(parents=True, exist_ok=True)
-    source, options = LOGS[name]
+    source, options = LOGS.get(name, (str(Path(name).resolve()), []))
     log = folder / (f"{name}.csv" if not source else Path(source).name.removesuffix(".gz"))
     if source:
         first_rows(DATA / source, log, rows or sys.maxsize)
@@ -188,11 +189,11 @@ def compare(name: str, folder: Path, rows: int | None) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(LOGS)}; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(LOGS)}, or a file; default: all")
     parser.add_argument("--work", type=Path, help="folder that stays; default: a temporary one")
     parser.add_argument("--rows", type=int, help="lines of each public log; default: all")
     options = parser.parse_args()
-    unknown = [name for name in options.names if name not in LOGS]
+    unknown = [name for name in options.names if name not in LOGS and not Path(name).is_file()]
     if unknown:
         parser.error(f"no such log: {', '.join(unknown)}; there are {', '.join(LOGS)}")
     print("| log | test rows | constant | scikit-learn (C) | ours | model, epochs | difference ± s.e. | |")
@@ -200,11 +201,11 @@ def main() -> int:
     missed = 0
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.names or LOGS:
-            source = LOGS[name][0]
+            source = LOGS.get(name, ("", []))[0]
             if source and not (DATA / source).exists():
                 print(f"| {name} | not here: {DATA / source} |", flush=True)
                 continue
-            missed += not compare(name, (options.work or Path(scratch)) / name, options.rows)
+            missed += not compare(name, options.work or Path(scratch), options.rows)
     return 1 if missed else 0
 
 

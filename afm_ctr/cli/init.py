@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afm_ctr.cli.app import JsonFlag, app, console, path_option, report, say
+from afm_ctr.cli.quiet_imports import load_tensorflow
 from afm_ctr.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +44,11 @@ def init(
 
     with console.status("looking at the logs"):
         found = infer.infer_schema(input, label=label, name=name)
-    settings = settings_for(found.size)
+    with console.status("trying penalties on them"):
+        encodes = importlib.util.find_spec("tensorflow") is not None
+        if encodes:
+            load_tensorflow(keras=False)
+        settings = settings_for(found.size(tried=encodes))
     with as_user_error(f"{output}: cannot be written"):
         output.mkdir(parents=True, exist_ok=True)
         infer.save(found, schema, overwrite)

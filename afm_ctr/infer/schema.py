@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from afm_ctr.infer.table import Table, read_table
 from afm_ctr.infer.texts import LABEL_NAMES, NOTHING, shown
 from afm_ctr.infer.write import columns, comment, flow
 from afm_ctr.io.files import as_user_error, write_text
+from afm_ctr.penalty import suiting_c
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
 from afm_ctr.sizing import DataSize
 
@@ -42,6 +43,7 @@ class Inference:
         columns: for each column its name, what is suggested, and what is odd about it.
         split: what to give prepare as ``--split``; ``None``: there is no label to train on.
         first: one of the files, as a path.
+        cells: of the sample, of every column; and ``positive``, its labels. ``None``: there are none, or numbers.
     """
 
     text: str
@@ -54,19 +56,24 @@ class Inference:
     columns: list[dict[str, Any]]
     split: str | None
     first: str
+    cells: Mapping[str, Sequence[bytes]] = field(repr=False, compare=False)
+    positive: np.ndarray | None = field(repr=False, compare=False)
 
-    @property
-    def size(self) -> DataSize:
-        """Of what the suggested split leaves to train on; ids beyond the sample are estimated."""
+    def size(self, *, tried: bool = True) -> DataSize:
+        """Of what the suggested split leaves to train on; ids beyond the sample are estimated.
+
+        Args:
+            tried: whether penalties are tried on the sample, for which TensorFlow encodes it.
+        """
         total = self.rows if self.total is None else self.total
         known = [column for column in self.columns if "distinct_in_all" in column]
-        distinct = {
-            field["name"]: column["distinct_in_all"] for column in known for field in column["suggested"] or ()
-        }
-        aucs = {
-            field["name"]: column["auc"] for column in known if column["auc"] for field in column["suggested"] or ()
-        }
-        return DataSize.of(self.schema, max(round(_TRAIN_SHARE * total), 1), distinct, aucs=aucs)
+        distinct = {mine["name"]: column["distinct_in_all"] for column in known for mine in column["suggested"] or ()}
+        c = None
+        if tried and self.positive is not None:
+            from afm_ctr.infer.trial import encoded
+
+            c = suiting_c(encoded(self.schema, self.cells, self.positive, _TRAIN_SHARE))
+        return DataSize.of(self.schema, max(round(_TRAIN_SHARE * total), 1), distinct, c=c)
 
     def command(self, inputs: Sequence[str], schema: Path, output: str = "DATA") -> str:
         """The shell's command line that prepares these logs by the schema's file."""
@@ -77,7 +84,8 @@ class Inference:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return {**self.__dict__, "schema": self.schema.model_dump(mode="json", exclude_defaults=True)}
+        plain = {name: value for name, value in self.__dict__.items() if name not in ("cells", "positive")}
+        return {**plain, "schema": self.schema.model_dump(mode="json", exclude_defaults=True)}
 
 
 def infer_schema(
@@ -99,9 +107,9 @@ def infer_schema(
     """
     table = read_table(inputs)
     if table.layout.format["kind"] == "libfm":
-        body, found, split = _libfm(table, labelled)
+        body, found, guess = _libfm(table, labelled)
     else:
-        body, found, split = _columns(table, label, labelled)
+        body, found, guess = _columns(table, label, labelled)
     title = name or Path(table.paths[0]).name.split(".")[0] or "log"
     text = "\n".join([*_head(table), f"name: {flow(title)}", "", *_format(table), "", *body]) + "\n"
     schema = validate(FeatureSchema, yaml.safe_load(text), "the inferred schema")
@@ -114,8 +122,10 @@ def infer_schema(
         total=table.total,
         rejects=dict(sorted(table.rejects.items())),
         columns=found,
-        split=split,
+        split=_split(guess),
         first=table.paths[0],
+        cells=table.cells,
+        positive=None if guess is None else guess.positive,
     )
 
 
@@ -163,7 +173,7 @@ def _split(guess: LabelGuess | None) -> str | None:
     return "tail:0.1/0.1"
 
 
-def _libfm(table: Table, labelled: bool) -> tuple[list[str], list[dict[str, Any]], str | None]:
+def _libfm(table: Table, labelled: bool) -> tuple[list[str], list[dict[str, Any]], LabelGuess | None]:
     label = Profile("label", "label", table.cells["label"])
     lines: list[str] = []
     guess = None
@@ -171,11 +181,13 @@ def _libfm(table: Table, labelled: bool) -> tuple[list[str], list[dict[str, Any]
         guess = find_label([label], "label", False, table.paths[0])
         lines += [*comment(guess.why[1:]), f"label: {flow(guess.schema)}", ""]
     why, fields = libfm_fields(table.cells["features"], table.paths[0])
-    lines += [*comment(why), "fields:", *(f"  - {flow(field)}" for field in fields)]
-    return lines, [{"name": field["name"], "suggested": field, "odd": []} for field in fields], _split(guess)
+    lines += [*comment(why), "fields:", *(f"  - {flow(mine)}" for mine in fields)]
+    return lines, [{"name": mine["name"], "suggested": mine, "odd": []} for mine in fields], guess
 
 
-def _columns(table: Table, label: str | None, labelled: bool) -> tuple[list[str], list[dict[str, Any]], str | None]:
+def _columns(
+    table: Table, label: str | None, labelled: bool
+) -> tuple[list[str], list[dict[str, Any]], LabelGuess | None]:
     cells = {
         column.name: [b"" if cell in NOTHING else cell for cell in table.cells[column.name]]
         for column in table.columns
@@ -206,7 +218,7 @@ def _columns(table: Table, label: str | None, labelled: bool) -> tuple[list[str]
     for column, why in table.layout.left_out.items():
         lines += comment([f"{shown(column.encode(), 60)}: LOOK AT THIS, left out: {why}."], 2)
     left_out = [{"name": column, "suggested": None, "odd": [why]} for column, why in table.layout.left_out.items()]
-    return lines, [*(_summary(suggestion, table.total) for suggestion in suggestions), *left_out], _split(guess)
+    return lines, [*(_summary(suggestion, table.total) for suggestion in suggestions), *left_out], guess
 
 
 def _check_label(table: Table, label: str | None, labelled: bool) -> None:
@@ -232,7 +244,7 @@ def _with_missing(suggestion: Suggestion, missing: Missing) -> Suggestion:
     texts = [*missing.everywhere, *missing.own.get(name, ())]
     why = f"{missing.rows[name]:,} cells say that there is no value: {', '.join(map(repr, texts))}."
     more = {"missing_values": texts} if name in missing.own else {}
-    fields = tuple(field | more for field in suggestion.fields)
+    fields = tuple(mine | more for mine in suggestion.fields)
     return replace(suggestion, why=(suggestion.why[0], why, *suggestion.why[1:]), fields=fields)
 
 
@@ -261,10 +273,10 @@ def _field(suggestion: Suggestion) -> list[str]:
     lines = comment([f"{suggestion.profile.header}: {suggestion.why[0]}", *suggestion.why[1:]], 2)
     lines += comment([f"LOOK AT THIS: {warning}" for warning in suggestion.warnings], 2)
     if suggestion.left_out is None:
-        return [*lines, *(f"  - {flow(field)}" for field in suggestion.fields)]
+        return [*lines, *(f"  - {flow(mine)}" for mine in suggestion.fields)]
     left_out = "the key" if suggestion.key else "left out"
     lines += comment([f"LOOK AT THIS, {left_out}: {suggestion.left_out}."], 2)
-    return [*lines, *(f"  # - {flow(field)}" for field in suggestion.fields)]
+    return [*lines, *(f"  # - {flow(mine)}" for mine in suggestion.fields)]
 
 
 def _summary(suggestion: Suggestion, total: int | None) -> dict[str, Any]:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from afm_ctr.errors import UserError
 from afm_ctr.models import check_model
 from afm_ctr.sizing import DataSize, settings_for
 from afm_ctr.training.config import CONFIG, TrainConfig
+
+if TYPE_CHECKING:
+    from afm_ctr.penalty import TrialRows
+
+_STRETCH = 512  # rows
 
 
 def default_config(
@@ -51,8 +57,13 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 
 
 def data_size(data_dir: str | Path) -> DataSize:
-    """Of a prepared data set, by its manifest. Raises UserError: no data set there."""
-    from afm_ctr.records.manifest import Manifest
+    """Of a prepared data set, by its manifest, with the penalty that suits some of its rows to train on.
+
+    Raises:
+        UserError: no data set there, or a damaged one.
+    """
+    from afm_ctr.penalty import suiting_c
+    from afm_ctr.records import Manifest
     from afm_ctr.schema import ResolvedSchema
 
     manifest, schema = Manifest.load(data_dir, check_files=False), ResolvedSchema.load(data_dir)
@@ -60,4 +71,21 @@ def data_size(data_dir: str | Path) -> DataSize:
     found = manifest.statistics
     distinct = {} if found is None else {field.name: field.distinct for field in found.fields}
     rows = splits.get("train") or manifest.rows_out
-    return DataSize.of(schema.spec, max(rows, 1), distinct, validated=bool(splits.get("valid")))
+    c = suiting_c(some_rows(data_dir, len(schema.slots))) if manifest.labelled and splits.get("train") else None
+    return DataSize.of(schema.spec, max(rows, 1), distinct, validated=bool(splits.get("valid")), c=c)
+
+
+def some_rows(data_dir: str | Path, slots: int) -> TrialRows:
+    """Rows to train on, in stretches spread evenly over all of them."""
+    import numpy as np
+
+    from afm_ctr.penalty import TrialRows, rows_to_try
+    from afm_ctr.records import Reader
+
+    reader = Reader(data_dir, "train", _STRETCH, shuffle=False)
+    stretches = min(reader.steps_per_epoch, -(-rows_to_try(slots) // _STRETCH))
+    columns, parts = ("feature_ids", "feature_vals", "label", "weight"), []
+    for step in np.arange(stretches) * reader.steps_per_epoch // stretches:
+        batch = reader.batch(0, int(step), columns)
+        parts.append([batch[name][: reader.local_rows(int(step))] for name in columns])
+    return TrialRows(*(np.concatenate(found) for found in zip(*parts, strict=True)))

@@ -23,7 +23,7 @@ FLOORS = (
     "afm_ctr.distributed afm_ctr.process_setup afm_ctr.schema afm_ctr.synthetic afm_ctr.webpage",
     "serving.connection serving.rows",
     "afm_ctr.doctor afm_ctr.features afm_ctr.interactions afm_ctr.sample_rows afm_ctr.sidetables afm_ctr.statistics",
-    "afm_ctr.sizing serving.client",
+    "afm_ctr.penalty afm_ctr.sizing serving.client",
     "afm_ctr.analysis afm_ctr.layers afm_ctr.models afm_ctr.rawlog afm_ctr.records",
     "afm_ctr.infer afm_ctr.training beam_jobs serving.score",
     "afm_ctr.explain afm_ctr.export afm_ctr.prediction serving.load",

@@ -9,19 +9,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import prepared
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from afm_ctr import penalty
 from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
 from afm_ctr.cli.app import app
 from afm_ctr.errors import UserError
+from afm_ctr.infer import infer_schema
+from afm_ctr.infer.trial import encoded
 from afm_ctr.models import interaction_class, parse_options
+from afm_ctr.records import Reader
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.sizing import DataSize, settings_for
+from afm_ctr.training import defaults
 from afm_ctr.training.config import TrainConfig
-from afm_ctr.training.defaults import data_size, default_config
+from afm_ctr.training.defaults import data_size, default_config, some_rows
+from beam_jobs import PrepareOptions, prepare
 
 SIZES = [
     DataSize(rows, ids, ids, slots)
@@ -81,22 +88,20 @@ def test_weights_are_averaged_over_an_epoch_of_few_rows() -> None:
     assert "average" not in many["optimizer"]
 
 
-def test_what_fields_say_by_themselves_bounds_what_a_weight_may_say() -> None:
-    def c(slots: int, signal: float | None) -> float:
-        content = settings_for(DataSize(20_000, 900, 900, slots, signal=signal)).content
+def test_a_c_that_was_tried_is_taken() -> None:
+    def c(slots: int, tried: float | None) -> float:
+        content = settings_for(DataSize(20_000, 90, 90, slots, c=tried)).content
         return 0.5 / content["row_l2"]["linear"] / 20_000
 
     assert c(1, None) == pytest.approx(1, rel=0.05)
-    assert c(4, 0.5) == pytest.approx(1, rel=0.05)
-    assert c(4, 0.05) == pytest.approx(0.2, rel=0.05)
-    assert c(4, 0.0) == pytest.approx(0.01, rel=0.05)
-    assert c(25, None) == c(25, 0.1) == pytest.approx(0.08, rel=0.05)
-    assert c(25, 2.0) == pytest.approx(1, rel=0.05)
+    assert c(25, None) == pytest.approx(0.08, rel=0.05)
+    assert c(4, 10.0) == pytest.approx(10, rel=0.05)
+    assert c(4, 0.003) == pytest.approx(0.003, rel=0.05)
 
 
 def test_few_rows_make_smaller_batches_and_steps_as_long_as_a_weight_needs() -> None:
-    content = settings_for(DataSize(400, 90, 90, 30, signal=2.0)).content
-    optimizer, steps = content["optimizer"], -(-400 // content["batch_size"])  # C is 1: weights of deviation 1
+    content = settings_for(DataSize(400, 90, 90, 30, c=1.0)).content
+    optimizer, steps = content["optimizer"], -(-400 // content["batch_size"])  # weights of deviation 1
     assert content["batch_size"] == 16
     assert optimizer["learning_rate"] * steps * content["epochs"] / 2 == pytest.approx(3.0, rel=0.05)
     assert settings_for(DataSize(5_000, 90, 90, 30)).content["batch_size"] == 64
@@ -130,22 +135,6 @@ def test_the_mean_of_a_list_counts_like_one_value() -> None:
     assert content("one", 9)["rate"] == pytest.approx(content("one", 1)["rate"] / 9, rel=0.05)
 
 
-def test_the_signal_is_the_mean_of_fields_with_one_value() -> None:
-    hashed = {"kind": "categorical", "encoding": {"kind": "hash", "buckets": 100}}
-    tags = {"name": "tags", **hashed, "separator": "|", "max_values": 3}
-
-    def signal(fields: list[dict], **aucs: float) -> float | None:
-        content = {"name": "t", "format": {"kind": "delimited"}, "fields": fields}
-        return DataSize.of(FeatureSchema.model_validate(content), 9, {}, aucs=aucs).signal
-
-    names = ["a", "b", "c"]
-    three = [{"name": name, **hashed} for name in names]
-    # Two normal scores a deviation apart have an AUC of Φ(1 / √2).
-    assert signal([*three, tags], a=0.76, b=0.4, c=0.5, tags=0.9) == pytest.approx(1 / 3, rel=0.01)
-    assert signal([three[0], tags], a=0.76, tags=0.9) is None  # most slots are the list's
-    assert signal(three) is None
-
-
 def test_ids_are_counted_by_the_encoding() -> None:
     fields = [
         {"name": "user", "kind": "categorical", "encoding": {"kind": "hash", "buckets": 100}},
@@ -177,6 +166,35 @@ def test_a_prepared_data_set_has_a_size(tmp_path: Path) -> None:
     assert not data_size(prepared.write(tmp_path / "alone", {"train": 80})).validated
     with pytest.raises(UserError, match="not a prepared data set"):
         data_size(tmp_path)
+
+
+def test_init_and_train_without_a_config_try_penalties_on_the_same_rows(log: Path, tmp_path: Path) -> None:
+    log_of = infer_schema([str(log)])
+    tried = encoded(log_of.schema, log_of.cells, log_of.positive, 0.8)
+    data = tmp_path / "data"
+    prepare(PrepareOptions(schema=log_of.schema, inputs=[str(log)], output=str(data), split=log_of.split))
+    rows = some_rows(data, 3)  # in another order
+    tables = (np.column_stack([found.ids, found.vals, found.labels]) for found in (tried, rows))
+    mine, theirs = (table[np.lexsort(table.T)] for table in tables)
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_init_sizes_by_the_penalty_that_suits_its_sample(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = infer_schema([str(log)])
+    tried = encoded(found.schema, found.cells, found.positive, 0.8)
+    assert found.size().c == penalty.suiting_c(tried) is not None
+    assert found.size(tried=False).c is None
+    assert infer_schema([str(log)], labelled=False).size().c is None
+
+
+def test_of_many_rows_stretches_all_over_them_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = prepared.write(tmp_path / "data", {"train": 1200})
+    monkeypatch.setattr(defaults, "_STRETCH", 10)
+    monkeypatch.setattr(penalty, "_ROWS", 40)
+    monkeypatch.setattr(penalty, "_FEWEST", 20)
+    every = Reader(data, "train", 1200, shuffle=False).batch(0, 0)["feature_ids"]
+    parts = [every[first : first + 10] for first in (0, 300, 600, 900)]
+    np.testing.assert_array_equal(some_rows(data, 3).ids, np.concatenate(parts))
 
 
 def test_without_a_config_a_run_keeps_its_own(tmp_path: Path) -> None:
