@@ -109,6 +109,8 @@ class _Field(ctypes.Structure):
         ("shift", ctypes.c_void_p),
         ("size", ctypes.c_int64),
         ("boundaries", ctypes.c_void_p),
+        ("smalls", ctypes.c_int64),
+        ("small", ctypes.c_void_p),
         ("mean", ctypes.c_double),
         ("std", ctypes.c_double),
         ("fill", ctypes.c_double),
@@ -117,6 +119,7 @@ class _Field(ctypes.Structure):
 
 
 KINDS = ("buckets", "value", "hash", "ids")
+_SMALL = 1024
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,12 @@ class RowEncoder:
         columns = np.array([places[name] for name in field.columns], np.int32)
         text, ends = _joined(field.missing)
         size = field.size if field.boundaries is None else len(field.boundaries)
-        self._held += [columns, text, ends, field.starts, field.shifts, field.boundaries]
+        small = None
+        if field.boundaries is not None:  # most numbers are small, and a search takes a while
+            # The library takes boundaries below the normal numbers for 0.
+            normal = np.abs(field.boundaries) >= np.finfo(np.float64).tiny
+            small = np.searchsorted(field.boundaries * normal, np.arange(_SMALL), "right").astype(np.int32)
+        self._held += [columns, text, ends, field.starts, field.shifts, field.boundaries, small]
         return _Field(
             kind=KINDS.index(field.kind),
             columns=len(columns),
@@ -165,6 +173,8 @@ class RowEncoder:
             shift=_at(field.shifts, np.int64),
             size=size,
             boundaries=_at(field.boundaries, np.float64),
+            smalls=0 if small is None else _SMALL,
+            small=_at(small, np.int32),
             mean=field.mean,
             std=field.std,
             fill=field.fill or 0.0,

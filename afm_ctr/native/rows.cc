@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -57,6 +58,8 @@ struct Field {
   const int64_t *start, *shift;
   int64_t size;              // boundaries of buckets, buckets of a hash, or declared ids
   const double* boundaries;  // ascending
+  int64_t smalls;            // of buckets, how many whole numbers from 0 on have theirs in `small`
+  const int32_t* small;
   double mean, std, fill;    // of a value; fill is the number of a missing one
   int64_t has_fill;
 };
@@ -96,6 +99,21 @@ struct Slot {
   float value = 1;
 };
 
+// Of 1 to 8 digits and nothing else the number, below 10^8; else -1. 8 bytes before the cell's end must be readable.
+int64_t few_digits(std::string_view cell) {
+  static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first of eight bytes is the lowest");
+  if (cell.empty() || cell.size() > 8) return -1;
+  uint64_t eight;
+  memcpy(&eight, cell.data() + cell.size() - 8, 8);
+  const int other = 8 * (8 - cell.size());  // bits of what is before the cell: they become zeros
+  eight = (eight ^ 0x3030303030303030) >> other << other;
+  if ((eight | (eight + 0x0606060606060606)) & 0xF0F0F0F0F0F0F0F0) return -1;
+  // Neighbours are joined, in all pairs at once: ones to tens, these to thousands and so on.
+  eight = (eight * 10 + (eight >> 8)) & 0x00FF00FF00FF00FF;
+  eight = (eight * 100 + (eight >> 16)) & 0x0000FFFF0000FFFF;
+  return static_cast<uint32_t>(eight * 10000 + (eight >> 32));
+}
+
 // At most 18 digits, and below the size.
 bool declared_id(std::string_view cell, int64_t size, int64_t* id) {
   *id = 0;
@@ -106,24 +124,33 @@ bool declared_id(std::string_view cell, int64_t size, int64_t* id) {
   return *id < size;
 }
 
-Slot encoded(const Field& field, std::string_view cell) {
+// `whole`: what few_digits says.
+template <Kind kind>
+Slot encoded(const Field& field, std::string_view cell, int64_t whole) {
   Slot slot;
-  if (field.kind == kHash) {
+  if (kind == kHash) {
     slot.present = !cell.empty();
     if (slot.present) slot.local = Fingerprint::Of(cell) % static_cast<uint64_t>(field.size);
     return slot;
   }
-  cell = stripped(cell);
-  if (field.kind == kIds) {
+  if (whole < 0) cell = stripped(cell);
+  if (kind == kIds) {
     slot.present = !cell.empty() && cell.size() <= 18 && declared_id(cell, field.size, &slot.local);
     slot.bad = !cell.empty() && !slot.present;
     return slot;
   }
-  double number = 0;
-  slot.present = parse_number(cell.data(), cell.data() + cell.size(), &number) && std::isfinite(number);
-  if (field.kind == kBuckets) {
+  if (kind == kBuckets && whole >= 0 && whole < field.smalls) {
+    slot.present = true;
+    slot.local = field.small[whole];
+    return slot;
+  }
+  double number = whole;
+  slot.present = whole >= 0 ||
+                 (parse_number(cell.data(), cell.data() + cell.size(), &number) && std::isfinite(number));
+  if (kind == kBuckets) {
     slot.bad = !cell.empty() && !slot.present;
-    slot.local = std::upper_bound(field.boundaries, field.boundaries + field.size, number) - field.boundaries;
+    if (slot.present)
+      slot.local = std::upper_bound(field.boundaries, field.boundaries + field.size, number) - field.boundaries;
     return slot;
   }
   const auto scaled = [&](double x) { return static_cast<float>((x - field.mean) / field.std); };
@@ -135,6 +162,31 @@ Slot encoded(const Field& field, std::string_view cell) {
   return slot;
 }
 
+// [rows, fields]
+struct Encoded {
+  int64_t* ids;
+  float* values;
+  bool* bad;
+  int64_t fields;
+};
+
+// A field in the rows [begin, stop).
+template <Kind kind>
+void encode(const Field& field, const Cells& cells, int64_t begin, int64_t stop, std::string* joined, int64_t at,
+            const Encoded& to) {
+  for (int64_t row = begin; row < stop; row++) {
+    const std::string_view cell = cells.Of(field, row, joined);
+    const bool number = kind != kHash && cell.data() + cell.size() >= cells.text + 8;
+    const Slot slot = encoded<kind>(field, cell, number ? few_digits(cell) : -1);
+    const int64_t place = row * to.fields + at;
+    int64_t range = 0;
+    while (range + 1 < field.ranges && slot.local >= field.start[range + 1]) range++;
+    to.bad[place] = slot.bad;
+    to.values[place] = slot.present ? slot.value : field.own > 0;
+    to.ids[place] = slot.present ? slot.local + field.shift[range] : field.own;
+  }
+}
+
 }  // namespace
 }  // namespace afm_ctr
 
@@ -144,26 +196,17 @@ extern "C" bool afm_ctr_encode_rows(const afm_ctr::Field* fields, int64_t count,
                                     const int32_t* starts, const int32_t* ends, int64_t rows, int64_t width,
                                     int64_t* ids, float* values, bool* bad) {
   using namespace afm_ctr;  // NOLINT
-  for (int64_t i = 0; i < rows * width; i++)
-    if (starts[i] < 0 || starts[i] > ends[i] || ends[i] > size) return false;
+  bool outside = false;
+  for (int64_t i = 0; i < rows * width; i++) outside |= (starts[i] < 0) | (starts[i] > ends[i]) | (ends[i] > size);
+  if (outside) return false;
   const FlushDenormals flush;
   const Cells cells{text, starts, ends, width};
+  const Encoded to{ids, values, bad, count};
+  constexpr decltype(&encode<kHash>) kinds[] = {encode<kBuckets>, encode<kValue>, encode<kHash>, encode<kIds>};
   std::string joined;
-  for (int64_t begin = 0; begin < rows; begin += kBlock) {
-    const int64_t stop = std::min(rows, begin + kBlock);
-    for (int64_t f = 0; f < count; f++) {
-      const Field& field = fields[f];
-      for (int64_t row = begin; row < stop; row++) {
-        const Slot slot = encoded(field, cells.Of(field, row, &joined));
-        const int64_t at = row * count + f;
-        bad[at] = slot.bad;
-        values[at] = slot.present ? slot.value : field.own > 0;
-        int64_t range = 0;
-        while (range + 1 < field.ranges && slot.local >= field.start[range + 1]) range++;
-        ids[at] = slot.present ? slot.local + field.shift[range] : field.own;
-      }
-    }
-  }
+  for (int64_t begin = 0; begin < rows; begin += kBlock)
+    for (int64_t f = 0; f < count; f++)
+      kinds[fields[f].kind](fields[f], cells, begin, std::min(rows, begin + kBlock), &joined, f, to);
   return true;
 }
 

@@ -33,6 +33,12 @@ FIELDS = [
     {"name": "t", "column": "n", "kind": "numeric", "encoding": {"kind": "value"}, "missing": {"value": 1e-39}},
     {"name": "b", "column": "n", "kind": "numeric", "encoding": {"kind": "buckets", "log_square": True}},
     {"name": "q", "column": "n", "kind": "numeric", "encoding": {"kind": "buckets", "boundaries": [-1.5, 0, 2]}},
+    {
+        "name": "d",
+        "column": "n",
+        "kind": "numeric",
+        "encoding": {"kind": "buckets", "boundaries": [-1, 1e-310, 1023]},
+    },
     {"name": "x", "kind": "cross", "columns": ["a", "n", "z"], "encoding": {"kind": "hash", "buckets": 97}},
     {"name": "i", "column": "a", "kind": "categorical", "encoding": {"kind": "ids", "size": 30}, "missing": "own"},
 ]
@@ -59,6 +65,8 @@ def encoders() -> tuple[LineParser, Encoder, Encoder]:
 
 @given(st.lists(st.tuples(CELL, CELL, st.one_of(CELL, NUMBER)), min_size=1, max_size=70))
 @example([(b"29", b"", number.encode()) for number in NUMBERS])
+@example([(b"", b"", str(10**n + more).encode()) for n in range(10) for more in (-1, 0)])
+@example([(b"", b"", number) for number in (b"1022", b"1023", b"1024", b"01023", b"7:", b"/7", b"00000000", b"1 23")])
 @example([(text, b"", b"") for text in (b"30", b" 7 ", b"1" * 18, b"1" * 19, b"0" * 19, b"+1", b"\v2\f", b"1 2")])
 @example([(b"", b"", number) for number in (b"3e-39", b"-1e-38", b"1.17549435e-38", b"3.5e38", b"-3.5e38", b"1e308")])
 @settings(max_examples=25, deadline=None)
