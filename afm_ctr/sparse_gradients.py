@@ -157,10 +157,10 @@ def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Ten
         return tf.cast(add_rows(tf.cast(values, tf.float32), position, count), values.dtype)
     if native.steps_tables(values.dtype) and values.shape.rank == 2:
         return native.add_rows(values, position, count)
-    return (_add_sorted if native.uses_gpu() else _add_in_order)(values, position, count)
+    return (add_sorted if native.uses_gpu() else add_in_order)(values, position, count)
 
 
-def _add_in_order(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+def add_in_order(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """In the order of i: a product with the sparse matrix of ones in these places.
 
     On CPUs it takes a fifth of the segment sum's time. On GPUs its kernel has atomics too.
@@ -175,7 +175,7 @@ def _add_in_order(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> t
     return tf.reshape(total, tf.concat([[count], tf.shape(values, tf.int64)[1:]], 0))
 
 
-def _add_sorted(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+def add_sorted(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """Sorted by p and then by i, so that each sum is of a run of rows, which the sparse segment sum reduces.
 
     Of TensorFlow's segment sums it is the one whose GPU kernel has no atomics: a block of threads takes a run.

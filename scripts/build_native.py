@@ -106,7 +106,7 @@ def build(target: Path, log: Path, more: Sequence[str] = ()) -> None:
         made = f"{scratch}/library.so"
         plain = [objects[name] for name in PLAIN]
         ops = [object for name, object in objects.items() if name not in PLAIN or name == "crc32c.cc"]
-        for place, parts in ((library.beside(target), plain), (target, [*ops, *link_flags])):
+        for place, parts in ((library.plain_library(target), plain), (target, [*ops, *link_flags])):
             run(["g++", "-shared", *parts, *more, "-o", made], log)
             os.replace(made, place)
             record_digest(place)
@@ -115,13 +115,13 @@ def build(target: Path, log: Path, more: Sequence[str] = ()) -> None:
 def install(built: Path) -> None:
     """Copy the libraries under temporary names and rename them into the package; drop those of other sources."""
     place = library.library_path()
-    for one, to in ((library.beside(built), library.beside(place)), (built, place)):
+    for one, to in ((library.plain_library(built), library.plain_library(place)), (built, place)):
         temporary = to.with_suffix(f".{os.getpid()}")
         shutil.copy2(one, temporary)
         os.replace(temporary, to)
         record_digest(to)
     for other in library.FOLDER.glob(f"{place.name.rsplit('-', 1)[0]}-*.so"):
-        if other not in (place, library.beside(place)):
+        if other not in (place, library.plain_library(place)):
             other.unlink(missing_ok=True)
             other.with_name(other.name + DIGEST_SUFFIX).unlink(missing_ok=True)
 
@@ -138,7 +138,7 @@ def main() -> int:
     start = time.monotonic()
     try:
         with locked(built):
-            if arguments.rebuild or not (trusted(built) and trusted(library.beside(built))):
+            if arguments.rebuild or not (trusted(built) and trusted(library.plain_library(built))):
                 print("building the ops for TensorFlow", library.tensorflow_version(), end=" ", flush=True)
                 log.unlink(missing_ok=True)
                 build(built, log)

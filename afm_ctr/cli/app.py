@@ -31,7 +31,7 @@ _ORDER = (
 _SEVERAL_INPUTS = ("init", "infer-schema", "prepare", "predict")
 
 
-def _each_input(arguments: list[str]) -> list[str]:
+def each_input(arguments: list[str]) -> list[str]:
     """``--input a b`` as ``--input a --input b``."""
     if not arguments or arguments[0] not in _SEVERAL_INPUTS:
         return arguments
@@ -52,7 +52,7 @@ def _each_input(arguments: list[str]) -> list[str]:
 
 class _InOrder(TyperGroup):
     def parse_args(self, context: Any, args: list[str]) -> list[str]:
-        return super().parse_args(context, _each_input(args))
+        return super().parse_args(context, each_input(args))
 
     def list_commands(self, context: Any) -> list[str]:
         names = super().list_commands(context)

@@ -174,7 +174,7 @@ class ElasticState:
         serials = [serial for serial, *_ in everyone]
         newest = max(serials)
         if not self.copies.restore(newest, self.model):
-            _say(self.world, "rows of the lost ranks are held by no other rank: back to the last checkpoint")
+            say(self.world, "rows of the lost ranks are held by no other rank: back to the last checkpoint")
             self.serial, self._torn, self.lost = 0, False, True
         elif not newest:
             if any(torn for _, torn, *_ in everyone):
@@ -289,9 +289,9 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
                 return function(state)
             except HostsChanged:
                 lost = False
-                _say(state.world, "hosts have changed: the ranks meet again")
+                say(state.world, "hosts have changed: the ranks meet again")
             except RankRemoved:
-                _say(state.world, "this host has left the job: ending")
+                say(state.world, "this host has left the job: ending")
                 raise
             except Exception as error:
                 if find_lost_rank(error) is None:
@@ -301,7 +301,7 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
                 serial = state.serial
                 if vain >= _VAIN:
                     raise RunError(f"ranks were lost {vain} times in a row without a commit between") from error
-                _say(state.world, "another rank was lost: back to the last commit, on the ranks that are left")
+                say(state.world, "another rank was lost: back to the last commit, on the ranks that are left")
                 if state._rebuild is None:
                     state.restore()
             again = True
@@ -329,5 +329,5 @@ def _machine() -> str:
         return f"unknown {os.getpid()}"
 
 
-def _say(world: World, text: str) -> None:
+def say(world: World, text: str) -> None:
     print(f"afm-ctr: rank {world.rank} of {world.size}: {visible(text)}", file=sys.stderr, flush=True)

@@ -61,7 +61,7 @@ class PeerMonitor:
         self._room = threading.BoundedSemaphore(2 * world.size)  # connections; beyond it they are closed at once
         if world.size == 1:
             return
-        here = _interface(world.local_size == world.size) if world.is_chief else ""
+        here = interface_address(world.local_size == world.size) if world.is_chief else ""
         listener = socket.create_server((here, 0)) if world.is_chief else None
         mine = {"host": os.environ.get("HOROVOD_HOSTNAME") or socket.gethostname()}
         port = listener.getsockname()[1] if listener is not None else 0
@@ -177,7 +177,7 @@ class PeerMonitor:
         """Rank 0: what one of the others says."""
         rank = -1
         try:
-            hello = _one_object(connection, _HELLO)
+            hello = first_object(connection, _HELLO)
             if not secrets.compare_digest(str(hello["token"]).encode(errors="replace"), token.encode()):
                 return
             if hello["rank"] not in self._hosts:
@@ -253,7 +253,7 @@ def _object(line: bytes) -> dict[str, Any]:
     return found
 
 
-def _one_object(connection: socket.socket, seconds: float) -> dict[str, Any]:
+def first_object(connection: socket.socket, seconds: float) -> dict[str, Any]:
     """The first line of a connection, at most 1000 bytes, which must come within a time as a whole."""
     deadline, line = time.monotonic() + seconds, b""
     while not line.endswith(b"\n"):
@@ -265,7 +265,7 @@ def _one_object(connection: socket.socket, seconds: float) -> dict[str, Any]:
     return _object(line)
 
 
-def _interface(one_host: bool) -> str:
+def interface_address(one_host: bool) -> str:
     """The address of this machine that the other ranks connect to, the only one to listen at; "" if none is found."""
     found = []
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -64,7 +64,7 @@ def table(explanation: Explanation, top: int = 10) -> Group:
         main.add_row(str(pair.rank), escape(pair.name), *(cell(name, getattr(pair, name), one) for name in wanted))
     parts: list[Any] = [Text(visible(explanation.title)), main]
     if explanation.row is not None:
-        parts.append(_linear_table(explanation.row, top))
+        parts.append(linear_table(explanation.row, top))
     if explanation.requests:
         parts.append(_request_table(explanation.requests))
     if explanation.agreement is not None:
@@ -79,7 +79,7 @@ def csv_of_pairs(pairs: Sequence[PairEffect]) -> bytes:
     names = ["effect", "mean_change", "effect_share", "contribution", "attention", "attention_rank"]
     names += ["weighted_attention", "present", "slot_pairs"]
     lines = [[pair.rank, *pair.fields, *_values(pair, names)] for pair in pairs]
-    return _csv(["rank", "first", "second", *names], lines)
+    return csv_bytes(["rank", "first", "second", *names], lines)
 
 
 def csv_of_requests(requests: Sequence[Explanation]) -> bytes:
@@ -91,14 +91,14 @@ def csv_of_requests(requests: Sequence[Explanation]) -> bytes:
         label = "" if request.row.label is None else request.row.label
         head = [request.row.number, request.row.key, label, request.row.score]
         lines += [[*head, pair.rank, *pair.fields, *_values(pair, names)] for pair in request.pairs]
-    return _csv(["row", "key", "label", "score", "rank", "first", "second", *names], lines)
+    return csv_bytes(["row", "key", "label", "score", "rank", "first", "second", *names], lines)
 
 
 def _values(pair: PairEffect, names: list[str]) -> list[Any]:
     return ["" if (value := getattr(pair, name)) is None else value for name in names]
 
 
-def _csv(header: list[str], lines: list[list[Any]]) -> bytes:
+def csv_bytes(header: list[str], lines: list[list[Any]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerows(
@@ -107,7 +107,7 @@ def _csv(header: list[str], lines: list[list[Any]]) -> bytes:
     return text.getvalue().encode("utf-8", "replace")
 
 
-def _linear_table(row: RowFacts, top: int) -> Group:
+def linear_table(row: RowFacts, top: int) -> Group:
     found = Table()
     found.add_column("slot")
     found.add_column("holds")

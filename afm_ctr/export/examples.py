@@ -38,14 +38,14 @@ def parse_examples(examples: tf.Tensor, slots: int) -> Parsed:
     """
 
     def together() -> Parsed:
-        parsed = tf.io.parse_example(examples, _features(slots))
+        parsed = tf.io.parse_example(examples, features_of(slots))
         return Parsed(parsed["feature_ids"], parsed["feature_vals"], tf.ones_like(regular))
 
-    regular = _is_regular(examples, slots)
+    regular = is_regular(examples, slots)
     return Parsed(*tf.cond(tf.reduce_all(regular), together, lambda: _one_by_one(examples, slots)))
 
 
-def _features(slots: int) -> dict[str, tf.io.FixedLenFeature]:
+def features_of(slots: int) -> dict[str, tf.io.FixedLenFeature]:
     return {
         "feature_ids": tf.io.FixedLenFeature([slots], tf.int64),
         "feature_vals": tf.io.FixedLenFeature([slots], tf.float32),
@@ -57,7 +57,7 @@ def _one_by_one(examples: tf.Tensor, slots: int) -> Parsed:
     rows = tf.shape(examples, tf.int64)[0]
 
     def parse(row: tf.Tensor, example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        parsed = tf.io.parse_single_example(example, _features(slots))
+        parsed = tf.io.parse_single_example(example, features_of(slots))
         return row, parsed["feature_ids"], parsed["feature_vals"]
 
     parsed = tf.data.Dataset.from_tensor_slices(examples).enumerate().map(parse).ignore_errors()
@@ -78,7 +78,7 @@ class _Span(NamedTuple):
     ok: tf.Tensor
 
 
-def _is_regular(examples: tf.Tensor, slots: int) -> tf.Tensor:
+def is_regular(examples: tf.Tensor, slots: int) -> tf.Tensor:
     """Bool [B]: the records are as serializers write them, so that ``parse_example`` takes them."""
     longest = slots * (_VARINT + 4) + _REST
     texts = tf.where(tf.strings.length(examples) <= longest, examples, "")

@@ -42,7 +42,7 @@ class Servable(tf.Module):
     ) -> None:
         super().__init__(name="afm_ctr_servable")
         self.score_name = model.output_name
-        self._transform = FeatureTransform(schema)
+        self.transform = FeatureTransform(schema)
         self._slots = schema.num_slots
         self._rows = schema.feature_size
         self._columns = tuple(schema.raw_columns)
@@ -77,7 +77,7 @@ class Servable(tf.Module):
 
         A cell that cannot be read follows its field's missing policy and is counted in ``bad_cells``.
         """
-        encoded = self._transform(self._same_length(columns))
+        encoded = self.transform(self._same_length(columns))
         outputs = self._scores(encoded.feature_ids, encoded.feature_vals)
         outputs["bad_cells"] = tf.reduce_sum(tf.cast(encoded.bad, tf.int32), axis=1)
         return outputs

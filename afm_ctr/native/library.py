@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import sys
 from pathlib import Path
 
+from afm_ctr.installed import version_of
 from afm_ctr.io.ownership import why_not_ours
 
 FOLDER = Path(__file__).parent
@@ -19,12 +19,7 @@ def sources() -> list[Path]:
 
 def tensorflow_version() -> str | None:
     """Of the installed distribution, by whichever of its names; None where there is none."""
-    for name in ("tensorflow", "tensorflow-cpu"):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
+    return version_of("tensorflow") or version_of("tensorflow-cpu")
 
 
 def key() -> str:
@@ -49,6 +44,6 @@ def library_path() -> Path:
     return FOLDER / f"_afm-{key()}.so"
 
 
-def beside(library: Path) -> Path:
+def plain_library(library: Path) -> Path:
     """Where the library that needs no TensorFlow is, by the place of the other."""
     return library.with_suffix(".plain.so")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,9 +33,9 @@ _loading = Lock()
 
 
 def load() -> _Loaded:
-    """The library, loaded once a process, whichever thread comes first."""
+    """The library, opened once a process, whichever thread comes first."""
     with _loading:
-        return _load_once()
+        return _opened()
 
 
 def why_not_there(path: Path) -> str:
@@ -47,8 +47,8 @@ def why_not_there(path: Path) -> str:
     return f"not trusted: {why}" if why else ""
 
 
-@lru_cache(maxsize=1)
-def _load_once() -> _Loaded:
+def open_library() -> _Loaded:
+    """The library, opened now."""
     path = library_path()
     if why := why_not_there(path):
         return _Loaded(reason=why)
@@ -64,6 +64,9 @@ def _load_once() -> _Loaded:
     with tf.init_scope():  # a training step is being traced, perhaps
         names = module.afm_ctr_instructions().numpy()
     return _Loaded(module, tuple(name.decode() for name in names))
+
+
+_opened = cache(open_library)
 
 
 def asked_for(variable: str, ours: str, other: str, reason: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from afm_ctr.io.texts import Texts
-from afm_ctr.native.library import beside, library_path
+from afm_ctr.native.library import library_path, plain_library
 from afm_ctr.native.op import asked_for, why_not_there
 
 PREPARING = "AFM_CTR_PREPARING"
@@ -21,10 +21,9 @@ Column = np.ndarray | None
 Groups = tuple[np.ndarray, np.ndarray] | None
 
 
-@cache
-def _load() -> tuple[Any, str]:
-    """The library, or what is wrong."""
-    path = beside(library_path())
+def open_library() -> tuple[Any, str]:
+    """The library, opened now, or what is wrong."""
+    path = plain_library(library_path())
     if why := why_not_there(path):
         return None, why
     try:
@@ -36,6 +35,9 @@ def _load() -> tuple[Any, str]:
     for name in ("afm_ctr_encode_rows", "afm_ctr_cut_lines"):
         getattr(library, name).restype = ctypes.c_bool
     return library, ""
+
+
+_load = cache(open_library)
 
 
 def prepares() -> bool:

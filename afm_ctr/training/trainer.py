@@ -135,7 +135,7 @@ class Trainer(keras.callbacks.Callback):
             initial_epoch=epoch,
             steps_per_epoch=steps,
             shuffle=False,
-            callbacks=UnreadLogs(self._callbacks(), add_history=True, model=self.network, steps=steps),
+            callbacks=UnreadLogs(self.callbacks(), add_history=True, model=self.network, steps=steps),
             verbose=0,
         )
         self._first_fit = False
@@ -149,7 +149,7 @@ class Trainer(keras.callbacks.Callback):
         if self.position.step_in_epoch:
             self.save()
 
-    def _callbacks(self) -> list[keras.callbacks.Callback]:
+    def callbacks(self) -> list[keras.callbacks.Callback]:
         chosen = [
             self.supervisor.watchdog,
             BroadcastVariables(self.world) if self._first_fit else None,
@@ -361,8 +361,8 @@ class ElasticTrainer(Trainer):
     def _share_state(self) -> None:
         self._elastic.values.update(run=self.state(), speed=self.speed)
 
-    def _callbacks(self) -> list[keras.callbacks.Callback]:
-        callbacks = super()._callbacks()
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        callbacks = super().callbacks()
         if not self.world.elastic:
             return callbacks
         # All ranks hold the same variables already.

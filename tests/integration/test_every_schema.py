@@ -196,7 +196,7 @@ def check(folder: Path, raw: dict[str, np.ndarray], keys: list[str]) -> None:
     """Every way from rows to ids and values, for the prepared data in ``folder``."""
     schema = ResolvedSchema.load(folder / "data")
     servable = Servable(write_run(folder / "run", schema, {"name": "fm", "factors": 2}), schema)
-    transform = servable._transform
+    transform = servable.transform
     texts = {name: tf.constant(raw[name], tf.string) for name in schema.raw_columns}
     eager = transform(texts)
     ids, vals, bad, _ = (part.numpy() for part in eager)

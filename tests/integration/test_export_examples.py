@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from damage import damaged
 
-from afm_ctr.export.examples import _features, _is_regular, parse_examples
+from afm_ctr.export.examples import features_of, is_regular, parse_examples
 from afm_ctr.records import serialize_examples
 
 SLOTS = 3
@@ -35,12 +35,12 @@ def examples() -> list[bytes]:
 
 @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
 def parse(examples: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    return (*parse_examples(examples, SLOTS), _is_regular(examples, SLOTS))
+    return (*parse_examples(examples, SLOTS), is_regular(examples, SLOTS))
 
 
 def test_what_serializers_write_is_parsed_at_once(examples: list[bytes]) -> None:
     ids, vals, ok, regular = parse(tf.constant(examples))
-    wanted = tf.io.parse_example(tf.constant(examples), _features(SLOTS))
+    wanted = tf.io.parse_example(tf.constant(examples), features_of(SLOTS))
     assert tf.reduce_all(regular) and tf.reduce_all(ok)
     np.testing.assert_array_equal(ids, wanted["feature_ids"])
     assert vals.numpy().tobytes() == wanted["feature_vals"].numpy().tobytes()
@@ -54,7 +54,7 @@ def test_damaged_records_are_those_that_parse_example_refuses(examples: list[byt
     good = 0
     for row, record in enumerate(records):
         try:
-            wanted = tf.io.parse_single_example(record, _features(SLOTS))
+            wanted = tf.io.parse_single_example(record, features_of(SLOTS))
         except Exception:  # InvalidArgumentError, or what Python makes of the bytes in its message
             assert not ok[row] and not regular[row] and not ids[row].any() and not vals[row].any(), record
             continue

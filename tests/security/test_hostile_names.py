@@ -20,7 +20,7 @@ from afm_ctr.cli.app import console, report
 from afm_ctr.cli.main import main
 from afm_ctr.distributed import SingleWorld, elastic
 from afm_ctr.explain.explanation import RowFacts
-from afm_ctr.explain.tables import _csv, _linear_table
+from afm_ctr.explain.tables import csv_bytes, linear_table
 from afm_ctr.infer import infer_schema
 from afm_ctr.sample_rows import load_samples, save_samples
 from afm_ctr.schema import read_yaml
@@ -82,7 +82,7 @@ def test_what_an_escape_looks_like() -> None:
 )
 def test_formulas_in_csv(text: str, cell: str) -> None:
     assert csv_text(text) == cell
-    ((read, number),) = csv.reader(io.StringIO(_csv([], [[text, -2.5]]).decode().removeprefix("\r\n")))
+    ((read, number),) = csv.reader(io.StringIO(csv_bytes([], [[text, -2.5]]).decode().removeprefix("\r\n")))
     assert (read, number) == (cell, "-2.5")
 
 
@@ -142,7 +142,7 @@ def test_what_a_command_is_doing(text: str) -> None:
 def test_messages_of_processes_that_have_no_console(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    elastic._say(SingleWorld(), "host \x1b[2J is gone")
+    elastic.say(SingleWorld(), "host \x1b[2J is gone")
     assert serving_main(["--model_base_path=a\x1b[2Jb"]) == 2
     shown = capsys.readouterr().err
     assert "\x1b" not in shown and shown.count("\n") == 2 and "host \\u001b[2J is gone" in shown
@@ -151,7 +151,7 @@ def test_messages_of_processes_that_have_no_console(
 def test_a_row_that_is_explained() -> None:
     row = RowFacts(0, NAME, 1.0, 0.0, 0.5, (("site", f"\n{NAME}", 0.25),), 0.0)
     with console.capture() as captured:
-        console.print(_linear_table(row, 5), width=400)
+        console.print(linear_table(row, 5), width=400)
     assert is_plain(captured.get()) and r"\u000a" in captured.get()
 
 

@@ -79,9 +79,8 @@ def test_what_others_may_have_written_is_not(built, attack, why, monkeypatch):
     attack(built)
     assert why in (why_not_ours(built) or "")
     monkeypatch.setattr(op, "library_path", lambda: built)
-    monkeypatch.setattr(plain, "beside", lambda _: built)
-    # The cached answers are the real libraries'.
-    for reason in (op._load_once.__wrapped__().reason, plain._load.__wrapped__()[1]):
+    monkeypatch.setattr(plain, "plain_library", lambda _: built)
+    for reason in (op.open_library().reason, plain.open_library()[1]):
         assert reason.startswith("not trusted: ") and why in reason
 
 

@@ -22,7 +22,7 @@ from afm_ctr.cli import (
     commands,  # noqa: F401  (registers the sub-commands)
     main,
 )
-from afm_ctr.cli.app import _each_input, app
+from afm_ctr.cli.app import app, each_input
 from afm_ctr.errors import UserError
 from serving.server.flags import usage
 
@@ -210,7 +210,7 @@ def test_usage_mistakes_are_one_line_and_exit_2(arguments: list[str], expected: 
     ],
 )
 def test_input_takes_several_paths(given: list[str], taken: list[str]) -> None:
-    assert _each_input(given) == taken
+    assert each_input(given) == taken
 
 
 def test_two_paths_after_input_are_both_read(tmp_path: Path) -> None:

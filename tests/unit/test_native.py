@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def test_threads_that_need_the_library_at_once_load_it_once(monkeypatch: pytest.
         return tmp_path / "none"
 
     monkeypatch.setattr(op, "library_path", path)
-    monkeypatch.setattr(op, "_load_once", lru_cache(maxsize=1)(op._load_once.__wrapped__))
+    monkeypatch.setattr(op, "_opened", cache(op.open_library))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: op.load(), range(4)))
     assert len(asked) == 1 and found == [found[0]] * 4 and found[0].module is None

@@ -207,7 +207,7 @@ def test_a_stranger_has_a_time_for_its_first_line(monkeypatch: pytest.MonkeyPatc
     with here, there:
         there.sendall(b'{"token"')
         with pytest.raises((ValueError, TimeoutError)):
-            module._one_object(here, 0.05)
+            module.first_object(here, 0.05)
 
 
 @pytest.mark.parametrize(
@@ -226,4 +226,4 @@ def test_the_interface_that_is_listened_at(
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert module._interface(alone) == found
+    assert module.interface_address(alone) == found

@@ -13,8 +13,8 @@ from afm_ctr import sparse_gradients
 from afm_ctr.sparse_gradients import add_rows, merge_slices
 
 FORMS: dict[str, Callable[..., tf.Tensor]] = {
-    "cpu": sparse_gradients._add_in_order,
-    "gpu": sparse_gradients._add_sorted,
+    "cpu": sparse_gradients.add_in_order,
+    "gpu": sparse_gradients.add_sorted,
 }
 
 
