@@ -20,10 +20,8 @@ constexpr int UNITS = L == 16 ? 8 : 4;  // of how many units the sums are held i
 typedef uint16_t units;  // a bit for each of WORD units of the hidden layer, whether it is above 0
 typedef units uvec __attribute__((vector_size(L * 2), aligned(L * 2), may_alias));
 constexpr int WORD = 16, SPAN = WORD / L;
-// Units whose subsets have a table of sums: GROUPS of a word, of 6, 5 and 5 of them.
-constexpr int GROUPS = 3, SUBSETS = 64;
-constexpr int first_unit(int64_t group) { return (group % GROUPS * WORD + 2) / GROUPS; }
-constexpr int units_of(int64_t group) { return group % GROUPS ? 5 : 6; }
+constexpr int GROUPED = 8, GROUPS = WORD / GROUPED;  // units whose subsets have a table of sums, and such groups of a word
+constexpr int SUBSETS = 1 << GROUPED;
 constexpr int WIDE = 2;  // panels of vectors that the backward pass takes at once
 
 struct Space {
@@ -31,9 +29,6 @@ struct Space {
   int64_t groups;         // of units
   int64_t room;           // for the pairs of a row
   float *W, *b, *h;       // W in panels of UNITS [.][k], padded
-  float *subsets;         // of units: the sums of their rows of diag(h) W^T, the sums of ds e of the pairs in which
-                          // they alone of a group are above 0 [kw][groups][SUBSETS][2]
-  float *db;              // [tw * L]
   float *zeros;           // [k]: the vector that a row has in no place
   // A group of rows, a lane for each.
   float *U;               // [slots][k]
@@ -50,6 +45,8 @@ struct Space {
   float *g_padded;        // [kw * L], by slot [slots, kw * L]
   const float* g;
   float *R;               // sums of rows of hW [WIDE][PAIRS]
+  float *db;              // [tw * L]
+  float *subsets;         // what `subsets_of` finds
   const int32_t *i, *j;   // pairs of a group
   int32_t *some;          // room for i and j of a group and of a row [4][room]
 };
@@ -82,7 +79,7 @@ size_t lay_out(const Problem& P, float* at, Space* X) {
   *X = Space{};
   X->kw = kw, X->tw = panels(P.t), X->words = words, X->groups = groups, X->room = room;
   X->W = take(P.k * tp), X->b = take(tp), X->h = take(tp);
-  X->subsets = take(kw * groups * SUBSETS * 2 * L), X->db = take(tp), X->zeros = take(P.k);
+  X->zeros = take(P.k);
   X->u = take(P.slots * kp), X->du = take(P.slots * kp), X->g_padded = take(sums * kp);
   X->U = take(P.slots * P.k * L), X->G = take(sums * P.k * L);
   X->on = whole(P.slots * L), X->slot = whole(P.slots * L);
@@ -91,6 +88,7 @@ size_t lay_out(const Problem& P, float* at, Space* X) {
   X->w_of = take(room * L), X->ds_of = take(room * L);
   X->above_of = reinterpret_cast<units*>(take(words * room * L / 2));
   X->R = take(WIDE * L * PAIRS);
+  X->db = take(tp), X->subsets = take(kw * groups * SUBSETS * 2 * L);
   X->some = whole(4 * room);
   keep_scores(X, take(kept(P)));
   return at - start;

@@ -11,8 +11,8 @@
 // The relu passes units on or does not, so that with G = sum over q of e_q (ds_q above_q) and g = sum of ds_q above_q
 // dW = G diag(h), db = g h, dh = W . G + b g: the hidden layer itself is not needed again. And both products with
 // above_q are sums of subsets: of e_q ds_q over the pairs with a unit above 0, and of the rows of diag(h) W^T over a
-// pair's units above 0. Of every 5 or 6 units all subsets have a sum, so a pair adds or reads one vector for 5 or 6
-// multiply-adds (Arlazarov, Dinic, Kronrod and Faradzev, 1970, the "four Russians").
+// pair's units above 0. Of every 8 units all subsets have a sum, so a pair adds or reads one vector for 8 multiply-adds
+// (Arlazarov, Dinic, Kronrod and Faradzev, 1970, the "four Russians").
 //
 // This file is compiled once an instruction set, everything in a namespace without a name, and uses no template of
 // the standard library: see problem.h. A NaN in an input comes out as NaN, as it does from TensorFlow's ops.
@@ -108,21 +108,58 @@ void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, flo
   }
 }
 
-// The sums of every subset of a group of rows of diag(h) W^T.
-void add_up_subsets(const Problem& P, const Space& X) {
+// Of a group of units each subset has two sums: of the units' rows of diag(h) W^T, and of ds e over the pairs in which
+// these alone of the group are above 0. Those of WIDE panels stand side by side.
+struct Subsets {
+  float *rows, *pairs;
+  int64_t step;  // to those of the next subset
+  int64_t used;  // subsets of units that there are
+};
+
+AFM_INLINE Subsets subsets_of(const Problem& P, const Space& X, int64_t x, int64_t group) {
+  const int64_t first = x / WIDE * WIDE, wide = smaller(WIDE, X.kw - first);
+  float* const at = X.subsets + ((first * X.groups + group * wide) * 2 * SUBSETS + x - first) * L;
+  const int64_t units = P.t - group * GROUPED;
+  return {at, at + wide * L, 2 * wide * L, units > 0 ? int64_t{1} << smaller(units, GROUPED) : 0};
+}
+
+void open_subsets(const Problem& P, const Space& X) {
+  memset(X.db, 0, X.tw * sizeof(vec));
+  memset(X.subsets, 0, X.kw * X.groups * SUBSETS * 2 * sizeof(vec));
   for (int64_t x = 0; x < X.kw; x++)
     for (int64_t group = 0; group < X.groups; group++) {
-      float* const sums = X.subsets + (x * X.groups + group) * 2 * SUBSETS * L;
-      const int64_t first = group / GROUPS * WORD + first_unit(group);
-      for (int64_t y = first; y < smaller(P.t, first + units_of(group)); y++)
-        for (int lane = 0; lane < smaller(L, P.k - x * L); lane++)
-          sums[(2 << (y - first)) * L + lane] = P.h[y] * P.W[(x * L + lane) * P.t + y];
-      for (int subset = 1; subset < 1 << units_of(group); subset++) {
-        const int one = subset & -subset;  // the first of its units
-        if (subset != one)
-          store(sums + 2 * subset * L, load(sums + 2 * one * L) + load(sums + 2 * (subset - one) * L));
+      const Subsets S = subsets_of(P, X, x, group);
+      for (int64_t subset = 1; subset < S.used; subset++) {
+        const int64_t one = subset & -subset;  // the first of its units
+        if (subset == one)
+          for (int64_t lane = 0, y = group * GROUPED + __builtin_ctz(one); lane < smaller(L, P.k - x * L); lane++)
+            S.rows[subset * S.step + lane] = P.h[y] * P.W[(x * L + lane) * P.t + y];
+        else
+          store(S.rows + subset * S.step, load(S.rows + one * S.step) + load(S.rows + (subset - one) * S.step));
       }
     }
+}
+
+// Of each unit the sum over the subsets that it is in; handed to `take` with a lane for each number of panel x.
+template <typename Take>
+AFM_INLINE void close_subsets(const Problem& P, const Space& X, int64_t x, int64_t group, Take take) {
+  const Subsets S = subsets_of(P, X, x, group);
+  vec none = {};
+  for (int64_t subset = 0; subset < S.used; subset++) none += load(S.pairs + subset * S.step) * 0.0f;  // 0, or NaN
+  for (int64_t half = S.used / 2; half > 0; half /= 2) {  // those with the last unit, which are then added to those without
+    vec sums[4] = {none};
+    for (int64_t subset = 0; subset < half; subset += 4) {
+      AFM_UNROLL
+      for (int64_t r = 0; r < 4; r++) {
+        if (subset + r >= half) break;
+        float* const without = S.pairs + (subset + r) * S.step;
+        const vec with = load(without + half * S.step);
+        sums[r] += with;
+        store(without, load(without) + with);
+      }
+    }
+    take(group * GROUPED + __builtin_ctz(half), (sums[0] + sums[1]) + (sums[2] + sums[3]));
+  }
 }
 
 // What a block adds to db but for the factor h.
@@ -149,12 +186,12 @@ AFM_INLINE void offsets(const Space& X, int n) {
 // WIDE panels of the vectors from x on.
 template <bool BY_SLOT, int WIDE, bool ALONE>
 __attribute__((noinline)) void gradients(const Space& X, const float* u, int n, int64_t x, int64_t word, float* du) {
-  const int64_t stride = X.kw * L, panel = X.groups * 2 * SUBSETS * L, first = word * GROUPS;
+  const int64_t stride = X.kw * L, step = 2 * WIDE * L;
   const bool begin = ALONE || word == 0, end = ALONE || word == X.words - 1;
   const float *const g = X.g + x * L, *const ds = X.ds, *const w = X.w;
   const int32_t *const is = X.i, *const js = X.j;
   const units* const above = X.above + word * L * X.room;
-  float *const subsets = X.subsets + x * panel + first * 2 * SUBSETS * L, *const R = X.R;
+  float *const subsets = X.subsets + (x * X.groups + word * GROUPS * WIDE) * 2 * SUBSETS * L, *const R = X.R;
   u += x * L;
   du += x * L;
   for (int64_t q = 0; q < n;) {  // pairs of the same i stand side by side
@@ -179,12 +216,11 @@ __attribute__((noinline)) void gradients(const Space& X, const float* u, int n, 
       }
       AFM_UNROLL
       for (int group = 0; group < GROUPS; group++) {
-        const uint64_t subset = bits >> first_unit(group) & ((1 << units_of(group)) - 1);
-        float* const at = subsets + (group * SUBSETS + subset) * 2 * L;
+        float* const at = subsets + (group * SUBSETS + (bits >> group * GROUPED) % SUBSETS) * step;
         AFM_UNROLL
         for (int p = 0; p < WIDE; p++) {
-          sum[p] += load(at + p * panel);
-          store(at + p * panel + L, load(at + p * panel + L) + e[p]);
+          sum[p] += load(at + p * L);
+          store(at + (WIDE + p) * L, load(at + (WIDE + p) * L) + e[p]);
         }
       }
       AFM_UNROLL
@@ -326,7 +362,7 @@ template <bool BY_SLOT>
 void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, const float* pooled, const float* lse,
                  const float* scores, const float* dpooled, float* du, float* sums) {
   Space X = prepare(P, memory);
-  add_up_subsets(P, X);
+  open_subsets(P, X);
   const int64_t pools = BY_SLOT ? P.slots : 1;
   for (int64_t first = begin; first < end; first += L) {
     const Group group = open_group(P, &X, first, end);
@@ -392,19 +428,14 @@ void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, co
     db[y] = P.h[y] * X.db[y];
     dh[y] = P.b[y] * X.db[y];
   }
-  for (int64_t x = 0; x < P.k; x += L)
-    for (int64_t y = 0; y < P.t; y++) {
-      int64_t group = y / WORD * GROUPS;
-      while (y % WORD >= first_unit(group) + units_of(group)) group++;
-      const float* const subsets = X.subsets + ((x / L * X.groups + group) * 2 * SUBSETS + 1) * L;
-      vec by_unit = vec{};
-      for (int subset = 0; subset < 1 << units_of(group); subset++)  // times 0 too, of which NaN comes out
-        by_unit += static_cast<float>(subset >> (y % WORD - first_unit(group)) & 1) * load(subsets + 2 * subset * L);
-      for (int lane = 0; lane < smaller(L, P.k - x); lane++) {
-        sums[(x + lane) * P.t + y] = P.h[y] * by_unit[lane];
-        dh[y] += P.W[(x + lane) * P.t + y] * by_unit[lane];
-      }
-    }
+  for (int64_t x = 0; x < X.kw; x++)
+    for (int64_t group = 0; group < X.groups; group++)
+      close_subsets(P, X, x, group, [&](int64_t y, vec by_unit) {
+        for (int64_t lane = 0; lane < smaller(L, P.k - x * L); lane++) {
+          sums[(x * L + lane) * P.t + y] = P.h[y] * by_unit[lane];
+          dh[y] += P.W[(x * L + lane) * P.t + y] * by_unit[lane];
+        }
+      });
 }
 
 void forward(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse, float* scores) {
