@@ -37,6 +37,8 @@ struct Space {
   float *E;               // products of a tile [k][TILE]
   float *s;               // scores [room], and then `above`; here, or where they are kept
   units *above;           // which of a pair's hidden layer is above 0 [words][room]
+  uint16_t *stays;        // with dropout, a bit for each row that keeps a pair [room]; beside the scores
+  wide *number;           // of a slot's pairs: what its number as the first slot adds, and as the second [slots][2][2]
   float *w, *ds;          // weights [room]; of a block, gradients by the scores [PAIRS]
   float *w_of, *ds_of;    // the same row by row [L][room]
   units *above_of;        // [words][L][room]
@@ -57,12 +59,13 @@ AFM_INLINE int64_t padded(int64_t t) { return (t + 15) / 16 * 16; }
 
 int64_t kept(const Problem& P) {
   const int64_t bytes = 4 + words_of(P.t) * static_cast<int64_t>(sizeof(units));
-  return room_of(P.pairs) * L * bytes / 4;
+  return padded(room_of(P.pairs) * (L * bytes + (P.threshold ? 2 : 0)) / 4);
 }
 
 AFM_INLINE void keep_scores(Space* X, float* at) {
   X->s = at;
   X->above = reinterpret_cast<units*>(at + X->room * L);
+  X->stays = X->above + X->words * X->room * L;
 }
 
 // Lay out the workspace, what must begin as zeros before U; returns its size in floats.
@@ -83,6 +86,7 @@ size_t lay_out(const Problem& P, float* at, Space* X) {
   X->u = take(P.slots * kp), X->du = take(P.slots * kp), X->g_padded = take(sums * kp);
   X->U = take(P.slots * P.k * L), X->G = take(sums * P.k * L);
   X->on = whole(P.slots * L), X->slot = whole(P.slots * L);
+  X->number = reinterpret_cast<wide*>(take(P.slots * 4 * L));
   X->E = take(TILE * P.k * L);
   X->w = take(room * L), X->ds = take(PAIRS * L);
   X->w_of = take(room * L), X->ds_of = take(room * L);
@@ -309,31 +313,36 @@ AFM_APART void score(const Problem& P, const Space& X, const Group& group, Ahead
   }
 }
 
-// Weights after dropout. A pair's number is its place in the list of all pairs of slots.
-AFM_APART void drop(const Problem& P, const Space& X, const Group& group, int64_t begin, int64_t end) {
+// Which pairs dropout keeps. A pair's number is its place in the list of all pairs of slots, from 1 on.
+AFM_APART void draw(const Problem& P, const Space& X, const Group& group) {
   constexpr int HALF = L / 2;
   wide keys[2] = {};
   for (int64_t lane = 0; lane < group.rows; lane++)
     keys[lane / HALF][lane % HALF] = mix(static_cast<uint64_t>(P.rows[group.first + lane]) * GOLDEN + P.base);
-  for (int64_t q = begin; q < end; q++) {
-    wide counted[2] = {};
-    if (group.moved) {
-      for (int lane = 0; lane < L; lane++) {
-        const int64_t f = X.slot[X.i[q] * L + lane];
-        counted[lane / HALF][lane % HALF] = f * P.slots - f * (f + 1) / 2 + X.slot[X.j[q] * L + lane] - f;
-      }
-    } else {
-      for (wide& each : counted) each += static_cast<uint64_t>(q) + 1;
+  for (int64_t place = 0; place < group.places && group.moved; place++)
+    for (int lane = 0; lane < L; lane++) {
+      const int64_t f = X.slot[place * L + lane];
+      wide* const number = X.number + place * 4 + lane / HALF;
+      number[0][lane % HALF] = (f * P.slots - f * (f + 1) / 2 - f) * GOLDEN;
+      number[2][lane % HALF] = f * GOLDEN;
     }
-    int32_t draw[L] __attribute__((aligned(64)));
+  for (int64_t q = 0; q < group.pairs; q++) {
+    int stays = 0;
     AFM_UNROLL
     for (int half = 0; half < 2; half++) {
-      const wide bits = mix(keys[half] + counted[half] * GOLDEN) >> 40;
-      for (int lane = 0; lane < HALF; lane++) draw[half * HALF + lane] = static_cast<int32_t>(bits[lane]);
+      wide at = keys[half];
+      if (group.moved)
+        at += X.number[X.i[q] * 4 + half] + X.number[X.j[q] * 4 + 2 + half];
+      else
+        at += static_cast<uint64_t>(q + 1) * GOLDEN;
+      stays |= at_least(mix_upper(at) >> 40, P.threshold) << half * HALF;
     }
-    const vec w = load(X.w + q * L);
-    store(X.w + q * L, load(draw) < P.threshold ? vec{} : w * P.keep_scale);
+    X.stays[q] = static_cast<uint16_t>(stays);
   }
+}
+
+AFM_INLINE void drop(const Problem& P, const Space& X, int64_t begin, int64_t end) {
+  for (int64_t q = begin; q < end; q++) store(X.w + q * L, only(X.stays[q], 0, load(X.w + q * L) * P.keep_scale));
 }
 
 }  // namespace

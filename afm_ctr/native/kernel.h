@@ -85,7 +85,10 @@ void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, flo
       }
       total += part;
     }
-    if (P.threshold) drop(P, X, group, 0, group.pairs);
+    if (P.threshold) {
+      draw(P, X, group);
+      drop(P, X, 0, group.pairs);
+    }
     const int64_t sums = BY_SLOT ? group.places : 1;
     memset(X.G, 0, sums * P.k * sizeof(vec));
     int64_t x = 0;
@@ -277,7 +280,7 @@ AFM_APART void by_scores(const Problem& P, const Space& X, const Group& group, v
   }
   vec a[PAIRS];
   for (int64_t q = begin; q < end; q++) a[q - begin] = load(X.w + q * L);
-  if (P.threshold) drop(P, X, group, begin, end);
+  if (P.threshold) drop(P, X, begin, end);
   for (int64_t q = begin; q < end; q++) {
     float* const ds = X.ds + (q - begin) * L;
     store(ds, load(X.w + q * L) * load(ds) - a[q - begin] * along);
@@ -371,6 +374,7 @@ void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, co
     } else {
       Ahead none[2] = {};
       score(P, X, group, none);
+      if (P.threshold) draw(P, X, group);
     }
     const vec scale = P.scale_by_pairs ? __builtin_convertvector(group.count, vec) : all(1.0f);
     for (int64_t place = 0; place < (BY_SLOT ? group.places : 1); place++) {

@@ -61,6 +61,24 @@ AFM_INLINE vec only(uint16_t some, int first, vec x) {
 }
 #endif
 
+// A bit for each number of x that is at least `least`; both below 2^63.
+#if AFM_LANES == 16
+AFM_INLINE int at_least(wide x, int64_t least) {
+  return _mm512_cmp_epi64_mask(reinterpret_cast<__m512i>(x), _mm512_set1_epi64(least), _MM_CMPINT_NLT);
+}
+#elif AFM_LANES == 8
+AFM_INLINE int at_least(wide x, int64_t least) {
+  const __m256i below = _mm256_cmpgt_epi64(_mm256_set1_epi64x(least), reinterpret_cast<__m256i>(x));
+  return _mm256_movemask_pd(reinterpret_cast<__m256d>(below)) ^ 15;
+}
+#else
+AFM_INLINE int at_least(wide x, int64_t least) {
+  int bits = 0;
+  for (int lane = 0; lane < L / 2; lane++) bits |= (x[lane] >= static_cast<uint64_t>(least)) << lane;
+  return bits;
+}
+#endif
+
 // Numbers of two vectors; `of` gives the place of each, that of other's first number is L.
 template <typename Of>
 AFM_INLINE vec chosen(vec one, vec other, Of of) {
@@ -125,10 +143,14 @@ AFM_INLINE vec exponential(vec x) {
   return normal ? y * reinterpret_cast<const vec&>(power) : vec{};
 }
 
+// The finaliser of splitmix64 but for its last step, which does not reach the upper 31 bits.
 template <typename Number>
-AFM_INLINE Number mix(Number x) {  // the finaliser of splitmix64
+AFM_INLINE Number mix_upper(Number x) {
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+  return (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+}
+AFM_INLINE uint64_t mix(uint64_t x) {
+  x = mix_upper(x);
   return x ^ (x >> 31);
 }
 constexpr uint64_t GOLDEN = 0x9E3779B97F4A7C15ull;
