@@ -59,11 +59,35 @@ AFM_APART void pool(const Problem& P, const Space& X, const Group& group, int64_
   }
 }
 
+// The same by slot where the pairs are all of the group's places: a place at a time, with its sums in registers.
+template <int SOME>
+AFM_APART void pool_places(const Problem& P, const Space& X, const Group& group, int64_t x) {
+  const int64_t stride = P.k * L, last = group.places - 1;
+  const float *const U = X.U + x * L, *w = X.w;
+  vec sums[SOME];
+  const auto add = [&](const float* w_of, int64_t place) __attribute__((always_inline)) {
+    AFM_UNROLL
+    for (int r = 0; r < SOME; r++) sums[r] += load(w_of) * load(U + place * stride + r * L);
+  };
+  for (int64_t place = 0; place <= last; place++) {
+    float* const to = X.G + place * stride + x * L;
+    AFM_UNROLL
+    for (int r = 0; r < SOME; r++) sums[r] = vec{};
+    const float* above = X.w + (place - 1) * L;  // of the pair with an earlier place
+    for (int64_t i = 0; i < place; i++, above += (last - i) * L) add(above, i);
+    AFM_UNROLL
+    for (int r = 0; r < SOME; r++) store(to + r * L, sums[r]), sums[r] = vec{};
+    for (int64_t j = place + 1; j <= last; j++, w += L) add(w, j);
+    AFM_UNROLL
+    for (int r = 0; r < SOME; r++) store(to + r * L, load(to + r * L) + sums[r]);
+  }
+}
+
 template <bool BY_SLOT>
 void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse,
                 float* scores) {
   Space X = prepare(P, memory);
-  constexpr int SOME = (L == 16 ? 16 : 8) / (BY_SLOT ? 2 : 1);
+  constexpr int SOME = L == 16 ? 16 : 8;
   for (int64_t first = begin; first < end; first += L) {
     const Group group = open_group(P, &X, first, end);
     if (scores) keep_scores(&X, scores + first / L * kept(P));
@@ -90,10 +114,16 @@ void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, flo
       drop(P, X, 0, group.pairs);
     }
     const int64_t sums = BY_SLOT ? group.places : 1;
-    memset(X.G, 0, sums * P.k * sizeof(vec));
     int64_t x = 0;
-    for (; x + SOME <= P.k; x += SOME) pool<BY_SLOT, SOME>(P, X, group, x);
-    for (; x < P.k; x++) pool<BY_SLOT, 1>(P, X, group, x);
+    if (BY_SLOT && P.all_pairs) {
+      for (; x + SOME <= P.k; x += SOME) pool_places<SOME>(P, X, group, x);
+      for (; x < P.k; x++) pool_places<1>(P, X, group, x);
+    } else {
+      constexpr int FEW = BY_SLOT ? SOME / 2 : SOME;
+      memset(X.G, 0, sums * P.k * sizeof(vec));
+      for (; x + FEW <= P.k; x += FEW) pool<BY_SLOT, FEW>(P, X, group, x);
+      for (; x < P.k; x++) pool<BY_SLOT, 1>(P, X, group, x);
+    }
     const vec scale = P.scale_by_pairs ? __builtin_convertvector(group.count, vec) : all(1.0f);
     const vec factor = group.count != 0 ? scale / total : vec{};
     if (BY_SLOT && !group.full) memset(pooled + first * P.slots * P.k, 0, group.rows * P.slots * P.k * sizeof(float));
