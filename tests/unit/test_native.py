@@ -214,14 +214,16 @@ def test_what_is_too_large_to_keep_is_computed_again() -> None:
     """Scores and hidden units of 65,600 rows with t = 4,096 are above 512 MiB, those of each half below."""
     case = Case(65_600, 2, 1, 4096, seed=8)
     _, W, b, h = case.inputs
-    raw = {"scale_by_pairs": False, "threshold": 0, "keep_scale": 1.0, "key": 0}
+    raw = {"scale_by_pairs": False, "threshold": 2**22, "keep_scale": 4 / 3, "key": 0}
+    rows = np.arange(65_600)
     found, kept = [], []
     for part in (slice(None), slice(32_800), slice(32_800, None)):
         some = copy.copy(case)
         some.inputs = [case.inputs[0][part], W, b, h]
         some.present, some.upstream = case.present[part], case.upstream[part]
-        found.append(answers(fused_attentional_pooling, some, tf.float32))
-        inputs = (some.inputs[0], some.present, W, b, h, np.zeros(0, np.int64), case.pairs)
+        dropout = Dropout(tf.constant(rows[part]), 0.25, 1, 1)
+        found.append(answers(fused_attentional_pooling, some, tf.float32, dropout=dropout))
+        inputs = (some.inputs[0], some.present, W, b, h, rows[part], case.pairs)
         kept.append(load().module.afm_ctr_pooling(*inputs, **raw).kept.shape.num_elements())
     assert kept[0] == 0 and 0 < kept[1] == kept[2] <= 2**27
     whole, one, other = found
