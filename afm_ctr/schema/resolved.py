@@ -321,11 +321,16 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> Any:
+        # In single quotes, which the library would take, U+0085 is the end of a line.
+        return self.represent_scalar("tag:yaml.org,2002:str", data, '"' if "\x85" in data else None)
+
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
         flat = all(not isinstance(item, (dict, list, tuple)) for item in sequence)
         return super().represent_sequence(tag, sequence, flow_style=flat)
 
 
+_Dumper.add_representer(str, _Dumper.represent_str)
 # YAML 1.1, which the library writes, takes 1e5 for a text; our loader, which reads YAML 1.2, takes it for a number.
 _Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float",

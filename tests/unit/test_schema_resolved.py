@@ -105,7 +105,7 @@ def test_save_and_load(parent, tmp_path):
 
 def test_texts_and_numbers_survive_the_file(tmp_path):
     text = SPEC.replace('separator: " "', 'separator: "1e5"').replace("name: s", 'name: "010"')
-    text += "label: {column: y, positive: ['Yes', '1e3', 'null', ' '], negative: '*'}\n"
+    text += "label: {column: y, positive: ['Yes', '1e3', 'null', ' ', \"a\\x85b\"], negative: '*'}\n"
     awkward = [1e-17, 0.1, 1 / 3, 1e22, 123456789.123456789]
     spec = spec_of(text)
     schema = resolve(spec, facts({}, mean=1 / 3))
