@@ -101,7 +101,8 @@ def _moment(field: TimeField, index: int) -> bytes:
     at = datetime(2024, 1, 1, tzinfo=UTC) + index * timedelta(days=17, hours=5)
     if field.format in ("epoch", "epoch_ms"):
         return b"%d" % (at.timestamp() * (1 if field.format == "epoch" else 1000))
-    return (at.isoformat() if field.format == "iso" else at.strftime(field.format)).encode()
+    form = "%H:%M" if field.format == "clock" else field.format
+    return (at.isoformat() if form == "iso" else at.strftime(form)).encode()
 
 
 def _word(schema: ResolvedSchema, field: Any, index: int) -> bytes:

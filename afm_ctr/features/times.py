@@ -13,6 +13,7 @@ _ISO = (
     r"^([0-9]{4})-([0-9]{2})-([0-9]{2})"
     r"(?:[T ]([0-9]{2})(?::([0-9]{2})(?::([0-9]{2})(?:[.,][0-9]+)?)?)?(Z|[+-][0-9]{2}(?::?[0-9]{2})?)?)?$"
 )
+_CLOCK = r"^([0-9]{1,2}):([0-9]{2})(?::([0-9]{2})(?:[.,][0-9]+)?)?(?: ?([AaPp])\.?[Mm]\.?)?$"
 _EPOCH = r"-?[0-9]{1,18}(?:\.[0-9]*)?"
 _BELOW_ZERO = r"-[0-9]*\.0*[1-9][0-9]*"
 _MONTH_DAYS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], np.int64)
@@ -20,7 +21,7 @@ _DAY = 24 * 60
 
 
 def parse_times(texts: tf.Tensor, form: str) -> Numbers:
-    """Minutes since 1970-01-01 00:00 UTC, rounded down.
+    """Minutes since 1970-01-01 00:00 UTC, or of ``clock`` since midnight, rounded down.
 
     Args:
         texts: string [B]; ASCII white space around them is ignored, nothing but white space is missing.
@@ -34,6 +35,8 @@ def parse_times(texts: tf.Tensor, form: str) -> Numbers:
     if form in ("epoch", "epoch_ms"):
         ok = tf.strings.regex_full_match(stripped, _EPOCH)
         minutes = _epoch_minutes(tf.where(ok, stripped, "0"), 60 if form == "epoch" else 60_000)
+    elif form == "clock":
+        minutes, ok = _clock_minutes(stripped)
     else:
         minutes, ok = _iso_minutes(stripped) if form == "iso" else _layout_minutes(stripped, form)
     return Numbers(tf.where(ok, minutes, np.int64(0)), ok, given & ~ok)
@@ -65,19 +68,31 @@ def _iso_minutes(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     ok = tf.strings.regex_full_match(texts, _ISO)
     texts = tf.where(ok, texts, "1970-01-01")
 
-    def numbers(source: tf.Tensor, pattern: str, groups: int) -> list[tf.Tensor]:
-        listed = "".join(f",0\\{number}" for number in range(1, groups + 1))[1:]
-        pieces = tf.strings.split(tf.strings.regex_replace(source, pattern, listed), ",").flat_values
-        columns = tf.reshape(tf.strings.to_number(pieces, tf.int64), (-1, groups))
-        return tf.unstack(columns, axis=1)
-
-    minutes, ok = _moment(numbers(texts, _ISO, 6), ok)
+    minutes, ok = _moment(_numbers(texts, _ISO, 6), ok)
     zone = tf.strings.regex_replace(texts, _ISO, r"\7")
-    hours, rest = numbers(zone, r"^(?:Z|[+-]([0-9]{2}):?([0-9]{2})?)?$", 2)
+    hours, rest = _numbers(zone, r"^(?:Z|[+-]([0-9]{2}):?([0-9]{2})?)?$", 2)
     ok &= (hours < 24) & (rest < 60)
     west = tf.strings.regex_full_match(zone, "-.*")
     offset = hours * 60 + rest
     return minutes + tf.where(west, offset, -offset), ok
+
+
+def _clock_minutes(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    ok = tf.strings.regex_full_match(texts, _CLOCK)
+    texts = tf.where(ok, texts, "0:00")
+    hour, minute, second = _numbers(texts, _CLOCK, 3)
+    half = tf.strings.lower(tf.strings.regex_replace(texts, _CLOCK, r"\4"))
+    halved = half != ""
+    ok &= tf.where(halved, (hour > 0) & (hour <= 12), hour < 24) & (minute < 60) & (second < 60)
+    hour = tf.where(halved, hour % 12, hour) + tf.where(half == "p", np.int64(12), np.int64(0))
+    return hour * 60 + minute, ok
+
+
+def _numbers(texts: tf.Tensor, pattern: str, groups: int) -> list[tf.Tensor]:
+    """What the first groups of a pattern hold, int64 [B] each; nothing is 0."""
+    listed = "".join(f",0\\{number}" for number in range(1, groups + 1))[1:]
+    pieces = tf.strings.split(tf.strings.regex_replace(texts, pattern, listed), ",").flat_values
+    return tf.unstack(tf.reshape(tf.strings.to_number(pieces, tf.int64), (-1, groups)), axis=1)
 
 
 def _moment(parts: list[tf.Tensor], ok: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

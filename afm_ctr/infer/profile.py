@@ -34,6 +34,7 @@ _DRESSED = (
         (b"", b""),
     ),
 )
+_UNIT = re.compile(rb"[+-]?\d+(?:\.\d+)?( ?[A-Za-z]{1,10})")
 _ITEM = rb"""('[^']*'|"[^"]*"|[+-]?\d+(\.\d*)?(e[+-]?\d+)?|None|null|nan|true|false)"""
 # Lists, arrays, sets and objects as a program prints them; "[18-25]" and "{3F2504E0-4F89}" are words.
 _PRINTED = re.compile(
@@ -118,6 +119,9 @@ class Profile:
                 number = next((c.strip() for c in self.counts if plain[c] and not is_number(c)), None)
                 if number is not None:  # codes such as 007 are numbers as they stand
                     return f"{what}: {shown(number)} for {shown(drop.sub(b'', number).replace(*point))}"
+        united = [_UNIT.fullmatch(cell.strip()) for cell in self.counts if cell.strip()]
+        if there and len({match and match[1] for match in united}) == 1 and (match := united[0]) is not None:
+            return f"a unit: {shown(match[0])} for {shown(match[0].removesuffix(match[1]))}"  # 12A, 12B are codes
         return None
 
     @cached_property

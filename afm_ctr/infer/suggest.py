@@ -12,6 +12,7 @@ from afm_ctr.infer.profile import Profile
 from afm_ctr.infer.texts import LABEL_NAMES, WEIGHT_NAMES, shown
 from afm_ctr.infer.timestamps import (
     Moments,
+    are_durations,
     are_moments,
     finer_unit,
     has_hour,
@@ -95,6 +96,8 @@ def _rewritten_first(profile: Profile) -> str | None:
         return f"lists or objects as a program prints them: {printed}; write values with a mark between them: x|y"
     if several and not names_things(profile.header) and (unit := finer_unit(list(profile.counts))):
         return f"moments in {unit} since 1970, and a time field reads seconds or milliseconds; write those"
+    if several and are_durations(profile.header, list(profile.counts)):
+        return "durations such as 3:45, and a numeric field reads plain numbers; write them in seconds"
     if several and not profile.is_numeric and looks_like_moments(list(profile.counts)):
         return "moments in a form that no time field reads; write them as 2014-10-21 07:05:00, or as epoch seconds"
     return None
@@ -259,7 +262,8 @@ def _time(profile: Profile, facts: Sequence[str], moments: Moments, warnings: tu
     missing = {"missing": "own"} if profile.missing else {}
     form, first, last = moments.form, moments.first, moments.last
     base = {"kind": "time", "column": profile.name, "format": form, **missing}
-    why = [*facts, " ".join(filter(None, [f"A moment ({form}), {moments.span}.", moments.zone_note]))]
+    what = f"{'A time of day' if form == 'clock' else 'A moment'} ({form}), {moments.span}."
+    why = [*facts, " ".join(filter(None, [what, moments.zone_note]))]
     parts = []
     if has_hour(form) and (first.date(), first.hour) != (last.date(), last.hour):
         parts.append("hour")

@@ -22,6 +22,9 @@ _WIDTHS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d(:\d\d(:\d\d([.,]\d+)?)?)?(Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII)
 _CLOCK = re.compile(rb"^\S{0,12}[ :T]?\d\d?:\d\d(:\d\d)?([.,]\d+)? *([AaPp]\.?[Mm]\.?)?|\d\d?[-/.]\d\d?[-/.]\d{2,4}")
 _MONTH = re.compile(rb"\b(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\b.*\d", re.IGNORECASE)
+_TIME_OF_DAY = re.compile(r"(\d\d?):(\d\d)(?::(\d\d)(?:[.,]\d+)?)?(?: ?([AaPp])\.?[Mm]\.?)?", re.ASCII)
+_LASTING = re.compile(rb"\d+:\d\d(:\d\d)?")
+_LASTING_WORDS = {"duration", "elapsed", "lasted", "lasting", "latency", "length", "played", "runtime", "took"}
 _START = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2040, 1, 1, tzinfo=UTC)
 _LONGEST_LOG = timedelta(days=3653)
@@ -60,6 +63,8 @@ class Moments:
     def span(self) -> str:
         """Both ends as the log writes them, with their zone where it is known."""
         first, last = self.first, self.last
+        if self.form == "clock":
+            return f"from {first:%H:%M} to {last:%H:%M}"
         zone = ""
         if len(self.zones) == 1:
             zone = " UTC" if self.zones[0] == "Z" else f" {self.zones[0]}"
@@ -85,7 +90,7 @@ def _listed(zones: Sequence[str]) -> str:
 
 
 def time_format(cells: Iterable[bytes]) -> Moments | None:
-    """How the cells write moments; ``None``: they do not, or not all.
+    """How the cells write moments, or times of day; ``None``: they do not, or not all.
 
     Numbers count as moments only if all lie between 1990 and 2040 (and so does any other date). Whether digits are
     moments at all is :func:`are_moments`'s to say.
@@ -108,7 +113,7 @@ def time_format(cells: Iterable[bytes]) -> Moments | None:
         fitting = _ends(texts, lambda text: _START + timedelta(seconds=float(text)))
         if fitting:
             return Moments("epoch", *fitting, zones=("Z",), digits=True)
-    return _all_iso(texts)
+    return _all_clock(texts) or _all_iso(texts)
 
 
 def are_moments(moments: Moments, header: str, cells: Sequence[bytes]) -> tuple[bool, str | None]:
@@ -121,6 +126,8 @@ def are_moments(moments: Moments, header: str, cells: Sequence[bytes]) -> tuple[
         header: what the log calls the column; ``c3`` and the like say nothing.
         cells: of every row that has one, in file order.
     """
+    if moments.form == "clock":
+        return not are_durations(header, cells), None
     if not moments.digits:
         twin = _swapped(moments.form)
         texts = [cell.decode("ascii", "replace").strip() for cell in set(cells)]
@@ -172,8 +179,16 @@ def _swapped(form: str) -> str | None:
     return f"{form[3:5]}/{form[:2]}{form[5:]}"
 
 
+def are_durations(header: str, cells: Sequence[bytes]) -> bool:
+    """Whether cells such as 3:45 say how long something took, by the column's name or as no day has such a time."""
+    if not cells or not all(_LASTING.fullmatch(cell.strip()) for cell in cells):
+        return False
+    named = bool(_LASTING_WORDS & {word.lower() for word in _WORDS.findall(header)})
+    return named or _all_clock([cell.decode().strip() for cell in cells]) is None
+
+
 def looks_like_moments(cells: Sequence[bytes]) -> bool:
-    """Whether texts that :func:`time_format` does not know are moments to a person: 3/Oct/2014 7:05, 7:05 PM."""
+    """Whether texts that :func:`time_format` does not know are moments to a person: 3/Oct/2014 7:05."""
     seen = sum(_CLOCK.search(cell) is not None or _MONTH.search(cell) is not None for cell in cells)
     return seen >= 0.9 * len(cells) > 0
 
@@ -209,6 +224,25 @@ def _all_iso(texts: list[str]) -> Moments | None:
     return Moments("iso", *fitting, zones=tuple(sorted(set(found) - {""}))) if fitting else None
 
 
+def _all_clock(texts: list[str]) -> Moments | None:
+    matches = [match for match in map(_TIME_OF_DAY.fullmatch, texts) if match]
+    if len(matches) < len(texts):
+        return None
+    try:
+        moments = [_time_of_day(match) for match in matches]
+    except ValueError:
+        return None
+    return Moments("clock", min(moments), max(moments))
+
+
+def _time_of_day(match: re.Match[str]) -> datetime:
+    hour, half = int(match[1]), (match[4] or "").lower()
+    if half and not 1 <= hour <= 12:
+        raise ValueError("no hour of half a day")
+    hour = hour % 12 + 12 * (half == "p") if half else hour
+    return datetime(2000, 1, 1, hour, int(match[2]), int(match[3] or 0), tzinfo=UTC)
+
+
 def _ends(texts: list[str], read: Callable[[str], datetime]) -> tuple[datetime, datetime] | None:
     try:
         moments = [read(text) for text in texts]
@@ -220,4 +254,4 @@ def _ends(texts: list[str], read: Callable[[str], datetime]) -> tuple[datetime, 
 
 def has_hour(form: str) -> bool:
     """Whether a format has the hour."""
-    return form in ("iso", "epoch", "epoch_ms") or "%H" in form
+    return form in ("iso", "epoch", "epoch_ms", "clock") or "%H" in form

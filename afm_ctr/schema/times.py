@@ -23,7 +23,7 @@ _NEEDS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "day": (("day", ("d",)),),
     "month": (("month", ("m",)),),
 }
-NAMED_FORMATS = ("iso", "epoch", "epoch_ms")
+NAMED_FORMATS = ("iso", "epoch", "epoch_ms", "clock")
 _WIDTHS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
 
 
@@ -75,8 +75,9 @@ class TimeField(Strict):
         column: the column it reads; ``None``: the column of the same name.
         format: ``iso``: ``2014-10-21``, ``2014-10-21T07:05``, … with fractions of a second and ``Z`` or an offset
             (``+02:00``), which is taken off; without a time it is midnight. ``epoch`` and ``epoch_ms``: seconds or
-            milliseconds since 1970. Else directives, each with exactly its digits: ``%Y`` four, ``%y`` two
-            (69-99 are 1969-1999, 00-68 are 2000-2068), ``%m %d %H %M %S`` two; all other text stands as it is.
+            milliseconds since 1970. ``clock``: a time of day, ``7:05``, ``07:05:30`` or ``7:05 pm``. Else directives,
+            each with exactly its digits: ``%Y`` four, ``%y`` two (69-99 are 1969-1999, 00-68 are 2000-2068),
+            ``%m %d %H %M %S`` two; all other text stands as it is.
         part: ``hour`` 0-23, ``weekday`` Monday first, ``weekend`` (Saturday and Sunday), ``day`` of the month,
             ``month``.
         missing: an empty cell, or one that is bad: ``absent`` takes no part, ``own`` is an id of its own.
@@ -103,10 +104,10 @@ class TimeField(Strict):
 
     @model_validator(mode="after")
     def _part_is_there(self) -> TimeField:
-        if self.format in NAMED_FORMATS:
+        if self.format in NAMED_FORMATS and self.format != "clock":
             return self
-        there = time_layout(self.format).places
-        absent = [part for part, letters in _NEEDS[self.part] if not set(letters) & set(there)]
+        there = set("HMS") if self.format == "clock" else set(time_layout(self.format).places)
+        absent = [part for part, letters in _NEEDS[self.part] if not set(letters) & there]
         if absent:
             raise Problems([Problem(("part",), f"'{self.part}': the format {self.format!r} has no {absent[0]}")])
         return self

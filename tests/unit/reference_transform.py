@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import re
@@ -140,6 +141,14 @@ def moment(form: str, text: bytes) -> datetime.datetime | int | str | None:
             return "bad"
         exact = Fraction(cell.removesuffix("."))
         return math.floor(exact if form == "epoch" else exact / 1000)
+    if form == "clock":
+        for written in ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p"):
+            plain = re.sub(r"(?<=:\d\d:\d\d)[.,]\d+", "", cell)
+            plain = re.sub(r"(?<=\d\d) ?([ap])\.?m\.?$", r" \1m", plain, flags=re.IGNORECASE)
+            with contextlib.suppress(ValueError):
+                if re.fullmatch(r"\d\d?(:\d\d)+( [ap]m)?", plain, re.ASCII | re.IGNORECASE):
+                    return datetime.datetime.strptime(plain, written).replace(tzinfo=UTC)
+        return "bad"
     try:
         if form == "iso":
             if not (found := ISO.fullmatch(cell)):

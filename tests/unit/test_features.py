@@ -44,6 +44,7 @@ fields:
   - {name: day, column: stamp, kind: time, format: epoch, part: day}
   - {name: minute, column: stamp, kind: time, format: epoch_ms, part: hour}
   - {name: packed, kind: time, format: "%y%m%d%H", part: weekday, missing: own}
+  - {name: clock, kind: time, format: clock, part: hour}
 """)
 )
 FACTS = Analysis(
@@ -88,6 +89,30 @@ TIMES = [b"", b" ", b"2014-10-21", b"2016-02-29T23:59:59.9Z", b"1900-02-29", b"2
 TIMES += [b"2014-10-21 23:05-0130", b"0000-01-01", b"0001-01-01", b"2014-10-21T24:00", b"2014-10-21T07:60", b"nan"]
 STAMPS = [b"", b"0", b"-1", b"-0.5", b"1413849600", b"1413849600123", b"1.", b"+1", b"1e9", b"9" * 18, b"9" * 19]
 PACKED = [b"", b"14102107", b" 14102107 ", b"14102124", b"14022900", b"00022900", b"69010100", b"1410210", b"x"]
+CLOCKS = [
+    b"",
+    b"7:05",
+    b" 07:05:30.25 ",
+    b"0:00",
+    b"24:00",
+    b"23:60",
+    b"23:59:60",
+    b"12:00 am",
+    b"12:30PM",
+    b"1:15:00 p.m.",
+]
+CLOCKS += [
+    b"0:15 am",
+    b"13:00 pm",
+    b"7:5",
+    b"7",
+    b"007:05",
+    b"7:05  pm",
+    b"7:05 pm.",
+    b"-7:05",
+    b"7:05 x",
+    b"7:05\nx",
+]
 EMPTY = dict.fromkeys(SPEC.raw_columns, b"")
 ROWS = st.lists(
     st.fixed_dictionaries(
@@ -98,6 +123,7 @@ ROWS = st.lists(
             "iso": st.sampled_from(TIMES) | st.datetimes().map(lambda at: at.isoformat().encode()),
             "stamp": st.sampled_from(STAMPS) | st.integers(-(10**12), 10**13).map(lambda x: b"%d" % x),
             "packed": st.sampled_from(PACKED) | st.datetimes().map(lambda at: at.strftime("%y%m%d%H").encode()),
+            "clock": st.sampled_from(CLOCKS) | st.times().map(lambda at: at.isoformat().encode()),
             "codes": st.sampled_from(CODES) | st.text(alphabet="0159, x-", max_size=9).map(str.encode),
             "n": st.sampled_from(NUMBERS)
             | st.floats(width=32).map(lambda x: repr(x).encode())
@@ -135,6 +161,7 @@ def columns_of(rows: list[dict[str, bytes]]) -> dict[str, tf.Tensor]:
 @example([{**EMPTY, "one": t, "tags": t, "codes": c, "n": n, "m": n} for t, c, n in zip(TEXTS, CODES, NUMBERS)])  # noqa: B905
 @example([{**EMPTY, "n": n, "m": n} for n in NUMBERS])
 @example([{**EMPTY, "iso": t, "one": b"a", "tags": b"b b", "hashed": b"x"} for t in TIMES])
+@example([{**EMPTY, "clock": c} for c in CLOCKS])
 @example([{**EMPTY, "stamp": s, "packed": p} for s, p in zip(STAMPS, [*PACKED, *PACKED])])  # noqa: B905
 def test_eager_and_graph_equal_the_reference(schema, transform, in_graph, rows):
     columns = columns_of(rows)

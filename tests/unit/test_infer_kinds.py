@@ -519,6 +519,12 @@ def test_dates_of_other_places(tmp_path, cell, form, warning):
         (lambda i: f"{i},{i % 89 + 10}", "a decimal comma: 0,10 for 0.10"),
         (lambda i: f"{i % 9 + 1}.{i % 990 + 10:03d},50", "a decimal comma: 1.010,50 for 1010.50"),
         (lambda i: f"€ {i}.25", "a currency or unit: € 0.25 for 0.25"),
+        (lambda i: f"{i % 90 + 5} min", "a unit: 5 min for 5"),
+        (lambda i: f"{i % 90 + 5:02d}kg", "a unit: 05kg for 05"),
+        (
+            lambda i: f"{i % 40}:{i % 60:02d}",
+            "durations such as 3:45, and a numeric field reads plain numbers; write",
+        ),
         (lambda i: f"['x{i % 7}', 'y{i % 3}']", "lists or objects as a program prints them: ['x"),
         (lambda i: "[]" if i % 3 else f"('x{i % 7}',)", "lists or objects as a program prints them: "),
         (lambda i: f"[{i % 5} 0.5 {i % 7}.]", "write values with a mark between them: x|y"),
@@ -528,6 +534,35 @@ def test_dates_of_other_places(tmp_path, cell, form, warning):
 def test_cells_in_a_form_that_no_field_reads(tmp_path, cell, said):
     path = write(tmp_path / "a.csv", "click;user;price", lambda i: f"{hit(i)};u{i % 7};{cell(i)}")
     assert said in odd(infer_schema([str(path)]))["price"]
+
+
+def test_numbers_with_letters_of_many_kinds_are_codes(tmp_path):
+    path = write(tmp_path / "a.csv", "click,seat,user", lambda i: f"{hit(i)},{i % 30}{'ABC'[i % 3]},u{i % 7}")
+    assert {field.name: field.kind for field in infer_schema([str(path)]).schema.fields}["seat"] == "categorical"
+
+
+@pytest.mark.parametrize(
+    ("cell", "span"),
+    [
+        (lambda i: f"{i % 24}:{i % 60:02d}", "from 00:00 to 23:59"),
+        (lambda i: f"{i % 24:02d}:{i % 60:02d}:30.5", "from 00:00 to 23:59"),
+        (lambda i: f"{i % 12 + 1}:{i % 60:02d} {'AP'[i // 12 % 2]}M", "from 00:11 to 23:58"),
+    ],
+)
+def test_a_time_of_day_becomes_its_hour(tmp_path, cell, span):
+    path = write(tmp_path / "a.csv", "click,seen,user", lambda i: f"{hit(i)},{cell(i)},u{i % 7}")
+    inference = infer_schema([str(path)])
+    field = {field.name: field for field in inference.schema.fields}["seen_hour"]
+    assert (field.kind, field.column, field.format, field.part) == ("time", "seen", "clock", "hour")
+    assert f"A time of day (clock), {span}. No zone is written" in " ".join(inference.text.replace("#", "").split())
+    assert rows_of(inference, path) == ROWS
+
+
+@pytest.mark.parametrize(("header", "kept"), [("play_duration", False), ("callLength", False), ("at", True)])
+def test_a_duration_is_no_time_of_day(tmp_path, header, kept):
+    path = write(tmp_path / "a.csv", f"click,{header},user", lambda i: f"{hit(i)},{i % 9}:{i % 60:02d},u{i % 7}")
+    column = next(c for c in infer_schema([str(path)]).columns if c["name"] == header)
+    assert (column["suggested"] is not None) == kept == ("write them in seconds" not in "; ".join(column["odd"]))
 
 
 @pytest.mark.parametrize("far", ["1e999", "-1e400", "9" * 400])
