@@ -69,8 +69,7 @@ class HorovodWorld(World):
     def __init__(self) -> None:
         self._hvd = load()
         self.elastic = os.environ.get(rendezvous.ELASTIC) == "1"
-        if self.elastic:
-            rendezvous.arrive()
+        (rendezvous.arrive if self.elastic else rendezvous.meet)()
         self._ops = {"sum": self._hvd.Sum, "min": self._hvd.Min, "max": self._hvd.Max, "mean": self._hvd.Average}
         self._begin()
 

@@ -1,4 +1,4 @@
-"""Where the ranks of an elastic job meet: at its start, and again whenever a rank was lost or hosts changed.
+"""Where the ranks of a job meet: at its start, and in an elastic one whenever a rank was lost or hosts changed.
 
 The launcher keeps a small HTTP store that is emptied before each meeting. Horovod itself asks there for a new rank as
 it starts again, and then waits for the others within Gloo's timeout; what goes wrong in either aborts the process. So
@@ -24,7 +24,9 @@ ELASTIC = "HOROVOD_ELASTIC"
 _SLOT = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")  # in the launcher's order
 _PATIENCE = 60.0  # seconds to wait for ranks that the launcher has promised, before asking it again
 _STOPPED_AFTER = 5.0
+_OTHERS_SPEAK_AFTER = 5.0  # than rank 0: one line is enough
 _TRIES = 20
+_PAUSE = 0.25  # seconds between two
 _LARGEST = 1 << 16  # bytes of an answer
 
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -35,6 +37,34 @@ class RankRemoved(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(0)
+
+
+def meet() -> None:
+    """Wait until all ranks of a job that is not elastic have been started, as long as the launcher keeps a store.
+
+    Horovod would wait for Gloo's timeout and then abort the process.
+
+    Raises:
+        RunError: some did not come within a minute, or ``horovodrun --gloo-timeout-seconds`` if that is longer.
+    """
+    if "HOROVOD_GLOO_RENDEZVOUS_ADDR" not in os.environ:
+        return
+    rank, size = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
+    allowed = max(_PATIENCE, float(os.environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS") or 0))
+    deadline = time.monotonic() + allowed + (_OTHERS_SPEAK_AFTER if rank else 0)
+    _put(f"afm_ctr_here/{rank}", b"here", round(allowed / _PAUSE))  # rank 0 may keep the store, and come later
+    for other in range(size):
+        pause = 0.01
+        while _get(f"afm_ctr_here/{other}") is None:
+            if time.monotonic() > deadline:
+                absent = [str(one) for one in range(other, size) if _get(f"afm_ctr_here/{one}") is None]
+                raise RunError(
+                    f"of {size} ranks {', '.join(absent[:8])}{' and more' if len(absent) > 8 else ''} did not come "
+                    f"within {allowed:.0f} s: they ended as they started, which their own lines explain, or need "
+                    "more time (horovodrun --gloo-timeout-seconds)"
+                )
+            time.sleep(pause)
+            pause = min(0.25, 1.5 * pause)
 
 
 def arrive() -> None:
@@ -143,8 +173,8 @@ def _get(key: str, tries: int = _TRIES) -> bytes | None:
         raise RunError(f"the launcher's store answers {error.code} to {key}") from error
 
 
-def _put(key: str, value: bytes) -> None:
-    _send(urllib.request.Request(_url(key), data=value, method="PUT"), _TRIES)
+def _put(key: str, value: bytes, tries: int = _TRIES) -> None:
+    _send(urllib.request.Request(_url(key), data=value, method="PUT"), tries)
 
 
 def _url(key: str) -> str:
@@ -163,4 +193,4 @@ def _send(request: urllib.request.Request, tries: int) -> bytes:
         except (OSError, http.client.HTTPException) as error:
             if not tries:
                 raise RunError(f"the launcher (horovodrun) does not answer any more: {error}") from error
-            time.sleep(0.25)
+            time.sleep(_PAUSE)

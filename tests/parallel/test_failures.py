@@ -81,3 +81,22 @@ def test_training_ends_with_a_cause_and_can_go_on(how: str, tmp_path: Path) -> N
     shard.write_bytes(whole)
     summary = train(data, run, settings, SingleWorld(), progress="none")
     assert (summary.resumed_from, summary.steps) == (last.position.step, 25)
+
+
+@needs_horovod
+def test_a_rank_that_ends_before_the_first_meeting_is_named(tmp_path: Path) -> None:
+    """With 0, of which the launcher says nothing; Horovod aborted without a word of it."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\n"
+        "if os.environ['HOROVOD_RANK'] == '1': sys.exit(0)\n"
+        "from afm_ctr.distributed import rendezvous\n"
+        "rendezvous._PATIENCE = 3.0\n"
+        "from afm_ctr.cli.main import main\n"
+        "main()\n"
+    )
+    data = prepared.write(tmp_path / "data", {"train": 400})
+    arguments = ["train", "--data", data, "--model-dir", tmp_path / "run"]
+    job = horovodrun(2, [script, *arguments], tmp_path, HOROVOD_GLOO_TIMEOUT_SECONDS="3")
+    assert job.code == 1, job.output[-4000:]
+    assert "afm-ctr (rank 0): of 2 ranks 1 did not come within 3 s" in job.output, job.output[-4000:]

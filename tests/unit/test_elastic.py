@@ -399,6 +399,24 @@ def test_who_does_not_come_is_given_up(store: Store, monkeypatch: pytest.MonkeyP
     assert store.kept["afm_ctr_here/1"] == b"left"
 
 
+def test_ranks_that_do_not_change_wait_for_each_other_and_name_who_does_not_come(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous, "_PATIENCE", 0.05)
+    monkeypatch.setenv("HOROVOD_SIZE", "4")
+    store.kept["afm_ctr_here/2"] = b"here"
+    with pytest.raises(RunError, match=r"of 4 ranks 1, 3 did not come within 0 s: they ended as they started"):
+        rendezvous.meet()
+    monkeypatch.setattr(rendezvous, "_PATIENCE", 60.0)
+    late = threading.Timer(0.1, lambda: store.kept.update({"afm_ctr_here/1": b"here", "afm_ctr_here/3": b"here"}))
+    late.start()
+    rendezvous.meet()
+    late.join()
+    monkeypatch.delenv("HOROVOD_GLOO_RENDEZVOUS_ADDR")  # another launcher, such as mpirun
+    store.kept.clear()
+    rendezvous.meet()
+
+
 def test_a_rank_that_stands_still_is_ended(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "_STOPPED_AFTER", 0.0)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as other:
