@@ -39,6 +39,7 @@ assert float(hvd.allreduce(tf.constant(1.0), op=hvd.Sum)) == float(hvd.size())
 print("gloo" if hvd.gloo_built() else "-", hvd.nccl_built() or "-")
 """
 _PROBE_POOLING = "from afm_ctr import native; print(native.describe())"
+PROBE_SECONDS = 180  # seconds that a probe may take
 _PROBE_GPU = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
 
 
@@ -56,9 +57,13 @@ class Finding:
 def run_code(code: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HOROVOD_")}
     environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=180, env=environment, check=False
-    )
+    command = [sys.executable, "-c", code]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=PROBE_SECONDS, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"no answer within {PROBE_SECONDS} s")
 
 
 def _last_line(text: str) -> str:

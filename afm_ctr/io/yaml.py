@@ -25,6 +25,13 @@ class _Loader(_Base):
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 - the library's own interface
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError):  # ``!!int x``, a number of 5,000 digits
+            problem = "the value does not fit its type"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
 
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),

@@ -94,7 +94,8 @@ def calibration(points: Sequence[tuple[CalibrationBin, Interval, int]]) -> Figur
 def histogram(predictions: np.ndarray, labels: np.ndarray | None, name: str, weights: np.ndarray) -> Figure:
     """How the predictions are spread: of each class where labels are 0 and 1, each as shares of its own rows."""
     figure, (axis,) = panels(5.6, 3.4)
-    bins = np.histogram_bin_edges(predictions, 40) if predictions.size else np.array([0.0, 1.0])
+    # Rounded: NumPy makes no bins of numbers that differ in their last bit only.
+    bins = np.histogram_bin_edges(np.round(predictions, 12), 40) if predictions.size else np.array([0.0, 1.0])
     parts = [("all rows", np.ones(predictions.size, bool), BLUE)]
     if labels is not None:
         parts = [("label 0", labels == 0, BLUE), ("label 1", labels == 1, ORANGE)]

@@ -344,6 +344,16 @@ def test_doctor_prints_its_remedies_whole(
     assert "pip install '.[train]'" in said and "missing: [training]" in said and "in the project's folder" in said
 
 
+def test_a_library_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    from afm_ctr import doctor
+
+    monkeypatch.setattr(doctor, "PROBE_SECONDS", 0.1)
+    done = doctor.run_code("import time; time.sleep(60)")
+    assert done.returncode == 124 and done.stderr == "no answer within 0.1 s"
+    monkeypatch.setattr(doctor, "run_code", lambda code: done)
+    assert doctor.pooling().state == "TensorFlow form: no answer within 0.1 s"
+
+
 def test_remedies_need_no_public_index(monkeypatch: pytest.MonkeyPatch) -> None:
     from afm_ctr import doctor
 

@@ -88,6 +88,9 @@ def test_overrides_win_over_the_file_and_are_yaml(tmp_path: Path) -> None:
         ("optimizer: {decay: exponential}", "optimizer.decay: 'exponential': must be 'linear' or 'cosine'"),
         ("epochs: 1\nepochs: 2", ":2:1: not valid YAML: the key 'epochs' is given twice"),
         ("epochs: [1", "not valid YAML"),
+        ("seed: 1\nepochs: !!int x", ":2:9: not valid YAML: the value does not fit its type"),
+        ("epochs: !!bool maybe", "not valid YAML: the value does not fit its type"),
+        (f"epochs: {'1' * 5000}", "not valid YAML: the value does not fit its type"),
         ("- 1", "is a mapping of keys, not list"),
     ],
 )

@@ -179,6 +179,11 @@ def test_the_gain_on_the_constant_is_that_of_the_same_rows(loss: str) -> None:
     assert gain.low < gain.value < gain.high
 
 
+def test_scores_that_differ_in_their_last_bit_have_a_histogram() -> None:
+    sure = np.array([1 - 2.0**-52, 1 - 2.0**-53])
+    assert figures.histogram(sure, None, "probability", np.ones(2)).axes
+
+
 def test_the_verdict_says_better_worse_or_neither() -> None:
     split, config = scored(), TrainConfig()
     rate = np.average(split.labels, weights=split.weights)
