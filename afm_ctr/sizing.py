@@ -23,7 +23,18 @@ _LARGE = 1_000_000  # rows from which a few epochs do, and an average of weights
 _OFTEN = 30  # rows an id, of the field with the most, from which they do
 _SOME, _MANY = 50_000, 100_000  # rows from which pairs say more than noise in a sum of them, and in a network
 _MOST_PAIRS = 400  # beyond, pooling by slot takes several times as long
+_CERTAIN = 5  # deviations, from which pairs are no chance
 _BUCKETS, _PARTS_OF_TIME = 50, 24  # ids of a field whose encoding does not say how many
+
+
+class Signals(NamedTuple):
+    """What some rows to train on say, by :mod:`afm_ctr.pair_signal`; without any, nothing is known."""
+
+    c: float | None = None  # that suits the weights; ``None``: not known
+    pair: float = 0.0  # how certain it is that pairs of ids say more than a sum of weights, in deviations
+
+
+UNKNOWN = Signals()
 
 
 @dataclass(frozen=True)
@@ -36,25 +47,25 @@ class DataSize:
     slots: int  # filled slots of a row, at most
     validated: bool = True  # whether there is a split ``valid``
     averaged: int = 0  # slots of fields of several values beyond the first of each: their mean counts like one
-    c: float | None = None  # that suits the weights, by :mod:`afm_ctr.penalty`; ``None``: not known
+    signals: Signals = UNKNOWN
 
     @classmethod
     def of(
         cls, spec: FeatureSchema, rows: int, distinct: Mapping[str, int], *, validated: bool = True,
-        c: float | None = None,
+        signals: Signals = UNKNOWN,
     ) -> DataSize:  # fmt: skip
         """By a schema.
 
         Args:
             distinct: different cells of a field, by its name; a field that is not there counts by its encoding.
-            c: that suits the weights, where rows were at hand to try it on.
+            signals: of some of the rows.
         """
         from afm_ctr.schema import slots_of
 
         ids = [_ids(field, spec, distinct.get(field.name)) for field in spec.fields]
         slots = sum(map(slots_of, spec.fields))
         averaged = sum(slots_of(field) - 1 for field in spec.fields if getattr(field, "value", None) == "mean")
-        return cls(rows, sum(ids), max(ids), slots, validated, averaged, c)
+        return cls(rows, sum(ids), max(ids), slots, validated, averaged, signals)
 
     @property
     def rows_per_id(self) -> float:
@@ -169,8 +180,8 @@ def settings_for(size: DataSize) -> Settings:
 
 def _c(size: DataSize) -> tuple[float, str]:
     """C of the weights, and where it comes from."""
-    if size.c is not None:
-        return size.c, "the best on rows that it had not seen"
+    if size.signals.c is not None:
+        return size.signals.c, "the best on rows that it had not seen"
     return min(10 / size.terms**1.5, 1.0), "10 / slots^1.5, at most 1"
 
 
@@ -186,6 +197,12 @@ class _Choice(NamedTuple):
 
 def _choose(size: DataSize) -> _Choice:
     """The model for data of this size."""
+    # What noise says of pairs of ids grows by the root of the rows: the penalty must be stronger.
+    noise = size.slots * size.rows**0.5 / 80
+    summed: dict[str, Any] = {"name": "fm", "factors": 16, "init_stddev": 0.1}
+    if size.rows < _MANY and size.signals.pair > _CERTAIN:
+        reason = f"fm, a sum of pairs: rows that share a pair of ids agree by {size.signals.pair:.0f} deviations."
+        return _Choice(summed, reason, noise, 0.1 / size.terms, 15)
     if size.rows < _SOME:
         reason = f"below {_SOME:,} rows they"
     elif size.rows_per_id < _OFTEN:
@@ -193,14 +210,8 @@ def _choose(size: DataSize) -> _Choice:
     elif size.pairs > _MOST_PAIRS:
         reason = f"of more than {_MOST_PAIRS} deep_afm takes several times as long, and a sum"
     elif size.rows < _MANY:
-        # What noise says of pairs of ids grows by the root of the rows: the penalty must be stronger.
-        penalty = size.slots * size.rows**0.5 / 80
         return _Choice(
-            {"name": "fm", "factors": 16, "init_stddev": 0.1},
-            f"fm, a sum of pairs: a network on them needs {_MANY:,} rows.",
-            penalty,
-            0.1 / size.terms,
-            15,
+            summed, f"fm, a sum of pairs: a network on them needs {_MANY:,} rows.", noise, 0.1 / size.terms, 15
         )
     else:
         model = {"name": "deep_afm", "factors": 16, "attention": 16, "hidden": [32], "normalise": False}

@@ -22,9 +22,9 @@ from afm_ctr.infer.table import Table, read_table
 from afm_ctr.infer.texts import LABEL_NAMES, NOTHING, shown
 from afm_ctr.infer.write import columns, comment, flow
 from afm_ctr.io.files import as_user_error, write_text
-from afm_ctr.penalty import suiting_c
+from afm_ctr.pair_signal import signals_of
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
-from afm_ctr.sizing import DataSize
+from afm_ctr.sizing import UNKNOWN, DataSize
 
 _TRAIN_SHARE = 0.8  # of every split that is suggested
 
@@ -63,17 +63,17 @@ class Inference:
         """Of what the suggested split leaves to train on; ids beyond the sample are estimated.
 
         Args:
-            tried: whether penalties are tried on the sample, for which TensorFlow encodes it.
+            tried: whether penalties and pairs are tried on the sample, for which TensorFlow encodes it.
         """
         total = self.rows if self.total is None else self.total
         known = [column for column in self.columns if "distinct_in_all" in column]
         distinct = {mine["name"]: column["distinct_in_all"] for column in known for mine in column["suggested"] or ()}
-        c = None
+        signals = UNKNOWN
         if tried and self.positive is not None:
             from afm_ctr.infer.trial import encoded
 
-            c = suiting_c(encoded(self.schema, self.cells, self.positive, _TRAIN_SHARE))
-        return DataSize.of(self.schema, max(round(_TRAIN_SHARE * total), 1), distinct, c=c)
+            signals = signals_of(encoded(self.schema, self.cells, self.positive, _TRAIN_SHARE))
+        return DataSize.of(self.schema, max(round(_TRAIN_SHARE * total), 1), distinct, signals=signals)
 
     def command(self, inputs: Sequence[str], schema: Path, output: str = "DATA") -> str:
         """The shell's command line that prepares these logs by the schema's file."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from afm_ctr.errors import UserError
 from afm_ctr.models import check_model
-from afm_ctr.sizing import DataSize, settings_for
+from afm_ctr.sizing import UNKNOWN, DataSize, settings_for
 from afm_ctr.training.config import CONFIG, TrainConfig
 
 if TYPE_CHECKING:
@@ -57,12 +57,12 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 
 
 def data_size(data_dir: str | Path) -> DataSize:
-    """Of a prepared data set, by its manifest, with the penalty that suits some of its rows to train on.
+    """Of a prepared data set, by its manifest, with what some of its rows to train on say.
 
     Raises:
         UserError: no data set there, or a damaged one.
     """
-    from afm_ctr.penalty import suiting_c
+    from afm_ctr.pair_signal import signals_of
     from afm_ctr.records import Manifest
     from afm_ctr.schema import ResolvedSchema
 
@@ -71,8 +71,9 @@ def data_size(data_dir: str | Path) -> DataSize:
     found = manifest.statistics
     distinct = {} if found is None else {field.name: field.distinct for field in found.fields}
     rows = splits.get("train") or manifest.rows_out
-    c = suiting_c(some_rows(data_dir, len(schema.slots))) if manifest.labelled and splits.get("train") else None
-    return DataSize.of(schema.spec, max(rows, 1), distinct, validated=bool(splits.get("valid")), c=c)
+    tells = manifest.labelled and splits.get("train")
+    signals = signals_of(some_rows(data_dir, len(schema.slots))) if tells else UNKNOWN
+    return DataSize.of(schema.spec, max(rows, 1), distinct, validated=bool(splits.get("valid")), signals=signals)
 
 
 def some_rows(data_dir: str | Path, slots: int) -> TrialRows:

@@ -13,7 +13,7 @@ import pytest
 FLOORS = (
     "afm_ctr.errors afm_ctr.huge_pages afm_ctr.installed afm_ctr.lazy_names afm_ctr.row_shards afm_ctr.splitmix "
     "afm_ctr.visible",
-    "serving.cell_text serving.channel serving.errors serving.protos serving.tensors",
+    "afm_ctr.penalty serving.cell_text serving.channel serving.errors serving.protos serving.tensors",
     "afm_ctr.devices afm_ctr.io afm_ctr.metrics afm_ctr.plots",
     "afm_ctr.native",
     "afm_ctr.sparse_gradients",
@@ -23,8 +23,8 @@ FLOORS = (
     "afm_ctr.distributed afm_ctr.process_setup afm_ctr.schema afm_ctr.synthetic afm_ctr.webpage",
     "serving.connection serving.rows",
     "afm_ctr.doctor afm_ctr.features afm_ctr.interactions afm_ctr.sample_rows afm_ctr.sidetables afm_ctr.statistics",
-    "afm_ctr.penalty afm_ctr.sizing serving.client",
-    "afm_ctr.analysis afm_ctr.layers afm_ctr.models afm_ctr.rawlog afm_ctr.records",
+    "afm_ctr.sizing serving.client",
+    "afm_ctr.analysis afm_ctr.layers afm_ctr.models afm_ctr.pair_signal afm_ctr.rawlog afm_ctr.records",
     "afm_ctr.infer afm_ctr.training beam_jobs serving.score",
     "afm_ctr.explain afm_ctr.export afm_ctr.prediction serving.load",
     "afm_ctr.frames afm_ctr.report",

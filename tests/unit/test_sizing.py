@@ -22,9 +22,10 @@ from afm_ctr.errors import UserError
 from afm_ctr.infer import infer_schema
 from afm_ctr.infer.trial import encoded
 from afm_ctr.models import interaction_class, parse_options
+from afm_ctr.pair_signal import signals_of
 from afm_ctr.records import Reader
 from afm_ctr.schema import FeatureSchema
-from afm_ctr.sizing import DataSize, settings_for
+from afm_ctr.sizing import DataSize, Signals, settings_for
 from afm_ctr.training import defaults
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.defaults import data_size, default_config, some_rows
@@ -64,6 +65,8 @@ def test_the_model_goes_by_rows_an_id_and_by_pairs() -> None:
     assert chosen(DataSize(100_000, 5_000, 2_000, 60)) == "afm"  # 1,770 pairs
     assert chosen(DataSize(99_000, 5_000, 2_000, 10)) == "fm"
     assert chosen(DataSize(49_000, 500, 100, 10)) == "afm"
+    assert chosen(DataSize(4_000, 500, 400, 60, signals=Signals(pair=6.0))) == "fm"  # pairs say something
+    assert chosen(DataSize(4_000, 500, 400, 60, signals=Signals(pair=4.0))) == "afm"
 
 
 def test_the_penalty_of_an_epoch_does_not_go_by_rows_or_batch() -> None:
@@ -90,7 +93,7 @@ def test_weights_are_averaged_over_an_epoch_of_few_rows() -> None:
 
 def test_a_c_that_was_tried_is_taken() -> None:
     def c(slots: int, tried: float | None) -> float:
-        content = settings_for(DataSize(20_000, 90, 90, slots, c=tried)).content
+        content = settings_for(DataSize(20_000, 90, 90, slots, signals=Signals(tried))).content
         return 0.5 / content["row_l2"]["linear"] / 20_000
 
     assert c(1, None) == pytest.approx(1, rel=0.05)
@@ -100,7 +103,7 @@ def test_a_c_that_was_tried_is_taken() -> None:
 
 
 def test_few_rows_make_smaller_batches_and_steps_as_long_as_a_weight_needs() -> None:
-    content = settings_for(DataSize(400, 90, 90, 30, c=1.0)).content
+    content = settings_for(DataSize(400, 90, 90, 30, signals=Signals(1.0))).content
     optimizer, steps = content["optimizer"], -(-400 // content["batch_size"])  # weights of deviation 1
     assert content["batch_size"] == 16
     assert optimizer["learning_rate"] * steps * content["epochs"] / 2 == pytest.approx(3.0, rel=0.05)
@@ -182,9 +185,9 @@ def test_init_and_train_without_a_config_try_penalties_on_the_same_rows(log: Pat
 def test_init_sizes_by_the_penalty_that_suits_its_sample(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = infer_schema([str(log)])
     tried = encoded(found.schema, found.cells, found.positive, 0.8)
-    assert found.size().c == penalty.suiting_c(tried) is not None
-    assert found.size(tried=False).c is None
-    assert infer_schema([str(log)], labelled=False).size().c is None
+    assert found.size().signals == signals_of(tried) != Signals()
+    assert found.size(tried=False).signals == Signals()
+    assert infer_schema([str(log)], labelled=False).size().signals == Signals()
 
 
 def test_of_many_rows_stretches_all_over_them_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

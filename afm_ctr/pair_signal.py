@@ -1,0 +1,61 @@
+"""What a log's rows say of its settings: the penalty of weights, and whether pairs of ids say more than their sum."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from afm_ctr.penalty import Design, TrialRows, fit, suiting_c
+from afm_ctr.sizing import UNKNOWN, Signals
+
+_MOST_SLOTS = 40  # that are looked at, those with the most ids
+
+
+def signals_of(rows: TrialRows) -> Signals:
+    """What some rows to train on say."""
+    c = suiting_c(rows)
+    return UNKNOWN if c is None else Signals(c, strongest_pair(rows, c))
+
+
+def strongest_pair(rows: TrialRows, c: float) -> float:
+    """How far the residuals of rows that share two ids agree, for the pair of slots where they do so most.
+
+    Of a row that the logistic regression explains the residual r has mean 0, and those of two rows are independent.
+    So the sum of r_i r_j over two different rows with both ids in common is 0 but for chance; it is given in its
+    standard deviations, from the chances themselves or from the residuals, whichever is larger (of rare positives a
+    few coincidences are no proof). Some hundred pairs make 4 of it by chance.
+
+    Args:
+        rows: both labels among them. Slots count if each id in them has value 1.
+        c: of the logistic regression.
+    """
+    present = rows.ids > 0
+    positive = (rows.labels > 0).astype(np.float64)
+    weights = np.ones(len(positive)) if rows.weights is None else rows.weights.astype(np.float64)
+    known, places = np.unique(rows.ids, return_inverse=True)
+    places = places.reshape(rows.ids.shape)
+    design = Design(places, np.where(present, rows.vals, 0.0).astype(np.float64), len(known))
+    fitted = fit(design, positive, weights, c, np.zeros(design.size + 1))
+    chances = 1 / (1 + np.exp(-np.clip(design.dot(fitted), -30, 30)))
+    residuals, variances = weights * (positive - chances), weights**2 * chances * (1 - chances)
+    plain = ((rows.vals == 1) | ~present).all(axis=0)
+    slots = [(len(np.unique(places[:, slot])), slot) for slot in np.flatnonzero(plain).tolist()]
+    looked_at = [slot for _, slot in sorted(slots, reverse=True)[:_MOST_SLOTS]]
+    found = [
+        _agreement(residuals, variances, places[:, one] * design.size + places[:, other])
+        for one, other in itertools.combinations(looked_at, 2)
+    ]
+    return max(found, default=0.0)
+
+
+def _agreement(residuals: np.ndarray, variances: np.ndarray, cells: np.ndarray) -> float:
+    """Σ r_i r_j over two rows of a cell, in its standard deviations."""
+    _, cell = np.unique(cells, return_inverse=True)
+
+    def between(values: np.ndarray) -> float:
+        """Σ values_i values_j over two different rows of a cell."""
+        return float((np.bincount(cell, values) ** 2).sum() - (values**2).sum())
+
+    spread = 2 * max(between(variances), between(residuals**2))
+    return between(residuals) / spread**0.5 if spread > 0 else 0.0
