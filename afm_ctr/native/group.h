@@ -341,8 +341,9 @@ AFM_APART void draw(const Problem& P, const Space& X, const Group& group) {
   }
 }
 
-AFM_INLINE void drop(const Problem& P, const Space& X, int64_t begin, int64_t end) {
-  for (int64_t q = begin; q < end; q++) store(X.w + q * L, only(X.stays[q], 0, load(X.w + q * L) * P.keep_scale));
+// Weights of pair q after dropout.
+AFM_INLINE vec dropped(const Problem& P, const Space& X, int64_t q, vec w) {
+  return only(X.stays[q], 0, w * P.keep_scale);
 }
 
 }  // namespace

@@ -111,7 +111,7 @@ void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, flo
     }
     if (P.threshold) {
       draw(P, X, group);
-      drop(P, X, 0, group.pairs);
+      for (int64_t q = 0; q < group.pairs; q++) store(X.w + q * L, dropped(P, X, q, load(X.w + q * L)));
     }
     const int64_t sums = BY_SLOT ? group.places : 1;
     int64_t x = 0;
@@ -305,16 +305,13 @@ AFM_APART void by_scores(const Problem& P, const Space& X, const Group& group, v
       }
       for (; x < P.k; x++) add(x);
       store(X.ds + (q - begin) * L, dots[0] + dots[1]);
-      store(X.w + q * L, exponential(load(X.s + q * L) - lse));
     }
   }
-  vec a[PAIRS];
-  for (int64_t q = begin; q < end; q++) a[q - begin] = load(X.w + q * L);
-  if (P.threshold) drop(P, X, begin, end);
   for (int64_t q = begin; q < end; q++) {
     float* const ds = X.ds + (q - begin) * L;
-    store(ds, load(X.w + q * L) * load(ds) - a[q - begin] * along);
-    store(X.w + q * L, load(X.w + q * L) * scale);
+    const vec a = exponential(load(X.s + q * L) - lse), w = P.threshold ? dropped(P, X, q, a) : a;
+    store(ds, w * load(ds) - a * along);
+    store(X.w + q * L, w * scale);
   }
   for (int64_t q = begin; q < end; q += L) {
     vec ds[L], w[L];
