@@ -18,6 +18,7 @@ from afm_ctr.analysis import Analysis, Analyzer, spec_needs_analysis
 from afm_ctr.errors import UserError
 from afm_ctr.export.columns import column_forms
 from afm_ctr.features import FeatureTransform
+from afm_ctr.forked import refuse_forked
 from afm_ctr.infer import infer_schema
 from afm_ctr.models import CTRModel
 from afm_ctr.models.batches import check_batch_size
@@ -34,7 +35,7 @@ _SAMPLED = 30_000
 _SOURCE = "frame"
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class FrameData:
     """Encoded rows of a DataFrame, n of them, in its order.
 
@@ -166,6 +167,7 @@ def from_pandas(
         >>> model.compile("adam")
         >>> model.fit(data, epochs=3)
     """
+    refuse_forked()
     if not isinstance(max_reject_share, int | float) or not 0 <= max_reject_share <= 1:
         raise UserError(f"max_reject_share must be between 0 and 1, got {max_reject_share!r}")
     if schema is not None and not isinstance(schema, FeatureSchema | ResolvedSchema):

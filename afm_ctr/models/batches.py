@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from afm_ctr.errors import UserError
+from afm_ctr.errors import UserError, in_graph
+from afm_ctr.forked import refuse_forked
 
 _BATCH = 1024
 _X = "x must be a dict of feature_ids and feature_vals, both [batch, slots], or ids only"
@@ -34,6 +35,10 @@ def as_batch(data: Any, num_slots: int) -> dict[str, tf.Tensor]:
             raise UserError(
                 f"{name} must be [batch, {num_slots}], got {batch[name].shape}: the model has these slots"
             )
+        if batch[name].shape.rank != 2 or batch[name].shape[1] is None:  # as Keras traces it after another width
+            wrong = in_graph(f"{name} must be [batch, {num_slots}]: the model has these slots")
+            with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(batch[name])[1:], [num_slots], wrong)]):
+                batch[name] = tf.ensure_shape(batch[name], [None, num_slots])
     if not batch["feature_ids"].dtype.is_integer:
         raise UserError(f"feature_ids must be integers, got {batch['feature_ids'].dtype.name}")
     batch["feature_ids"] = tf.cast(batch["feature_ids"], tf.int64)
@@ -62,6 +67,7 @@ def as_batches(
     Raises:
         UserError: a DataFrame as it is, no row, or arrays or arguments that cannot be meant.
     """
+    refuse_forked()
     batch_size = arguments.get("batch_size")
     if batch_size is not None:
         check_batch_size(batch_size)
@@ -74,6 +80,11 @@ def as_batches(
         raise UserError(_X)
     if not hasattr(x, "as_dataset"):
         return _of_keras(x, y, arguments, model)
+    if x.schema.num_slots != model.num_slots or x.schema.feature_size > model.feature_size:
+        raise UserError(
+            f"the rows have {x.schema.num_slots} slots and {x.schema.feature_size:,} ids, the model "
+            f"{model.num_slots} and {model.feature_size:,}: read them by the schema that the model was made for"
+        )
     for name, given in (("y", y), ("sample_weight", arguments.get("sample_weight"))):
         if given is not None:
             raise UserError(f"{name}: the rows of a {type(x).__name__} have their own; give arrays to have others")

@@ -12,6 +12,7 @@ import numpy as np
 
 from afm_ctr import native
 from afm_ctr.errors import UserError, find_user_error, in_graph, release
+from afm_ctr.forked import refuse_forked
 from afm_ctr.io import paths
 from afm_ctr.records.blocks import SplitBlocks
 from afm_ctr.records.manifest import AGAIN, MANIFEST_NAME, Manifest
@@ -151,6 +152,7 @@ class Reader:
         Raises:
             UserError: a damaged shard, or a record that is not of the schema.
         """
+        refuse_forked()
         batch = self._read_at_once(epoch, step, columns) or self._read(epoch, step)
         place = np.arange(self.rank * self.local_batch, (self.rank + 1) * self.local_batch, dtype=np.int64)
         batch["row"] = (epoch * self.steps_per_epoch + step) * self.batch_size + place
@@ -313,6 +315,7 @@ class Reader:
 
     def _epochs(self, start: tuple[int, int], epochs: int, columns: Collection[str]) -> tf.data.Dataset:
         """Steps from ``start`` (epoch, step) to the end of the epoch before ``epochs``."""
+        refuse_forked()
         import tensorflow as tf
 
         if not isinstance(epochs, int | np.integer) or epochs < 0:

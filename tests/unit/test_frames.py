@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import os
+import signal
 from decimal import Decimal
 from typing import Any
 
@@ -409,3 +411,35 @@ def test_a_model_says_that_a_frame_has_no_ids() -> None:
     for use in (model.fit, model.evaluate, model.predict):
         with pytest.raises(UserError, match=r"a DataFrame has no ids yet: give the data of afm_ctr.from_pandas"):
             use(frame(5))
+
+
+def test_rows_of_another_schema_are_one_line_in_any_order_of_calls(data: Any) -> None:
+    narrow = from_pandas(frame()[["user id", "price", "clicked"]], label="clicked")
+    assert narrow.schema.num_slots != data.schema.num_slots
+    model = data.model("afm", factors=2)
+    model.compile("adam")
+    model.predict(data.take(slice(0, 8)), verbose=0)
+    for use in (model.predict, model.evaluate, model.fit):
+        with pytest.raises(UserError, match=r"the rows have \d+ slots and \d+ ids, the model \d+ and"):
+            use(narrow, verbose=0)
+    with pytest.raises(UserError, match=r"feature_ids must be \[batch, \d\]"):  # Keras has traced another width
+        model.predict(narrow.as_dataset(), verbose=0)
+
+
+def test_frames_are_compared_by_identity(data: Any) -> None:
+    assert data == data and data != data.take(slice(None))
+
+
+def test_a_forked_process_says_that_tensorflow_stayed_behind(data: Any) -> None:
+    rows, model = frame(5), data.model("lr")
+    pid = os.fork()
+    if not pid:  # a child that waited for ever would be killed by the alarm
+        signal.alarm(20)
+        said = []
+        for use in (lambda: from_pandas(rows, data.schema), lambda: model.predict(data)):
+            try:
+                use()
+            except UserError as error:
+                said.append("was forked from one that had used TensorFlow" in str(error))
+        os._exit(0 if said == [True, True] else 1)
+    assert os.waitpid(pid, 0)[1] == 0

@@ -14,7 +14,7 @@ FLOORS = (
     "afm_ctr.errors afm_ctr.huge_pages afm_ctr.installed afm_ctr.lazy_names afm_ctr.row_shards afm_ctr.splitmix "
     "afm_ctr.visible",
     "afm_ctr.penalty serving.cell_text serving.channel serving.errors serving.protos serving.tensors",
-    "afm_ctr.devices afm_ctr.io afm_ctr.metrics afm_ctr.plots",
+    "afm_ctr.devices afm_ctr.forked afm_ctr.io afm_ctr.metrics afm_ctr.plots",
     "afm_ctr.native",
     "afm_ctr.sparse_gradients",
     "afm_ctr.embedding",
