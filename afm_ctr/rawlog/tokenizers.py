@@ -129,7 +129,7 @@ class DelimitedCutter:
 
     def spans(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> CellSpans | None:
         """Where the cells are, of bad lines none; None where lines cannot be cut at every delimiter: there are quotes
-        to heed, or stray carriage returns."""
+        to respect, or stray carriage returns."""
         if self._trim or (self._quote and b'"' in joined) or b"\r" in joined or len(self._delimiter) > 1:
             return None
         self._look_at_first(lines)

@@ -128,7 +128,7 @@ def add_surroundings(page: Page, record: RunRecord) -> None:
     )
     if len(sessions) > 1:
         page.table(
-            ["started", "ranks", "went on after step", "versions"],
+            ["started", "ranks", "resumed after step", "versions"],
             [
                 [
                     one.get("started"),
@@ -139,7 +139,7 @@ def add_surroundings(page: Page, record: RunRecord) -> None:
                 for one in sessions
             ],
             caption=f"{len(sessions)} calls of train",
-            numeric=["ranks", "went on after step"],
+            numeric=["ranks", "resumed after step"],
         )
 
 

@@ -74,7 +74,7 @@ class Judged:
         except UserError as error:
             if data_dir is not None:
                 raise
-            why = f"There is no figure of the model: the data set that it was trained on is not to be had ({error})."
+            why = f"There is no figure of the model: the data set that it was trained on cannot be read ({error})."
             return cls(why_not=f"{why} Name it with --data.")
         if split is not None:
             manifest.shards_of(split)
