@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import tempfile
 import warnings
 from collections import Counter
@@ -19,7 +18,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.export.columns import column_forms
 from afm_ctr.features import FeatureTransform
 from afm_ctr.forked import refuse_forked
-from afm_ctr.infer import infer_schema
+from afm_ctr.infer import infer_schema, labelled_advice
 from afm_ctr.models import CTRModel
 from afm_ctr.models.batches import check_batch_size
 from afm_ctr.rawlog import LineParser, ParsedLines, Reject, RowBatch, word_columns
@@ -279,7 +278,7 @@ def _inferred(table: Any, label: str | None) -> FeatureSchema:
         try:
             found = infer_schema([str(path)], label=None if label is None else str(label))
         except UserError as error:
-            text = re.sub(r",? or (say )?--no-label", "", str(error)).replace("--label ", "label=")
+            text = labelled_advice(error).replace("--label ", "label=")
             raise UserError(text.replace(str(path), "the frame")) from error
     key = found.schema.key
     if columns := [column for column in found.columns if column["suggested"] is None and column["name"] != key]:

@@ -43,7 +43,10 @@ def init(
     from afm_ctr.sizing import settings_for
 
     with console.status("looking at the logs"):
-        found = infer.infer_schema(input, label=label, name=name)
+        try:
+            found = infer.infer_schema(input, label=label, name=name)
+        except UserError as error:
+            raise UserError(infer.labelled_advice(error)) from error
     with console.status("trying penalties on them"):
         encodes = importlib.util.find_spec("tensorflow") is not None
         if encodes:

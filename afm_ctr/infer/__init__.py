@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from afm_ctr.infer.schema import Inference, infer_schema, save
+from afm_ctr.infer.schema import Inference, infer_schema, labelled_advice, save
 
-__all__ = ["Inference", "infer_schema", "save"]
+__all__ = ["Inference", "infer_schema", "labelled_advice", "save"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -127,6 +128,11 @@ def infer_schema(
         cells=table.cells,
         positive=None if guess is None else guess.positive,
     )
+
+
+def labelled_advice(error: UserError) -> str:
+    """What :func:`infer_schema` raised, for those who need a label."""
+    return re.sub(r",? or (say )?--no-label", "", str(error))
 
 
 def _head(table: Table) -> list[str]:

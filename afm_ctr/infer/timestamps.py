@@ -24,7 +24,7 @@ _CLOCK = re.compile(rb"^\S{0,12}[ :T]?\d\d?:\d\d(:\d\d)?([.,]\d+)? *([AaPp]\.?[M
 _MONTH = re.compile(rb"\b(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\b.*\d", re.IGNORECASE)
 _TIME_OF_DAY = re.compile(r"(\d\d?):(\d\d)(?::(\d\d)(?:[.,]\d+)?)?(?: ?([AaPp])\.?[Mm]\.?)?", re.ASCII)
 _LASTING = re.compile(rb"\d+:\d\d(:\d\d)?")
-_LASTING_WORDS = {"duration", "elapsed", "lasted", "lasting", "latency", "length", "played", "runtime", "took"}
+_LASTING_WORDS = {"dur", "duration", "elapsed", "lasted", "lasting", "latency", "len", "length", "runtime", "took"}
 _START = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2040, 1, 1, tzinfo=UTC)
 _LONGEST_LOG = timedelta(days=3653)
@@ -75,8 +75,10 @@ class Moments:
 
     @property
     def zone_note(self) -> str | None:
-        """What hours and weekdays are counted in; ``None``: the format has no hour."""
+        """What hours and weekdays are counted in; ``None``: the format has no hour, or no day."""
         if not has_hour(self.form):
+            return None
+        if self.form == "clock":
             return None
         if not self.zones:
             return "No zone is written: hours and weekdays are those of the cells."
@@ -127,7 +129,9 @@ def are_moments(moments: Moments, header: str, cells: Sequence[bytes]) -> tuple[
         cells: of every row that has one, in file order.
     """
     if moments.form == "clock":
-        return not are_durations(header, cells), None
+        doubt = f"a duration? Its hours end at {moments.last.hour}, and it stands below as a time of day"
+        short = moments.last.hour < 12 and all(_LASTING.fullmatch(cell.strip()) for cell in cells)
+        return not are_durations(header, cells), doubt if short else None
     if not moments.digits:
         twin = _swapped(moments.form)
         texts = [cell.decode("ascii", "replace").strip() for cell in set(cells)]

@@ -554,7 +554,7 @@ def test_a_time_of_day_becomes_its_hour(tmp_path, cell, span):
     inference = infer_schema([str(path)])
     field = {field.name: field for field in inference.schema.fields}["seen_hour"]
     assert (field.kind, field.column, field.format, field.part) == ("time", "seen", "clock", "hour")
-    assert f"A time of day (clock), {span}. No zone is written" in " ".join(inference.text.replace("#", "").split())
+    assert f"A time of day (clock), {span}. - {{name" in " ".join(inference.text.replace("#", "").split())
     assert rows_of(inference, path) == ROWS
 
 
@@ -562,7 +562,9 @@ def test_a_time_of_day_becomes_its_hour(tmp_path, cell, span):
 def test_a_duration_is_no_time_of_day(tmp_path, header, kept):
     path = write(tmp_path / "a.csv", f"click,{header},user", lambda i: f"{hit(i)},{i % 9}:{i % 60:02d},u{i % 7}")
     column = next(c for c in infer_schema([str(path)]).columns if c["name"] == header)
-    assert (column["suggested"] is not None) == kept == ("write them in seconds" not in "; ".join(column["odd"]))
+    assert (column["suggested"] is not None) == kept
+    said = "a duration? Its hours end at 8" if kept else "write them in seconds"
+    assert said in "; ".join(column["odd"])
 
 
 @pytest.mark.parametrize("far", ["1e999", "-1e400", "9" * 400])

@@ -279,6 +279,9 @@ def test_init_replaces_nothing_unasked(log: Path, tmp_path: Path) -> None:
     assert (tmp_path / "train.yaml").read_text() != "mine"
     with pytest.raises(UserError, match="is a file"):
         init("--input", log, "--output", log)
+    (tmp_path / "plain.csv").write_text("a,b\n1,x\n2,y\n")
+    with pytest.raises(UserError, match=r"name it with --label COLUMN: a"):
+        init("--input", tmp_path / "plain.csv", "--output", tmp_path / "new")
     with pytest.raises(UserError):
         init("--input", tmp_path / "absent.csv", "--output", tmp_path / "new")
     assert not (tmp_path / "new").exists()
