@@ -112,5 +112,5 @@ class SideTables:
                 raise UserError(f"{path}: not a copy of a side table: {error}; prepare the data again") from None
             wanted = [table.key.table, *table.names]
             if head != wanted or any(len(row) != len(wanted) for row in rows[name]):
-                raise UserError(f"{path}: has not the columns {', '.join(wanted)}; prepare the data again")
+                raise UserError(f"{path}: must have the columns {', '.join(wanted)}; prepare the data again")
         return cls(spec, rows)

@@ -224,7 +224,7 @@ class Passes:
                 raise UserError(re.sub(r"\s*\[while running .*", "", str(found))) from error
             if self.engine.in_process and str(error) == _WORKER_LOST:
                 raise RunError(
-                    f"a worker process was lost in the pass {stage!r}, killed perhaps for want of memory; nothing is "
+                    f"a worker process was lost in the pass {stage!r}, perhaps killed for lack of memory; nothing is "
                     "published: prepare again, with fewer workers if memory was short"
                 ) from error
             if self.engine.in_process or "Traceback" in str(error):

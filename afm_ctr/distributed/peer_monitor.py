@@ -114,7 +114,7 @@ class PeerMonitor:
         silence = {rank: (last if rank else now) - m.heard for rank, m in known}
         ended = [f"rank {rank} on {m.host} failed: {m.words}" for rank, m in known if m.words]
         ended += [
-            f"rank {rank} on {m.host} has ended without a word: killed, perhaps by the system for want of memory"
+            f"rank {rank} on {m.host} has ended without a word: killed, perhaps by the system for lack of memory"
             for rank, m in known
             if m.ended and not m.words
         ]

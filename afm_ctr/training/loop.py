@@ -389,4 +389,4 @@ def _announce(trainer: Trainer, resumed_from: int | None) -> None:
     if rate is not None:
         say(f"the learning rate {rate}")
     if reason := native.load().reason:
-        say(f"slower than need be: the ops in C++ are not in use ({reason}); build them by `{native.BUILD}`")
+        say(f"slower than it could be: the ops in C++ are not in use ({reason}); build them by `{native.BUILD}`")

@@ -504,7 +504,7 @@ def test_a_run_without_the_ops_in_cpp_says_so(
     monkeypatch.setattr(native, "load", lambda: SimpleNamespace(reason=reason))
     train(data, tmp_path / "run", config("max_steps=1"), WORLD, progress="lines")
     said = [line for line in capsys.readouterr().err.splitlines() if "C++" in line]
-    line = "slower than need be: the ops in C++ are not in use (not built); build them by"
+    line = "slower than it could be: the ops in C++ are not in use (not built); build them by"
     assert [one.partition(line)[2] for one in said] == ([f" `{native.BUILD}`"] if reason else [])
 
 

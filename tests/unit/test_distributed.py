@@ -27,6 +27,7 @@ from afm_ctr.distributed import (
     horovod,
     wrap_optimizer,
 )
+from afm_ctr.distributed.steps import end_training
 from afm_ctr.errors import UserError
 from afm_ctr.sparse_gradients import MergedSlices, merge_slices
 
@@ -286,6 +287,31 @@ class Marks(FakeWorld):
     def allreduce(self, tensor: Any, op: Any = "sum", name: str | None = None) -> tf.Tensor:
         self.names.append((name, tensor.dtype, tensor.shape[1:]))
         return tensor * self.size
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 1000])
+def test_no_mixture_of_ranks_looks_as_if_all_had_ended_alike(size: int) -> None:
+    """One rank has ended its epoch, another the training, and others are in a step, whose mark is 0."""
+    marks: list[float] = []
+    exchange = SimpleNamespace(world=FakeWorld(size=size), traced=True)
+    optimizer = type("Wrapped", (), {"_afm_ctr_exchange": exchange, "iterations": tf.constant(5)})()
+
+    def ended(end: Any, others: float) -> bool:
+        exchange.finish = lambda mark: marks.append(mark) or float(np.float32(mark) + np.float32(others))
+        try:
+            end(optimizer)
+        except DistributedError:
+            return False
+        return True
+
+    ended(end_epoch, 0.0)
+    ended(end_training, 0.0)
+    epoch, training = marks
+    for at_epoch in range(min(size, 8)):
+        for at_training in range(min(size - at_epoch, 8)):
+            others = at_epoch * epoch + at_training * training
+            assert ended(end_epoch, others) == (at_epoch == size - 1)
+            assert ended(end_training, others) == (at_training == size - 1)
 
 
 @pytest.mark.parametrize("graph", [False, True])

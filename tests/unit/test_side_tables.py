@@ -154,7 +154,7 @@ def test_a_table_that_is_not_there(folder, tmp_path_factory):
     with pytest.raises(UserError, match=r"side/users\.jsonl: no such file: the schema joins the side table 'users'"):
         SideTables.load(empty, spec_of())
     (empty / "side").mkdir()
-    for content, told in (("[", "not a copy"), ('["id", "age"]\n', "has not the columns id, age, likes")):
+    for content, told in (("[", "not a copy"), ('["id", "age"]\n', "must have the columns id, age, likes")):
         (empty / "side/users.jsonl").write_text(content)
         with pytest.raises(UserError, match=told):
             SideTables.load(empty, spec_of())
