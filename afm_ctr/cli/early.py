@@ -33,12 +33,12 @@ def check_inputs(*, data: Path | None = None, run: Path | None = None, config: P
 
 
 def training_config(
-    data: Path, run: Path, config: Path | None, overrides: Sequence[str], origin: Path | None = None
-) -> TrainConfig:
-    """The config of a file, or without one that of :func:`afm_ctr.training.default_config`; see there.
+    run: Path, config: Path | None, overrides: Sequence[str], origin: Path | None = None
+) -> TrainConfig | None:
+    """The config of a file, or without one that of :func:`afm_ctr.training.defaults.known_config`; see there.
 
     Raises:
-        UserError: a file, an override, a data set, a model or an option of it that is refused.
+        UserError: a file, an override, a model or an option of it that is refused.
     """
     from afm_ctr.models import check_model
     from afm_ctr.training.config import TrainConfig
@@ -48,8 +48,11 @@ def training_config(
         found = TrainConfig.load(config, list(overrides))
     else:
         apply_overrides(TrainConfig, {}, overrides)  # no data set is needed to say that there is no such key
-        from afm_ctr.training.defaults import default_config
+        from afm_ctr.training.defaults import known_config
 
-        found = default_config(data, run, origin, overrides)
+        known = known_config(run, origin, overrides)
+        if known is None:
+            return None
+        found = known
     check_model(found.model.name, found.model.options)
     return found

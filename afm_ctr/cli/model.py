@@ -50,12 +50,14 @@ def train(
 ) -> None:
     """Train a model; under horovodrun on all ranks. The same command, run again, resumes where it stopped."""
     check_inputs(data=data, config=config)
-    settings = training_config(data, model_dir, config, set_ or [], from_checkpoint)
+    settings = training_config(model_dir, config, set_ or [], from_checkpoint)
     load_tensorflow()
     from afm_ctr import distributed, training
 
     world = distributed.init()
     try:
+        if settings is None:  # sized by rows, which TensorFlow reads: now that this rank has its GPU
+            settings = training.default_config(data, model_dir, from_checkpoint, set_ or [])
         summary = training.train(
             data,
             model_dir,
@@ -97,10 +99,12 @@ def plan(
 ) -> None:
     """What a run would take on a cluster: memory, bytes and time of a step, for each form of the table."""
     check_inputs(data=data, config=config)
-    settings = training_config(data, data, config, set_ or [])
+    settings = training_config(data, config, set_ or [])
     load_tensorflow()
+    from afm_ctr import training
     from afm_ctr.training import plan as planning
 
+    settings = settings or training.default_config(data, data, overrides=set_ or [])
     memory = round(memory_gb * 1e9) if memory_gb else planning.rank_memory(settings, gpus_per_host)
     speed = rows_per_second or planning.ROWS_PER_SECOND
     found = planning.plan_run(data, settings, planning.Cluster(hosts, gpus_per_host, gbits, memory, speed), ids)

@@ -17,23 +17,35 @@ if TYPE_CHECKING:
 _STRETCH = 512  # rows
 
 
-def default_config(
-    data_dir: str | Path, model_dir: Path, origin: Path | None = None, overrides: Sequence[str] = ()
-) -> TrainConfig:
-    """That of the run in ``model_dir``, or of the one that it continues, or one sized to the data.
+def known_config(model_dir: Path, origin: Path | None = None, overrides: Sequence[str] = ()) -> TrainConfig | None:
+    """That of the run in ``model_dir``, or of the one that it continues; ``None``: it is to be sized to the data.
 
     Args:
         model_dir: the run's folder, which need not be there.
         origin: another run's folder, or that of one of its checkpoints.
 
     Raises:
-        UserError: no data set there, or an override that does not fit.
+        UserError: an override that fits no config of that kind.
     """
     folders = [model_dir, *([] if origin is None else [origin, origin.parent.parent])]
     for folder in folders:
         if (folder / CONFIG).is_file():
             return TrainConfig.load(folder / CONFIG, list(overrides))
     _check_overrides(overrides)
+    return None
+
+
+def default_config(
+    data_dir: str | Path, model_dir: Path, origin: Path | None = None, overrides: Sequence[str] = ()
+) -> TrainConfig:
+    """:func:`known_config`, or one sized to the data, of which TensorFlow reads some: after a rank has its GPU.
+
+    Raises:
+        UserError: no data set there, or an override that does not fit.
+    """
+    known = known_config(model_dir, origin, overrides)
+    if known is not None:
+        return known
     content = settings_for(data_size(data_dir)).content
     config = TrainConfig.from_content(content, overrides)
     if config.model.name == "lr":  # which has no vectors to penalise

@@ -123,14 +123,14 @@ def train(
     if resume not in ("auto", "never"):
         raise UserError(f"resume {resume!r}: say auto or never")
     origin = None if from_checkpoint is None else Path(from_checkpoint)
-    if config is None:
-        settings = default_config(data_dir, Path(model_dir), origin)
-    else:
+    if config is not None:
         if not isinstance(config, TrainConfig | Mapping):
             how = "TrainConfig.load(path) reads a file"
             raise UserError(f"config must be a mapping or a TrainConfig, got {type(config).__name__}; {how}")
         settings = config if isinstance(config, TrainConfig) else TrainConfig.parse(dict(config), "config")
     world = init() if world is None else world
+    if config is None:  # sized by rows, which TensorFlow reads: now that this rank has its GPU
+        settings = default_config(data_dir, Path(model_dir), origin)
     reader = train_reader(data_dir, settings, world.rank, world.size)
     if not reader.manifest.labelled:
         raise UserError(f"{data_dir} was prepared without labels: there is nothing to train on")

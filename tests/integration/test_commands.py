@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -215,7 +216,9 @@ def test_waiting_for_a_model_that_nobody_serves(walked: Walk, tmp_path: Path) ->
 
 def test_train_needs_no_config(tmp_path: Path) -> None:
     data, run = prepared.write(tmp_path / "data"), tmp_path / "run"
-    summary = last_json(afm_ctr("train", "--data", data, "--model-dir", run, "--set", "max_steps=2", "--json"))
+    result = afm_ctr("train", "--data", data, "--model-dir", run, "--set", "max_steps=2", "--json")
+    assert not re.search(r"^(WARNING|[IWE]\d{4} )", result.stderr, re.MULTILINE)
+    summary = last_json(result)
     assert summary["steps"] == 2
     sized = TrainConfig.from_content(settings_for(data_size(data)).content, ["max_steps=2"])
     assert TrainConfig.load(run / "config.yaml") == sized == default_config(data, run)

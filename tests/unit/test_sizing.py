@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import prepared
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from afm_ctr import penalty
+from afm_ctr import distributed, penalty, training
 from afm_ctr.cli import commands  # noqa: F401  (registers the sub-commands)
 from afm_ctr.cli.app import app
 from afm_ctr.errors import UserError
@@ -26,7 +27,7 @@ from afm_ctr.pair_signal import signals_of
 from afm_ctr.records import Reader
 from afm_ctr.schema import FeatureSchema
 from afm_ctr.sizing import DataSize, Signals, settings_for
-from afm_ctr.training import defaults
+from afm_ctr.training import defaults, loop
 from afm_ctr.training.config import TrainConfig
 from afm_ctr.training.defaults import data_size, default_config, some_rows
 from beam_jobs import PrepareOptions, prepare
@@ -198,6 +199,29 @@ def test_of_many_rows_stretches_all_over_them_are_tried(tmp_path: Path, monkeypa
     every = Reader(data, "train", 1200, shuffle=False).batch(0, 0)["feature_ids"]
     parts = [every[first : first + 10] for first in (0, 300, 600, 900)]
     np.testing.assert_array_equal(some_rows(data, 3).ids, np.concatenate(parts))
+
+
+@pytest.mark.parametrize("command", [True, False])
+def test_rows_are_read_when_a_rank_has_its_gpu(
+    command: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow, once it has computed anything, holds every GPU of the machine."""
+    data, calls = prepared.write(tmp_path / "data"), []
+
+    def begun(what: str, *_: object) -> None:
+        calls.append(what)
+        if what == "sized":
+            raise RuntimeError("enough")
+
+    for module, world in ((loop, None), (training, SimpleNamespace(shutdown=lambda: None))):
+        monkeypatch.setattr(module, "default_config", lambda *_: begun("sized"))
+        monkeypatch.setattr(loop if module is loop else distributed, "init", lambda w=world: begun("ready") or w)
+    if command:
+        CliRunner().invoke(app, ["train", "--data", str(data), "--model-dir", str(tmp_path / "run")])
+    else:
+        with pytest.raises(RuntimeError, match="enough"):
+            training.train(data, tmp_path / "run")
+    assert calls == ["ready", "sized"]
 
 
 def test_without_a_config_a_run_keeps_its_own(tmp_path: Path) -> None:
