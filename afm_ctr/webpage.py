@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import refusal, write_bytes
+from afm_ctr.io.files import as_user_error, refusal, write_bytes
 from afm_ctr.visible import visible
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Cell = str | int | None
 
+_SIGN = b"default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri"  # in the head of every page of ours
 _NARROW = 3  # columns that fit side by side on a phone
 
 
@@ -116,10 +117,19 @@ class Page:
 
 
 def file_of(path: str | Path) -> Path:
-    """Where a page is to go, checked before the work is done. Raises UserError: it is a folder."""
+    """Where a page is to go, checked before the work is done.
+
+    Raises:
+        UserError: it is a folder, or a file that is no page of ours, which would be lost.
+    """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder, the page is a file; name a file in it, such as {path / 'page.html'}")
+    if path.is_file():
+        with as_user_error(f"cannot write {path}"), open(path, "rb") as stream:
+            start = stream.read(1000)
+        if start and _SIGN not in start:
+            raise UserError(f"{path} is there already and is no page of afm-ctr; remove it, or name another file")
     return path
 
 

@@ -130,3 +130,16 @@ def test_what_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(UserError, match=f"cannot write page.html in the folder {file}"):
         Page("x").write(file / "page.html")
+
+
+def test_a_page_replaces_a_page_and_no_other_file(tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    target.touch()
+    Page("first").write(target)
+    Page("second").write(target)
+    assert "second" in target.read_text()
+    for other in ("schema: mine\n", "<!DOCTYPE html>\n<html><body>a page of somebody else"):
+        target.write_text(other)
+        with pytest.raises(UserError, match=r"page\.html is there already and is no page of afm-ctr; remove it, or"):
+            Page("third").write(target)
+        assert target.read_text() == other
