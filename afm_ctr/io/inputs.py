@@ -65,7 +65,7 @@ def open_input(path: PathLike) -> BinaryIO:
     waiting.start()
     waiting.join(_WRITER_SECONDS)
     if not opened:
-        raise OSError(errno.EPIPE, "it is a pipe that nobody writes to", str(path))
+        raise OSError(errno.ENXIO, "it is a pipe that nobody writes to", str(path))
     return opened[0]
 
 

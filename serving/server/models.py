@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from afm_ctr.io.inputs import open_input
 from serving import tensors
 from serving.server.flags import ServerFlags
 from serving.server.request_errors import RequestError, from_number, invalid
@@ -186,7 +187,8 @@ def _set(names: Any) -> str:
 
 
 def _read_signatures(folder: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
-    model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    with open_input(folder / "saved_model.pb") as stream:  # a pipe or device would keep the watcher for ever
+        model = saved_model_pb2.SavedModel.FromString(stream.read())
     for graph in model.meta_graphs:
         if set(graph.meta_info_def.tags) == {tf.saved_model.SERVING}:
             return dict(graph.signature_def)

@@ -101,3 +101,12 @@ def test_score_names_a_missing_log_before_a_server_that_is_not_there(tmp_path):
     schema = Path(__file__).parents[2] / "examples" / "criteo" / "schema-small.yaml"
     with pytest.raises(UserError, match=r"--input .*absent\.tsv: cannot read it: No such file"):
         score_file("127.0.0.1:1", "afm", schema, tmp_path / "absent.tsv", tmp_path / "out.jsonl")
+
+
+def test_a_pipe_in_a_version_folder_does_not_keep_the_server_for_ever(tmp_path, monkeypatch):
+    from serving.server.models import _read_signatures
+
+    monkeypatch.setattr(inputs, "_WRITER_SECONDS", 0.05)
+    os.mkfifo(tmp_path / "saved_model.pb")
+    with pytest.raises(OSError, match="it is a pipe that nobody writes to"):
+        _read_signatures(tmp_path)
