@@ -121,7 +121,7 @@ def fit(design: Design, positive: np.ndarray, weights: np.ndarray, c: float, sta
     found, logits = start, design.dot(start)
 
     def objective(at: np.ndarray, logits: np.ndarray) -> float:
-        return float(weights @ _losses(positive, logits) + (at * at) @ penalty / 2)
+        return _dot(weights, _losses(positive, logits)) + _dot(at * at, penalty) / 2
 
     now = objective(found, logits)
     for _ in range(30):
@@ -159,17 +159,22 @@ def _solved(curvature: _Curvature, wanted: np.ndarray, scale: np.ndarray) -> np.
     scale = np.maximum(scale, 1e-12)
     found, rest = np.zeros_like(wanted), wanted
     towards = rest / scale
-    norm = first = float(rest @ towards)
+    norm = first = _dot(rest, towards)
     for _ in range(_MOST_PRODUCTS):
         if not norm > 0.01 * first:
             break
         product = curvature.times(towards)
-        length = norm / float(towards @ product)
+        length = norm / _dot(towards, product)
         found, rest = found + length * towards, rest - length * product
         scaled = rest / scale
-        norm, before = float(rest @ scaled), norm
+        norm, before = _dot(rest, scaled), norm
         towards = scaled + norm / before * towards
     return found
+
+
+def _dot(one: np.ndarray, other: np.ndarray) -> float:
+    """Without BLAS, whose sums go by its threads, and which has them wait busily on a machine with other work."""
+    return float(np.einsum("n,n->", one, other))
 
 
 def _losses(positive: np.ndarray, logits: np.ndarray) -> np.ndarray:
