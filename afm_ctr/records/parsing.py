@@ -1,4 +1,4 @@
-"""Serialized records to arrays or tensors."""
+"""Serialized records to arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from afm_ctr.errors import UserError, in_graph
+from afm_ctr.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -34,10 +34,11 @@ class BadRecordError(UserError):
         self.index = index
 
 
-def parse_examples(serialized: tf.Tensor | Sequence[bytes], num_slots: int) -> dict[str, tf.Tensor]:
-    """Serialized Examples to tensors; usable eagerly and in a graph.
+def parse_examples(serialized: tf.Tensor | Sequence[bytes], num_slots: int) -> dict[str, np.ndarray]:
+    """Serialized Examples to arrays.
 
-    The ``examples`` signature reads the same features, but only those that a score needs: ids and values.
+    One op without TensorFlow's Python layers over it, which cost milliseconds a batch whatever its size. The
+    ``examples`` signature reads the same features, but only those that a score needs: ids and values.
 
     Args:
         serialized: string [n].
@@ -45,40 +46,7 @@ def parse_examples(serialized: tf.Tensor | Sequence[bytes], num_slots: int) -> d
 
     Returns:
         ``feature_ids`` int64 [n, F], ``feature_vals`` float32 [n, F], ``label`` float32 [n] (nan = missing),
-        ``weight`` float32 [n] (1 = missing), ``group`` int64 [n], ``has_group`` bool [n], ``key`` string [n].
-
-    Raises:
-        UserError: eagerly, naming the record and the feature whose length or type is not the contract's. In a graph
-            it is TensorFlow's InvalidArgumentError, which names the feature.
-    """
-    import tensorflow as tf
-
-    if tf.executing_eagerly():
-        arrays = parse_to_arrays(serialized, num_slots)
-        return {n: tf.constant(a, tf.string if a.dtype == object else a.dtype) for n, a in arrays.items()}
-    spec: dict[str, Any] = {
-        "feature_ids": tf.io.FixedLenFeature([num_slots], tf.int64),
-        "feature_vals": tf.io.FixedLenFeature([num_slots], tf.float32),
-        "label": tf.io.FixedLenFeature([], tf.float32, float("nan")),
-        "weight": tf.io.FixedLenFeature([], tf.float32, 1.0),
-        "group": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
-        "key": tf.io.FixedLenFeature([], tf.string, b""),
-    }
-    parsed = dict(tf.io.parse_example(serialized, spec))
-    starts, counts = parsed["group"].row_splits[:-1], parsed["group"].row_lengths()
-    few = tf.debugging.assert_less_equal(counts, tf.ones([], tf.int64), in_graph(f"a record: {_ONE_GROUP}"))
-    with tf.control_dependencies([few]):
-        parsed["has_group"] = counts > 0
-    # One more value at the end: the start of a trailing row without a group points behind the last one.
-    value = tf.gather(tf.concat([parsed["group"].values, tf.zeros([1], tf.int64)], 0), starts)
-    parsed["group"] = tf.where(parsed["has_group"], value, tf.zeros_like(value))
-    return parsed
-
-
-def parse_to_arrays(serialized: tf.Tensor | Sequence[bytes], num_slots: int) -> dict[str, np.ndarray]:
-    """As :func:`parse_examples`, eagerly and with numpy arrays (``key``: an object array of bytes) for a result.
-
-    One op without TensorFlow's Python layers over it, which cost milliseconds a batch whatever its size.
+        ``weight`` float32 [n] (1 = missing), ``group`` int64 [n], ``has_group`` bool [n], ``key`` bytes [n] (object).
 
     Raises:
         BadRecordError: naming the record and the feature.

@@ -17,7 +17,7 @@ from afm_ctr.io import paths
 from afm_ctr.records.blocks import SplitBlocks
 from afm_ctr.records.manifest import AGAIN, MANIFEST_NAME, Manifest
 from afm_ctr.records.order import EpochOrder, Take
-from afm_ctr.records.parsing import BadRecordError, parse_to_arrays
+from afm_ctr.records.parsing import BadRecordError, parse_examples
 from afm_ctr.schema import ResolvedSchema
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Reader:
         takes = self._order(epoch).take(*self._positions(step))
         records = [record for take in takes for record in self._blocks.records(take.block, take.records)]
         try:
-            parsed = parse_to_arrays(records, self.schema.num_slots)
+            parsed = parse_examples(records, self.schema.num_slots)
         except BadRecordError as error:
             raise UserError(f"{self._where(takes, error.index)}: {error.what}; {AGAIN}") from None
         found = self._find_bad(parsed)

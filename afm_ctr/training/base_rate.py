@@ -13,7 +13,7 @@ from afm_ctr.errors import UserError
 from afm_ctr.models import CTRModel
 from afm_ctr.records import Manifest
 from afm_ctr.records.blocks import SplitBlocks
-from afm_ctr.records.parsing import parse_to_arrays
+from afm_ctr.records.parsing import parse_examples
 from afm_ctr.training.progress import Say
 
 
@@ -56,7 +56,7 @@ def _by_block(
     mine: dict[int, tuple[float, float]] = {}
     for block in range(world.rank, len(blocks.rows), world.size):
         try:
-            rows = parse_to_arrays(blocks.records(block, np.arange(blocks.rows[block])), num_slots)
+            rows = parse_examples(blocks.records(block, np.arange(blocks.rows[block])), num_slots)
         except UserError:
             mine[block] = (math.nan, math.nan)
             break

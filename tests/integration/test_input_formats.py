@@ -80,7 +80,7 @@ def records(out: Path) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for shard in manifest.shards:
         lines = list(tf.data.TFRecordDataset(manifest.path_of(out, shard)).as_numpy_iterator())
-        parsed = {name: value.numpy().tolist() for name, value in parse_examples(lines, resolved.num_slots).items()}
+        parsed = {name: value.tolist() for name, value in parse_examples(lines, resolved.num_slots).items()}
         for i, key in enumerate(parsed.pop("key")):
             found[key] = [shard.split, *(str(values[i]) for values in parsed.values())]
     return found

@@ -64,7 +64,7 @@ def rows_of(out: Path) -> dict[str, dict[bytes, dict[str, Any]]]:
         # A tf.data.TFRecordDataset would trace a function for each of many files.
         records = list(tf.compat.v1.io.tf_record_iterator(str(manifest.path_of(out, shard)), packing))
         assert len(records) == shard.rows
-        parsed = {name: value.numpy() for name, value in parse_examples(records, resolved.num_slots).items()}
+        parsed = parse_examples(records, resolved.num_slots)
         for i, key in enumerate(parsed["key"]):
             found.setdefault(shard.split, {})[key] = {name: value[i] for name, value in parsed.items()}
     return found

@@ -45,7 +45,7 @@ def records(out: Path) -> dict[str, dict[bytes, dict[str, Any]]]:
     found: dict[str, dict[bytes, dict[str, Any]]] = {}
     for shard in manifest.shards:
         rows = list(tf.data.TFRecordDataset(manifest.path_of(out, shard)).as_numpy_iterator())
-        parsed = {name: value.numpy() for name, value in parse_examples(rows, resolved.num_slots).items()}
+        parsed = parse_examples(rows, resolved.num_slots)
         for i, key in enumerate(parsed["key"]):
             found.setdefault(shard.split, {})[key] = {name: value[i] for name, value in parsed.items()}
     return found
