@@ -24,6 +24,7 @@ _OFTEN = 30  # rows an id, of the field with the most, from which they do
 _SOME, _MANY = 50_000, 100_000  # rows from which pairs say more than noise in a sum of them, and in a network
 _MOST_PAIRS = 400  # beyond, pooling by slot takes several times as long
 _CERTAIN = 5  # deviations, from which pairs are no chance
+_FAR = 18  # deviations that a weight's steps add up to, at least: most of them are noise and take each other back
 _BUCKETS, _PARTS_OF_TIME = 50, 24  # ids of a field whose encoding does not say how many
 
 
@@ -127,7 +128,8 @@ def settings_for(size: DataSize) -> Settings:
     ``row_l2`` of the weights is that of a logistic regression, divided by the rows, as a step's loss is a mean. Its C
     was tried on rows (:mod:`afm_ctr.penalty`), or else is 10 / slots^1.5, at most 1: the more weights a logit adds
     up, the less each may say. For the same reason the rate is divided by the slots; but C is the variance that a
-    weight is expected to have, and a weight can get three deviations far in all steps. The rate falls to 0 in a
+    weight is expected to have, and all steps of a weight add up to 18 deviations, if no step moves a logit by
+    more than 1. The rate falls to 0 in a
     straight line, and of
     ``afm`` averages over an epoch are validated: of a run that jumps, the best epoch is one whose mean prediction
     happens to suit the rows of ``valid``. Adam's ``epsilon`` is 0.03 of what one row weighs in the mean: a rare id
@@ -142,7 +144,8 @@ def settings_for(size: DataSize) -> Settings:
     choice = _choose(size)
     c, reason = _c(size)
     epochs = choice.epochs if size.rows < _LARGE else 8 if size.rows < 20_000_000 else 3
-    rate = max(choice.rate, min(6 * c**0.5 / (steps * epochs), 0.1))  # it falls to 0: half of this on average
+    far = 2 * _FAR * c**0.5 / (steps * epochs)  # it falls to 0: half of this on average
+    rate = max(choice.rate, min(far, 1 / size.terms, 0.1))
     optimizer = {"name": "adam", "learning_rate": _rounded(rate), "epsilon": _rounded(0.03 / batch)}
     if choice.model["name"] == "afm" and size.rows < _LARGE:
         optimizer["average"] = round(1 - 1 / max(steps, 2), 4)

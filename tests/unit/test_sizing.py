@@ -104,10 +104,12 @@ def test_a_c_that_was_tried_is_taken() -> None:
 
 
 def test_few_rows_make_smaller_batches_and_steps_as_long_as_a_weight_needs() -> None:
-    content = settings_for(DataSize(400, 90, 90, 30, signals=Signals(1.0))).content
-    optimizer, steps = content["optimizer"], -(-400 // content["batch_size"])  # weights of deviation 1
+    content = settings_for(DataSize(400, 90, 90, 30, signals=Signals(0.25))).content
+    optimizer, steps = content["optimizer"], -(-400 // content["batch_size"])  # weights of deviation 0.5
     assert content["batch_size"] == 16
-    assert optimizer["learning_rate"] * steps * content["epochs"] / 2 == pytest.approx(3.0, rel=0.05)
+    assert optimizer["learning_rate"] * steps * content["epochs"] / 2 == pytest.approx(18 * 0.5, rel=0.05)
+    largest = settings_for(DataSize(400, 90, 90, 30, signals=Signals(30.0))).content["optimizer"]["learning_rate"]
+    assert largest == pytest.approx(1 / 30, rel=0.05)  # a step of all weights moves a logit by 1
     assert settings_for(DataSize(5_000, 90, 90, 30)).content["batch_size"] == 64
 
 
