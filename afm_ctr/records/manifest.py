@@ -8,9 +8,9 @@ import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from afm_ctr.errors import UserError
 from afm_ctr.io import files, paths
@@ -25,11 +25,21 @@ FORMAT_VERSION: Final = 1
 AGAIN = "prepare the data set again"
 
 
+def _below(path: str) -> str:
+    """A path that stays in its folder, whoever wrote the manifest."""
+    if path.startswith("/") or not {"", ".", ".."}.isdisjoint(path.split("/")):
+        raise ValueError("must be a path below the data set's folder")
+    return path
+
+
+Below = Annotated[str, AfterValidator(_below)]
+
+
 class ShardInfo(Strict):
     """One file of records."""
 
     split: str
-    file: str
+    file: Below
     """Path below the attempt folder: ``train/part-00000.tfrecord``."""
     rows: int = Field(ge=0)
     positives: int = Field(ge=0)
@@ -95,7 +105,7 @@ class Manifest(Strict):
     """What a prepared data set holds and where it came from. The order of ``shards`` is the data set's file order."""
 
     format_version: Literal[1] = FORMAT_VERSION
-    attempt: str
+    attempt: Below
     """Folder below the data set's that holds this run's shards; an earlier, broken run left another one."""
     schema_id: str
     shards: list[ShardInfo]

@@ -19,14 +19,17 @@ from rich.table import Table
 from afm_ctr.cli.app import console, report
 from afm_ctr.cli.main import main
 from afm_ctr.distributed import SingleWorld, elastic
+from afm_ctr.errors import UserError
 from afm_ctr.explain.explanation import RowFacts
 from afm_ctr.explain.tables import csv_bytes, linear_table
 from afm_ctr.infer import infer_schema
+from afm_ctr.records.manifest import Manifest
 from afm_ctr.sample_rows import load_samples, save_samples
 from afm_ctr.schema import read_yaml
 from afm_ctr.visible import csv_text, visible
 from afm_ctr.webpage import Page
 from serving.server.__main__ import main as serving_main
+from tests import prepared
 
 # Clears a screen, two ways; line ends of YAML and JavaScript; a right-to-left override; marks without width; a tag.
 HOSTILE = [
@@ -170,3 +173,14 @@ def test_sample_rows_with_line_separators_are_read_again(tmp_path: Path) -> None
     rows = [{"x": f"a{NAME}b".encode()}, {"x": b"c"}]
     save_samples(tmp_path, rows)
     assert load_samples(tmp_path, ["x"]) == rows
+
+
+@pytest.mark.parametrize("path", ["/etc", "../other", "a/../../b", "", ".", "a//b"])
+@pytest.mark.parametrize("key", ["attempt", "file"])
+def test_a_manifest_names_nothing_outside_its_data_set(tmp_path: Path, key: str, path: str) -> None:
+    data = prepared.write(tmp_path / "data", {"train": 4})
+    content = json.loads((data / "manifest.json").read_text())
+    (content if key == "attempt" else content["shards"][0])[key] = path
+    (data / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"{key}: .*must be a path below the data set's folder"):
+        Manifest.load(data, check_files=False)
