@@ -31,7 +31,7 @@ def read_pair_names(path: str | Path) -> list[str]:
     try:
         pairs = json.loads(Path(path).read_text(encoding="utf-8"))["pairs"]
         return [str(pair["name"]) for pair in pairs]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not the pairs.json of an exported version: {error!r}") from None
 
 

@@ -154,7 +154,7 @@ class _Job:
             schema_id = described["schema_id"]
             self._unwarmed = described.get("warmup") == "none"
             self._assets = dict(described.get("assets", {}))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise _Failed(f"{path}: {type(error).__name__}: {error}") from error
         if not inside:
             raise _Failed(f"{path}: a pair names a slot that there is not")

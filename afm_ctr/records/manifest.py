@@ -218,7 +218,7 @@ class Manifest(Strict):
             text = stream.read()
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: not valid JSON ({error}); {AGAIN}") from None
         version = content.get("format_version") if isinstance(content, dict) else None
         if version != FORMAT_VERSION:

@@ -86,7 +86,7 @@ class Checkpoint:
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             version, files = manifest["format_version"], manifest["files"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedCheckpoint(f"{folder / MANIFEST}: {error}") from error
         if version not in (FORMAT_VERSION, SHARDED_VERSION):
             raise UserError(

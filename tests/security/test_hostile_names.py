@@ -22,10 +22,12 @@ from afm_ctr.distributed import SingleWorld, elastic
 from afm_ctr.errors import UserError
 from afm_ctr.explain.explanation import RowFacts
 from afm_ctr.explain.tables import csv_bytes, linear_table
+from afm_ctr.export.validate import validate_export
 from afm_ctr.infer import infer_schema
 from afm_ctr.records.manifest import Manifest
 from afm_ctr.sample_rows import load_samples, save_samples
 from afm_ctr.schema import read_yaml
+from afm_ctr.training.checkpoint import Checkpoint, DamagedCheckpoint
 from afm_ctr.visible import csv_text, visible
 from afm_ctr.webpage import Page
 from serving.server.__main__ import main as serving_main
@@ -184,3 +186,18 @@ def test_a_manifest_names_nothing_outside_its_data_set(tmp_path: Path, key: str,
     (data / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=rf"{key}: .*must be a path below the data set's folder"):
         Manifest.load(data, check_files=False)
+
+
+def test_what_is_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
+    deep = "[" * 100_000
+    (tmp_path / "manifest.json").write_text(deep)
+    with pytest.raises(UserError, match="not valid JSON"):
+        Manifest.load(tmp_path)
+    (tmp_path / "checkpoint.json").write_text(deep)
+    with pytest.raises(DamagedCheckpoint, match="recursion"):
+        Checkpoint.open(tmp_path)
+    (tmp_path / "saved_model.pb").touch()
+    (tmp_path / "assets.extra").mkdir()
+    (tmp_path / "assets.extra" / "pairs.json").write_text(deep)
+    first = validate_export(tmp_path).checks[0]
+    assert not first.passed and "RecursionError" in first.detail
