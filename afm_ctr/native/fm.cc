@@ -18,6 +18,71 @@ using namespace tensorflow;  // NOLINT: the names of every op
 
 constexpr int64_t kAhead = 8;
 
+struct Fm {
+  int64_t distinct, slots, width, count;
+  const float *w, *v, *x;
+  const int64_t* places;
+  float *logits, *sums;
+};
+
+// Of some numbers of an example's vectors: their sum, and what they add to Σ_j (s_j² − Σ_f (v_j x)²).
+template <typename Numbers>
+AFM_CTR_INLINE void FmNumbers(const Fm& fm, int64_t b, int64_t j, float* pairs) {
+  Numbers sum = {}, squares = {};
+  for (int64_t i = b * fm.slots; i < (b + 1) * fm.slots; i++) {
+    if (i + kAhead < fm.count) __builtin_prefetch(fm.v + fm.places[i + kAhead] * fm.width + j);
+    const Numbers one = Load<Numbers>(fm.v + fm.places[i] * fm.width + j) * fm.x[i];
+    sum += one;
+    squares += one * one;
+  }
+  Store(fm.sums + b * fm.width + j, sum);
+  const Numbers apart = sum * sum - squares;
+  float each[sizeof(Numbers) / sizeof(float)];
+  Store(each, apart);
+  for (const float one : each) *pairs += one;
+}
+
+// False if a position is outside [0, distinct).
+AFM_CTR_CLONES bool FmExamples(const Fm& fm, int64_t begin, int64_t end) {
+  for (int64_t b = begin; b < end; b++) {
+    float logit = 0, pairs = 0;
+    for (int64_t i = b * fm.slots; i < (b + 1) * fm.slots; i++) {
+      if (fm.places[i] < 0 || fm.places[i] >= fm.distinct) return false;
+      logit += fm.w[fm.places[i]] * fm.x[i];
+    }
+    ByLanes(fm.width, [&](auto* numbers, int64_t j) __attribute__((always_inline)) {
+      FmNumbers<std::remove_pointer_t<decltype(numbers)>>(fm, b, j, &pairs);
+    });
+    fm.logits[b] = logit + 0.5f * pairs;
+  }
+  return true;
+}
+
+struct FmSlopes {
+  int64_t distinct, slots, width;
+  const float *g, *sums, *v, *x;
+  const int64_t* places;
+  float *by_linear, *by_vectors, *squares;
+};
+
+// What the summands `mine` add, and then what the rows of the part give back.
+AFM_CTR_CLONES void FmRows(const FmSlopes& fm, RowPart part, const int32_t* mine, int64_t found) {
+  const int64_t width = fm.width;
+  const uint32_t slots = static_cast<uint32_t>(std::max<int64_t>(fm.slots, 1));
+  for (int64_t n = 0; n < found; n++) {
+    if (n + kAhead < found) __builtin_prefetch(fm.by_vectors + fm.places[mine[n + kAhead]] * width, 1);
+    const int32_t i = mine[n];
+    const int64_t place = fm.places[i];
+    const uint32_t b = static_cast<uint32_t>(i) / slots;
+    const float one = fm.g[b] * fm.x[i];
+    AddRow(fm.by_vectors + place * width, fm.sums + b * width, one, width);
+    fm.by_linear[place] += one;
+    fm.squares[place] += one * fm.x[i];
+  }
+  for (int64_t row = 0; row < fm.distinct; row++)
+    if (part.Has(row)) AddRow(fm.by_vectors + row * width, fm.v + row * width, -fm.squares[row], width);
+}
+
 // logit[b] = Σ_f w x + ½ Σ_j (s_j² − Σ_f (v_j x)²) with s[b] = Σ_f v x, where w and v are of the slot's row.
 class FmOp : public OpKernel {
  public:
@@ -30,41 +95,16 @@ class FmOp : public OpKernel {
                              position.dims() == 2 && scale.shape() == position.shape(),
                 Refusal("linear must be [u, 1], vectors [u, k], positions and scale [b, f]"));
     const int64_t distinct = vectors.dim_size(0), width = vectors.dim_size(1);
-    const int64_t examples = position.dim_size(0), slots = position.dim_size(1), count = examples * slots;
+    const int64_t examples = position.dim_size(0), slots = position.dim_size(1);
     Tensor *logits, *sums;
     OP_REQUIRES_OK(context, context->allocate_output(0, {examples}, &logits));
     OP_REQUIRES_OK(context, context->allocate_output(1, {examples, width}, &sums));
-    const float *const w = linear.flat<float>().data(), *const v = vectors.flat<float>().data();
-    const float* const x = scale.flat<float>().data();
-    const int64_t* const places = position.flat<int64_t>().data();
-    float *const to = logits->flat<float>().data(), *const s = sums->flat<float>().data();
+    const Fm fm{distinct, slots, width, examples * slots, linear.flat<float>().data(), vectors.flat<float>().data(),
+                scale.flat<float>().data(), position.flat<int64_t>().data(), logits->flat<float>().data(),
+                sums->flat<float>().data()};
     std::atomic<bool> outside{false};
-    Parallel(context, examples, slots * (10 + 4 * width), [&](int64_t begin, int64_t end) {
-      std::vector<float> squares(width);
-      for (int64_t b = begin; b < end; b++) {
-        float* const __restrict sum = s + b * width;
-        float* const __restrict square = squares.data();
-        std::fill(sum, sum + width, 0.0f);
-        std::fill(square, square + width, 0.0f);
-        float logit = 0, pairs = 0;
-        for (int64_t i = b * slots; i < (b + 1) * slots; i++) {
-          if (places[i] < 0 || places[i] >= distinct) {
-            outside = true;
-            return;
-          }
-          if (i + kAhead < count) __builtin_prefetch(v + places[i + kAhead] * width);
-          const float* const __restrict row = v + places[i] * width;
-          const float factor = x[i];
-          for (int64_t j = 0; j < width; j++) {
-            const float one = row[j] * factor;
-            sum[j] += one;
-            square[j] += one * one;
-          }
-          logit += w[places[i]] * factor;
-        }
-        for (int64_t j = 0; j < width; j++) pairs += sum[j] * sum[j] - square[j];
-        to[b] = logit + 0.5f * pairs;
-      }
+    Parallel(context, examples, slots * (10 + 2 * width), [&](int64_t begin, int64_t end) {
+      if (!FmExamples(fm, begin, end)) outside = true;
     });
     OP_REQUIRES(context, !outside, Refusal("a position is outside [0, ", distinct, ")"));
   }
@@ -85,35 +125,17 @@ class FmGradientOp : public OpKernel {
                              position.NumElements() < (int64_t{1} << 31),
                 Refusal("the gradient must be [b], sums [b, k], vectors [u, k], positions and scale [b, f]"));
     const int64_t distinct = vectors.dim_size(0), width = vectors.dim_size(1), count = position.NumElements();
-    const uint32_t slots = static_cast<uint32_t>(std::max<int64_t>(position.dim_size(1), 1));
     Tensor *by_linear, *by_vectors;
     OP_REQUIRES_OK(context, context->allocate_output(0, {distinct, 1}, &by_linear));
     OP_REQUIRES_OK(context, context->allocate_output(1, vectors.shape(), &by_vectors));
-    const float *const g = upstream.flat<float>().data(), *const s = sums.flat<float>().data();
-    const float *const v = vectors.flat<float>().data(), *const x = scale.flat<float>().data();
-    const int64_t* const places = position.flat<int64_t>().data();
-    float *const to_linear = by_linear->flat<float>().data(), *const to = by_vectors->flat<float>().data();
-    std::fill(to_linear, to_linear + distinct, 0.0f);
-    std::fill(to, to + distinct * width, 0.0f);
+    by_linear->flat<float>().setZero();
+    by_vectors->flat<float>().setZero();
     std::vector<float> squares(distinct, 0.0f);
-    const auto add = [&](RowPart part, const int32_t* mine, int64_t found) {
-      for (int64_t n = 0; n < found; n++) {
-        if (n + kAhead < found) __builtin_prefetch(to + places[mine[n + kAhead]] * width, 1);
-        const int32_t i = mine[n];
-        const int64_t place = places[i];
-        const uint32_t b = static_cast<uint32_t>(i) / slots;
-        const float one = g[b] * x[i];
-        const float* const __restrict sum = s + b * width;
-        float* const __restrict row = to + place * width;
-        for (int64_t j = 0; j < width; j++) row[j] += one * sum[j];
-        to_linear[place] += one;
-        squares[place] += one * x[i];
-      }
-      for (int64_t row = 0; row < distinct; row++)
-        if (part.Has(row))
-          for (int64_t j = row * width; j < (row + 1) * width; j++) to[j] -= squares[row] * v[j];
-    };
-    OP_REQUIRES(context, AddByRow(context, places, count, distinct, width + 1, add),
+    const FmSlopes fm{distinct, position.dim_size(1), width, upstream.flat<float>().data(), sums.flat<float>().data(),
+                      vectors.flat<float>().data(), scale.flat<float>().data(), position.flat<int64_t>().data(),
+                      by_linear->flat<float>().data(), by_vectors->flat<float>().data(), squares.data()};
+    const auto add = [&](RowPart part, const int32_t* mine, int64_t found) { FmRows(fm, part, mine, found); };
+    OP_REQUIRES(context, AddByRow(context, fm.places, count, distinct, width + 1, add),
                 Refusal("a position is outside [0, ", distinct, ")"));
   }
 };

@@ -14,7 +14,6 @@ namespace {
 using namespace tensorflow;  // NOLINT: the names of every op
 
 constexpr int kLanes = 16;
-typedef float Lanes __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));  // anywhere in memory
 
 // Σ term(i, lanes of some summands) for the i in [0, n): of vectors at each multiple of kLanes, then of single numbers.
 template <typename OfLanes, typename OfOne>
@@ -31,8 +30,6 @@ float Sum(int64_t n, const OfLanes& of_lanes, const OfOne& of_one) {
   for (int lane = 0; lane < kLanes; lane++) sum += sums[0][lane];
   return sum;
 }
-
-Lanes At(const float* place) { return *reinterpret_cast<const Lanes*>(place); }
 
 // Of the n = slots · k numbers v of a row: (v − mean) / sqrt(variance + epsilon); the sum over the slots; and the factor.
 class NormaliseOp : public OpKernel {
@@ -65,7 +62,7 @@ class NormaliseOp : public OpKernel {
         mean /= n;
         const auto square = [](auto apart) { return apart * apart; };
         const float squares = Sum(
-            n, [&](int64_t i) { return square(At(v + i) - mean); }, [&](int64_t i) { return square(v[i] - mean); });
+            n, [&](int64_t i) { return square(Load<Lanes>(v + i) - mean); }, [&](int64_t i) { return square(v[i] - mean); });
         const float factor = 1 / std::sqrt(squares / n + epsilon_);
         for (int64_t i = 0; i < n; i++) out[i] = (v[i] - mean) * factor;
         by[row] = factor;
@@ -102,9 +99,9 @@ class NormaliseGradOp : public OpKernel {
       for (int64_t row = begin; row < end; row++) {
         const float *const y = ys + row * n, *const g = gs + row * n, *const t = ts + row * k;
         float* const out = to + row * n;  // which may be g
-        const float mean = Sum(n, [&](int64_t i) { return At(g + i); }, [&](int64_t i) { return g[i]; }) / n;
+        const float mean = Sum(n, [&](int64_t i) { return Load<Lanes>(g + i); }, [&](int64_t i) { return g[i]; }) / n;
         const float along =
-            Sum(n, [&](int64_t i) { return At(g + i) * At(y + i); }, [&](int64_t i) { return g[i] * y[i]; }) / n;
+            Sum(n, [&](int64_t i) { return Load<Lanes>(g + i) * Load<Lanes>(y + i); }, [&](int64_t i) { return g[i] * y[i]; }) / n;
         const float factor = by[row];
         for (int64_t f = 0; f < n; f += k) {
 #pragma GCC ivdep

@@ -1,10 +1,12 @@
-// What the ops on a table's rows share: refusals, threads, and sums by row.
+// What the ops on a table's rows share: refusals, threads, sums by row, and numbers a register at a time.
 #ifndef AFM_CTR_NATIVE_ROWS_H_
 #define AFM_CTR_NATIVE_ROWS_H_
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -18,6 +20,48 @@ namespace afm_ctr {
 template <typename... Parts>
 absl::Status Refusal(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat("table: ", parts...));
+}
+
+// For a function that is compiled for wider registers too: the machine's are chosen as the library is loaded. Products are
+// rounded before they are added (-ffp-contract=off), so all give the same bits.
+#if defined(__x86_64__)
+#define AFM_CTR_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define AFM_CTR_CLONES
+#endif
+#define AFM_CTR_INLINE inline __attribute__((always_inline))
+
+typedef float Lanes __attribute__((vector_size(64)));
+typedef float FewLanes __attribute__((vector_size(16)));
+
+// From and to anywhere in memory.
+template <typename Numbers>
+AFM_CTR_INLINE Numbers Load(const float* from) {
+  Numbers numbers;
+  memcpy(&numbers, from, sizeof(numbers));
+  return numbers;
+}
+
+template <typename Numbers>
+AFM_CTR_INLINE void Store(float* to, Numbers numbers) {
+  memcpy(to, &numbers, sizeof(numbers));
+}
+
+// Calls each(null, j) for all j in [0, n), as many at once as the type that the null points to has numbers.
+template <typename Each>
+AFM_CTR_INLINE void ByLanes(int64_t n, const Each& each) {
+  int64_t j = 0;
+  for (; j + 16 <= n; j += 16) each(static_cast<Lanes*>(nullptr), j);
+  for (; j + 4 <= n; j += 4) each(static_cast<FewLanes*>(nullptr), j);
+  for (; j < n; j++) each(static_cast<float*>(nullptr), j);
+}
+
+// sum[j] += factor · one[j].
+AFM_CTR_INLINE void AddRow(float* sum, const float* one, float factor, int64_t width) {
+  ByLanes(width, [=](auto* numbers, int64_t j) __attribute__((always_inline)) {
+    using Numbers = std::remove_pointer_t<decltype(numbers)>;
+    Store(sum + j, Load<Numbers>(sum + j) + Load<Numbers>(one + j) * factor);
+  });
 }
 
 template <typename Work>

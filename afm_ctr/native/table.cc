@@ -162,6 +162,16 @@ class ExpandOp : public OpKernel {
   }
 };
 
+AFM_CTR_CLONES void AddSome(const int64_t* places, const float* from, const float* by, int64_t width,
+                            const int32_t* mine, int64_t found, float* to) {
+  constexpr int64_t kAhead = 8;
+  for (int64_t n = 0; n < found; n++) {
+    if (n + kAhead < found) __builtin_prefetch(to + places[mine[n + kAhead]] * width, 1);
+    const int64_t i = mine[n];
+    AddRow(to + places[i] * width, from + i * width, by == nullptr ? 1.0f : by[i], width);
+  }
+}
+
 // result[p] = Σ scale[i] values[i] over the i with position[i] = p, in the order of i.
 class AddRowsOp : public OpKernel {
  public:
@@ -184,15 +194,7 @@ class AddRowsOp : public OpKernel {
     float* const to = out->flat<float>().data();
     std::fill(to, to + distinct * width, 0.0f);
     const auto add = [&](RowPart, const int32_t* mine, int64_t found) {
-      constexpr int64_t kAhead = 8;
-      for (int64_t n = 0; n < found; n++) {
-        if (n + kAhead < found) __builtin_prefetch(to + places[mine[n + kAhead]] * width, 1);
-        const int64_t i = mine[n];
-        float* const __restrict sum = to + places[i] * width;
-        const float* const __restrict one = from + i * width;
-        const float factor = by == nullptr ? 1.0f : by[i];
-        for (int64_t j = 0; j < width; j++) sum[j] += one[j] * factor;
-      }
+      AddSome(places, from, by, width, mine, found, to);
     };
     OP_REQUIRES(context, AddByRow(context, places, count, distinct, width, add),
                 Refusal("a position is outside [0, ", distinct, ")"));
@@ -253,6 +255,31 @@ struct Ftrl {
   }
 };
 
+// Of the places [begin, end): the weights and the slots in `data`, of `widths` numbers a row, and the gradient.
+template <typename Rule>
+AFM_CTR_CLONES void StepSome(const float* options, const int64_t* places, const float* gradient, float* const* data,
+                             const int64_t* widths, int64_t begin, int64_t end) {
+  constexpr int64_t kAhead = 8;
+  const int64_t width = widths[0];
+  float o[Rule::kOptions];  // which nothing that is written can be
+  std::copy_n(options, Rule::kOptions, o);
+  for (int64_t i = begin; i < end; i++) {
+    if (i + kAhead < end)
+      for (int v = 0; v <= Rule::kSlots; v++) __builtin_prefetch(data[v] + places[i + kAhead] * widths[v], 1);
+    float* slots[Rule::kSlots + 1];  // one more than there are, since there may be none
+    for (int s = 0; s < Rule::kSlots; s++) slots[s] = data[s + 1] + places[i] * widths[s + 1];
+    float* const weights = data[0] + places[i] * width;
+    if constexpr (Rule::kByRow) {
+      if (widths[1] != width) {
+        Rule::StepRow(o, gradient + i * width, weights, slots[0], width);
+        continue;
+      }
+    }
+#pragma GCC ivdep
+    for (int64_t j = 0; j < width; j++) Rule::Step(o, gradient[i * width + j], weights + j, slots, j);
+  }
+}
+
 // One step on some rows of a variable and of its slots, in place.
 template <typename Rule>
 class StepRowsOp : public OpKernel {
@@ -296,25 +323,8 @@ class StepRowsOp : public OpKernel {
     const float* const slopes = gradient.flat<float>().data();
     OP_REQUIRES(context, std::all_of(places, places + count, [rows](int64_t p) { return p >= 0 && p < rows; }),
                 Refusal("a row is outside [0, ", rows, ")"));
-    Parallel(context, count, kVariables * (40 + 4 * width), [&](int64_t begin, int64_t end) {
-      constexpr int64_t kAhead = 8;
-      float o[Rule::kOptions];  // which nothing that is written can be
-      std::copy_n(options.flat<float>().data(), Rule::kOptions, o);
-      for (int64_t i = begin; i < end; i++) {
-        if (i + kAhead < end)
-          for (int v = 0; v < kVariables; v++) __builtin_prefetch(data[v] + places[i + kAhead] * widths[v], 1);
-        float* slots[kVariables];  // one more than there are, since there may be none
-        for (int s = 0; s < Rule::kSlots; s++) slots[s] = data[s + 1] + places[i] * widths[s + 1];
-        float* const weights = data[0] + places[i] * width;
-        if constexpr (Rule::kByRow) {
-          if (widths[1] != width) {
-            Rule::StepRow(o, slopes + i * width, weights, slots[0], width);
-            continue;
-          }
-        }
-#pragma GCC ivdep
-        for (int64_t j = 0; j < width; j++) Rule::Step(o, slopes[i * width + j], weights + j, slots, j);
-      }
+    Parallel(context, count, kVariables * (40 + 2 * width), [&](int64_t begin, int64_t end) {
+      StepSome<Rule>(options.flat<float>().data(), places, slopes, data, widths, begin, end);
     });
   }
 
