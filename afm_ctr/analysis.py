@@ -1,19 +1,23 @@
 """The analysis pass: what a schema must know of the train split before it can be resolved.
 
 An :class:`Analyzer` reads one chunk and gives a small part; :meth:`Analysis.merge` puts the parts together, in any
-order. Cells are read by the functions that the transform reads them with.
+order. Cells are read as the transform reads them, but without TensorFlow, which only times need.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import compress
 
 import numpy as np
 
 from afm_ctr.schema import (
+    CROSS_SEPARATOR,
     CategoricalField,
+    CrossField,
     DeclaredIds,
     FeatureSchema,
     NumericField,
@@ -29,6 +33,9 @@ from afm_ctr.schema.moments import Moments
 from afm_ctr.splitmix import GOLDEN, finalise
 
 __all__ = ["SAMPLE_LIMIT", "Analysis", "Analyzer", "ChunkAnalysis", "NumberFacts", "spec_needs_analysis"]
+
+# As afm_ctr/features/cell_ops.py has it.
+_NUMBER = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def spec_needs_analysis(spec: FeatureSchema) -> bool:
@@ -62,18 +69,13 @@ class Analyzer:
             first_row: number of the first of these rows; the others follow it. No two rows of the chunk may have
                 the same number. Numbers decide which rows are sampled when there are too many for exact quantiles.
         """
-        import tensorflow as tf
-
-        from afm_ctr.features.cell_ops import FieldCells
-
-        texts = {name: tf.constant(columns[name], tf.string) for name in self._spec.raw_columns}
-        cells = FieldCells(self._spec, texts)
+        cells = _Cells(self._spec, columns)
         numbers, good = self._parse_numbers(cells)
         good &= self._good_ids(cells) & self._good_times(cells)
         for field in self._spec.fields:
             name, space = self._spec.space_of(field)
             if isinstance(field, WordField) and isinstance(space, VocabularySpace):
-                self._counts[name].update(_values(field, cells, good))
+                self._counts[name].update(cells.values(field, good))
         rows = first_row + np.arange(len(good), dtype=np.int64)
         for field in self._fitted:
             values, ok = numbers[field.name]
@@ -100,65 +102,109 @@ class Analyzer:
             keys, raw = keys[:0], raw[:0]
         return NumberPart.join([NumberPart(Moments.of(encoded), keys, raw)])
 
-    def _parse_numbers(self, cells: Any) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    def _parse_numbers(self, cells: _Cells) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
         """Values and validity of every numeric field; and which rows have no bad number."""
-        import tensorflow as tf
+        good = np.ones(cells.rows, bool)
+        parsed: dict[tuple[str, tuple[bytes, ...]], tuple[np.ndarray, np.ndarray]] = {}
+        found = {}
+        for field in self._spec.fields:
+            if isinstance(field, NumericField):
+                source = column_of(field), self._spec.missing_of(field)
+                if source not in parsed:
+                    values, bad = _numbers(cells.of(*source))
+                    parsed[source] = values, ~np.isnan(values)
+                    good &= ~bad
+                found[field.name] = parsed[source]
+        return found, good
 
-        from afm_ctr.features.cell_ops import parse_numbers
-
-        fields = [field for field in self._spec.fields if isinstance(field, NumericField)]
-        if not fields:
-            return {}, np.ones(_rows(cells), bool)
-        read = [(column_of(field), cells.missing(field)) for field in fields]
-        sources = list(dict.fromkeys(read))
-        parsed = parse_numbers(tf.stack([cells.without(*source) for source in sources]))
-        values, ok = parsed.values.numpy(), parsed.ok.numpy()
-        places = [sources.index(source) for source in read]
-        found = {field.name: (values[at], ok[at]) for field, at in zip(fields, places, strict=True)}
-        return found, ~parsed.bad.numpy().any(axis=0)
-
-    def _good_ids(self, cells: Any) -> np.ndarray:
+    def _good_ids(self, cells: _Cells) -> np.ndarray:
         """Which rows have no bad declared id."""
-        from afm_ctr.features.cell_ops import parse_whole, split_pieces
-
-        good = np.ones(_rows(cells), bool)
+        good = np.ones(cells.rows, bool)
         for field in self._spec.fields:
             space = self._spec.space_of(field).space
-            if not isinstance(field, CategoricalField) or not isinstance(space, DeclaredIds):
-                continue
-            column = cells.of(field)
-            if field.separator is None:
-                rows, texts = np.arange(len(good)), column
-            else:
-                pieces = split_pieces(column, field, strip=True, missing=cells.missing(field)).values
-                rows, texts = pieces.value_rowids().numpy(), pieces.flat_values
-            parsed = parse_whole(texts)
-            bad = parsed.bad.numpy() | (parsed.ok.numpy() & (parsed.values.numpy() >= space.size))
-            good[rows[bad]] = False
+            if isinstance(field, CategoricalField) and isinstance(space, DeclaredIds):
+                texts = cells.words(field)
+                fine = {text: all(_is_id(one, space.size) for one in cells.split(field, text)) for text in set(texts)}
+                good &= np.fromiter(map(fine.__getitem__, texts), bool, len(texts))
         return good
 
-    def _good_times(self, cells: Any) -> np.ndarray:
+    def _good_times(self, cells: _Cells) -> np.ndarray:
         """Which rows have no bad time."""
-        from afm_ctr.features.times import parse_times
-
+        good = np.ones(cells.rows, bool)
         fields = [field for field in self._spec.fields if isinstance(field, TimeField)]
-        good = np.ones(_rows(cells), bool)
-        for column, missing, form in dict.fromkeys((column_of(f), cells.missing(f), f.format) for f in fields):
-            good &= ~parse_times(cells.without(column, missing), form).bad.numpy()
+        if fields:
+            from afm_ctr.features.times import parse_times
+
+            for column, missing, form in dict.fromkeys(
+                (column_of(field), self._spec.missing_of(field), field.format) for field in fields
+            ):
+                good &= ~parse_times(cells.of(column, missing), form).bad.numpy()
         return good
 
 
-def _rows(cells: Any) -> int:
-    return int(next(iter(cells.columns.values())).shape[0])
+class _Cells:
+    """The raw columns of some rows as each field reads them."""
+
+    def __init__(self, spec: FeatureSchema, columns: Mapping[str, np.ndarray]) -> None:
+        self._spec = spec
+        self._columns = columns
+        self._made: dict[tuple[str, tuple[bytes, ...]], list[bytes]] = {}
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self._columns.values())))
+
+    def of(self, column: str, missing: tuple[bytes, ...]) -> list[bytes]:
+        """A column with b"" in place of the texts of ``missing``."""
+        if (column, missing) not in self._made:
+            cells, nothing = self._columns[column].tolist(), frozenset(missing)
+            self._made[column, missing] = [b"" if cell in nothing else cell for cell in cells] if nothing else cells
+        return self._made[column, missing]
+
+    def words(self, field: WordField) -> list[bytes]:
+        """The cells of a categorical field; of a cross its columns' texts joined, empty where one of them is."""
+        missing = self._spec.missing_of(field)
+        if not isinstance(field, CrossField):
+            return self.of(column_of(field), missing)
+        parts = zip(*(self.of(name, missing) for name in field.columns), strict=True)
+        return [CROSS_SEPARATOR.join(row) if all(row) else b"" for row in parts]
+
+    def values(self, field: WordField, good: np.ndarray) -> list[bytes]:
+        """The values of the good rows; of a cell of several values all that are kept."""
+        texts = list(compress(self.words(field), good))
+        if field.separator is None:
+            return texts
+        return [value for text in texts for value in self.split(field, text)]
+
+    def split(self, field: WordField, text: bytes) -> list[bytes]:
+        """A cell's values: see ``cell_ops.split_pieces``."""
+        if not isinstance(field, CategoricalField) or field.separator is None:
+            return [text]
+        missing = self._spec.missing_of(field)
+        said = [piece for piece in text.split(field.separator.encode()) if piece not in missing]
+        if isinstance(self._spec.space_of(field).space, DeclaredIds):
+            said = [piece.strip() for piece in said]
+        found = [piece for piece in said if piece]
+        return found[: field.max_values] if field.keep == "first" else found[-field.max_values :]
 
 
-def _values(field: WordField, cells: Any, good: np.ndarray) -> list[bytes]:
-    from afm_ctr.features.cell_ops import split_pieces
+def _numbers(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Values, float64 [n] with nan where there is none, and which are bad: see ``cell_ops.parse_numbers``."""
+    known, bad = {}, set()
+    for text in set(texts):
+        stripped = text.strip()
+        value = float(stripped) if _NUMBER.fullmatch(stripped) else math.nan
+        known[text] = value if math.isfinite(value) else math.nan
+        if stripped and not math.isfinite(value):
+            bad.add(text)
+    values = np.fromiter(map(known.__getitem__, texts), np.float64, len(texts))
+    return values, np.fromiter(map(bad.__contains__, texts), bool, len(texts))
 
-    texts = cells.words(field).numpy()[good]
-    if not isinstance(field, CategoricalField) or field.separator is None:
-        return list(texts)
-    return list(split_pieces(texts, field, missing=cells.missing(field)).values.flat_values.numpy())
+
+def _is_id(text: bytes, size: int) -> bool:
+    """Whether a cell is empty or a declared id."""
+    stripped = text.strip()
+    return not stripped or (stripped.isdigit() and len(stripped) <= 18 and int(stripped) < size)
 
 
 def _hashed(chunk: int, rows: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ from afm_ctr import native
 from afm_ctr.process_setup import load_tensorflow_without_keras
 from afm_ctr.rawlog import ParsedLines
 from afm_ctr.rawlog.spans import CellSpans
-from afm_ctr.schema import DelimitedFormat, ResolvedSchema
-from beam_jobs.row_plan import row_plan
+from afm_ctr.schema import DelimitedFormat, FeatureSchema, ResolvedSchema
+from beam_jobs.row_plan import has_row_plan, row_plan
 from serving.tensors import objects
 
 
@@ -25,13 +25,9 @@ class EncodedRows(NamedTuple):
     cut: np.ndarray
 
 
-def needs_tensorflow(schema: ResolvedSchema) -> bool:
+def needs_tensorflow(spec: FeatureSchema) -> bool:
     """Whether an :class:`Encoder` of the schema will load TensorFlow."""
-    return _native_plan(schema) is None
-
-
-def _native_plan(schema: ResolvedSchema) -> list[native.RowField] | None:
-    return row_plan(schema) if native.prepares() else None
+    return not (native.prepares() and has_row_plan(spec))
 
 
 class Encoder:
@@ -40,23 +36,25 @@ class Encoder:
 
     def __init__(self, schema: ResolvedSchema) -> None:
         self._schema = schema
-        self._plan = _native_plan(schema)
+        self._plan = None if needs_tensorflow(schema.spec) else row_plan(schema)
         self._encoders: dict[tuple[int, ...], native.RowEncoder] = {}
-        self.multi_fields: tuple[str, ...] = () if self._plan is not None else self._graphs.multi_fields
+        if self._plan is None:
+            self.multi_fields: tuple[str, ...] = self._graphs.multi_fields
+        else:
+            fields = zip(schema.spec.fields, self._plan, strict=True)
+            self.multi_fields = tuple(field.name for field, planned in fields if planned.separator)
 
     def __call__(self, parsed: ParsedLines) -> EncodedRows:
-        spans = parsed.spans
         if self._plan is None:
             return self._graphs(parsed)
+        spans = parsed.spans or CellSpans.of(parsed.columns)
         if spans is None:
-            spans = CellSpans.of(parsed.columns)
-        if spans is None:
-            return self._graphs(parsed)
+            encoded = self._graphs(parsed)
+            return encoded._replace(cut=encoded.cut[:, list(map(self._graphs.multi_fields.index, self.multi_fields))])
         places = tuple(spans.places[name] for name in self._schema.raw_columns)
         if places not in self._encoders:
             self._encoders[places] = native.RowEncoder(self._plan, spans.places)
-        ids, values, bad = self._encoders[places](spans.text, spans.starts, spans.ends)
-        return EncodedRows(ids, values, bad, np.zeros((len(ids), 0), np.int32))
+        return EncodedRows(*self._encoders[places](spans.text, spans.starts, spans.ends))
 
     @cached_property
     def _graphs(self) -> _Graphs:

@@ -149,13 +149,13 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
     if learns(job):
         from beam_jobs.analyse import Analysing, analyse
 
-        if passes.engine.workers_are_threads:
+        if passes.engine.workers_are_threads and needs_tensorflow(job.spec):
             options.load_tensorflow()
         learned = analyse(Analysing.of(reader, job.logs, output, options.max_rejects_kept), work, passes)
     schema = resolve_schema(job, learned, output, options.max_rejects_kept)
     for line in written_twice(schema):
         options.warn(line)
-    if passes.engine.workers_are_threads and needs_tensorflow(schema):
+    if passes.engine.workers_are_threads and needs_tensorflow(schema.spec):
         options.load_tensorflow()
     conversion = Conversion.of(options, reader, schema, output, rows)
     found = passes.run("convert", conversion, work)

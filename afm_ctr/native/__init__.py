@@ -20,7 +20,16 @@ from afm_ctr.native.op import (
     uses_gpu,
     why_not,
 )
-from afm_ctr.native.plain import RowEncoder, RowField, cut_lines, fingerprints, frame_examples, prepares, scan_json
+from afm_ctr.native.plain import (
+    RowEncoder,
+    RowField,
+    TextIndex,
+    cut_lines,
+    fingerprints,
+    frame_examples,
+    prepares,
+    scan_json,
+)
 from afm_ctr.native.records import paths_tensor, read_records, reads_records
 from afm_ctr.native.table import add_rows, expand_rows, fm, fm_gradient, merge_ids, read_rows, step_rows, steps_tables
 
@@ -30,6 +39,7 @@ __all__ = [
     "Cells",
     "RowEncoder",
     "RowField",
+    "TextIndex",
     "add_rows",
     "asked_for",
     "cut_lines",

@@ -117,16 +117,42 @@ class _Field(ctypes.Structure):
         ("std", ctypes.c_double),
         ("fill", ctypes.c_double),
         ("has_fill", ctypes.c_int64),
+        ("key", ctypes.c_uint64 * 2),
+        ("entries", _Texts),
+        ("places", ctypes.c_int64),
+        ("place", ctypes.c_void_p),
+        ("slot", ctypes.c_int64),
+        ("slots", ctypes.c_int64),
+        ("separator", ctypes.c_char_p),
+        ("separator_size", ctypes.c_int64),
+        ("last", ctypes.c_int64),
+        ("mean_of_values", ctypes.c_int64),
+        ("multi", ctypes.c_int64),
     ]
 
 
-KINDS = ("buckets", "value", "hash", "ids")
+KINDS = ("buckets", "value", "hash", "keyed hash", "vocabulary", "ids")
 _SMALL = 1024
+
+
+class TextIndex:
+    """Distinct byte strings, below 2^31 of them, each found again by its bytes."""
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        self.text, self.ends = _joined(texts)
+        self.place = np.zeros(2 << len(texts).bit_length(), np.int32)
+        _load()[0].afm_ctr_index_texts(
+            self.text,
+            _at(self.ends, np.int64),
+            ctypes.c_int64(len(texts)),
+            ctypes.c_int64(len(self.place)),
+            _at(self.place, np.int32),
+        )
 
 
 @dataclass(frozen=True)
 class RowField:
-    """How a field of one slot is encoded."""
+    """How a field is encoded."""
 
     kind: str  # one of ``KINDS``
     columns: tuple[str, ...]  # it reads; several are a cross
@@ -134,11 +160,17 @@ class RowField:
     own: int  # the id where it is missing; 0: it takes no part then
     starts: np.ndarray  # int64 [ranges], the first local id of each range of its ids
     shifts: np.ndarray  # int64 [ranges], what is added to local ids of that range
-    size: int = 0  # buckets of a hash, declared ids
+    size: int = 0  # buckets of a hash, declared ids, rows of values that a vocabulary does not know
     boundaries: np.ndarray | None = None  # float64, ascending, of buckets
     mean: float = 0.0  # of a value
     std: float = 1.0  # of a value
     fill: float | None = None  # the number of a missing one; None: it has none
+    key: bytes = bytes(16)  # of a keyed hash
+    entries: TextIndex | None = None  # of a vocabulary
+    slots: int = 1
+    separator: bytes = b""  # of the values in a cell; empty: the cell is one
+    last: bool = False  # whether of more values than slots the last ones are kept
+    mean_of_values: bool = False  # whether each of n values counts 1/n
 
 
 class RowEncoder:
@@ -151,7 +183,8 @@ class RowEncoder:
 
     def __init__(self, fields: Sequence[RowField], places: Mapping[str, int]) -> None:
         self._held: list[Any] = []
-        self._fields = (_Field * len(fields))(*(self._field(field, places) for field in fields))
+        self._slots = self._multis = 0
+        self._fields = (_Field * len(fields))(*[self._field(field, places) for field in fields])
         self._least = max(places[name] for field in fields for name in field.columns)
 
     def _field(self, field: RowField, places: Mapping[str, int]) -> _Field:
@@ -163,7 +196,11 @@ class RowEncoder:
             # The library takes boundaries below the normal numbers for 0.
             normal = np.abs(field.boundaries) >= np.finfo(np.float64).tiny
             small = np.searchsorted(field.boundaries * normal, np.arange(_SMALL), "right").astype(np.int32)
-        self._held += [columns, text, ends, field.starts, field.shifts, field.boundaries, small]
+        entries = field.entries or TextIndex([])
+        self._held += [field, columns, text, ends, small, entries]
+        slot, multi = self._slots, self._multis
+        self._slots += field.slots
+        self._multis += field.separator != b""
         return _Field(
             kind=KINDS.index(field.kind),
             columns=len(columns),
@@ -181,12 +218,24 @@ class RowEncoder:
             std=field.std,
             fill=field.fill or 0.0,
             has_fill=field.fill is not None,
+            key=(ctypes.c_uint64 * 2)(*np.frombuffer(field.key, "<u8").tolist()),
+            entries=_Texts(entries.text, _at(entries.ends, np.int64), len(entries.ends)),
+            places=len(entries.place),
+            place=_at(entries.place, np.int32),
+            slot=slot,
+            slots=field.slots,
+            separator=field.separator,
+            separator_size=len(field.separator),
+            last=field.last,
+            mean_of_values=field.mean_of_values,
+            multi=multi,
         )
 
     def __call__(
         self, text: bytes, starts: np.ndarray, ends: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The ids int64, values float32, and which cells are bad, bool: [n, fields].
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The ids int64 and values float32, [n, slots]; which cells are bad, bool [n, fields]; and how many values of
+        a cell have no slot, int32 [n, fields of several values].
 
         Args:
             text: in which the cells lie.
@@ -196,11 +245,13 @@ class RowEncoder:
         rows, width = starts.shape
         if ends.shape != starts.shape or self._least >= width:
             raise ValueError(f"cells: starts {starts.shape} and ends {ends.shape} do not fit the fields")
-        shape = rows, len(self._fields)
-        ids, values, bad = np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, bool)
+        ids, values = np.empty((rows, self._slots), np.int64), np.empty((rows, self._slots), np.float32)
+        bad, cut = np.empty((rows, len(self._fields)), bool), np.empty((rows, self._multis), np.int32)
         sane = _load()[0].afm_ctr_encode_rows(
             self._fields,
             ctypes.c_int64(len(self._fields)),
+            ctypes.c_int64(self._slots),
+            ctypes.c_int64(self._multis),
             text,
             ctypes.c_int64(len(text)),
             _at(np.ascontiguousarray(starts), np.int32),
@@ -210,10 +261,11 @@ class RowEncoder:
             _at(ids, np.int64),
             _at(values, np.float32),
             _at(bad, bool),
+            _at(cut, np.int32),
         )
         if not sane:
             raise ValueError("cells: one is outside the text")
-        return ids, values, bad
+        return ids, values, bad, cut
 
 
 def scan_json(

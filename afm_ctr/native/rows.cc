@@ -8,9 +8,11 @@
 #include <limits>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "fingerprint.h"
 #include "number.h"
+#include "siphash.h"
 #include "texts.h"
 
 #ifdef __SSE2__
@@ -21,7 +23,7 @@ namespace afm_ctr {
 namespace {
 
 constexpr int64_t kBlock = 64;  // rows; their cells stay in the cache for all fields
-enum Kind : int32_t { kBuckets, kValue, kHash, kIds };
+enum Kind : int32_t { kBuckets, kValue, kHash, kKeyedHash, kVocabulary, kIds };
 
 // Numbers below the normal ones count as 0, as they do in TensorFlow's threads.
 class FlushDenormals {
@@ -48,7 +50,7 @@ class FlushDenormals {
 
 }  // namespace
 
-// A field of one slot; row_plan.py has the same.
+// plain.py has the same.
 struct Field {
   int32_t kind, columns;
   const int32_t* column;  // where the cells of its columns are in a row; several are joined
@@ -56,15 +58,30 @@ struct Field {
   int64_t own;            // the id of a slot without a value, with the value 1; 0: the value is 0, too
   int64_t ranges;         // local id l has the id l + shift[r] of the last range with start[r] <= l
   const int64_t *start, *shift;
-  int64_t size;              // boundaries of buckets, buckets of a hash, or declared ids
+  int64_t size;              // boundaries of buckets, buckets of a hash, declared ids, or rows of unknown values
   const double* boundaries;  // ascending
   int64_t smalls;            // of buckets, how many whole numbers from 0 on have theirs in `small`
   const int32_t* small;
   double mean, std, fill;    // of a value; fill is the number of a missing one
   int64_t has_fill;
+  uint64_t key[2];           // of a keyed hash
+  TextList entries;          // of a vocabulary; unknown values have the ids before them
+  int64_t places;            // a power of two
+  const int32_t* place;      // where afm_ctr_index_texts has put them
+  int64_t slot, slots;       // the first of its slots, and how many they are
+  const char* separator;     // of the values in a cell, each of which has a slot
+  int64_t separator_size;    // 0: the cell is one value
+  int64_t last, mean_of_values;  // whether the last ones are kept, and each of n has the value 1/n
+  int64_t multi;             // its place among the fields of several values
 };
 
 namespace {
+
+bool is_one_of(std::string_view text, const TextList& texts) {
+  for (int64_t n = 0; n < texts.count; n++)
+    if (text == texts[n]) return true;
+  return false;
+}
 
 struct Cells {
   const char* text;
@@ -74,9 +91,7 @@ struct Cells {
   std::string_view One(const Field& field, int64_t row, int32_t column) const {
     const int64_t at = row * width + column;
     const std::string_view cell(text + start[at], end[at] - start[at]);
-    for (int64_t n = 0; n < field.missing.count; n++)
-      if (cell == field.missing[n]) return {};
-    return cell;
+    return is_one_of(cell, field.missing) ? std::string_view() : cell;
   }
 
   // Of several columns their texts with the separator of crosses between them, empty where one is.
@@ -124,13 +139,24 @@ bool declared_id(std::string_view cell, int64_t size, int64_t* id) {
   return *id < size;
 }
 
+// The entry of a vocabulary, from 0; -1: it has none such. `print` is the fingerprint of the text.
+int64_t entry(const TextList& entries, int64_t places, const int32_t* place, std::string_view text, uint64_t print) {
+  for (uint64_t at = print;; at++) {
+    const int64_t found = place[at & (places - 1)] - int64_t{1};
+    if (found < 0 || entries[found] == text) return found;
+  }
+}
+
 // `whole`: what few_digits says.
 template <Kind kind>
 Slot encoded(const Field& field, std::string_view cell, int64_t whole) {
   Slot slot;
-  if (kind == kHash) {
+  if (kind == kHash || kind == kKeyedHash || kind == kVocabulary) {
     slot.present = !cell.empty();
-    if (slot.present) slot.local = Fingerprint::Of(cell) % static_cast<uint64_t>(field.size);
+    if (!slot.present) return slot;
+    const uint64_t print = kind == kKeyedHash ? siphash(field.key, cell) : Fingerprint::Of(cell);
+    const int64_t known = kind == kVocabulary ? entry(field.entries, field.places, field.place, cell, print) : -1;
+    slot.local = known < 0 ? print % static_cast<uint64_t>(field.size) : field.size + known;
     return slot;
   }
   if (whole < 0) cell = stripped(cell);
@@ -162,52 +188,117 @@ Slot encoded(const Field& field, std::string_view cell, int64_t whole) {
   return slot;
 }
 
-// [rows, fields]
 struct Encoded {
-  int64_t* ids;
-  float* values;
-  bool* bad;
-  int64_t fields;
-};
+  int64_t* ids;    // [rows, slots]
+  float* values;   // [rows, slots]
+  bool* bad;       // [rows, fields]
+  int32_t* cut;    // [rows, fields of several values]: how many of a cell's have no slot
+  int64_t slots, fields, multis;
 
-// A field in the rows [begin, stop).
-template <Kind kind>
-void encode(const Field& field, const Cells& cells, int64_t begin, int64_t stop, std::string* joined, int64_t at,
-            const Encoded& to) {
-  for (int64_t row = begin; row < stop; row++) {
-    const std::string_view cell = cells.Of(field, row, joined);
-    const bool number = kind != kHash && cell.data() + cell.size() >= cells.text + 8;
-    const Slot slot = encoded<kind>(field, cell, number ? few_digits(cell) : -1);
-    const int64_t place = row * to.fields + at;
+  void Put(const Field& field, int64_t place, const Slot& slot, int64_t own) const {
     int64_t range = 0;
     while (range + 1 < field.ranges && slot.local >= field.start[range + 1]) range++;
-    to.bad[place] = slot.bad;
-    to.values[place] = slot.present ? slot.value : field.own > 0;
-    to.ids[place] = slot.present ? slot.local + field.shift[range] : field.own;
+    values[place] = slot.present ? slot.value : own > 0;
+    ids[place] = slot.present ? slot.local + field.shift[range] : own;
+  }
+};
+
+struct Scratch {
+  std::string joined;
+  std::vector<std::string_view> pieces;
+  std::vector<Slot> slots;
+};
+
+// The values in a cell that are not empty.
+void split(const Field& field, std::string_view cell, bool strip, std::vector<std::string_view>* pieces) {
+  const std::string_view separator(field.separator, field.separator_size);
+  pieces->clear();
+  for (size_t at = 0; at <= cell.size();) {
+    const size_t end = std::min(cell.find(separator, at), cell.size());
+    std::string_view piece = cell.substr(at, end - at);
+    const bool missing = is_one_of(piece, field.missing);
+    if (strip) piece = stripped(piece);
+    if (!missing && !piece.empty()) pieces->push_back(piece);
+    at = end + separator.size();
+  }
+}
+
+// A cell of several values; one that is bad makes all of them missing.
+template <Kind kind>
+void encode_several(const Field& field, std::string_view cell, int64_t row, Scratch* scratch, const Encoded& to,
+                    bool* bad) {
+  std::vector<std::string_view>& pieces = scratch->pieces;
+  split(field, cell, kind == kIds, &pieces);
+  const int64_t count = pieces.size(), kept = std::min(count, field.slots), first = field.last ? count - kept : 0;
+  scratch->slots.assign(field.slots, Slot());
+  for (int64_t n = 0; n < kept; n++) {
+    Slot& slot = scratch->slots[n] = encoded<kind>(field, pieces[first + n], -1);
+    if (field.mean_of_values) slot.value = 1.0f / kept;
+    *bad |= slot.bad;
+  }
+  for (int64_t n = 0; n < field.slots; n++) {
+    Slot& slot = scratch->slots[n];
+    slot.present &= !*bad;
+    to.Put(field, row * to.slots + field.slot + n, slot, n ? 0 : field.own);
+  }
+  to.cut[row * to.multis + field.multi] = count - kept;
+}
+
+// A field, which is the one `at`, in the rows [begin, stop).
+template <Kind kind>
+void encode(const Field& field, const Cells& cells, int64_t begin, int64_t stop, Scratch* scratch, int64_t at,
+            const Encoded& to) {
+  constexpr bool is_word = kind == kHash || kind == kKeyedHash || kind == kVocabulary;
+  for (int64_t row = begin; row < stop; row++) {
+    const std::string_view cell = cells.Of(field, row, &scratch->joined);
+    bool& bad = to.bad[row * to.fields + at];
+    bad = false;
+    if (kind != kBuckets && kind != kValue && field.separator_size) {
+      encode_several<kind>(field, cell, row, scratch, to, &bad);
+      continue;
+    }
+    const bool readable = !is_word && cell.data() + cell.size() >= cells.text + 8;
+    const Slot slot = encoded<kind>(field, cell, readable ? few_digits(cell) : -1);
+    bad = slot.bad;
+    to.Put(field, row * to.slots + field.slot, slot, field.own);
   }
 }
 
 }  // namespace
 }  // namespace afm_ctr
 
-// Rows of cells in a text, starts and ends [rows, width], to ids and values [rows, fields]; and which cells are bad.
-// False: a cell is outside the text.
-extern "C" bool afm_ctr_encode_rows(const afm_ctr::Field* fields, int64_t count, const char* text, int64_t size,
-                                    const int32_t* starts, const int32_t* ends, int64_t rows, int64_t width,
-                                    int64_t* ids, float* values, bool* bad) {
+// Rows of cells in a text, starts and ends [rows, width], to what `Encoded` says. False: a cell is outside the text.
+extern "C" bool afm_ctr_encode_rows(const afm_ctr::Field* fields, int64_t count, int64_t slots, int64_t multis,
+                                    const char* text, int64_t size, const int32_t* starts, const int32_t* ends,
+                                    int64_t rows, int64_t width, int64_t* ids, float* values, bool* bad,
+                                    int32_t* cut) {
   using namespace afm_ctr;  // NOLINT
   bool outside = false;
   for (int64_t i = 0; i < rows * width; i++) outside |= (starts[i] < 0) | (starts[i] > ends[i]) | (ends[i] > size);
   if (outside) return false;
   const FlushDenormals flush;
   const Cells cells{text, starts, ends, width};
-  const Encoded to{ids, values, bad, count};
-  constexpr decltype(&encode<kHash>) kinds[] = {encode<kBuckets>, encode<kValue>, encode<kHash>, encode<kIds>};
-  std::string joined;
+  const Encoded to{ids, values, bad, cut, slots, count, multis};
+  constexpr decltype(&encode<kHash>) kinds[] = {encode<kBuckets>,   encode<kValue>,      encode<kHash>,
+                                                encode<kKeyedHash>, encode<kVocabulary>, encode<kIds>};
+  Scratch scratch;
   for (int64_t begin = 0; begin < rows; begin += kBlock)
     for (int64_t f = 0; f < count; f++)
-      kinds[fields[f].kind](fields[f], cells, begin, std::min(rows, begin + kBlock), &joined, f, to);
+      kinds[fields[f].kind](fields[f], cells, begin, std::min(rows, begin + kBlock), &scratch, f, to);
   return true;
+}
+
+// Puts distinct texts where they are found by their fingerprints: `place`, of zeros, gets the number of each, from 1.
+// It has a power of two of places, more than there are texts.
+extern "C" void afm_ctr_index_texts(const char* text, const int64_t* ends, int64_t count, int64_t places,
+                                    int32_t* place) {
+  using namespace afm_ctr;  // NOLINT
+  const TextList texts{text, ends, count};
+  for (int64_t n = 0; n < count; n++) {
+    uint64_t at = Fingerprint::Of(texts[n]);
+    while (place[at & (places - 1)]) at++;
+    place[at & (places - 1)] = n + 1;
+  }
 }
 
 // Fingerprint64 of texts.

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from test_beam_encode import NUMBER, NUMBERS
 
 from afm_ctr import analysis
 from afm_ctr.analysis import Analysis, Analyzer, ChunkAnalysis, spec_needs_analysis
 from afm_ctr.errors import UserError
+from afm_ctr.features import FeatureTransform
+from afm_ctr.features.cell_ops import is_one_of, parse_numbers
 from afm_ctr.schema import FeatureSchema, analysis_results, resolve
 
 SPEC = FeatureSchema.model_validate(
@@ -27,6 +34,7 @@ fields:
   - {name: i, kind: categorical, encoding: {kind: ids, size: 9}, separator: ",", max_values: 2}
 """)
 )
+CELL = st.text(alphabet=" |,\n\v19x-", max_size=8).map(str.encode)
 
 
 def rows(**columns: list[bytes]) -> dict[str, np.ndarray]:
@@ -55,6 +63,28 @@ def test_a_constant_column_is_not_blown_up():
 def test_counts():
     found = Analysis.merge([analysed(rows(a=[b"x", b"", b"y", b"x"], b=[b"x||y|z", b"", b"|", b"w"]))])
     assert found.counts == {"word": {b"x": 3, b"y": 2, b"w": 1}}  # z is beyond max_values
+
+
+@given(st.lists(st.tuples(CELL, NUMBER), min_size=1, max_size=20))
+@example([(b"", number.encode()) for number in NUMBERS])
+@example([(cell, b"") for cell in (b"1, 2,3", b",,8", b"9", b"1,9", b"1,2,9", b"x", b"1" * 19, b"+1", b" \v3\f")])
+@settings(max_examples=15, deadline=None)
+def test_cells_are_read_as_the_transform_reads_them(cells: list[tuple[bytes, bytes]]):
+    more = {"missing_values": ["-1", "1 "], "spaces": {"word": {"kind": "vocabulary"}}}
+    spec = FeatureSchema.model_validate(SPEC.model_dump(exclude_none=True) | more)
+    columns = {"a": [cell for cell, _ in cells], "n": [number for _, number in cells]}
+    texts = {name: np.array(columns.get(name, columns["a"]), object) for name in spec.raw_columns}
+    analyzer = Analyzer(spec, 0)
+    analyzer.add(texts, 0)
+    found = analyzer.partial()
+    numbers = parse_numbers(tf.where(is_one_of(texts["n"], (b"-1", b"1 ")), "", texts["n"]))
+    encoded = FeatureTransform(resolve(spec, Analysis.merge([found])))(texts)
+    kept = ~(numbers.bad.numpy() | encoded.bad.numpy()[:, 4])
+    assert found.numbers["q"].sample.tolist() == numbers.values.numpy()[kept & numbers.ok.numpy()].tolist()
+    own = [cell for cell, good in zip(columns["a"], kept, strict=True) if good and cell not in (b"-1", b"1 ")]
+    pieces = [piece for cell in own for piece in [p for p in cell.split(b"|") if p not in (b"", b"-1", b"1 ")][:2]]
+    expected = Counter(cell for cell in [*own, *pieces] if cell and b"\n" not in cell and b"\r" not in cell)
+    assert found.counts == {"word": expected}
 
 
 def test_values_with_line_breaks_are_left_out():
