@@ -23,13 +23,13 @@ from afm_ctr.process_setup import share_memory
 from beam_jobs import files
 from beam_jobs.output import Output
 from beam_jobs.results import Found, Join
-from beam_jobs.runners import Engine
+from beam_jobs.runners import WORKER_LOST, Engine
 from beam_jobs.sources import Chunk, Unit
 
 Progress = Callable[[str, int, int], None]
 NAMESPACE = "afm_ctr"
 _FAILED = "failed"
-_WORKER_LOST, _WORKER_EXIT = "Channel closed prematurely.", "Worker subprocess exited"  # what Beam says of a process
+_WORKER_EXIT = "Worker subprocess exited"  # what Beam says of a process
 
 F = TypeVar("F", bound=Found[Any])
 R = TypeVar("R")
@@ -222,7 +222,7 @@ class Passes:
             found = find_user_error(error)
             if found is not None:
                 raise UserError(re.sub(r"\s*\[while running .*", "", str(found))) from error
-            if self.engine.in_process and str(error) == _WORKER_LOST:
+            if self.engine.in_process and str(error) == WORKER_LOST:
                 raise RunError(
                     f"a worker process was lost in the pass {stage!r}, perhaps killed for lack of memory; nothing is "
                     "published: prepare again, with fewer workers if memory was short"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ from apache_beam.portability import python_urns
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner  # type: ignore[attr-defined]
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
+from apache_beam.runners.portability.fn_api_runner.worker_handlers import SubprocessSdkWorkerHandler, WorkerHandler
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from afm_ctr.errors import UserError
@@ -31,6 +34,8 @@ _LITTLE, _LITTLE_FOR_CLUSTERS = 1 << 30, 32 << 20
 _THREADS, _WORTH_THREADS = 2, 32 << 20
 _WORKER_OPTIONS = ("--direct_num_workers", "--direct_running_mode")
 _LOG_LEVEL = "--default_sdk_harness_log_level"
+_WORKER_PROCESS = "afm_ctr:env:worker_process:v1"
+WORKER_LOST = "Channel closed prematurely."  # what Beam says of a process
 
 
 class _Options(PipelineOptions):
@@ -43,6 +48,28 @@ class _Options(PipelineOptions):
         return views[cls]
 
 
+@WorkerHandler.register_environment(_WORKER_PROCESS, bytes)
+class _WorkerProcess(SubprocessSdkWorkerHandler):
+    """Beam's worker process; but for one that ended before it had connected Beam would wait for ever."""
+
+    _closing = False
+
+    def start_worker(self) -> None:
+        super().start_worker()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def close(self) -> None:
+        self._closing = True
+        super().close()
+
+    def _watch(self) -> None:
+        self.worker_thread.join()
+        while not self._closing:  # more may be asked of it
+            self.control_conn.abort(RuntimeError(WORKER_LOST))
+            self.data_conn.close()
+            time.sleep(0.5)
+
+
 class _Runner(FnApiRunner):
     """Worker processes take the place of the shell that Beam starts them with: were that one killed, and not the
     worker, Beam would wait for ever. And the path of the interpreter may hold a space."""
@@ -51,7 +78,7 @@ class _Runner(FnApiRunner):
         worker = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
         for environment in pipeline_proto.components.environments.values():
             if environment.urn == python_urns.SUBPROCESS_SDK:
-                environment.payload = worker.encode()
+                environment.urn, environment.payload = _WORKER_PROCESS, worker.encode()
         return super().run_via_runner_api(pipeline_proto, options)
 
 

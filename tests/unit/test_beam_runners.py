@@ -16,7 +16,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from afm_ctr.errors import RunError
 from afm_ctr.schema import FeatureSchema
-from beam_jobs import PrepareOptions, prepare
+from beam_jobs import PrepareOptions, prepare, runners
 from beam_jobs.analyse import Counting
 from beam_jobs.output import Output
 from beam_jobs.passes import Passes, quiet_threads
@@ -122,6 +122,19 @@ def test_a_lost_worker_process_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     inputs, out = [str(tmp_path / "a.csv")], tmp_path / "out"
     with pytest.raises(RunError, match=r"^a worker process was lost in the pass 'analyse'.*prepare again.*$"):
         prepare(PrepareOptions(schema=str(tmp_path / "schema.yaml"), inputs=inputs, output=str(out)))
+    assert list(out.glob("*")) == []
+
+
+def test_a_worker_process_that_never_connects_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beam waited for ever for one that was killed while it started."""
+    monkeypatch.setattr(runners.sys, "executable", "/bin/false")
+    workers = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+    (tmp_path / "schema.yaml").write_text(raw_logs.SCHEMA)
+    raw_logs.make_log(tmp_path / "a.csv", 30, 1)
+    inputs, out = [str(tmp_path / "a.csv")], tmp_path / "out"
+    options = PrepareOptions(schema=str(tmp_path / "schema.yaml"), inputs=inputs, output=str(out), beam_args=workers)
+    with pytest.raises(RunError, match=r"^a worker process was lost in the pass 'analyse'.*prepare again.*$"):
+        prepare(options)
     assert list(out.glob("*")) == []
 
 
