@@ -257,6 +257,8 @@ def _label_sums(labels: np.ndarray, weights: np.ndarray | None) -> tuple[float, 
     """Σ weight and Σ weight · label of rows, correctly rounded; None where a label is missing."""
     if np.isnan(labels).any():
         return None
+    if weights is None and ((labels == 0) | (labels == 1)).all():
+        return float(len(labels)), float(np.count_nonzero(labels))
     wide = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
     return math.fsum(wide), math.fsum(wide * labels)
 
