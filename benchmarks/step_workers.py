@@ -1,8 +1,8 @@
 """One contender of ``benchmarks/train_step.py``, in a process of its own under an interpreter of its own.
 
 It reads commands from standard input, a JSON object a line, and answers each by one on standard output:
-``{"data", "slots", "ids", "batch", "k", "t", "rate", "cores"}`` builds and warms up, ``{"seconds"}`` runs whole steps
-for that long. Everything else that a library prints goes to standard error.
+``{"data", "slots", "ids", "batch", "k", "t", "rate", "cores", "gpu"}`` builds and warms up, ``{"seconds"}`` runs
+whole steps for that long. Everything else that a library prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def fuxictr(batches: Batches, size: int, task: dict[str, Any]) -> tuple[Step, st
 
     class AFM(BaseModel):
         def __init__(self) -> None:
-            super().__init__(fields, verbose=0, model_root=tempfile.gettempdir(), metrics=["AUC"])
+            folder, gpu = tempfile.gettempdir(), 0 if task["gpu"] else -1
+            super().__init__(fields, verbose=0, model_root=folder, metrics=["AUC"], gpu=gpu)
             k, t = task["k"], task["t"]
             self.vectors = FeatureEmbedding(fields, k)
             self.linear = LogisticRegression(fields)
@@ -115,6 +116,7 @@ def fuxictr(batches: Batches, size: int, task: dict[str, Any]) -> tuple[Step, st
             self.projection = torch.nn.Linear(k, 1, bias=False)
             self.compile("adam", "binary_crossentropy", task["rate"])
             self.reset_parameters()
+            self.model_to_device()
 
         def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             ids = self.get_inputs(batch)
@@ -135,11 +137,60 @@ def fuxictr(batches: Batches, size: int, task: dict[str, Any]) -> tuple[Step, st
     return lambda: model.train_step(next(ready)).item(), f"fuxictr {version('fuxictr')}, torch {torch.__version__}"
 
 
+def pytorch(batches: Batches, size: int, task: dict[str, Any], compiled: bool = False) -> tuple[Step, str]:
+    """AFM as one would write it: one table, all pairs laid out, fused Adam over the whole table."""
+    import torch
+    from torch import nn
+
+    slots, k, t = task["slots"], task["k"], task["t"]
+    device = torch.device("cuda" if task["gpu"] else "cpu")
+    torch.set_num_threads(task["cores"])
+    first, second = torch.triu_indices(slots, slots, 1, device=device)
+
+    class AFM(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vectors, self.weights = nn.Embedding(size * slots, k), nn.Embedding(size * slots, 1)
+            nn.init.normal_(self.vectors.weight, std=0.01)
+            nn.init.zeros_(self.weights.weight)
+            self.hidden, self.score = nn.Linear(k, t), nn.Linear(t, 1, bias=False)
+            self.projection, self.bias = nn.Linear(k, 1, bias=False), nn.Parameter(torch.zeros(()))
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            v = self.vectors(ids)
+            products = v[:, first] * v[:, second]
+            shares = torch.softmax(self.score(torch.relu(self.hidden(products))), dim=1)
+            pooled = self.projection((shares * products).sum(dim=1))
+            return self.bias + (self.weights(ids).sum(dim=1) + pooled).squeeze(1)
+
+    model = AFM().to(device)
+    call = torch.compile(model) if compiled else model
+    optimizer = torch.optim.Adam(model.parameters(), task["rate"], fused=True)
+    ready = cycle(
+        [
+            (torch.from_numpy(ids + size * np.arange(slots)).to(device), torch.from_numpy(labels).to(device))
+            for ids, labels in batches
+        ]
+    )
+
+    def run() -> float:
+        ids, labels = next(ready)
+        optimizer.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(call(ids), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return run, f"torch {torch.__version__}"
+
+
 CONTENDERS: dict[str, Callable[..., tuple[Step, str]]] = {
     "ours": ours,
     "deepctr": deepctr,
     "deepctr-bare": partial(deepctr, regularisers=False),
     "fuxictr": fuxictr,
+    "pytorch": pytorch,
+    "pytorch-compiled": partial(pytorch, compiled=True),
 }
 
 

@@ -4,6 +4,7 @@
     .venv/bin/python benchmarks/train_step.py --batch 512 --rounds 9
     .venv/bin/python benchmarks/train_step.py --only deepctr
     .venv/bin/python benchmarks/train_step.py --instructions avx2    # as on a machine without AVX-512
+    .venv/bin/python benchmarks/train_step.py --gpu                  # on an NVIDIA GPU, with PyTorch's plain form
 
 All get the same synthetic batches (Zipf-distributed ids, every slot with a table of the same size), batch size, k,
 t, log loss, Adam at the same rate, no dropout, no L2, float32, the same cores. Each trains in a process of its own
@@ -20,8 +21,13 @@ pass over their whole tables in every step. So the ratio depends on the number o
 ``--instructions avx2`` limits our kernels, oneDNN, PyTorch and MKL to AVX2. TensorFlow's other kernels do not
 choose at run time.
 
+``--gpu`` puts all of them on the first GPU, and adds AFM as one would write it in PyTorch, as it is and under
+``torch.compile``; DeepCTR is left out, since its TensorFlow is another one. Without it no GPU is used. Batches are on
+the GPU beforehand, but FuxiCTR's: its step copies them, a field at a time.
+
 The peers live in environments of their own below ``$AFM_CTR_CACHE``, else ``$XDG_CACHE_HOME/afm-ctr``, else
-``~/.cache/afm-ctr``, made at the first run; one that cannot be installed is left out, and said so.
+``~/.cache/afm-ctr``, made at the first run; one that cannot be installed is left out, and said so. ``--installed``
+takes them from this Python instead.
 """
 
 from __future__ import annotations
@@ -58,6 +64,10 @@ OTHERS = [
     Contender("FuxiCTR", "fuxictr", "fuxictr"),
     Contender("ours, pooling in TensorFlow", "ours", None, "tensorflow"),
 ]
+PYTORCH = [
+    Contender("PyTorch, plain", "pytorch", "fuxictr"),
+    Contender("PyTorch, torch.compile", "pytorch-compiled", "fuxictr"),
+]
 REMARK = (
     "(*) DeepCTR hands Keras an L2 regulariser for every table also when λ is 0, which reads whole tables and makes "
     "their gradients dense; in this line they are taken away."
@@ -79,7 +89,8 @@ class Worker:
     """A contender's process: it waits while others work."""
 
     def __init__(self, contender: Contender, cores: list[int], log: Path, limits: dict[str, str]) -> None:
-        interpreter = environment(contender.environment) if contender.environment else Path(sys.executable)
+        place = contender.environment
+        interpreter = environment(place) if place else Path(sys.executable)
         self.title, self.log = contender.title, log
         self.process = subprocess.Popen(
             [str(interpreter), str(WORKERS), contender.worker],
@@ -182,8 +193,9 @@ def compare(contenders: list[Contender], arguments: argparse.Namespace, cores: l
         data = Path(name) / "batches.npz"
         write_batches(data, arguments)
         task = {name: getattr(arguments, name) for name in ("batch", "slots", "ids", "k", "t")}
-        task |= {"data": str(data), "rate": 0.001, "cores": len(cores)}
-        started = start(contenders, task, cores, Path(name), LIMITS.get(arguments.instructions, {}))
+        task |= {"data": str(data), "rate": 0.001, "cores": len(cores), "gpu": arguments.gpu}
+        devices = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if arguments.gpu else {"CUDA_VISIBLE_DEVICES": ""}
+        started = start(contenders, task, cores, Path(name), devices | LIMITS.get(arguments.instructions, {}))
         try:
             taken = measure(started["workers"], arguments.batch, arguments.rounds, arguments.seconds)
         finally:
@@ -198,6 +210,7 @@ def table_of(found: dict[str, Any], arguments: argparse.Namespace) -> Report:
         f"whole training step, AFM, {arguments.slots} slots, {arguments.ids:,} ids, batch {arguments.batch}, "
         f"k={arguments.k}, t={arguments.t}, Adam (lazy in ours), float32"
     ) + (f", all limited to {arguments.instructions}" if arguments.instructions else "")
+    title += ", on a GPU" if arguments.gpu else ""
     columns = ["", "versions", "rows/s", "lowest – highest", "ms a step", "peak, GB", "ours / it", "lowest – highest"]
     report = Report(title, [*columns, "CPU ms", "CPU, it / ours"])
     cpu = {name: statistics.median(turn["cpu"] / turn["steps"] for turn in turns) for name, turns in taken.items()}
@@ -223,7 +236,9 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     """The options of what is trained and how it is measured, but for its slots and batch."""
     parser.add_argument("--ids", type=int, default=1_000_000, help="of all slots together")
     parser.add_argument("--instructions", choices=list(LIMITS), help="limit ours and the peers to this set")
-    parser.add_argument("--only", nargs="+", choices=["deepctr", "deepctr-bare", "fuxictr", "ours"], metavar="PEER")
+    parser.add_argument("--only", nargs="+", choices=sorted({c.worker for c in OTHERS + PYTORCH}), metavar="PEER")
+    parser.add_argument("--gpu", action="store_true", help="on the first GPU, next to PyTorch's plain form")
+    parser.add_argument("--installed", action="store_true", help="the peers that this Python has")
 
 
 def main() -> None:
@@ -234,7 +249,10 @@ def main() -> None:
     if arguments.quick:
         arguments.slots, arguments.batch, arguments.ids, arguments.rounds, arguments.seconds = 5, 64, 2000, 1, 0.1
     cores = sorted(os.sched_getaffinity(0))[: arguments.cores]
-    others = [other for other in OTHERS if not arguments.only or other.worker in arguments.only]
+    known = [other for other in OTHERS if "deepctr" not in other.worker] + PYTORCH if arguments.gpu else OTHERS
+    others = [other for other in known if not arguments.only or other.worker in arguments.only]
+    if arguments.installed:
+        others = [other._replace(environment=None) for other in others]
     before = load()
     found = compare([OURS, *others], arguments, cores)
     facts = [
