@@ -15,12 +15,13 @@ from afm_ctr.training.progress import Say
 
 WARM_UP = 10  # the first step traces, the next ones find memory, and input is ready before it is needed
 STEP = "train_step"  # the scope of a step's operations; those of the input pipeline's threads have none
-PARTS = ("input", "merge", "lookup", "interaction", "exchange", "optimizer", "other")
+PARTS = ("input", "merge", "lookup", "interaction", "exchange", "optimizer", "idle", "other")
 """What a step's time is divided into; ``other`` is the loss, the metric, callbacks, Python, and waiting for nothing.
 
 ``input`` is the wait for a batch that is not ready, ``merge`` finding the batch's distinct ids, ``lookup`` reading
 their rows and adding up their gradients, ``interaction`` the model, both ways; ``exchange`` is summing over the ranks
-with the wait for them, ``optimizer`` everything after that.
+with the wait for them, ``optimizer`` everything after that. On a GPU the times are its own, and ``idle`` is when it
+has nothing to do, since the host has not launched the next operation: a larger batch uses it better.
 """
 MARK = "profiled steps"
 _OPERATION = re.compile(r"([^:]+):\w+")
@@ -72,8 +73,8 @@ class StepProfile(keras.callbacks.Callback):
         tf.profiler.experimental.stop()
         self.done = True
         trace = max(self._folder.glob("**/*.xplane.pb"), key=lambda path: path.stat().st_mtime)
-        spans, begin, end = spans_of(trace)
-        picoseconds = divide(spans, begin, end)
+        spans, begin, end, on_gpu = spans_of(trace)
+        picoseconds = divide(spans, begin, end, "idle" if on_gpu else "other")
         step = {part: picoseconds[part] / 1e9 / self._taken for part in PARTS}
         whole = (end - begin) / 1e9 / self._taken
         profile = {
@@ -85,6 +86,8 @@ class StepProfile(keras.callbacks.Callback):
         write_json(self._file, profile)
         self._say(f"profile of {self._taken} steps of {self._batch:,} rows, ms a step:")
         for part, took in [*step.items(), ("step", whole)]:
+            if part == "idle" and not took:
+                continue  # no GPU
             self._say(f"  {part:<12}{took:9.2f} {took / whole:8.1%}")
 
 
@@ -112,11 +115,11 @@ def part_of(event: str) -> str | None:
     return next((scope for scope in reversed(scopes) if scope in PARTS), "other")
 
 
-def divide(spans: Iterable[Span], begin: int, end: int) -> dict[str, int]:
+def divide(spans: Iterable[Span], begin: int, end: int, gaps: str = "other") -> dict[str, int]:
     """Divide the time from ``begin`` to ``end`` by part: what runs at the same time shares it.
 
     Time in which nothing runs is the exchange's if one has begun in this step and what comes next is of it or of the
-    optimizer, since the ranks' exchanges run on threads of their own; ``other`` else.
+    optimizer, since the ranks' exchanges run on threads of their own; that of the part ``gaps`` else.
 
     Returns:
         Picoseconds by part; their sum is ``end - begin``.
@@ -136,15 +139,18 @@ def divide(spans: Iterable[Span], begin: int, end: int) -> dict[str, int]:
             shares[name] += (time - now) * number / count
         if not count:
             waited = exchanging and part in ("exchange", "optimizer")
-            shares["exchange" if waited else "other"] += time - now
+            shares["exchange" if waited else gaps] += time - now
         running[part] += change
         exchanging = part == "exchange" or (exchanging and part != "input")
         now = time
     return {name: round(share) for name, share in shares.items()}
 
 
-def spans_of(trace: Path) -> tuple[list[Span], int, int]:
-    """The operations of the marked steps, each thread's innermost ones, with begin and end of the mark.
+def spans_of(trace: Path) -> tuple[list[Span], int, int, bool]:
+    """The operations of the marked steps, with begin and end of the mark, and whether they are a GPU's.
+
+    A CPU's are each thread's innermost ones. Where a GPU computes, they are what it runs, and of the CPU only the wait
+    for input and the exchange, which a host may do: for the rest it launches kernels and goes on.
 
     Raises:
         ValueError: the mark is not in the trace.
@@ -153,7 +159,8 @@ def spans_of(trace: Path) -> tuple[list[Span], int, int]:
 
     space = xplane_pb2.XSpace()
     space.ParseFromString(trace.read_bytes())
-    found: list[Span] = []
+    found = [span for plane in space.planes if plane.name.startswith("/device:GPU") for span in _on_gpu(plane)]
+    kept = ("input", "exchange") if found else PARTS
     mark: tuple[int, int] | None = None
     for plane in space.planes:
         if not plane.name.startswith("/host:CPU"):
@@ -169,10 +176,22 @@ def spans_of(trace: Path) -> tuple[list[Span], int, int]:
                 part = parts[event.metadata_id]
                 if part is not None:
                     events.append(Span(begin, begin + event.duration_ps, part))
-            found += _innermost(events)
+            found += [span for span in _innermost(events) if span.part in kept]
     if mark is None:
         raise ValueError(f"{trace} has no {MARK!r}")
-    return found, *mark
+    return found, *mark, len(kept) < len(PARTS)
+
+
+def _on_gpu(plane: Any) -> Iterator[Span]:
+    """What ran on a GPU, by the operation that launched it."""
+    names = {number: metadata.name for number, metadata in plane.stat_metadata.items()}
+    for line in plane.lines:
+        for event in line.events:
+            begin = line.timestamp_ns * 1000 + event.offset_ps
+            for stat in event.stats:
+                if names[stat.metadata_id] == "tf_op":
+                    part = part_of(stat.str_value or names.get(stat.ref_value, ""))
+                    yield Span(begin, begin + event.duration_ps, part or "other")
 
 
 def _innermost(events: list[Span]) -> Iterator[Span]:
