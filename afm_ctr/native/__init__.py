@@ -1,5 +1,5 @@
-"""TensorFlow ops in C++: attentional pooling for training on CPUs and on NVIDIA GPUs; on CPUs the steps of a table
-and reading records. And a library without TensorFlow, which prepares rows.
+"""TensorFlow ops in C++: attentional pooling and the optimizers' steps, on CPUs and on NVIDIA GPUs; on CPUs the rest
+of a table's step and reading records. And a library without TensorFlow, which prepares rows.
 
 Both are built at set-up by ``scripts/build_native.py``, and nothing here needs them to be imported:
 :func:`why_not` says what keeps the pooling from being used.
@@ -31,7 +31,18 @@ from afm_ctr.native.plain import (
     scan_json,
 )
 from afm_ctr.native.records import paths_tensor, read_records, reads_records
-from afm_ctr.native.table import add_rows, expand_rows, fm, fm_gradient, merge_ids, read_rows, step_rows, steps_tables
+from afm_ctr.native.table import (
+    add_rows,
+    expand_rows,
+    fm,
+    fm_gradient,
+    merge_ids,
+    read_rows,
+    step_on_gpu,
+    step_rows,
+    steps_on_gpu,
+    steps_tables,
+)
 
 __all__ = [
     "BUILD",
@@ -63,7 +74,9 @@ __all__ = [
     "reads_records",
     "scan_json",
     "sources",
+    "step_on_gpu",
     "step_rows",
+    "steps_on_gpu",
     "steps_tables",
     "tensorflow_version",
     "uses_gpu",

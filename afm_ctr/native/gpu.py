@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from afm_ctr.native import gpu_plan, nvrtc
+from afm_ctr.native import gpu_plan, library, nvrtc
 
 # What doctor compiles to say how long it takes: the slots of Criteo, the width of the paper.
 _USUAL = (39, 16, 16, False)
@@ -57,6 +57,21 @@ def attributes(slots: int, k: int, t: int, by_slot: bool, pairs: np.ndarray) -> 
     sizes = [slots, k, t, layout.NF, layout.N, layout.R, gpu_plan.CHUNKS, layout.partial_size(), gpu_plan.COLLECT]
     plan = gpu_plan.plan_table(layout, pairs).tobytes()
     return {"gpu_program": cubin, "gpu_plan": plan, "gpu_sizes": [*sizes, *layout.shared_bytes()]}
+
+
+def step_source(rule: str) -> str:
+    """The program of an optimizer's step, "sgd", "adagrad", "adam" or "ftrl", for NVRTC."""
+    parts = [(library.FOLDER / name).read_text(encoding="utf-8") for name in ("rules.h", "step.cu")]
+    return f"#define RULE {rule.capitalize()}\n" + "".join(parts)
+
+
+@lru_cache(maxsize=16)
+def step_program(rule: str, capability: int) -> bytes | None:
+    """It compiled, or None: NVRTC is not there, or refuses it."""
+    try:
+        return nvrtc.cubin(step_source(rule), capability, nvrtc.ROUNDED)
+    except nvrtc.CompileError:
+        return None
 
 
 def describe() -> str:

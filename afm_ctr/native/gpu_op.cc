@@ -1,78 +1,16 @@
-// The ops' kernels for NVIDIA GPUs. They launch what gpu.py had compiled by NVRTC, on TensorFlow's own stream.
-//
-// No header of CUDA and no library of it is needed to build or to load this file: the driver is looked for at the
-// first launch. Of its interface, whose ABI is stable, it declares the few calls that are made.
-#include <dlfcn.h>
-
+// Attentional pooling on NVIDIA GPUs: what gpu.py had compiled by NVRTC is launched on TensorFlow's own stream.
 #include <algorithm>
 #include <cstdint>
 #include <mutex>
 #include <string>
-#include <type_traits>
 #include <vector>
 
-#include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "xla/stream_executor/stream.h"
+#include "gpu_driver.h"
 
 namespace afm_ctr {
 namespace {
 
 using namespace tensorflow;  // NOLINT: the names of every op
-
-typedef void *Module, *Function, *Context, *Stream;
-
-// What goes wrong is kept as text: a machine without a GPU loads this library too.
-struct Driver {
-  int (*ModuleLoadData)(Module*, const void*);
-  int (*ModuleUnload)(Module);
-  int (*ModuleGetFunction)(Function*, Module, const char*);
-  int (*FuncSetAttribute)(Function, int, int);
-  int (*LaunchKernel)(Function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream, void**,
-                      void**);
-  int (*StreamGetCtx)(Stream, Context*);
-  int (*CtxPushCurrent)(Context);
-  int (*CtxPopCurrent)(Context*);
-  int (*MemcpyHtoDAsync)(uint64_t, const void*, size_t, Stream);
-  int (*GetErrorString)(int, const char**);
-  std::string missing;
-
-  Driver() {
-    void* library = dlopen("libcuda.so.1", RTLD_NOW);
-    if (library == nullptr) {
-      missing = "the NVIDIA driver (libcuda.so.1) is not installed";
-      return;
-    }
-    auto find = [&](auto& function, const char* name) {
-      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
-      if (function == nullptr) missing = absl::StrCat("the NVIDIA driver has no ", name);
-    };
-    find(ModuleLoadData, "cuModuleLoadData");
-    find(ModuleUnload, "cuModuleUnload");
-    find(ModuleGetFunction, "cuModuleGetFunction");
-    find(FuncSetAttribute, "cuFuncSetAttribute");
-    find(LaunchKernel, "cuLaunchKernel");
-    find(StreamGetCtx, "cuStreamGetCtx");
-    find(CtxPushCurrent, "cuCtxPushCurrent_v2");
-    find(CtxPopCurrent, "cuCtxPopCurrent_v2");
-    find(MemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2");
-    find(GetErrorString, "cuGetErrorString");
-  }
-};
-
-const Driver& driver() {
-  static const Driver* const found = new Driver;
-  return *found;
-}
-
-absl::Status Checked(int code, const char* what) {
-  if (code == 0) return absl::OkStatus();
-  const char* text = nullptr;
-  driver().GetErrorString(code, &text);
-  return absl::InternalError(
-      absl::StrCat("attentional pooling on the GPU: ", what, ": ", text != nullptr ? text : "unknown error"));
-}
 
 // The kernels' first parameter, as in pooling.cu.
 struct Arguments {
@@ -83,25 +21,6 @@ struct Arguments {
   int32_t batch, threshold, scale_by_pairs;
   float keep;
   uint64_t base;
-};
-
-// Makes the context of a stream the current one.
-class InContext {
- public:
-  explicit InContext(Stream stream) {
-    Context own;
-    status = Checked(driver().StreamGetCtx(stream, &own), "context of the stream");
-    if (status.ok()) status = Checked(driver().CtxPushCurrent(own), "context");
-    pushed_ = status.ok();
-  }
-  ~InContext() {
-    Context own;
-    if (pushed_) driver().CtxPopCurrent(&own);
-  }
-  absl::Status status;
-
- private:
-  bool pushed_ = false;
 };
 
 class GpuPoolingBase : public OpKernel {
@@ -145,10 +64,8 @@ class GpuPoolingBase : public OpKernel {
           "attentional pooling: compiled for u [batch, ", slots_, ", ", k_, "] and W [", k_, ", ", t_, "], got ",
           u.shape().DebugString(), " and ", W.shape().DebugString(), ", or another input does not fit these"));
     if (batch > INT32_MAX) return absl::InvalidArgumentError("attentional pooling: more than 2^31 - 1 rows");
-    if (!driver().missing.empty()) return absl::FailedPreconditionError(driver().missing);
-    auto* context = c->op_device_context();
-    if (context == nullptr || context->stream() == nullptr) return absl::InternalError("no stream of a GPU");
-    Stream stream = context->stream()->platform_specific_handle().stream;
+    Stream stream;
+    TF_RETURN_IF_ERROR(StreamOf(c, &stream));
     const std::lock_guard<std::mutex> lock(mutex_);
     if (module_ == nullptr) TF_RETURN_IF_ERROR(Load(c, stream));
     *arguments = {u.flat<float>().data(), W.flat<float>().data(), b.flat<float>().data(), h.flat<float>().data(),

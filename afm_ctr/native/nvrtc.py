@@ -16,6 +16,7 @@ _NAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
 # Where the wheels of NVIDIA put it: nvidia-cuda-nvrtc (13), nvidia-cuda-nvrtc-cu12.
 _FOLDERS = ("cu13/lib", "cuda_nvrtc/lib")
 _OPTIONS = ("--std=c++17",)
+ROUNDED = ("--fmad=false",)  # each operation is rounded, as TensorFlow's one by one are
 INSTALL = "pip install nvidia-cuda-nvrtc-cu12"  # of the major version of TensorFlow's CUDA
 MISSING = "NVRTC, which compiles the GPU's kernels, is not installed"
 
@@ -71,30 +72,30 @@ def target(capability: int) -> int:
     return max(fitting)
 
 
-def cubin(source: str, capability: int) -> bytes:
+def cubin(source: str, capability: int, options: tuple[str, ...] = ()) -> bytes:
     """The compiled program, from the cache if it was compiled before.
 
-    The cache is keyed by the source, the compute capability and NVRTC's version. A cache that cannot be written is
-    done without.
+    The cache is keyed by the source, the options, the compute capability and NVRTC's version. A cache that cannot be
+    written is done without.
 
     Raises:
         CompileError: NVRTC is not there, does not know the GPU, or refuses the program.
     """
     arch = target(capability)
-    what = f"{version()}\0{arch}\0{_OPTIONS}\0{source}"
+    what = f"{version()}\0{arch}\0{_OPTIONS + options}\0{source}"
     file = cache() / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}-sm_{arch}.cubin"
     with contextlib.suppress(OSError):
         kept = file.read_bytes()
         if hashlib.sha256(kept[32:]).digest() == kept[:32]:
             return kept[32:]
-    made = compile_program(source, arch)
+    made = compile_program(source, arch, options)
     with contextlib.suppress(OSError):
         write_bytes(file, hashlib.sha256(made).digest() + made)
     return made
 
 
-def compile_program(source: str, arch: int) -> bytes:
-    """The cubin of a program in CUDA C++, for compute capability ``arch``.
+def compile_program(source: str, arch: int, options: tuple[str, ...] = ()) -> bytes:
+    """The cubin of a program in CUDA C++, for compute capability ``arch``, with further options of NVRTC.
 
     Raises:
         CompileError: NVRTC is not there, or refuses the program.
@@ -109,8 +110,8 @@ def compile_program(source: str, arch: int) -> bytes:
 
     check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"pooling.cu", 0, None, None), "creation")
     try:
-        options = [f"--gpu-architecture=sm_{arch}".encode(), *(option.encode() for option in _OPTIONS)]
-        if nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options)):
+        words = [option.encode() for option in (f"--gpu-architecture=sm_{arch}", *_OPTIONS, *options)]
+        if nvrtc.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*words)):
             size = ctypes.c_size_t()
             check(nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size)), "log")
             log = ctypes.create_string_buffer(size.value)

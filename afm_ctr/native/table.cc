@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "rows.h"
+#include "rules.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -198,60 +199,6 @@ class AddRowsOp : public OpKernel {
     };
     OP_REQUIRES(context, AddByRow(context, places, count, distinct, width, add),
                 Refusal("a position is outside [0, ", distinct, ")"));
-  }
-};
-
-// The optimizers' rules, element by element: see their classes in Python for what they compute and why. That of kByRow
-// has a second form, for a slot of one number a row.
-struct Sgd {
-  static constexpr bool kByRow = false;
-  static constexpr int kSlots = 0, kOptions = 1;  // rate
-  static void Step(const float* o, float g, float* w, float**, int64_t) { *w = *w - o[0] * g; }
-};
-
-struct Adagrad {
-  static constexpr bool kByRow = true;
-  static constexpr int kSlots = 1, kOptions = 2;  // rate, epsilon
-  static void Step(const float* o, float g, float* w, float** slots, int64_t j) {
-    const float sum = slots[0][j] + g * g;
-    slots[0][j] = sum;
-    *w = *w - o[0] * g / std::sqrt(sum + o[1]);
-  }
-  static void StepRow(const float* o, const float* g, float* w, float* slot, int64_t width) {
-    float squares = 0;
-    for (int64_t j = 0; j < width; j++) squares += g[j] * g[j];
-    *slot = *slot + squares / width;
-    const float root = std::sqrt(*slot + o[1]);
-    for (int64_t j = 0; j < width; j++) w[j] = w[j] - o[0] * g[j] / root;
-  }
-};
-
-struct Adam {
-  static constexpr bool kByRow = false;
-  static constexpr int kSlots = 2, kOptions = 4;  // rate with its correction, 1 - beta_1, 1 - beta_2, epsilon
-  static void Step(const float* o, float g, float* w, float** slots, int64_t j) {
-    const float m = slots[0][j] + (g - slots[0][j]) * o[1];
-    const float v = slots[1][j] + (g * g - slots[1][j]) * o[2];
-    slots[0][j] = m;
-    slots[1][j] = v;
-    *w = *w - o[0] * m / (std::sqrt(v) + o[3]);
-  }
-};
-
-struct Ftrl {
-  static constexpr bool kByRow = false;
-  static constexpr int kSlots = 2, kOptions = 4;  // rate, beta, rate · l1, rate · l2
-  static void Step(const float* o, float g, float* w, float** slots, int64_t j) {
-    const float before = slots[0][j], after = before + g * g, root = std::sqrt(after);
-    float z = before > 0 ? slots[1][j] : -o[1] * *w;
-    z += o[0] * g - (root - std::sqrt(before)) * *w;
-    const float clipped = std::max(std::min(z, o[2]), -o[2]), below = root + (o[1] + o[3]);
-    const bool moves = g != 0 && after > 0;
-    slots[0][j] = after;
-    if (moves) {
-      slots[1][j] = z;
-      *w = below == 0 ? 0 : (clipped - z) / below;
-    }
   }
 };
 

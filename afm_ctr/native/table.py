@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from afm_ctr.native import gpu, nvrtc
 from afm_ctr.native.op import asked_for, load, uses_gpu
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def step_rows(
     variables: Sequence[tf.Variable],
     rows: tf.Tensor,
     gradient: tf.Tensor,
-    options: Sequence[tf.Tensor | float],
+    options: tf.Tensor,
     counts: tf.Tensor | None = None,
 ) -> None:
     """One step of an optimizer on some rows of a variable and of its slots, in place.
@@ -94,12 +95,50 @@ def step_rows(
             "adagrad" may be ``[rows, 1]``.
         rows: int64 ``[u]``, distinct.
         gradient: float32 ``[u, d]``.
-        options: the scalars of the rule, see ``table.cc``.
+        options: the scalars of the rule, float32 ``[n]``, see ``rules.h``.
         counts: scalar bool, whether anything is to change; None: True.
+    """
+    op = getattr(load().module, f"afm_ctr_{rule}_rows")
+    handles = [variable.handle for variable in variables]
+    op(*handles, rows=rows, gradient=gradient, options=options, counts=True if counts is None else counts)
+
+
+def steps_on_gpu(rule: str, variables: Sequence[tf.Variable]) -> bool:
+    """Whether :func:`step_on_gpu` can step these: float32 of one shape, on a GPU, with the library and NVRTC.
+
+    The environment variable ``AFM_CTR_TABLE`` asks for one form: ``native`` or ``tensorflow``.
     """
     import tensorflow as tf
 
-    op = getattr(load().module, f"afm_ctr_{rule}_rows")
-    scalars = tf.stack([tf.cast(option, tf.float32) for option in options])
-    handles = [variable.handle for variable in variables]
-    op(*handles, rows=rows, gradient=gradient, options=scalars, counts=True if counts is None else counts)
+    alike = {(variable.dtype, tuple(variable.shape)) for variable in variables}
+    if not rule or len(alike) > 1 or variables[0].dtype != tf.float32 or not uses_gpu():
+        return False
+    capability = gpu.capability()
+    missing = load().reason or ("" if capability and gpu.step_program(rule, capability) else nvrtc.MISSING)
+    return asked_for(TABLE, "native", "tensorflow", missing)
+
+
+def step_on_gpu(
+    rule: str,
+    variables: Sequence[tf.Variable],
+    rows: tf.Tensor | None,
+    gradient: tf.Tensor,
+    options: tf.Tensor,
+    counts: tf.Tensor | None = None,
+) -> None:
+    """:func:`step_rows` by one kernel of the GPU; a row that the variable lacks is left out.
+
+    Args:
+        rows: int64 ``[u]``, distinct; None: the gradient is of the whole variable, whatever its rank.
+    """
+    import tensorflow as tf
+
+    load().module.afm_ctr_step_on_gpu(
+        variables=[variable.handle for variable in variables],
+        rows=tf.zeros([0], tf.int64) if rows is None else rows,
+        gradient=gradient,
+        options=options,
+        counts=tf.constant(True) if counts is None else counts,
+        whole=rows is None,
+        program=gpu.step_program(rule, gpu.capability() or 0) or b"",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,7 +36,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
     dense gradient, restricted to the rows that the batch touched.
 
     A subclass adds its slots to :attr:`slots` (name and initial value) and writes :meth:`rule`. It may name the same
-    rule of :func:`afm_ctr.native.step_rows`, which then takes the sparse steps on CPUs.
+    rule of :func:`afm_ctr.native.step_rows`, which then takes the sparse steps on CPUs, and all steps on GPUs.
 
     Args:
         learning_rate: a float, a schedule or a callable, as Keras takes it.
@@ -66,6 +66,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
         self.slots = {} if average is None else {AVERAGE: 0.0}
         self._slot_variables: dict[str, list[keras.Variable]] = {}
         self.counts: tf.Tensor | None = None
+        self._of_step: dict[str, tf.Tensor] | None = None
 
     @classmethod
     def option_names(cls) -> set[str]:
@@ -140,6 +141,22 @@ class RowOptimizer(keras.optimizers.Optimizer):
         """How many were taken before this one."""
         return tf.cast(self.iterations.value, tf.int64)
 
+    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+        """One step of all variables: see ``keras.optimizers.Optimizer.apply``."""
+        self._of_step = {}
+        try:
+            super().apply(grads, trainable_variables)
+        finally:
+            self._of_step = None
+
+    def once_a_step(self, name: str, make: Callable[[], tf.Tensor]) -> tf.Tensor:
+        """What ``make`` gives, computed for the first variable of a step and the same tensor for the others."""
+        if self._of_step is None:  # a step of one variable
+            return make()
+        if name not in self._of_step:
+            self._of_step[name] = make()
+        return self._of_step[name]
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One step of one variable, which is a Keras variable or, under ``fit``, a bare ``tf.Variable``.
 
@@ -152,13 +169,37 @@ class RowOptimizer(keras.optimizers.Optimizer):
         if self.averaging is not None:
             self.averaging.begin_step(slots[AVERAGE], self._steps, self.counts)
         if isinstance(gradient, tf.IndexedSlices):
-            self._move_rows(merge_slices(gradient), weights, slots, rate)
+            gradient = merge_slices(gradient)
+        if self._step_on_gpu(gradient, weights, slots, rate):
+            return
+        if isinstance(gradient, tf.IndexedSlices):
+            self._move_rows(gradient, weights, slots, rate)
             return
         old, before = weights.read_value(), {slot: value.read_value() for slot, value in slots.items()}
         moved, kept = self._moved(old, tf.cast(gradient, weights.dtype), before, rate)
         weights.assign(self._chosen(moved, old))
         for slot, value in kept.items():
             slots[slot].assign(self._chosen(value, before[slot]))
+
+    def _native_options(self, rate: tf.Tensor) -> tf.Tensor:
+        """:meth:`native_options` in one tensor."""
+        return self.once_a_step(
+            "options", lambda: tf.stack([tf.cast(option, tf.float32) for option in self.native_options(rate)])
+        )
+
+    def _step_on_gpu(
+        self, gradient: Any, weights: tf.Variable, slots: dict[str, tf.Variable], rate: tf.Tensor
+    ) -> bool:
+        """Take the step by one kernel of a GPU, if there is one that can."""
+        variables = [weights, *slots.values()]
+        if self.averaging is not None or not native.steps_on_gpu(self.native_rule, variables):
+            return False
+        rows, values = None, gradient
+        if isinstance(gradient, tf.IndexedSlices):
+            rows, values = tf.cast(gradient.indices, tf.int64), gradient.values
+        values = tf.cast(values, weights.dtype)
+        native.step_on_gpu(self.native_rule, variables, rows, values, self._native_options(rate), self.counts)
+        return True
 
     def _move_rows(
         self, slices: tf.IndexedSlices, weights: tf.Variable, slots: dict[str, tf.Variable], rate: tf.Tensor
@@ -168,7 +209,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
         if self.native_rule and native.steps_tables(weights.dtype) and weights.shape.rank == 2:
             values = tf.cast(slices.values, weights.dtype)
             variables = [weights, *(slots[slot] for slot in self.slots if slot != AVERAGE)]
-            options, places = self.native_options(rate), tf.cast(rows, tf.int64)
+            options, places = self._native_options(rate), tf.cast(rows, tf.int64)
             old = None if self.averaging is None else read_rows(weights, places)
             native.step_rows(self.native_rule, variables, places, values, options, self.counts)
             if self.averaging is not None:

@@ -169,9 +169,13 @@ class LazyAdam(RowOptimizer):
 
     def _correction(self, dtype: tf.DType) -> tf.Tensor:
         """√(1 − β₂ᵗ) / (1 − β₁ᵗ)."""
-        step = tf.cast(self.iterations.value + 1, dtype)
-        first, second = (1.0 - tf.pow(tf.cast(beta, dtype), step) for beta in (self.beta_1, self.beta_2))
-        return tf.sqrt(second) / first
+
+        def correction() -> tf.Tensor:
+            step = tf.cast(self.iterations.value + 1, dtype)
+            first, second = (1.0 - tf.pow(tf.cast(beta, dtype), step) for beta in (self.beta_1, self.beta_2))
+            return tf.sqrt(second) / first
+
+        return self.once_a_step(f"correction {dtype.name}", correction)
 
     def get_config(self) -> dict[str, Any]:
         own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}

@@ -149,8 +149,8 @@ def divide(spans: Iterable[Span], begin: int, end: int, gaps: str = "other") -> 
 def spans_of(trace: Path) -> tuple[list[Span], int, int, bool]:
     """The operations of the marked steps, with begin and end of the mark, and whether they are a GPU's.
 
-    A CPU's are each thread's innermost ones. Where a GPU computes, they are what it runs, and of the CPU only the wait
-    for input and the exchange, which a host may do: for the rest it launches kernels and goes on.
+    A CPU's are each thread's innermost ones. Where a GPU computes, they are what it runs, and of the CPU only the
+    wait for input and the exchange, which a host may do: for the rest it launches kernels and goes on.
 
     Raises:
         ValueError: the mark is not in the trace.

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from afm_ctr.native import gpu_plan, nvrtc
+from afm_ctr import native
+from afm_ctr.native import gpu, gpu_plan, nvrtc
 from afm_ctr.native.gpu_plan import Layout
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here")
@@ -158,6 +160,83 @@ def test_every_class_of_shapes_compiles(arch: int) -> None:
         cubin = nvrtc.compile_program(gpu_plan.source(layout), arch)
         assert cubin[:4] == b"\x7fELF"
         assert all(name in cubin for name in (b"afm_forward", b"afm_backward", b"afm_collect"))
+
+
+STEP_SHIM = """
+#define __global__
+struct Place3 { unsigned x; } blockIdx, blockDim, gridDim, threadIdx;
+#include "program.cu"
+extern "C" void run(unsigned blocks, unsigned threads, float* w, float* a, float* b, const long long* rows,
+                    const float* g, const float* o, const bool* counts, long long count, long long width,
+                    long long limit) {
+  gridDim.x = blocks, blockDim.x = threads;
+  for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++)
+    for (threadIdx.x = 0; threadIdx.x < threads; threadIdx.x++)
+      afm_step(w, a, b, rows, g, o, counts, count, width, limit);
+}
+"""
+OPTIONS = {
+    "sgd": [0.1],
+    "adagrad": [0.1, 1e-7],
+    "adam": [0.02, 0.1, 0.001, 1e-4],
+    "ftrl": [0.1, 1.0, 0.03, 0.01],
+}
+
+
+@needs_compiler
+@pytest.mark.skipif(bool(native.op.load().reason), reason=f"the ops: {native.op.load().reason}")
+@pytest.mark.parametrize("rule, slots", [("sgd", 0), ("adagrad", 1), ("adam", 2), ("ftrl", 2)])
+def test_a_step_on_a_gpu_has_the_bits_of_one_on_a_cpu(rule: str, slots: int, tmp_path: Path) -> None:
+    """Rows that the variable lacks are left out, rows not named stay, and so does all where nothing counts."""
+    (tmp_path / "program.cu").write_text(gpu.step_source(rule))
+    (tmp_path / "shim.cc").write_text(STEP_SHIM)
+    library = tmp_path / "shim.so"
+    strict = ["-O2", "-ffp-contract=off", "-fPIC", "-shared"]
+    subprocess.run(["g++", "-std=c++17", "-w", *strict, str(tmp_path / "shim.cc"), "-o", str(library)], check=True)
+    shim = ctypes.CDLL(str(library))
+    rng = np.random.default_rng(len(rule))
+
+    def at(array: np.ndarray | None) -> ctypes.c_void_p:
+        return ctypes.c_void_p(None if array is None else array.ctypes.data)
+
+    def step(arrays: list[np.ndarray], rows: np.ndarray | None, gradient: np.ndarray, counts: bool = True) -> None:
+        held = [*arrays, *[None] * (3 - len(arrays))]
+        options, flag = np.array(OPTIONS[rule], np.float32), np.array(counts)
+        count, width = (gradient.size, 1) if rows is None else gradient.shape
+        limit = count if rows is None else len(arrays[0])
+        sizes = [ctypes.c_longlong(size) for size in (count, width, limit)]
+        shim.run(3, 32, *map(at, held), at(rows), at(gradient), at(options), at(flag), *sizes)
+
+    for width in (1, 5, 16):
+        first = [rng.normal(size=(40, width)).astype(np.float32) for _ in range(1 + slots)]
+        first[1:] = [np.abs(array) for array in first[1:]]
+        rows = rng.permutation(40)[:23].astype(np.int64)
+        gradient = rng.normal(size=(23, width)).astype(np.float32)
+        gradient[4] = 0
+        ours = [array.copy() for array in first]
+        step(ours, np.append(rows, [40, -1]), np.append(gradient, np.ones([2, width], np.float32), axis=0))
+        variables = [tf.Variable(array) for array in first]
+        native.step_rows(rule, variables, rows, gradient, OPTIONS[rule])
+        for array, variable in zip(ours, variables, strict=True):
+            np.testing.assert_array_equal(array, variable.numpy())
+        assert not np.array_equal(ours[0][rows[0]], first[0][rows[0]])
+        before = [array.copy() for array in ours]
+        step(ours, rows, gradient, counts=False)
+        for array, kept in zip(ours, before, strict=True):
+            np.testing.assert_array_equal(array, kept)
+        whole = rng.normal(size=(40, width)).astype(np.float32)
+        step(ours, None, whole)
+        native.step_rows(rule, variables, np.arange(40), whole, OPTIONS[rule])
+        for array, variable in zip(ours, variables, strict=True):
+            np.testing.assert_array_equal(array, variable.numpy())
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("rule", sorted(OPTIONS))
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_the_steps_compile(rule: str, arch: int) -> None:
+    cubin = nvrtc.compile_program(gpu.step_source(rule), arch, nvrtc.ROUNDED)
+    assert cubin[:4] == b"\x7fELF" and b"afm_step" in cubin
 
 
 @needs_nvrtc

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from afm_ctr import native
+from afm_ctr import native, optimizers
+from afm_ctr.errors import UserError
 from afm_ctr.interactions import training_attentional_pooling, uses_fused
 from afm_ctr.native import gpu, gpu_plan, nvrtc
 from afm_ctr.native.gpu_plan import Layout
@@ -25,17 +28,20 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """As on a machine with an H100; the compiler's place is taken by one that keeps the programs."""
     compiled: list[str] = []
 
-    def cubin(source: str, capability: int) -> bytes:
+    def cubin(source: str, capability: int, options: tuple[str, ...] = ()) -> bytes:
         compiled.append(source)
         return b"\x7fELF"
 
     monkeypatch.delenv("AFM_CTR_POOLING", raising=False)
-    monkeypatch.setattr(native.op, "uses_gpu", lambda: True)
+    for module in (native.op, native.table):
+        monkeypatch.setattr(module, "uses_gpu", lambda: True)
     monkeypatch.setattr(gpu, "capability", lambda: 90)
     monkeypatch.setattr(nvrtc, "cubin", cubin)
-    gpu.kernels_for.cache_clear()
+    for cached in (gpu.kernels_for, gpu.step_program):
+        cached.cache_clear()
     yield compiled
-    gpu.kernels_for.cache_clear()
+    for cached in (gpu.kernels_for, gpu.step_program):
+        cached.cache_clear()
 
 
 def all_pairs(slots: int) -> np.ndarray:
@@ -103,7 +109,7 @@ def test_a_gpu_without_the_compiler_takes_tensorflows_form_and_says_why(
     on_gpu: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nvrtc, "library", lambda: None)
-    monkeypatch.setattr(nvrtc, "cubin", lambda source, capability: nvrtc.target(capability))
+    monkeypatch.setattr(nvrtc, "cubin", lambda source, capability, options=(): nvrtc.target(capability))
     if native.op.load().module is not None:
         assert native.describe() == f"TensorFlow form: {nvrtc.MISSING}"
     assert not uses_fused(tf.float32, 39, 16, 16)
@@ -163,14 +169,14 @@ class Compiler:
     """In NVRTC's place."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-        self.calls: list[tuple[str, int]] = []
+        self.calls: list[tuple[Any, ...]] = []
         monkeypatch.setenv("AFM_CTR_CACHE", str(folder))
         monkeypatch.setattr(nvrtc, "target", lambda capability: capability)
         monkeypatch.setattr(nvrtc, "version", lambda: (12, 9))
         monkeypatch.setattr(nvrtc, "compile_program", self.compile)
 
-    def compile(self, source: str, arch: int) -> bytes:
-        self.calls.append((source, arch))
+    def compile(self, *what: Any) -> bytes:
+        self.calls.append(what)
         return f"cubin {len(self.calls)}".encode()
 
 
@@ -180,7 +186,9 @@ def test_compiled_programs_are_kept_by_source_gpu_and_version(monkeypatch: Any, 
     assert [nvrtc.cubin("a", 90), nvrtc.cubin("b", 90), nvrtc.cubin("a", 80)] == [first, b"cubin 2", b"cubin 3"]
     monkeypatch.setattr(nvrtc, "version", lambda: (13, 0))
     assert nvrtc.cubin("a", 90) == b"cubin 4"
-    assert len(compiler.calls) == len(list((tmp_path / "gpu").iterdir())) == 4
+    assert [nvrtc.cubin("a", 90, ("--fmad=false",)) for _ in range(2)] == [b"cubin 5"] * 2
+    assert compiler.calls[-1] == ("a", 90, ("--fmad=false",))
+    assert len(compiler.calls) == len(list((tmp_path / "gpu").iterdir())) == 5
 
 
 def test_a_damaged_or_read_only_cache_is_done_without(monkeypatch: Any, tmp_path: Path) -> None:
@@ -194,3 +202,67 @@ def test_a_damaged_or_read_only_cache_is_done_without(monkeypatch: Any, tmp_path
     monkeypatch.setenv("AFM_CTR_CACHE", str(tmp_path / "file"))
     assert nvrtc.cubin("a", 90) == b"cubin 3"
     assert len(compiler.calls) == 3 and os.listdir(tmp_path / "gpu") == [file.name]
+
+
+def operations(step: Any, *arguments: Any) -> Counter[str]:
+    return Counter(
+        op.type for op in tf.function(step, autograph=False).get_concrete_function(*arguments).graph.get_operations()
+    )
+
+
+@needs_library
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "adam", "ftrl", "rowwise_adagrad"])
+def test_on_a_gpu_a_step_of_a_variable_is_one_op(on_gpu: list[str], name: str) -> None:
+    """But where a slot has one number a row, or weights are averaged, or they are no float32."""
+    table, bias = keras.Variable(np.ones([9, 4], np.float32)), keras.Variable(np.float32(1))
+    table.placement = "here"
+    optimizer = optimizers.build(name, learning_rate=0.1)
+    optimizer.build([table, bias])
+
+    def step(values: tf.Tensor, by_bias: tf.Tensor) -> None:
+        optimizer.apply([tf.IndexedSlices(values, [3, 5, 3], [9, 4]), by_bias], [table, bias])
+
+    found = operations(step, tf.ones([3, 4]), tf.ones([]))
+    alike = name != "rowwise_adagrad"  # whose biases step by Adagrad
+    assert found["AfmCtrStepOnGpu"] == (2 if alike else 1)
+    assert found["ResourceScatterUpdate"] == (0 if alike else 2)
+    assert found["Pow"] == (2 if name == "adam" else 0)  # once, for both variables
+    (program,) = on_gpu
+    rule = name.removeprefix("rowwise_").capitalize()
+    assert program.startswith(f"#define RULE {rule}\n") and f"struct {rule}" in program
+
+    averaged = optimizers.build(name, learning_rate=0.1, average=0.9)
+    averaged.build([bias])
+    assert not operations(lambda g: averaged.apply([g], [bias]), tf.ones([]))["AfmCtrStepOnGpu"]
+    double = keras.Variable(np.ones([2]), dtype="float64")
+    other = optimizers.build(name, learning_rate=0.1)
+    other.build([double])
+    assert not operations(lambda g: other.apply([g], [double]), tf.ones([2], tf.float64))["AfmCtrStepOnGpu"]
+
+
+@needs_library
+def test_a_gpu_without_the_compiler_steps_by_tensorflow(on_gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = tf.Variable(tf.ones([3]))
+    assert native.steps_on_gpu("adam", [variable])
+    monkeypatch.setenv("AFM_CTR_TABLE", "tensorflow")
+    assert not native.steps_on_gpu("adam", [variable])
+    monkeypatch.setenv("AFM_CTR_TABLE", "native")
+
+    def refuses(*what: Any) -> bytes:
+        raise nvrtc.CompileError(nvrtc.MISSING)
+
+    monkeypatch.setattr(nvrtc, "cubin", refuses)
+    gpu.step_program.cache_clear()
+    with pytest.raises(UserError, match="AFM_CTR_TABLE=native, but: NVRTC"):
+        native.steps_on_gpu("adam", [variable])
+    monkeypatch.delenv("AFM_CTR_TABLE")
+    assert not native.steps_on_gpu("adam", [variable])
+
+
+@needs_library
+def test_the_step_is_registered_for_gpus_only_and_its_variables_are_handles_of_the_host() -> None:
+    from tensorflow.python.framework import kernels
+
+    native.op.load()
+    found = {kernel.device_type: kernel for kernel in kernels.get_registered_kernels_for_op("AfmCtrStepOnGpu").kernel}
+    assert list(found) == ["GPU"] and list(found["GPU"].host_memory_arg) == ["variables"]

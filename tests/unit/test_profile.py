@@ -49,8 +49,11 @@ def test_the_parts_share_the_whole_time() -> None:
         "interaction": 17,
         "exchange": 2 + 18,
         "optimizer": 10 + 5,
+        "idle": 0,
         "other": 3 + 15 + 5 + 10,
     }
+    on_gpu = divide(spans, 0, 150, "idle")
+    assert on_gpu == {**got, "idle": got["other"], "other": 0}
 
 
 def test_nothing_at_all_is_other() -> None:
@@ -70,8 +73,8 @@ def test_an_operation_within_another_takes_its_time(tmp_path: Path) -> None:
         line.events.add(metadata_id=number, offset_ps=begin, duration_ps=took)
     trace = tmp_path / "host.xplane.pb"
     trace.write_bytes(space.SerializeToString())
-    spans, begin, end = spans_of(trace)
-    assert (begin, end) == (1000, 1100)
+    spans, begin, end, on_gpu = spans_of(trace)
+    assert (begin, end, on_gpu) == (1000, 1100, False)
     assert [(s.begin - 1000, s.end - 1000, s.part) for s in sorted(spans) if s.end > s.begin] == [
         (10, 20, "exchange"),
         (20, 50, "merge"),
@@ -80,3 +83,38 @@ def test_an_operation_within_another_takes_its_time(tmp_path: Path) -> None:
     trace.write_bytes(xplane_pb2.XSpace().SerializeToString())
     with pytest.raises(ValueError, match=MARK):
         spans_of(trace)
+
+
+def test_on_a_gpu_its_own_times_count_and_of_the_host_the_wait_for_input(tmp_path: Path) -> None:
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    space = xplane_pb2.XSpace()
+    gpu, host = space.planes.add(name="/device:GPU:0"), space.planes.add(name="/host:CPU")
+    gpu.stat_metadata[7].name = "tf_op"
+    gpu.stat_metadata[8].name = "kernel_details"
+    launched = [
+        ("StatefulPartitionedCall/train_step/optimizer/adam/Mul:Mul", 40, 10),
+        ("", 60, 5),
+    ]  # the last: a copy
+    for number, (operation, begin, took) in enumerate(launched):
+        gpu.event_metadata[number].name = "kernel"
+        line = gpu.lines.add(timestamp_ns=1)
+        event = line.events.add(metadata_id=number, offset_ps=begin, duration_ps=took)
+        event.stats.add(metadata_id=8, str_value="regs:16")
+        event.stats.add(metadata_id=7, str_value=operation)
+    events = [(MARK, 0, 100), ("IteratorGetNextOp::DoCompute", 0, 20), ("train_step/merge/B:B", 20, 70)]
+    line = host.lines.add(timestamp_ns=1)
+    for number, (name, begin, took) in enumerate(events):
+        host.event_metadata[number].name = name
+        line.events.add(metadata_id=number, offset_ps=begin, duration_ps=took)
+    trace = tmp_path / "gpu.xplane.pb"
+    trace.write_bytes(space.SerializeToString())
+    spans, begin, end, on_gpu = spans_of(trace)
+    assert on_gpu
+    got = divide(spans, begin, end, "idle")
+    assert {part: took for part, took in got.items() if took} == {
+        "input": 20,
+        "optimizer": 10,
+        "other": 5,
+        "idle": 65,
+    }
