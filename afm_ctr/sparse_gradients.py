@@ -39,7 +39,7 @@ def merge_slices(slices: tf.IndexedSlices) -> MergedSlices:
     if isinstance(slices, MergedSlices):
         return slices
     unique, position = merge_ids(tf.cast(slices.indices, tf.int64))
-    values = add_rows(slices.values, position, tf.size(unique, tf.int64))
+    values = add_rows(slices.values, position, tf.size(unique))
     return MergedSlices(values, unique, slices.dense_shape)
 
 
@@ -91,9 +91,9 @@ def expand_rows(rows: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tf.Te
         def back(upstream: tf.Tensor) -> list[tf.Tensor]:
             with tf.name_scope("lookup"):
                 by_scale = tf.reduce_sum(upstream * tf.gather(rows, position), axis=1)
-                count = tf.shape(rows, tf.int64)[0]
+                count = tf.shape(rows)[0]
                 if fused:
-                    return [native.add_rows(upstream, position, count, scale), by_scale]
+                    return [native.add_rows(upstream, position, tf.cast(count, tf.int64), scale), by_scale]
                 return [add_rows(upstream * scale[:, tf.newaxis], position, count), by_scale]
 
         if fused:
@@ -148,7 +148,7 @@ def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Ten
     Args:
         values: floating ``[n, ...]``.
         position: int64 ``[n]``, in ``[0, count)``.
-        count: int64 scalar.
+        count: int32 scalar, which on a GPU's machine stays on the host: a kernel is launched for so many.
 
     Returns:
         ``[count, ...]`` in the dtype of the values.
@@ -156,7 +156,7 @@ def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Ten
     if values.dtype in (tf.float16, tf.bfloat16):
         return tf.cast(add_rows(tf.cast(values, tf.float32), position, count), values.dtype)
     if native.steps_tables(values.dtype) and values.shape.rank == 2:
-        return native.add_rows(values, position, count)
+        return native.add_rows(values, position, tf.cast(count, tf.int64))
     return (add_sorted if native.uses_gpu() else add_in_order)(values, position, count)
 
 
@@ -169,10 +169,10 @@ def add_in_order(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf
     total = tf.raw_ops.SparseTensorDenseMatMul(
         a_indices=tf.stack([position, tf.range(rows)], 1),
         a_values=tf.ones([rows], values.dtype),
-        a_shape=tf.stack([count, rows]),
+        a_shape=tf.stack([tf.cast(count, tf.int64), rows]),
         b=tf.reshape(values, [rows, values.shape[1:].num_elements()]),
     )
-    return tf.reshape(total, tf.concat([[count], tf.shape(values, tf.int64)[1:]], 0))
+    return tf.reshape(total, tf.concat([[count], tf.shape(values)[1:]], 0))
 
 
 def add_sorted(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
@@ -180,8 +180,7 @@ def add_sorted(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.T
 
     Of TensorFlow's segment sums it is the one whose GPU kernel has no atomics: a block of threads takes a run.
     """
-    rows = tf.size(position, tf.int64)
-    order = tf.argsort(position * rows + tf.range(rows))  # no two keys are alike: no question of stability
+    order = tf.argsort(position, stable=True)
     return tf.sparse.segment_sum(values, order, tf.gather(position, order), num_segments=count)
 
 

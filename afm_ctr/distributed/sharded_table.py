@@ -115,7 +115,7 @@ class ShardedTable(EmbeddingTable):
                 if id(variable) in columns and gradient is not None:
                     if rows is None:
                         rows, position = merge_ids(gradient.indices)
-                    values = add_rows(gradient.values, position, tf.size(rows, tf.int64))
+                    values = add_rows(gradient.values, position, tf.size(rows))
                     found[place] = MergedSlices(values, rows, gradient.dense_shape)
         return found
 

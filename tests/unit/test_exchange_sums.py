@@ -64,7 +64,7 @@ def test_rows_of_half_floats_are_summed_as_float32(
 def test_no_half_kernel_adds_rows(kind: str) -> None:
     """A thousand ones: in bfloat16 the sum would stop at 256."""
     ones = tf.ones([1000, 1], tf.as_dtype(kind))
-    total = add_rows(ones, tf.zeros([1000], tf.int64), tf.constant(1, tf.int64))
+    total = add_rows(ones, tf.zeros([1000], tf.int64), tf.constant(1))
     assert total.dtype == tf.as_dtype(kind) and float(total[0, 0]) == 1000.0
 
 

@@ -64,7 +64,7 @@ def test_half_floats_are_summed_in_float32(dtype: str, gpu: bool, monkeypatch: p
 
 def test_no_sum_on_a_gpu_has_atomics(monkeypatch: pytest.MonkeyPatch) -> None:
     def ops() -> set[str]:
-        function = tf.function(lambda v, p: add_rows(v, p, tf.constant(9, tf.int64)))
+        function = tf.function(lambda v, p: add_rows(v, p, tf.constant(9)))
         graph = function.get_concrete_function(tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int64)).graph
         return {node.type for node in graph.get_operations()}
 
