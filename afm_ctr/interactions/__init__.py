@@ -1,13 +1,13 @@
 """Attentional pooling over pairs of features, and the plain pooling of factorization machines.
 
 It knows nothing of tables, models or training. There are three forms of attentional pooling with the same results:
-the plain one, which is the reference and is exported; one that goes through blocks of rows; and one in C++. Training
-takes the last where it can (:func:`training_attentional_pooling`).
+the plain one, which is the reference and is exported, where it takes a large request in blocks; one that goes through
+blocks of rows; and one in C++. Training takes the last where it can (:func:`training_attentional_pooling`).
 """
 
 from __future__ import annotations
 
-from afm_ctr.interactions.blocked import block_rows, blocked_attentional_pooling
+from afm_ctr.interactions.blocked import block_rows, blocked_attentional_pooling, request_attentional_pooling
 from afm_ctr.interactions.choice import fused_attentional_pooling, training_attentional_pooling, uses_fused
 from afm_ctr.interactions.dropout import Dropout, stateless_keep
 from afm_ctr.interactions.pooling import (
@@ -36,6 +36,7 @@ __all__ = [
     "pair_presence",
     "pair_products",
     "pool_by_slot",
+    "request_attentional_pooling",
     "stateless_keep",
     "training_attentional_pooling",
     "uses_fused",

@@ -20,11 +20,13 @@ import numpy as np
 import tensorflow as tf
 
 from afm_ctr.interactions.dropout import Dropout, stateless_keep
-from afm_ctr.interactions.pooling import PoolingInputs, count_pairs, masked_softmax
+from afm_ctr.interactions.pooling import PoolingInputs, attentional_pooling, count_pairs, masked_softmax
 
 # One tensor of a block: on a CPU it should stay in the caches, on a GPU there should be work for all of it.
 _CPU_BYTES = 3 << 20
 _GPU_BYTES = 256 << 20
+# In a request: small ones, which are most, are one block, and a large one takes a few of these and not gigabytes.
+_REQUEST_BYTES = 32 << 20
 
 
 class _Layout(NamedTuple):
@@ -131,6 +133,33 @@ def blocked_attentional_pooling(
         return _over_blocks(forward, total, block, shape, [], u.dtype)[0], backward
 
     result = pooled(u, W, b, h)
+    result.set_shape([u.shape[0], *shape])
+    return result
+
+
+@tf.autograph.experimental.do_not_convert
+def request_attentional_pooling(
+    *inputs: *PoolingInputs, scale_by_pairs: bool = False, by_slot: bool = False, rows_at_once: int | None = None
+) -> tf.Tensor:
+    """The pooled vectors of :func:`attentional_pooling`, with its arguments and its bits, a block of rows at a time.
+
+    Out of stock ops, for exported graphs: a request of any size takes the memory of a block, besides its own.
+
+    Args:
+        rows_at_once: size of a block; by default as many as keep a tensor of all pairs within 32 MB.
+    """
+    u, present, *network = inputs
+    k = u.shape[2]
+    block = rows_at_once or block_rows(u.shape[1], k, network[0].shape[1], _REQUEST_BYTES)
+
+    def pooled(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        some = attentional_pooling(
+            u[start:stop], present[start:stop], *network, scale_by_pairs=scale_by_pairs, by_slot=by_slot
+        )
+        return some[0], []
+
+    shape = list(u.shape[1:]) if by_slot else [k]
+    result = _over_blocks(pooled, tf.shape(u)[0], block, shape, [], u.dtype)[0]
     result.set_shape([u.shape[0], *shape])
     return result
 

@@ -16,6 +16,7 @@ from afm_ctr.interactions import (
     count_pairs,
     pair_presence,
     pair_products,
+    request_attentional_pooling,
     stateless_keep,
     training_attentional_pooling,
 )
@@ -61,7 +62,7 @@ class AFM(Interaction):
         """The pooled vectors: by the fastest form in training and for batches of a size known beforehand.
 
         A batch of unknown size is a request to an exported model, and a small one is an explanation or a check: for
-        both the plain form is the simpler graph, and the one of stock ops.
+        both the plain form is the simpler graph, and the one of stock ops, the request's a block at a time.
         """
         assert inputs.vectors is not None
         size = inputs.vectors.shape[0]
@@ -71,6 +72,8 @@ class AFM(Interaction):
             return training_attentional_pooling(
                 *self._arguments(inputs), dropout=dropout, network_dtype=low, **self._switches()
             )
+        if size is None:
+            return request_attentional_pooling(*self._arguments(inputs), **self._switches())
         return attentional_pooling(*self._arguments(inputs), dropout=dropout, **self._switches())[0]
 
     def _attend(self, inputs: InteractionInputs) -> tuple[tf.Tensor, tf.Tensor]:

@@ -18,6 +18,7 @@ from afm_ctr.interactions import (
     blocked_attentional_pooling,
     fm_pooling,
     masked_softmax,
+    request_attentional_pooling,
     stateless_keep,
 )
 
@@ -287,6 +288,26 @@ def test_memory_of_the_blocked_form_does_not_grow_with_the_pairs_of_the_batch() 
 def _body(function: Any) -> list[tf.Operation]:
     """The operations of a function that a graph calls."""
     return function.graph.get_operations() if getattr(function, "graph", None) is not None else []
+
+
+@pytest.mark.parametrize("by_slot", [False, True])
+@pytest.mark.parametrize("rows", [0, 1, 4, 5, 11])
+def test_a_request_in_blocks_has_the_bits_of_the_plain_form(rows: int, by_slot: bool) -> None:
+    """For batches of a size that the graph does not know, as in an exported model."""
+    rng = np.random.default_rng(rows)
+    pairs = oracle.all_pairs(6)
+    network = [tf.constant(rng.normal(size=shape), tf.float32) for shape in [(16, 8), (8,), (8,)]]
+    present = tf.constant(rng.random((rows, 6)) < 0.7)
+    u = tf.constant(rng.normal(size=(rows, 6, 16)), tf.float32) * tf.cast(present, tf.float32)[..., tf.newaxis]
+    options = {"scale_by_pairs": True, "by_slot": by_slot}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 6, 16]), tf.TensorSpec([None, 6], tf.bool)])
+    def request(u: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
+        return request_attentional_pooling(u, present, *network, pairs, rows_at_once=5, **options)
+
+    pooled = request(u, present)
+    assert request.get_concrete_function().structured_outputs.shape.as_list() == [None, *([6] * by_slot), 16]
+    np.testing.assert_array_equal(pooled, attentional_pooling(u, present, *network, pairs, **options)[0])
 
 
 def test_a_batch_without_rows() -> None:
