@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from afm_ctr.penalty import Design, TrialRows, fit, suiting_c
+from afm_ctr.penalty import Design, TrialRows, best_c, fit
 from afm_ctr.sizing import UNKNOWN, Signals
 
 _MOST_SLOTS = 40  # that are looked at, those with the most ids
@@ -14,7 +14,7 @@ _MOST_SLOTS = 40  # that are looked at, those with the most ids
 
 def signals_of(rows: TrialRows) -> Signals:
     """What some rows to train on say."""
-    c = suiting_c(rows)
+    c = best_c(rows)
     return UNKNOWN if c is None else Signals(c, strongest_pair(rows, c))
 
 

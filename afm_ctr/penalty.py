@@ -29,7 +29,7 @@ def rows_to_try(slots: int) -> int:
     return max(min(_ROWS, _ENTRIES // slots), _FEWEST)
 
 
-def suiting_c(rows: TrialRows) -> float | None:
+def best_c(rows: TrialRows) -> float | None:
     """C of the logistic regression with the least log loss on rows that it has not seen.
 
     Four times three quarters of the rows are fitted and the rest is scored; which are which does not go by the log's

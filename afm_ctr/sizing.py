@@ -128,12 +128,11 @@ def settings_for(size: DataSize) -> Settings:
     ``row_l2`` of the weights is that of a logistic regression, divided by the rows, as a step's loss is a mean. Its C
     was tried on rows (:mod:`afm_ctr.penalty`), or else is 10 / slots^1.5, at most 1: the more weights a logit adds
     up, the less each may say. For the same reason the rate is divided by the slots; but C is the variance that a
-    weight is expected to have, and all steps of a weight add up to 18 deviations, if no step moves a logit by
-    more than 1. The rate falls to 0 in a
-    straight line, and of
-    ``afm`` averages over an epoch are validated: of a run that jumps, the best epoch is one whose mean prediction
-    happens to suit the rows of ``valid``. Adam's ``epsilon`` is 0.03 of what one row weighs in the mean: a rare id
-    moves by what its rows say, not as far as one of many that agree.
+    weight is expected to have, and all steps of a weight add up to 18 deviations, if no step moves a logit by more
+    than 1. The rate falls to 0 in a straight line, and of ``afm`` averages over an epoch are validated: of a run that
+    jumps, the best epoch is one whose mean prediction happens to suit the rows of ``valid``. Adam's ``epsilon`` is
+    0.03 of what one row weighs in the mean: a rare id moves by what its rows say, not as far as one of many that
+    agree.
     """
     usual = max(2 ** round(math.log2(max(size.rows / _STEPS, 1))), 64)
     batch = max(min(usual, 2 ** int(math.log2(max(size.rows / _FEW_STEPS, 1))), _LARGEST_BATCH), _LEAST_BATCH)

@@ -53,18 +53,21 @@ def meet() -> None:
     allowed = max(_PATIENCE, float(os.environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS") or 0))
     deadline = time.monotonic() + allowed + (_OTHERS_SPEAK_AFTER if rank else 0)
     _put(f"afm_ctr_here/{rank}", b"here", round(allowed / _PAUSE))  # rank 0 may keep the store, and come later
-    for other in range(size):
+    # Rank 0 looks for each of the others, and they for its word alone: the store is asked 2 · ranks times.
+    for key in [f"afm_ctr_here/{other}" for other in range(1, size)] if rank == 0 else ["afm_ctr_here/all"]:
         pause = 0.01
-        while _get(f"afm_ctr_here/{other}") is None:
+        while _get(key) is None:
             if time.monotonic() > deadline:
-                absent = [str(one) for one in range(other, size) if _get(f"afm_ctr_here/{one}") is None]
+                absent = [str(one) for one in range(size) if _get(f"afm_ctr_here/{one}") is None]
                 raise RunError(
                     f"of {size} ranks {', '.join(absent[:8])}{' and more' if len(absent) > 8 else ''} did not come "
                     f"within {allowed:.0f} s: they ended as they started, which their own lines explain, or need "
                     "more time (horovodrun --gloo-timeout-seconds)"
                 )
             time.sleep(pause)
-            pause = min(0.25, 1.5 * pause)
+            pause = min(_PAUSE, 1.5 * pause)
+    if rank == 0:
+        _put("afm_ctr_here/all", b"here")
 
 
 def arrive() -> None:

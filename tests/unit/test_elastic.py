@@ -412,6 +412,14 @@ def test_ranks_that_do_not_change_wait_for_each_other_and_name_who_does_not_come
     late.start()
     rendezvous.meet()
     late.join()
+    assert store.kept["afm_ctr_here/all"] == b"here"
+    monkeypatch.setenv("HOROVOD_RANK", "3")
+    rendezvous.meet()  # rank 0 has seen all
+    del store.kept["afm_ctr_here/all"], store.kept["afm_ctr_here/1"]
+    monkeypatch.setattr(rendezvous, "_PATIENCE", 0.05)
+    monkeypatch.setattr(rendezvous, "_OTHERS_SPEAK_AFTER", 0.05)
+    with pytest.raises(RunError, match=r"of 4 ranks 1 did not come"):
+        rendezvous.meet()
     monkeypatch.delenv("HOROVOD_GLOO_RENDEZVOUS_ADDR")  # another launcher, such as mpirun
     store.kept.clear()
     rendezvous.meet()

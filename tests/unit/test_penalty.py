@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from afm_ctr.penalty import Design, TrialRows, fit, rows_to_try, suiting_c
+from afm_ctr.penalty import Design, TrialRows, best_c, fit, rows_to_try
 
 
 def drawn(rows: int, deviation: float, seed: int = 0) -> TrialRows:
@@ -38,15 +38,15 @@ def test_a_design_is_a_sparse_matrix_with_a_column_of_ones() -> None:
 
 
 def test_c_grows_with_what_weights_say() -> None:
-    assert suiting_c(drawn(3000, 0.0)) <= 0.01
-    assert suiting_c(drawn(3000, 0.5)) in (0.1, 0.3)
-    assert suiting_c(drawn(3000, 2.0)) in (1.0, 3.0, 10.0)
+    assert best_c(drawn(3000, 0.0)) <= 0.01
+    assert best_c(drawn(3000, 0.5)) in (0.1, 0.3)
+    assert best_c(drawn(3000, 2.0)) in (1.0, 3.0, 10.0)
 
 
 def test_ids_may_be_anywhere_and_absent_slots_say_nothing() -> None:
     rows = drawn(800, 1.0)
     far = TrialRows(np.where(rows.ids > 0, rows.ids * 10**12, 0), np.where(rows.ids > 0, rows.vals, 0), rows.labels)
-    assert suiting_c(far) == suiting_c(rows)
+    assert best_c(far) == best_c(rows)
 
 
 def test_rows_of_weight_0_do_not_count() -> None:
@@ -57,16 +57,16 @@ def test_rows_of_weight_0_do_not_count() -> None:
         np.stack([rows.labels, ~rows.labels], 1).ravel(),
         np.tile([5.0, 0.0], 800),
     )
-    assert suiting_c(twice) >= 0.3
-    assert suiting_c(twice._replace(weights=None)) == 0.003
+    assert best_c(twice) >= 0.3
+    assert best_c(twice._replace(weights=None)) == 0.003
 
 
 def test_one_label_leaves_nothing_to_try() -> None:
     rows = drawn(400, 1.0)
-    assert suiting_c(rows._replace(labels=np.arange(400) < 1)) is None
-    assert suiting_c(rows._replace(labels=np.zeros(400))) is None
-    assert suiting_c(TrialRows(*(part[:0] for part in rows[:3]))) is None
-    assert suiting_c(rows._replace(weights=np.zeros(400))) is None
+    assert best_c(rows._replace(labels=np.arange(400) < 1)) is None
+    assert best_c(rows._replace(labels=np.zeros(400))) is None
+    assert best_c(TrialRows(*(part[:0] for part in rows[:3]))) is None
+    assert best_c(rows._replace(weights=np.zeros(400))) is None
 
 
 def test_the_more_slots_the_fewer_rows() -> None:
