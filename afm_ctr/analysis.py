@@ -14,6 +14,7 @@ from itertools import compress
 
 import numpy as np
 
+from afm_ctr import native
 from afm_ctr.schema import (
     CROSS_SEPARATOR,
     CategoricalField,
@@ -190,6 +191,8 @@ class _Cells:
 
 def _numbers(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Values, float64 [n] with nan where there is none, and which are bad: see ``cell_ops.parse_numbers``."""
+    if native.prepares():
+        return native.parse_numbers(texts)
     known, bad = {}, set()
     for text in set(texts):
         stripped = text.strip()

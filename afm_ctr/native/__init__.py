@@ -27,6 +27,7 @@ from afm_ctr.native.plain import (
     cut_lines,
     fingerprints,
     frame_examples,
+    parse_numbers,
     prepares,
     scan_json,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "load",
     "merge_ids",
     "normalise",
+    "parse_numbers",
     "paths_tensor",
     "prepares",
     "read_records",

@@ -93,6 +93,15 @@ def fingerprints(texts: Sequence[bytes]) -> np.ndarray:
     return found
 
 
+def parse_numbers(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Values, float64 [n], nan where there is none, and which texts are bad, bool [n]: neither finite nor empty."""
+    text, ends = _joined(texts)
+    values, bad = np.empty(len(texts)), np.empty(len(texts), bool)
+    count = ctypes.c_int64(len(texts))
+    _load()[0].afm_ctr_parse_numbers(text, _at(ends, np.int64), count, _at(values, np.float64), _at(bad, bool))
+    return values, bad
+
+
 class _Texts(ctypes.Structure):
     _fields_ = [("text", ctypes.c_char_p), ("ends", ctypes.c_void_p), ("count", ctypes.c_int64)]
 

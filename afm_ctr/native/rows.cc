@@ -307,6 +307,18 @@ extern "C" void afm_ctr_fingerprints(const char* text, const int64_t* ends, int6
   for (int64_t n = 0; n < count; n++) prints[n] = afm_ctr::Fingerprint::Of(texts[n]);
 }
 
+// The numbers of texts, nan where there is none, and which texts are neither a finite number nor empty.
+extern "C" void afm_ctr_parse_numbers(const char* text, const int64_t* ends, int64_t count, double* values, bool* bad) {
+  const afm_ctr::TextList texts{text, ends, count};
+  for (int64_t n = 0; n < count; n++) {
+    const std::string_view cell = afm_ctr::stripped(texts[n]);
+    const bool fine = afm_ctr::parse_number(cell.data(), cell.data() + cell.size(), &values[n]) &&
+                      std::isfinite(values[n]);
+    if (!fine) values[n] = std::numeric_limits<double>::quiet_NaN();
+    bad[n] = !fine && !cell.empty();
+  }
+}
+
 // Lines, with line ends between them, to cells: starts and ends [rows, width], and how many cells each line has; a line
 // with another number of cells gets empty ones. False: there are more or fewer lines.
 extern "C" bool afm_ctr_cut_lines(const char* text, int64_t size, char delimiter, int64_t rows, int64_t width,
