@@ -147,9 +147,10 @@ def _no_password() -> str:
 
 
 def _pem(path: str | Path) -> bytes:
-    if Path(path).exists() and not Path(path).is_file():  # a device may have no end
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device may have no end
         raise ValueError(f"{path} is not a file")
-    text = Path(path).read_bytes()
+    text = path.read_bytes()
     if b"-----BEGIN " not in text:
         raise ValueError(f"{path} is not a PEM file")
     return text
