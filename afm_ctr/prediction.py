@@ -21,6 +21,7 @@ from afm_ctr.records import Manifest, Reader
 from afm_ctr.sidetables import SideTables
 from afm_ctr.training.evaluation import check_readable, scoring_batch
 from afm_ctr.training.model_io import Which, make_scorer, open_run
+from afm_ctr.visible import counted
 
 BATCH_ROWS = 4096
 LOG_ROWS = 1024  # the last batch of a log is filled up, and many logs are short
@@ -48,7 +49,8 @@ class PredictSummary:
 
     def __str__(self) -> str:
         speed = self.rows / max(self.seconds, 1e-9)
-        return f"{self.output}: {self.rows:,} rows, {self.errors:,} of them errors, {speed:,.0f} rows/s"
+        errors = "1 of them an error" if self.errors == 1 else f"{self.errors:,} of them errors"
+        return f"{self.output}: {counted(self.rows, 'row')}, {errors}, {speed:,.0f} rows/s"
 
 
 def predict(

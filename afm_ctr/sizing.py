@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from afm_ctr.visible import counted
+
 if TYPE_CHECKING:  # a schema's classes load NumPy, which a refused training run need not wait for
     from afm_ctr.schema import FeatureSchema
     from afm_ctr.schema.fields import OneField
@@ -138,7 +140,8 @@ def settings_for(size: DataSize) -> Settings:
     batch = max(min(usual, 2 ** int(math.log2(max(size.rows / _FEW_STEPS, 1))), _LARGEST_BATCH), _LEAST_BATCH)
     steps = -(-size.rows // batch)
     figures = (
-        f"{size.rows:,} rows; about {size.ids:,} ids, those of the largest field with {size.rows_per_id:,.0f} rows"
+        f"{counted(size.rows, 'row')}; about {counted(size.ids, 'id')}, those of the largest field with "
+        f"{counted(round(size.rows_per_id), 'row')}"
     )
     choice = _choose(size)
     c, reason = _c(size)
@@ -164,7 +167,7 @@ def settings_for(size: DataSize) -> Settings:
         f"vectors: {choice.penalty:.3g} by the rows.",
         "optimizer": "The rate falls to 0 at the end. epsilon: 0.03 by batch_size; below it an id's step goes by its "
         "gradient.",
-        "batch_size": f"{steps:,} steps an epoch.",
+        "batch_size": f"{counted(steps, 'step')} an epoch.",
         "epochs": "At most: early_stopping may end the run.",
     }
     if size.validated:

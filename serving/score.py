@@ -45,8 +45,9 @@ class ScoreSummary:
 
     def __str__(self) -> str:
         speed = self.rows / max(self.seconds, 1e-9)
+        errors = "1 of them an error" if self.errors == 1 else f"{self.errors:,} of them errors"
         by = ", ".join(str(version) for version in self.versions) or "none"
-        line = f"{self.output}: {self.rows:,} rows, {self.errors:,} of them errors, {speed:,.0f} rows/s, version {by}"
+        line = f"{self.output}: {counted(self.rows, 'row')}, {errors}, {speed:,.0f} rows/s, version {by}"
         if self.unread:
             line += (
                 f"\ncells that the model could not read, and treated as missing, in {counted(self.unread, 'row')} "

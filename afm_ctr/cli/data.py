@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from afm_ctr.cli.app import JsonFlag, app, console, path_option, report, report_summary
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report, report_summary, say
 from afm_ctr.cli.progress import row_progress
 from afm_ctr.cli.quiet_imports import load_beam, load_tensorflow
 from afm_ctr.devices import hide_gpus
@@ -55,7 +55,7 @@ def prepare(
     ] = None,
     no_label: Annotated[bool, typer.Option("--no-label", help="The logs carry no label.")] = False,
     parent: Annotated[
-        Path | None, path_option(help="Resolved schema of an earlier data set: its ids stay, new ones are appended.")
+        Path | None, path_option(help="Earlier data set, or its schema.yaml: its ids stay, new ones are appended.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set in OUTPUT.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the order of rows in a shard.")] = 0,
@@ -133,6 +133,8 @@ def prepare(
             f"schema {result['schema_id']}, {result['feature_size']:,} ids; {result['bytes'] / 1e6:,.1f} MB in "
             f"{counted(result['shards'], 'shard')}; {result['seconds']:.1f} s, {rate:,.0f} rows/s"
         )
+        if any(result["rejects_kept"].values()):
+            say(f"rejected lines, each with its reason: {output.rstrip('/')}/rejects")
 
     report(as_json, result, show)
 

@@ -82,8 +82,9 @@ def main() -> None:
         code = stop.exit_code
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        command = context.command_path if context else "afm-ctr"
-        code = _fail(UserError(f"{error.format_message()} (see {command} --help)"))
+        named = [name for name in sys.argv[1:2] if any(name == command.name for command in app.registered_commands)]
+        command = context.command_path if context else " ".join(["afm-ctr", *named])
+        code = _fail(UserError(f"{error.format_message().rstrip('.')} (see {command} --help)"))
     except ModuleNotFoundError as error:
         missing = _missing_package(error)
         if missing is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from afm_ctr.cli.early import check_inputs, training_config
 from afm_ctr.cli.quiet_imports import load_tensorflow
 from afm_ctr.errors import UserError
 from afm_ctr.io.inputs import input_files
+from afm_ctr.visible import fitted, visible
 
 ModelDir = Annotated[Path, path_option(help="Folder of the run: config, checkpoints, history.")]
 Data = Annotated[Path, path_option(help="Prepared data set: the output of afm-ctr prepare.")]
@@ -55,6 +57,7 @@ def train(
     from afm_ctr import distributed, training
 
     world = distributed.init()
+    sized = settings is None
     try:
         if settings is None:  # sized by rows, which TensorFlow reads: now that this rank has its GPU
             settings = training.default_config(data, model_dir, from_checkpoint, set_ or [])
@@ -70,6 +73,9 @@ def train(
         )
     finally:
         world.shutdown()
+    if sized and os.environ.get("HOROVOD_RANK", "0") == "0":
+        line = f"settings sized to the data, kept in {model_dir / 'config.yaml'}; --config names your own"
+        print(fitted(visible(line), sys.stderr), file=sys.stderr, flush=True)
     report_summary(as_json, summary)
 
 

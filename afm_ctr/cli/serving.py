@@ -19,12 +19,21 @@ if TYPE_CHECKING:
 SLO_MISSED = 3
 _LARGEST = 2**63 - 1  # versions are int64 on the wire
 
-ModelName = Annotated[
-    str, typer.Option("--model-name", "--model_name", metavar="NAME", help="Name of the served model.")
-]
+_LIKE_SERVE = {"token_normalize_func": lambda option: option.replace("_", "-")}  # --model_name, as of `serve`
+
+
+def _known_version(value: int | None) -> int | None:
+    if value is not None and value > _LARGEST:  # not by max=, whose 19 digits --help would print
+        raise typer.BadParameter(f"{value} is more than a version can be, {_LARGEST}")
+    return value
+
+
+ModelName = Annotated[str, typer.Option(metavar="NAME", help="Name of the served model.")]
 ModelVersion = Annotated[
     int | None,
-    typer.Option(min=0, max=_LARGEST, metavar="N", help="Ask this version of the model; default: the latest."),
+    typer.Option(
+        min=0, metavar="N", callback=_known_version, help="Ask this version of the model; default: the latest."
+    ),
 ]
 VersionLabel = Annotated[
     str | None, typer.Option(metavar="NAME", help="Ask the version of this label; not with --model-version.")
@@ -134,6 +143,7 @@ def serve(context: typer.Context) -> None:
 
 @app.command(
     "score",
+    context_settings=_LIKE_SERVE,
     epilog="Example: afm-ctr score --target localhost:8500 --model-name afm --schema data/schema.yaml "
     "--input new.tsv --output scores.jsonl",
 )
@@ -167,6 +177,7 @@ def score(
 
 @app.command(
     "load-test",
+    context_settings=_LIKE_SERVE,
     epilog="Example: afm-ctr load-test --target localhost:8500 --model-name afm --schema data/schema.yaml "
     "--input new.tsv --rate 200 --batch-size 32 --duration 30 --slo p99=20ms --output load/",
 )

@@ -8,6 +8,8 @@ from typing import Any
 from afm_ctr.explain.effects import EffectOf
 from afm_ctr.explain.trust import Agreement
 
+_LITTLE = 1e-3  # of a logit; it moves a probability by a quarter of it at most
+
 
 @dataclass(frozen=True)
 class PairEffect:
@@ -97,7 +99,7 @@ class Explanation:
         return f"{self.model}, {self.split}, {self.row.title}"
 
     def missing(self) -> list[str]:
-        """What the model cannot tell of its pairs, a sentence each."""
+        """What the model cannot tell of its pairs, or has not learnt of them, a sentence each."""
         if not self.pairs:
             return ["No row that was looked at has two slots present: there are no pairs to explain."]
         sentences = []
@@ -115,6 +117,12 @@ class Explanation:
             sentences.append(
                 f"The pairs of model {self.model!r} do not add up to the logit, so none has a contribution of its "
                 "own: its effect is the change of the logit when it is taken out."
+            )
+        largest = max((abs(pair.effect) for pair in self.pairs if pair.effect is not None), default=_LITTLE)
+        if largest < _LITTLE:
+            sentences.append(
+                f"The pairs hardly move the logit here: the largest effect is {largest:.1g}. Their order and their "
+                "shares say nothing."
             )
         if not self.has_attention:
             sentences.append(f"Model {self.model!r} has no attention: there is no share to compare effects with.")

@@ -291,7 +291,7 @@ def _summary(suggestion: Suggestion, total: int | None) -> dict[str, Any]:
         "name": profile.name,
         "missing": profile.missing / profile.rows,
         "distinct": profile.distinct,
-        "distinct_in_all": round(estimated(profile, total)),
+        "distinct_in_all": round(estimated(profile, total)) if profile.separator is None else profile.separator[1],
         "auc": profile.auc,
         "suggested": None if suggestion.left_out else list(suggestion.fields),
         "odd": [*([suggestion.left_out] if suggestion.left_out else []), *suggestion.warnings],

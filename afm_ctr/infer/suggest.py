@@ -120,12 +120,17 @@ def _facts(profile: Profile, total: int | None, with_numbers: bool) -> str:
     parts.append(f"{profile.distinct:,} distinct" + _in_all(profile, total))
     if with_numbers and profile.is_numeric and len(profile.numbers):
         ends = [profile.quantile(share) for share in (0, 0.01, 0.5, 0.99, 1)]
-        parts.append(" … ".join(f"{end:.10g}" for end in ends) + " (0, 1, 50, 99, 100 %)")
+        parts.append(" … ".join(map(shown_number, ends)) + " (0, 1, 50, 99, 100 %)")
     if profile.distinct and (not profile.is_numeric or profile.distinct <= _FEW):
         parts.append(profile.shown_top())
     if profile.auc is not None:
         parts.append(f"own AUC {profile.auc:.2f}")
     return "; ".join(parts)
+
+
+def shown_number(number: float) -> str:
+    """A number of a column: four digits, and all before the point."""
+    return f"{number:.10g}" if number % 1 == 0 else f"{number:.4g}" if abs(number) < 1000 else f"{number:.0f}"
 
 
 def _in_all(profile: Profile, total: int | None) -> str:

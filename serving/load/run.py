@@ -13,6 +13,7 @@ import grpc
 
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import as_user_error, write_bytes, write_text
+from afm_ctr.visible import counted
 from serving.client import Client
 from serving.errors import ServingError
 from serving.load.measurements import QUANTILES, Result, Slo, Verdict
@@ -74,8 +75,8 @@ class LoadReport:
         how = f"{result.asked:g} requests/s" if result.mode == "open" else f"{result.asked:g} callers"
         latency = ", ".join(f"p{q:g} {_ms(figures['latency_ms'][f'p{q:g}'])}" for q in QUANTILES)
         lines = [
-            f"{self.target} {self.model_name}, {result.mode} loop, {how}, {result.rows_per_request} rows a request, "
-            f"{result.seconds:.1f} s",
+            f"{self.target} {self.model_name}, {result.mode} loop, {how}, "
+            f"{counted(result.rows_per_request, 'row')} a request, {result.seconds:.1f} s",
             f"answered {result.answered:,} of {result.answered + result.failed:,} requests: "
             f"{result.request_rate:,.1f} requests/s, {result.row_rate:,.0f} rows/s",
             f"latency, ms: {latency}, max {_ms(figures['latency_ms']['max'])}",
@@ -248,7 +249,7 @@ def _write(report: LoadReport, folder: Path) -> None:
     from serving.load import pictures
 
     result, limits = report.result, report.slo.limits
-    title = f"{report.model_name} at {report.target}, {result.rows_per_request} rows a request"
+    title = f"{report.model_name} at {report.target}, {counted(result.rows_per_request, 'row')} a request"
     how = f"{result.asked:g} {'requests/s' if result.mode == 'open' else 'callers'}"
     files = [folder / "load.json", folder / "histogram.png"]
     with as_user_error(f"load-test: cannot write below {folder}"):

@@ -222,3 +222,4 @@ def test_train_needs_no_config(tmp_path: Path) -> None:
     assert summary["steps"] == 2
     sized = TrainConfig.from_content(settings_for(data_size(data)).content, ["max_steps=2"])
     assert TrainConfig.load(run / "config.yaml") == sized == default_config(data, run)
+    assert f"settings sized to the data, kept in {run / 'config.yaml'}; --config names your own" in result.stderr

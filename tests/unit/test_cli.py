@@ -168,6 +168,9 @@ def test_help_fits_eighty_columns(command: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("afm_ctr.cli.app.console.width", 80)  # a terminal's width is known when the program starts
     lines = CliRunner().invoke(app, [command, "--help"], terminal_width=80).output.splitlines()
     assert [line for line in lines if len(line) > 80] == []
+    assert [
+        line for line in lines if re.search(r"--\S*…|\d{9}", line)
+    ] == []  # a name that is cut, a bound nobody types
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -182,7 +185,12 @@ def test_help_shows_an_example(command: str) -> None:
     ("arguments", "expected"),
     [
         (["train"], "--data"),
+        (["train", "--data", "d", "--model-dir", "m", "--resume"], "requires an argument (see afm-ctr train --help)"),
         (["nonsense"], "nonsense"),
+        (
+            ["score", "--target=t", "--schema=s", "--input=i", "--output=o", "--model-version=9223372036854775808"],
+            "more than a version can be",
+        ),
         (["make-logs", "--rows", "0", "--output", "x"], "--rows"),
         (["make-logs", "--rows", "ten", "--output", "x"], "integer"),
         (["predict", "--model-dir", "m", "--output", "o"], "--data"),
@@ -220,6 +228,16 @@ def test_two_paths_after_input_are_both_read(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in ("a.csv", "b.csv")]
     result = CliRunner().invoke(app, ["infer-schema", "--input", *paths, "--json"])
     assert json.loads(result.output.splitlines()[-1])["files"] == 2
+
+
+def test_prepare_says_where_rejected_lines_are(tmp_path: Path) -> None:
+    log, schema, output = (tmp_path / name for name in ("a.csv", "schema.yaml", "data"))
+    log.write_text("site,click\n" + "".join(f"s{i % 7},{i % 2}\n" for i in range(200)) + "s1\n")
+    command = ["prepare", "--schema", schema, "--input", log, "--output", output, "--split", "tail:0.1/0.1"]
+    CliRunner().invoke(app, ["infer-schema", "--input", str(log), "--output", str(schema)])
+    result = CliRunner().invoke(app, [*map(str, command)])
+    assert result.exit_code == 0, result.output
+    assert f"each with its reason: {output}/rejects" in result.output.replace("\n", ""), result.output
 
 
 @pytest.mark.parametrize("spelling", ["--model_name", "--model-name"])

@@ -305,6 +305,13 @@ TELLS = [  # attention, contributions, ablations: what the effects are made of, 
 ]
 
 
+def test_pairs_that_do_nothing_are_said_to(explanation):
+    assert explanation.missing() == []
+    little = [replace(pair, effect=-0.0009 / pair.rank) for pair in explanation.pairs]
+    (sentence,) = replace(explanation, pairs=tuple(little)).missing()
+    assert "hardly move the logit here: the largest effect is 0.0009." in sentence
+
+
 @pytest.mark.parametrize(("tells", "effect_of", "missing"), TELLS)
 def test_models_that_cannot_tell_everything(data, afm, explanation, monkeypatch, tells, effect_of, missing):
     whole = {pair.fields: pair for pair in explanation.pairs}

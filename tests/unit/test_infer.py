@@ -14,6 +14,7 @@ import zstandard
 
 from afm_ctr.errors import UserError
 from afm_ctr.infer import Inference, infer_schema, sample, save
+from afm_ctr.infer.suggest import shown_number
 from afm_ctr.infer.timestamps import time_format
 from afm_ctr.infer.write import flow
 from afm_ctr.rawlog import parse_log
@@ -97,6 +98,25 @@ def test_figures_are_in_the_comments(found):
     assert f"{missing:.1%} missing; 6 distinct" in line and "own AUC 0.5" in line
     assert "look at 600 rows of 600 in" in found.text
     assert all(len(line) <= 118 for line in lines if not line.lstrip("# ").startswith(("- ", "/")))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0.0004271796399, "0.0004272"),
+        (-12.3456, "-12.35"),
+        (1234567.5, "1234568"),
+        (1764000000.0, "1764000000"),
+        (7, "7"),
+    ],
+)
+def test_figures_have_four_digits_or_all_before_the_point(number, text):
+    assert shown_number(number) == text
+
+
+def test_a_field_of_several_values_has_the_ids_of_its_values(found):
+    (column,) = [column for column in found.columns if column["name"] == "tags"]
+    assert (column["distinct_in_all"], column["distinct"] > 100) == (len(WORDS), True)
 
 
 def test_the_text_is_the_schema(found, tmp_path):

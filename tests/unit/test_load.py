@@ -15,11 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afm_ctr.errors import UserError
+from afm_ctr.prediction import PredictSummary
 from serving.load import Slo
 from serving.load.measurements import NOT_SENT, Result, Tally, quantile
 from serving.load.pictures import histogram
-from serving.load.run import highest_rate, load_test
+from serving.load.requests import Traffic
+from serving.load.run import LoadReport, highest_rate, load_test
 from serving.load.senders import Bounds, Ended, closed_loop, open_loop
+from serving.score import ScoreSummary
 
 
 class FakeWire:
@@ -71,12 +74,12 @@ class SilentWire(FakeWire):
         pass
 
 
-def result_of(latencies_ms: list[float], failed: int = 0, mode: str = "open") -> Result:
+def result_of(latencies_ms: list[float], failed: int = 0, mode: str = "open", rows: int = 8) -> Result:
     tally = Tally(
         array("d", [value / 1e3 for value in latencies_ms]), errors=Counter({"X": failed} if failed else {})
     )
     tally.ended = 2.0
-    return Result(tally, 8, mode, 100.0)
+    return Result(tally, rows, mode, 100.0)
 
 
 def test_quantiles_by_hand() -> None:
@@ -125,6 +128,15 @@ def test_figures_are_plain_json_even_without_an_answer() -> None:
     assert told["latency_ms"]["p50"] == pytest.approx(1.0) and told["latency_ms"]["mean"] == pytest.approx(2.0)
     nothing = json.loads(json.dumps(result_of([], failed=2).to_json(), allow_nan=False))
     assert nothing["latency_ms"]["p99"] is None and nothing["latency_ms"]["max"] is None
+
+
+def test_one_row_and_one_error_are_no_plurals() -> None:
+    result = result_of([1.0], mode="closed", rows=1)
+    report = LoadReport("localhost:1", "m", Traffic([b""], 1, 1, 0), result, Slo(()))
+    first, *_ = str(report).splitlines()
+    assert first == "localhost:1 m, closed loop, 100 callers, 1 row a request, 2.0 s"
+    for summary in (ScoreSummary("o", 1, 1, 0, [3], 0.5), PredictSummary("o", 1, 1, 0.5)):
+        assert str(summary).startswith("o: 1 row, 1 of them an error, 2 rows/s")
 
 
 def test_promises_are_read_and_judged() -> None:

@@ -166,6 +166,11 @@ def test_ids_are_counted_by_the_encoding() -> None:
     assert size.slots == 9 and size.pairs == 36
 
 
+def test_the_reason_counts_one_row_as_one() -> None:
+    reasons = settings_for(DataSize(4000, 3469, 3093, 11)).why["model"]
+    assert reasons.startswith("4,000 rows; about 3,469 ids, those of the largest field with 1 row;"), reasons
+
+
 def test_a_prepared_data_set_has_a_size(tmp_path: Path) -> None:
     size = data_size(prepared.write(tmp_path / "data"))
     assert (size.rows, size.slots, size.validated) == (100, prepared.FIELDS, True)
