@@ -184,7 +184,9 @@ class Conversion:
         numbers = parsed.line_numbers[train] - chunk.first_line + chunk.first_row
         some = train[columns.statistics.sampled(numbers)]
         if len(some):
-            columns.statistics.add_sample(parser.columns_of(parsed, some), ids[some], parsed.labels[some])
+            statistics, spans = columns.statistics, parsed.spans
+            cells = spans.take(some).texts(statistics.sample_columns) if spans else parser.columns_of(parsed, some)
+            statistics.add_sample(cells, ids[some], parsed.labels[some])
 
     def _bad_cells(
         self, parsed: ParsedLines, parser: LineParser, rows: np.ndarray, bad: np.ndarray, rejects: ChunkRejects

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -38,13 +38,8 @@ def unpack(content: bytes) -> tuple[Any, list[np.ndarray]]:
     return facts, arrays
 
 
-def pack_counts(counts: Mapping[bytes, int]) -> list[np.ndarray]:
-    """Byte strings with a number each as three arrays: the bytes, the lengths, the numbers."""
-    return pack_pairs(list(counts), list(counts.values()))
-
-
 def pack_pairs(texts: Sequence[bytes], numbers: Iterable[int]) -> list[np.ndarray]:
-    """:func:`pack_counts` of byte strings and numbers that are listed side by side."""
+    """Byte strings and numbers, listed side by side, as three arrays: the bytes, the lengths, the numbers."""
     lengths = np.array([len(text) for text in texts], np.int64)
     return [np.frombuffer(b"".join(texts), np.uint8), lengths, np.array(list(numbers), np.int64)]
 

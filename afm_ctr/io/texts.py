@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import overload
 
 import numpy as np
 
+_FIRST_BYTES = np.array([256**size - 1 for size in range(9)], "<u8")
 _TENS = 10 ** np.arange(1, 19, dtype=np.int64)
 
 
@@ -24,13 +26,13 @@ class Texts(Sequence[bytes]):
     @classmethod
     def of(cls, texts: Sequence[bytes]) -> Texts:
         """The same strings in one text."""
-        return texts if isinstance(texts, Texts) else cls._one_by_one(b"".join(texts), list(map(len, texts)))
+        return texts if isinstance(texts, Texts) else cls.one_by_one(b"".join(texts), list(map(len, texts)))
 
     @classmethod
     def numbered(cls, start: bytes, numbers: np.ndarray) -> Texts:
         """``start`` and behind it each number, int64 [n], 0 or more."""
         digits = str(numbers.tolist())[1:-1].encode()
-        return cls._one_by_one(
+        return cls.one_by_one(
             start + digits.replace(b", ", start), len(start) + 1 + np.searchsorted(_TENS, numbers, "right")
         )
 
@@ -45,7 +47,8 @@ class Texts(Sequence[bytes]):
         return cls(b"".join([part.text for part in parts]), starts, ends)
 
     @classmethod
-    def _one_by_one(cls, text: bytes, sizes: Sequence[int] | np.ndarray) -> Texts:
+    def one_by_one(cls, text: bytes, sizes: Sequence[int] | np.ndarray) -> Texts:
+        """Those that fill a text, by their sizes."""
         lengths = np.asarray(sizes, np.int64)
         ends = np.cumsum(lengths)
         return cls(text, ends - lengths, ends)
@@ -53,6 +56,25 @@ class Texts(Sequence[bytes]):
     def take(self, rows: np.ndarray) -> Texts:
         """Some of them, by their places."""
         return Texts(self.text, self.starts[rows], self.ends[rows])
+
+    def packed(self) -> Texts:
+        """The same strings in a text of nothing else, one after the other."""
+        sizes = self.ends - self.starts
+        ends = np.cumsum(sizes)
+        places = np.repeat(self.starts - (ends - sizes), sizes)
+        places += np.arange(len(places))
+        return Texts(np.frombuffer(self.text, np.uint8)[places].tobytes(), ends - sizes, ends)
+
+    def counted(self) -> dict[bytes, int]:
+        """How often each string occurs."""
+        sizes = self.ends - self.starts
+        bytes_of = np.frombuffer(self.text + bytes(8), np.uint8)
+        # As whole numbers they are counted in a third of the time. A zero at the end would be lost.
+        if (sizes > 8).any() or (bytes_of[self.ends - 1][sizes > 0] == 0).any():
+            return Counter(self)
+        numbers = np.lib.stride_tricks.sliding_window_view(bytes_of, 8)[self.starts].view("<u8").ravel()
+        found, counts = np.unique(numbers & _FIRST_BYTES[sizes], return_counts=True)
+        return dict(zip(found.astype("<u8").view("S8").tolist(), counts.tolist(), strict=True))
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from afm_ctr import native
+from afm_ctr.io.texts import Texts
 from serving.tensors import objects
 
 LARGEST_TEXT = 2**31 - 1
@@ -52,6 +53,13 @@ class CellSpans:
         text = self.text
         cells = objects([text[a:b] for a, b in zip(starts, ends, strict=True)]).reshape(len(names), len(rows))
         return dict(zip(names, cells, strict=True))
+
+    def texts(self, names: Sequence[str]) -> Texts:
+        """The cells of some columns, row by row: [n · columns]."""
+        places = [self.places[name] for name in names]
+        return Texts(
+            self.text, *(edges[:, places].ravel().astype(np.int64) for edges in (self.starts, self.ends))
+        ).packed()
 
     def with_cells(self, rows: np.ndarray, columns: Mapping[str, Sequence[bytes]]) -> CellSpans | None:
         """Other cells for some rows, by their places; None where the text becomes too long."""

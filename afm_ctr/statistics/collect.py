@@ -2,24 +2,26 @@
 
 Counts of rows and of missing cells come from the encoded ids of all rows: a few NumPy calls a batch. What needs the
 texts of cells comes from a row sample that is small and does not depend on how the work is divided. All that a chunk
-hands on are whole numbers, sets and counts of texts, so the result does not depend on an order of adding either.
+hands on are whole numbers, sets and its sampled rows, so the result does not depend on an order of adding either.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from afm_ctr.io.packed import pack, pack_counts, unpack, unpack_pairs
-from afm_ctr.schema import DeclaredIds, HashSpace, MissingValue, ResolvedSchema, VocabularySpace, missing_space
+from afm_ctr.io.packed import pack, unpack
+from afm_ctr.io.texts import Texts
+from afm_ctr.schema import HashSpace, MissingValue, ResolvedSchema, VocabularySpace, missing_space
 from afm_ctr.statistics import distinct
 from afm_ctr.statistics.data_statistics import PERCENTILES, TOP_VALUES, DataStatistics, FieldStatistics, TopValue
-from afm_ctr.statistics.field_values import BY_ID, is_by_id, shown, texts_of_ids, values_of
+from afm_ctr.statistics.field_values import BY_ID, shown
+from afm_ctr.statistics.row_sample import Counts, RowSample, SampleLayout
 
 SAMPLE_ROWS = 20_000
 _WIDEST_MARKS = 1 << 27  # ids beyond which marking them one by one would cost more memory than sorting
@@ -29,73 +31,60 @@ _WIDEST_MARKS = 1 << 27  # ids beyond which marking them one by one would cost m
 class PartialStatistics:
     """What the rows of one chunk add to the statistics of a split, or those of several chunks.
 
-    Parts can be added in any order and grouping: they hold only whole numbers, sets and counts.
+    Parts can be added in any order and grouping: they hold only whole numbers, sets and rows.
     """
 
     rows: int
     positives: int
     labelled: bool
-    sampled: int
-    sampled_positives: int
     missing: np.ndarray  # int64 [2, fields]: rows, positive rows
     hashes: dict[int, np.ndarray]  # of fields with ids of their own
-    counts: list[Counter[bytes]]
-    positive_counts: list[Counter[bytes]]
-    sample_missing: np.ndarray  # int64 [2, fields]: the same of the sampled rows
+    samples: list[RowSample]
 
     @staticmethod
     def empty(fields: int) -> PartialStatistics:
-        def counts() -> list[Counter[bytes]]:
-            return [Counter() for _ in range(fields)]
-
-        def nothing() -> np.ndarray:
-            return np.zeros((2, fields), np.int64)
-
-        return PartialStatistics(0, 0, True, 0, 0, nothing(), {}, counts(), counts(), nothing())
+        return PartialStatistics(0, 0, True, np.zeros((2, fields), np.int64), {}, [])
 
     def to_bytes(self) -> bytes:
-        facts = [self.rows, self.positives, self.labelled, self.sampled, self.sampled_positives, list(self.hashes)]
-        counters = [array for count in (*self.counts, *self.positive_counts) for array in pack_counts(count)]
-        return pack(facts, [self.missing, self.sample_missing, *self.hashes.values(), *counters])
+        facts = [self.rows, self.positives, self.labelled, list(self.hashes)]
+        sample = RowSample.joined(self.samples).to_arrays() if self.samples else []
+        return pack(facts, [self.missing, *self.hashes.values(), *sample])
 
     @classmethod
     def from_bytes(cls, content: bytes) -> PartialStatistics:
         """Raises ValueError where the bytes are not of :meth:`to_bytes`."""
-        facts, (missing, sample_missing, *arrays) = unpack(content)
-        rows, positives, labelled, sampled, sampled_positives, hashed = facts
+        (rows, positives, labelled, hashed), (missing, *arrays) = unpack(content)
+        sample = arrays[len(hashed) :]
         hashes = dict(zip(hashed, arrays, strict=False))
-        parts = arrays[len(hashed) :]
-        pairs = [unpack_pairs(parts[at : at + 3]) for at in range(0, len(parts), 3)]
-        counts = [Counter(dict(zip(texts, found, strict=True))) for texts, found in pairs]
-        half = len(counts) // 2
-        sums = (rows, positives, labelled, sampled, sampled_positives)
-        return cls(*sums, missing, hashes, counts[:half], counts[half:], sample_missing)
+        return cls(rows, positives, labelled, missing, hashes, [RowSample.from_arrays(sample)] if sample else [])
 
     def add(self, other: PartialStatistics) -> None:
         """Take other chunks into account."""
         self.rows += other.rows
         self.positives += other.positives
         self.labelled &= other.labelled
-        self.sampled += other.sampled
-        self.sampled_positives += other.sampled_positives
         self.missing = self.missing + other.missing
-        self.sample_missing = self.sample_missing + other.sample_missing
         for index, found in other.hashes.items():
             self.hashes[index] = distinct.join_hashes(self.hashes.get(index, found), found)
-        for mine, more in zip(self.counts, other.counts, strict=True):
-            mine.update(more)
-        for mine, more in zip(self.positive_counts, other.positive_counts, strict=True):
-            mine.update(more)
+        self.samples += other.samples
 
     def finish(self, schema: ResolvedSchema, split: str) -> DataStatistics:
         """The statistics of all rows that were added."""
+        layout = SampleLayout(schema)
+        nothing = layout.take(
+            {name: [] for name in layout.columns}, np.zeros((0, schema.num_slots), np.int64), np.zeros(0, bool)
+        )
+        sample = RowSample.joined([nothing, *self.samples])
         return DataStatistics(
             split=split,
             rows=self.rows,
             positives=self.positives if self.labelled else None,
-            sampled=self.sampled,
-            sampled_positives=self.sampled_positives,
-            fields=[_finish(schema, self, index) for index in range(len(self.counts))],
+            sampled=len(sample),
+            sampled_positives=int(sample.positive.sum()),
+            fields=[
+                _finish(schema, self, index, layout.count(sample, field), len(sample))
+                for index, field in enumerate(schema.spec.fields)
+            ],
         )
 
 
@@ -121,7 +110,8 @@ class Collector:
         self._limit = np.uint64(min(2**64 - 1, 2**64 * sample_rows // max(rows_in, 1)))
         self._seen = [_Seen(schema.feature_size, slots) for slots in self._layout.layers]
         self._part = PartialStatistics.empty(len(schema.spec.fields))
-        self._samples: list[tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]] = []
+        self._sample_layout = SampleLayout(schema)
+        self.sample_columns = self._sample_layout.columns
 
     def sampled(self, numbers: np.ndarray) -> np.ndarray:
         """Which rows belong to the sample: numbers among all data rows, int64 [n], to indices int64 [m]."""
@@ -147,42 +137,20 @@ class Collector:
         for seen in self._seen:
             seen.add(ids)
 
-    def add_sample(self, columns: Mapping[str, np.ndarray], ids: np.ndarray, labels: np.ndarray) -> None:
+    def add_sample(self, cells: Mapping[str, Iterable[bytes]] | Texts, ids: np.ndarray, labels: np.ndarray) -> None:
         """The cells of the rows that :meth:`sampled` named.
 
         Args:
-            columns: object arrays [m] of bytes, one for every raw column.
+            cells: bytes [m] of every raw column; or of ``sample_columns`` alone, row by row, with nothing between.
             ids: int64 [m, F].
             labels: float [m].
         """
-        self._samples.append((columns, ids, labels))
-
-    def _count_samples(self) -> None:
-        """Once a chunk: a few rows are not worth the calls for every field."""
-        if not self._samples:
-            return
-        parts, all_ids, all_labels = zip(*self._samples, strict=True)
-        self._samples = []
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        ids, labels = np.concatenate(all_ids), np.concatenate(all_labels)
-        part = self._part
-        positive = np.flatnonzero(labels > 0)
-        part.sampled += len(ids)
-        part.sampled_positives += len(positive)
-        rows = [np.arange(len(ids)), positive]
-        missing = [self._schema.spec.missing_of(field) for field in self._schema.spec.fields]
-        for index, spec_field in enumerate(self._schema.spec.fields):
-            for at, counts in enumerate((part.counts[index], part.positive_counts[index])):
-                if is_by_id(self._schema, spec_field):
-                    mine = texts_of_ids(self._schema, spec_field, ids[rows[at]][:, self._layout.slots[index]])
-                else:
-                    mine = values_of(spec_field, columns, rows[at], self._layout.strips[index], missing[index])
-                counts.update(mine.values)
-                part.sample_missing[at, index] += mine.missing
+        self._part.samples.append(self._sample_layout.take(cells, ids, labels > 0))
 
     def partial(self) -> PartialStatistics:
         """What the chunk hands on."""
-        self._count_samples()
+        if self._part.samples:
+            self._part.samples = [RowSample.joined(self._part.samples)]
         for seen in self._seen:
             found = seen.ids()
             for index in seen.fields:
@@ -193,16 +161,17 @@ class Collector:
         return self._part
 
 
-def _finish(schema: ResolvedSchema, part: PartialStatistics, index: int) -> FieldStatistics:
+def _finish(
+    schema: ResolvedSchema, part: PartialStatistics, index: int, counted: Counts, sampled: int
+) -> FieldStatistics:
     spec_field = schema.spec.fields[index]
-    counts = part.counts[index]
+    counts, positives = counted.values, counted.positive_values
     missing, missing_positives = part.missing[:, index].tolist()
-    if _fills(spec_field) and part.sampled:
-        scale = part.rows / part.sampled
-        missing, missing_positives = (round(scale * int(n)) for n in part.sample_missing[:, index])
+    if _fills(spec_field) and sampled:
+        scale = part.rows / sampled
+        missing, missing_positives = round(scale * counted.missing), round(scale * counted.missing_positives)
     order = heapq.nsmallest(TOP_VALUES, counts.items(), key=lambda item: (-item[1], item[0]))
-    positives = part.positive_counts[index]
-    exact, found = _distinct(schema, part, index)
+    exact, found = _distinct(schema, part, index, counts, sampled)
     return FieldStatistics(
         name=spec_field.name,
         kind=spec_field.kind,
@@ -219,12 +188,13 @@ def _finish(schema: ResolvedSchema, part: PartialStatistics, index: int) -> Fiel
     )
 
 
-def _distinct(schema: ResolvedSchema, part: PartialStatistics, index: int) -> tuple[bool, int]:
+def _distinct(
+    schema: ResolvedSchema, part: PartialStatistics, index: int, counts: Counter[bytes], sampled: int
+) -> tuple[bool, int]:
     """Whether the number is exact, and the number."""
-    counts = part.counts[index]
-    if part.sampled == part.rows:
+    if sampled == part.rows:
         return True, len(counts)
-    share = part.sampled / part.rows
+    share = sampled / part.rows
     spec_field = schema.spec.fields[index]
     name, space = schema.spec.space_of(spec_field)
     if index not in part.hashes:
@@ -249,7 +219,7 @@ def _distinct(schema: ResolvedSchema, part: PartialStatistics, index: int) -> tu
 def _quantiles(counts: Counter[bytes]) -> list[float]:
     if not counts:
         return []
-    numbers = np.array([float(text) for text in counts])
+    numbers = np.array([float(text) for text in counts]) + 0.0  # -0 is 0: which of them comes first must not matter
     order = np.argsort(numbers, kind="stable")
     ends = np.cumsum(np.array(list(counts.values()), np.int64)[order])
     places = np.arange(PERCENTILES + 1) * (ends[-1] - 1) // PERCENTILES
@@ -299,7 +269,6 @@ class _Layout:
         self.slots = [np.array(mine, np.int64) for mine in slots]  # of each field
         self.first_slots = np.array([mine[0] for mine in slots], np.int64)
         self.own_ids = np.zeros(len(fields), np.int64)  # what the first slot holds where the field is missing
-        self.strips: list[bool] = []  # whether white space around a field's values is dropped
         self.ids: dict[int, list[tuple[int, int]]] = {}  # the [start, end) of ids that stand for values
         self.layers: list[dict[int, np.ndarray]] = []  # such fields: no two of a layer share ids
         used: Counter[str] = Counter()
@@ -308,8 +277,7 @@ class _Layout:
                 self.own_ids[index] = schema.global_id(missing_space(spec_field.name), 0)
             elif _fills(spec_field):
                 self.own_ids[index] = -1
-            name, space = schema.spec.space_of(spec_field)
-            self.strips.append(spec_field.kind == "numeric" or isinstance(space, DeclaredIds))
+            name = schema.spec.space_of(spec_field).name
             if spec_field.kind == "numeric":
                 continue  # a bucket, or the one id of a number, stands for many values
             self.ids[index] = [(owned.start, owned.start + owned.size) for owned in schema.ranges_of(name)]

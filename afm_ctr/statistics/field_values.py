@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,39 +27,44 @@ class Values(NamedTuple):
     missing: int
 
 
-def values_of(
-    field: Any, columns: Mapping[str, np.ndarray], rows: np.ndarray, strip: bool, missing: Sequence[bytes] = ()
-) -> Values:
+def count_cells(cells: Mapping[bytes, int], strip: bool, missing: Sequence[bytes]) -> tuple[Counter[bytes], int]:
+    """The values in cells of one value, which are given with how often each occurs; and how many have none.
+
+    ``strip`` and ``missing`` are those of :func:`values_of`.
+    """
+    nothing = {b"", *missing}
+    found = Counter({cell: count for cell, count in cells.items() if cell not in nothing})
+    if strip:
+        whole, found = found, Counter()
+        for cell, count in whole.items():
+            found[cell.strip()] += count
+        del found[b""]
+    return found, sum(cells.values()) - sum(found.values())
+
+
+def values_of(field: Any, columns: Mapping[str, list[bytes]], strip: bool, missing: Sequence[bytes]) -> Values:
     """The values of some rows.
 
     Args:
-        field: a field that is not counted by its ids.
-        columns: bytes [n] of every raw column.
-        rows: int64 [m].
+        field: a cross, or a field with several values in a cell, that is not counted by its ids.
+        columns: the cells of its columns, one a row.
         strip: whether white space around a value is dropped, as numbers and declared ids have it.
         missing: texts that count as an empty cell or piece.
     """
     nothing = frozenset(missing)
 
     def read(name: str) -> list[bytes]:
-        cells: list[bytes] = columns[name][rows].tolist()
+        cells = columns[name]
         return [b"" if cell in nothing else cell for cell in cells] if nothing else cells
 
     if field.kind == "cross":
         parts = [read(name) for name in field.columns]
         joined = (CROSS_SEPARATOR.join(row) if all(row) else b"" for row in zip(*parts, strict=True))
-        return _given(joined, len(rows))
+        given = [cell for cell in joined if cell]
+        return Values(given, len(parts[0]) - len(given))
     cells = read(field.column or field.name)
-    separator = getattr(field, "separator", None)
-    if separator is None:
-        return _given((cell.strip() for cell in cells) if strip else cells, len(rows))
-    split = ([piece for piece in cell.split(separator.encode()) if piece not in nothing] for cell in cells)
+    split = ([piece for piece in cell.split(field.separator.encode()) if piece not in nothing] for cell in cells)
     return _pieces(split, field.max_values, strip, field.keep)
-
-
-def _given(cells: Iterable[bytes], rows: int) -> Values:
-    given = [cell for cell in cells if cell]
-    return Values(given, rows - len(given))
 
 
 def _pieces(cells: Iterable[list[bytes]], most: int, strip: bool, keep: str = "first") -> Values:

@@ -10,6 +10,7 @@ import pytest
 
 from afm_ctr import statistics
 from afm_ctr.features import FeatureTransform
+from afm_ctr.rawlog.spans import CellSpans
 from afm_ctr.schema import Analysis, FeatureSchema, NumberFacts, ResolvedSchema, resolve
 from afm_ctr.statistics import distinct, drift
 
@@ -124,6 +125,31 @@ def test_numbers(schema, rows):
         assert (field.quantiles[0], field.quantiles[-1]) == (numbers[0], numbers[-1])
         assert field.quantiles == [numbers[j * (len(numbers) - 1) // 100] for j in range(101)]
     assert found.field("a").quantiles == []
+
+
+def test_cells_in_one_text_are_sampled_like_columns(schema, rows):
+    columns = {name: rows[name] for name in schema.raw_columns}
+    spans = CellSpans.of({"unused": [b"x"] * 900, **columns})
+    found = []
+    for whole in (columns, spans):
+        collector = statistics.Collector(schema, 900)
+        cells = whole.texts(collector.sample_columns) if whole is spans else columns
+        collector.add(rows["ids"], rows["labels"])
+        collector.add_sample(cells, rows["ids"], rows["labels"])
+        found.append(merged(schema, collector.partial()))
+    assert found[0] == found[1] == gathered(schema, rows, [], 10_000)
+
+
+@pytest.mark.parametrize("cells", [[b"0", b"-0"], [b"-0", b"0"], [b"-0.0"]])
+def test_a_quantile_is_never_minus_zero(cells):
+    spec = {"name": "s", "format": {"kind": "delimited"}, "fields": [
+        {"name": "n", "kind": "numeric", "encoding": {"kind": "value"}}]}  # fmt: skip
+    number = resolve(FeatureSchema.model_validate(spec), Analysis.empty())
+    collector = statistics.Collector(number, len(cells))
+    ids, labels = np.ones((len(cells), 1), np.int64), np.zeros(len(cells))
+    collector.add(ids, labels)
+    collector.add_sample({"n": np.array(cells, object)}, ids, labels)
+    assert str(merged(number, collector.partial()).field("n").quantiles) == str([0.0] * 101)
 
 
 @pytest.mark.parametrize("sample", [10_000, 300])

@@ -1,0 +1,96 @@
+"""The sampled rows of a split: their cells side by side, from which values are counted once, at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afm_ctr.io.texts import Texts
+from afm_ctr.schema import DeclaredIds, ResolvedSchema, columns_of
+from afm_ctr.statistics.field_values import count_cells, is_by_id, texts_of_ids, values_of
+
+
+class Counts(NamedTuple):
+    """The values of a field in some rows, each once a row, and the rows without one; of all and of positive rows."""
+
+    values: Counter[bytes]
+    positive_values: Counter[bytes]
+    missing: int
+    missing_positives: int
+
+
+@dataclass
+class RowSample:
+    """Some rows: of the columns and slots that a :class:`SampleLayout` names, in its order."""
+
+    cells: Texts  # [rows · columns], row by row, one behind the other in their text
+    ids: np.ndarray  # int64 [rows, slots]
+    positive: np.ndarray  # bool [rows]
+
+    def __len__(self) -> int:
+        return len(self.positive)
+
+    @classmethod
+    def joined(cls, parts: Sequence[RowSample]) -> RowSample:
+        """The rows of several, at least one."""
+        return cls(
+            Texts.joined([part.cells for part in parts]),
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.positive for part in parts]),
+        )
+
+    def to_arrays(self) -> list[np.ndarray]:
+        sizes = (self.cells.ends - self.cells.starts).astype(np.int32)
+        return [np.frombuffer(self.cells.text, np.uint8), sizes, self.ids, self.positive]
+
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[np.ndarray]) -> RowSample:
+        text, sizes, ids, positive = arrays
+        return cls(Texts.one_by_one(text.tobytes(), sizes), ids, positive)
+
+
+class SampleLayout:
+    """What is kept of a sampled row: the cells of fields that are counted by their texts, the ids of the others."""
+
+    def __init__(self, schema: ResolvedSchema) -> None:
+        self._schema = schema
+        fields = schema.spec.fields
+        by_id = {field.name for field in fields if is_by_id(schema, field)}
+        texts = [field for field in fields if field.name not in by_id]
+        self.columns = tuple(dict.fromkeys(name for field in texts for name in columns_of(field)))
+        kept = [slot for slot in schema.slots if slot.field in by_id]
+        self.slots = np.array([slot.index for slot in kept], np.int64)
+        self._places = {name: [at for at, slot in enumerate(kept) if slot.field == name] for name in by_id}
+
+    def take(self, cells: Mapping[str, Iterable[bytes]] | Texts, ids: np.ndarray, positive: np.ndarray) -> RowSample:
+        """Rows, of their columns [m] or a sample's cells, all ids, int64 [m, F], and what is positive, bool [m]."""
+        if not isinstance(cells, Texts):
+            rows = zip(*(cells[name] for name in self.columns), strict=True)
+            cells = Texts.of([cell for row in rows for cell in row])
+        return RowSample(cells, ids[:, self.slots], positive)
+
+    def count(self, sample: RowSample, field: Any) -> Counts:
+        """What a field holds in the rows."""
+        (values, missing), (positive_values, missing_positives) = (
+            self._count(sample, field, np.flatnonzero(which)) for which in (~sample.positive, sample.positive)
+        )
+        values.update(positive_values)
+        return Counts(values, positive_values, missing + missing_positives, missing_positives)
+
+    def _count(self, sample: RowSample, field: Any, rows: np.ndarray) -> tuple[Counter[bytes], int]:
+        if field.name in self._places:
+            found = texts_of_ids(self._schema, field, sample.ids[rows][:, self._places[field.name]])
+            return Counter(found.values), found.missing
+        first = rows * len(self.columns)
+        cells = {name: sample.cells.take(first + self.columns.index(name)) for name in columns_of(field)}
+        # White space around numbers and declared ids is dropped.
+        strip = field.kind == "numeric" or isinstance(self._schema.spec.space_of(field).space, DeclaredIds)
+        missing = self._schema.spec.missing_of(field)
+        if field.kind != "cross" and getattr(field, "separator", None) is None:
+            return count_cells(cells[columns_of(field)[0]].counted(), strip, missing)
+        found = values_of(field, {name: list(texts) for name, texts in cells.items()}, strip, missing)
+        return Counter(found.values), found.missing
