@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from afm_ctr.penalty import Design, TrialRows, best_c, fit
+from afm_ctr.penalty import Design, TrialRows, best_c, chances_of, fit
 from afm_ctr.sizing import UNKNOWN, Signals
 
 _MOST_SLOTS = 40  # that are looked at, those with the most ids
@@ -33,11 +33,10 @@ def strongest_pair(rows: TrialRows, c: float) -> float:
     present = rows.ids > 0
     positive = (rows.labels > 0).astype(np.float64)
     weights = np.ones(len(positive)) if rows.weights is None else rows.weights.astype(np.float64)
-    known, places = np.unique(rows.ids, return_inverse=True)
-    places = places.reshape(rows.ids.shape)
-    design = Design(places, np.where(present, rows.vals, 0.0).astype(np.float64), len(known))
+    design = Design.of(rows)
+    places = design.places
     fitted = fit(design, positive, weights, c, np.zeros(design.size + 1))
-    chances = 1 / (1 + np.exp(-np.clip(design.dot(fitted), -30, 30)))
+    chances = chances_of(design.dot(fitted))
     residuals, variances = weights * (positive - chances), weights**2 * chances * (1 - chances)
     plain = ((rows.vals == 1) | ~present).all(axis=0)
     slots = [(len(np.unique(places[:, slot])), slot) for slot in np.flatnonzero(plain).tolist()]

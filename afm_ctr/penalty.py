@@ -49,9 +49,7 @@ def best_c(rows: TrialRows) -> float | None:
     if not weights.sum() > 0:
         return None
     weights = weights * (count / weights.sum())
-    vals = np.where(rows.ids > 0, rows.vals, 0.0).astype(np.float64)
-    known, places = np.unique(rows.ids, return_inverse=True)
-    design = Design(places.reshape(rows.ids.shape), vals, len(known))
+    design = Design.of(rows)
     parts = [(design.take(fold != at), design.take(fold == at), fold != at, fold == at) for at in range(_FOLDS)]
     fitted = [np.zeros(design.size + 1) for _ in parts]
     tried: list[np.ndarray] = []
@@ -79,6 +77,13 @@ class Design:
     def __init__(self, places: np.ndarray, vals: np.ndarray, size: int) -> None:
         self.places, self.vals, self.size = places, vals, size
         self._flat = places.ravel()
+
+    @classmethod
+    def of(cls, rows: TrialRows) -> Design:
+        """A column for each id, which holds its value."""
+        known, places = np.unique(rows.ids, return_inverse=True)
+        vals = np.where(rows.ids > 0, rows.vals, 0.0).astype(np.float64)
+        return cls(places.reshape(rows.ids.shape), vals, len(known))
 
     def take(self, rows: np.ndarray) -> Design:
         """Some of the rows, by a mask."""
@@ -125,7 +130,7 @@ def fit(design: Design, positive: np.ndarray, weights: np.ndarray, c: float, sta
 
     now = objective(found, logits)
     for _ in range(30):
-        chances = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
+        chances = chances_of(logits)
         curve = weights * chances * (1 - chances)
         gradient = design.sums(weights * (chances - positive)) + penalty * found
         scale = design.square_sums(curve) + penalty
@@ -175,6 +180,11 @@ def _solved(curvature: _Curvature, wanted: np.ndarray, scale: np.ndarray) -> np.
 def _dot(one: np.ndarray, other: np.ndarray) -> float:
     """Without BLAS, whose sums go by its threads, and which has them wait busily on a machine with other work."""
     return float(np.einsum("n,n->", one, other))
+
+
+def chances_of(logits: np.ndarray) -> np.ndarray:
+    """Of being positive, [n]."""
+    return 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
 
 
 def _losses(positive: np.ndarray, logits: np.ndarray) -> np.ndarray:

@@ -66,12 +66,12 @@ def step_source(rule: str) -> str:
 
 
 @lru_cache(maxsize=16)
-def step_program(rule: str, capability: int) -> bytes | None:
-    """It compiled, or None: NVRTC is not there, or refuses it."""
+def step_program(rule: str, capability: int) -> bytes | str:
+    """The cubin of it, or what keeps it from being compiled."""
     try:
         return nvrtc.cubin(step_source(rule), capability, nvrtc.ROUNDED)
-    except nvrtc.CompileError:
-        return None
+    except nvrtc.CompileError as error:
+        return str(error)
 
 
 def describe() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from afm_ctr.native import gpu, nvrtc
+from afm_ctr.native import gpu
 from afm_ctr.native.op import asked_for, load, uses_gpu
 
 if TYPE_CHECKING:
@@ -113,9 +113,10 @@ def steps_on_gpu(rule: str, variables: Sequence[tf.Variable]) -> bool:
     alike = {(variable.dtype, tuple(variable.shape)) for variable in variables}
     if not rule or len(alike) > 1 or variables[0].dtype != tf.float32 or not uses_gpu():
         return False
-    capability = gpu.capability()
-    missing = load().reason or ("" if capability and gpu.step_program(rule, capability) else nvrtc.MISSING)
-    return asked_for(TABLE, "native", "tensorflow", missing)
+    reason = load().reason
+    if not reason and isinstance(program := gpu.step_program(rule, gpu.capability() or 0), str):
+        reason = program
+    return asked_for(TABLE, "native", "tensorflow", reason)
 
 
 def step_on_gpu(
@@ -140,5 +141,5 @@ def step_on_gpu(
         options=options,
         counts=tf.constant(True) if counts is None else counts,
         whole=rows is None,
-        program=gpu.step_program(rule, gpu.capability() or 0) or b"",
+        program=gpu.step_program(rule, gpu.capability() or 0),
     )

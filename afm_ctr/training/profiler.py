@@ -160,7 +160,7 @@ def spans_of(trace: Path) -> tuple[list[Span], int, int, bool]:
     space = xplane_pb2.XSpace()
     space.ParseFromString(trace.read_bytes())
     found = [span for plane in space.planes if plane.name.startswith("/device:GPU") for span in _on_gpu(plane)]
-    kept = ("input", "exchange") if found else PARTS
+    on_gpu = bool(found)
     mark: tuple[int, int] | None = None
     for plane in space.planes:
         if not plane.name.startswith("/host:CPU"):
@@ -176,10 +176,10 @@ def spans_of(trace: Path) -> tuple[list[Span], int, int, bool]:
                 part = parts[event.metadata_id]
                 if part is not None:
                     events.append(Span(begin, begin + event.duration_ps, part))
-            found += [span for span in _innermost(events) if span.part in kept]
+            found += [span for span in _innermost(events) if not on_gpu or span.part in ("input", "exchange")]
     if mark is None:
         raise ValueError(f"{trace} has no {MARK!r}")
-    return found, *mark, len(kept) < len(PARTS)
+    return found, *mark, on_gpu
 
 
 def _on_gpu(plane: Any) -> Iterator[Span]:
