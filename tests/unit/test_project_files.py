@@ -43,6 +43,12 @@ def test_hooks_are_the_linters_of_make_lint(root: Path) -> None:
     assert hooks == {line.strip().replace("$(BIN)/", "").removesuffix(" .") for line in lint.splitlines()}
 
 
+def test_all_tests_can_be_collected_at_once(root: Path) -> None:
+    """``make soak`` does so, and pytest refuses two test files of one name."""
+    names = sorted(path.name for path in (root / "tests").rglob("test_*.py"))
+    assert len(names) > 100 and names == sorted(set(names))
+
+
 def test_licence_and_changelog(root: Path) -> None:
     licence = (root / "LICENSE").read_text()
     assert "Apache License" in licence and "END OF TERMS AND CONDITIONS" in licence
