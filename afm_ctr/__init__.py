@@ -1,7 +1,7 @@
 """Attentional factorization machines for click-through rate, from raw logs to a scored request.
 
-What ``__all__`` lists is public; everything else may move. Names are loaded when they are first used, so that
-``import afm_ctr`` costs nothing and TensorFlow comes with the first name that needs it.
+Names in ``__all__`` are public; everything else may move. They are loaded on first use, so ``import afm_ctr`` is
+cheap and TensorFlow is loaded by the first name that needs it.
 """
 
 from __future__ import annotations

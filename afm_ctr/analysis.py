@@ -1,7 +1,7 @@
-"""The analysis pass: what a schema must know of the train split before it can be resolved.
+"""The analysis pass: vocabularies and statistics of the train split, which resolve a schema.
 
-An :class:`Analyzer` reads one chunk and gives a small part; :meth:`Analysis.merge` puts the parts together, in any
-order. Cells are read as the transform reads them, but without TensorFlow, which only times need.
+An :class:`Analyzer` reads one chunk and returns its partial result; :meth:`Analysis.merge` combines them in any
+order. Cells are parsed as in the transform, but without TensorFlow, which only times need.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from afm_ctr.splitmix import GOLDEN, finalise
 
 __all__ = ["SAMPLE_LIMIT", "Analysis", "Analyzer", "ChunkAnalysis", "NumberFacts", "spec_needs_analysis"]
 
-# As afm_ctr/features/cell_ops.py has it.
+# The same as in afm_ctr/features/cell_ops.py.
 _NUMBER = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def spec_needs_analysis(spec: FeatureSchema) -> bool:
-    """Whether a schema must see data: it has vocabularies, standardised numbers or quantile buckets."""
+    """Whether a schema needs data: it has vocabularies, standardised numbers or quantile buckets."""
     return bool(spec.vocabulary_spaces) or any(needs_statistics(field) for field in spec.fields)
 
 
 class Analyzer:
     """Reads the train rows of one chunk.
 
-    Rows with a cell that cannot be read are left out whole, since they become rejects. (A number that only
-    overflows float32 after standardising cannot be seen here and counts.)
+    Rows with an unreadable cell are skipped, since they become rejects. (A number that overflows float32 only after
+    standardising is not detected here and counts.)
 
     Args:
-        chunk: the chunk's number, which together with row numbers says where a row stands.
+        chunk: the chunk's number; with the row number it identifies a row.
     """
 
     def __init__(self, spec: FeatureSchema, chunk: int) -> None:
@@ -63,12 +63,12 @@ class Analyzer:
         self._rows: dict[str, list[np.ndarray]] = {f.name: [] for f in self._fitted}
 
     def add(self, columns: Mapping[str, np.ndarray], first_row: int) -> None:
-        """Take rows into account.
+        """Add rows.
 
         Args:
             columns: bytes [n] for every raw column.
-            first_row: number of the first of these rows; the others follow it. No two rows of the chunk may have
-                the same number. Numbers decide which rows are sampled when there are too many for exact quantiles.
+            first_row: number of the first row; the others follow it. Numbers must be unique within the chunk: they
+                decide which rows are sampled when there are too many for exact quantiles.
         """
         cells = _Cells(self._spec, columns)
         numbers, good = self._parse_numbers(cells)
@@ -84,7 +84,7 @@ class Analyzer:
             self._rows[field.name].append(rows[good & ok])
 
     def partial(self) -> ChunkAnalysis:
-        """The chunk's facts. The same for the same rows, however they were divided among calls of :meth:`add`."""
+        """The chunk's result: the same for the same rows, however they were divided among calls of :meth:`add`."""
         counts = {
             space: {v: n for v, n in values.items() if v and b"\n" not in v and b"\r" not in v}
             for space, values in self._counts.items()
@@ -104,7 +104,7 @@ class Analyzer:
         return NumberPart.join([NumberPart(Moments.of(encoded), keys, raw)])
 
     def _parse_numbers(self, cells: _Cells) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
-        """Values and validity of every numeric field; and which rows have no bad number."""
+        """Values and validity of every numeric field, and a mask of the rows without a bad number."""
         good = np.ones(cells.rows, bool)
         parsed: dict[tuple[str, tuple[bytes, ...]], tuple[np.ndarray, np.ndarray]] = {}
         found = {}
@@ -119,7 +119,7 @@ class Analyzer:
         return found, good
 
     def _good_ids(self, cells: _Cells) -> np.ndarray:
-        """Which rows have no bad declared id."""
+        """A mask of the rows without a bad declared id."""
         good = np.ones(cells.rows, bool)
         for field in self._spec.fields:
             space = self._spec.space_of(field).space
@@ -130,7 +130,7 @@ class Analyzer:
         return good
 
     def _good_times(self, cells: _Cells) -> np.ndarray:
-        """Which rows have no bad time."""
+        """A mask of the rows without a bad time."""
         good = np.ones(cells.rows, bool)
         fields = [field for field in self._spec.fields if isinstance(field, TimeField)]
         if fields:
@@ -156,14 +156,14 @@ class _Cells:
         return len(next(iter(self._columns.values())))
 
     def of(self, column: str, missing: tuple[bytes, ...]) -> list[bytes]:
-        """A column with b"" in place of the texts of ``missing``."""
+        """A column with the texts of ``missing`` replaced by b""."""
         if (column, missing) not in self._made:
             cells, nothing = self._columns[column].tolist(), frozenset(missing)
             self._made[column, missing] = [b"" if cell in nothing else cell for cell in cells] if nothing else cells
         return self._made[column, missing]
 
     def words(self, field: WordField) -> list[bytes]:
-        """The cells of a categorical field; of a cross its columns' texts joined, empty where one of them is."""
+        """The cells of a categorical field; of a cross its columns' texts joined, empty if one of them is."""
         missing = self._spec.missing_of(field)
         if not isinstance(field, CrossField):
             return self.of(column_of(field), missing)
@@ -171,7 +171,7 @@ class _Cells:
         return [CROSS_SEPARATOR.join(row) if all(row) else b"" for row in parts]
 
     def values(self, field: WordField, good: np.ndarray) -> list[bytes]:
-        """The values of the good rows; of a cell of several values all that are kept."""
+        """The values of the good rows; of multi-valued cells all values that are kept."""
         texts = list(compress(self.words(field), good))
         if field.separator is None:
             return texts
@@ -190,7 +190,7 @@ class _Cells:
 
 
 def _numbers(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Values, float64 [n] with nan where there is none, and which are bad: see ``cell_ops.parse_numbers``."""
+    """Values, float64 [n], nan where missing, and a mask of the bad ones: see ``cell_ops.parse_numbers``."""
     if native.prepares():
         return native.parse_numbers(texts)
     known, bad = {}, set()
@@ -211,6 +211,6 @@ def _is_id(text: bytes, size: int) -> bool:
 
 
 def _hashed(chunk: int, rows: np.ndarray) -> np.ndarray:
-    """A row's place as 64 well-mixed bits, one to one. uint64 [n] to uint64 [n]."""
+    """A row's position as 64 well-mixed bits, one to one. uint64 [n] to uint64 [n]."""
     with np.errstate(over="ignore"):
         return finalise(rows + np.uint64((chunk << 40) % 2**64) + np.uint64(GOLDEN))

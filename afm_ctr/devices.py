@@ -1,4 +1,4 @@
-"""One GPU a process, and no more of its memory than is used."""
+"""One GPU per process, with memory growth."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ _GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
 
 
 def grow_gpu_memory() -> None:
-    """Have TensorFlow take GPU memory as it needs it, here and in child processes; call it before it is imported.
+    """Let TensorFlow allocate GPU memory as needed, here and in child processes; call before importing TensorFlow.
 
-    By itself it takes all memory of all GPUs at its first operation. The environment has its way.
+    By default it takes all memory of all GPUs at its first operation. A value in the environment takes precedence.
     """
     os.environ.setdefault(_GROWTH, "true")
 
 
 def hide_gpus() -> None:
-    """No GPU for this process and its children, which compute on CPUs; call it before TensorFlow is imported."""
+    """Hide GPUs from this process and its children; call before importing TensorFlow."""
     os.environ[VISIBLE] = ""
 
 
 def pin_gpu(local_rank: int = 0, local_size: int = 1, config: Any = None) -> Any | None:
-    """Let this process see the GPU of its local rank only, with memory growth. Call it before anything uses a GPU.
+    """Let this process see only the GPU of its local rank, with memory growth. Call it before anything uses a GPU.
 
-    Where ``CUDA_VISIBLE_DEVICES`` leaves each rank one GPU of its own, as Slurm (``--gpus-per-task``) and Kubernetes
-    hand them out, that one is taken.
+    If ``CUDA_VISIBLE_DEVICES`` already limits each rank to one GPU, as under Slurm (``--gpus-per-task``) and
+    Kubernetes, that one is used.
 
     Args:
-        local_size: ranks on this machine; a single process takes one GPU too.
-        config: stands in for ``tf.config`` in tests.
+        local_size: ranks on this machine; a single process uses one GPU too.
+        config: replaces ``tf.config`` in tests.
 
     Returns:
         The device that this rank computes on, or None on a machine without GPUs.
 
     Raises:
-        UserError: there are GPUs, but fewer than ranks.
-        RuntimeError: TensorFlow has touched the GPUs already.
+        UserError: there are fewer GPUs than ranks.
+        RuntimeError: TensorFlow has initialised the GPUs already.
     """
     if config is None:
         import tensorflow as tf
@@ -64,11 +64,11 @@ def pin_gpu(local_rank: int = 0, local_size: int = 1, config: Any = None) -> Any
 
 
 def ahead_on_gpu(batches: tf.data.Dataset, config: Any = None, device: str = "/GPU:0") -> tf.data.Dataset:
-    """The same batches, each copied to the GPU while the step before it computes; unchanged where there is no GPU.
+    """The same batches, each copied to the GPU while the step before it computes; unchanged without a GPU.
 
     Args:
-        batches: without texts, which stay on the host. Nothing may be applied to the result.
-        device: the GPU that :func:`pin_gpu` has left visible, and another device in tests.
+        batches: without strings, which stay on the host. Apply no further transformation to the result.
+        device: the GPU that :func:`pin_gpu` has left visible; another device in tests.
     """
     import tensorflow as tf
 

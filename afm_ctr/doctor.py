@@ -31,7 +31,7 @@ _PACKAGES = [
     ("grpcio-health-checking", "serve", "serving"),
 ]
 
-# Run in a process of its own: a library built for another TensorFlow may end the process that loads it.
+# Run in a separate process: a library built for another TensorFlow may crash the process that loads it.
 _PROBE_HOROVOD = """
 import horovod.tensorflow as hvd, tensorflow as tf
 hvd.init()
@@ -39,7 +39,7 @@ assert float(hvd.allreduce(tf.constant(1.0), op=hvd.Sum)) == float(hvd.size())
 print("gloo" if hvd.gloo_built() else "-", hvd.nccl_built() or "-")
 """
 _PROBE_POOLING = "from afm_ctr import native; print(native.describe())"
-PROBE_SECONDS = 180  # seconds that a probe may take
+PROBE_SECONDS = 180  # timeout of a probe
 _PROBE_GPU = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
 
 
@@ -103,7 +103,7 @@ def _gpu(horovod: Finding) -> Finding:
 
 
 def pooling() -> Finding:
-    """The form of attentional pooling that training takes, on a GPU after its kernels were compiled once."""
+    """Which implementation of attentional pooling training uses; on a GPU its kernels are compiled once."""
     probe = run_code(_PROBE_POOLING)
     state = _last_line(probe.stdout if probe.returncode == 0 else probe.stderr)
     if probe.returncode:
@@ -114,7 +114,7 @@ def pooling() -> Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything once; a few seconds, as TensorFlow and Horovod are loaded in processes of their own."""
+    """All findings; takes a few seconds, as TensorFlow and Horovod are loaded in separate processes."""
     python_fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
     remedy = "" if python_fits else "use Python 3.11, 3.12 or 3.13"
     findings = [Finding(python_fits, "python", platform.python_version(), remedy)]

@@ -1,4 +1,4 @@
-"""The table of all ids: one row an id, looked up once a batch, updated by touched rows only."""
+"""The embedding table of all ids: one row per id, looked up once per batch; a step updates only touched rows."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from afm_ctr.row_shards import RowShards
 from afm_ctr.sparse_gradients import MergedSlices, expand_rows, merge_ids, read_rows
 from afm_ctr.splitmix import GOLDEN, finalise
 
-_BLOCK = 1 << 15  # elements hashed at a time: what fits a core's second-level cache with room for temporaries
+_BLOCK = 1 << 15  # elements hashed at a time: fits a core's second-level cache with room for temporaries
 _SUM_MEAN = 4 * 65535 / 2
 _SUM_STDDEV = float(np.sqrt(4 * (65536.0**2 - 1) / 12))
 
 
 class Lookup(NamedTuple):
-    """What a batch reads of a table.
+    """The rows that a batch reads from a table.
 
     Attributes:
         unique_ids: int64 ``[U]``, 0 (the absent slot's) and then every other id of the batch once.
         rows: by column, ``[U, d]``: the rows of these ids.
-        inverse: int64, in the shape of the ids that were asked for: the position of each in ``unique_ids``.
+        inverse: int64, in the shape of the requested ids: the position of each in ``unique_ids``.
     """
 
     unique_ids: tf.Tensor
@@ -35,7 +35,7 @@ class Lookup(NamedTuple):
     inverse: tf.Tensor
 
     def expand(self, column: str, scale: tf.Tensor | None = None) -> tf.Tensor:
-        """The rows laid out as the ids were asked for, each times its number of ``scale``: ``[..., d]``.
+        """The rows in the layout of the requested ids, each times its number in ``scale``: ``[..., d]``.
 
         Args:
             scale: in the shape of the ids and the dtype of the rows; None: 1.
@@ -52,11 +52,11 @@ class Lookup(NamedTuple):
 class EmbeddingTable(keras.layers.Layer):
     """One row for every id; a row may have several columns of numbers, each a variable ``[feature_size, width]``.
 
-    Row 0 belongs to the absent slot: it is zero and stays zero, provided that absent slots are masked, since then
-    its gradient is zero and no optimizer of this package moves a row on a zero gradient.
+    Row 0 belongs to the absent slot: it is zero and stays zero as long as absent slots are masked, since then its
+    gradient is zero and no optimizer of this package moves a row on a zero gradient.
 
-    The initial value of a row is a function of seed, table name, column and row id only. So it does not depend on
-    the size of the table, on the order in which rows are made, or on who makes them.
+    The initial value of a row depends only on seed, table name, column and row id: not on the size of the table, the
+    order in which rows are made, or the rank that makes them.
 
     Args:
         feature_size: number of rows, that is the ids 0 … feature_size − 1.
@@ -64,7 +64,7 @@ class EmbeddingTable(keras.layers.Layer):
         stddev: standard deviation of the initial values by column; a column that is not named starts at zero.
         name: of the table; the initial values depend on it.
         placement: "replicated": every rank holds the whole table.
-        mark_rows: keep in ``last_seen``, int64 ``[feature_size]``, the number of the step that touched each row last.
+        mark_rows: keep in ``last_seen``, int64 ``[feature_size]``, the number of the last step that touched each row.
 
     Example:
         >>> table = EmbeddingTable(1000, {"vectors": 16}, seed=7, stddev={"vectors": 0.01})
@@ -103,7 +103,7 @@ class EmbeddingTable(keras.layers.Layer):
 
     @property
     def local_rows(self) -> int:
-        """How many rows this process stores: all of them."""
+        """Number of rows that this process stores: all of them."""
         return self.feature_size
 
     def stored_ids(self, start: int, stop: int) -> np.ndarray:
@@ -111,12 +111,12 @@ class EmbeddingTable(keras.layers.Layer):
         return np.arange(start, stop)
 
     def build(self, input_shape: Any = None) -> None:
-        """Make the variables and write the initial rows into them, block by block."""
+        """Create the variables and write the initial rows into them, block by block."""
         if self.columns:
             return
         for column, width in self.widths.items():
             variable = self.add_weight(shape=(self.local_rows, width), initializer="zeros", name=column)
-            variable.placement = self.placement  # what broadcast, exchange and drift check go by
+            variable.placement = self.placement  # read by broadcast, exchange and drift check
             on_large_pages(variable.value)
             self.columns[column] = variable
             if self.stddev[column]:
@@ -142,8 +142,8 @@ class EmbeddingTable(keras.layers.Layer):
     def initial_values(self, column: str, ids: np.ndarray) -> np.ndarray:
         """The initial values of the rows of some ids: int64 ``[n]`` to float32 ``[n, width]``.
 
-        Each number is the sum of four 16-bit uniform numbers, centred and scaled: nearly normal, never beyond 3.47
-        standard deviations, and, being integer arithmetic, the same on every machine.
+        Each number is the sum of four 16-bit uniform numbers, centred and scaled: nearly normal, within 3.47 standard
+        deviations and, being integer arithmetic, the same on every machine.
         """
         width, stddev = self.widths[column], self.stddev[column]
         rows = np.zeros((len(ids), width), np.float32)
@@ -164,40 +164,40 @@ class EmbeddingTable(keras.layers.Layer):
 
         Args:
             ids: int64 of any shape.
-            checked: whoever read the ids has compared them with ``feature_size``: a GPU need not wait for it here.
+            checked: the ids are known to be below ``feature_size``, so a GPU need not wait for the check.
 
         Returns:
             A :class:`Lookup`. The gradient with respect to a column is ``tf.IndexedSlices`` with unique indices,
-            row 0 first: what :meth:`touched` takes.
+            row 0 first, as :meth:`touched` expects.
 
         Raises:
-            tf.errors.InvalidArgumentError: when the op runs, for an id outside ``[0, feature_size)``; of ids that are
+            tf.errors.InvalidArgumentError: when the op runs, for an id outside ``[0, feature_size)``; with
                 ``checked``, on a CPU only.
         """
         unique, inverse = self._merged(ids, checked)
         with tf.name_scope("lookup"):
-            # Through `.value`: the Keras variable itself would be read as a whole.
+            # Through `.value`: the Keras variable would be read as a whole.
             rows = {column: read_rows(variable.value, unique) for column, variable in self.columns.items()}
         return Lookup(unique, rows, inverse)
 
     def _merged(self, ids: tf.Tensor, checked: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """The distinct ids, 0 first, and where each of ``ids`` stands among them."""
+        """The distinct ids, 0 first, and the position of each of ``ids`` among them."""
         with tf.name_scope("merge"):
-            # With row 0 first, whether it occurs or not, the rows that a batch touches are a slice of its gradient.
+            # With row 0 always first, the rows that a batch touches are a slice of its gradient.
             unique, inverse = merge_ids(ids, zero_first=True)
         with tf.name_scope("lookup"):
             return unique if checked else self._checked(unique), inverse
 
     def touched(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
-        """Say of the columns' gradients through one :meth:`lookup` what is known of them: nobody need merge again.
+        """Mark the columns' gradients from one :meth:`lookup` as merged, so that they are not merged again.
 
         Args:
             gradients: of ``variables``, one by one.
-            variables: Keras variables, columns of this table and others.
+            variables: Keras variables: columns of this table and others.
 
         Returns:
-            The gradients; those of the columns as :class:`MergedSlices` that share their indices,
-            without row 0, which no batch touches.
+            The gradients; those of the columns as :class:`MergedSlices` that share their indices, without row 0,
+            which no batch touches.
         """
         columns = {id(variable) for variable in self.columns.values()}
         rows: tf.Tensor | None = None
@@ -209,17 +209,17 @@ class EmbeddingTable(keras.layers.Layer):
         return found
 
     def read(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The rows laid out as the ids, without merging first: for scoring, where nothing is trained."""
+        """The rows in the layout of the ids, without merging first: for scoring."""
         with tf.name_scope("lookup"):
             ids = self._checked(ids)
             return {column: tf.gather(variable.value, ids) for column, variable in self.columns.items()}
 
     def apply(self, unique_ids: tf.Tensor, grad_rows: Mapping[str, tf.Tensor], optimizer: keras.Optimizer) -> None:
-        """Let an optimizer take one step on some rows only; a training loop takes it with all other variables.
+        """Let an optimizer take one step on some rows only; a training loop updates them with all other variables.
 
         Args:
-            unique_ids: int64 ``[U]``, those of a :class:`Lookup`: row 0 comes first, and stays.
-            grad_rows: ``[U, d]`` for each column that moves: the gradient by the rows of the lookup.
+            unique_ids: int64 ``[U]``, those of a :class:`Lookup`: row 0 comes first and is not updated.
+            grad_rows: ``[U, d]`` for each column to update: the gradient with respect to the rows of the lookup.
             optimizer: one of :mod:`afm_ctr.optimizers`, built with at least these columns, or not built yet.
         """
         shape = {column: tf.constant([self.feature_size, self.widths[column]], tf.int64) for column in grad_rows}
@@ -228,16 +228,16 @@ class EmbeddingTable(keras.layers.Layer):
         optimizer.apply(slices, [self.columns[column] for column in grad_rows])
 
     def mark(self, gradient: Any, step: tf.Tensor, counts: tf.Tensor | None = None) -> None:
-        """Note in ``last_seen`` that a step touches the rows of a column's gradient.
+        """Record in ``last_seen`` that a step touches the rows of a column's gradient.
 
         Args:
             gradient: of the whole step: ``tf.IndexedSlices``, or dense with zeros where nothing is touched.
             step: the step's number, counted from 1.
-            counts: scalar bool; a step that does not count marks nothing.
+            counts: scalar bool; if False the step marks nothing.
         """
         assert self.last_seen is not None
         seen = self.last_seen.value
-        step = tf.cast(step, tf.int64)  # of which GPUs have a scatter, and of int32 none
+        step = tf.cast(step, tf.int64)  # GPUs have a scatter for int64, none for int32
         if isinstance(gradient, tf.IndexedSlices):
             steps = self._marks(gradient.indices, step)
             steps = steps if counts is None else tf.where(counts, steps, tf.gather(seen, gradient.indices))
@@ -248,11 +248,11 @@ class EmbeddingTable(keras.layers.Layer):
             seen.assign(tf.where(moved, step, seen))
 
     def _marks(self, rows: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """What rows are marked with. A sharded table has rows of another order, and overrides this."""
-        return tf.where(rows > 0, step, 0)  # the absent slot's row has nothing to forget
+        """The marks of rows. A sharded table stores its rows in another order, and overrides this."""
+        return tf.where(rows > 0, step, 0)  # the absent slot's row never expires
 
     def _checked(self, ids: tf.Tensor) -> tf.Tensor:
-        """The ids, if all are in range."""
+        """The ids, after a check that all are in range."""
         message = in_graph(
             f"a feature id is outside [0, {self.feature_size}): the records were prepared with another schema "
             "than the model was made for"
@@ -275,14 +275,14 @@ class EmbeddingTable(keras.layers.Layer):
 
 
 def assign_rows(variable: tf.Variable, start: int, values: Any) -> None:
-    """``variable[start : start + n] = values`` without reading the variable, which may copy the whole of it."""
+    """``variable[start : start + n] = values`` without reading the variable, which may copy all of it."""
     values = tf.convert_to_tensor(values, variable.dtype)
     stop = start + int(values.shape[0])
     tf.raw_ops.ResourceStridedSliceAssign(ref=variable.handle, begin=[start], end=[stop], strides=[1], value=values)
 
 
 def _normal(base: np.uint64, numbers: np.ndarray, stddev: float) -> np.ndarray:
-    """Some numbers of the stream ``base``, uint64 of any shape: SplitMix64 of a counter, four 16-bit parts summed."""
+    """Numbers of the stream ``base``, uint64 of any shape: SplitMix64 of a counter, four 16-bit parts summed."""
     with np.errstate(over="ignore"):
         x = finalise((numbers + np.uint64(1)) * np.uint64(GOLDEN) + base)
         # Two sums at once in the halves of a word.

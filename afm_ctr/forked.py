@@ -1,4 +1,4 @@
-"""A process forked from one that has used TensorFlow: its threads stay behind, and an operation waits for ever."""
+"""Detects a process forked after TensorFlow was used: its threads are gone, and an operation would wait forever."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ os.register_at_fork(after_in_child=_look)
 
 
 def refuse_forked() -> None:
-    """Raise UserError in such a process, before anything of TensorFlow is asked there."""
+    """Raise UserError in such a process; call it before anything uses TensorFlow."""
     if _left_behind:
         raise UserError(
             "this process was forked from one that had used TensorFlow, which cannot go on in it; start workers by "

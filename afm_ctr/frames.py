@@ -36,16 +36,16 @@ _SOURCE = "frame"
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class FrameData:
-    """Encoded rows of a DataFrame, n of them, in its order.
+    """Encoded rows of a DataFrame, n of them, in the frame's order.
 
     Attributes:
-        schema: resolved; another frame's rows are encoded alike by ``from_pandas(other, data.schema)``.
+        schema: resolved; ``from_pandas(other, data.schema)`` encodes another frame's rows in the same way.
         feature_ids: int64 ``[n, F]``; 0 is absent.
         feature_vals: float32 ``[n, F]``.
-        labels: float32 ``[n]``; None for a frame without the label's column.
-        weights: float32 ``[n]``; None where the schema has none.
-        keys: of each row its key column's text, else ``frame#<number>``, from 1.
-        rejects: the rows that were left out, with their reasons.
+        labels: float32 ``[n]``; None if the frame lacks the label's column.
+        weights: float32 ``[n]``; None if the schema has none.
+        keys: each row's text in the key column, else ``frame#<number>``, from 1.
+        rejects: the rows that were rejected, with their reasons.
     """
 
     schema: ResolvedSchema
@@ -65,7 +65,7 @@ class FrameData:
         return f"FrameData({named}, {counted(slots, 'slot')}, {counted(self.schema.feature_size, 'id')})"
 
     def take(self, rows: Any) -> FrameData:
-        """Some of the rows, by their places: an index array, a mask, or a slice."""
+        """Some of the rows: an index array, a mask, or a slice."""
         at = np.atleast_1d(np.arange(len(self))[rows])
         return dataclasses.replace(
             self,
@@ -86,10 +86,10 @@ class FrameData:
             shuffle: in another order each epoch.
             seed: of that order.
             supervised: elements are ``(x, label, weight)`` as ``keras.Model.fit`` takes them. Otherwise a dict of
-                ``feature_ids``, ``feature_vals``, ``label`` and ``weight``, as far as they are there.
+                ``feature_ids``, ``feature_vals``, ``label`` and ``weight``, as far as present.
 
         Raises:
-            UserError: ``supervised`` without labels, or no row.
+            UserError: ``supervised`` without labels, or there are no rows.
         """
         check_batch_size(batch_size)
         if supervised and self.labels is None:
@@ -116,13 +116,13 @@ class FrameData:
     def model(
         self, name: str = "afm", *, loss: str = "log", row_l2: float = 0.0, seed: int = 0, **options: Any
     ) -> CTRModel:
-        """A fresh, uncompiled model for these rows; its bias starts at the base rate of their labels.
+        """A new, uncompiled model for these rows; its bias starts at the base rate of their labels.
 
         Args:
-            name: of a registered model: afm, deep_afm, fm, lr, or a plug-in's.
+            name: of a registered model: afm, deep_afm, fm, lr, or a plug-in.
             loss: ``log``, or ``squared``.
             row_l2: λ of λ‖row‖² for each row of the table that a batch touches.
-            seed: of initial weights and dropouts.
+            seed: of initial weights and dropout.
             **options: of the model, such as ``factors``.
 
         Raises:
@@ -146,19 +146,19 @@ def from_pandas(
     label: str | None = None,
     max_reject_share: float = 0.01,
 ) -> FrameData:
-    """Encode the rows of a DataFrame, in memory, to the ids and values that Beam's ``prepare`` would write.
+    """Encode the rows of a DataFrame, in memory, to the ids and values that ``prepare`` would write.
 
     Args:
         frame: of pandas, or anything with ``to_arrow`` (polars), or a ``pyarrow.Table``.
-        schema: a :class:`ResolvedSchema` is applied as it is. A :class:`FeatureSchema` learns its vocabularies and
-            statistics from all rows of this frame; its format does not matter, columns are found by their headers.
-            Without one it is inferred, as ``afm-ctr infer-schema`` does.
-        label: the label's column, where the schema is inferred.
-        max_reject_share: more bad rows than this share are an error.
+        schema: a :class:`ResolvedSchema` is applied unchanged. A :class:`FeatureSchema` learns its vocabularies and
+            statistics from all rows of this frame; its format is ignored, columns are found by their headers.
+            None: it is inferred, as by ``afm-ctr infer-schema``.
+        label: the label's column, if the schema is inferred.
+        max_reject_share: a larger share of bad rows is an error.
 
     Raises:
-        UserError: a column that is missing or of a type that is no cell, no row left, too many rejects, or a schema
-            with side tables or with negatives to be drawn, which need ``prepare``.
+        UserError: a missing column, a column type that no cell can have, no rows left, too many rejects, or a schema
+            with side tables or negatives to be drawn, which need ``prepare``.
 
     Example:
         >>> data = from_pandas(frame, label="clicked")
@@ -203,7 +203,7 @@ def _table(frame: Any) -> Any:
         except pyarrow.ArrowException as error:
             raise UserError(f"the frame has a column of a type that Arrow lacks: {error}; cast it") from error
     elif hasattr(frame, "iloc") and hasattr(frame, "columns"):
-        # Columns are found by their names, which in pandas may be anything.
+        # Columns are found by name, and names in pandas may be any object.
         columns = [_column(frame.iloc[:, place]) for place in range(len(frame.columns))]
         frame = pyarrow.table(columns, names=[str(name) for name in frame.columns])
     if not isinstance(frame, pyarrow.Table):
@@ -214,8 +214,8 @@ def _table(frame: Any) -> Any:
 
 
 def _column(series: Any) -> Any:
-    """A column of pandas in Arrow's types, as far as the text of a value then does not depend on its neighbours'
-    types; else the texts of its values.
+    """A pandas column as an Arrow array, if a value's text then does not depend on the types of other values; else
+    the texts of its values.
     """
     import pyarrow
 
@@ -235,7 +235,7 @@ def _column(series: Any) -> Any:
 
 
 def _keeps_texts(kind: Any, series: Any) -> bool:
-    """Whether Arrow's type leaves Python values their texts: 2 next to 1.10 is no 2.00, and a set has no order."""
+    """Whether Arrow's type preserves the texts of Python values: 2 next to 1.10 must not become 2.00; sets vary."""
     from pyarrow import types
 
     if is_list(kind):
@@ -249,7 +249,7 @@ def _keeps_texts(kind: Any, series: Any) -> bool:
 
 
 def _texts(series: Any) -> Any:
-    """The cells of a column as bytes, or as lists of bytes where each value is a list."""
+    """The cells of a column as bytes, or as lists of bytes if values are lists."""
     import pyarrow
 
     missing = series.isna().tolist()
@@ -268,7 +268,7 @@ def _texts(series: Any) -> Any:
 
 
 def _inferred(table: Any, label: str | None) -> FeatureSchema:
-    """The schema of a sample of the rows, spread evenly, by way of a temporary file that infer-schema reads."""
+    """The schema inferred from a sample of the rows, evenly spread, written to a temporary file."""
     import pyarrow.parquet
 
     stride = max(1, table.num_rows // _SAMPLED)
@@ -290,7 +290,7 @@ def _inferred(table: Any, label: str | None) -> FeatureSchema:
 
 
 def _readable(spec: FeatureSchema) -> FeatureSchema:
-    """The schema as one of a table in memory."""
+    """The schema for a table in memory."""
     if spec.side_tables:
         raise UserError("the schema has side tables: join them to the frame, or use `afm-ctr prepare`")
     if spec.negative_sampling is not None and spec.negative_sampling.apply == "here":
@@ -317,7 +317,7 @@ def _parsed(table: Any, spec: FeatureSchema, words: Set[str]) -> Iterator[Parsed
 
 
 def _refuse_whole_floats(name: str, header: str, table: Any, kind: Any) -> None:
-    """Whole numbers next to a blank become floats in pandas, and 7.0 is another word than 7: which one is meant?"""
+    """Whole numbers next to a blank become floats in pandas, and 7.0 is another word than 7: refuse to guess."""
     import pyarrow
     import pyarrow.compute
 
@@ -354,7 +354,7 @@ def _encoded(schema: ResolvedSchema, parsed: list[ParsedLines], max_reject_share
         with tf.device("/CPU:0"):
             return transform(columns)
 
-    # A graph for each frame: traced by name, TensorFlow would warn of retracing.
+    # One graph per frame: traced by name, TensorFlow would warn of retracing.
     traced = encode.get_concrete_function(signature)
     rejects: list[Reject] = []
     found: list[tuple[np.ndarray, ...]] = []

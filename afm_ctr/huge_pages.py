@@ -1,10 +1,9 @@
-"""Large variables on large pages of memory.
+"""Large variables on huge pages of memory.
 
-A step reads and writes rows that lie anywhere in a table. With pages of 4 KB nearly every row of a large table costs
-a miss of the address cache besides that of the data cache, once a slot of the optimizer; with pages of 2 MB the
-processor keeps the addresses of a table of many gigabytes, and a row costs the same in a large table as in a small
-one. Linux gives large pages to memory that asks for them, where ``transparent_hugepage`` is ``madvise``, as it mostly
-is, or ``always``.
+A step reads and writes rows anywhere in a table. With pages of 4 KB nearly every row of a large table costs a TLB
+miss besides the cache miss, once per optimizer slot; with pages of 2 MB the TLB covers a table of many gigabytes, and
+a row costs the same in a large table as in a small one. Linux grants huge pages on request if
+``transparent_hugepage`` is ``madvise``, the usual setting, or ``always``.
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ import numpy as np
 import tensorflow as tf
 
 _LARGE_PAGE = 2 << 20
-_SMALLEST = 8 * _LARGE_PAGE  # below, there is little to gain
+_SMALLEST = 8 * _LARGE_PAGE  # below, the gain is small
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # linux/mman.h; the second since Linux 6.1
 
 
 def on_large_pages(variable: tf.Variable) -> None:
-    """Move a variable's memory to large pages, where the system has them; its value stays.
+    """Move a variable's memory to huge pages, if the system has them; its value stays.
 
-    Call it before the first sparse update: after that TensorFlow copies the whole of a variable that is read. What
-    replaces a variable's memory (an assignment of a whole value) undoes it, which costs speed and nothing else.
+    Call it before the first sparse update: after that TensorFlow copies a whole variable that is read. An assignment
+    of a whole value replaces the memory and undoes this, which costs only speed.
 
     Args:
-        variable: on a CPU; smaller ones than 16 MB, and those on a GPU, are not touched.
+        variable: on a CPU; variables below 16 MB, and those on a GPU, are not touched.
     """
     size = variable.dtype.size * int(np.prod(variable.shape.as_list()))
     if size < _SMALLEST or not sys.platform.startswith("linux") or "CPU" not in variable.device.upper():
         return
-    if not tf.executing_eagerly():  # its memory is made when a graph runs
+    if not tf.executing_eagerly():  # its memory is allocated when a graph runs
         return
     address = np.asarray(memoryview(variable.read_value())).ctypes.data
     first = -(-address // _LARGE_PAGE) * _LARGE_PAGE

@@ -1,4 +1,4 @@
-"""Names of a package that are loaded when they are first used."""
+"""Names of a package that are loaded on first use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
     """The ``__getattr__`` of a package.
 
     Args:
-        modules: of each name the module of the package that it is in.
+        modules: the module of the package that defines each name.
     """
 
     def load(name: str) -> Any:

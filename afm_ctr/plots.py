@@ -1,4 +1,4 @@
-"""How pictures look: one palette, one style, and the bytes that a figure becomes."""
+"""The look of plots: one palette, one style, and figures as bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ styled = matplotlib.rc_context(
         "figure.titlesize": 11,
         "legend.fontsize": 8,
         "legend.frameon": False,
-        "text.parse_math": False,  # a "$" in a name is a dollar and begins no formula
+        "text.parse_math": False,  # "$" in a name is a dollar sign, not a formula
         "xtick.labelsize": 8,
         "ytick.labelsize": 8,
     }
@@ -30,14 +30,14 @@ styled = matplotlib.rc_context(
 
 
 def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure, sides in inches, and its axes row by row; ``options`` are those of ``Figure.subplots``."""
+    """A figure, size in inches, and its axes row by row; ``options`` are those of ``Figure.subplots``."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(np.atleast_1d(figure.subplots(rows, columns, **options)).ravel())
 
 
 @styled
 def svg(figure: Figure) -> bytes:
-    """A drawing for a page: letters as outlines, the same bytes for the same figure."""
+    """A figure as SVG for a page: letters as outlines, the same bytes for the same figure."""
     target = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "afm-ctr", "svg.fonttype": "path"}):
         figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
@@ -46,7 +46,7 @@ def svg(figure: Figure) -> bytes:
 
 @styled
 def png(figure: Figure) -> bytes:
-    """A picture for a file."""
+    """A figure as PNG for a file."""
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=120)
     return target.getvalue()

@@ -1,4 +1,4 @@
-"""Scores without a server: of prepared records, or of raw logs, as a JSON Lines file."""
+"""Scoring without a server: prepared records or raw logs to a JSON Lines file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from afm_ctr.training.model_io import Which, make_scorer, open_run
 from afm_ctr.visible import counted
 
 BATCH_ROWS = 4096
-LOG_ROWS = 1024  # the last batch of a log is filled up, and many logs are short
+LOG_ROWS = 1024  # the last batch of a log is padded, and many logs are short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PredictSummary:
         output: the file.
         rows: lines in it: rows scored and errors.
         errors: lines that hold an ``error`` in place of a score.
-        seconds: how long it took.
+        seconds: duration.
     """
 
     output: str
@@ -44,7 +44,7 @@ class PredictSummary:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """As plain data."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ def predict(
     """Score a split of a prepared data set (:func:`predict_records`) or raw logs (:func:`predict_logs`) into a file.
 
     Args:
-        model_dir: what ``train`` wrote.
+        model_dir: a run's folder, written by ``train``.
         output: the JSON Lines file.
         data: a prepared data set; or
         split: of ``data``.
@@ -73,7 +73,7 @@ def predict(
         which: the ``best`` checkpoint or the ``latest``.
 
     Raises:
-        UserError: neither or both of ``data`` and ``inputs`` are given; and as those functions.
+        UserError: neither or both of ``data`` and ``inputs`` are given; also as those functions.
     """
     refuse_text(inputs)
     logs = list(inputs or [])
@@ -130,21 +130,21 @@ def predict_logs(
     which: Which = "best",
     batch_rows: int = LOG_ROWS,
 ) -> PredictSummary:
-    """Score raw logs, one line out for each data line in, in order; labels are neither needed nor read.
+    """Score raw logs, one output line per data line, in order; labels are neither needed nor read.
 
-    Each line: ``key``, ``probability`` (or ``score``), ``logit`` and ``bad_cells``, how many cells could not be read
-    and were treated as missing; or ``key`` and ``error`` for a line that is no row.
+    Each line: ``key``, ``probability`` (or ``score``), ``logit`` and ``bad_cells``, the number of unreadable cells,
+    which are treated as missing; or ``key`` and ``error`` for a line that is not a row.
 
     Args:
-        model_dir: what ``train`` wrote.
-        inputs: paths and globs of local files: text, plain or packed, or Parquet, as the schema says; the files of a
-            glob in the order of their names.
+        model_dir: a run's folder, written by ``train``.
+        inputs: paths and globs of local files: text, plain or compressed, or Parquet, as the schema says; the files
+            of a glob in order of their names.
         output: the JSON Lines file.
         which: the ``best`` checkpoint or the ``latest``.
         batch_rows: lines scored at a time.
 
     Raises:
-        UserError: no such run or file, or a column that is missing.
+        UserError: no such run or file, or a missing column.
     """
     paths = input_files(inputs)
     refuse_input(output, paths)
@@ -183,7 +183,7 @@ def predict_logs(
 
 
 def _write(output: str | Path, lines: Iterator[dict[str, Any]], reader: Reader | None = None) -> PredictSummary:
-    """Write the lines: the file appears when it is whole."""
+    """Write the lines to a temporary file that is renamed when complete."""
     target = Path(output)
     began = time.monotonic()
     try:
@@ -203,5 +203,5 @@ def _text(key: bytes) -> str:
 
 
 def _number(value: np.floating[Any]) -> float | None:
-    """A float as JSON can hold it: what is not finite is null."""
+    """A float as JSON: null if it is not finite."""
     return float(value) if np.isfinite(value) else None

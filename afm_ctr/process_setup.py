@@ -1,4 +1,4 @@
-"""A smaller process: TensorFlow for those who need no Keras, and memory that threads share."""
+"""A smaller process: TensorFlow without Keras, and memory arenas that threads share."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _M_ARENA_MAX, _ARENAS = -8, 2  # malloc.h of glibc
 
 @contextmanager
 def hidden(*names: str) -> Iterator[None]:
-    """Within the block, imports of these packages fail as if they were not installed; those loaded already stay.
+    """Within the block, imports of these packages fail as if they were not installed; loaded ones stay.
 
-    For libraries that import them at their start only where they are installed, and do not need them here.
+    For optional imports of libraries that are not needed here.
     """
     hid = [name for name in names if name not in sys.modules]
     for name in hid:
@@ -34,14 +34,14 @@ def hidden(*names: str) -> Iterator[None]:
 
 
 def load_tensorflow_without_keras() -> None:
-    """Import TensorFlow, unless that has happened, without the Keras that it imports by itself.
+    """Import TensorFlow, unless it is loaded, without Keras.
 
-    It does so only to have Keras register its optimizers with SavedModels; that and what Keras imports in turn is
-    two fifths of the time and 100 MB. SciPy and h5py are for the old Keras that TensorFlow still holds. ``import
-    keras`` and ``tf.keras`` work afterwards as ever.
+    TensorFlow imports Keras only to register its optimizers with SavedModels, which takes two fifths of the import
+    time and 100 MB; SciPy and h5py serve the legacy Keras inside TensorFlow. ``import keras`` and ``tf.keras`` work
+    afterwards as usual.
 
     Raises:
-        ModuleNotFoundError: it is not installed.
+        ModuleNotFoundError: TensorFlow is not installed.
     """
     with _lock:
         if "tensorflow" in sys.modules or "keras" in sys.modules:
@@ -52,10 +52,10 @@ def load_tensorflow_without_keras() -> None:
 
 
 def share_memory() -> None:
-    """Have all threads take memory from two arenas; to be called before there are many.
+    """Let all threads allocate from two arenas; call it before there are many threads.
 
-    By itself glibc gives every thread one of its own, up to eight a core, and what a thread has freed there no other
-    one gets: the peak then depends on which thread did what. ``MALLOC_ARENA_MAX`` in the environment has its way.
+    By default glibc gives every thread its own arena, up to eight per core, and memory freed there is not reused by
+    other threads: the peak then depends on which thread did what. ``MALLOC_ARENA_MAX`` takes precedence.
     """
     if platform.libc_ver()[0] == "glibc" and "MALLOC_ARENA_MAX" not in os.environ:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)

@@ -1,4 +1,4 @@
-"""Which rank holds which row of a table that is spread over the ranks."""
+"""Which rank holds which row of a table that is sharded over the ranks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-# Odd, below 2^40, two a round: the golden ratio's fraction, and others as irregular.
+# Odd, below 2^40, two per round: the fraction of the golden ratio, and others as irregular.
 _FACTORS = ((0x9E3779B97F, 0xC2B2AE3D27), (0xD6E8FEB867, 0x85EBCA77C3))
 _BITS = 40  # of a fraction, and at most of a number of rows
-_FINE = 20  # bits of a fraction that is multiplied
+_FINE = 20  # bits of the fraction in a product
 _SAMPLE = 1024
 
 
@@ -21,18 +21,18 @@ _SAMPLE = 1024
 class RowShards:
     """One rank's share of the rows of a table.
 
-    A permutation of ``[0, rows)`` that mixes puts every id at a *position*, and the ranks hold ranges of positions,
-    equally long but for the last. So popular ids and the ranges of fields spread evenly, each rank knows the owner
-    of every row by arithmetic only, and other numbers of ranks only cut the same line of rows elsewhere.
+    A mixing permutation of ``[0, rows)`` maps every id to a *position*, and each rank holds a range of positions, all
+    of equal length except the last. So popular ids and the ranges of fields spread evenly, each rank computes the
+    owner of every row, and another number of ranks only cuts the same order of rows elsewhere.
     """
 
     rows: int  # of the whole table, at most 2^40
-    rank: int  # whose share
+    rank: int  # this rank
     size: int  # number of ranks
 
     @property
     def per_rank(self) -> int:
-        """Positions of a rank; the last ranks may have fewer rows, or none."""
+        """Positions per rank; the last ranks may have fewer rows, or none."""
         return -(-self.rows // self.size)
 
     @property
@@ -46,7 +46,7 @@ class RowShards:
         return min(self.start + self.per_rank, self.rows)
 
     def positions(self, ids: Any) -> Any:
-        """Where ids are: int64 ``[n]`` in ``[0, rows)`` to the same, an array or a tensor as they came."""
+        """The positions of ids: int64 ``[n]`` in ``[0, rows)`` to the same, array or tensor as given."""
         return mix(ids, self.rows)
 
     def ids(self, start: int, stop: int) -> np.ndarray:
@@ -62,8 +62,8 @@ class RowShards:
 def mix(ids: Any, rows: int) -> Any:
     """A fixed permutation of ``[0, rows)``: a Feistel network on the low and the high part of a number.
 
-    The low part has a power of two of values, the high part as many as are needed, so that their product is hardly
-    above ``rows``; what the network sends there is sent on until it is below, which is known beforehand.
+    The low part has a power of two of values, the high part as many as needed, so their product is hardly above
+    ``rows``; a result that is not below ``rows`` is mapped again until it is, by a table computed beforehand.
 
     Args:
         ids: int64 ``[n]``, array or tensor.
@@ -112,18 +112,18 @@ def _network_back(x: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _low_turn(high: Any, factor: int, bits: int, right: Any) -> Any:
-    """``bits`` bits that the high part names: those after the point of its product with a fraction."""
+    """``bits`` bits derived from the high part: the leading bits of its product with a fraction."""
     return right((high * np.int64(factor)) & np.int64(2**_BITS - 1), np.int64(_BITS - bits))
 
 
 def _high_turn(low: Any, factor: int, highs: int, right: Any) -> Any:
-    """A number below ``highs`` that the low part names, likewise."""
+    """A number below ``highs`` derived from the low part, likewise."""
     fraction = right((low * np.int64(factor)) & np.int64(2**_BITS - 1), np.int64(_BITS - _FINE))
     return right(fraction * np.int64(highs), np.int64(_FINE))
 
 
 def _parts(rows: int) -> tuple[int, int]:
-    """Bits of the low part, and how many values the high part has."""
+    """The number of bits of the low part, and of values of the high part."""
     if not 1 <= rows <= 2**_BITS:
         raise ValueError(f"rows must be between 1 and 2^{_BITS}, got {rows}")
     bits = (rows.bit_length() - 1) // 2
@@ -132,7 +132,7 @@ def _parts(rows: int) -> tuple[int, int]:
 
 @functools.cache
 def _sent_on(rows: int) -> np.ndarray:
-    """Where what the network sends to ``rows + i`` ends: int64, for fewer than 2^20 numbers i."""
+    """The final values of numbers that the network maps to ``rows + i``: int64, for fewer than 2^20 numbers i."""
     bits, highs = _parts(rows)
     ends = np.arange(rows, highs * 2**bits, dtype=np.int64)
     while (outside := ends >= rows).any():

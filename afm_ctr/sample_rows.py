@@ -1,4 +1,4 @@
-"""A few raw rows that travel with a data set, its runs and its exported models: what a server is warmed up with."""
+"""A few raw rows kept with a data set, its runs and its exported models, for warming up a server."""
 
 from __future__ import annotations
 
@@ -30,10 +30,7 @@ Row = Mapping[str, bytes]
 
 
 def save_samples(folder: str | os.PathLike[str], rows: Iterable[Row]) -> None:
-    """Write rows (column name to the cell's UTF-8 bytes), one JSON object a line.
-
-    No rows: nothing is written.
-    """
+    """Write rows (column name to the cell's UTF-8 bytes), one JSON object per line; no file if there are none."""
     rows = list(rows)
     if not rows:
         return
@@ -41,30 +38,30 @@ def save_samples(folder: str | os.PathLike[str], rows: Iterable[Row]) -> None:
 
 
 def samples_text(rows: Iterable[Row]) -> str:
-    """The content of the file, for who writes files in a way of their own."""
+    """The content of the file, for callers that write files themselves."""
     lines = [json.dumps({name: cell.decode() for name, cell in row.items()}, ensure_ascii=False) for row in rows]
     return "".join(line + "\n" for line in lines)
 
 
 def load_samples(folder: str | os.PathLike[str], columns: Sequence[str]) -> list[dict[str, bytes]]:
-    """The rows that a folder holds, with exactly ``columns``; none when there is no file or it has other columns."""
+    """The rows in a folder, with exactly ``columns``; none if there is no file or it has other columns."""
     path = Path(folder) / SAMPLE_FILE
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         if all(set(columns) <= set(row) for row in rows):
             return [{name: row[name].encode() for name in columns} for row in rows]
     except (OSError, ValueError, AttributeError, TypeError):
-        # Not worth failing for: the caller makes rows up instead and says so.
+        # Not worth failing for: the caller makes rows up instead and reports it.
         pass
     return []
 
 
 def made_up_rows(schema: ResolvedSchema, count: int = SAMPLE_ROWS) -> list[dict[str, bytes]]:
-    """Rows that the schema takes without a bad cell, from its vocabularies and boundaries. The last one is empty."""
+    """Rows without a bad cell, from the schema's vocabularies and boundaries. The last one is empty."""
     if count < 1:
         return []
     rows = []
-    # Of fields that share a column those decide that cannot take any text.
+    # Of the fields that share a column, those that cannot take any text decide.
     fields = sorted(schema.spec.fields, key=lambda field: schema.spec.bad_reason(field) is None)
     fields.sort(key=lambda field: isinstance(field, CrossField))
     for index in range(count - 1):

@@ -1,7 +1,7 @@
-"""Side tables as they are joined: rows by their keys, and their normalised copies next to data sets and models.
+"""Side tables in memory: lookup of rows by key, and normalised copies stored with data sets and models.
 
-A copy is ``side/<table>.jsonl``: the first line names the key and the columns that the table brings, each further one
-is a row of texts, ascending by the bytes of their keys. So its bytes depend on the table's content only.
+A copy is ``side/<table>.jsonl``: the first line names the key and the columns that the table adds, each further line
+is a row of texts, sorted by the bytes of the keys. So its bytes depend only on the table's content.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from afm_ctr.schema import FeatureSchema
 
 TABLES_FOLDER = "side"
 
-Rows = Iterable[tuple[bytes, ...]]  # the key and then a cell for each column
+Rows = Iterable[tuple[bytes, ...]]  # the key and then one cell per column
 
 
 class _Table:
-    """One table in memory: where each key's row is, and every column with an empty cell behind the last row."""
+    """One table in memory: the row number of each key, and every column with an empty cell after the last row."""
 
     def __init__(self, names: tuple[str, ...], rows: Rows) -> None:
         ordered = sorted(rows)
@@ -52,7 +52,7 @@ class SideTables:
     """The side tables of a schema. Read-only; one copy serves all batches of a process.
 
     Args:
-        rows: of every side table its rows, no two with one key; cells are UTF-8.
+        rows: the rows of every side table, with unique keys; cells are UTF-8.
     """
 
     def __init__(self, spec: FeatureSchema, rows: Mapping[str, Rows]) -> None:
@@ -66,7 +66,7 @@ class SideTables:
             columns: object arrays [n] of bytes: the schema's ``log_columns``.
 
         Returns:
-            The same of its ``raw_columns``; b"" where no row of a table has the key.
+            The same for its ``raw_columns``; b"" where no row of a table has the key.
         """
         joined = dict(columns)
         for name, table in self._tables.items():
@@ -74,12 +74,12 @@ class SideTables:
         return {name: joined[name] for name in self._spec.raw_columns}
 
     def contents(self) -> dict[str, bytes]:
-        """The copies: content by path below a data set's or a model's folder."""
+        """The copies: content by path within the folder of a data set or a model."""
         keys = {name: table.key.table for name, table in self._spec.side_tables.items()}
         return {f"{TABLES_FOLDER}/{name}.jsonl": table.to_bytes(keys[name]) for name, table in self._tables.items()}
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the copies below a local folder."""
+        """Write the copies to a local folder."""
         for name, content in self.contents().items():
             write_bytes(Path(folder) / name, content)
 
@@ -90,10 +90,10 @@ class SideTables:
         """Read what :meth:`save` wrote; ``None`` for a schema without side tables.
 
         Args:
-            read: what reads a file, where the folder is not a local one.
+            read: reads a file, if the folder is not local.
 
         Raises:
-            UserError: a copy is absent or damaged, or brings other columns than the schema says.
+            UserError: a copy is missing or damaged, or has other columns than the schema.
         """
         if not spec.side_tables:
             return None

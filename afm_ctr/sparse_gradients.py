@@ -1,9 +1,9 @@
-"""Sparse gradients with each row once.
+"""Sparse gradients with unique rows.
 
-Keras hands its optimizers ``tf.IndexedSlices`` in which a row that a batch reads n times stands n times. Any
-optimizer whose step is not linear in the gradient (Adagrad, Adam, FTRL) is wrong on such slices, and an
-exchange between ranks sends each repeat. So both the optimizers and the exchange merge first, unless it has been
-done: :class:`MergedSlices` say so.
+Keras hands its optimizers ``tf.IndexedSlices`` in which a row that a batch reads n times occurs n times. Any
+optimizer whose step is not linear in the gradient (Adagrad, Adam, FTRL) is wrong on such slices, and an exchange
+between ranks sends each repeat. So both the optimizers and the exchange merge first, unless the gradient is a
+:class:`MergedSlices`, which is merged already.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from afm_ctr import native
 
 
 class MergedSlices(tf.IndexedSlices):
-    """``tf.IndexedSlices`` in which no index stands twice; whoever makes them vouches for that.
+    """``tf.IndexedSlices`` with unique indices; the code that creates them guarantees it.
 
     Gradients that share one tensor of indices (the columns of a table, read by one lookup) hold the same rows, and
-    are exchanged between ranks together.
+    ranks exchange them together.
     """
 
 
 def merge_slices(slices: tf.IndexedSlices) -> MergedSlices:
-    """Add up the rows of like index: the same gradient with every index once.
+    """Add up the rows with equal indices: the same gradient with every index once.
 
     Args:
         slices: values ``[n, ...]`` of a floating dtype and indices ``[n]`` of any integer dtype; n may be 0.
             :class:`MergedSlices` are returned as they are.
 
     Returns:
-        Values ``[u, ...]`` in the dtype that came in, indices int64 ``[u]`` in the order of their first
-        appearance (so equal inputs give equal outputs, on every rank), and the same dense shape.
+        Values ``[u, ...]`` in the given dtype, indices int64 ``[u]`` in order of first appearance (so equal inputs
+        give equal outputs, on every rank), and the same dense shape.
 
     The sums are those of :func:`add_rows`: the same bits on every rank and in every run, on CPUs and on GPUs.
     """
@@ -44,11 +44,11 @@ def merge_slices(slices: tf.IndexedSlices) -> MergedSlices:
 
 
 def merge_ids(ids: tf.Tensor, zero_first: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-    """The distinct ids, in the order of their first appearance.
+    """The distinct ids, in order of first appearance.
 
     Args:
         ids: int64 of any shape, or int32.
-        zero_first: 0 is the first of them, whether it occurs or not.
+        zero_first: 0 comes first, whether it occurs or not.
 
     Returns:
         The ids ``[u]``, and the position of each of ``ids`` among them, int64 in the shape of the ids.
@@ -56,12 +56,12 @@ def merge_ids(ids: tf.Tensor, zero_first: bool = False) -> tuple[tf.Tensor, tf.T
     if ids.dtype == tf.int64 and native.steps_tables(tf.float32):
         return native.merge_ids(ids, zero_first)
     flat = tf.concat([tf.zeros([int(zero_first)], ids.dtype), tf.reshape(ids, [-1])], 0)
-    unique, inverse = tf.unique(flat, out_idx=tf.int64)  # int32 tensors would travel to the host and back
+    unique, inverse = tf.unique(flat, out_idx=tf.int64)  # int32 tensors would be copied to the host and back
     return unique, tf.reshape(inverse[int(zero_first) :], tf.shape(ids))
 
 
 def read_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
-    """``variable[rows]``, without reading the whole; its gradient is ``tf.IndexedSlices``.
+    """``variable[rows]`` without reading the whole variable; its gradient is ``tf.IndexedSlices``.
 
     Args:
         variable: ``[n, d]``.
@@ -73,7 +73,7 @@ def read_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
 
 
 def expand_rows(rows: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """``scale[i] · rows[position[i]]``, whose gradient by the rows is that of :func:`add_rows`: each row once.
+    """``scale[i] · rows[position[i]]``, whose gradient with respect to the rows is that of :func:`add_rows`.
 
     Args:
         rows: floating ``[u, d]``.
@@ -104,9 +104,9 @@ def expand_rows(rows: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tf.Te
 
 
 def fm_logits(linear: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """Σ_i w_i x_i + Σ_{i<j} ⟨v_i, v_j⟩ x_i x_j over all slots, from distinct rows that are not laid out by slot.
+    """Σ_i w_i x_i + Σ_{i<j} ⟨v_i, v_j⟩ x_i x_j over all slots, from distinct rows, without expanding them by slot.
 
-    Only where :func:`afm_ctr.native.steps_tables`. The gradient by the rows is summed as :func:`add_rows` does.
+    Only if :func:`afm_ctr.native.steps_tables`. The gradient by the rows is summed as in :func:`add_rows`.
 
     Args:
         linear: float32 ``[u, 1]``, w.
@@ -131,7 +131,7 @@ def fm_logits(linear: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale:
                 v = tf.gather(vectors, position)
                 others = sums[:, tf.newaxis] - v * scale[..., tf.newaxis]
                 slopes = tf.squeeze(tf.gather(linear, position), axis=-1) + tf.reduce_sum(v * others, axis=2)
-                by_scale = upstream[:, tf.newaxis] * slopes  # in training nobody asks for it: no step computes it
+                by_scale = upstream[:, tf.newaxis] * slopes  # not used in training, so no step computes it
                 return [*native.fm_gradient(upstream, sums, vectors, position, scale), by_scale]
 
         return logits, back
@@ -140,15 +140,15 @@ def fm_logits(linear: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale:
 
 
 def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """``result[p] = Σ values[i]`` over all i with ``position[i] = p``, in an order that depends on nothing else.
+    """``result[p] = Σ values[i]`` over all i with ``position[i] = p``, summed in a fixed order.
 
-    ``tf.math.unsorted_segment_sum`` would do, but on a GPU it adds with atomics, in the order in which threads happen
-    to come: ranks would drift apart, and runs differ. Half floats are summed in float32.
+    ``tf.math.unsorted_segment_sum`` adds with atomics on a GPU, in the order in which threads arrive: ranks would
+    drift apart and runs would differ. Half floats are summed in float32.
 
     Args:
         values: floating ``[n, ...]``.
         position: int64 ``[n]``, in ``[0, count)``.
-        count: int32 scalar, which on a GPU's machine stays on the host: a kernel is launched for so many.
+        count: int32 scalar, kept on the host with a GPU, where it sets the size of a kernel launch.
 
     Returns:
         ``[count, ...]`` in the dtype of the values.
@@ -163,7 +163,7 @@ def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Ten
 def add_in_order(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """In the order of i: a product with the sparse matrix of ones in these places.
 
-    On CPUs it takes a fifth of the segment sum's time. On GPUs its kernel has atomics too.
+    On CPUs it takes a fifth of the segment sum's time. Its GPU kernel uses atomics too.
     """
     rows = tf.size(position, tf.int64)
     total = tf.raw_ops.SparseTensorDenseMatMul(
@@ -176,14 +176,14 @@ def add_in_order(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf
 
 
 def add_sorted(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """Sorted by p and then by i, so that each sum is of a run of rows, which the sparse segment sum reduces.
+    """Sorted by p and then by i, so that each sum is over a run of rows, which the sparse segment sum reduces.
 
-    Of TensorFlow's segment sums it is the one whose GPU kernel has no atomics: a block of threads takes a run.
+    It is TensorFlow's only segment sum whose GPU kernel has no atomics: a block of threads sums a run.
     """
     order = tf.argsort(position, stable=True)
     return tf.sparse.segment_sum(values, order, tf.gather(position, order), num_segments=count)
 
 
 def change_values(slices: tf.IndexedSlices, values: tf.Tensor) -> tf.IndexedSlices:
-    """Other numbers for the same rows, of the same kind as what came in."""
+    """The same rows with other values, of the given type of slices."""
     return type(slices)(values, slices.indices, slices.dense_shape)

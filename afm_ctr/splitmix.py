@@ -1,4 +1,4 @@
-"""Well-mixed bits from counters, in NumPy: what sampling, shuffling and initial values go by."""
+"""Well-mixed bits from counters, in NumPy, for sampling, shuffling and initial values."""
 
 from __future__ import annotations
 

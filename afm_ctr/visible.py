@@ -1,7 +1,7 @@
-"""Texts out of logs, shown to people: no character of them breaks out of a line, a terminal or a spreadsheet's cell.
+"""Texts from logs, shown to people: no character can break out of a line, a terminal or a spreadsheet's cell.
 
-Names of columns, values and files may hold what they like: line separators that YAML also knows, escape sequences
-that a terminal obeys, marks that turn the direction of what follows, a formula.
+Names of columns, values and files may hold anything: line separators of YAML, escape sequences of a terminal,
+characters that reverse the direction of text, a formula.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import shutil
 import textwrap
 from typing import TextIO
 
-# What a spreadsheet takes for the beginning of a formula; a plain number is none.
+# What a spreadsheet takes for the start of a formula; a plain number is not one.
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 
 
 def visible(text: str, keep: str = "") -> str:
-    """A text with every character that is not printable as JSON escapes it: ``\\u001b``, ``\\u2028``, ``\\u202e``.
+    """A text with every non-printable character escaped as in JSON: ``\\u001b``, ``\\u2028``, ``\\u202e``.
 
     Args:
         keep: characters that stay, such as a line's end.
@@ -28,18 +28,18 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def short(text: str, longest: int) -> str:
-    """A text made visible; of one with more characters than ``longest`` its beginning."""
+    """A text made visible, cut to ``longest`` characters."""
     plain = visible(text)
     return plain if len(plain) <= longest else plain[: longest - 1] + "…"
 
 
 def csv_text(text: str) -> str:
-    """A text for a cell of a CSV file: visible, and with ``'`` before what a spreadsheet would take for a formula."""
+    """A text for a cell of a CSV file: visible, with ``'`` before what a spreadsheet would take for a formula."""
     return f"'{visible(text)}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else visible(text)
 
 
 def fitted(text: str, stream: TextIO) -> str:
-    """A text for a stream: a terminal's lines break between words, where it would break within one; else as it is."""
+    """A text for a stream: wrapped between words if it is a terminal and the text is longer than a line."""
     width = shutil.get_terminal_size().columns
     if len(text) <= width or not stream.isatty():
         return text

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: no network, no script, no fonts or styles from elsewhere."""
+"""A self-contained HTML page: no network, no scripts, no external fonts or styles."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 Cell = str | int | None
 
-_SIGN = b"default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri"  # in the head of every page of ours
+_SIGN = b"default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri"  # in the head of each of our pages
 _NARROW = 3  # columns that fit side by side on a phone
 
 
 class Page:
-    """A page in the making; every text is escaped, so names out of logs may hold what they like.
+    """A page under construction; every text is escaped, so names from logs may hold anything.
 
-    Equal content gives equal bytes: there is no date on the page but those in its text.
+    Equal content gives equal bytes: the page has no date except those in its text.
 
     Example:
         >>> page = Page("Run 7")
@@ -43,7 +43,7 @@ class Page:
         self._blocks.append({"kind": kind, **content})
 
     def section(self, heading: str, note: str = "") -> None:
-        """Begin a section, which the list at the top of the page leads to; ``note`` says what it shows."""
+        """Begin a section, listed at the top of the page; ``note`` describes it."""
         self._sections.append(heading)
         self._add("section", number=len(self._sections), text=heading, note=note)
 
@@ -68,16 +68,16 @@ class Page:
         marked: Collection[int] = (),
         folded: bool = False,
     ) -> None:
-        """A table; on a phone the rows of a wide one become blocks, a line a cell.
+        """A table; on a phone the rows of a wide one become blocks, one line per cell.
 
         Args:
-            rows: cells as text, numbers in the form in which they are to be read; None leaves a cell empty.
-            numeric: the headings whose columns are flush right.
-            marked: numbers of rows, from 0, that stand out.
-            folded: show the caption only until the reader opens it.
+            rows: cells as text, numbers already formatted; None leaves a cell empty.
+            numeric: headings of the right-aligned columns.
+            marked: numbers of highlighted rows, from 0.
+            folded: show only the caption until the reader opens it.
 
         Raises:
-            ValueError: a row that has not one cell a column.
+            ValueError: a row's number of cells is not that of the columns.
         """
         rows = [list(row) for row in rows]
         if any(len(row) != len(header) for row in rows):
@@ -88,7 +88,7 @@ class Page:
         )  # fmt: skip
 
     def figure(self, figure: Figure, caption: str, alt: str) -> None:
-        """A figure of matplotlib as a drawing inside the page; ``alt`` says in words what can be seen on it."""
+        """A matplotlib figure as an inline drawing; ``alt`` describes it in words."""
         from afm_ctr.plots import svg
 
         source = base64.b64encode(svg(figure)).decode()
@@ -102,14 +102,14 @@ class Page:
         )
 
     def write(self, path: str | Path) -> Path:
-        """Write the page, whole or not at all; folders that are missing are made.
+        """Write the page atomically, creating missing folders.
 
         Raises:
             UserError: it cannot be written there.
         """
         path = file_of(path)
         try:
-            # What is not UTF-8 in a log may have become lone surrogates on its way.
+            # Bytes of a log that are not UTF-8 may have become lone surrogates.
             write_bytes(path, self.html().encode("utf-8", "replace"))
         except OSError as error:
             raise UserError(f"cannot write {path.name} in the folder {path.parent}: {refusal(error)}") from error
@@ -117,10 +117,10 @@ class Page:
 
 
 def file_of(path: str | Path) -> Path:
-    """Where a page is to go, checked before the work is done.
+    """The path of a page, checked before the work is done.
 
     Raises:
-        UserError: it is a folder, or a file that is no page of ours, which would be lost.
+        UserError: it is a folder, or a file that is not one of our pages and would be lost.
     """
     path = Path(path)
     if path.is_dir():
@@ -138,7 +138,7 @@ def _template() -> jinja2.Template:
     import jinja2
 
     def shown(value: Any) -> Any:
-        """A text with what cannot be seen in it written out; an absent cell is empty."""
+        """A text with its invisible characters escaped; an absent cell is empty."""
         return visible(value, keep="\n") if isinstance(value, str) else "" if value is None else value
 
     environment = jinja2.Environment(
