@@ -1,6 +1,6 @@
-"""Training and evaluation: Keras ``fit`` in a form that can stop and resume at any step, on any number of ranks.
+"""Training and evaluation: Keras ``fit`` that can stop and resume at any step, on any number of ranks.
 
-Names are loaded when they are first used: a config is checked without TensorFlow.
+Names are loaded on first use: a config is checked without TensorFlow.
 """
 
 from __future__ import annotations

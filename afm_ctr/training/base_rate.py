@@ -1,4 +1,4 @@
-"""What the labels of the train split say without a model: the bias of a fresh one, and the loss that it must beat."""
+"""The base rate of the train split: the initial bias of a model, and the loss of a constant that it must beat."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from afm_ctr.training.progress import Say
 
 
 class LabelSums(NamedTuple):
-    """Over the rows of a split, as they are trained on: with the weights that undo a thinning of negatives."""
+    """Sums over the rows of a split, with the weights of training, which undo a thinning of negatives."""
 
     weight: float  # Σ w
     labels: float  # Σ w·label
 
     @property
     def mean(self) -> float | None:
-        """The weighted mean of the labels, for binary ones the base rate; None where no row has a weight."""
+        """The weighted mean of the labels, for binary ones the base rate; None if no row has a weight."""
         return self.labels / self.weight if self.weight else None
 
 
 def label_sums(
     data_dir: str | Path, manifest: Manifest, split: str, num_slots: int, world: World, say: Say
 ) -> LabelSums | None:
-    """The same on every rank, however many there are; all of them must call it.
+    """The sums of a split, the same on every rank and for any number of ranks; all ranks must call it.
 
-    From the manifest. One of an older version does not hold the sums: then the ranks share a pass over the records,
-    and the blocks' sums are added in the blocks' order.
+    They come from the manifest. One of an older version lacks them: then the ranks share a pass over the records, and
+    the sums of blocks are added in the blocks' order.
 
     Returns:
-        None where a record cannot be read: whoever trains on it says so better.
+        None if a record cannot be read: the training reports it better.
     """
     shards = manifest.shards_of(split)
     known = [shard.label_sums for shard in shards if shard.label_sums is not None]
@@ -68,13 +68,13 @@ def _by_block(
 
 
 def initial_bias(model: CTRModel, sums: LabelSums) -> float | None:
-    """The bias for which the loss over the split is least while all else is zero.
+    """The bias with the least loss over the split while all other weights are zero.
 
-    The logit of the base rate under log loss, the mean under squared loss, on that loss's scale: −1 and 1 for
-    binary labels. A correction by ``bias_offset`` is not in it: what is trained on are the thinned negatives.
+    The logit of the base rate under log loss; the mean under squared loss, on that loss's scale: −1 and 1 for
+    binary labels. A correction by ``bias_offset`` is not included: training sees the thinned negatives.
 
     Returns:
-        None where there is none: no row has a weight, or under log loss all rows are of one class.
+        None if it is undefined: no row has a weight, or under log loss all rows are of one class.
     """
     mean = sums.mean
     if mean is None:

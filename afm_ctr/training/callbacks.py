@@ -1,7 +1,7 @@
-"""Callbacks whose state outlives a ``fit``: a run is many calls of it, and may be killed between any two steps.
+"""Callbacks whose state outlives a ``fit``: a run is many ``fit`` calls, and may be killed between any two steps.
 
-Keras' own ``EarlyStopping`` and ``ReduceLROnPlateau`` forget everything in ``on_train_begin``. These do not; each
-has ``get_state`` (plain JSON values) and ``set_state``, and a checkpoint carries what they return.
+Keras' own ``EarlyStopping`` and ``ReduceLROnPlateau`` forget everything in ``on_train_begin``. These have
+``get_state`` (plain JSON values) and ``set_state``, and a checkpoint stores their state.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ Direction = Literal["max", "min"]
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A callback that a checkpoint can carry."""
+    """A callback whose state a checkpoint stores."""
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that the callback's later decisions depend on, as JSON can hold it."""
+        """Everything that the callback's later decisions depend on, as JSON values."""
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Become what :meth:`get_state` described."""
+        """Restore what :meth:`get_state` returned."""
 
 
 class UnreadLogs(keras.callbacks.CallbackList):
-    """Keras' list of callbacks, except that the logs of a step reach them as the tensors that they are.
+    """Keras' list of callbacks, except that callbacks get the logs of a step as tensors.
 
-    Keras makes floats of them first, and so waits for the step before the next one can be launched.
+    Keras converts them to floats first, and so waits for the step before it launches the next one.
     """
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -53,7 +53,7 @@ def _metric(logs: dict[str, Any] | None, metric: str) -> float | None:
 
 
 class BestSoFar(keras.callbacks.Callback):
-    """The best value of a metric at the ends of epochs. ``improved`` says whether the last epoch set it.
+    """The best value of a metric at the ends of epochs. ``improved``: the last epoch set it.
 
     Args:
         metric: a key of the epoch's logs; an epoch that lacks it, or holds None, does not count.
@@ -105,11 +105,11 @@ class _Patience(keras.callbacks.Callback):
             self.act()
 
     def also_gained(self, logs: dict[str, Any] | None) -> bool:
-        """Whether something else than the metric says that the epoch was not in vain."""
+        """Whether another figure than the metric improved, so that the epoch counts as an improvement."""
         return False
 
     def act(self) -> None:
-        """What happens when patience has run out."""
+        """Called when patience has run out."""
         raise NotImplementedError
 
     def get_state(self) -> dict[str, Any]:
@@ -122,8 +122,7 @@ class _Patience(keras.callbacks.Callback):
 class EarlyStopping(_Patience):
     """End the training when a metric has not improved for ``patience`` epochs in a row.
 
-    ``exhausted`` stays True afterwards, so that a resumed run does not start again; a larger patience on resume takes
-    it up again.
+    ``exhausted`` stays True afterwards, so that a resumed run does not start again, unless it has a larger patience.
     """
 
     def act(self) -> None:
@@ -133,11 +132,11 @@ class EarlyStopping(_Patience):
 class ReduceOnPlateau(_Patience):
     """Multiply the learning rate by ``factor`` when a metric has not improved for ``patience`` epochs in a row.
 
-    An epoch whose ``loss`` improves counts as one that improves. Where a model has learnt what single ids say and not
-    yet what pairs say, the AUC wavers for epochs while the loss still falls; a lower rate would end the run there.
+    An epoch whose ``loss`` improves counts as one that improves. While a model has learnt single ids and not yet
+    pairs, the AUC wavers for epochs as the loss still falls; a lower rate would end the run there.
 
     Args:
-        loss: a key of the epoch's logs, which is the better the lower; None: the metric alone counts.
+        loss: a key of the epoch's logs, lower is better; None: only the metric counts.
     """
 
     def __init__(
@@ -175,7 +174,7 @@ class ReduceOnPlateau(_Patience):
 
 
 def deciders(config: TrainConfig) -> dict[str, Any]:
-    """The callbacks that go by the figures of an epoch, by the name under which a checkpoint keeps them."""
+    """The callbacks that decide by an epoch's figures, by their names in a checkpoint."""
     validation = config.validation
     if validation is None:
         return {}
@@ -192,9 +191,9 @@ def deciders(config: TrainConfig) -> dict[str, Any]:
 
 
 class EpochHistory(keras.callbacks.Callback):
-    """One object an epoch, also as ``history.jsonl`` when a path is given (on one rank only).
+    """One object per epoch, also in ``history.jsonl`` when a path is given (on one rank only).
 
-    The file is written again from the state each time: a run resumed from an earlier checkpoint leaves no doubles.
+    The file is rewritten from the state each time: a run resumed from an earlier checkpoint leaves no duplicates.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -207,7 +206,7 @@ class EpochHistory(keras.callbacks.Callback):
         self.write()
 
     def write(self) -> None:
-        """Bring the file in line with the state."""
+        """Rewrite the file from the state."""
         if self.path is not None:
             write_text(self.path, "".join(f"{json.dumps(one)}\n" for one in self.epochs))
 

@@ -1,17 +1,17 @@
-"""The state of a run as a folder that is complete or does not exist.
+"""The state of a run as a folder that is either complete or absent.
 
     checkpoints/step-000000500/
         dense.npz                       every small variable: weights, seed generators, optimizer scalars
         tables/<name>/rows-<a>-<b>.<column>.npy           rows a..b-1 of a column of an embedding table
         tables/<name>/rows-<a>-<b>.<column>.<slot>.npy    the optimizer's slot of those rows
         tables/<name>/mixed-<a>-<b>.….npy                 of a sharded table: the rows at positions a..b-1
-        checkpoint.json                 position, callbacks' state, sha256 and size of each file; last
+        checkpoint.json                 position, callbacks' state, sha256 and size of each file; written last
 
-Positions are those of :class:`~afm_ctr.row_shards.RowShards`: a rank's rows are a range of them, however many ranks
-there are. Whoever reads a table takes what it stores, in either order, block by block.
+Positions are those of :class:`~afm_ctr.row_shards.RowShards`: a rank's rows are a range of them, for any number of
+ranks. A table reads the rows that it stores from either order, block by block.
 
-A :class:`~afm_ctr.training.snapshot.Snapshot` is written under a name that starts with ``.tmp-``, flushed to the
-disk, and renamed; a :class:`Checkpoint` is such a folder, verified.
+A :class:`~afm_ctr.training.snapshot.Snapshot` is written under a name that starts with ``.tmp-``, flushed to disk,
+and renamed; a :class:`Checkpoint` is such a folder, verified.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _ROWS_PER_READ = 1 << 18
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """The step that comes next."""
+    """The position of a run: which step comes next."""
 
-    epoch: int = 0  # epochs that are complete
-    step_in_epoch: int = 0  # steps done of the epoch under way
+    epoch: int = 0  # complete epochs
+    step_in_epoch: int = 0  # steps done in the current epoch
     step: int = 0  # steps done since the run began
 
 
 class DamagedCheckpoint(Exception):
-    """The folder's content is not what its manifest says. The text names the file."""
+    """The folder's content does not match its manifest. The text names the file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,20 +68,20 @@ class Checkpoint:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the snapshot was given as ``state``: callbacks' state and the like."""
+        """The ``state`` that the snapshot was taken with: callbacks' state and the like."""
         return dict(self.manifest["state"])
 
     @property
     def sharded(self) -> bool:
-        """Whether ranks wrote it, each its own rows."""
+        """Whether each rank wrote its own rows."""
         return bool(self.manifest["format_version"] == SHARDED_VERSION)
 
     @classmethod
     def open(cls, folder: Path, verify: bool = True) -> Checkpoint:
-        """Read the manifest and check every file against it, unless ``verify`` is False: another rank has done it.
+        """Read the manifest and check every file against it; ``verify=False``: another rank has checked the files.
 
         Raises:
-            DamagedCheckpoint: a file is missing, of another size, or of another content.
+            DamagedCheckpoint: a file is missing, or has another size or content.
         """
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -105,10 +105,10 @@ class Checkpoint:
         return cls(folder, manifest)
 
     def restore(self, model: keras.Model, *, optimizer: bool = True) -> None:
-        """Put the values into a built model, and into its built optimizer unless ``optimizer`` is False.
+        """Load the values into a built model, and into its built optimizer unless ``optimizer`` is False.
 
-        A table may have grown since (a descendant of the schema): the rows beyond the stored ones keep the
-        initial values that they were built with, in the weights and in the slots.
+        A table may have grown since (its schema descends from the stored one): the new rows keep their initial
+        values, in the weights and in the slots.
 
         Raises:
             UserError: a variable is missing, or has another shape or type.
@@ -134,13 +134,13 @@ class Checkpoint:
         self.restore_tables(model, optimizer=optimizer)
 
     def restore_tables(self, model: keras.Model, *, optimizer: bool = True) -> None:
-        """The tables' part of :meth:`restore`: the rows that this rank stores, read block by block."""
+        """The tables' part of :meth:`restore`: this rank's rows, read block by block."""
         for column in split_variables(model)[1]:
             if column.slot is None or optimizer:
                 self._restore_column(column)
 
     def restore_averages(self, model: keras.Model, average: Average) -> None:
-        """Turn the weights that :meth:`restore` gave a model into the averages that the optimizer kept of them.
+        """Replace a model's weights, given by :meth:`restore`, by the averages that the optimizer kept of them.
 
         Raises:
             UserError: it kept none.
@@ -151,7 +151,7 @@ class Checkpoint:
             scale = average.scale(int(arrays[places["iteration"]]))
             for path, variable in zip(self.manifest["dense"]["model"], groups["model"], strict=True):
                 slot = f"{path.replace('/', '_')}_{AVERAGE}"
-                if slot in places:  # a seed generator has none
+                if slot in places:  # seed generators have none
                     add_average(variable, arrays[places[slot]], scale)
         for column in columns:
             if column.key != LAST_SEEN and column.slot is None:
@@ -160,7 +160,7 @@ class Checkpoint:
                 add_average(column.variable, slot.value, scale)
 
     def average_scale(self, average: Average) -> float:
-        """What the slots of averages are multiplied by: see :meth:`Average.scale`."""
+        """The factor of the averages' slots: see :meth:`Average.scale`."""
         with self._dense() as arrays:
             return average.scale(int(arrays[self._optimizer_places()["iteration"]]))
 
@@ -172,12 +172,12 @@ class Checkpoint:
         return {path.rpartition("/")[2]: f"optimizer/{n}" for n, path in enumerate(names)}
 
     def marks_rows(self, table: str) -> bool:
-        """Whether it says of each row of a table when it was touched last."""
+        """Whether it stores for each row of a table the step that last touched it."""
         return LAST_SEEN in self.manifest["tables"].get(table, {})
 
     @property
     def width(self) -> int:
-        """How many numbers a row of the tables has, without slots and marks."""
+        """Numbers per row of the tables, without slots and marks."""
         columns = [
             entry
             for table in self.manifest["tables"].values()
@@ -187,19 +187,19 @@ class Checkpoint:
         return sum(int(np.prod(entry["shape"][1:])) for entry in columns)
 
     def extra(self) -> dict[str, np.ndarray]:
-        """The arrays that the snapshot was given as ``extra``."""
+        """The ``extra`` arrays that the snapshot was taken with."""
         with self._dense() as arrays:
             return {name.removeprefix("extra/"): arrays[name] for name in arrays.files if name.startswith("extra/")}
 
     def column(self, table: str, key: str, shape: list[int]) -> dict[str, Any]:
-        """What the manifest says of a column of a table, or of a slot: ``rows``, ``files``, and perhaps ``order``.
+        """The manifest's entry for a column of a table, or for a slot: ``rows``, ``files``, and perhaps ``order``.
 
         Args:
             key: of :class:`~afm_ctr.training.model_state.TableColumn`.
-            shape: of the whole column in the model, which may have grown.
+            shape: of the whole column in the model, which may have more rows.
 
         Raises:
-            UserError: there is none, or it does not fit into the shape.
+            UserError: there is no such column, or it does not fit the shape.
         """
         stored: dict[str, Any] | None = self.manifest["tables"].get(table, {}).get(key)
         if stored is None:
@@ -210,7 +210,7 @@ class Checkpoint:
 
     def _restore_column(self, column: TableColumn) -> None:
         if column.key == LAST_SEEN and not self.marks_rows(column.table):
-            return  # a run that kept no marks
+            return  # the run kept no marks
         variable, shards = column.variable, column.shards
         whole = variable.shape[0] if shards is None else shards.rows
         stored = self.column(column.table, column.key, [whole, *variable.shape[1:]])
@@ -230,12 +230,12 @@ class Checkpoint:
 def _scatter(
     variable: keras.Variable, values: np.ndarray, start: int, mixed: int | None, shards: RowShards | None
 ) -> None:
-    """Give a variable those of some rows that it stores.
+    """Assign rows to a variable, as far as it stores them.
 
     Args:
-        values: of the rows at ``start`` and after.
-        mixed: of how many rows the places are positions; None: they are ids.
-        shards: what the variable stores; None: all, by id.
+        values: of the rows from ``start`` on.
+        mixed: the number of rows of the table if places are positions; None: they are ids.
+        shards: the rows that the variable stores; None: all, by id.
     """
     for first in range(0, len(values), _ROWS_PER_READ):
         some = values[first : first + _ROWS_PER_READ]

@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class CheckpointManager:
-    """The checkpoints of a run: the last ``keep``, and the best one for as long as it is the best.
+    """The checkpoints of a run: the last ``keep``, and the best one.
 
     Args:
         folder: holds ``step-…/`` and ``best.json``, which names the best by its step.
@@ -37,7 +37,7 @@ class CheckpointManager:
         self._warn = warn
 
     def path(self, step: int) -> Path:
-        """The folder of a step's checkpoint, whether or not it is there."""
+        """The folder of a step's checkpoint, whether or not it exists."""
         return self.folder / f"step-{step:09d}"
 
     def steps(self) -> list[int]:
@@ -48,7 +48,7 @@ class CheckpointManager:
         return sorted(int(match.group(1)) for match in found if match)
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, None in an empty folder; a damaged one is reported and passed over.
+        """The newest undamaged checkpoint, None in an empty folder; damaged ones are reported and skipped.
 
         Raises:
             UserError: there are checkpoints and all of them are damaged.
@@ -64,10 +64,10 @@ class CheckpointManager:
         return None
 
     def best(self) -> Checkpoint | None:
-        """The checkpoint that ``best.json`` names, None where no epoch has been validated.
+        """The checkpoint that ``best.json`` names, None if no epoch has been validated.
 
         Raises:
-            UserError: it is missing or damaged. Another one in its place would be a silent change of model.
+            UserError: it is missing or damaged. Using another one would silently change the model.
         """
         pointer = self.folder / BEST
         if not pointer.exists():
@@ -88,7 +88,7 @@ class CheckpointManager:
     def save(
         self, snapshot: Snapshot, best: dict[str, Any] | None, progress: Callable[[], None] = lambda: None
     ) -> None:
-        """Write a checkpoint, point at the best one, and let go of those that neither rule keeps.
+        """Write a checkpoint, update ``best.json``, and remove the checkpoints that are no longer kept.
 
         Args:
             best: what :meth:`mark_best` writes; its step must be in the folder, or be this one.
@@ -105,15 +105,15 @@ class CheckpointManager:
         best: dict[str, Any] | None,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
-        """The same of a model whose table is sharded; all ranks must call it, and wait until it is whole.
+        """The same for a model with a sharded table; all ranks must call it, and wait until it is complete.
 
         Each rank writes its own rows into the one folder, from its variables; rank 0 adds the rest, manifest last.
 
         Args:
-            snapshot: of all else; rank 0's is written.
+            snapshot: of all other state; rank 0's is written.
 
         Raises:
-            UserError: on every rank: a value is not finite, a file cannot be written, or rank 0 does not see it.
+            UserError: on every rank: a value is not finite, a file cannot be written, or rank 0 does not see a file.
         """
         at, run = snapshot.position, self.folder.parent
         with contextlib.ExitStack() as held:
@@ -150,7 +150,7 @@ class CheckpointManager:
         remove_temporaries(self.folder)
 
     def rewind(self, step: int, best: dict[str, Any] | None) -> None:
-        """Forget what came after ``step``: the run continues from there and will write those steps again."""
+        """Remove the checkpoints after ``step``: the run continues from there and will write those steps again."""
         self._remove(later for later in self.steps() if later > step)
         self.mark_best(best)
 
@@ -160,13 +160,13 @@ class CheckpointManager:
 
 
 class Saver:
-    """Writes checkpoints in a thread of its own, one at a time. Rank 0 has the only one that is used.
+    """Writes checkpoints in a background thread, one at a time. Only rank 0's is used.
 
     A failure to write is raised by the next call, or by :meth:`flush` at the run's end: the training continues until
-    then, and the checkpoint before it stays.
+    then, and the previous checkpoint stays.
 
     Args:
-        beat: called while somebody waits for a writer that makes progress, for a watchdog.
+        beat: called while waiting for a writer that makes progress, for a watchdog.
     """
 
     def __init__(self, checkpoints: CheckpointManager, beat: Callable[[], None] = lambda: None) -> None:
@@ -177,12 +177,12 @@ class Saver:
         self._files = 0
 
     def save(self, take: Callable[[], Snapshot], best: dict[str, Any] | None) -> None:
-        """Take a snapshot and see to it that it is written; returns as soon as it is taken.
+        """Take a snapshot and have it written; returns as soon as it is taken.
 
-        Waits for the one before it first, so that there is never more than one copy of the state in memory.
+        First waits for the previous one, so that there is never more than one copy of the state in memory.
 
         Raises:
-            UserError: of the one before: it cannot be written, or its values are not finite.
+            UserError: the previous one could not be written, or its values are not finite.
         """
         self.flush()
         self._thread = threading.Thread(
@@ -191,7 +191,7 @@ class Saver:
         self._thread.start()
 
     def flush(self) -> None:
-        """Wait until everything is on the disk. Raises UserError: see :meth:`save`."""
+        """Wait until everything is on disk. Raises UserError: see :meth:`save`."""
         self._wait()
         failure, self._failure = self._failure, None
         if isinstance(failure, OSError):
@@ -200,14 +200,14 @@ class Saver:
             raise failure
 
     def close(self) -> None:
-        """Wait likewise and say nothing: the run ends for a reason of its own."""
+        """Wait as :meth:`flush` does, but raise nothing: the run has another reason to end."""
         self._wait()
 
     def _wait(self) -> None:
         files = self._files
         while self._thread is not None and self._thread.is_alive():
             self._thread.join(_SECONDS_BETWEEN_LOOKS)
-            if files != self._files:  # a disk that hangs is the watchdog's to end
+            if files != self._files:  # a disk that hangs is left to the watchdog
                 files = self._files
                 self._beat()
         self._thread = None

@@ -14,11 +14,11 @@ from afm_ctr.io.validation import Strict, validate
 from afm_ctr.io.yaml import read_yaml
 from afm_ctr.training.overrides import apply_overrides
 
-CONFIG = "config.yaml"  # of a run's folder
-# Metrics of an evaluation that a run may steer by, and whether more is better.
+CONFIG = "config.yaml"  # in a run's folder
+# Metrics by which a run may be steered, and their directions.
 METRICS: dict[str, Literal["max", "min"]] = {"auc": "max", "group_auc": "max", "log_loss": "min", "rmse": "min"}
 BY_LOSS = {"log": "log_loss", "squared": "rmse"}  # the metric that is a function of the loss
-# The options that a resumed run may change; everything else would make it another run.
+# The options that a resumed run may change; any other would make it another run.
 MAY_CHANGE = frozenset(
     {
         "epochs",
@@ -36,21 +36,21 @@ MAY_CHANGE = frozenset(
 
 
 class Named(BaseModel):
-    """A named thing from a registry, whose further keys its own class checks."""
+    """A named entry of a registry, whose class checks the other keys."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys that belong to the named class."""
+        """The other keys."""
         return dict(self.__pydantic_extra__ or {})
 
 
 class ModelConfig(Named):
-    """An interaction from the registry; every key but ``name`` is an option of it.
+    """A model from the registry; every key except ``name`` is an option of it.
 
     Attributes:
-        name: of the model: one of ours, or one that an installed package brings.
+        name: of the model: built in, or from an installed package.
     """
 
     name: str = Field(default="afm", min_length=1)
@@ -62,12 +62,12 @@ class OptimizerConfig(Named):
     Attributes:
         name: of the optimizer.
         learning_rate: for any number of ranks: it is never scaled.
-        warmup_steps: over which the learning rate rises to its value in a straight line.
-        decay: how it falls from there, to 0 at the end of the last epoch (or at ``max_steps``): in a straight line or
-            along half a cosine; ``null``: it does not. A resumed run that gets another end takes its rates.
-        average: decay of an exponential average of the weights, such as 0.995 for one over about 200 steps; ``null``:
-            none. Validation, evaluation and export then take the averages, which noise of the last steps does not
-            reach, and the learning rate need not fall for that. It costs a slot for every weight.
+        warmup_steps: over these steps the learning rate rises linearly to its value.
+        decay: how it then falls to 0 at the end of the last epoch (or at ``max_steps``): linearly or along half a
+            cosine; ``null``: it does not fall. A resumed run with another end follows the new end's rates.
+        average: decay of an exponential moving average of the weights, such as 0.995 for one over about 200 steps;
+            ``null``: none. Validation, evaluation and export then use the averages, which smooth out the noise of the
+            last steps, so the learning rate need not fall. It costs one slot per weight.
     """
 
     name: Literal["adagrad", "adam", "ftrl", "rowwise_adagrad", "sgd"] = "adam"
@@ -78,7 +78,7 @@ class OptimizerConfig(Named):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the class takes next to the learning rate."""
+        """The arguments of the class, except the learning rate."""
         return super().options | ({} if self.average is None else {"average": self.average})
 
 
@@ -86,12 +86,12 @@ STEERED = ("early_stopping", "reduce_on_plateau")  # by the validation metric
 
 
 class ValidationConfig(Strict):
-    """What is looked at after each epoch, and by which metric a run is steered.
+    """What is evaluated after each epoch, and which metric steers the run.
 
     Attributes:
         split: of the data set.
-        metric: what says which epoch is the best, when to stop and when to lower the learning rate. Where the split
-            does not define it (AUC of one class, rows without weight), the run says that nothing goes by it.
+        metric: decides which epoch is the best, when to stop and when to lower the learning rate. If the split does
+            not define it (AUC of one class, rows without weight), the run warns that it is not used.
     """
 
     split: str = Field(default="valid", min_length=1)
@@ -107,7 +107,7 @@ class EarlyStoppingConfig(Strict):
 
     Attributes:
         patience: epochs without improvement.
-        min_delta: a smaller change is none.
+        min_delta: a smaller change does not count.
     """
 
     patience: int = Field(default=2, ge=1)
@@ -117,13 +117,13 @@ class EarlyStoppingConfig(Strict):
 class ReduceOnPlateauConfig(Strict):
     """Multiply the learning rate by ``factor`` after ``patience`` epochs without improvement.
 
-    An epoch improves by the metric of ``validation`` or by the validation loss: where the AUC wavers while the loss
-    still falls is no plateau.
+    An epoch improves by the metric of ``validation`` or by the validation loss: a wavering AUC while the loss still
+    falls is not a plateau.
 
     Attributes:
-        factor: what the learning rate is multiplied by.
+        factor: the learning rate is multiplied by it.
         patience: epochs without improvement.
-        min_delta: a smaller change is none.
+        min_delta: a smaller change does not count.
         min_learning_rate: the learning rate does not fall below it.
     """
 
@@ -134,11 +134,11 @@ class ReduceOnPlateauConfig(Strict):
 
 
 class CheckpointConfig(Strict):
-    """How often the state is written within an epoch (its end always is), and how many are kept.
+    """How often the state is written within an epoch (it always is at its end), and how many are kept.
 
     Attributes:
-        every_steps: steps from one checkpoint to the next.
-        keep: this many of the newest stay; that of the best epoch stays too.
+        every_steps: steps between checkpoints.
+        keep: number of the newest ones that are kept; the best epoch's is kept too.
     """
 
     every_steps: int = Field(default=500, ge=1)
@@ -146,12 +146,12 @@ class CheckpointConfig(Strict):
 
 
 class ElasticConfig(Strict):
-    """How often a job whose ranks may come and go commits: about every few seconds, or exactly every few steps.
+    """How often an elastic job, whose ranks may come and go, commits: every few seconds, or every few steps.
 
-    A commit is a copy in host memory; what came after the last one is done again when a rank is lost.
+    A commit is a copy in host memory; steps after the last one are repeated when a rank is lost.
 
     Attributes:
-        commit_seconds: about this long from one commit to the next.
+        commit_seconds: about this long between commits.
         commit_steps: exactly this many steps instead.
     """
 
@@ -160,13 +160,13 @@ class ElasticConfig(Strict):
 
 
 class TableConfig(Strict):
-    """Where the rows of the table live.
+    """Where the rows of the embedding table are stored.
 
     Attributes:
-        placement: ``replicated``: every rank holds the whole table; ``sharded``: a row lives on one rank, with its
-            optimizer slots; ``auto``: ``sharded`` where the whole does not fit or sends twice as much.
-        memory_gb: what ``auto`` takes for a rank's memory; ``null``: the machine's, divided by its ranks. Of GPUs it
-            must be given.
+        placement: ``replicated``: every rank holds the whole table; ``sharded``: each row is on one rank, with its
+            optimizer slots; ``auto``: ``sharded`` if the whole table does not fit or sends twice as much.
+        memory_gb: a rank's memory for ``auto``; ``null``: the machine's, divided by its ranks. With GPUs it must be
+            given.
     """
 
     placement: Literal["replicated", "sharded", "auto"] = "replicated"
@@ -177,9 +177,9 @@ class Expiry(Strict):
     """When a run that continues another forgets rows: those unseen for more than N days, runs or steps.
 
     Attributes:
-        unseen_days: since a run that began within N days, no batch held the row.
-        unseen_runs: no batch of the last N runs did.
-        unseen_steps: no batch of the last N steps did.
+        unseen_days: no run that began within N days saw the row.
+        unseen_runs: none of the last N runs did.
+        unseen_steps: none of the last N steps did.
     """
 
     unseen_days: int | None = Field(default=None, ge=1)
@@ -198,55 +198,55 @@ class Expiry(Strict):
 
 
 class DriftCheckConfig(Strict):
-    """Compare the ranks' variables every few steps.
+    """Compare the ranks' variables from time to time.
 
     Attributes:
-        every_steps: steps from one comparison to the next.
+        every_steps: steps between comparisons.
     """
 
     every_steps: int = Field(default=1000, ge=1)
 
 
 class WatchdogConfig(Strict):
-    """End the process when no step has ended for so long: a lost rank would otherwise hang the job.
+    """End the process when no step has finished for this long: a lost rank would otherwise hang the job.
 
     Attributes:
-        timeout_seconds: how long.
+        timeout_seconds: the limit.
     """
 
     timeout_seconds: float = Field(default=600.0, gt=0)
 
 
 class TrainConfig(Strict):
-    """A whole run. Immutable; an unknown key or an impossible value is an error that names it.
+    """The config of a run. Immutable; an unknown key or an invalid value is an error that names it.
 
     Attributes:
         model: which model, and its options.
         loss: ``log``: probabilities of a binary label; ``squared``: the paper's, with a binary label as −1 and 1.
         row_l2: λ of λ‖row‖² for each row that a batch touches; one number, or by column (``linear``, ``vectors``).
-        row_l2_per: ``touch``, or ``step``: λ‖row‖² for every row in each step, as of a penalty on the whole table. A
-            row makes up for the steps since its last touch at the next one: rare and frequent ids are shrunk alike.
-        precision: of training. ``float32`` is IEEE float32, with TF32 off on GPUs; ``tf32`` lets GPUs take TF32 for
-            matrix products; ``bfloat16`` takes the factors of the interaction's and the network's matrix products as
+        row_l2_per: ``touch``, or ``step``: λ‖row‖² for every row in each step, as a penalty on the whole table. A row
+            catches up on the steps since its last touch at the next one: rare and frequent ids are shrunk alike.
+        precision: of training. ``float32`` is IEEE float32, with TF32 off on GPUs; ``tf32`` lets GPUs use TF32 for
+            matrix products; ``bfloat16`` casts the factors of the interaction's and the network's matrix products to
             bfloat16 (``afm``, ``deep_afm``; the others have none), with weights, table and sums in float32.
         optimizer: which optimizer, and its arguments.
-        batch_size: rows of a step, over all ranks together.
-        epochs: passes over the split that is trained on.
-        max_steps: ends the run after this many steps in all.
+        batch_size: rows per step, over all ranks together.
+        epochs: passes over the train split.
+        max_steps: ends the run after this many steps in total.
         seed: of initial values, order and dropout.
-        shuffle: whether the order of the rows is another one in each epoch.
-        train_split: what is trained on.
-        validation: what is looked at after each epoch; ``null``: nothing.
+        shuffle: whether rows come in another order in each epoch.
+        train_split: the split to train on.
+        validation: the evaluation after each epoch; ``null``: none.
         early_stopping: when to stop before the last epoch; ``null``: never.
         reduce_on_plateau: when to lower the learning rate; ``null``: never.
         checkpoint: how often the state is written.
         expiry: which rows a continued run forgets; ``null``: none.
-        table: where the rows of the table live.
-        exchange: how ranks exchange the gradient of a replicated table: ``gather`` sends the rows that were touched,
-            ``reduce`` the whole table, ``auto`` chooses by how many are touched.
-        elastic: how often a job whose ranks may come and go commits.
+        table: where the rows of the embedding table are stored.
+        exchange: how ranks exchange the gradient of a replicated table: ``gather`` sends the touched rows, ``reduce``
+            the whole table, ``auto`` chooses by the number of touched rows.
+        elastic: how often an elastic job commits.
         drift_check: how often the ranks are compared; ``null``: never.
-        watchdog: after which silence the process ends; ``null``: it waits for ever.
+        watchdog: after how long without progress the process ends; ``null``: it waits forever.
         tensorboard: whether curves are written to ``tensorboard/`` of the run's folder.
     """
 
@@ -292,7 +292,7 @@ class TrainConfig(Strict):
 
     @property
     def marks_rows(self) -> bool:
-        """Whether training notes for each row of the table which step touched it last."""
+        """Whether training stores for each row of the table the step that last touched it."""
         return self.expiry is not None or self.row_l2_per == "step"
 
     @classmethod
@@ -314,8 +314,8 @@ class TrainConfig(Strict):
         except UserError:
             if path is None or not overrides:
                 raise
-            cls.parse(content, where)  # else it is the file's own mistake
-        # The override without which the rest would do, or all of them.
+            cls.parse(content, where)  # raises if the file itself is wrong
+        # The override that makes the rest invalid, or all of them.
         guilty = [one for one in overrides if cls._takes(content, [o for o in overrides if o is not one])]
         return cls.parse(apply_overrides(cls, content, overrides), f"--set {' --set '.join(guilty or overrides)}")
 
@@ -342,10 +342,10 @@ class TrainConfig(Strict):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def changed_from(self, other: TrainConfig, only: Sequence[str] = ()) -> str | None:
-        """The first difference that would make a resumed run another run, as ``key: old -> new``, or None.
+        """The first difference that makes a resumed run another run, as ``key: old -> new``, or None.
 
         Args:
-            only: look at no other keys than these and what is below them.
+            only: compare only these keys and the keys below them.
         """
         mine, theirs = (flat(c.model_dump(mode="json", exclude=set(MAY_CHANGE))) for c in (self, other))
         for key in sorted(mine.keys() | theirs.keys()):
@@ -357,7 +357,7 @@ class TrainConfig(Strict):
 
 
 def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted keys."""
+    """Nested mappings as one, with dotted keys."""
     found: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict) and value:

@@ -1,4 +1,4 @@
-"""The config of a run that is given none."""
+"""The config of a run without ``--config``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _STRETCH = 512  # rows
 
 
 def known_config(model_dir: Path, origin: Path | None = None, overrides: Sequence[str] = ()) -> TrainConfig | None:
-    """That of the run in ``model_dir``, or of the one that it continues; ``None``: it is to be sized to the data.
+    """The config of the run in ``model_dir``, or of the one that it continues; ``None``: it is sized to the data.
 
     Args:
-        model_dir: the run's folder, which need not be there.
-        origin: another run's folder, or that of one of its checkpoints.
+        model_dir: the run's folder, which need not exist.
+        origin: the folder of another run, or of one of its checkpoints.
 
     Raises:
-        UserError: an override that fits no config of that kind.
+        UserError: an override that no config accepts.
     """
     folders = [model_dir, *([] if origin is None else [origin, origin.parent.parent])]
     for folder in folders:
@@ -38,7 +38,7 @@ def known_config(model_dir: Path, origin: Path | None = None, overrides: Sequenc
 def default_config(
     data_dir: str | Path, model_dir: Path, origin: Path | None = None, overrides: Sequence[str] = ()
 ) -> TrainConfig:
-    """:func:`known_config`, or one sized to the data, of which TensorFlow reads some: after a rank has its GPU.
+    """:func:`known_config`, or one sized to the data, reading rows with TensorFlow: call it once a rank has its GPU.
 
     Raises:
         UserError: no data set there, or an override that does not fit.
@@ -48,14 +48,14 @@ def default_config(
         return known
     content = settings_for(data_size(data_dir)).content
     config = TrainConfig.from_content(content, overrides)
-    if config.model.name == "lr":  # which has no vectors to penalise
+    if config.model.name == "lr":  # no vectors to penalise
         content["row_l2"].pop("vectors", None)
         config = TrainConfig.from_content(content, overrides)
     return config
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse what no data would allow, before the libraries that read data sets are loaded."""
+    """Refuse overrides that are wrong for any data, before the libraries that read data sets are loaded."""
     refusals = []
     for size in (DataSize(1000, 100, 100, 3), DataSize(1000, 100, 100, 3, validated=False)):
         try:
@@ -69,7 +69,7 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 
 
 def data_size(data_dir: str | Path) -> DataSize:
-    """Of a prepared data set, by its manifest, with what some of its rows to train on say.
+    """The size of a prepared data set, by its manifest, with the signals of some train rows.
 
     Raises:
         UserError: no data set there, or a damaged one.
@@ -89,7 +89,7 @@ def data_size(data_dir: str | Path) -> DataSize:
 
 
 def some_rows(data_dir: str | Path, slots: int) -> TrialRows:
-    """Rows to train on, in stretches spread evenly over all of them."""
+    """Rows of the train split, in stretches spread evenly over it."""
     import numpy as np
 
     from afm_ctr.penalty import TrialRows, rows_to_try

@@ -1,4 +1,4 @@
-"""Why a training diverged, as far as its last batches show it."""
+"""The likely cause of a divergence, from the last batches."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from afm_ctr.errors import UserError
 from afm_ctr.records import Reader
 
-_STEPS = 32  # how far back a cause is looked for, and then
-_MOST_STEPS = 1000  # how much of the epoch is read for it
-_LARGE = 100.0  # a number above this is named
-_LARGE_WEIGHT = 1e18  # a weight scales a loss and its divisor alike: it hurts where float32 ends
+_STEPS = 32  # the last steps that are searched for a cause, and if they show none
+_MOST_STEPS = 1000  # steps from the epoch's start
+_LARGE = 100.0  # a number above this is reported
+_LARGE_WEIGHT = 1e18  # a weight scales a loss and its divisor alike: it does harm only near float32's limit
 
 
 class _Number(NamedTuple):
@@ -24,13 +24,13 @@ class _Number(NamedTuple):
 def largest_input(reader: Reader, epoch: int, steps_done: int) -> str:
     """A sentence on the largest number in the last steps of an epoch, or else in all of it, over all ranks' rows."""
     whole, found = reader.of_all_ranks(), _Number(0.0, "")
-    # A label moves the bias that a fresh model begins with, wherever in the epoch its row stands.
+    # A label moves the initial bias, wherever in the epoch its row is.
     for steps in (range(max(0, steps_done - _STEPS), steps_done), range(min(_MOST_STEPS, reader.steps_per_epoch))):
         try:
             for step in steps:
                 for number in _numbers(whole, whole.batch(epoch, step)):
                     found = max(found, number, key=lambda one: one.size)
-        except UserError:  # what cannot be read again says nothing
+        except UserError:  # an unreadable record shows no cause
             pass
         if found.size > _LARGE:
             return (
@@ -41,7 +41,7 @@ def largest_input(reader: Reader, epoch: int, steps_done: int) -> str:
 
 
 def check_scores(reader: Reader, step: int, weights: np.ndarray, scores: np.ndarray) -> None:
-    """Whether every row that counts has a score.
+    """Check that every row with a weight has a finite score.
 
     Args:
         reader: of the split, in file order.
@@ -55,7 +55,7 @@ def check_scores(reader: Reader, step: int, weights: np.ndarray, scores: np.ndar
     if not wrong.any():
         return
     row = int(wrong.argmax())
-    batch = reader.batch(0, step)  # again, with the keys
+    batch = reader.batch(0, step)  # read again, with the keys
     value = _largest_value(reader, {name: column[row : row + 1] for name, column in batch.items()})
     remedy = (
         f"its largest number is {value.text}: correct it, or give the field `log`, `standardise` or buckets"

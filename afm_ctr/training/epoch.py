@@ -1,4 +1,4 @@
-"""The end of an epoch: its figures, speed and sums, and the callbacks that decide by them."""
+"""The end of an epoch: figures, speed and sums, and the callbacks that decide by them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from afm_ctr.training.verdict import not_steered
 
 
 class EpochEnds:
-    """Sums the loss over the ranks, validates, and asks the callbacks that decide by the figures.
+    """Sums the loss over the ranks, validates, and calls the callbacks that decide by the figures.
 
     Args:
         history: file of the epochs' figures, on rank 0.
 
     Attributes:
         history: the figures of all epochs.
-        base_rate: weighted share of positives in the train split; None: not known, or labels are not binary.
+        base_rate: weighted share of positives in the train split; None: unknown, or labels are not binary.
         best: ``{"metric", "value", "epoch", "step"}``; None without validation.
     """
 
@@ -48,7 +48,7 @@ class EpochEnds:
         self._validate: Evaluator | None = None
 
     def validate_on(self, reader: Reader, beat: Callable[[], None]) -> None:
-        """Look at this split each time; if its labels make the metric undefined, say so before the first epoch."""
+        """Validate on this split each epoch; if its labels leave the metric undefined, say so before the first."""
         shards = reader.manifest.shards_of(reader.split)
         positives = sum(shard.positives for shard in shards)
         if self._model.label_kind == "binary" and positives in (0, reader.rows):
@@ -65,17 +65,17 @@ class EpochEnds:
         return early is not None and early.exhausted
 
     def stateful(self) -> dict[str, Stateful]:
-        """What a checkpoint keeps, by name."""
+        """The callbacks that a checkpoint stores, by name."""
         return {"history": self.history, **self._deciders}
 
     def end(self, epoch: int, step: int, sums: RunningSums, speed: Speed) -> dict[str, Any]:
-        """An epoch has ended after a step of the run.
+        """End an epoch after the given step of the run.
 
         Returns:
             Its object in the history: training loss over all ranks, speed, validation.
 
         Raises:
-            UserError: no row of it had a weight.
+            UserError: none of its rows had a weight.
         """
         figures: dict[str, Any] = {"step": step, "loss": self._loss(sums)}
         if self.base_rate is not None and self._config.loss == "log":
@@ -123,18 +123,18 @@ class EpochEnds:
         return figures
 
     def _warn(self, text: str | None) -> None:
-        """Once a call: it is true of every epoch."""
+        """Print a warning once per call, as it is true of every epoch."""
         if text is not None and text != self._warned:
             self._warned = text
             self._say(f"warning: {text}")
 
 
 class Speed:
-    """Seconds and rows of the steps only: validation, checkpoints and a call's first step are left out.
+    """Seconds and rows of the steps only, without validation, checkpoints and a call's first step.
 
     Attributes:
         seconds: of training in this call.
-        epoch_seconds: of the epoch under way, over all calls.
+        epoch_seconds: of the current epoch, over all calls.
     """
 
     def __init__(self) -> None:
@@ -143,11 +143,11 @@ class Speed:
         self._since: float | None = None
 
     def begin(self, counts: bool) -> None:
-        """A fit begins; ``counts`` is False where its first step traces."""
+        """Start a fit; ``counts`` is False if its first step traces."""
         self._since = time.monotonic() if counts else None
 
     def step(self, rows: int) -> None:
-        """A step over this many rows has just ended."""
+        """Count a step over this many rows that has just ended."""
         if self._since is None:
             return
         seconds = time.monotonic() - self._since
@@ -157,21 +157,21 @@ class Speed:
         self._rows += rows
 
     def resume(self) -> None:
-        """What lies between two steps is done."""
+        """Resume after work between two steps."""
         self._since = time.monotonic()
 
     def end_epoch(self) -> None:
-        """The next epoch starts from nothing."""
+        """Start the next epoch from zero."""
         self.epoch_seconds, self._epoch_rows = 0.0, 0
 
     @property
     def rows_per_second(self) -> float | None:
-        """Of this call, over all ranks; None where no step was timed."""
+        """Of this call, over all ranks; None if no step was timed."""
         return _rate(self._rows, self.seconds)
 
     @property
     def epoch_rows_per_second(self) -> float | None:
-        """Of the epoch under way."""
+        """Of the current epoch."""
         return _rate(self._epoch_rows, self.epoch_seconds)
 
     def get_state(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class RunningSums:
     """The variables of a model's metrics, summed over the ranks.
 
     Args:
-        model: whose metrics hold nothing but sums.
+        model: whose metrics hold only sums.
     """
 
     def __init__(self, model: CTRModel, world: World) -> None:
@@ -207,11 +207,11 @@ class RunningSums:
         return {name: total.numpy() for name, total in zip(variables, totals, strict=True)}
 
     def restore(self, sums: dict[str, np.ndarray]) -> None:
-        """Continue from these, once the epoch begins."""
+        """Continue from these sums when the epoch begins."""
         self._waiting = dict(sums)
 
     def begin_epoch(self) -> None:
-        """Keras has just reset the metrics: give them what was taken up."""
+        """Restore the sums into the metrics, which Keras has just reset."""
         if self._waiting:
             for name, variable in self._variables().items():
                 variable.assign(self._waiting[name] if self._world.is_chief else tf.zeros_like(variable.value))

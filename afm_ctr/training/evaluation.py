@@ -18,17 +18,17 @@ from afm_ctr.training.divergence import check_scores
 from afm_ctr.training.model_io import Which, make_scorer, open_run
 from afm_ctr.training.verdict import history_of, no_better_than_constant, still_improving
 
-SMALLEST_BATCH = 4096  # evaluation keeps no gradients: small training batches would only cost time
-_ALIGNED = 64  # rows of a rank's batch: the odd ones at an array's end may be rounded in another way
+SMALLEST_BATCH = 4096  # evaluation keeps no gradients: small training batches would only be slower
+_ALIGNED = 64  # a rank's batch is a multiple: trailing rows of an array may be rounded differently
 
 _OF_A_ROW = ("feature_ids", "feature_vals", "label", "weight", "group", "has_group")
 
 
 class Evaluator:
-    """Scores a split in file order, each rank its part, and merges what the ranks counted.
+    """Scores a split in file order, each rank its part, and merges the ranks' counts.
 
     Args:
-        model: whose corrected logits are judged: what is exported is what is measured.
+        model: its corrected logits are evaluated, as they are exported.
         reader: of the split, made with ``shuffle=False`` and this rank.
     """
 
@@ -43,7 +43,7 @@ class Evaluator:
         """The figures of :meth:`afm_ctr.metrics.Evaluation.result`, the same on every rank.
 
         Raises:
-            UserError: a damaged record, or a model whose scores are not numbers.
+            UserError: a damaged record, or a score that is not finite.
         """
         evaluation = new_evaluation(self._model, self._reader)
         for batch in self._batches():
@@ -54,14 +54,14 @@ class Evaluator:
 def scored_batches(
     model: CTRModel, reader: Reader, beat: Callable[[], None] = lambda: None
 ) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
-    """A function that walks once over this rank's rows of a split, in file order, without padding.
+    """A function that iterates once over this rank's rows of a split, in file order, without padding.
 
-    It yields of each batch ``feature_ids``, ``feature_vals``, ``label``, ``weight``, ``group`` and ``has_group`` as
+    It yields for each batch ``feature_ids``, ``feature_vals``, ``label``, ``weight``, ``group`` and ``has_group`` as
     :meth:`afm_ctr.records.Reader.batch` gives them, and ``logit`` float32 [B], with the correction for negative
-    sampling. The model's weights are those of the moment.
+    sampling. It uses the model's current weights.
 
     Raises:
-        UserError: (while walking) a damaged record, or a score that is not finite.
+        UserError: (while iterating) a damaged record, or a score that is not finite.
     """
     score = make_scorer(model, reader.local_batch)
 
@@ -69,7 +69,7 @@ def scored_batches(
         with reader.explained():
             for step, batch in enumerate(reader.dataset(0, columns=_OF_A_ROW)):
                 logits, _ = score(batch["feature_ids"], batch["feature_vals"])
-                rows = slice(0, reader.local_rows(step))  # behind them stands padding
+                rows = slice(0, reader.local_rows(step))  # the rest is padding
                 found = {name: batch[name].numpy()[rows] for name in _OF_A_ROW}
                 scores = logits.numpy()[rows]
                 check_scores(reader, step, found["weight"], scores)
@@ -80,16 +80,16 @@ def scored_batches(
 
 
 def new_evaluation(model: CTRModel, reader: Reader) -> Evaluation:
-    """Metrics that suit a model and the split that a reader reads."""
+    """Metrics for a model and the split that a reader reads."""
     sampling = reader.schema.spec.negative_sampling
-    # `apply: here` thins only the split "train"; a log thinned before is so in every split.
+    # `apply: here` thins only the split "train"; with `already` every split is thinned.
     thinned = sampling is not None and (sampling.apply == "already" or reader.split == "train")
     offset = model.bias_offset if thinned else 0.0
     return Evaluation(model.loss_kind, model.label_kind, offset=offset)  # type: ignore[arg-type]
 
 
 def add_batch(evaluation: Evaluation, batch: dict[str, np.ndarray], grouped: bool) -> None:
-    """Add to the metrics what :func:`scored_batches` yields; ``grouped`` where the schema names a group."""
+    """Add a batch of :func:`scored_batches` to the metrics; ``grouped``: the schema names a group."""
     groups = {"groups": batch["group"], "has_group": batch["has_group"]} if grouped else {}
     evaluation.update(batch["label"], batch["logit"], weights=batch["weight"], **groups)
 
@@ -97,12 +97,12 @@ def add_batch(evaluation: Evaluation, batch: dict[str, np.ndarray], grouped: boo
 def evaluate(
     data_dir: str | Path, split: str, model_dir: str | Path, world: World | None = None, *, which: Which = "best"
 ) -> dict[str, Any]:
-    """Judge a trained model on a split: the same figures on every rank.
+    """Evaluate a trained model on a split: the same figures on every rank.
 
     Args:
         data_dir: a prepared data set, of the run's schema or of one that it grew from.
         split: ``test``, …
-        model_dir: what ``train`` wrote.
+        model_dir: a run's folder, written by ``train``.
         world: by default that of :func:`afm_ctr.distributed.init`.
         which: the ``best`` checkpoint or the ``latest``.
 
@@ -141,13 +141,13 @@ def open_split(data_dir: str | Path, split: str, batch_size: int, world: World) 
 
 
 def scoring_batch(rows: int, batch_size: int, ranks: int = 1) -> int:
-    """The size of a batch that scores a split: about ``batch_size``, and not mostly padding where rows are few."""
+    """The batch size for scoring a split: about ``batch_size``, but not mostly padding if there are few rows."""
     unit = ranks * _ALIGNED
     return -(-min(rows, batch_size) // unit) * unit
 
 
 def check_readable(run: ResolvedSchema, data: ResolvedSchema, data_dir: str | Path) -> None:
-    """A model reads data of its own schema and of those that it grew from: their ids mean the same there.
+    """Check that the data has the model's schema or one that it grew from: their ids mean the same.
 
     Raises:
         UserError: naming both ids.

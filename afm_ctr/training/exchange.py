@@ -1,4 +1,4 @@
-"""How the ranks exchange the gradient of a table: chosen once, before the first step, by what the batches touch."""
+"""How ranks exchange the gradient of a table: chosen once, before the first step, by the rows that batches touch."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from afm_ctr.records import Reader
 from afm_ctr.training.plan import touched_rows
 from afm_ctr.training.progress import Say
 
-# What a row that is gathered costs more than a row of a dense table that is summed: it is hashed and merged, and lies
-# anywhere. Measured with two ranks on CPUs of one machine: both forms took as long at 0.2 to 0.35 of the rows.
+# The cost of a gathered row relative to a summed row of a dense table: it is hashed and merged, and lies anywhere in
+# memory. Measured with two ranks on CPUs of one machine: both forms took as long at 0.2 to 0.35 of the rows.
 _GATHERED_ROW = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
 class TableExchange:
-    """The choice for one table, and what it is made by."""
+    """The choice for one table, and the figures behind it."""
 
     table: str
-    columns: tuple[str, ...]  # names of what its rows hold
-    rows: int  # how many it has
-    touched: int  # distinct rows that a rank's part of a batch reads, of the rank with the most
-    form: Traffic  # what was chosen, or ``sharded``
-    gather_bytes: int  # what a rank puts into a step's exchange in that form
+    columns: tuple[str, ...]  # names of the columns of its rows
+    rows: int
+    touched: int  # distinct rows that a rank's part of a batch reads, at most over the ranks
+    form: Traffic  # the chosen form, or ``sharded``
+    gather_bytes: int  # bytes that a rank puts into a step's exchange in that form
     reduce_bytes: int
-    sharded_bytes: int  # the same, of a sharded table
+    sharded_bytes: int  # the same for a sharded table
 
     @property
     def step_bytes(self) -> int:
-        """What a rank puts into a step's exchange."""
+        """Bytes that a rank puts into a step's exchange."""
         return {"gather": self.gather_bytes, "reduce": self.reduce_bytes, "sharded": self.sharded_bytes}[self.form]
 
     def to_json(self) -> dict[str, Any]:
@@ -49,14 +49,14 @@ class TableExchange:
 def choose_exchange(
     model: CTRModel, reader: Reader, world: World, wanted: Literal["auto", "gather", "reduce"], say: Say
 ) -> list[TableExchange]:
-    """Choose the form for each table, set it on its variables, and report it in a line a table.
+    """Choose the form for each table, set it on its variables, and report it in one line per table.
 
-    The first batches of the first epoch are counted, whatever step the run resumes at: so the choice is the same in
-    every session with as many ranks. All ranks must call it; all get the same.
+    It counts the first batches of the first epoch, whatever step the run resumes at: so the choice is the same in
+    every session with the same number of ranks. All ranks must call it; all get the same.
 
     Args:
-        model: whose tables' columns get the attribute ``exchange``, before a step is traced.
-        world: the ranks. A single process exchanges nothing: nothing is read, chosen or said.
+        model: the columns of its tables get the attribute ``exchange``, before a step is traced.
+        world: the ranks. With a single process nothing is read, chosen or reported.
 
     Raises:
         UserError: damaged records.
@@ -79,7 +79,7 @@ def choose_exchange(
 
 
 def cheapest(ranks: int, touched: int, rows: int) -> Form:
-    """The form that costs less: all ranks' rows, gathered, against those of the table, summed around a ring."""
+    """The cheaper form: gathering all ranks' rows, or summing the whole table around a ring."""
     gathered = (ranks - 1) * touched * _GATHERED_ROW
     return "gather" if gathered <= 2 * (ranks - 1) / ranks * rows else "reduce"
 

@@ -1,8 +1,8 @@
-"""Rows that no data has shown for long are forgotten when a run continues another one.
+"""A run that continues another one forgets the rows that no data has shown for long.
 
-A table marks each row with the number of the optimizer's step that touched it last (0: never); that costs what the
-batch touches. A run also knows at which step each of the runs that it continues began, and on which day. So one mark
-a row serves all rules: each of them comes down to "not touched after step so-and-so".
+A table marks each row with the number of the optimizer's step that last touched it (0: never); that costs only as
+much as the batch touches. A run also records at which step, and on which day, each run of its chain began. So one
+mark per row serves all rules: each is equivalent to "not touched after step N".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BLOCK_ROWS = 1 << 20
 
 
 class Begun(TypedDict):
-    """A run of the chain: the steps that the optimizer had taken when it began, and the day (UTC)."""
+    """A run of the chain: the optimizer's steps before it began, and the day (UTC)."""
 
     after: int
     date: str
@@ -34,7 +34,7 @@ def begun_now(after: int) -> Begun:
 
 
 def last_kept(rule: Expiry, runs: list[Begun], steps: int, today: datetime.date) -> int:
-    """Rows whose last touch is this step or an earlier one have expired; 0 if none can have."""
+    """The last step whose rows have expired: those not touched after it; 0 if none can have expired."""
     if rule.unseen_steps is not None:
         return max(0, steps - rule.unseen_steps)
     if rule.unseen_runs is not None:
@@ -50,16 +50,16 @@ def marks_of(table: EmbeddingTable) -> keras.Variable:
 
 
 def expire(model: keras.Model, limit: int) -> tuple[int, int]:
-    """Send rows that were last touched at step ``limit`` or earlier back to their initial values, slots and all.
+    """Reset rows that were last touched at step ``limit`` or earlier to their initial values, with their slots.
 
-    Rows that were never touched hold those values already, and the absent slot's row is none to forget.
+    Rows that were never touched hold those values already; the absent slot's row is not reset.
 
     Args:
-        model: whose tables keep marks, with a built optimizer of :mod:`afm_ctr.optimizers`.
-        limit: of :func:`last_kept`.
+        model: its tables keep marks, with a built optimizer of :mod:`afm_ctr.optimizers`.
+        limit: from :func:`last_kept`.
 
     Returns:
-        How many rows went back, and how many had been touched, of those that this rank stores.
+        How many rows were reset, and how many had been touched, of those that this rank stores.
     """
     gone = known = 0
     for table in tables_of(model):
@@ -75,7 +75,7 @@ def expire(model: keras.Model, limit: int) -> tuple[int, int]:
 
 
 def _restart(table: EmbeddingTable, optimizer: Any, stored: np.ndarray, ids: np.ndarray) -> None:
-    """The stored rows with these numbers, and their ids."""
+    """Reset the stored rows with these numbers and ids."""
     rows = tf.constant(stored, tf.int64)
 
     def write(variable: Any, values: np.ndarray) -> None:

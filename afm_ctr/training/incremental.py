@@ -27,17 +27,17 @@ _MUST_AGREE = ("model", "loss", "optimizer.name", "optimizer.average")
 
 
 def check_origin(model_dir: Path, origin: Path | None, begun: bool) -> dict[str, Any] | None:
-    """Whether the run in a folder that is taken up again continues what it is now asked to continue.
+    """Check that the run in a folder, if it is resumed, continues the same run as before.
 
     Args:
-        origin: what it is asked to continue; None for nothing.
-        begun: whether it has a checkpoint of its own, and resumes from that.
+        origin: the run to continue; None for none.
+        begun: whether the run has its own checkpoint, and resumes from that.
 
     Returns:
-        What ``run.json`` says of it; None for nothing.
+        Its entry in ``run.json``; None for none.
 
     Raises:
-        UserError: it was begun from something else.
+        UserError: the run was started from something else.
     """
     if not (model_dir / RUN).is_file():
         return None
@@ -57,17 +57,17 @@ def check_origin(model_dir: Path, origin: Path | None, begun: bool) -> dict[str,
 def continue_from(
     origin: Path, model: keras.Model, config: TrainConfig, schema: ResolvedSchema, say: Say
 ) -> tuple[RunState, dict[str, Any], Checkpoint]:
-    """Give a fresh model and its optimizer the state of another run; :func:`forget` comes next.
+    """Load the state of another run into a new model and its optimizer; call :func:`drop_expired` next.
 
-    The position, the history, early stopping and the like begin again; so does the learning rate. Rows that the other
+    The position, the history, early stopping and the like start again; so does the learning rate. Rows that the other
     run's table did not have keep their initial values.
 
     Args:
-        origin: a run's folder, whose latest whole checkpoint is taken, or one checkpoint's folder.
-        schema: of its data: the other run's, or one that grew from it.
+        origin: a run's folder, whose latest undamaged checkpoint is used, or one checkpoint's folder.
+        schema: of the data: the other run's, or one that grew from it.
 
     Returns:
-        What :meth:`Trainer.restore` needs, what ``run.json`` keeps of it, and the checkpoint that was restored.
+        The state for :meth:`Trainer.restore`, the entry for ``run.json``, and the checkpoint that was restored.
 
     Raises:
         UserError: no run or checkpoint there, another model, a foreign schema.
@@ -113,10 +113,9 @@ def _rows(checkpoint: Checkpoint, table: str) -> int:
 def drop_expired(
     checkpoint: Checkpoint, model: keras.Model, rule: Expiry, runs: list[Begun], world: World, say: Say
 ) -> None:
-    """Send the rows that have expired back to their initial values, where they are stored: see :func:`expire`.
+    """Reset the rows that have expired to their initial values: see :func:`expire`.
 
-    All ranks must call it where tables are sharded. Where they are not, only rank 0 does, and gives what it has
-    to the others.
+    If tables are sharded, all ranks must call it; otherwise only rank 0 does, and its state is broadcast.
     """
     *before, now = runs
     unmarked = [table for table in tables_of(model) if not checkpoint.marks_rows(table.name)]

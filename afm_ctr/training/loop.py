@@ -42,7 +42,7 @@ _LOCK_SECONDS = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class TrainSummary:
-    """What a run came to, the same on every rank (but for the seconds).
+    """Result of a run, the same on every rank (except for the seconds).
 
     Attributes:
         model_dir: the run's folder.
@@ -51,12 +51,12 @@ class TrainSummary:
         steps: steps since the run began.
         rows: rows of the train split.
         resumed_from: the step that this call resumed from; None if it began the run.
-        seconds: of training in this call, validation and checkpoints left out.
-        rows_per_second: trained rows a second in this call, over all ranks; None where no step but the first was.
+        seconds: of training in this call, without validation and checkpoints.
+        rows_per_second: training speed of this call, over all ranks; None if only the first step ran.
         best: ``{"metric", "value", "epoch", "step"}``; None without validation.
-        last: the history's last object; None before the first epoch's end.
-        warnings: lines that say what is wrong with the model: that nothing was steered by the validation metric, that
-            it is no better than a constant, or that it was still improving when the run ended.
+        last: the history's last object; None before the end of the first epoch.
+        warnings: lines on what is wrong with the model: the validation metric could not steer the run, the model is
+            no better than a constant, or it was still improving when the run ended.
     """
 
     model_dir: str
@@ -72,7 +72,7 @@ class TrainSummary:
     warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """As plain data."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -98,27 +98,27 @@ def train(
 ) -> TrainSummary:
     """Train, or resume, the run in ``model_dir``. All ranks call it with the same arguments.
 
-    In an elastic job it continues when ranks are lost, added or removed, from the last commit (``config.elastic``).
+    In an elastic job it continues from the last commit when ranks are lost, added or removed (``config.elastic``).
     Killed between any two steps and called again, it ends with the weights of an uninterrupted run, whatever the
     number of ranks of each call; in one process bit by bit.
 
     Args:
         data_dir: a prepared data set.
         model_dir: the run's folder; rank 0 writes it.
-        config: what to do: a config, or what its YAML would hold. Without one that of the run which is resumed or
-            continued, else settings sized to the data, as ``afm-ctr train`` takes them.
+        config: a config, or the content of its YAML. None: that of the run which is resumed or continued, else
+            settings sized to the data, as in ``afm-ctr train``.
         world: by default that of :func:`afm_ctr.distributed.init`.
         resume: ``auto`` resumes from the last good checkpoint if there is one; ``never`` needs an empty folder.
-        from_checkpoint: begin with the weights of another run (its folder, or that of one of its checkpoints), whose
-            schema the data's is or grew from; see :func:`afm_ctr.training.incremental.continue_from`.
+        from_checkpoint: start with the weights of another run (its folder, or that of one of its checkpoints); the
+            data has its schema or one grown from it; see :func:`afm_ctr.training.incremental.continue_from`.
         command: the command line, for ``run.json``.
-        progress: what stderr shows, on rank 0.
-        profile: how many steps rank 0 looks at closely, after some that warm up: see
+        progress: what rank 0 prints to stderr.
+        profile: number of steps that rank 0 profiles, after some warm-up steps: see
             :class:`~afm_ctr.training.profiler.StepProfile`.
 
     Raises:
         UserError: see :meth:`afm_ctr.training.run_dir.RunDir.check`; also data that does not fit the config, a
-            damaged shard, a training that diverged, a folder that cannot be written.
+            damaged shard, a training that diverged, or a folder that cannot be written.
     """
     if resume not in ("auto", "never"):
         raise UserError(f"resume {resume!r}: say auto or never")
@@ -129,7 +129,7 @@ def train(
             raise UserError(f"config must be a mapping or a TrainConfig, got {type(config).__name__}; {how}")
         settings = config if isinstance(config, TrainConfig) else TrainConfig.parse(dict(config), "config")
     world = init() if world is None else world
-    if config is None:  # sized by rows, which TensorFlow reads: now that this rank has its GPU
+    if config is None:  # sizing reads rows with TensorFlow: only now that this rank has its GPU
         settings = default_config(data_dir, Path(model_dir), origin)
     reader = train_reader(data_dir, settings, world.rank, world.size)
     if not reader.manifest.labelled:
@@ -138,7 +138,7 @@ def train(
     sharded = is_to_be_sharded(settings, reader, world)
 
     def build() -> CTRModel:
-        keras.utils.set_random_seed(settings.seed)  # layers of other packages may draw from the global generators
+        keras.utils.set_random_seed(settings.seed)  # layers of other packages may use the global generators
         model = build_model(reader.schema, settings, training=True, shard_over=world if sharded else None)
         optimizer = optimizers.build(
             settings.optimizer.name, learning_rate=settings.optimizer.learning_rate, **settings.optimizer.options
@@ -167,7 +167,7 @@ class _Run:
     profile: int
 
     def go(self, state: ElasticState) -> TrainSummary:
-        """Train on the ranks that there are, to the end or until they change."""
+        """Train on the current ranks, to the end or until they change."""
         config, world = self.config, self.world
         reader = train_reader(self.data_dir, config, world.rank, world.size)
         folder, data = RunDir(self.model_dir), data_id(reader.manifest, config.train_split)
@@ -187,7 +187,7 @@ class _Run:
             traces, table = folder.path / TENSORBOARD, folder.path / PROFILE
             trainer.profile = StepProfile(self.profile, traces, table, config.batch_size, trainer.reporter.say)
         stack = contextlib.ExitStack()
-        # The signals to the end: a launcher ends the other ranks as soon as one has failed, and they say why first.
+        # Handle signals to the end: a launcher ends the other ranks as soon as one fails, and they explain it first.
         stack.enter_context(trainer.supervisor.signals)
         try:
             if world.size > 1:
@@ -221,7 +221,7 @@ class _Run:
             raise
         except Exception as error:
             if world.elastic and find_lost_rank(error) is not None:
-                raise  # not the end
+                raise  # the job continues on other ranks
             cause = trainer.supervisor.explain(error)
             if cause is None:
                 raise
@@ -244,7 +244,7 @@ class _Run:
         )
 
     def _given(self, trainer: Trainer) -> dict[str, Any]:
-        """What this rank was given, for a look whether the others were given the same."""
+        """What this rank was given, to check that all ranks were given the same."""
         manifest = trainer.reader.manifest
         given = {f"{name} (package)": version for name, version in versions_of(*PACKAGES).items()}
         given |= {"schema of the data": trainer.reader.schema.id} | flat(self.config.model_dump(mode="json"))
@@ -252,7 +252,7 @@ class _Run:
         return given | {f"split {split!r} of the data": data_id(manifest, split) for split in splits}
 
     def _set_base_rate(self, trainer: Trainer, fresh: bool) -> None:
-        """Give the trainer the base rate of what it trains on, and begin a fresh model with it; all ranks alike."""
+        """Give the trainer the base rate of its rows, and set the bias of a new model by it; on all ranks."""
         reader, split, say = trainer.reader, self.config.train_split, trainer.reporter.say
         sums = label_sums(self.data_dir, reader.manifest, split, reader.schema.num_slots, self.world, say)
         if sums is None:
@@ -270,14 +270,14 @@ class _Run:
     def _begin(
         self, trainer: Trainer, stack: contextlib.ExitStack, entry: dict[str, Any], again: bool
     ) -> tuple[RunState | None, str | None]:
-        """On rank 0: make the folder this run's, and restore its last checkpoint if it has one.
+        """On rank 0: set up the folder for this run, and restore its last checkpoint if it has one.
 
         Args:
-            entry: of this call in ``run.json``; it is completed.
-            again: whether this job began the run and has lost all but the checkpoints.
+            entry: of this call in ``run.json``; it is completed here.
+            again: whether this job began the run and has lost everything except the checkpoints.
 
         Returns:
-            What the run resumes from, and the folder of the checkpoint; None and None for a new one.
+            The state that the run resumes from, and the folder of the checkpoint; None and None for a new run.
         """
         folder, schema, model = trainer.folder, trainer.reader.schema, trainer.network
         with writing(self.model_dir):
@@ -305,7 +305,7 @@ class _Run:
             return start, None if source is None else str(source.folder)
 
     def _restore_others(self, trainer: Trainer, start: RunState | None, source: str | None) -> None:
-        """On all ranks, of a sharded table: the others' rows, once rank 0 has its own and has verified all."""
+        """On all ranks, with a sharded table: restore the other ranks once rank 0 has verified the files."""
         if source is None or start is None or not is_sharded(trainer.network):
             return
         expiry, folder = self.config.expiry, Path(source)
@@ -324,14 +324,14 @@ class _Run:
             drop_expired(checkpoint, trainer.network, expiry, start[1]["runs"], self.world, trainer.reporter.say)
 
     def _take_over(self, trainer: Trainer, stack: contextlib.ExitStack, entry: dict[str, Any]) -> None:
-        """On rank 0, which may be another one than before: the folder again, for the same run on other ranks."""
+        """On rank 0, which may be another process than before: take the folder for the same run on other ranks."""
         _lock(trainer.folder, stack, _LOCK_SECONDS)
         with writing(self.model_dir):
             trainer.folder.record(self.config, trainer.reader.schema, entry, self.command)
 
 
 def _lock(folder: RunDir, stack: contextlib.ExitStack, patience: float) -> None:
-    """Keep other processes out of the folder; the rank that wrote there may need some seconds to be gone."""
+    """Lock the folder; the rank that wrote there before may need some seconds to exit."""
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -359,10 +359,10 @@ def _open_validation(data_dir: str | Path, config: TrainConfig, manifest: Manife
 
 
 def check_metric(config: TrainConfig, schema: ResolvedSchema) -> None:
-    """Whether the data defines the metric that the run is steered by.
+    """Check that the data defines the metric that steers the run.
 
     Raises:
-        UserError: naming the metric and one that would do.
+        UserError: naming the metric and one to use instead.
     """
     if config.validation is None or schema.spec.label is None:
         return

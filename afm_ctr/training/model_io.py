@@ -1,4 +1,4 @@
-"""From a config and a schema to a model, and from a run's folder back to the trained one."""
+"""Builds a model from a config and a schema, and loads a trained one from a run's folder."""
 
 from __future__ import annotations
 
@@ -41,20 +41,19 @@ def build_model(
     shard_over: World | None = None,
     table_kind: Callable[..., EmbeddingTable] = EmbeddingTable,
 ) -> CTRModel:
-    """A fresh model; its initial weights are a function of the schema, the config and the seed.
+    """A new model; its initial weights depend only on the schema, the config and the seed.
 
-    In ``training`` it also holds what only training needs: the marks of rows. It sets whether this process
-    takes TF32 on GPUs: only in training, and if ``precision: tf32`` asks for it.
+    With ``training`` it also has what only training needs: the marks of rows. It sets whether this process uses TF32
+    on GPUs: only in training, and with ``precision: tf32``.
 
     ``negative_sampling: {correct: logit}`` becomes the model's ``bias_offset`` ln(rate): a model trained on logs
     that kept the share r of the negatives overstates the odds by 1/r.
 
-    ``shard_over`` are the ranks that share the table's rows; None: this process holds them all, or as ``table_kind``
-    does.
+    ``shard_over``: the ranks that share the table's rows; None: this process holds them all, unless ``table_kind``
+    stores them elsewhere.
 
     Raises:
-        UserError: an unknown model, an option that it does not have, or a loss that does not fit the label or the
-            correction.
+        UserError: an unknown model, an unknown option, or a loss that does not fit the label or the correction.
     """
     label = schema.spec.label
     if label is None:
@@ -80,7 +79,7 @@ def build_model(
         loss=config.loss,
         label_kind=label.kind,
         row_l2=config.row_l2,
-        row_l2_per=config.row_l2_per if training else "touch",  # no marks where nothing is trained
+        row_l2_per=config.row_l2_per if training else "touch",  # no marks without training
         seed=config.seed,
         precision="bfloat16" if config.precision == "bfloat16" else "float32",
         mark_rows=training and config.marks_rows,
@@ -91,14 +90,14 @@ def build_model(
 
 
 def load_model(model_dir: str | Path, which: Which = "best") -> tuple[CTRModel, ResolvedSchema, TrainConfig]:
-    """The trained model of a run, its whole table in memory, with the schema and the config that it was trained with.
+    """The trained model of a run, with its whole table in memory, and its schema and config.
 
     Args:
-        model_dir: what ``train`` wrote.
-        which: ``"best"`` by the validation metric (the latest where nothing was validated), or ``"latest"``.
+        model_dir: a run's folder, written by ``train``.
+        which: ``"best"`` by the validation metric (the latest if nothing was validated), or ``"latest"``.
 
     Raises:
-        UserError: no run, no checkpoint, or a damaged one.
+        UserError: no run, no checkpoint, or a damaged checkpoint.
     """
     model, schema, config, _ = open_run(model_dir, which, largest_table_mb=math.inf)
     return model, schema, config
@@ -111,10 +110,10 @@ def open_run(
     world: World | None = None,
     largest_table_mb: float = LARGEST_TABLE_MB,
 ) -> tuple[CTRModel, ResolvedSchema, TrainConfig, Checkpoint]:
-    """The trained model of a run as :func:`load_model` gives it, to score with, and the checkpoint it is from.
+    """The trained model of a run, as :func:`load_model` returns it, for scoring, and its checkpoint.
 
-    Where the ranks of ``world`` are several, and the checkpoint is of a sharded table, they share its rows again. A
-    table of more than ``largest_table_mb`` megabytes stays in the checkpoint's files otherwise: see
+    If ``world`` has several ranks and the checkpoint's table is sharded, they share its rows again. Otherwise a table
+    of more than ``largest_table_mb`` megabytes stays in the checkpoint's files: see
     :class:`~afm_ctr.training.stored_table.StoredTable`.
     """
     folder = Path(model_dir)
@@ -145,10 +144,10 @@ def open_run(
 def make_scorer(model: CTRModel, rows: int) -> Scorer:
     """A compiled function from ``feature_ids`` int64 [B, F] and ``feature_vals`` float32 [B, F] to two float32 [B].
 
-    Logit and prediction, with the correction for negative sampling: as they are exported and served.
+    Logit and prediction, with the correction for negative sampling, as exported and served.
 
     Args:
-        rows: B. With a size that is known beforehand a model may take large batches in blocks: less memory.
+        rows: B. With a size that is known in advance a model may compute large batches in blocks: less memory.
     """
     ids = tf.TensorSpec([rows, model.num_slots], tf.int64)
     vals = tf.TensorSpec([rows, model.num_slots], tf.float32)

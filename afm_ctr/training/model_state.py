@@ -1,4 +1,4 @@
-"""Which variables a model and its optimizer hold, separated as a checkpoint stores them."""
+"""The variables of a model and its optimizer, divided as a checkpoint stores them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class TableColumn:
     table: str
     column: str
     slot: str | None  # None for the weights, else the slot's name
-    variable: keras.Variable  # shape ``[V, ...]``, or of a sharded table this rank's rows
-    shards: RowShards | None = None  # which those are; None: all
+    variable: keras.Variable  # shape ``[V, ...]``, or this rank's rows of a sharded table
+    shards: RowShards | None = None  # which rows those are; None: all
 
     @property
     def key(self) -> str:
@@ -33,16 +33,16 @@ def tables_of(model: keras.Model) -> list[EmbeddingTable]:
 
 
 def is_sharded(model: keras.Model) -> bool:
-    """Whether the rows of a model's table are spread over the ranks."""
+    """Whether the rows of a model's table are sharded over the ranks."""
     return any(table.shards is not None for table in tables_of(model))
 
 
 def split_variables(model: keras.Model) -> tuple[dict[str, list[keras.Variable]], list[TableColumn]]:
     """All state of a built model and its optimizer: ``{"model": …, "optimizer": …}`` and the tables' columns.
 
-    Variables are known by their place in the list and not by their path: Keras numbers its default names within
-    a process, so the same layer may be ``dropout`` here and ``dropout_3`` there. Seed generators are among the
-    model's variables; the metrics are not.
+    Variables are identified by their place in the list, not by their path: Keras numbers its default names within a
+    process, so the same layer may be ``dropout`` here and ``dropout_3`` there. Seed generators are among the model's
+    variables; the metrics are not.
     """
     columns = [
         TableColumn(table.name, name, None, variable, table.shards)
@@ -70,7 +70,7 @@ def split_variables(model: keras.Model) -> tuple[dict[str, list[keras.Variable]]
 
 
 def _slot_prefix(variable: keras.Variable) -> str:
-    # keras.optimizers.Optimizer.add_variable_from_reference names a slot so.
+    # The prefix of keras.optimizers.Optimizer.add_variable_from_reference.
     return f"{variable.path.replace('/', '_')}_"
 
 

@@ -1,4 +1,4 @@
-"""``--set key.path=value``: values are YAML, and a path must be one of the config."""
+"""``--set key.path=value``: values are YAML, and the path must exist in the config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from afm_ctr.io.yaml import parse_yaml
 def apply_overrides(
     model: type[BaseModel], content: dict[str, Any], overrides: typing.Iterable[str]
 ) -> dict[str, Any]:
-    """A copy of ``content`` with every ``key.path=value`` set; values are parsed as YAML.
+    """A copy of ``content`` with every ``key.path=value`` applied; values are parsed as YAML.
 
     Raises:
         UserError: an override without ``=``, an unparsable value, or a path that the config does not have.
@@ -40,7 +40,7 @@ def apply_overrides(
 
 
 def _check_path(model: type[BaseModel] | None, keys: list[str], override: str) -> None:
-    """Walk the declared fields; below an open mapping (model and optimizer options) any one key may follow."""
+    """Walk the declared fields; an open mapping (model and optimizer options) accepts any one key."""
     for depth, key in enumerate(keys):
         done = ".".join(keys[:depth])
         if model is None:

@@ -1,4 +1,4 @@
-"""What a table costs on a number of ranks, replicated or sharded: memory, bytes and time of a step, before a run."""
+"""Memory, bytes and time per step of a table, replicated or sharded, on a number of ranks, estimated before a run."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from afm_ctr.training.config import TrainConfig
 
 _BATCHES = 4
 _NUMBER = 4  # bytes of a weight
-_SHARE = 0.8  # of the memory may be the table's: the rest is the program's, and what a step needs
-_LATENCY = 50e-6  # seconds of a message between hosts
+_SHARE = 0.8  # of the memory for the table: the rest is for the program and a step
+_LATENCY = 50e-6  # seconds per message between hosts
 ROWS_PER_SECOND = 50_000  # of a single rank, if not given
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Where a run is to take place."""
+    """Hosts, ranks and links of a cluster."""
 
     hosts: int
-    per_host: int  # ranks of each, a GPU each where there are any
+    per_host: int  # ranks per host, one per GPU if there are any
     gbits: float  # speed of a host's link, Gbit/s in each direction
-    memory: int  # bytes of a rank: of its GPU, or its part of the host's
+    memory: int  # bytes per rank: of its GPU, or its part of the host's
     rows_per_second: float = ROWS_PER_SECOND  # of a single rank, without an exchange
 
     @property
@@ -42,53 +42,53 @@ class Cluster:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """What is planned for."""
+    """Size and use of a table on a number of ranks."""
 
     rows: int
-    width: int  # numbers a row, over all columns
-    slot_numbers: int  # numbers that the optimizer keeps for a row
+    width: int  # numbers per row, over all columns
+    slot_numbers: int  # numbers per row in the optimizer's slots
     marks: bool  # whether each row has a mark of 8 bytes (``expiry``, ``row_l2_per: step``)
     local_batch: int  # rows of a rank's batch
-    slots: int  # of a row of the data, like the pairs
+    slots: int  # per row of the data, like the pairs
     pairs: int
     touched: int  # distinct ids of a rank's batch
-    copied: bool = False  # whether validation holds a second copy of the weights (``optimizer.average``)
+    copied: bool = False  # whether validation needs a second copy of the weights (``optimizer.average``)
 
     @property
     def row_bytes(self) -> int:
-        """Of a row with all that is kept for it."""
+        """Bytes per row, with slots and mark."""
         return (self.width + self.slot_numbers) * _NUMBER + 8 * self.marks
 
     @property
     def activation_bytes(self) -> int:
-        """About what a rank holds of its batch: ids and values; rows, products and their gradients; pairs."""
+        """Approximate bytes of a rank's batch: ids and values; rows, products and their gradients; pairs."""
         return self.local_batch * (12 * self.slots + _NUMBER * (4 * self.slots * self.width + 6 * self.pairs))
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a rank pays in one form."""
+    """Cost per rank of one form."""
 
-    # weights, slots, buffers: bytes of the rows that it stores, of their optimizer slots and marks, and of what a
-    # step, or validation if that is more, needs besides
+    # weights, slots, buffers: bytes of the rows that it stores, of their optimizer slots and marks, and of the other
+    # memory of a step, or of validation if that is more
     weights: int
     slots: int
     buffers: int
-    put: int  # bytes that it puts into the exchange of a step
+    put: int  # bytes that it puts into a step's exchange
     sent: int  # bytes of those that it sends to others
-    exchange_seconds: float  # of a step, by the speed of a host's link and a delay for each message
+    exchange_seconds: float  # per step, by the speed of a host's link and a delay per message
     step_seconds: float  # with the computation
-    largest_rows: int  # of the largest table that fits into the memory
+    largest_rows: int  # of the largest table that fits into memory
 
     @property
     def memory(self) -> int:
-        """Bytes in all."""
+        """Total bytes."""
         return self.weights + self.slots + self.buffers
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The costs of a table by form, and the form that ``auto`` would take."""
+    """The costs of a table by form, and the form that ``auto`` chooses."""
 
     table: Table
     cluster: Cluster
@@ -96,16 +96,16 @@ class Plan:
     chosen: Traffic
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """As plain data."""
         return dataclasses.asdict(self)
 
 
 def plan(table: Table, cluster: Cluster) -> Plan:
     """The costs of each form.
 
-    A gathered or summed table goes around a ring of ranks, which crosses each host's link once each way; of a sharded
-    one all ranks of a host send over its link what is not for each other. What ranks of one host exchange costs no
-    time here, and so do the few weights outside the table.
+    A gathered or summed table goes around a ring of ranks, which crosses each host's link once each way; with a
+    sharded table all ranks of a host send what is for other hosts over its link. Exchange within a host costs no time
+    here, and neither do the few weights outside the table.
     """
     costs: dict[Traffic, Cost] = {}
     for form in get_args(Traffic):
@@ -114,7 +114,7 @@ def plan(table: Table, cluster: Cluster) -> Plan:
         put = exchanged_bytes(form, table.touched, table.rows, table.width, _NUMBER)
         sent = sent_bytes(form, ranks, table.touched, table.rows, table.width, _NUMBER)
         batch = table.activation_bytes
-        # What a step needs besides the rows, and what validation does: bytes for each row, and others.
+        # Memory of a step and of validation in addition to the rows: bytes per row, and constant bytes.
         step = {
             "gather": (0, batch + ranks * put),
             "reduce": (2 * _NUMBER * (table.width + 1), batch),
@@ -144,7 +144,7 @@ def plan(table: Table, cluster: Cluster) -> Plan:
 
 
 def _cheapest(table: Table, cluster: Cluster, costs: dict[Traffic, Cost]) -> Traffic:
-    """Replicated where that fits and sends no more than twice as much, since then a lost rank loses nothing."""
+    """Replicated if that fits and sends at most twice as much, since then a lost rank loses nothing."""
     fitting = [form for form in ("gather", "reduce") if table.rows <= costs[form].largest_rows]
     best = min(fitting, key=lambda form: costs[form].sent, default=None)  # type: ignore[index]
     if cluster.ranks == 1:
@@ -155,7 +155,7 @@ def _cheapest(table: Table, cluster: Cluster, costs: dict[Traffic, Cost]) -> Tra
 
 
 def table_of(config: TrainConfig, schema: ResolvedSchema, ranks: int, touched: int, rows: int | None = None) -> Table:
-    """The table of a config and a schema on a number of ranks; ``rows``: in place of the schema's."""
+    """The table of a config and a schema on a number of ranks; ``rows``: replaces the schema's."""
     kind = interaction_class(config.model.name).Options
     options = parse_options(config.model.name, kind, config.model.options)
     optimizer = optimizers.build(config.optimizer.name, learning_rate=1.0, **config.optimizer.options)
@@ -174,7 +174,7 @@ def table_of(config: TrainConfig, schema: ResolvedSchema, ranks: int, touched: i
 
 
 def train_reader(data_dir: str | Path, config: TrainConfig, rank: int, ranks: int) -> Reader:
-    """A rank's part of the train split."""
+    """A reader of a rank's part of the train split."""
     split, rows = config.train_split, config.batch_size
     return Reader(data_dir, split, rows, seed=config.seed, rank=rank, size=ranks, shuffle=config.shuffle)
 
@@ -187,13 +187,13 @@ def touched_rows(reader: Reader) -> int:
 
 
 def plan_run(data_dir: str | Path, config: TrainConfig, cluster: Cluster, rows: int | None = None) -> Plan:
-    """The plan for a run of prepared data, whose first batches are counted as the ranks would divide them.
+    """The plan for a run on prepared data; the first batches are counted, divided as the ranks would.
 
     Args:
-        rows: plan for this number of ids in place of the schema's.
+        rows: plan for this number of ids instead of the schema's.
 
     Raises:
-        UserError: no such data or split, or a damaged record; fewer than one rank or row.
+        UserError: no such data or split, a damaged record, or fewer than one rank or row.
     """
     if min(cluster.hosts, cluster.per_host) < 1 or cluster.gbits <= 0 or cluster.rows_per_second <= 0:
         raise UserError("plan: hosts, GPUs a host, Gbit/s and rows a second must be above 0")
@@ -208,10 +208,10 @@ def plan_run(data_dir: str | Path, config: TrainConfig, cluster: Cluster, rows: 
 
 
 def rank_memory(config: TrainConfig, local_size: int) -> int:
-    """Bytes that a rank may use: as ``table.memory_gb`` says, else this machine's, divided by its ranks.
+    """Bytes that a rank may use: by ``table.memory_gb``, else this machine's, divided by its ranks.
 
     Raises:
-        UserError: it computes on a GPU, and the config does not say how large that is.
+        UserError: it computes on a GPU, and the config does not give the GPU's memory.
     """
     if config.table.memory_gb is not None:
         return round(config.table.memory_gb * 1e9)
@@ -221,9 +221,9 @@ def rank_memory(config: TrainConfig, local_size: int) -> int:
 
 
 def is_to_be_sharded(config: TrainConfig, reader: Reader, world: World) -> bool:
-    """Whether ``table.placement`` has the ranks share the table; ``auto`` by the plan. All ranks must ask.
+    """Whether the ranks shard the table, by ``table.placement``; ``auto`` uses the plan. All ranks must call it.
 
-    Where ranks come and go, whose number the plan would depend on, ``auto`` is ``replicated``.
+    In an elastic job, where the number of ranks changes, ``auto`` is ``replicated``.
 
     Raises:
         UserError: see :func:`rank_memory`.

@@ -1,4 +1,4 @@
-"""A profile of some steps: TensorBoard's, and a table of where their time went."""
+"""A profile of some steps: TensorBoard's, and a table of the time per part."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ import tensorflow as tf
 from afm_ctr.io.files import write_json
 from afm_ctr.training.progress import Say
 
-WARM_UP = 10  # the first step traces, the next ones find memory, and input is ready before it is needed
+WARM_UP = 10  # the first step traces, the next ones allocate memory, and input has been prefetched
 STEP = "train_step"  # the scope of a step's operations; those of the input pipeline's threads have none
 PARTS = ("input", "merge", "lookup", "interaction", "exchange", "optimizer", "idle", "other")
-"""What a step's time is divided into; ``other`` is the loss, the metric, callbacks, Python, and waiting for nothing.
+"""The parts of a step's time; ``other`` is the loss, the metric, callbacks, Python, and idle time on a CPU.
 
 ``input`` is the wait for a batch that is not ready, ``merge`` finding the batch's distinct ids, ``lookup`` reading
 their rows and adding up their gradients, ``interaction`` the model, both ways; ``exchange`` is summing over the ranks
-with the wait for them, ``optimizer`` everything after that. On a GPU the times are its own, and ``idle`` is when it
-has nothing to do, since the host has not launched the next operation: a larger batch uses it better.
+with the wait for them, ``optimizer`` everything after that. On a GPU the times are the GPU's, and ``idle`` is when it
+waits for the host to launch the next operation: a larger batch uses it better.
 """
 MARK = "profiled steps"
 _OPERATION = re.compile(r"([^:]+):\w+")
-# The operation itself hands over to a thread, and has ended then.
+# The operation hands over to a thread and ends.
 _NEXT_BATCH = re.compile(r"IteratorGetNext\w*::DoCompute")
-_NUMBER = re.compile(r"_\d+$")  # a scope that is entered again gets one
+_NUMBER = re.compile(r"_\d+$")  # TensorFlow numbers a scope that is entered again
 
 
 class StepProfile(keras.callbacks.Callback):
-    """Profiles a number of steps of a run, after some that warm up, all within one epoch.
+    """Profiles a number of steps of a run, after some warm-up steps, all within one epoch.
 
-    It comes last among the callbacks, so that theirs is part of a step's time. The profiler itself costs some time
-    of every step that it looks at.
+    It comes last among the callbacks, so that theirs is part of a step's time. Profiling itself adds some time to
+    every step.
 
     Args:
-        steps: how many; an epoch that is shorter gives what it has.
-        file: what the table is written to, as JSON.
+        steps: how many; in a shorter epoch as many as there are.
+        file: where the table is written, as JSON.
     """
 
     def __init__(self, steps: int, folder: Path, file: Path, batch_size: int, say: Say) -> None:
@@ -62,7 +62,7 @@ class StepProfile(keras.callbacks.Callback):
             self._finish()
 
     def _begin(self) -> None:
-        # The levels of the host's and Python's tracers: operations, and no Python calls.
+        # Levels of the host's and Python's tracers: trace operations, no Python calls.
         options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=2, python_tracer_level=0)
         tf.profiler.experimental.start(str(self._folder), options)
         self._mark = tf.profiler.experimental.Trace(MARK)
@@ -92,7 +92,7 @@ class StepProfile(keras.callbacks.Callback):
 
 
 class Span(NamedTuple):
-    """Something that a thread did, in picoseconds."""
+    """An operation of a thread, in picoseconds."""
 
     begin: int
     end: int
@@ -100,7 +100,7 @@ class Span(NamedTuple):
 
 
 def part_of(event: str) -> str | None:
-    """The part that an event of the trace belongs to; None for what is no operation of a step.
+    """The part that an event of the trace belongs to; None if it is not an operation of a step.
 
     Example:
         >>> part_of("gradient_tape/train_step/ctr/interaction/afm/MatMul:MatMul")
@@ -116,10 +116,10 @@ def part_of(event: str) -> str | None:
 
 
 def divide(spans: Iterable[Span], begin: int, end: int, gaps: str = "other") -> dict[str, int]:
-    """Divide the time from ``begin`` to ``end`` by part: what runs at the same time shares it.
+    """Divide the time from ``begin`` to ``end`` by part; operations that run at the same time share it.
 
-    Time in which nothing runs is the exchange's if one has begun in this step and what comes next is of it or of the
-    optimizer, since the ranks' exchanges run on threads of their own; that of the part ``gaps`` else.
+    Time in which nothing runs counts as exchange if one has begun in this step and the next operation belongs to it
+    or to the optimizer, since the ranks' exchanges run on their own threads; otherwise as the part ``gaps``.
 
     Returns:
         Picoseconds by part; their sum is ``end - begin``.
@@ -149,8 +149,8 @@ def divide(spans: Iterable[Span], begin: int, end: int, gaps: str = "other") -> 
 def spans_of(trace: Path) -> tuple[list[Span], int, int, bool]:
     """The operations of the marked steps, with begin and end of the mark, and whether they are a GPU's.
 
-    A CPU's are each thread's innermost ones. Where a GPU computes, they are what it runs, and of the CPU only the
-    wait for input and the exchange, which a host may do: for the rest it launches kernels and goes on.
+    For a CPU they are each thread's innermost ones. With a GPU they are the GPU's, and of the CPU only the wait for
+    input and the exchange, which may run on the host: for the rest the host only launches kernels.
 
     Raises:
         ValueError: the mark is not in the trace.
@@ -195,7 +195,7 @@ def _on_gpu(plane: Any) -> Iterator[Span]:
 
 
 def _innermost(events: list[Span]) -> Iterator[Span]:
-    """One thread's time without overlaps: where an operation runs within another, it is the inner one's."""
+    """A thread's time without overlaps: where operations nest, it is the inner one's."""
     open_: list[Span] = []
     now = 0
     for event in sorted(events, key=lambda span: (span.begin, -span.end)):

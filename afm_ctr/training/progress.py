@@ -1,4 +1,4 @@
-"""How a run shows itself: a bar on a terminal, now and then a line elsewhere, curves in TensorBoard."""
+"""Progress of a run: a bar on a terminal, a line now and then elsewhere, curves in TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from afm_ctr.visible import fitted, visible
 
 Mode = Literal["auto", "bar", "lines", "none"]
 Say = Callable[[str], None]
-"""What is called with a line for the user."""
+"""Called with a line for the user."""
 
 _SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_BARS, _STEPS_BETWEEN_CURVES = 10.0, 0.25, 50
-# What an epoch's line shows: a figure, its name there, and of a loss that of the constant. It fits 80 columns.
+# Figures in an epoch's line: key, name, and for a loss the key of the constant's. The line fits 80 columns.
 _SHOWN = {
     "loss": ("loss", "constant_loss"),
     "val_log_loss": ("val", "val_constant_log_loss"),
@@ -31,11 +31,11 @@ _SHOWN = {
 
 
 class Reporter(keras.callbacks.Callback):
-    """Loss, rows a second and time left, to stderr.
+    """Loss, rows per second and time left, to stderr.
 
     Args:
-        done_in_epoch: says how many steps of the current epoch are done (a resumed epoch begins in its middle).
-        mode: ``"auto"`` is a bar on a terminal and lines elsewhere.
+        done_in_epoch: returns the number of steps done in the current epoch (a resumed epoch begins in its middle).
+        mode: ``"auto"`` shows a bar on a terminal and lines elsewhere.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Reporter(keras.callbacks.Callback):
         self._steps_here = self._rows_before = 0
 
     def say(self, text: str) -> None:
-        """One line, whatever the mode but ``"none"``."""
+        """Print one line, in every mode except ``"none"``."""
         if self.mode == "none":
             return
         text = visible(text)
@@ -82,9 +82,9 @@ class Reporter(keras.callbacks.Callback):
         self._steps_here += 1
         now = time.monotonic()
         if self._steps_here == 1:
-            self._first_step = now  # it builds the graph: its time says nothing of the others
+            self._first_step = now  # it builds the graph, so its time is not typical
         if self._bar is not None and now - self._last_line >= _SECONDS_BETWEEN_BARS:
-            self._last_line = now  # each time it shows the loss, and so waits for the step
+            self._last_line = now  # an update shows the loss, and so waits for the step
             task = self._bar.task_ids[0]
             self._bar.update(task, completed=self._done(), figures=self._figures(now, logs))
         elif self.mode == "lines" and now - self._last_line >= _SECONDS_BETWEEN_LINES:
@@ -96,7 +96,7 @@ class Reporter(keras.callbacks.Callback):
         self.close()
 
     def close(self) -> None:
-        """Take the bar off the terminal."""
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -130,7 +130,7 @@ class Reporter(keras.callbacks.Callback):
 
 
 def _against_constant(name: str, logs: dict[str, Any]) -> str:
-    """What a log loss is to be compared with."""
+    """The constant's loss, to compare a log loss with."""
     constant = logs.get(_SHOWN[name][1])
     return "" if constant is None else f" ({constant:.4f})"
 
@@ -141,7 +141,7 @@ class TensorBoardScalars(keras.callbacks.Callback):
     def __init__(self, folder: Path, step: Callable[[], int], rows_done: Callable[[], int]) -> None:
         super().__init__()
         self._folder = folder
-        self._writer: Any = None  # made at the first figure: the folder may not be ours before the run has begun
+        self._writer: Any = None  # created with the first figure: before that the folder may belong to another run
         self._step, self._rows = step, rows_done
         self._since: tuple[int, float] | None = None
 
@@ -164,7 +164,7 @@ class TensorBoardScalars(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if "step" not in (logs or {}):
-            return  # not a whole epoch
+            return  # an incomplete epoch
         numbers = {k: v for k, v in (logs or {}).items() if isinstance(v, (int, float)) and k != "step"}
         self._write({f"epoch/{name}": float(value) for name, value in numbers.items()})
         self._writer.flush()

@@ -1,4 +1,4 @@
-"""The folder of a run: what it holds, and whether a run may begin or resume there."""
+"""The folder of a run: its files, and whether a run may begin or resume there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from afm_ctr.training.config import CONFIG, TrainConfig
 from afm_ctr.training.model_io import CHECKPOINTS, RUN
 from afm_ctr.training.progress import Say
 
-# What a run's figures depend on.
+# Packages that a run's figures depend on.
 PACKAGES = ("afm-ctr", "tensorflow", "keras", "horovod", "numpy")
 
 
@@ -36,11 +36,11 @@ def data_id(manifest: Manifest, split: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What kind of machine this is: ``processor``, ``cores``, ``system``, and ``gpus``, which TensorFlow may use."""
+    """This machine's ``processor``, ``cores``, ``system``, and ``gpus``, which TensorFlow may use."""
     import tensorflow as tf
 
     processor = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):  # not on Linux, or a processor without a name
+    with contextlib.suppress(OSError, StopIteration):  # not Linux, or a processor without a name
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {
@@ -56,10 +56,10 @@ def machine() -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class RunDir:
-    """A run on disk.
+    """A run's folder.
 
     It holds ``config.yaml``, ``schema.yaml`` with ``vocab/``, ``run.json``, ``history.jsonl``, ``checkpoints/`` and
-    ``tensorboard/``. A folder is a run's as soon as it holds ``run.json``, which is written first.
+    ``tensorboard/``. ``run.json`` is written first: a folder that holds it is a run's.
     """
 
     path: Path
@@ -71,14 +71,14 @@ class RunDir:
     def check(
         self, config: TrainConfig, schema: ResolvedSchema, data: str, resume: Literal["auto", "never"], warn: Say
     ) -> Checkpoint | None:
-        """Whether a run may begin here, or which checkpoint it resumes from (None: it begins).
+        """The checkpoint that the run resumes from; None if it begins. Raises if it may do neither here.
 
         Args:
             data: :func:`data_id` of the train split.
 
         Raises:
-            UserError: the folder is in use otherwise, the config would make it another run, the data has a foreign
-                schema, or other data is given in the middle of an epoch.
+            UserError: the folder is used for something else, the config would make it another run, the data has a
+                foreign schema, or other data is given in the middle of an epoch.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--model-dir {self.path} is a file")
@@ -91,7 +91,7 @@ class RunDir:
         if not (self.path / RUN).is_file():
             raise UserError(f"{self.path} is not empty and holds no run (no {RUN}); name a new --model-dir")
         if not (self.path / CONFIG).is_file():
-            return None  # ended while it was being set up
+            return None  # interrupted while it was being set up
         difference = config.changed_from(TrainConfig.load(self.path / CONFIG))
         if difference is not None:
             raise UserError(
@@ -114,7 +114,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """One run at a time in the folder, which is made. The system lets go of the lock however the process ends.
+        """Create the folder and lock it: one run at a time. The system releases the lock however the process ends.
 
         Raises:
             UserError: another process is training there.
@@ -128,7 +128,7 @@ class RunDir:
     def record(
         self, config: TrainConfig, schema: ResolvedSchema, session: dict[str, Any], command: Sequence[str]
     ) -> None:
-        """Write what makes the run repeatable; a resumed run adds a session to ``run.json``."""
+        """Write the config, the schema and ``run.json``; a resumed run adds a session to ``run.json``."""
         self.path.mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.path)
         sessions: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The state of a run, copied from its variables and written as :mod:`afm_ctr.training.checkpoint` describes."""
+"""A copy of a run's state, and how it is written as :mod:`afm_ctr.training.checkpoint` describes."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ ROWS_PER_FILE = 1_000_000
 
 
 class NotFinite(UserError):
-    """A state with a number in it that is none."""
+    """A state with a number that is not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ColumnCopy:
-    """The rows of one column of a table, or of a slot of it, or this rank's."""
+    """The rows of one column of a table, or of a slot of it; all rows or this rank's."""
 
     table: str
     key: str  # of :class:`~afm_ctr.training.model_state.TableColumn`
     shape: list[int]  # ``[V, ...]``
-    # the rows in order, ``[<= rows_per_file, ...]`` each, in host memory; those of a rank are copied one at a time
+    # the rows in order, ``[<= rows_per_file, ...]`` each, in host memory; a rank's are copied one block at a time
     blocks: Iterable[tf.Tensor]
-    start: int | None = None  # position of the first of a rank's; None: all rows, by id
+    start: int | None = None  # position of a rank's first row; None: all rows, by id
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """Everything that the run's next step depends on; made by :meth:`take`."""
+    """Everything that the run's next step depends on; see :meth:`take`."""
 
     position: Position
     schema_id: str
@@ -64,7 +64,7 @@ class Snapshot:
 
         Args:
             model: built and compiled with a built optimizer.
-            state: whatever else, as JSON can hold it.
+            state: other state, as JSON values.
             extra: arrays next to the variables (running metric sums).
         """
         groups, columns = split_variables(model)
@@ -81,13 +81,13 @@ class Snapshot:
         )
 
     def write(self, folder: Path, progress: Callable[[], None] = lambda: None) -> Checkpoint:
-        """Write it as a checkpoint: all of it or nothing. Sharded tables are no part of it.
+        """Write it as a checkpoint, all or nothing. Sharded tables are not part of it.
 
         Args:
-            folder: the folder to be; replaced when it exists.
+            folder: the final folder; an existing one is replaced.
 
         Raises:
-            NotFinite: a value is not finite: such a state is of no use, and the one before it must stay.
+            NotFinite: a value is not finite: such a state is useless, and the previous checkpoint must stay.
             OSError: the folder cannot be written.
         """
         self.check_finite()
@@ -96,7 +96,7 @@ class Snapshot:
         return Checkpoint(folder, manifest)
 
     def check_finite(self) -> None:
-        """Whether the small variables are numbers. Raises :class:`NotFinite`."""
+        """Check that the small variables are finite. Raises :class:`NotFinite`."""
         for name, value in self.dense.items():
             group, _, number = name.partition("/")
             _check_finite(value, self.names[group][int(number)] if group in self.names else number, self.position)
@@ -104,10 +104,10 @@ class Snapshot:
     def fill(
         self, temporary: Path, progress: Callable[[], None], parts: Sequence[Written] | None = None
     ) -> dict[str, Any]:
-        """All files of the checkpoint, the manifest last, flushed to the disk; :meth:`check_finite` comes before.
+        """Write all files of the checkpoint, the manifest last, flushed to disk; call :meth:`check_finite` before.
 
         Args:
-            parts: what each rank has written there of sharded tables; None: there are none.
+            parts: the files of sharded tables that each rank has written there; None: there are none.
 
         Returns:
             The manifest.
@@ -140,7 +140,7 @@ class Snapshot:
 
 
 class Written(NamedTuple):
-    """Files of a checkpoint that are written: ``{"sha256", "bytes"}`` by name, and the tables' part of a manifest."""
+    """Written files of a checkpoint: ``{"sha256", "bytes"}`` by name, and the tables' part of a manifest."""
 
     files: dict[str, dict[str, Any]]
     tables: dict[str, dict[str, Any]]
@@ -149,7 +149,7 @@ class Written(NamedTuple):
 def write_columns(
     temporary: Path, columns: Iterable[ColumnCopy], position: Position, progress: Callable[[], None]
 ) -> Written:
-    """Write the rows of columns, a file for each block.
+    """Write the rows of columns, one file per block.
 
     Raises:
         NotFinite: a value is not finite.
@@ -161,7 +161,7 @@ def write_columns(
         names: list[Any] = []
         start = column.start or 0
         for block in column.blocks:
-            values = np.asarray(memoryview(block))  # without a further copy
+            values = np.asarray(memoryview(block))  # without another copy
             _check_finite(values, f"{column.table}.{column.key}", position)
             stop = start + len(values)
             order = "rows" if column.start is None else MIXED
@@ -199,7 +199,7 @@ def _copy(column: TableColumn, rows_per_file: int) -> ColumnCopy:
 
 
 def _blocks(column: TableColumn, rows: int, rows_per_file: int) -> Iterator[tf.Tensor]:
-    # A gather copies its rows and no others, where a slice first copies the whole variable.
+    # A gather copies only its rows, where a slice first copies the whole variable.
     for start in range(0, rows, rows_per_file):
         with tf.device("CPU:0"):
             block = tf.gather(column.variable.value, tf.range(start, min(rows, start + rows_per_file)))

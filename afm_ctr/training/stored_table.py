@@ -1,4 +1,4 @@
-"""A table that stays where a checkpoint stored it: rows are read from the files as they are asked for."""
+"""A table that stays in a checkpoint's files: rows are read from there on request."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from afm_ctr.row_shards import mix
 from afm_ctr.sparse_gradients import merge_ids
 from afm_ctr.training.checkpoint import MIXED, Checkpoint
 
-LARGEST_TABLE_MB = 1000.0  # a run's larger table is read from its files
+LARGEST_TABLE_MB = 1000.0  # a larger table of a run is read from its files
 _BLOCK_BYTES = 1 << 26
 
 
 class StoredTable(EmbeddingTable):
     """An :class:`~afm_ctr.embedding.EmbeddingTable` that cannot be trained and has no variables.
 
-    Each row has a *place*, in the order in which the checkpoint holds the rows: its id, or its position in a sharded
-    table. Rows that the table has grown by since come after them, with their initial values.
+    Each row has a *place* in the order of the checkpoint's rows: its id, or its position in a sharded table. Rows
+    that the table has gained since come after them, with their initial values.
 
     Args:
-        average: the rows are the averages that the optimizer kept of the weights; None: the weights.
+        average: use the averages that the optimizer kept of the weights; None: the weights.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class StoredTable(EmbeddingTable):
         super().__init__(feature_size, *args, **kwargs)
 
     def build(self, input_shape: Any = None) -> None:
-        """Nothing is made: only the rows' files are looked up."""
+        """Create no variables: only look up the rows' files."""
         entries = {}
         for column, width in self.widths.items():
             for key in [column] if self._slot_scale is None else [column, f"{column}.{AVERAGE}"]:
@@ -48,11 +48,11 @@ class StoredTable(EmbeddingTable):
 
     @property
     def stored_rows(self) -> int:
-        """How many rows the checkpoint holds."""
+        """Number of rows in the checkpoint."""
         return int(self._first["rows"])
 
     def places(self, ids: Any) -> Any:
-        """Where ids are: int64 to the same, an array or a tensor as they came."""
+        """The places of ids: int64 to the same, array or tensor as given."""
         if self._first.get("order") != MIXED:
             return ids
         rows = np.int64(self.stored_rows)
@@ -77,7 +77,7 @@ class StoredTable(EmbeddingTable):
             yield self._rows(column, np.arange(start, min(start + step, self.feature_size)))
 
     def read(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The rows laid out as the ids, each read once. A graph with it needs this process."""
+        """The rows in the layout of the ids, each read once. A graph with it works only in this process."""
         with tf.name_scope("lookup"):
             unique, inverse = merge_ids(self._checked(ids))
             found = tf.numpy_function(self._look_up, [unique], [tf.float32] * len(self.widths), stateful=False)
@@ -92,7 +92,7 @@ class StoredTable(EmbeddingTable):
 
 
 class _Files:
-    """The rows of each column and slot, mapped at once: a run that still trains may delete the checkpoint later."""
+    """The rows of each column and slot, memory-mapped at once: a run in training may delete the checkpoint later."""
 
     def __init__(self, folder: Path, entries: dict[str, dict[str, Any]]) -> None:
         self._parts = {
@@ -104,7 +104,7 @@ class _Files:
         }
 
     def add(self, rows: np.ndarray, key: str, places: np.ndarray, scale: float) -> None:
-        """Add to ``[n, width]`` rows those of a column or slot that are stored at some places, times a number."""
+        """Add the rows of a column or slot stored at some places, times a factor, to ``rows`` ``[n, width]``."""
         for first, last, values in self._parts[key]:
             here = np.flatnonzero((places >= first) & (places < last))
             if len(here):

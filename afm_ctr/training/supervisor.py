@@ -1,4 +1,4 @@
-"""Keeps a run from hanging: watchdog, stop signals, errors of rank 0 that all ranks see; what ended it, in a line."""
+"""Keeps a run from hanging: watchdog, stop signals, rank 0's errors on all ranks; and one line on what ended it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _EVERY_STEPS = 10  # several ranks must agree on the step, which costs a small e
 
 
 class Supervisor:
-    """Watchdog, roll call and signals of one run on one set of ranks.
+    """Watchdog, peer monitor and signals of one run on one set of ranks.
 
     Attributes:
-        watchdog: for ``fit``; None if the config needs none.
+        watchdog: for ``fit``; None if the config has none.
         signals: to be entered around the run.
     """
 
@@ -50,21 +50,21 @@ class Supervisor:
             )
 
     def begin(self) -> None:
-        """Get to know the other ranks; all of them must call it."""
+        """Start monitoring the other ranks; all ranks must call it."""
         self._roll = PeerMonitor(self._world, main_thread_place)
 
     def beat(self) -> None:
-        """Something was done."""
+        """Report progress."""
         if self.watchdog is not None:
             self.watchdog.beat()
 
     def wait_for_chief(self, work: Callable[[], None]) -> None:
         """Let rank 0 do something that may take longer than a step, such as waiting for its disk.
 
-        The others' watchdogs stand still: rank 0's own ends the job if nothing moves there.
+        The other ranks' watchdogs pause: rank 0's watchdog ends the job if nothing moves there.
 
         Raises:
-            UserError: the work did, on rank 0.
+            UserError: raised by the work, on rank 0.
         """
         waits = self.watchdog is not None and not self._world.is_chief
         with self.watchdog.paused() if self.watchdog is not None and waits else contextlib.nullcontext():
@@ -76,9 +76,9 @@ class Supervisor:
                 raise UserError(f"rank 0: {error}") from error
 
     def explain(self, error: Exception) -> Exception | None:
-        """What the user and the other ranks are to read of an exception; see :func:`explain_failure`.
+        """The error to show to the user and the other ranks in place of an exception; see :func:`explain_failure`.
 
-        None if the exception says it itself, or was not foreseen.
+        None if the exception is clear already, or was not foreseen.
         """
         cause = explain_failure(error, self._folder, self._reader, self._roll)
         if self._roll is not None:
@@ -94,7 +94,7 @@ class Supervisor:
 
 
 def on_chief(world: World, work: Callable[[], Result]) -> Result:
-    """Do something on rank 0 only and give every rank its result, or every rank its :class:`UserError`."""
+    """Run something on rank 0 only and give every rank its result, or raise its :class:`UserError` on every rank."""
     if world.size == 1:
         return work()
     result: Result | None = None
@@ -111,7 +111,7 @@ def on_chief(world: World, work: Callable[[], Result]) -> Result:
 
 
 def on_every(world: World, work: Callable[[], Result]) -> list[Result]:
-    """Do something on every rank and give all of them the results by rank, or the first :class:`UserError`."""
+    """Run something on every rank and give all of them the results by rank, or raise the first :class:`UserError`."""
     result: Result | None = None
     mistake: UserError | None = None
     try:
@@ -126,13 +126,13 @@ def on_every(world: World, work: Callable[[], Result]) -> list[Result]:
 
 
 def check_same(world: World, mine: Mapping[str, Any]) -> None:
-    """Refuse ranks that were given different things: they would train a mixture, or wait for each other.
+    """Refuse ranks that were given different options: they would train a mixture, or wait for each other.
 
     Args:
-        mine: what this rank was given, by what it is called.
+        mine: this rank's options, by name.
 
     Raises:
-        UserError: on all ranks; names a rank, what it was given, and what rank 0 was.
+        UserError: on all ranks; names a rank, its value, and rank 0's.
     """
     first, *others = world.allgather_object(dict(mine))
     for rank, theirs in enumerate(others, 1):
@@ -145,12 +145,12 @@ def check_same(world: World, mine: Mapping[str, Any]) -> None:
 
 
 class StopSignals:
-    """While it is entered, SIGTERM and SIGINT let the step under way end and the state be saved.
+    """While it is entered, SIGTERM and SIGINT let the current step finish and the state be saved.
 
-    A second signal, a second or more after the first, does what the first one would have done without this. One that
-    comes sooner is the same request by another way: Slurm, systemd and terminals signal every process of a group, and
-    a launcher in that group passes its own on. Outside the main thread, and in an elastic job, whose launcher ends
-    ranks by SIGTERM one by one, nothing is changed.
+    A second signal, a second or more after the first, has its usual effect. A sooner one counts as the same request
+    by another way: Slurm, systemd and terminals signal every process of a group, and a launcher in that group passes
+    its own on. Outside the main thread, and in an elastic job, whose launcher ends ranks by SIGTERM one by one,
+    signals keep their usual effect.
     """
 
     def __init__(self) -> None:
@@ -180,7 +180,7 @@ class StopSignals:
         return bool(number)
 
     def stopped(self, step: int, folder: object) -> Stopped:
-        """What ends the run then."""
+        """The exception that then ends the run."""
         assert self.received is not None
         return Stopped(
             f"stopped by {self.received.name} after step {step:,}: the state is saved in {folder}, the same command "
@@ -199,7 +199,7 @@ class StopSignals:
 def explain_failure(
     error: Exception, folder: Path, reader: Reader, roll: PeerMonitor | None
 ) -> UserError | RunError | None:
-    """The one-line error of an exception that ended a run; None for one that was not foreseen.
+    """The one-line error for an exception that ended a run; None if it was not foreseen.
 
     Args:
         roll: knows which rank is missing; None before the first step.
@@ -225,20 +225,20 @@ def explain_failure(
 
 def _out_of_memory(error: BaseException) -> bool:
     return any(
-        # What a function of ours raises inside a graph arrives as text.
+        # An exception of our functions inside a graph arrives as text.
         isinstance(seen, (MemoryError, tf.errors.ResourceExhaustedError)) or "MemoryError" in str(seen)
         for seen in chain_of(error)
     )
 
 
 def _failed_allocation(error: BaseException) -> str:
-    """TensorFlow says it in the midst of many lines."""
+    """TensorFlow's line about the allocation, out of a long message."""
     wanted = re.search(r"OOM when allocating tensor[^\n]*?(?= by allocator|\n|$)", str(error))
     return wanted[0] if wanted else type(error).__name__
 
 
 def unwritable(run: str | Path, error: OSError) -> UserError:
-    """What to say of a run's folder that does not take a file."""
+    """The error for a run's folder that cannot be written."""
     remedy = "every checkpoint there is whole, so the same command resumes once that is fixed"
     if not os.path.isdir(run):
         remedy = "name another --model-dir"
@@ -247,7 +247,7 @@ def unwritable(run: str | Path, error: OSError) -> UserError:
 
 @contextlib.contextmanager
 def writing(run: Path) -> Iterator[None]:
-    """Within it a failure to write a run's folder is one for the user to fix; decorates what writes, too."""
+    """Within it a failure to write a run's folder is a :class:`UserError`; also a decorator."""
     try:
         yield
     except OSError as error:

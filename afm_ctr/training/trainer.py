@@ -1,4 +1,4 @@
-"""The training loop of a run: its position, what a checkpoint holds of it, the work between steps; elastic too."""
+"""The training loop of a run: its position, its part of a checkpoint, the work between steps; elastic too."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ from afm_ctr.training.run_dir import RunDir
 from afm_ctr.training.snapshot import NotFinite, Snapshot
 from afm_ctr.training.supervisor import Supervisor
 
-# What a step uses of a batch; dropout is a function of the row's number.
+# The parts of a batch that a step uses; dropout is a function of the row's number.
 _OF_A_STEP = ("feature_ids", "feature_vals", "label", "weight", "row")
 RunState = tuple[Position, dict[str, Any], dict[str, np.ndarray]]
-"""Where a run is: position, state of the callbacks (plain data), running sums of the metrics over all ranks."""
+"""The position of a run, state of the callbacks (plain data), running sums of the metrics over all ranks."""
 
 
 class Trainer(keras.callbacks.Callback):
-    """The run as a callback of its own ``fit`` calls, one an epoch or a part of one.
+    """The run as a callback of its own ``fit`` calls, one per epoch or part of one.
 
-    After every step it counts, looks at the loss and perhaps writes a checkpoint. At the end of an epoch it sums the
-    loss over the ranks, validates, asks the callbacks that decide by the figures, and writes a checkpoint: all in
+    After every step it counts, checks the loss and perhaps writes a checkpoint. At the end of an epoch it sums the
+    loss over the ranks, validates, calls the callbacks that decide by the figures, and writes a checkpoint: all in
     one place, so that a run that stops in the middle of an epoch does none of it.
 
     Args:
@@ -70,7 +70,7 @@ class Trainer(keras.callbacks.Callback):
         super().__init__()
         self.network, self.config, self.reader, self.world, self.folder = model, config, reader, world, folder
         self.position = Position()
-        self.runs = [begun_now(after=0)]  # this one, and before it those that it continues
+        self.runs = [begun_now(after=0)]  # this run, preceded by those that it continues
         self.speed = Speed()
         self._data = data
         self._sums = RunningSums(model, world)
@@ -104,14 +104,14 @@ class Trainer(keras.callbacks.Callback):
         self.stopping = False
 
     def validate_on(self, reader: Reader) -> None:
-        """Look at this split after each epoch."""
+        """Validate on this split after each epoch."""
         self.epochs.validate_on(reader, self.supervisor.beat)
 
     # -- one fit ----------------------------------------------------------------------------------------------------
 
     @property
     def ended(self) -> str | None:
-        """Why the run is over: ``epochs``, ``early_stopping``, ``max_steps``; None while it is not."""
+        """Why the run is over: ``epochs``, ``early_stopping``, ``max_steps``; None if it is not."""
         if self.position.epoch >= self.config.epochs:
             return "epochs"
         if self.epochs.stopped:
@@ -163,7 +163,7 @@ class Trainer(keras.callbacks.Callback):
         return [callback for callback in chosen if callback is not None]
 
     def close(self) -> None:
-        """Leave the terminal and the files in order."""
+        """Close the terminal's bar and the files."""
         self.supervisor.close()
         self._saver.close()
         self.reporter.close()
@@ -180,7 +180,7 @@ class Trainer(keras.callbacks.Callback):
         at, before = self.position, self._rows_done()
         self.position = dataclasses.replace(at, step_in_epoch=at.step_in_epoch + 1, step=at.step + 1)
         whole = self.position.step_in_epoch == self.reader.steps_per_epoch
-        self._read_loss()  # of the step before: the device is at work on this one meanwhile
+        self._read_loss()  # of the previous step, while the device computes this one
         self._unread = (self.position.step, (logs or {})["loss"])
         if whole:
             self._read_loss()
@@ -193,10 +193,10 @@ class Trainer(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.position.step_in_epoch < self.reader.steps_per_epoch:
-            return  # max_steps: the epoch continues another time
+            return  # max_steps: the epoch continues later
         self.position = Position(epoch + 1, 0, self.position.step)
         figures = self.epochs.end(epoch, self.position.step, self._sums, self.speed)
-        # What comes after in the list of callbacks shows the whole figures, and not this rank's running loss.
+        # Later callbacks in the list show the whole figures, not this rank's running loss.
         if logs is not None:
             logs.update(figures)
         self.speed.end_epoch()
@@ -221,7 +221,7 @@ class Trainer(keras.callbacks.Callback):
         return f"{what}: the training diverged; {cause}" + (f"; {kept}" if self.world.is_chief else "")
 
     def _on_disk(self, work: Callable[[], None]) -> None:
-        """Rank 0 hands a state to its disk or waits for one; a state that diverged is explained."""
+        """Let rank 0 write a state to disk or wait for one; a state that diverged is explained."""
 
         def explained() -> None:
             try:
@@ -234,9 +234,9 @@ class Trainer(keras.callbacks.Callback):
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
     def state(self) -> RunState:
-        """Where the run is, next to the values of its variables, as :meth:`restore` needs it.
+        """The state of the run besides the values of its variables, as :meth:`restore` needs it.
 
-        All ranks must call it. What it returns is a copy: it does not change with the next step.
+        All ranks must call it. It returns a copy, which does not change with the next step.
 
         Raises:
             UserError: the loss is not finite.
@@ -252,12 +252,12 @@ class Trainer(keras.callbacks.Callback):
         return self.position, copy.deepcopy(state), sums
 
     def save(self) -> None:
-        """Have rank 0 copy the state and write it as a checkpoint in the background; all ranks must call it.
+        """Let rank 0 copy the state and write it as a checkpoint in the background; all ranks must call it.
 
         A sharded table's rows are written by their owners, and the training waits for them.
 
         Raises:
-            UserError: loss or weights are not finite, or the checkpoint before this one could not be written.
+            UserError: loss or weights are not finite, or the previous checkpoint could not be written.
         """
         position, state, sums = self.state()
         if not all(np.isfinite(value).all() for value in sums.values()):
@@ -276,7 +276,7 @@ class Trainer(keras.callbacks.Callback):
             self._on_disk(lambda: self._saver.save(take, best))
 
     def flush(self) -> None:
-        """Wait until the last checkpoint is on the disk; all ranks must call it.
+        """Wait until the last checkpoint is on disk; all ranks must call it.
 
         Raises:
             UserError: it could not be written.
@@ -287,10 +287,10 @@ class Trainer(keras.callbacks.Callback):
         return {"schedule": self.schedule, "speed": self.speed, **self.epochs.stateful()}
 
     def restore(self, position: Position, state: dict[str, Any], sums: dict[str, np.ndarray]) -> None:
-        """Continue from what :meth:`state` gave, on any number of ranks.
+        """Continue from the result of :meth:`state`, on any number of ranks.
 
-        All ranks call it with the same. The variables are restored already, on rank 0 at least. What was written of
-        later steps is forgotten.
+        All ranks call it with the same arguments. The variables are restored already, at least on rank 0. Files of
+        later steps are removed.
         """
         state = copy.deepcopy(state)
         self.position, self.epochs.best = position, state["best"]
@@ -306,7 +306,7 @@ class Trainer(keras.callbacks.Callback):
 
 
 def run_state(checkpoint: Checkpoint) -> RunState:
-    """What :meth:`Trainer.restore` needs of a checkpoint."""
+    """The arguments of :meth:`Trainer.restore` from a checkpoint."""
     return checkpoint.position, checkpoint.state, checkpoint.extra()
 
 
@@ -314,7 +314,7 @@ class ElasticTrainer(Trainer):
     """A trainer that commits its state to host memory, and continues from a commit on other ranks.
 
     The position of a commit is the global step, and readers divide a step's rows by rank and size: so the records of
-    an epoch are those of an undisturbed run. In a world that is not elastic it is a plain :class:`Trainer`.
+    an epoch are those of an undisturbed run. In a world that is not elastic it behaves as :class:`Trainer`.
     """
 
     def __init__(self, elastic: ElasticState, **of_trainer: Any) -> None:
@@ -323,23 +323,23 @@ class ElasticTrainer(Trainer):
         self._hosts_changed = False
 
     def begin(self) -> None:
-        """The run begins, or resumes from a checkpoint that rank 0 has restored: all ranks get its variables."""
+        """Begin the run, or resume from a checkpoint that rank 0 has restored: all ranks get its variables."""
         if self.world.elastic:
             self._share_state()
             self._elastic.begin()
 
     def resume(self) -> None:
-        """Take up the last commit, whose variables all ranks hold."""
+        """Resume from the last commit, whose variables all ranks hold."""
         values = self._elastic.values
         self.speed = values["speed"]
         self.restore(*values["run"])
-        # Later checkpoints are forgotten now, and the one of an epoch's end may have died with its writer.
+        # Later checkpoints are removed, and the one of an epoch's end may be lost with its writer.
         super().save()
 
     def save(self) -> None:
-        """Before an epoch's checkpoint comes its commit: what is written is never ahead of what is kept.
+        """Commit before an epoch's checkpoint: what is on disk is never ahead of the commit.
 
-        If hosts have changed the epoch is ended in order first, and :meth:`fit` leaves afterwards.
+        If hosts have changed, the epoch ends in order first, and :meth:`fit` leaves afterwards.
         """
         if self.world.elastic and self.position.step_in_epoch == 0:
             self._share_state()
@@ -352,7 +352,7 @@ class ElasticTrainer(Trainer):
             raise HostsChanged
 
     def step_done(self) -> None:
-        """After all other callbacks: commit if it is time. The end of an epoch does so by itself."""
+        """Commit if it is time; called after all other callbacks. The end of an epoch commits by itself."""
         self._elastic.count_step()
         if self._elastic.due and self.position.step_in_epoch < self.reader.steps_per_epoch:
             self._share_state()

@@ -1,4 +1,4 @@
-"""What a user should know of a model before it is used: warnings by the figures of a run, each one line."""
+"""Warnings about a trained model, from the figures of a run, each one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from afm_ctr.training.model_io import HISTORY
 
 
 def no_better_than_constant(figures: Mapping[str, Any], split: str) -> str | None:
-    """A model whose loss a single number for all rows reaches as well; None: it is better, or that is not defined."""
+    """A warning if a single number for all rows reaches the model's loss; None: it does not, or it is undefined."""
     for name in BY_LOSS.values():
         value, constant = figures.get(name), figures.get(f"constant_{name}")
         if value is None or not constant or value < constant:
@@ -27,7 +27,7 @@ def no_better_than_constant(figures: Mapping[str, Any], split: str) -> str | Non
 
 
 def still_improving(history: Sequence[Mapping[str, Any]], config: TrainConfig) -> str | None:
-    """A run of two epochs or more whose last one was its best; None otherwise."""
+    """A warning if the last epoch of a run of two or more was its best; None otherwise."""
     if config.validation is None:
         return None
     metric, direction = config.validation.metric, config.validation.direction
@@ -44,7 +44,7 @@ def still_improving(history: Sequence[Mapping[str, Any]], config: TrainConfig) -
 
 
 def how_trained(history: Sequence[Mapping[str, Any]], config: TrainConfig) -> str:
-    """Whether more epochs, or fewer, would have been better; empty where the history does not say."""
+    """Whether more epochs, or fewer, would have been better; empty if the history does not show it."""
     if config.validation is None:
         return ""
     metric, direction = f"val_{config.validation.metric}", config.validation.direction
@@ -65,7 +65,7 @@ def how_trained(history: Sequence[Mapping[str, Any]], config: TrainConfig) -> st
 
 
 def not_steered(config: TrainConfig, reasons: Mapping[str, str], figures: Mapping[str, Any]) -> str | None:
-    """Why nothing goes by the validation metric, and which one would do; None: the metric is defined."""
+    """A warning if the validation metric is undefined, with one that would do; None: it is defined."""
     if config.validation is None or config.validation.metric not in reasons:
         return None
     split, metric = config.validation.split, config.validation.metric
@@ -82,7 +82,7 @@ def not_steered(config: TrainConfig, reasons: Mapping[str, str], figures: Mappin
 
 
 def warnings_of(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> list[str]:
-    """All warnings by the history of a run: at its best epoch, or the last one where none is best."""
+    """All warnings from the history of a run: at its best epoch, or the last one if none is best."""
     if config.validation is None or not history:
         return []
     key, best = f"val_{config.validation.metric}", max if config.validation.direction == "max" else min
@@ -94,6 +94,6 @@ def warnings_of(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> li
 
 
 def history_of(folder: Path) -> list[dict[str, Any]]:
-    """The epochs of a run as far as its folder holds them."""
+    """The epochs in a run's folder, so far."""
     path = folder / HISTORY
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

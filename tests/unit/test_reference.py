@@ -59,7 +59,7 @@ def test_examples_load(name: str, tmp_path: Path) -> None:
 
 def test_what_the_page_says_of_a_key() -> None:
     (line,) = re.findall(r"^\| `batch_size` .*$", PAGE, re.M)
-    assert line == "| `batch_size` | whole number ≥ 1 | `4096` | rows of a step, over all ranks together. |"
+    assert line == "| `batch_size` | whole number ≥ 1 | `4096` | rows per step, over all ranks together. |"
     (line,) = re.findall(r"^\| `missing` .*MissingValue.*$", PAGE, re.M)
     assert line.startswith("| `missing` | `absent` or `own` or [MissingValue](#missingvalue) | `absent` | ")
     (line,) = set(re.findall(r"^\| `attention_dropout` .*$", PAGE, re.M))  # of two models
