@@ -1,4 +1,4 @@
-"""Horovod for Keras 3: any Keras model on several processes, with a single-process twin.
+"""Horovod for Keras 3: any Keras model on several processes, or on a single one with the same code.
 
 ::
 
@@ -6,8 +6,8 @@
     model.compile(distributed.wrap_optimizer(keras.optimizers.Adam(1e-3), world), loss="mse", jit_compile=False)
     model.fit(my_part_of_the_data, callbacks=[distributed.BroadcastVariables(world)])
 
-``horovodrun -np 4 python train.py`` runs it on four ranks, ``python train.py`` on one, and there Horovod need not
-even be installed.
+``horovodrun -np 4 python train.py`` runs it on four ranks, ``python train.py`` on one, which does not even need
+Horovod.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ def init(require_horovod: bool = False) -> World:
     """The world of this process, the same object at every call. Call it before anything touches a GPU.
 
     Under ``horovodrun`` it is Horovod's; otherwise a single process. Each rank is pinned to the GPU of its local
-    rank, with memory growth, a single process to the first: see :func:`pin_gpu`.
+    rank, with memory growth, a single process to the first GPU: see :func:`pin_gpu`.
 
     Args:
-        require_horovod: use Horovod without a launcher too (a world of size 1).
+        require_horovod: use Horovod even without a launcher (a world of size 1).
 
     Raises:
-        UserError: started by ``horovodrun`` (or required) and Horovod does not load, or more ranks than GPUs here.
+        UserError: Horovod does not load under ``horovodrun`` (or when required), or there are more ranks than GPUs.
     """
     global _world
     if _world is None:

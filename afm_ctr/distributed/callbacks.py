@@ -1,4 +1,4 @@
-"""Keras callbacks of a job with several ranks. All work in the single process too."""
+"""Keras callbacks for a job with several ranks. All work in a single process too."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from afm_ctr.errors import UserError
 
 
 class BroadcastVariables(keras.callbacks.Callback):
-    """Before the first step: build the optimizer, then give every rank the chief's variables.
+    """Before the first step: build the optimizer, then copy rank 0's variables to every rank.
 
-    Weights, optimizer slots and counters, and the states of seed generators; sharded variables stay as they are.
-    It also sees to it that all ranks take equally many steps: see :mod:`afm_ctr.distributed.steps`.
+    These are weights, optimizer slots and counters, and the states of seed generators; sharded variables are skipped.
+    It also checks that all ranks take equally many steps: see :mod:`afm_ctr.distributed.steps`.
 
     Raises (with more than one rank):
         UserError: as training begins: the model is not built, its optimizer is not wrapped, or it was compiled with
@@ -65,28 +65,28 @@ class BroadcastVariables(keras.callbacks.Callback):
 
 
 class LearningRateSchedule(keras.callbacks.Callback):
-    """The learning rate as a function of the step: a linear rise, then ``target``, or a fall to the run's end.
+    """The learning rate as a function of the step: a linear rise, then ``target``, or a decay to the run's end.
 
-    Steps count from 1. Step t of the first ``warmup_steps`` takes start + (target - start) t / warmup_steps. Without
-    ``decay`` the callback then does not touch the rate, so that others may lower it. With it, the n-th of the m steps
-    that are left takes target · (1 - x) (``linear``) or target · (1 + cos πx) / 2 (``cosine``; Loshchilov, Hutter:
+    Steps count from 1. Step t of the first ``warmup_steps`` uses start + (target - start) t / warmup_steps. Without
+    ``decay`` the callback then leaves the rate alone, so that others may lower it. With it, the n-th of the m
+    remaining steps uses target · (1 - x) (``linear``) or target · (1 + cos πx) / 2 (``cosine``; Loshchilov, Hutter:
     SGDR, ICLR 2017, equation 5, without restarts) with x = (n - 1) / m: the last rate is small and never 0.
 
-    Nothing is ever scaled by the number of ranks unless ``start="one_rank"`` or the ``target`` given here says so.
+    The rate is never scaled by the number of ranks, unless ``start="one_rank"`` or the given ``target`` does so.
 
     Args:
-        world: for its size, and so that only the chief speaks.
+        world: for its size, and so that only rank 0 prints.
         target: the rate to reach.
         warmup_steps: number of steps of the rise; 0 = none.
         start: ``zero``, or ``one_rank`` = target / number of ranks (Goyal et al., "Accurate, Large Minibatch SGD",
             2017, section 2.2), or a number.
         decay: how the rate falls after the rise; None: it does not.
-        total_steps: of the run, which a decay ends with.
-        verbose: whether the chief prints one line about it as training begins.
+        total_steps: of the run, at which the decay ends.
+        verbose: whether rank 0 prints one line about it as training begins.
 
     Raises:
-        UserError: a negative number of steps, a decay that has no step left after the rise, or (as training begins)
-            an optimizer with a schedule of its own.
+        UserError: a negative number of steps, no step left for the decay after the rise, or (as training begins) an
+            optimizer with its own schedule.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class LearningRateSchedule(keras.callbacks.Callback):
         self._speaks = verbose and world.is_chief
 
     def get_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the number of steps taken."""
+        """The number of steps taken, for a checkpoint."""
         return {"step": self.step}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ class LearningRateSchedule(keras.callbacks.Callback):
         return self.target * ((1 - done) if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2)
 
     def describe(self) -> str | None:
-        """What lies ahead, in words; None when the rate stays as it is."""
+        """The schedule ahead, in words; None if the rate is constant."""
         ahead = []
         if self.step < self.warmup_steps:
             done = f", {self.step:,} of them done" if self.step else ""
@@ -161,16 +161,16 @@ class LearningRateSchedule(keras.callbacks.Callback):
 class DriftCheck(keras.callbacks.Callback):
     """Compare checksums of the replicated variables over the ranks every few steps and as training ends.
 
-    Of a sharded table, which no two ranks hold alike, they compare who owns which rows.
+    For a sharded table, whose rows differ by rank, the ranks compare who owns which rows.
 
-    It reads every variable once: about a second a gigabyte. Bit-identical ranks are expected: they step on the same
-    reduced gradients, and what this package adds after the exchange has a fixed order, on GPUs too.
+    It reads every variable once: about a second per gigabyte. Ranks are expected to be bit-identical: they step on
+    the same reduced gradients, and what this package adds after the exchange has a fixed order, on GPUs too.
 
     Args:
-        every: steps between two checks.
+        every: steps between checks.
 
     Raises (on every rank alike, in one line):
-        DistributedError: naming the first variable that drifted and the ranks that hold something else.
+        DistributedError: naming the first variable that drifted and the ranks that differ.
     """
 
     def __init__(self, world: World, every: int = 1000) -> None:

@@ -1,4 +1,4 @@
-"""Training that continues when ranks are lost, added or removed: a state that is committed, and a loop around it."""
+"""Training that continues when ranks are lost, added or removed: a committed state, and a loop around it."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ from afm_ctr.visible import visible
 
 Result = TypeVar("Result")
 
-_SHARE = 0.05  # of the time may go into commits: large models are committed less often than asked for
-_GROWTH = 4  # how much longer than the last interval the next may be, while a step's time is being learnt
+_SHARE = 0.05  # of the time at most is spent on commits: large models are committed less often than configured
+_GROWTH = 4  # the largest ratio of successive intervals, until a step's time is known
 _VAIN = 5  # meetings in a row without a commit between them
 
 
 class HostsChanged(Exception):
-    """The job's hosts have changed: all ranks leave what they do, just after a commit, and meet again."""
+    """The job's hosts have changed: after a commit all ranks stop their work and meet again."""
 
 
 class ElasticState:
-    """What survives the loss of ranks: a model with its optimizer, and named values; kept in host memory.
+    """The state that survives the loss of ranks: a model with its optimizer, and named values; kept in host memory.
 
-    :meth:`commit` copies it all. When a rank is lost, :func:`run_elastic` goes back to the last commit, so at most
-    the steps after it are done again; a newcomer gets the last commit from the others. In a world that is not elastic
+    :meth:`commit` copies it all. When a rank is lost, :func:`run_elastic` goes back to the last commit, so only the
+    steps after it are repeated; a new rank gets the last commit from the others. In a world that is not elastic
     nothing is copied, and the same program runs on one process or on a fixed number of ranks.
 
     The rows of a sharded table are copied on the rank that owns them and on another one, see :class:`ShardCopies`.
-    When the ranks change, the model is made anew and each rank gets the rows that it owns then. If more ranks were
-    lost than there are copies, the commit is lost, and the function is called with :attr:`lost` set.
+    When the ranks change, the model is rebuilt and each rank gets the rows that it then owns. If more ranks were lost
+    than there are copies, the commit is lost, and the function is called with :attr:`lost` set.
 
     Args:
         model: built and compiled, its optimizer wrapped (:func:`wrap_optimizer`) and built.
         world: from :func:`afm_ctr.distributed.init`.
-        commit_seconds: how often a commit is :attr:`due`, about. A commit copies every variable (about 0.4 s a
-            gigabyte), and as many seconds are left between two that they take no more than a twentieth of the time.
+        commit_seconds: about how often a commit is :attr:`due`. A commit copies every variable (about 0.4 s per
+            gigabyte); intervals are long enough that commits take at most a twentieth of the time.
         commit_steps: commit every ``commit_steps`` steps instead.
-        rebuild: makes such a model, compiled and built, for the ranks that there are; for one with sharded tables.
+        rebuild: builds and compiles such a model for the current ranks; required with sharded tables.
         **values: anything that can be pickled: epoch, step, position in the data, callbacks' state.
 
     Attributes:
-        values: the named values, to be read and set at will; after a reset they are those of the last commit.
-        model: the one in use.
+        values: the named values, which may be read and set; after a reset they are those of the last commit.
+        model: the current one.
         committed: whether there is a commit to go back to.
-        lost: whether there was one and its rows are lost: resume from what is on the disk.
+        lost: whether the commit's rows are lost: resume from disk.
 
     Raises:
         UserError: negative intervals, or sharded tables without ``rebuild``.
@@ -82,11 +82,11 @@ class ElasticState:
         self._seconds, self._steps = commit_seconds, commit_steps
         self._arrays: list[np.ndarray] = []
         self._pickled, self._cost = b"", 0.0
-        self.serial = 0  # of the last commit; the same commit has the same number on every rank
-        self._torn = False  # whether variables are neither this rank's own nor those of a commit
+        self.serial = 0  # of the last commit; a commit has the same number on every rank
+        self._torn = False  # whether variables are neither this rank's nor those of a commit
         self._interval, self._since = 1, 0
         self._last = time.monotonic()
-        self._hosts_changed = False  # known to rank 0, which the launcher notifies
+        self._hosts_changed = False  # set on rank 0, which the launcher notifies
         self._rebuild, self.copies, self.lost = rebuild, ShardCopies(world), False
         self._neighbours: list[int] = []
 
@@ -95,7 +95,7 @@ class ElasticState:
         return self.serial > 0
 
     def begin(self) -> None:
-        """At the run's beginning, and only then: give all ranks the variables of rank 0, and commit."""
+        """Give all ranks the variables of rank 0, and commit; does nothing if there is a commit already."""
         if not self.committed:
             state = training_state(self.model)
             check_alike(self.world, state)
@@ -103,7 +103,7 @@ class ElasticState:
             self.commit()
 
     def count_step(self) -> None:
-        """A step is done; all ranks count alike."""
+        """Count a finished step, on all ranks."""
         self._since += 1
 
     @property
@@ -112,25 +112,25 @@ class ElasticState:
         return self._since >= self._interval
 
     def commit(self) -> None:
-        """Keep a copy of everything, then leave if hosts have changed; all ranks call it at the same step.
+        """Copy everything, then raise if hosts have changed; all ranks call it at the same step.
 
         Raises:
-            HostsChanged: for :func:`run_elastic`; let it pass.
+            HostsChanged: for :func:`run_elastic`; do not catch it.
         """
         if self.keep():
             raise HostsChanged
 
     def keep(self) -> bool:
-        """:meth:`commit` without leaving: returns whether hosts have changed, on every rank the same.
+        """:meth:`commit` without raising: returns whether hosts have changed, the same on every rank.
 
-        Raise :class:`HostsChanged` as soon as it suits; until then every commit says it again.
+        Raise :class:`HostsChanged` when convenient; until then every commit returns True.
         """
         if not self.world.elastic:
             return False
         now = time.monotonic()
         changed, interval = self.world.broadcast_object((self._hosts_changed, self._next_interval(now)))
         self.copies.make(self.serial + 1, self.model)
-        # From here on nothing is exchanged, so that a commit is whole on each rank or not made there.
+        # Nothing is exchanged from here on, so that each rank makes the whole commit or none of it.
         self._copy()
         self.serial += 1
         self.copies.keep_only(self.serial)
@@ -152,7 +152,7 @@ class ElasticState:
             self._arrays = [np.empty(v.shape, v.dtype.as_numpy_dtype) for v in variables]
         for array, variable in zip(self._arrays, variables, strict=True):
             for place, block in blocks_of(variable):
-                array[place] = block  # into the same memory again
+                array[place] = block  # reuse the memory
         self._pickled = pickle.dumps(self.values, protocol=5)
 
     def restore(self) -> None:
@@ -163,7 +163,7 @@ class ElasticState:
             self.values = pickle.loads(self._pickled)
 
     def sync(self) -> None:
-        """Give the newest commit of any rank to those that have an older one or none; all ranks call it.
+        """Give the newest commit of any rank to those with an older one or none; all ranks call it.
 
         Raises:
             RunError: every rank that held a commit is gone.
@@ -192,21 +192,21 @@ class ElasticState:
         self._interval, self._since, self._last = self._steps or 1, 0, time.monotonic()
 
     def on_hosts_updated(self, timestamp: int, change: Any) -> None:
-        """Called by Horovod's notification thread, on rank 0: the launcher has found other hosts."""
+        """Called by Horovod's notification thread, on rank 0, when the launcher has found other hosts."""
         self._hosts_changed = True
 
     def reset(self, lost: bool = False) -> None:
-        """Meet the ranks that there are now, and forget what was compiled for those that there were.
+        """Meet the current ranks, and drop what was compiled for the previous ones.
 
         Args:
-            lost: not by agreement: see :meth:`World.reset`.
+            lost: a rank was lost: see :meth:`World.reset`.
         """
         self._hosts_changed = False
         self.world.reset(self._neighbours, lost)
         if self._rebuild is None:
             self.model.train_function = self.model.test_function = self.model.predict_function = None
             return
-        del self.model  # before the next one takes as much memory
+        del self.model  # free its memory before the next one is built
         gc.collect()
         count_again()
         self.model, self._torn = self._rebuild(), False
@@ -214,9 +214,9 @@ class ElasticState:
 
 
 class Commits(keras.callbacks.Callback):
-    """Under ``fit``: after every batch add one to ``state.values["step"]``, and commit when it is time.
+    """Under ``fit``: after every batch increment ``state.values["step"]``, and commit when it is due.
 
-    Put it last in the list, so that the state holds what the other callbacks did.
+    Put it last in the list, so that the state includes the work of the other callbacks.
 
     Raises:
         DistributedError: the ranks have unequal numbers of batches: see :mod:`afm_ctr.distributed.steps`.
@@ -242,8 +242,8 @@ class Commits(keras.callbacks.Callback):
 def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState) -> Result:
     """Call ``function(state)``, again after each loss or change of ranks, until it returns.
 
-    Whenever it is called all ranks hold the same commit (or none has one: the run begins), and ``state.world`` says
-    what rank this is of how many. In a world that is not elastic it is just called.
+    At each call all ranks hold the same commit (or none has one: the run begins), and ``state.world`` has the current
+    rank and size. In a world that is not elastic the function is called once.
 
     ::
 
@@ -263,7 +263,7 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
         distributed.run_elastic(train, state)
 
     Args:
-        function: may exchange what it likes, but only within this call; before it, newcomers wait in :meth:`sync`.
+        function: may exchange anything, but only within this call; before it, new ranks wait in :meth:`sync`.
         state: one for the whole run.
 
     Returns:
@@ -271,8 +271,8 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
 
     Raises:
         RankRemoved: this rank's host left the job; uncaught, it ends the process with code 0.
-        RunError: ranks are lost again and again and no commit is made between.
-        Exception: whatever ``function`` raises, but for the loss of a rank.
+        RunError: ranks are lost repeatedly without a commit between.
+        Exception: any exception of ``function``, except for the loss of a rank.
     """
     if not state.world.elastic:
         return function(state)
@@ -284,7 +284,7 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
                     state.reset(lost)
                 state.sync()
                 if state.committed and sharded_variables(state.model):
-                    state.commit()  # until then some rows have one copy, or only their owner's
+                    state.commit()  # until then some rows have only one copy, or only their owner's
                     serial = state.serial
                 return function(state)
             except HostsChanged:
@@ -309,7 +309,7 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
 
 @contextlib.contextmanager
 def _host_changes(state: ElasticState) -> Iterator[None]:
-    """Within it the launcher's news of hosts reach the state."""
+    """Within it the launcher's news about hosts reaches the state."""
     from horovod.common.elastic import notification_manager
 
     notification_manager.init()
@@ -321,7 +321,7 @@ def _host_changes(state: ElasticState) -> Iterator[None]:
 
 
 def _machine() -> str:
-    """What processes that see each other's ids have in common."""
+    """An identifier shared by the processes that see each other's process ids."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"

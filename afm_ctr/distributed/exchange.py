@@ -18,13 +18,13 @@ Gradient: TypeAlias = Any
 """A ``tf.Tensor``, a ``tf.IndexedSlices`` or None."""
 
 Form = Literal["gather", "reduce"]
-"""How sparse gradients are summed: their merged rows are gathered, or they are added up as dense tables."""
+"""How sparse gradients are summed: by gathering their merged rows, or by adding them up as dense tables."""
 
 Traffic = Literal["gather", "reduce", "sharded"]
-"""What a table costs the network: a form, or the ids, rows and gradient rows of a sharded one."""
+"""How a table's gradient is exchanged: a form, or the ids, rows and gradient rows of a sharded table."""
 
 UNEVEN = "give every rank as many by steps_per_epoch, or let short ranks take batches of weight 0"
-"""What to do about unequal numbers of batches."""
+"""How to fix unequal numbers of batches."""
 
 _numbers = itertools.count()
 
@@ -39,17 +39,17 @@ def scaled(gradient: Gradient, factor: tf.Tensor) -> Gradient:
 
 
 def _wide(tensor: tf.Tensor) -> tf.Tensor:
-    """Half floats are summed as float32: they overflow, and Horovod has no bfloat16."""
+    """Half floats are summed as float32: they would overflow, and Horovod has no bfloat16."""
     return tf.cast(tensor, tf.float32) if tensor.dtype in (tf.float16, tf.bfloat16) else tensor
 
 
 def exchanged_bytes(form: Traffic, touched: int, rows: int, width: int, itemsize: int = 4) -> int:
-    """What a rank puts into the exchange of a table in a step: its gradient, or of a sharded one the ids that it asks
-    for, as many rows as it gets, and their gradient.
+    """Bytes that a rank puts into the exchange of a table in a step: its gradient, or for a sharded table the ids
+    that it requests, as many rows, and their gradient.
 
     Args:
         touched: distinct rows that the rank's part of the batch reads.
-        width: numbers a row, over all columns that are read together.
+        width: numbers per row, over all columns that are read together.
     """
     if form == "gather":
         return touched * (width * itemsize + _index_type(rows).size)
@@ -59,8 +59,8 @@ def exchanged_bytes(form: Traffic, touched: int, rows: int, width: int, itemsize
 
 
 def sent_bytes(form: Traffic, ranks: int, touched: int, rows: int, width: int, itemsize: int = 4) -> int:
-    """What of :func:`exchanged_bytes` a rank sends to others: gathered rows travel around the ring of ranks, a sum
-    goes around it twice in parts, and of a sharded table the share of the other ranks is sent once."""
+    """Bytes of :func:`exchanged_bytes` that a rank sends to others: gathered rows travel around the ring of ranks, a
+    sum goes around it twice in parts, and a sharded table's rows of other ranks are sent once."""
     times = {"gather": ranks - 1, "reduce": 2 * (ranks - 1) / ranks, "sharded": (ranks - 1) / ranks}[form]
     return round(times * exchanged_bytes(form, touched, rows, width, itemsize))
 
@@ -71,7 +71,7 @@ def _index_type(rows: int) -> tf.DType:
 
 @dataclasses.dataclass
 class _Trace:
-    """What the last traced step exchanges: tables as (form, name, rows, width, dtype), vectors as (shape, dtype)."""
+    """Exchanges of the last traced step: tables as (form, name, rows, width, dtype), vectors as (shape, dtype)."""
 
     eager: bool
     tables: list[tuple[Form, str, int, int, tf.DType]] = dataclasses.field(default_factory=list)
@@ -81,23 +81,23 @@ class _Trace:
 class GradientExchange:
     """Sums gradients over the ranks: dense ones in one exchange, sparse ones table by table.
 
-    A sparse gradient is merged (each row once) and then takes one of two forms, which give the same sums:
+    A sparse gradient is merged (unique rows) and then takes one of two forms, which give the same sums:
 
-    * ``gather``: every rank gets all ranks' rows and merges them again. It costs what the ranks touch.
-    * ``reduce``: the rows are spread over a dense table with one more column, that counts the ranks which touch a
-      row; the table is summed, and the rows that were counted are taken out of it again, so that the optimizer moves
-      those and no others. It costs what the table holds, and pays where the ranks touch a good part of it.
+    * ``gather``: every rank gets all ranks' rows and merges them again. The cost is that of the touched rows.
+    * ``reduce``: the rows are scattered into a dense table with one more column, which counts the ranks that touch a
+      row; the table is summed, and the counted rows are gathered from it, so that the optimizer updates only those.
+      The cost is that of the table, which pays if the ranks touch a good part of it.
 
     Either way every rank ends with the same rows in the same order. Gradients that share their rows (see
-    :class:`MergedSlices`) travel together. The operations carry names of their own, alike on every
-    rank as long as the ranks make their exchanges in the same order.
+    :class:`MergedSlices`) travel together. The operations have their own names, the same on every rank as long as the
+    ranks make their exchanges in the same order.
 
-    With the dense gradients goes a mark, which is 0 in a step: a rank that has no more batches calls :meth:`finish`,
-    and the step of those that have fails instead of taking another epoch's gradients for this one's.
+    A mark, which is 0 in a step, travels with the dense gradients: a rank that has no more batches calls
+    :meth:`finish`, and the step of the other ranks fails instead of mixing the gradients of two epochs.
 
     Args:
-        form: for variables that do not say themselves: the attribute ``exchange`` of a variable, ``"gather"`` or
-            ``"reduce"``, is looked at when a step is traced.
+        form: for variables without the attribute ``exchange``, ``"gather"`` or ``"reduce"``, which is read when a
+            step is traced.
     """
 
     def __init__(self, world: World, form: Form = "gather") -> None:
@@ -108,7 +108,7 @@ class GradientExchange:
 
     @property
     def traced(self) -> bool:
-        """Whether a step was exchanged, or traced, so that :meth:`finish` can be called."""
+        """Whether a step was exchanged or traced, so that :meth:`finish` can be called."""
         return self._trace is not None
 
     def __call__(
@@ -118,15 +118,15 @@ class GradientExchange:
 
         Args:
             gradients: dense tensors, ``tf.IndexedSlices`` or None, None at the same places on every rank.
-            variables: what they are gradients of. The gradient of a sharded variable (see ``is_replicated``) is
-                taken for summed already and only merged.
+            variables: the variables of the gradients. The gradient of a sharded variable (see ``is_replicated``) is
+                summed already and only merged here.
             weight: scalar, summed in the same exchange; None if there is none.
 
         Returns:
             The gradients summed (half floats as float32; sparse ones as ``MergedSlices``) and the sum of the weights.
 
         Raises:
-            ValueError: a variable asks for a form that there is not.
+            ValueError: a variable's ``exchange`` is an unknown form.
         """
         trace = self._trace = _Trace(tf.executing_eagerly())
         sums: list[Gradient] = list(gradients)
@@ -171,9 +171,9 @@ class GradientExchange:
         return sums, summed_weight
 
     def finish(self, mark: float) -> float:
-        """Take part in an exchange with nothing but a mark, and return the sum of all ranks' marks.
+        """Take part in an exchange with only a mark, and return the sum of all ranks' marks.
 
-        With the marks of all ranks it is an exchange of its own; with a step of others, whose mark is 0, that fails.
+        If all ranks call it, it is a separate exchange; together with a step of others, whose mark is 0, it fails.
         """
         trace = self._trace
         assert trace is not None
@@ -184,7 +184,7 @@ class GradientExchange:
             zeros = [tf.zeros(shape, dtype) for shape, dtype in trace.vectors[:-1]]
             return self.world.grouped_sum([*zeros, tf.constant([mark], tf.float32)], self._name)[-1][0]
 
-        # The operations' names must be those of the step, and depend on this.
+        # The operations must have the names of the step, which depend on eager or graph mode.
         return float((exchange if trace.eager else tf.function(exchange))().numpy())
 
     def _take(
@@ -209,7 +209,7 @@ class GradientExchange:
 
 
 def count_again() -> None:
-    """Name exchanges from the first name on, as a new process does: optimizers made anew are to meet those there."""
+    """Restart the numbering of exchanges, as in a new process: new optimizers must match those there."""
     global _numbers
     _numbers = itertools.count()
 

@@ -1,4 +1,4 @@
-"""The ranks that ``horovodrun`` started."""
+"""The world of ranks that ``horovodrun`` started."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from afm_ctr.distributed import rendezvous
 from afm_ctr.distributed.world import Op, World, is_replicated, raw_variable
 from afm_ctr.errors import UserError
 
-# What Horovod's broadcast takes; anything else travels as bytes.
+# Dtypes that Horovod's broadcast supports; others travel as bytes.
 _DTYPES = (tf.uint8, tf.int8, tf.uint16, tf.int16, tf.int32, tf.int64, tf.float16, tf.float32, tf.float64, tf.bool)
 
-_OPEN = "/proc/self/fd"  # the numbers of all open files
+_OPEN = "/proc/self/fd"  # the descriptors of all open files
 
 
 def load() -> Any:
@@ -36,10 +36,10 @@ def load() -> Any:
 
 
 def _connections() -> Iterator[tuple[socket.socket, int]]:
-    """This process's TCP connections, a second handle of each, and their inodes; none where there is no ``/proc``."""
+    """This process's TCP connections, as duplicated sockets, and their inodes; none without ``/proc``."""
     for number in os.listdir(_OPEN) if os.path.isdir(_OPEN) else ():
         with contextlib.suppress(OSError), contextlib.ExitStack() as closing:
-            copied = os.dup(int(number))  # whoever owns it may close it meanwhile
+            copied = os.dup(int(number))  # its owner may close it meanwhile
             closing.callback(os.close, copied)
             if not stat.S_ISSOCK((status := os.fstat(copied)).st_mode):
                 continue
@@ -50,10 +50,10 @@ def _connections() -> Iterator[tuple[socket.socket, int]]:
 
 
 def _given(tensor: Any) -> tf.Tensor:
-    """A tensor of the graph that is being traced: Horovod's operations take no other there."""
+    """A tensor of the graph that is being traced: Horovod's operations accept no other there."""
     tensor = tf.convert_to_tensor(tensor)
     if not tf.executing_eagerly() and isinstance(tensor, tf.__internal__.EagerTensor):
-        return tf.identity(tensor)  # else not: on a GPU an identity of int32 is a copy to the host and back
+        return tf.identity(tensor)  # only here: on a GPU an identity of int32 is a copy to the host and back
     return tensor
 
 
@@ -89,7 +89,7 @@ class HorovodWorld(World):
             self.hang_up()
         self._hvd.shutdown()
         rendezvous.reconnect(neighbours)
-        # Horovod would ask the launcher for the rank a second time, and abort the process if its host was removed.
+        # Horovod would ask the launcher for the rank again, and abort the process if its host was removed.
         os.environ[rendezvous.ELASTIC] = "0"
         try:
             self._begin()
@@ -97,10 +97,10 @@ class HorovodWorld(World):
             os.environ[rendezvous.ELASTIC] = "1"
 
     def hang_up(self) -> None:
-        """Shut Gloo's connections down, so that ranks that wait for this one notice at once that something is wrong.
+        """Shut Gloo's connections down, so that ranks that wait for this one fail at once.
 
-        Gloo leaves them open when an exchange fails, also after Horovod has been shut down. A rank whose turn in the
-        ring does not touch the lost one would wait for Gloo's timeout, half a minute, and the others for it.
+        Gloo leaves them open when an exchange fails, even after Horovod has been shut down. A rank that is not next
+        to the lost one in the ring would wait for Gloo's timeout, half a minute, and the others for it.
         """
         for connection, inode in _connections():
             if inode in self._connections:
@@ -142,8 +142,8 @@ class HorovodWorld(World):
         for place, variable in enumerate(filter(is_replicated, variables)):
             raw = raw_variable(variable)
             if raw.dtype in _DTYPES:
-                # In place: a table of a gigabyte is never held twice, as it would be by hvd.broadcast_, which also
-                # matches variables by names, and Keras numbers its layers by what a rank has built before.
+                # In place: a table of a gigabyte is never held twice, as with hvd.broadcast_, which also matches
+                # variables by name, and Keras numbers its layers by what a rank has built before.
                 name = f"afm_ctr_variable_{place}"
                 MPI_LIB.horovod_broadcast_inplace_resource([raw.handle], variable_names=[name], root_rank=root)
             else:

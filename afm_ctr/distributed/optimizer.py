@@ -1,4 +1,4 @@
-"""Any Keras 3 optimizer, made to step on the gradients of all ranks."""
+"""Wraps any Keras 3 optimizer so that it steps on the gradients of all ranks."""
 
 from __future__ import annotations
 
@@ -22,50 +22,50 @@ _READY = "_afm_ctr_ready"
 
 
 def world_of(optimizer: keras.optimizers.Optimizer) -> World | None:
-    """The world that :func:`wrap_optimizer` gave this optimizer; None if it was not wrapped."""
+    """The world that :func:`wrap_optimizer` gave this optimizer; None if it is not wrapped."""
     return getattr(type(optimizer), _MARK, None)
 
 
 def exchange_of(optimizer: keras.optimizers.Optimizer) -> GradientExchange | None:
-    """How a wrapped optimizer exchanges its gradients; None if it was not wrapped."""
+    """How a wrapped optimizer exchanges its gradients; None if it is not wrapped."""
     return getattr(type(optimizer), _EXCHANGE, None)
 
 
 def wrap_optimizer(optimizer: keras.optimizers.Optimizer | str, world: World) -> keras.optimizers.Optimizer:
     """A copy of the optimizer whose ``apply`` first sums the gradients over the ranks.
 
-    It works under ``model.fit`` (compile with ``jit_compile=False``) and in a loop of one's own, for any Keras model:
-    Keras hands every gradient to ``apply``. Class name, configuration and variables are the plain optimizer's, so
-    ``.keras`` files and checkpoints load without this package. Nothing else is scaled: not the learning rate, not
-    the loss.
+    It works under ``model.fit`` (compile with ``jit_compile=False``) and in a custom training loop, for any Keras
+    model: Keras passes every gradient to ``apply``. Class name, configuration and variables are the plain
+    optimizer's, so ``.keras`` files and checkpoints load without this package. Nothing else is scaled: neither the
+    learning rate nor the loss.
 
     The copy's ``apply(grads, trainable_variables=None, *, weight=None, penalty=None)`` takes
 
     * ``weight``: scalar; ``grads`` are of the rank's *sum* of weighted losses and ``weight`` is its sum of weights.
-      The step is taken on sum(grads) / sum(weight) over all ranks, whatever each rank's share; where sum(weight) is
-      0, nothing changes: no variable, no slot, no iteration. Without ``weight`` the step is taken on the mean over
-      ranks, which is right when all have equally many rows.
-    * ``penalty``: called as ``penalty(grads, variables) -> grads`` on the gradients so reduced, hence once, not once
-      a rank. Its ``tf.IndexedSlices`` hold each row once.
+      The step is taken on sum(grads) / sum(weight) over all ranks, whatever each rank's share; if sum(weight) is 0,
+      nothing changes: no variable, no slot, no iteration. Without ``weight`` the step is taken on the mean over
+      ranks, which is right if all have equally many rows.
+    * ``penalty``: called as ``penalty(grads, variables) -> grads`` on the reduced gradients, hence once, not once per
+      rank. Its ``tf.IndexedSlices`` have unique rows.
 
-    Sparse gradients arrive at the optimizer merged (each row once), in the single process too. How they are summed
-    over the ranks a variable may say by its attribute ``exchange``: see :class:`GradientExchange`.
+    Sparse gradients arrive at the optimizer merged (unique rows), in a single process too. A variable's attribute
+    ``exchange`` may set how they are summed over the ranks: see :class:`GradientExchange`.
 
-    The copy has every attribute of the original, so that it steps as that does: variables excluded from weight
-    decay, schedules and functions as learning rate, attributes of one's own classes. No configuration is needed.
+    The copy has every attribute of the original, so that it steps in the same way: variables excluded from weight
+    decay, schedules and functions as learning rate, attributes of custom classes. No configuration is needed.
 
     Dynamic loss scaling (``mixed_float16``) goes inside: ``wrap_optimizer(keras.optimizers.LossScaleOptimizer(...))``
-    decides for all ranks by the reduced gradients. Around the wrapped optimizer, where Keras' ``compile`` puts it by
-    itself, it would decide by one rank's, and is refused.
+    decides for all ranks by the reduced gradients. Around the wrapped optimizer, where Keras' ``compile`` puts it, it
+    would decide by one rank's, and is refused.
 
     Args:
-        optimizer: built or not; its variables' values are copied. The original is not changed. Or a name that
-            ``keras.optimizers.get`` knows.
+        optimizer: built or not; its variables' values are copied. The original is not changed. Or a name for
+            ``keras.optimizers.get``.
         world: from :func:`afm_ctr.distributed.init`.
 
     Raises:
-        ValueError: the optimizer is wrapped already.
-        UserError: it is no Keras optimizer, or holds what cannot be copied: see :func:`copy_optimizer`.
+        ValueError: the optimizer is already wrapped.
+        UserError: it is not a Keras optimizer, or holds what cannot be copied: see :func:`copy_optimizer`.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         given = optimizer
@@ -99,7 +99,7 @@ def _subclass(plain: Any, world: World) -> Any:
             variables = list(self._trainable_variables)
         else:
             variables = list(trainable_variables)
-            if not self.built:  # not within the conditional below, where variables cannot be made
+            if not self.built:  # not within the conditional below, where variables cannot be created
                 with tf.init_scope(), keras.name_scope(self.name, caller=self):
                     self.build(variables)
         reduced, total = exchange(grads, variables, None if weight is None else _as_weight(weight))
@@ -126,7 +126,7 @@ def _subclass(plain: Any, world: World) -> Any:
             tf.cond(tf.not_equal(total, 0), step, lambda: tf.constant(False))
 
     def set_attribute(self: Any, name: str, value: Any) -> None:
-        # keras.optimizers.LossScaleOptimizer does this to what it is put around, and nothing else says that it is.
+        # Only keras.optimizers.LossScaleOptimizer sets this on the optimizer that it wraps.
         if name == "loss_scale_factor" and value is None and getattr(self, _READY, False):
             raise UserError(
                 f"loss scaling around a wrapped optimizer would look at one rank's gradients only; put it inside: "
@@ -146,7 +146,7 @@ def _subclass(plain: Any, world: World) -> Any:
     subclass = type(plain.__name__, (plain,), members)
     registered = keras.saving.get_registered_name(plain)
     if registered != plain.__name__:
-        # Saved files must name the plain class. Registering both leaves the plain one in the register.
+        # Saved files must name the plain class. Registering both leaves the plain one registered.
         package, name = registered.split(">", 1)
         keras.saving.register_keras_serializable(package, name)(subclass)
         keras.saving.register_keras_serializable(package, name)(plain)

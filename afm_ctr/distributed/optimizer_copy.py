@@ -1,4 +1,4 @@
-"""A copy of a Keras optimizer: every attribute that it has, not only what its configuration names."""
+"""Copies a Keras optimizer with every attribute, not only those in its configuration."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import tensorflow as tf
 
 from afm_ctr.errors import UserError
 
-_REACH = 4  # how deep objects are searched for references to what is copied
+_REACH = 4  # depth of the search for references to copied objects
 
 
 def copy_optimizer(optimizer: keras.optimizers.Optimizer, kind: Any) -> Any:
-    """An optimizer of class ``kind`` that steps as this one does, with variables of its own.
+    """An optimizer of class ``kind`` that steps in the same way, with its own variables.
 
     Its variables are copied, inner optimizers too (``LossScaleOptimizer``, ``MultiOptimizer``), and so are containers
-    of them; the model's variables, learning-rate schedules, functions and other objects are shared. A method of
-    the optimizer becomes the copy's.
+    of them; the model's variables, learning-rate schedules, functions and other objects are shared. Methods of the
+    optimizer become the copy's.
 
     Args:
         optimizer: built or not.
-        kind: its class, or a subclass that needs no attributes of its own.
+        kind: its class, or a subclass without further attributes.
 
     Raises:
-        UserError: a function or an object among its attributes holds the optimizer itself or one of its variables,
-            so that the copy would read what no longer moves.
+        UserError: a function or an object among its attributes holds the optimizer or one of its variables, so that
+            the copy would read variables that no longer change.
     """
     return _Copier().optimizer(optimizer, kind)
 
@@ -43,7 +43,7 @@ class _Copier:
 
     def optimizer(self, source: Any, kind: Any) -> Any:
         made = self._copies[id(source)] = kind.__new__(kind)
-        made._lock = False  # what the base class asks for before any attribute is set
+        made._lock = False  # read by the base class before any attribute is set
         self._depth += 1
         models = {id(variable) for variable in getattr(source, "_trainable_variables", ())}
         for variable in source._variables:
@@ -52,7 +52,7 @@ class _Copier:
         tracker = source._tracker
         listed = []
         for name, value in vars(source).items():
-            if name == "_tracker" or name.startswith("_self_"):  # bookkeeping, done again as attributes are set
+            if name == "_tracker" or name.startswith("_self_"):  # bookkeeping, redone as attributes are set
                 continue
             setattr(made, name, self._value(value, type(source).__name__, name))
             if getattr(value, "tracker", None) is tracker:
@@ -108,13 +108,13 @@ def _copy_variable(source: keras.Variable) -> keras.Variable:
     made = keras.Variable(lambda shape, dtype: tf.identity(source.value), autocast=source._autocast, **alike)
     made._path = source.path
     for name, value in vars(source).items():
-        if name not in vars(made):  # what others have noted on it, such as `placement`
+        if name not in vars(made):  # attributes that others have added, such as `placement`
             setattr(made, name, value)
     return made
 
 
 def _holds(value: Any, targets: dict[int, Any], reach: int) -> bool:
-    """Whether a value leads to one of the objects with these ids."""
+    """Whether a value refers to one of the objects with these ids."""
     if id(value) in targets:
         return True
     return reach > 0 and any(_holds(one, targets, reach - 1) for one in _parts(value))

@@ -1,8 +1,8 @@
-"""Who is still there: messages between the ranks, outside the exchange.
+"""Which ranks are still alive: messages between the ranks, outside the exchange.
 
-When an exchange fails or hangs, Horovod cannot say because of whom. Here every rank reports to rank 0 once a second
-where it is, and rank 0 passes it on. A rank that is killed drops its connection, one that is stopped falls silent,
-one that fails says why before it goes. Nothing is decided here: it is what the job's last words are made of.
+When an exchange fails or hangs, Horovod cannot tell which rank caused it. Here every rank reports its place to rank 0
+once a second, and rank 0 passes it on. A rank that is killed drops its connection, one that is stopped falls silent,
+one that fails sends the reason before it ends. Nothing is decided here: it only explains the end of the job.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from typing import Any
 from afm_ctr.distributed.world import World
 
 _EVERY = 1.0
-_SILENT = 5.0  # seconds without a word: no rank is that busy, its thread of messages does nothing else
+_SILENT = 5.0  # seconds without a message: the thread that sends them does nothing else
 _PATIENCE = 4.0  # how long a failure waits for its explanation
 _LINE = 1 << 20  # bytes: more than the table of thousands of ranks takes
-_HELLO = 10.0  # seconds that a stranger has to say who it is
+_HELLO = 10.0  # seconds that a new connection has to identify itself
 _SIOCGIFADDR = 0x8915  # linux/sockios.h
 
 
 @dataclasses.dataclass
 class _Member:
-    """What is known of one rank. ``age`` counts from ``heard``, in seconds of this machine's clock."""
+    """State of one rank. ``age`` counts from ``heard``, in seconds of this machine's clock."""
 
     host: str
     place: str = ""
@@ -43,12 +43,12 @@ class _Member:
 
 
 class PeerMonitor:
-    """Keeps track of the other ranks of a job; a single process has none to keep track of.
+    """Keeps track of the other ranks of a job; does nothing in a single process.
 
-    All ranks make it together. Ranks that cannot be reached over TCP are left out of what it reports.
+    All ranks create it together. Ranks that cannot be reached over TCP are left out of its reports.
 
     Args:
-        place: says where this rank is, in a few words.
+        place: returns where this rank is, in a few words.
     """
 
     def __init__(self, world: World, place: Callable[[], str]) -> None:
@@ -58,7 +58,7 @@ class PeerMonitor:
         self._stop = threading.Event()
         self._words = ""
         self._sockets: list[socket.socket] = []
-        self._room = threading.BoundedSemaphore(2 * world.size)  # connections; beyond it they are closed at once
+        self._room = threading.BoundedSemaphore(2 * world.size)  # connections; more are closed at once
         if world.size == 1:
             return
         here = interface_address(world.local_size == world.size) if world.is_chief else ""
@@ -77,10 +77,10 @@ class PeerMonitor:
             self._run(self._join, chief)
 
     def explain(self, stuck: bool = False) -> str | None:
-        """Which rank is missing, in a few words; None if nothing is known against any.
+        """Which rank is missing, in a few words; None if all seem fine.
 
         Args:
-            stuck: name the places of all ranks if all of them answer. Else wait a little for an explanation to come.
+            stuck: name the places of all ranks if all of them answer. Otherwise wait briefly for an explanation.
         """
         deadline = time.monotonic() + (0 if stuck else _PATIENCE)
         while True:
@@ -91,7 +91,7 @@ class PeerMonitor:
         return found or (self._places() if stuck else None)
 
     def close(self, words: str = "") -> None:
-        """Leave, with a reason that the other ranks will give for the end of the job."""
+        """Leave, with a reason that the other ranks print for the end of the job."""
         self._words = words
         if self._stop.is_set() or not self._sockets:
             return
@@ -104,12 +104,12 @@ class PeerMonitor:
             one.close()
 
     def missing(self) -> str | None:
-        """What is known of ranks that failed, ended or have fallen silent, in one text; None: all answer."""
+        """The ranks that failed, ended or have fallen silent, in one text; None: all answer."""
         now = time.monotonic()
         with self._lock:
             known = sorted(self._members.items())
             chief = self._members.get(0)
-        # What is heard of the others comes through rank 0: while it is silent nothing can be said of them.
+        # News of the other ranks comes through rank 0: while it is silent nothing is known about them.
         last = now if chief is None else chief.heard
         silence = {rank: (last if rank else now) - m.heard for rank, m in known}
         ended = [f"rank {rank} on {m.host} failed: {m.words}" for rank, m in known if m.words]
@@ -137,11 +137,11 @@ class PeerMonitor:
         few = sorted(groups.items(), key=lambda group: len(group[1]))
         return ", ".join(f"rank {', '.join(map(str, ranks))} at {place}" for place, ranks in few)
 
-    # -- messages: JSON objects, one a line ------------------------------------------------------------------------
+    # -- messages: one JSON object per line ------------------------------------------------------------------------
 
     def _run(self, work: Callable[..., None], *arguments: Any) -> None:
         def quietly() -> None:
-            # A connection that ends, or says nonsense.
+            # The connection ended, or sent garbage.
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
                 work(*arguments)
 
@@ -151,7 +151,7 @@ class PeerMonitor:
         return {"place": self._place(), "words": self._words}
 
     def receive(self, rank: int, said: dict[str, Any]) -> None:
-        """Note what a rank said of itself, or rank 0 of it."""
+        """Record what a rank reported about itself, or rank 0 about it."""
         place, words = str(said["place"]), str(said["words"])
         age, ended = float(said.get("age", 0.0)), bool(said.get("ended", False))
         with self._lock:
@@ -162,7 +162,7 @@ class PeerMonitor:
 
     def _hang_up(self, rank: int) -> None:
         with self._lock:
-            if rank in self._hosts and not self._stop.is_set():  # it may be gone before it has said anything
+            if rank in self._hosts and not self._stop.is_set():  # it may end before it has sent anything
                 self._members.setdefault(rank, _Member(self._hosts[rank])).ended = True
 
     def _listen(self, listener: socket.socket, token: str) -> None:
@@ -174,7 +174,7 @@ class PeerMonitor:
                 connection.close()
 
     def _serve(self, connection: socket.socket, token: str) -> None:
-        """Rank 0: what one of the others says."""
+        """Rank 0: receive the messages of one other rank."""
         rank = -1
         try:
             hello = first_object(connection, _HELLO)
@@ -190,7 +190,7 @@ class PeerMonitor:
                     self.receive(rank, _object(line))
         finally:
             self._hang_up(rank)
-            with contextlib.suppress(OSError):  # what is left unread would turn the end into a reset
+            with contextlib.suppress(OSError):  # unread data would turn the close into a reset
                 connection.recv(1 << 16, socket.MSG_DONTWAIT)
             connection.close()
             self._room.release()
@@ -201,7 +201,7 @@ class PeerMonitor:
             self.send()
 
     def send(self) -> None:
-        """Send this rank's state to rank 0, or as rank 0 everybody's to everybody."""
+        """Send this rank's state to rank 0; rank 0 sends all states to all."""
         now = time.monotonic()
         if self._world.is_chief:
             with self._lock:
@@ -215,12 +215,12 @@ class PeerMonitor:
             said, receivers = self._report(), self._sockets
         data = json.dumps(said).encode() + b"\n"
         for one in receivers:
-            with contextlib.suppress(OSError):  # a stopped rank reads nothing: what does not fit its buffer is lost
+            with contextlib.suppress(OSError):  # a stopped rank reads nothing: what exceeds its buffer is lost
                 if one.send(data, socket.MSG_DONTWAIT) < len(data):
-                    one.shutdown(socket.SHUT_WR)  # nothing can follow half a line
+                    one.shutdown(socket.SHUT_WR)  # nothing can follow a partial line
 
     def _join(self, chief: dict[str, Any]) -> None:
-        """The other ranks: find rank 0, speak once a second, hear of the rest."""
+        """The other ranks: connect to rank 0, report once a second, receive the states of all."""
         for address in chief["addresses"]:
             try:
                 connection = socket.create_connection((address, chief["port"]), timeout=3)
@@ -243,7 +243,7 @@ class PeerMonitor:
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    """A JSON object from a line, whatever its bytes. Raises ValueError: it is none."""
+    """A JSON object from a line of any bytes. Raises ValueError if it is not one."""
     try:
         found = json.loads(line)
     except RecursionError as error:
@@ -254,11 +254,11 @@ def _object(line: bytes) -> dict[str, Any]:
 
 
 def first_object(connection: socket.socket, seconds: float) -> dict[str, Any]:
-    """The first line of a connection, at most 1000 bytes, which must come within a time as a whole."""
+    """The first line of a connection, at most 1000 bytes, with a deadline for the whole line."""
     deadline, line = time.monotonic() + seconds, b""
     while not line.endswith(b"\n"):
         connection.settimeout(max(0.001, deadline - time.monotonic()))
-        byte = connection.recv(1)  # and nothing of the lines after it
+        byte = connection.recv(1)  # nothing of the lines after it
         if not byte or len(line) == 1000 or time.monotonic() > deadline:
             raise ValueError("no line")
         line += byte
@@ -266,7 +266,7 @@ def first_object(connection: socket.socket, seconds: float) -> dict[str, Any]:
 
 
 def interface_address(one_host: bool) -> str:
-    """The address of this machine that the other ranks connect to, the only one to listen at; "" if none is found."""
+    """The address of this machine that the other ranks connect to, and the only one to listen on; "" if none."""
     found = []
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         if name := os.environ.get("HOROVOD_GLOO_IFACE", "").split(",")[0]:
@@ -281,7 +281,7 @@ def interface_address(one_host: bool) -> str:
 
 
 def _addresses() -> list[str]:
-    """Where this machine may be reached, the likeliest first."""
+    """The addresses of this machine, most likely first."""
     found = [os.environ.get("HOROVOD_HOSTNAME", "")]
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR", "127.0.0.1"), 9))  # sends nothing

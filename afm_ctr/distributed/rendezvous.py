@@ -1,8 +1,8 @@
-"""Where the ranks of a job meet: at its start, and in an elastic one whenever a rank was lost or hosts changed.
+"""The meeting of a job's ranks: at its start, and in an elastic job whenever a rank was lost or hosts changed.
 
-The launcher keeps a small HTTP store that is emptied before each meeting. Horovod itself asks there for a new rank as
-it starts again, and then waits for the others within Gloo's timeout; what goes wrong in either aborts the process. So
-ranks ask here, in Python, and start Horovod only once all of them have arrived: a newcomer may take its time to load.
+The launcher keeps a small HTTP store that is emptied before each meeting. When Horovod restarts, it asks there for a
+new rank, and then waits for the others within Gloo's timeout; a failure of either aborts the process. So ranks ask
+here, in Python, and start Horovod only once all of them have arrived: a new rank may take its time to load.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ ELASTIC = "HOROVOD_ELASTIC"
 _SLOT = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")  # in the launcher's order
 _PATIENCE = 60.0  # seconds to wait for ranks that the launcher has promised, before asking it again
 _STOPPED_AFTER = 5.0
-_OTHERS_SPEAK_AFTER = 5.0  # than rank 0: one line is enough
+_OTHERS_SPEAK_AFTER = 5.0  # seconds later than rank 0: one line is enough
 _TRIES = 20
-_PAUSE = 0.25  # seconds between two
+_PAUSE = 0.25  # seconds between tries
 _LARGEST = 1 << 16  # bytes of an answer
 
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class RankRemoved(SystemExit):
-    """This process is no longer part of the job: its host was taken out. Uncaught, it ends the process with 0."""
+    """This process is no longer part of the job: its host was removed. Uncaught, it ends the process with code 0."""
 
     def __init__(self) -> None:
         super().__init__(0)
 
 
 def meet() -> None:
-    """Wait until all ranks of a job that is not elastic have been started, as long as the launcher keeps a store.
+    """Wait until all ranks of a job that is not elastic have started, if the launcher keeps a store.
 
     Horovod would wait for Gloo's timeout and then abort the process.
 
     Raises:
-        RunError: some did not come within a minute, or ``horovodrun --gloo-timeout-seconds`` if that is longer.
+        RunError: some were missing after a minute, or ``horovodrun --gloo-timeout-seconds`` if that is longer.
     """
     if "HOROVOD_GLOO_RENDEZVOUS_ADDR" not in os.environ:
         return
@@ -53,7 +53,7 @@ def meet() -> None:
     allowed = max(_PATIENCE, float(os.environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS") or 0))
     deadline = time.monotonic() + allowed + (_OTHERS_SPEAK_AFTER if rank else 0)
     _put(f"afm_ctr_here/{rank}", b"here", round(allowed / _PAUSE))  # rank 0 may keep the store, and come later
-    # Rank 0 looks for each of the others, and they for its word alone: the store is asked 2 · ranks times.
+    # Rank 0 polls for each of the others, and they only for its answer: the store gets 2 · ranks requests.
     for key in [f"afm_ctr_here/{other}" for other in range(1, size)] if rank == 0 else ["afm_ctr_here/all"]:
         pause = 0.01
         while _get(key) is None:
@@ -73,23 +73,23 @@ def meet() -> None:
 def arrive() -> None:
     """Wait until all ranks that the launcher counts are here; from then on they may start Horovod.
 
-    If one of them does not come (it broke as it started), the launcher is asked for a new round without it; it is
-    asked too when others have lost patience. Slow ranks are not lost by this: they ask as well.
+    If one of them does not arrive (it crashed at its start), the launcher is asked for a new round without it; also
+    if other ranks have run out of patience. Slow ranks are not lost by this: they ask as well.
     """
     while not all_here(int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])):
         ask_for_rank([])
 
 
 def reconnect(neighbours: Sequence[int] = ()) -> None:
-    """Get a new rank and wait for the others; ``HOROVOD_RANK``, ``HOROVOD_SIZE`` and the like are set to it.
+    """Get a new rank and wait for the others; sets ``HOROVOD_RANK``, ``HOROVOD_SIZE`` and the like.
 
     Args:
-        neighbours: process ids of the ranks that shared this machine. One that stands still (SIGSTOP) would keep all
-            others waiting for ever, so it is killed.
+        neighbours: process ids of the ranks that shared this machine. A stopped one (SIGSTOP) would keep all others
+            waiting forever, so it is killed.
 
     Raises:
-        RankRemoved: this host is no longer among those of the job.
-        RunError: the launcher has gone, or a rank was waited for longer than ``HOROVOD_ELASTIC_TIMEOUT`` (600 s).
+        RankRemoved: this host is no longer part of the job.
+        RunError: the launcher has ended, or a rank did not arrive within ``HOROVOD_ELASTIC_TIMEOUT`` (600 s).
     """
     ask_for_rank(neighbours)
     arrive()
@@ -102,7 +102,7 @@ def ask_for_rank(neighbours: Sequence[int]) -> None:
 
     def ask() -> None:
         try:
-            answer.append(_get(key, tries=1))  # a second question would count as a second rank
+            answer.append(_get(key, tries=1))  # a second request would count as a second rank
         except RunError as error:
             answer.append(error)
 
@@ -136,7 +136,7 @@ def ask_for_rank(neighbours: Sequence[int]) -> None:
 
 
 def all_here(rank: int, size: int) -> bool:
-    """Say that this rank is here, and wait until all are; False if one left, or did not come in time."""
+    """Announce this rank, and wait until all are here; False if one left, or did not arrive in time."""
     _put(f"afm_ctr_here/{rank}", b"here")
     deadline = time.monotonic() + _PATIENCE
     for other in range(size):
@@ -164,7 +164,7 @@ def _kill_stopped(pids: Sequence[int]) -> None:
                     flush=True,
                 )
         except OSError:
-            continue  # it has ended, or is not ours to end
+            continue  # it has ended, or belongs to another user
 
 
 def _get(key: str, tries: int = _TRIES) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Copies of sharded tables' rows in the memory of two ranks each: what a lost rank held comes back from the other."""
+"""Copies of sharded tables' rows in the memory of two ranks each: a lost rank's rows are restored from the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from afm_ctr.row_shards import RowShards
 
 
 class _Copy(NamedTuple):
-    """The rows of some ranks as of one commit: by rank, of each sharded variable; this rank's own first."""
+    """The rows of some ranks at one commit: by rank, for each sharded variable; this rank's own first."""
 
     ranks: int
     rows: dict[int, list[np.ndarray]]
@@ -25,10 +25,10 @@ class _Copy(NamedTuple):
 class ShardCopies:
     """The rows of a model's sharded variables, this rank's and those of another, in host memory.
 
-    The ranks form a ring in which each holds a copy of another's rows, of another host's as far as the hosts are of
-    one size. A copy is made in two steps, so that the ranks always have one commit in common: :meth:`make` leaves the
-    one before where it is and ends when all ranks have the new one; :meth:`keep_only` drops the old. In between a
-    rank holds four times its rows in host memory, afterwards twice.
+    The ranks form a ring in which each holds a copy of another's rows, of another host's if the hosts are of one
+    size. A copy is made in two steps, so that the ranks always have one commit in common: :meth:`make` keeps the
+    previous copy and ends when all ranks have the new one; :meth:`keep_only` drops the old one. In between a rank
+    holds four times its rows in host memory, afterwards twice.
     """
 
     def __init__(self, world: World) -> None:
@@ -37,7 +37,7 @@ class ShardCopies:
         self._distance = 0
 
     def make(self, serial: int, model: keras.Model) -> None:
-        """Copy the rows as commit ``serial``; all ranks call it. A model without sharded variables has none."""
+        """Copy the rows as commit ``serial``; all ranks call it. Does nothing without sharded variables."""
         variables, world = sharded_variables(model), self._world
         if not variables:
             return
@@ -56,16 +56,16 @@ class ShardCopies:
         world.barrier()
 
     def keep_only(self, serial: int) -> None:
-        """Drop all copies but those of one commit."""
+        """Drop all copies except those of one commit."""
         self.kept = {kept: copy for kept, copy in self.kept.items() if kept == serial}
 
     def restore(self, serial: int, model: keras.Model) -> bool:
-        """Give the sharded variables of a new model their rows, whoever holds them; all ranks that there are call it.
+        """Give the sharded variables of a new model their rows, whichever rank holds them; all current ranks call it.
 
         Each rank gets those that it owns now. They travel in blocks: no rank holds more of them than it will keep.
 
         Returns:
-            False, on every rank, if nobody holds a part of them; then nothing is kept any longer.
+            False, on every rank, if no rank holds some of them; then all copies are dropped.
         """
         variables = sharded_variables(model)
         if not variables:
@@ -79,7 +79,7 @@ class ShardCopies:
         if not serial:
             return True
         holder: dict[int, int] = {}
-        for place in (1, 0):  # the rank's own copy, where there still is one
+        for place in (1, 0):  # the rank's own copy, if it still exists
             holder |= {held[place]: rank for rank, (_, _, held) in enumerate(everyone) if len(held) > place}
         if len(holder) < max(1, *(ranks for _, ranks, _ in everyone)):
             self.kept = {}
@@ -93,11 +93,11 @@ class ShardCopies:
         """Send rows of a variable to their owners.
 
         Args:
-            held: rows by the rank that they were of.
-            holder: of each of those ranks, who sends its rows.
+            held: rows by the rank that owned them.
+            holder: for each of those ranks, the rank that sends its rows.
         """
         world, raw, own = self._world, raw_variable(variable), variable.shards
-        senders = sorted(holder, key=lambda rank: (holder[rank], rank))  # as their rows arrive
+        senders = sorted(holder, key=lambda rank: (holder[rank], rank))  # in order of arrival
         before = {rank: RowShards(own.rows, rank, len(holder)) for rank in holder}
         now = [RowShards(own.rows, rank, world.size) for rank in range(world.size)]
         step = block_rows(raw)
@@ -123,7 +123,7 @@ class ShardCopies:
 
 
 def ring_distance(hosts: Sequence[str]) -> int:
-    """How many ranks further a rank's rows are held: on another host for as many ranks as can be."""
+    """How many ranks further a rank's rows are held: on another host for as many ranks as possible."""
 
     def apart(distance: int) -> int:
         return sum(host != hosts[(rank + distance) % len(hosts)] for rank, host in enumerate(hosts))

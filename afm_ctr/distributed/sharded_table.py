@@ -1,4 +1,4 @@
-"""A table of ids whose rows are spread over the ranks: each holds and steps its own."""
+"""An embedding table whose rows are sharded over the ranks: each rank stores and updates its own."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from afm_ctr.sparse_gradients import MergedSlices, add_rows, merge_ids, read_row
 class ShardedTable(EmbeddingTable):
     """An :class:`~afm_ctr.embedding.EmbeddingTable` of which every rank holds the rows that it owns.
 
-    A lookup merges the batch's ids, asks each owner for its own by an ``alltoall``, and gets the rows by another; a
-    third takes the merged gradient rows to the owners, who add those of one row by rank. All columns travel together.
-    Row p of a variable is that of the id at the rank's p-th position: see :class:`~afm_ctr.row_shards.RowShards`. The
-    row of the absent slot is zero and never asked for.
+    A lookup merges the batch's ids, requests each from its owner by an ``alltoall``, and gets the rows by another; a
+    third sends the merged gradient rows to the owners, which add those of one row in order of the ranks. All columns
+    travel together. Row p of a variable belongs to the id at the rank's p-th position: see
+    :class:`~afm_ctr.row_shards.RowShards`. The absent slot's row is zero and never requested.
 
-    Values, gradients and steps are those of a table that one process holds, but for the order in which the ranks'
-    parts of a gradient are added. All ranks must make the same calls of :meth:`lookup` and :meth:`read`, with any
-    number of ids.
+    Values, gradients and steps are those of a table in one process, except for the order in which the ranks' parts of
+    a gradient are added. All ranks must call :meth:`lookup` and :meth:`read` alike, with any number of ids.
 
     Args:
         world: the ranks; they must not change.
 
     Attributes:
-        shards: who owns what.
+        shards: which rank owns which rows.
     """
 
     _placement = "sharded"
@@ -45,17 +44,17 @@ class ShardedTable(EmbeddingTable):
 
     @property
     def local_rows(self) -> int:
-        """How many rows this rank stores, one at least and the same on every rank: the last may stand for none."""
+        """Number of rows that this rank stores, the same on every rank and at least one; the last may be unused."""
         return self.shards.per_rank
 
     def stored_ids(self, start: int, stop: int) -> np.ndarray:
-        """The ids of the stored rows ``start`` … ``stop − 1``, fewer where some stand for none: int64 ``[n]``."""
+        """The ids of the stored rows ``start`` … ``stop − 1``, fewer if some are unused: int64 ``[n]``."""
         first, last = (min(self.shards.start + row, self.shards.stop) for row in (start, stop))
         return self.shards.ids(first, last)
 
     def lookup(self, ids: tf.Tensor, checked: bool = False) -> Lookup:
-        """The rows of a batch's ids, each fetched once. As :meth:`EmbeddingTable.lookup`, except that the other ids
-        follow row 0 by their owners, and that the gradient of a column is for :meth:`touched` to merge."""
+        """The rows of a batch's ids, each fetched once. As :meth:`EmbeddingTable.lookup`, except that ids after row 0
+        are ordered by owner, and that :meth:`touched` must merge the gradient of a column."""
         unique, inverse = self._merged(ids, checked)
         with tf.name_scope("lookup"):
             asked = unique[1:]
@@ -76,7 +75,7 @@ class ShardedTable(EmbeddingTable):
         """The rows of all columns, that of the absent slot first.
 
         Args:
-            wanted: int64 ``[n]``, rows as their owners count them, by owner.
+            wanted: int64 ``[n]``, row numbers within their owners, by owner.
             splits: int32 ``[ranks]``, how many of them each owner has.
         """
         world, name = self._world, f"afm_ctr_table_{self.name}"
@@ -90,23 +89,23 @@ class ShardedTable(EmbeddingTable):
 
             return world.alltoall(own, counts, f"{name}_rows")[0], back
 
-        # Through `.value`: the Keras variable itself would be read as a whole.
+        # Through `.value`: the Keras variable would be read as a whole.
         own = tf.concat([read_rows(variable.value, asked) for variable in self.columns.values()], 1)
         rows = tf.concat([tf.zeros([1, own.shape[1]], own.dtype), travelled(own)], 0)
         return dict(zip(self.columns, tf.split(rows, list(self.widths.values()), axis=1), strict=True))
 
     def read(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The rows laid out as the ids."""
+        """The rows in the layout of the ids."""
         found = self.lookup(ids)
         with tf.name_scope("lookup"):
             return {column: tf.gather(rows, found.inverse) for column, rows in found.rows.items()}
 
     def touched(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
-        """Add up, row by row, what the ranks sent to this one through one :meth:`lookup`.
+        """Add up, row by row, the gradients that the ranks sent to this one through one :meth:`lookup`.
 
         Returns:
             The gradients; those of the columns as :class:`MergedSlices` of this rank's rows that share their indices.
-            Those of a row are added by rank.
+            Those of a row are added in order of the ranks.
         """
         columns = {id(variable) for variable in self.columns.values()}
         found, rows, position = list(gradients), None, None
@@ -120,7 +119,7 @@ class ShardedTable(EmbeddingTable):
         return found
 
     def apply(self, unique_ids: Any, grad_rows: Any, optimizer: Any) -> None:
-        """Not of single rows: their owners step them, with all other variables.
+        """Not supported for single rows: their owners update them, with all other variables.
 
         Raises:
             NotImplementedError: always.

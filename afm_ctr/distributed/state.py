@@ -1,4 +1,4 @@
-"""Which variables make up a training run, and their checksums."""
+"""The variables of a training run, and their checksums."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _CHUNK_BYTES = 1 << 26
 
 
 class DistributedError(RunError):
-    """The ranks of a job no longer fit together. The text is one line and the same on every rank."""
+    """The ranks of a job do not fit together any more. The text is one line and the same on every rank."""
 
 
 def training_state(model: keras.Model) -> dict[str, Any]:
     """All replicated variables of a model and its optimizer by name: weights, statistics, seeds, slots, counters.
 
-    The variables of metrics are no part of it: every rank counts its own rows.
+    The variables of metrics are not included: every rank counts its own rows.
     """
     return _by_name(list(model.variables), model.optimizer)
 
 
 def sharded_variables(model: keras.Model) -> list[Any]:
-    """The variables of a model and its optimizer of which each rank holds the rows that their ``shards`` say."""
+    """The sharded variables of a model and its optimizer; their ``shards`` tell which rows each rank holds."""
     optimizer = getattr(model, "optimizer", None)
     everything = list(model.variables) + (list(optimizer.variables) if optimizer is not None else [])
     return [variable for variable in everything if hasattr(variable, "shards")]
 
 
 def agreed_state(model: keras.Model) -> dict[str, Any]:
-    """Those of :func:`training_state` that must stay bit-identical on all ranks.
+    """The variables of :func:`training_state` that must stay bit-identical on all ranks.
 
-    That leaves out what a layer gathers from its own rank's rows, such as the moving averages of BatchNormalization.
+    That excludes what a layer computes from its own rank's rows, such as the moving averages of BatchNormalization.
     """
     variables = [v for v in model.variables if v.trainable or v.name.endswith("seed_generator_state")]
     return _by_name(variables, model.optimizer)
@@ -59,7 +59,7 @@ def _by_name(variables: list[Any], optimizer: Any) -> dict[str, Any]:
 
 
 def check_alike(world: World, state: dict[str, Any]) -> None:
-    """Whether all ranks hold the same variables, so that one can give them to the others; all must ask.
+    """Check that all ranks hold the same variables, so that one rank's can be broadcast; all ranks must call it.
 
     Raises:
         DistributedError: they differ in number, shape or dtype.
@@ -73,7 +73,7 @@ def check_alike(world: World, state: dict[str, Any]) -> None:
                 "different models"
             )
         for first, other in zip(everyone[0], theirs, strict=True):
-            if first[1:] != other[1:]:  # names may differ where Keras numbered layers
+            if first[1:] != other[1:]:  # names may differ, as Keras numbers layers
                 raise DistributedError(
                     f"variable {first[0]} is {first[2]}{list(first[1])} on rank 0 and {other[2]}{list(other[1])} "
                     f"on rank {rank}: the ranks built different models"
@@ -90,7 +90,7 @@ def checksum(variable: Any) -> int:
 
 
 def blocks_of(variable: Any) -> Iterator[tuple[Any, np.ndarray]]:
-    """The content of a variable, so that it is never held twice: blocks of at most 64 MB (or one row) with their
+    """The content of a variable in blocks of at most 64 MB (or one row), so that it is never held twice, with their
     places, such that ``array[place]`` and ``variable[place]`` are the block's.
     """
     raw = raw_variable(variable)
@@ -100,18 +100,18 @@ def blocks_of(variable: Any) -> Iterator[tuple[Any, np.ndarray]]:
     rows, step = int(raw.shape[0]), block_rows(raw)
     for start in range(0, rows, step):
         stop = min(start + step, rows)
-        # Not by a slice: of a variable with sparse updates that would copy the whole, once a block.
+        # Not by a slice: for a variable with sparse updates that would copy all of it, once per block.
         yield slice(start, stop), tf.gather(raw, tf.range(start, stop)).numpy()
 
 
 def block_rows(variable: tf.Variable) -> int:
-    """How many rows of a variable a block has."""
+    """Number of rows in a block of a variable."""
     row_bytes = max(1, variable.dtype.size * int(np.prod(variable.shape[1:])))
     return max(1, _CHUNK_BYTES // row_bytes)
 
 
 def assign_blocks(variable: Any, array: np.ndarray) -> None:
-    """Give a variable the content of an array, block by block as :func:`blocks_of` reads it."""
+    """Assign an array to a variable, block by block as :func:`blocks_of` reads it."""
     raw = raw_variable(variable)
     if raw.shape.rank == 0 or array.nbytes <= _CHUNK_BYTES:
         raw.assign(array)

@@ -1,6 +1,6 @@
-"""That all ranks take equally many steps: each step is one of all ranks together.
+"""Checks that all ranks take equally many steps: each step is one of all ranks together.
 
-A rank with a batch more would exchange the gradient of another epoch than the others, or wait for ever.
+A rank with an extra batch would exchange the gradient of another epoch than the others, or wait forever.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from afm_ctr.distributed.optimizer import exchange_of
 from afm_ctr.distributed.state import DistributedError
 from afm_ctr.distributed.world import World
 
-# What a rank adds to the sum of all: so far apart that no mixture of ranks adds up to as many of one kind.
+# A rank's summand: so far apart that no mixture of ranks adds up to the sum of all ranks with one kind.
 _EPOCH, _TRAINING = 1, 1 << 20
 
 
 def check_steps(world: World, steps: int | None) -> None:
-    """Whether all ranks expect equally many batches an epoch; all must ask, before the first step.
+    """Check that all ranks expect equally many batches per epoch; all must call it, before the first step.
 
     Args:
-        steps: of this rank; None where it is not known (then :func:`end_epoch` finds out).
+        steps: of this rank; None if unknown (then :func:`end_epoch` checks).
 
     Raises:
-        DistributedError: they do not.
+        DistributedError: the numbers differ.
     """
     if world.size == 1:
         return
@@ -38,17 +38,17 @@ def check_steps(world: World, steps: int | None) -> None:
 
 
 def end_epoch(optimizer: Any) -> None:
-    """Find out whether all ranks have ended their epoch; every rank calls it after its last step.
+    """Check that all ranks have ended their epoch; every rank calls it after its last step.
 
-    In a loop of one's own it keeps ranks from running into the next epoch while others have batches left. Under
-    ``fit`` :class:`BroadcastVariables` and :class:`Commits` do it. It costs an exchange without rows.
+    In a custom training loop it keeps ranks from running into the next epoch while others have batches left. Under
+    ``fit`` :class:`BroadcastVariables` and :class:`Commits` call it. It costs an exchange without rows.
 
     Args:
-        optimizer: of :func:`wrap_optimizer`.
+        optimizer: from :func:`wrap_optimizer`.
 
     Raises:
-        DistributedError: others have batches left, or this rank has never taken a step. Those others' step fails
-            with ``tf.errors.InvalidArgumentError``.
+        DistributedError: other ranks have batches left, or this rank has never taken a step. The step of those ranks
+            fails with ``tf.errors.InvalidArgumentError``.
     """
     _end(optimizer, _EPOCH)
 

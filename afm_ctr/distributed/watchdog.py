@@ -1,4 +1,4 @@
-"""End a job that hangs."""
+"""Ends a job that hangs."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from afm_ctr.errors import UserError
 
 
 class Watchdog(keras.callbacks.Callback):
-    """End this process with code 1, and by that the job, when no step finishes within a time.
+    """End this process with code 1, and thereby the job, when no step finishes within a time limit.
 
-    An exchange waits for ever for a rank that is stuck or has gone another way. A thread watches the time since the
-    last :meth:`beat`; when it is up, it prints one line (rank, last step, where the main thread is) and leaves by
-    ``os._exit``, upon which ``horovodrun`` ends the other ranks.
+    An exchange waits forever for a rank that is stuck or has left. A thread watches the time since the last
+    :meth:`beat`; when the limit is reached, it prints one line (rank, last step, where the main thread is) and exits
+    by ``os._exit``, whereupon ``horovodrun`` ends the other ranks.
 
-    Under ``fit`` every training, validation and prediction batch is a beat. What takes long otherwise (a checkpoint,
-    an evaluation of one's own) goes into ``with watchdog.paused():`` or calls ``beat()`` now and then.
+    Under ``fit`` every training, validation and prediction batch is a beat. Wrap other long work (a checkpoint, a
+    custom evaluation) in ``with watchdog.paused():`` or call ``beat()`` now and then.
 
     Args:
         world: with one rank the watchdog does nothing.
         timeout: seconds that a step may take.
         first_timeout: seconds until the first step has finished, which includes tracing; at least ``timeout``.
-        explain: asked, when the time is up, what is known of the other ranks.
+        explain: called at the limit; returns what is known of the other ranks.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Watchdog(keras.callbacks.Callback):
         self._thread: threading.Thread | None = None
 
     def beat(self, step: int | None = None) -> None:
-        """Something was done: the time starts again. ``step`` is the last finished one, for the message."""
+        """Restart the time. ``step`` is the last finished one, for the message."""
         if step is not None:
             self.step = step
             self.allowed = self.timeout
@@ -63,7 +63,7 @@ class Watchdog(keras.callbacks.Callback):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Within it the time stands still."""
+        """Within it no time is counted."""
         self._pauses += 1
         try:
             yield
@@ -72,7 +72,7 @@ class Watchdog(keras.callbacks.Callback):
             self._pauses -= 1
 
     def start(self) -> None:
-        """Begin to watch; ``fit`` does it by itself."""
+        """Start watching; ``fit`` calls it."""
         self._last = time.monotonic()
         if self.world.size > 1 and self._thread is None:
             self._stop.clear()
@@ -80,7 +80,7 @@ class Watchdog(keras.callbacks.Callback):
             self._thread.start()
 
     def stop(self) -> None:
-        """Watch no longer; ``fit`` does it by itself."""
+        """Stop watching; ``fit`` calls it."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

@@ -1,4 +1,4 @@
-"""The processes of one job, as each of them sees the others."""
+"""The ranks of a job, and the exchanges between them."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ Op = Literal["sum", "min", "max", "mean"]
 def is_replicated(variable: Any) -> bool:
     """Whether every rank holds the whole of this variable.
 
-    False for one that declares ``placement = "sharded"`` (a plain attribute): broadcast, the sum of gradients and
-    the drift check pass it by.
+    False for one with the attribute ``placement = "sharded"``: broadcast, the sum of gradients and the drift check
+    skip it.
     """
     return getattr(variable, "placement", "replicated") != "sharded"
 
 
 def raw_variable(variable: Any) -> tf.Variable:
-    """The ``tf.Variable`` below a Keras variable; a ``tf.Variable`` is returned as it is."""
+    """The ``tf.Variable`` of a Keras variable; a ``tf.Variable`` is returned unchanged."""
     return variable if isinstance(variable, tf.Variable) else variable.value
 
 
 class World(abc.ABC):
-    """The ranks of one job and what they can do together.
+    """The ranks of one job and their exchanges.
 
-    Two forms share this interface: Horovod's, when ``horovodrun`` started the process, and a single process, where
-    every exchange is the identity. All ranks must make the same calls in the same order.
+    There are two implementations: Horovod's, if ``horovodrun`` started the process, and a single process, where every
+    exchange is the identity. All ranks must make the same calls in the same order.
 
     Attributes:
         rank: this process, 0 .. size-1.
-        size: how many processes there are.
+        size: number of processes.
         local_rank: this process among those on its machine.
-        local_size: how many processes its machine has.
+        local_size: number of processes on this machine.
         elastic: whether ranks may come and go; then the four above change at a :meth:`reset`.
     """
 
@@ -49,12 +49,12 @@ class World(abc.ABC):
 
     @property
     def is_chief(self) -> bool:
-        """Whether this is the rank (0) that writes what is not sharded."""
+        """Whether this is rank 0, which writes what is not sharded."""
         return self.rank == 0
 
     @abc.abstractmethod
     def allreduce(self, tensor: Any, op: Op = "sum", name: str | None = None) -> tf.Tensor:
-        """Element by element over the ranks. Shape and dtype (floating or integer, not bfloat16) are alike on all.
+        """Reduce element by element over the ranks. Shape and dtype (not bfloat16) are the same on all ranks.
 
         ``name`` identifies the exchange among those in flight; in a graph give one whenever the ranks' graphs might
         differ in anything else. Works eagerly and in a ``tf.function`` without ``jit_compile``.
@@ -62,52 +62,52 @@ class World(abc.ABC):
 
     @abc.abstractmethod
     def grouped_sum(self, tensors: Sequence[tf.Tensor], name: str | None = None) -> list[tf.Tensor]:
-        """Sums of many tensors in one exchange (one for each dtype that occurs)."""
+        """Sums of many tensors in one exchange (one per dtype)."""
 
     @abc.abstractmethod
     def allgather(self, tensor: Any, name: str | None = None) -> tf.Tensor:
-        """All ranks' tensors along dimension 0, the only one in which they may differ (0 is fine)."""
+        """All ranks' tensors along dimension 0, the only one that may differ (0 is fine)."""
 
     @abc.abstractmethod
     def alltoall(self, tensor: Any, splits: Any, name: str | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Some rows to each rank, and from each some.
+        """Send rows to each rank, and receive rows from each.
 
         Args:
             tensor: ``[n, ...]``; the first rows go to rank 0, the next to rank 1, and so on.
-            splits: int32 ``[size]``: how many go to each.
+            splits: int32 ``[size]``: the number for each rank.
             name: as in :meth:`allreduce`.
 
         Returns:
-            The rows that came, by rank, and how many each sent: int32 ``[size]``.
+            The received rows, by rank, and the number from each rank: int32 ``[size]``.
         """
 
     @abc.abstractmethod
     def broadcast(self, tensor: Any, name: str | None = None, root: int = 0) -> tf.Tensor:
-        """The tensor of rank ``root``; shape and dtype are alike on all."""
+        """The tensor of rank ``root``; shape and dtype are the same on all ranks."""
 
     @abc.abstractmethod
     def broadcast_variables(self, variables: Sequence[Any], root: int = 0) -> None:
         """Assign the values of rank ``root`` to the others' Keras or TensorFlow variables, in place, one by one.
 
-        Sharded variables (see :func:`is_replicated`) are passed by. No copy of a variable is made.
+        Sharded variables (see :func:`is_replicated`) are skipped. No copy of a variable is made.
         """
 
     @abc.abstractmethod
     def shutdown(self) -> None:
-        """Leave the job; nothing can be exchanged afterwards."""
+        """Leave the job; no exchange is possible afterwards."""
 
     def reset(self, neighbours: Sequence[int] = (), lost: bool = False) -> None:
-        """Meet the ranks that there are now, after one was lost or hosts changed; all ranks of the job do it.
+        """Meet the current ranks, after one was lost or hosts changed; all ranks of the job call it.
 
-        Rank and size are new afterwards, and nothing that was traced before may be run again.
+        Rank and size are new afterwards, and functions traced before must not be called again.
 
         Args:
-            neighbours: process ids of the other ranks on this machine: one that stands still is ended.
-            lost: an exchange failed: what others still wait for of this rank will not come, and they are to know.
+            neighbours: process ids of the other ranks on this machine: a stopped one is killed.
+            lost: an exchange failed: ranks that still wait for this one must fail too.
 
         Raises:
-            RankRemoved: this rank's host is no longer one of the job's.
-            RunError: the others did not come in time.
+            RankRemoved: this rank's host is no longer part of the job.
+            RunError: the others did not arrive in time.
             RuntimeError: the world is not elastic.
         """
         raise RuntimeError("the ranks of this job do not change: it was not started with --host-discovery-script")
@@ -121,7 +121,7 @@ class World(abc.ABC):
         return [pickle.loads(part) for part in parts]
 
     def broadcast_object(self, obj: Any = None, root: int = 0) -> Any:
-        """The picklable object of rank ``root``; what the others pass does not matter."""
+        """The picklable object of rank ``root``; the other ranks' argument is ignored."""
         mine = self.rank == root
         data = np.frombuffer(pickle.dumps(obj if mine else None, protocol=5), np.uint8)
         size = int(self.broadcast(tf.constant(data.size, tf.int64), root=root).numpy())
@@ -134,11 +134,11 @@ class World(abc.ABC):
         return self.allgather_object(np.asarray(array))
 
     def agree(self, n: int, op: Literal["min", "max", "sum"] = "max") -> int:
-        """One integer from every rank's, such as the number of steps: short ranks fill the rest with padding."""
+        """One integer from every rank's, such as the number of steps: short ranks pad the rest."""
         return int(self.allreduce(tf.constant(n, tf.int64), op).numpy())
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank arrives."""
         self.agree(0)
 
     def __repr__(self) -> str:
