@@ -1,8 +1,8 @@
 """Attentional pooling over pairs of features, and the plain pooling of factorization machines.
 
-It knows nothing of tables, models or training. There are three forms of attentional pooling with the same results:
-the plain one, which is the reference and is exported, where it takes a large request in blocks; one that goes through
-blocks of rows; and one in C++. Training takes the last where it can (:func:`training_attentional_pooling`).
+It is independent of tables, models and training. Attentional pooling has three implementations with the same results:
+the plain one, which is the reference and is exported, where it computes a large request in blocks; one that computes
+blocks of rows; and one in C++. Training uses the last if it can (:func:`training_attentional_pooling`).
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Attentional pooling for training: a few rows at a time, with a backward pass that computes them again.
+"""Attentional pooling for training: a few rows at a time, with a backward pass that recomputes them.
 
 The plain form keeps several ``[B, P, ·]`` tensors from the forward pass to the backward pass: at 39 slots and
-k = t = 16 that is 190 MB each for 4,096 rows, and none of it is in the cache when it is needed. Here a loop takes
-blocks of rows that fit the cache, and nothing but inputs and outputs outlives a block.
+k = t = 16 that is 190 MB each for 4,096 rows, and none of it is in the cache when it is needed. Here a loop computes
+blocks of rows that fit the cache, and only inputs and outputs outlive a block.
 
 Inside a block the pairs are laid out by distance: the pairs (i, i + d mod F) for d = 1 … ⌊F/2⌋ are all pairs
-(for even F those of the last distance stand twice, and one of them is masked). So the second factors are shifted
-copies of the first, and there is no gather or scatter of vectors. Sums over pairs that are weighted by a number go
-through the symmetric ``[F, F]`` matrix of these numbers.
+(for even F those of the last distance occur twice, and one of them is masked). So the second factors are shifted
+copies of the first, and there is no gather or scatter of vectors. Weighted sums over pairs use the symmetric
+``[F, F]`` matrix of the weights.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ import tensorflow as tf
 from afm_ctr.interactions.dropout import Dropout, stateless_keep
 from afm_ctr.interactions.pooling import PoolingInputs, attentional_pooling, count_pairs, masked_softmax
 
-# One tensor of a block: on a CPU it should stay in the caches, on a GPU there should be work for all of it.
+# Size of one tensor of a block: on a CPU it should stay in the caches, on a GPU it should occupy the whole device.
 _CPU_BYTES = 3 << 20
 _GPU_BYTES = 256 << 20
-# In a request: small ones, which are most, are one block, and a large one takes a few of these and not gigabytes.
+# For requests: small ones, the majority, are one block, and a large one takes a few of these instead of gigabytes.
 _REQUEST_BYTES = 32 << 20
 
 
 class _Layout(NamedTuple):
-    """Where the pairs stand in a block; Q = ⌊F/2⌋·F positions, distance by distance."""
+    """Positions of the pairs in a block; Q = ⌊F/2⌋·F positions, distance by distance."""
 
     listed: np.ndarray  # bool ``[Q]``, whether the pair takes part
-    number: np.ndarray  # ``[Q]``, its place in the list of pairs (0 where it does not take part)
-    cell: np.ndarray  # int32 ``[Q]``, its place in a flattened ``[F, F]`` matrix
-    # int32 ``[F²]``, for each cell of that matrix the position of its pair; Q where there is none
+    number: np.ndarray  # ``[Q]``, its index in the list of pairs (0 if it does not take part)
+    cell: np.ndarray  # int32 ``[Q]``, its index in a flattened ``[F, F]`` matrix
+    # int32 ``[F²]``, for each cell of that matrix the position of its pair; Q if there is none
     position: np.ndarray
 
 
@@ -60,14 +60,14 @@ def _layout(slots: int, pairs: tuple[tuple[int, int], ...]) -> _Layout:
 
 
 def block_rows(slots: int, k: int, t: int, block_bytes: int | None = None) -> int:
-    """How many rows are computed at a time, so that a tensor of a block takes no more than a number of bytes.
+    """Number of rows per block, such that a tensor of a block takes at most ``block_bytes``.
 
     Args:
         slots: F.
         k: width of the vectors.
         t: width of the attention network.
-        block_bytes: by default 3 MB, or 256 MB where there is a GPU. At 39 slots, k = t = 16, on a CPU, blocks of
-            32 to 128 rows differed by less than a tenth.
+        block_bytes: by default 3 MB, or 256 MB with a GPU. At 39 slots, k = t = 16, on a CPU, blocks of 32 to 128
+            rows differed by less than a tenth.
     """
     budget = block_bytes or (_GPU_BYTES if tf.config.get_visible_devices("GPU") else _CPU_BYTES)
     row = 4 * max(1, slots // 2) * slots * max(k, t)
@@ -85,12 +85,12 @@ def blocked_attentional_pooling(
 ) -> tf.Tensor:
     """The pooled vectors of :func:`attentional_pooling`, with its arguments, in little memory.
 
-    Differentiable once, by u, W, b and h. Besides inputs and results it holds a few tensors of one block.
+    Differentiable once, by u, W, b and h. In addition to inputs and results it holds a few tensors of one block.
 
     Args:
         rows_at_once: size of a block; by default that of :func:`block_rows`.
-        network_dtype: of the factors in the products with W and h, forward and backward; None: that of ``u``. What
-            is summed over pairs or rows is summed in the dtype of ``u``, and so is the softmax.
+        network_dtype: of the factors in the products with W and h, forward and backward; None: that of ``u``. Sums
+            over pairs or rows, and the softmax, are in the dtype of ``u``.
     """
     u, present, W, b, h = (tf.convert_to_tensor(x) for x in inputs[:5])
     pairs = inputs[5]
@@ -123,7 +123,7 @@ def blocked_attentional_pooling(
         def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
             def step(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
                 part = attend(start, stop)
-                # Each slot's sum takes part in the one of all slots by one half.
+                # Half of each slot's sum belongs to the sum over all slots.
                 by_sum = upstream[start:stop] if by_slot else 0.5 * upstream[start:stop, tf.newaxis]
                 return _gradients(part, by_sum, W, h, layout)
 
@@ -143,7 +143,8 @@ def request_attentional_pooling(
 ) -> tf.Tensor:
     """The pooled vectors of :func:`attentional_pooling`, with its arguments and its bits, a block of rows at a time.
 
-    Out of stock ops, for exported graphs: a request of any size takes the memory of a block, besides its own.
+    Built from stock ops, for exported graphs: a request of any size needs the memory of one block in addition to its
+    own.
 
     Args:
         rows_at_once: size of a block; by default as many as keep a tensor of all pairs within 32 MB.
@@ -172,8 +173,8 @@ def _over_blocks(
     like: list[tf.Tensor],
     dtype: tf.DType,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Run a step over the blocks of rows: its first results one below the other, its others added up in order."""
-    count = tf.maximum(1, (total + block - 1) // block)  # an array of no blocks cannot be joined
+    """Run a step over the blocks of rows: its first results are concatenated, the others added up in order."""
+    count = tf.maximum(1, (total + block - 1) // block)  # an empty TensorArray cannot be concatenated
     kept = tf.TensorArray(dtype, count, infer_shape=False, element_shape=tf.TensorShape([None]).concatenate(shape))
 
     def body(index: tf.Tensor, kept: tf.TensorArray, *sums: tf.Tensor) -> tuple[Any, ...]:
@@ -195,7 +196,7 @@ class _Attended(NamedTuple):
     products: tf.Tensor  # ``[c·Q, k]``
     hidden: tf.Tensor  # ``[c·Q, t]``, after the relu
     attention: tf.Tensor  # ``[c, Q]``
-    factor: tf.Tensor  # ``[c, Q]`` or ``[c, 1]``, what dropout and scaling make of the attention
+    factor: tf.Tensor  # ``[c, Q]`` or ``[c, 1]``, factor of dropout and scaling
     matrix: tf.Tensor  # ``[c, F, F]``, a_ij·factor, symmetric
     mixed: tf.Tensor  # ``[c, F, k]``, Σ_j a_ij·factor u_j
 
@@ -220,7 +221,7 @@ def _attend(
     factor = count_pairs(mask, u.dtype) if scale_by_pairs else tf.ones([1, 1], u.dtype)
     if keep is not None:
         factor *= keep
-    # The column of zeros that is appended is where the diagonal and the pairs outside the list point to.
+    # The diagonal and the pairs that are not listed refer to the appended column of zeros.
     matrix = tf.gather(tf.pad(attention * factor, [[0, 0], [0, 1]]), layout.position, axis=1)
     matrix = tf.reshape(matrix, [-1, slots, slots])
     return _Attended(u, other, products, hidden, attention, factor, matrix, tf.matmul(matrix, u))
@@ -229,7 +230,7 @@ def _attend(
 def _gradients(
     part: _Attended, upstream: tf.Tensor, W: tf.Tensor, h: tf.Tensor, layout: _Layout
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """By u, and by W, b and h, from the gradient by the slots' sums: ``[c, F, k]``, or ``[c, 1, k]`` if alike."""
+    """Gradients by u, and by W, b and h, from the gradient by the slots' sums: ``[c, F, k]``, or ``[c, 1, k]``."""
     u = part.u
     slots, half = u.shape[1], u.shape[1] // 2
     through = u * upstream
@@ -259,7 +260,7 @@ def _summed(factors: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
 
 
 def _shifted(x: tf.Tensor) -> tf.Tensor:
-    """x of the slot 1, 2, … ⌊F/2⌋ further on, around the end: ``[c, F, …]`` to ``[c, ⌊F/2⌋, F, …]``."""
+    """x shifted by 1, 2, … ⌊F/2⌋ slots, around the end: ``[c, F, …]`` to ``[c, ⌊F/2⌋, F, …]``."""
     slots = x.shape[1]
     twice = tf.concat([x, x], axis=1)
     return tf.stack([twice[:, d : d + slots] for d in range(1, slots // 2 + 1)], axis=1)

@@ -1,4 +1,4 @@
-"""Which form of attentional pooling a training step takes: the op in C++, or blocks of rows in TensorFlow."""
+"""Which implementation of attentional pooling training uses: the op in C++, or blocks of rows in TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ POOLING = "AFM_CTR_POOLING"
 
 
 def uses_fused(dtype: tf.DType, slots: int = 2, k: int = 1, t: int = 1, by_slot: bool = False) -> bool:
-    """Whether a training step is built around the fused op: for float32, when its library is there.
+    """Whether a training step uses the fused op: for float32, if its library is installed.
 
-    On a GPU its kernels are compiled for the shape, if NVRTC is there. The environment variable ``AFM_CTR_POOLING``
-    asks for one form: ``fused`` or ``tensorflow``.
+    On a GPU its kernels are compiled for the shape, if NVRTC is installed. The environment variable
+    ``AFM_CTR_POOLING`` selects one: ``fused`` or ``tensorflow``.
 
     Args:
         dtype: of the vectors.
-        by_slot: whether each slot's pairs are pooled apart.
+        by_slot: whether each slot's pairs are pooled separately.
 
     Raises:
-        UserError: the variable asks for what is not there.
+        UserError: the selected one is not available.
     """
     if dtype != tf.float32:
         return False
@@ -37,9 +37,9 @@ def uses_fused(dtype: tf.DType, slots: int = 2, k: int = 1, t: int = 1, by_slot:
 def training_attentional_pooling(
     *inputs: *PoolingInputs, network_dtype: tf.DType | None = None, **options: Unpack[PoolingOptions]
 ) -> tf.Tensor:
-    """The pooled vectors of :func:`attentional_pooling`, with its arguments, in the form for training.
+    """The pooled vectors of :func:`attentional_pooling`, with its arguments, by the implementation for training.
 
-    ``network_dtype`` is that of :func:`blocked_attentional_pooling`: the fused op knows float32 only.
+    ``network_dtype`` is that of :func:`blocked_attentional_pooling`: the fused op supports float32 only.
     """
     u, _, W, _, _, pairs = inputs
     same, by_slot = network_dtype in (None, u.dtype), options.get("by_slot", False)

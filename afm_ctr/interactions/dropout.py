@@ -1,4 +1,4 @@
-"""Dropout whose mask belongs to the example and not to its place in a batch."""
+"""Dropout whose mask depends on the example and not on its place in a batch."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ def stateless_keep(
 ) -> tf.Tensor:
     """Dropout factors ``[B, width]``: 0 with probability ``rate``, else ``1 / (1 − rate)``.
 
-    A pure function of seed, salt, row number and column, so that a row gets the same mask on whatever rank and in
-    whatever batch it is computed. A hash of a counter: splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
+    A pure function of seed, salt, row number and column, so that a row gets the same mask on any rank and in any
+    batch. A hash of a counter: splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
 
     Args:
         rows: int64 ``[B]``.
-        columns: how many, or the numbers of those that are wanted, ``[width]``, none negative.
-        rate: in [0, 1); 24 bits of it count.
+        columns: how many, or the non-negative numbers of the wanted ones, ``[width]``.
+        rate: in [0, 1), rounded to 24 bits.
     """
     threshold = drop_threshold(rate)
     golden = tf.constant(_GOLDEN, tf.uint64)
     keys = _mix(tf.cast(rows, tf.uint64) * golden + tf.constant(drop_key(seed, salt), tf.uint64))
     numbers = np.arange(columns) if isinstance(columns, int) else columns
     bits = _mix(keys[:, tf.newaxis] + tf.constant((numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)))
-    # The upper 24 bits, as a number that every comparison kernel takes, on GPUs too (of int32 they have none).
+    # The upper 24 bits, in a dtype that every comparison kernel supports, on GPUs too (they have none for int32).
     draw = tf.cast(tf.bitwise.right_shift(bits, tf.constant(40, tf.uint64)), tf.int64)
     kept = draw >= threshold
     return tf.cast(kept, dtype) * tf.constant(1.0 / (1.0 - rate), dtype)
 
 
 def drop_threshold(rate: float) -> int:
-    """A draw of 24 bits below this drops."""
+    """The threshold below which a draw of 24 bits drops."""
     if not 0 <= rate < 1:
         raise ValueError(f"rate must be in [0, 1), got {rate}")
     return round(rate * 2**24)
 
 
 def drop_key(seed: int, salt: int) -> int:
-    """What seed and salt bring into the hash: unsigned, 64 bits."""
+    """The part of the hash from seed and salt: unsigned, 64 bits."""
     return _mix_int(_mix_int(seed & _M64) ^ (salt * _GOLDEN & _M64))
 
 

@@ -15,11 +15,11 @@ import tensorflow as tf
 from afm_ctr.interactions.dropout import Dropout, stateless_keep
 
 PoolingInputs = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, np.ndarray]
-"""u, present, W, b, h and pairs of :func:`attentional_pooling`, which all its forms take."""
+"""u, present, W, b, h and pairs of :func:`attentional_pooling`, for all its implementations."""
 
 
 class PoolingOptions(TypedDict, total=False):
-    """The keyword arguments of :func:`attentional_pooling`, which all its forms take."""
+    """The keyword arguments of :func:`attentional_pooling`, for all its implementations."""
 
     scale_by_pairs: bool
     by_slot: bool
@@ -37,7 +37,7 @@ def pair_products(u: tf.Tensor, pairs: np.ndarray) -> tf.Tensor:
 
 
 def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Softmax over the last axis among the true entries of the mask; all zero where there is none."""
+    """Softmax over the last axis among the true entries of the mask; all zero if there is none."""
     scores = tf.where(mask, scores, tf.constant(scores.dtype.min, scores.dtype))
     highest = tf.stop_gradient(tf.reduce_max(scores, axis=-1, keepdims=True))
     weights = tf.where(mask, tf.exp(scores - highest), tf.zeros_like(scores))
@@ -45,7 +45,7 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 
 def attention_scores(products: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
-    """hᵀ relu(Wᵀ(u_i ⊙ u_j) + b), what the softmax of :func:`attention_weights` is taken of: ``[B, P]``."""
+    """hᵀ relu(Wᵀ(u_i ⊙ u_j) + b), the input of the softmax of :func:`attention_weights`: ``[B, P]``."""
     return tf.linalg.matvec(tf.nn.relu(tf.tensordot(products, W, axes=1) + b), h)
 
 
@@ -76,8 +76,8 @@ def attentional_pooling(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Σ a_ij (u_i ⊙ u_j) over the pairs of present slots (equation 4), and the weights a_ij.
 
-    This is the plain form, out of stock ops, which holds tensors of ``[B, P, max(k, t)]``: the reference, and what
-    is exported.
+    This is the plain form, built from stock ops, which holds tensors of ``[B, P, max(k, t)]``: the reference, and the
+    one that is exported.
 
     Args:
         u: floating ``[B, F, k]``, the vectors x_i v_i.
@@ -88,7 +88,7 @@ def attentional_pooling(
         pairs: int32 ``[P, 2]``, the pairs of slots that take part.
         scale_by_pairs: multiply by the number of present pairs, so that uniform attention is a factorization
             machine, and not one divided by the number of pairs.
-        by_slot: pool the pairs of each slot apart: u_i ⊙ Σ_j a_ij u_j. Half their sum is what is pooled otherwise.
+        by_slot: pool each slot's pairs separately: u_i ⊙ Σ_j a_ij u_j. Half their sum is the plain pooled vector.
         dropout: on the pair weights, after the softmax; the returned weights are without it.
 
     Returns:
@@ -118,19 +118,19 @@ def pool_by_slot(u: tf.Tensor, weights: tf.Tensor, pairs: np.ndarray) -> tf.Tens
     slots = u.shape[1]
     place = np.full((slots, slots), len(pairs), np.int32)
     place[pairs[:, 0], pairs[:, 1]] = place[pairs[:, 1], pairs[:, 0]] = np.arange(len(pairs))
-    # The column of zeros that is appended is where the diagonal and the pairs outside the list point to.
+    # The diagonal and the pairs that are not listed refer to the appended column of zeros.
     matrix = tf.gather(tf.pad(weights, [[0, 0], [0, 1]]), place, axis=1)
     return u * tf.matmul(matrix, u)
 
 
 def count_pairs(mask: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Number of true entries a row: ``[B, 1]``."""
+    """Number of true entries per row: ``[B, 1]``."""
     return tf.reduce_sum(tf.cast(mask, dtype), axis=1, keepdims=True)
 
 
 @tf.custom_gradient
 def _pool_all(u: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """½ ((Σ u)² − Σ u²). Its gradient is written out: that of a sum is tiled, which costs more than all the rest."""
+    """½ ((Σ u)² − Σ u²). Its gradient is hand-written: that of a sum is tiled, which costs more than the rest."""
     total = tf.reduce_sum(u, axis=1, keepdims=True)
     pooled = 0.5 * (tf.square(tf.squeeze(total, axis=1)) - tf.reduce_sum(tf.square(u), axis=1))
     return pooled, lambda upstream: upstream[:, tf.newaxis] * (total - u)
@@ -139,8 +139,8 @@ def _pool_all(u: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]
 def fm_pooling(u: tf.Tensor, pairs: np.ndarray) -> tf.Tensor:
     """Σ u_i ⊙ u_j over the listed pairs: ``[B, k]``, in time linear in the slots when most pairs take part.
 
-    Source: Rendle, "Factorization Machines", ICDM 2010, lemma 3.1: ½ ((Σ u)² − Σ u²); pairs that are left out
-    are subtracted.
+    Source: Rendle, "Factorization Machines", ICDM 2010, lemma 3.1: ½ ((Σ u)² − Σ u²); pairs that are not listed are
+    subtracted.
 
     Args:
         u: floating ``[B, F, k]``; absent slots hold zeros.

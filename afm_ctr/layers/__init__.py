@@ -1,4 +1,4 @@
-"""Keras layers for models of your own: attentional pooling and the AFM, on embeddings ``[B, F, k]``."""
+"""Keras layers for your own models: attentional pooling and the AFM, on embeddings ``[B, F, k]``."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from afm_ctr.layers.attentional_pooling import AttentionalPooling, checked_rate
 
 @keras.saving.register_keras_serializable(package="afm_ctr")
 class AFM(keras.layers.Layer):
-    """pᵀ Σ a_ij (e_i ⊙ e_j): what the pairs of slots add to the logit, ``[B, 1]``.
+    """pᵀ Σ a_ij (e_i ⊙ e_j): the pairs' part of the logit, ``[B, 1]``.
 
-    The linear terms and the bias of an AFM are layers of their own (an ``Embedding`` of width 1, a sum); see the
+    The linear terms and the bias of an AFM are separate layers (an ``Embedding`` of width 1, a sum); see the
     example.
 
     Args:
@@ -23,14 +23,14 @@ class AFM(keras.layers.Layer):
         pooled_dropout: float in [0, 1). Share of the pooled vector dropped in training.
         scale_by_pairs: bool. Multiply by the number of present pairs, so that a layer of uniform attention is a
             factorization machine and not one divided by the number of pairs.
-        projection_initializer: of p; with ones a fresh layer starts as a factorization machine.
+        projection_initializer: of p; with ones a new layer starts as a factorization machine.
         attention_initializer: of W and h, see :class:`AttentionalPooling`.
         attention_regularizer: of W.
         seed: int or None. Of the dropouts.
         **kwargs: of ``keras.layers.Layer``.
 
     Call arguments:
-        inputs: floating ``[B, F, k]``, embeddings (times their values, where fields have values).
+        inputs: floating ``[B, F, k]``, embeddings (times their values, if fields have values).
         mask: bool ``[B, F]`` or None. False marks an absent slot; an ``Embedding(mask_zero=True)`` sets it.
         training: bool. Whether dropout applies.
 
@@ -89,7 +89,7 @@ class AFM(keras.layers.Layer):
         return self.pooling.attention(inputs, mask)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
-        """None: the result is a number a row."""
+        """None: the result is one number per row."""
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
         return input_shape[0], 1

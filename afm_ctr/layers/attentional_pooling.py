@@ -18,8 +18,8 @@ _PAIR_SALT = 1
 class AttentionalPooling(keras.layers.Layer):
     """Σ a_ij (e_i ⊙ e_j) over all pairs of present slots, with a_ij a softmax of hᵀ relu(Wᵀ(e_i ⊙ e_j) + b).
 
-    The tensors over pairs are never held whole in training: on CPUs a fused op computes the sum where it is built
-    (``afm_ctr.native``), elsewhere blocks of rows do. Sums are taken in float32 also under a mixed policy.
+    The tensors over pairs are never held whole in training: on CPUs a fused op computes the sum if it is built
+    (``afm_ctr.native``), elsewhere blocks of rows do. Sums are in float32, also under a mixed policy.
 
     Args:
         attention_units: int, at least 1. t, the width of the attention network.
@@ -33,7 +33,7 @@ class AttentionalPooling(keras.layers.Layer):
         **kwargs: of ``keras.layers.Layer``.
 
     Call arguments:
-        inputs: floating ``[B, F, k]``, embeddings (times their values, where fields have values).
+        inputs: floating ``[B, F, k]``, embeddings (times their values, if fields have values).
         mask: bool ``[B, F]`` or None. False marks an absent slot: it takes part in no pair. A
             ``keras.layers.Embedding(mask_zero=True)`` before this layer sets it.
         training: bool. Whether dropout applies.
@@ -64,7 +64,7 @@ class AttentionalPooling(keras.layers.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        # Embeddings arrive as they are: under a mixed policy the sums over pairs stay in float32.
+        # Embeddings are not cast: under a mixed policy the sums over pairs stay in float32.
         super().__init__(autocast=False, **kwargs)
         if not isinstance(attention_units, int | np.integer) or attention_units < 1:
             raise ValueError(f"attention_units must be an integer of at least 1, got {attention_units!r}")
@@ -78,7 +78,7 @@ class AttentionalPooling(keras.layers.Layer):
         self.dropout_seed = random.randint(1, 10**9) if seed is None else int(seed)
         self.seed_generator = keras.random.SeedGenerator(self.dropout_seed)
         self.supports_masking = True
-        self.supports_jit = False  # the fused op is no XLA op
+        self.supports_jit = False  # the fused op is not an XLA op
 
     def build(self, input_shape: Any) -> None:
         if (
@@ -134,19 +134,19 @@ class AttentionalPooling(keras.layers.Layer):
         present = tf.cast(mask, tf.bool)
         if not present.shape.is_compatible_with(u.shape[:2]):
             raise ValueError(f"mask must be [batch, slots], here {u.shape[:2]}, got {present.shape}")
-        # What an absent slot holds must not reach a product, be it NaN.
+        # The value of an absent slot, perhaps NaN, must not reach a product.
         return tf.where(present[..., tf.newaxis], u, tf.zeros_like(u)), present
 
     def _weights(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         return self.kernel.value, self.bias.value, tf.squeeze(self.projection.value, axis=1)
 
     def _rows(self, u: tf.Tensor) -> tf.Tensor:
-        """A number for each example of each call, int64 ``[B]``, from which dropout draws."""
+        """A number for each example of each call, int64 ``[B]``, for dropout."""
         call = tf.cast(self.seed_generator.next()[1], tf.int64)
         return call * 2**32 + tf.range(tf.shape(u)[0], dtype=tf.int64)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        """The slots' mask where slots remain; a pooled row has none."""
+        """The slots' mask if slots remain; a pooled row has none."""
         return previous_mask if self.by_slot else None
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
@@ -168,7 +168,7 @@ class AttentionalPooling(keras.layers.Layer):
 
 
 def checked_rate(name: str, value: float) -> float:
-    """A dropout rate, if it is in [0, 1)."""
+    """A dropout rate, after a check that it is in [0, 1)."""
     if not isinstance(value, int | float) or not 0 <= value < 1:
         raise ValueError(f"{name} must be in [0, 1), got {value!r}")
     return float(value)

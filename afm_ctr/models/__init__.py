@@ -1,6 +1,6 @@
-"""AFM, FM and LR, the trunk they share, and the registry that other models plug into.
+"""AFM, FM and LR, the model around them, and the registry for other models.
 
-Names are loaded when they are first used: a model's options are checked without TensorFlow.
+Names are loaded on first use: a model's options are checked without TensorFlow.
 """
 
 from __future__ import annotations

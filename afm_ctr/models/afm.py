@@ -29,9 +29,9 @@ PAIR_SALT, POOLED_SALT = 1, 2
 class AFM(Interaction):
     """y = w0 + Σ w_i x_i + pᵀ Σ_{i<j} a_ij (v_i ⊙ v_j) x_i x_j, with a_ij a softmax over the pairs of present slots.
 
-    Initial values: W Glorot uniform, b zero, h Glorot uniform as a ``[t, 1]`` matrix, p ones. So a fresh model is
-    close to a factorization machine (divided by the number of pairs unless ``scale_by_pairs``), and attention
-    starts nearly uniform because the products of fresh vectors are small.
+    Initial values: W Glorot uniform, b zero, h Glorot uniform as a ``[t, 1]`` matrix, p ones. So a new model is close
+    to a factorization machine (divided by the number of pairs unless ``scale_by_pairs``), and attention starts nearly
+    uniform because the products of new vectors are small.
 
     Reference:
         Xiao, Ye, He, Zhang, Wu, Chua: Attentional Factorization Machines: Learning the Weight of Feature
@@ -59,10 +59,10 @@ class AFM(Interaction):
         return tf.reduce_sum(inputs.linear, axis=1) + tf.linalg.matvec(pooled, self.p.value)
 
     def _pool(self, inputs: InteractionInputs, training: bool, dropout: Dropout | None) -> tf.Tensor:
-        """The pooled vectors: by the fastest form in training and for batches of a size known beforehand.
+        """The pooled vectors: by the fastest implementation in training and for batches of a size known in advance.
 
         A batch of unknown size is a request to an exported model, and a small one is an explanation or a check: for
-        both the plain form is the simpler graph, and the one of stock ops, the request's a block at a time.
+        both the plain form is the simpler graph, of stock ops; a request is computed a block at a time.
         """
         assert inputs.vectors is not None
         size = inputs.vectors.shape[0]
@@ -113,7 +113,7 @@ class AFM(Interaction):
         return attention * values * scale
 
     def ablations(self, inputs: InteractionInputs) -> tf.Tensor:
-        """By how much the logit falls if one pair is taken out and the others share its attention: ``[B, P]``.
+        """How much the logit falls if one pair is removed and the others share its attention: ``[B, P]``.
 
         With s_q = pᵀ(u_i ⊙ u_j) of pair q and S = Σ a s, the others pool to (S − a_q s_q) / (1 − a_q), and with
         ``scale_by_pairs`` their number is n − 1: exact, without a second pass through the network. The only pair of
@@ -124,7 +124,7 @@ class AFM(Interaction):
             return attention
         values, scale = self._values(inputs)
         total = tf.reduce_sum(attention * values, axis=1, keepdims=True)
-        # A pair that has nearly all attention leaves next to nothing of the differences: there the rest is summed.
+        # A pair with nearly all attention leaves next to nothing of the differences: there the rest is summed.
         top = tf.one_hot(tf.argmax(attention, axis=1), attention.shape[1], dtype=attention.dtype)
         rest = attention * (1.0 - top)
         left = tf.where(top > 0, tf.reduce_sum(rest, axis=1, keepdims=True), 1.0 - attention)
@@ -135,9 +135,9 @@ class AFM(Interaction):
         return tf.where(mask, total * scale - others * fewer, tf.zeros_like(attention))
 
     def group_ablations(self, inputs: InteractionInputs, groups: Sequence[np.ndarray]) -> tf.Tensor:
-        """By how much the logit falls if all pairs of a group are taken out, and the others share their attention.
+        """How much the logit falls if all pairs of a group are removed, and the others share their attention.
 
-        The model itself is computed with fewer pairs: ``[B, G]``.
+        The model is computed again with fewer pairs: ``[B, G]``.
         """
         pairs, logits = self.pairs, self(inputs)
         changes = []
@@ -150,7 +150,7 @@ class AFM(Interaction):
         return tf.stack(changes, axis=1)
 
     def _values(self, inputs: InteractionInputs) -> tuple[tf.Tensor, tf.Tensor]:
-        """pᵀ(u_i ⊙ u_j), ``[B, P]``, and what the pooled vector is multiplied by, ``[B, 1]``."""
+        """pᵀ(u_i ⊙ u_j), ``[B, P]``, and the factor of the pooled vector, ``[B, 1]``."""
         assert inputs.vectors is not None
         values = tf.tensordot(pair_products(inputs.vectors, self.pairs), self.p.value, axes=1)
         count = count_pairs(pair_presence(inputs.present, self.pairs), values.dtype)

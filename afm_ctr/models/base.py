@@ -1,4 +1,4 @@
-"""What an interaction model is to the rest: a Keras layer from slots to a logit, and its options."""
+"""The base class of interaction models: a Keras layer from slots to a logit, with options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from afm_ctr.models.options import InteractionOptions
 
 
 class RowsRead(NamedTuple):
-    """The distinct rows that ``linear`` and ``vectors`` of a batch are laid out from.
+    """The distinct rows from which ``linear`` and ``vectors`` of a batch are gathered.
 
     Attributes:
         linear: ``[U, 1]``.
@@ -35,7 +35,7 @@ class InteractionInputs(NamedTuple):
         linear: ``[B, F]``, w_i x_i.
         vectors: ``[B, F, k]``, x_i v_i; None for a model without factors.
         present: bool ``[B, F]``.
-        read: in training, for a model that can do without the others, which a step then does not compute.
+        read: in training, for a model that needs none of the others, which are then not computed.
     """
 
     linear: tf.Tensor
@@ -45,13 +45,13 @@ class InteractionInputs(NamedTuple):
 
 
 class Interaction(keras.layers.Layer):
-    """The contract of a model: a Keras layer that turns :class:`InteractionInputs` into logits without the bias.
+    """Base class of a model: a Keras layer that turns :class:`InteractionInputs` into logits without the bias.
 
-    To plug in a model of your own, subclass this, implement :meth:`call`, and name the class in the entry point
-    group ``afm_ctr.models`` of your package. Preparation, training, export and serving stay as they are.
+    To plug in your own model, subclass this, implement :meth:`call`, and name the class in the entry point group
+    ``afm_ctr.models`` of your package. Preparation, training, export and serving stay the same.
 
-    Inputs, variables and logits are float32 whatever the ``precision`` of the run. A model with matrix products may
-    take their factors in ``network_dtype`` while it trains: "bfloat16" if the run asks for it, else the layer's own.
+    Inputs, variables and logits are float32 for any ``precision`` of the run. A model with matrix products may cast
+    their factors to ``network_dtype`` in training: "bfloat16" if the run's precision is, else the layer's dtype.
 
     Args:
         options: an instance of the class's ``Options``.
@@ -85,30 +85,30 @@ class Interaction(keras.layers.Layer):
         raise NotImplementedError
 
     def penalties(self) -> list[tuple[keras.Variable, float]]:
-        """Variables and λ for which λ‖variable‖² is added to the loss, once a step however many ranks there are."""
+        """Variables and λ for which λ‖variable‖² is added to the loss, once per step on any number of ranks."""
         return []
 
     def explain(self, inputs: InteractionInputs) -> tf.Tensor | None:
-        """The share of each pair, ``[B, P]``, for a model that has such a thing."""
+        """The share of each pair, ``[B, P]``, for a model that defines it."""
         return None
 
     def contributions(self, inputs: InteractionInputs) -> tf.Tensor | None:
-        """What each pair adds to the logit, ``[B, P]``, for a model in which the pairs add up."""
+        """Each pair's part of the logit, ``[B, P]``, for a model in which the pairs add up."""
         return None
 
     def ablations(self, inputs: InteractionInputs) -> tf.Tensor | None:
-        """Logit with all pairs less the logit without that pair, ``[B, P]``, for a model that can tell."""
+        """Logit with all pairs minus the logit without that pair, ``[B, P]``, for a model that defines it."""
         return None
 
     def group_ablations(self, inputs: InteractionInputs, groups: Sequence[np.ndarray]) -> tf.Tensor | None:
-        """Logit with all pairs less the logit without any pair of a group, ``[B, G]``, for a model that can tell.
+        """Logit with all pairs minus the logit without any pair of a group, ``[B, G]``, for a model that defines it.
 
         Args:
             inputs: the batch.
-            groups: of each its places in ``pairs``.
+            groups: the indices in ``pairs`` of each group.
 
         Returns:
-            None: the sum of its pairs' :meth:`ablations` is taken, which is the same where pairs do not influence
-            one another.
+            None: the sum of the pairs' :meth:`ablations` is used, which is the same if pairs do not influence one
+            another.
         """
         return None

@@ -1,4 +1,4 @@
-"""The batches of a model, of whatever kind the rows are that it is given."""
+"""Turns the inputs of ``fit``, ``evaluate`` and ``predict`` into batches of a model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _X = "x must be a dict of feature_ids and feature_vals, both [batch, slots], or 
 
 
 def as_batch(data: Any, num_slots: int) -> dict[str, tf.Tensor]:
-    """A batch as the model reads it: one of the reader as it is, or one of ``(x, label[, weight])``.
+    """A batch as the model reads it: one of the reader, unchanged, or one of ``(x, label[, weight])``.
 
     Raises:
-        UserError: there is neither, or ids or values are not ``[B, num_slots]``.
+        UserError: it is neither, or ids or values are not ``[B, num_slots]``.
     """
     x, label, weight = (data, None, None) if isinstance(data, Mapping) else keras.utils.unpack_x_y_sample_weight(data)
     if not isinstance(x, Mapping):
@@ -35,7 +35,7 @@ def as_batch(data: Any, num_slots: int) -> dict[str, tf.Tensor]:
             raise UserError(
                 f"{name} must be [batch, {num_slots}], got {batch[name].shape}: the model has these slots"
             )
-        if batch[name].shape.rank != 2 or batch[name].shape[1] is None:  # as Keras traces it after another width
+        if batch[name].shape.rank != 2 or batch[name].shape[1] is None:  # Keras traced it after another width
             wrong = in_graph(f"{name} must be [batch, {num_slots}]: the model has these slots")
             with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(batch[name])[1:], [num_slots], wrong)]):
                 batch[name] = tf.ensure_shape(batch[name], [None, num_slots])
@@ -49,7 +49,7 @@ def as_batch(data: Any, num_slots: int) -> dict[str, tf.Tensor]:
 
 
 def check_batch_size(batch_size: Any) -> None:
-    """Raise UserError unless it is a whole number of at least 1."""
+    """Raise UserError unless ``batch_size`` is a whole number of at least 1."""
     if not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
 
@@ -57,15 +57,15 @@ def check_batch_size(batch_size: Any) -> None:
 def as_batches(
     x: Any, y: Any, arguments: dict[str, Any], model: Any, shuffle: bool = False, epochs: int | None = None
 ) -> tuple[Any, Any]:
-    """What Keras is to be given as x and y: rows in memory, or a reader's, as batches, and arrays when checked.
+    """x and y for Keras: rows in memory, or a reader's, as batches; arrays after a check.
 
     Args:
-        x: as :meth:`CTRModel.fit` takes it.
-        arguments: further ones of Keras, which are changed to match.
-        epochs: of a reader; None: one, whatever its number.
+        x: as in :meth:`CTRModel.fit`.
+        arguments: of Keras; changed to match.
+        epochs: of a reader; None: one, of any number.
 
     Raises:
-        UserError: a DataFrame as it is, no row, or arrays or arguments that cannot be meant.
+        UserError: a raw DataFrame, no rows, or invalid arrays or arguments.
     """
     refuse_forked()
     batch_size = arguments.get("batch_size")
@@ -90,7 +90,7 @@ def as_batches(
             raise UserError(f"{name}: the rows of a {type(x).__name__} have their own; give arrays to have others")
     if arguments.get("validation_split"):
         raise UserError("validation_split is for arrays; give validation_data, such as data.take(slice(-500, None))")
-    arguments["shuffle"] = False  # of Keras: these batches come in their order
+    arguments["shuffle"] = False  # Keras must not shuffle: the batches are in order
     arguments.pop("batch_size", None)
     classes = arguments.pop("class_weight", None)
     if not hasattr(x, "steps_per_epoch"):
@@ -99,7 +99,7 @@ def as_batches(
         return _by_class(x.as_dataset(batch_size or _BATCH, shuffle=bool(shuffle)), classes), None
     if epochs is None:
         return x.as_dataset(batch_size), None
-    # One dataset over all epochs, of which Keras takes one after the other: each has an order of its own.
+    # One dataset over all epochs, from which Keras takes one after the other: each has its own order.
     arguments.setdefault("steps_per_epoch", -(-x.rows // (batch_size or x.batch_size)))
     return _by_class(x.as_dataset(batch_size, epochs, start=(arguments.get("initial_epoch", 0), 0)), classes), None
 
@@ -129,7 +129,7 @@ def as_validation(given: Any, batch_size: int | None, model: Any) -> Any:
 
 
 def _of_keras(x: Any, y: Any, arguments: dict[str, Any], model: Any) -> tuple[Any, Any]:
-    """x and y; where they are arrays, when their numbers have been checked."""
+    """x and y; arrays after a check of their numbers."""
     if isinstance(x, tf.data.Dataset) and isinstance(x.element_spec, Mapping) and arguments.get("class_weight"):
         x = _by_class(x, arguments.pop("class_weight"))
     held = x if isinstance(x, Mapping) else {"feature_ids": x}
@@ -162,7 +162,7 @@ def _of_keras(x: Any, y: Any, arguments: dict[str, Any], model: Any) -> tuple[An
         label = _numbers("label" if "label" in held else "y", label, (len(ids),))
         if model.label_kind == "real":
             _refuse("label", label, counts & ~np.isfinite(label), "not finite")
-        else:  # nan is in no interval
+        else:  # also refuses nan
             _refuse("label", label, counts & ~((label >= 0) & (label <= 1)), "outside [0, 1]")
     if arguments.get("sample_weight") is not None:
         arguments["sample_weight"] = weight
@@ -170,7 +170,7 @@ def _of_keras(x: Any, y: Any, arguments: dict[str, Any], model: Any) -> tuple[An
 
 
 def _numbers(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The values as float32 of a shape; ``[n, 1]`` is taken for ``[n]``."""
+    """The values as float32 of a shape; ``[n, 1]`` counts as ``[n]``."""
     found = np.asarray(values)
     if found.dtype.kind not in "biuf" or found.shape not in (shape, (*shape, 1)):
         raise UserError(f"{name} must be numbers {list(shape)}, got {found.dtype} {list(found.shape)}")

@@ -51,24 +51,24 @@ class CTRModel(keras.Model):
         loss: "log" (binary labels) or "squared" (the paper's; binary labels are trained as −1 and 1).
         label_kind: "binary" or "real".
         row_l2: λ of λ‖row‖² for each row that a batch touches; one number, or by column ("linear", "vectors").
-        row_l2_per: "touch", or "step": λ‖row‖² for every row in each step, as of a penalty on the whole table. A row
-            makes up for the steps since its last touch at the next one; its first touch counts as one step. This
+        row_l2_per: "touch", or "step": λ‖row‖² for every row in each step, as a penalty on the whole table. A row
+            catches up on the steps since its last touch at the next one; its first touch counts as one step. This
             keeps marks as ``mark_rows`` does.
-        seed: of all initial values and dropouts.
-        mark_rows: keep which step touched each row of the table last, see :class:`EmbeddingTable`.
-        bias_offset: added to the logit wherever predictions leave the training loop; ln(rate) undoes training on
+        seed: of all initial values and dropout.
+        mark_rows: keep which step last touched each row of the table, see :class:`EmbeddingTable`.
+        bias_offset: added to the logit of all predictions outside the training loop; ln(rate) undoes training on
             logs of which only that share of the negatives was kept.
         precision: "float32", or "bfloat16" for the factors of the interaction's matrix products in training.
         shard_over: the ranks that share the table's rows, each holding its own: see
-            :class:`~afm_ctr.distributed.ShardedTable`; None: each rank holds the whole. No part of the model's
-            configuration: one that is loaded from a file holds its whole table.
-        table_kind: makes the table, with the arguments of :class:`EmbeddingTable`, where that is to be of another
-            kind; no part of the configuration either.
+            :class:`~afm_ctr.distributed.ShardedTable`; None: each rank holds the whole table. Not part of the model's
+            configuration: a model loaded from a file holds its whole table.
+        table_kind: creates the table, with the arguments of :class:`EmbeddingTable`, if it is of another class; not
+            part of the configuration either.
         name: of the model; the paths of its variables begin with it.
         **kwargs: of ``keras.Model``.
 
     Raises:
-        UserError: for an unknown model, option or loss, or log loss on real labels.
+        UserError: an unknown model, option or loss, or log loss on real labels.
 
     Example:
         >>> model = CTRModel("fm", {"factors": 8}, feature_size=100, num_slots=3, pairs=[(0, 1), (0, 2), (1, 2)])
@@ -134,12 +134,12 @@ class CTRModel(keras.Model):
         if precision == "bfloat16":
             self.interaction.network_dtype = precision
         self.loss_tracker = WeightedMean(name="loss")
-        # A layer from outside may make its weights at its first call, and they are needed before training starts.
+        # A plug-in layer may create its weights in its first call, and they are needed before training starts.
         self.interaction(self._inputs_of(self._blank(), training=False))
         self.built = True
 
     def build(self, input_shape: Any = None) -> None:
-        """Nothing is left to build: all variables are made with the model."""
+        """Does nothing: all variables are created with the model."""
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -152,18 +152,18 @@ class CTRModel(keras.Model):
 
     @property
     def output_name(self) -> str:
-        """What a prediction is called: "probability" for log loss, "score" for squared loss."""
+        """Name of a prediction: "probability" for log loss, "score" for squared loss."""
         return "probability" if self.loss_kind == "log" else "score"
 
     def inputs_of(self, batch: Mapping[str, tf.Tensor]) -> InteractionInputs:
-        """What the interaction gets for a batch, read for scoring."""
+        """The interaction's inputs for a batch, read for scoring."""
         return self._inputs_of(batch, training=False)
 
     def _inputs_of(self, batch: Mapping[str, tf.Tensor], training: bool, checked: bool = False) -> InteractionInputs:
         ids = batch["feature_ids"]
         with tf.name_scope("lookup"):
             present = tf.not_equal(ids, 0)
-            # The value of an absent slot is never read: whatever it is, it must not reach a product.
+            # The value of an absent slot, whatever it is, must not reach a product.
             values = tf.cast(batch["feature_vals"], self.compute_dtype)
             values = tf.where(present, values, tf.zeros_like(values))
         read = None
@@ -188,9 +188,9 @@ class CTRModel(keras.Model):
 
         Args:
             inputs: ``feature_ids`` int64 ``[B, F]``, ``feature_vals`` floating ``[B, F]``, and in training with
-                dropout ``row`` int64 ``[B]``; more entries are not looked at.
+                dropout ``row`` int64 ``[B]``; other entries are ignored.
             training: whether dropout applies and ids are merged for the gradient.
-            corrected: add ``bias_offset``, as everything outside the training step does.
+            corrected: add ``bias_offset``, as everywhere outside the training step.
             checked: in training, see :meth:`EmbeddingTable.lookup`.
         """
         training = bool(training)
@@ -202,7 +202,7 @@ class CTRModel(keras.Model):
         return logits + self.bias_offset if corrected and self.bias_offset else logits
 
     def example_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """The loss of each example, ``[B]``: log loss from logits, or (y − logit)² with y on ±1 for binary labels."""
+        """The loss of each example, ``[B]``: log loss from logits, or (y − logit)² with y = ±1 for binary labels."""
         labels = tf.cast(labels, logits.dtype)
         if self.loss_kind == "log":
             return tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
@@ -221,7 +221,7 @@ class CTRModel(keras.Model):
         return self.interaction.explain(self.inputs_of(batch))
 
     def _weighted(self, batch: Mapping[str, tf.Tensor], logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Σ w·loss and Σ w. An example of weight 0 is padding: its label, which may be anything, is not read."""
+        """Σ w·loss and Σ w. An example of weight 0 is padding: its label is not read."""
         if "label" not in batch:
             raise UserError("the rows have no labels, which training and evaluation need; predict() does without")
         labels = tf.cast(batch["label"], logits.dtype)
@@ -234,8 +234,8 @@ class CTRModel(keras.Model):
         """``keras.Model.compile``; the loss is the model's own.
 
         Args:
-            optimizer: a name of :func:`afm_ctr.optimizers.names` ("adam" is the lazy one, which moves the rows of a
-                batch only) or of Keras, or any Keras optimizer. One that is not wrapped for several ranks
+            optimizer: a name of :func:`afm_ctr.optimizers.names` ("adam" is the lazy one, which updates only the rows
+                of a batch) or of Keras, or any Keras optimizer. One that is not wrapped for several ranks
                 (:func:`afm_ctr.distributed.wrap_optimizer`) is wrapped, which also adds up the gradients of ids that
                 a batch holds more than once.
             **kwargs: of ``keras.Model.compile``.
@@ -271,12 +271,12 @@ class CTRModel(keras.Model):
         super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile as the model was that a file holds, so that training can continue."""
+        """Compile as the model in a file was, so that training can continue."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def export(self, *args: Any, **kwargs: Any) -> None:
-        """Not that of Keras, whose export would have no schema: see :func:`afm_ctr.export_model`."""
+        """Refused, as Keras' export would have no schema: see :func:`afm_ctr.export_model`."""
         raise UserError("afm_ctr.export_model(model, path, schema=data.schema) exports with the schema")
 
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
@@ -284,16 +284,16 @@ class CTRModel(keras.Model):
 
         Args:
             x: :class:`afm_ctr.FrameData` (``batch_size``, 1,024 by default, and ``shuffle`` apply), a
-                :class:`afm_ctr.Reader`, whose order of an epoch follows from its seed and the epoch, a
+                :class:`afm_ctr.Reader`, whose order in an epoch follows from its seed and the epoch, a
                 ``tf.data.Dataset`` of batches as :meth:`call` takes them with ``label`` and perhaps ``weight``, or of
                 ``(x, label[, weight])``; or arrays: a dict of ``feature_ids`` and ``feature_vals``, or ids only,
                 whose values are then 1.
-            y: labels ``[n]`` or ``[n, 1]``, where ``x`` are arrays.
-            **kwargs: of ``keras.Model.fit``; ``validation_data`` may be of the first two too.
+            y: labels ``[n]`` or ``[n, 1]``, if ``x`` are arrays.
+            **kwargs: of ``keras.Model.fit``; ``validation_data`` may also be one of the first two.
 
         Raises:
-            UserError: arrays of other shapes than the model's, ids it has no row for, values, weights or labels that
-                are no numbers of theirs, no row; also what the reader raises while it reads.
+            UserError: no rows; arrays of other shapes than the model's, unknown ids, or invalid values, weights or
+                labels; also what the reader raises while it reads.
         """
         if kwargs.get("validation_data") is not None:
             given = kwargs["validation_data"]
@@ -320,10 +320,10 @@ class CTRModel(keras.Model):
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """One step on a batch of the reader, or one of ``(x, label[, weight])``.
 
-        A profile goes by the operations' scopes: merge, lookup, interaction, exchange, optimizer.
+        A profile goes by the scopes of the operations: merge, lookup, interaction, exchange, optimizer.
         """
         batch = as_batch(batch, self.num_slots)
-        checked = "row" in batch  # our readers number the rows, and compare their ids with the schema's
+        checked = "row" in batch  # our readers number the rows, and have checked their ids
         batch = self._numbered(batch)
         with tf.name_scope("train_step"):
             with tf.GradientTape() as tape:
@@ -336,7 +336,7 @@ class CTRModel(keras.Model):
             return {"loss": self.loss_tracker.result()}
 
     def _numbered(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The batch with ``row``, a number for each example and step, for dropout; the reader's has it already."""
+        """The batch with ``row``, a number for each example and step, for dropout; the reader's batches have it."""
         if "row" in batch:
             return batch
         world = distributed.world_of(self.optimizer)
@@ -358,7 +358,7 @@ class CTRModel(keras.Model):
         return {"logit": logits, self.output_name: self.predictions(logits)}
 
     def _complete(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
-        """Once a step, between the exchange and the optimizer: add the penalties, mark the rows that it touches."""
+        """Between the exchange and the optimizer: add the penalties, mark the touched rows."""
         penalized = self.penalize(gradients, variables)
         if self.table.last_seen is not None:
             columns = {id(column.value) for column in self.table.columns.values()}
@@ -366,18 +366,18 @@ class CTRModel(keras.Model):
                 if gradient is not None and id(_bare(variable)) in columns:
                     counts = getattr(self.optimizer, "counts", None)
                     self.table.mark(gradient, self.optimizer.iterations.value + 1, counts)
-                    break  # all columns are touched in the same rows
+                    break  # all columns have the same touched rows
         return penalized
 
     def penalize(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
-        """Add the penalties to gradients that are those of the whole step, reduced over ranks and merged.
+        """Add the penalties to the gradients of a whole step, reduced over ranks and merged.
 
         2λ·row for each distinct row that the step touches, with ``row_l2_per`` "step" times the steps since its last
         touch, and the interaction's own penalties.
 
         Args:
-            gradients: of ``variables``, one by one; those of table columns are ``tf.IndexedSlices``, each row once,
-                or dense, and then the step touches the rows in which anything is not zero.
+            gradients: of ``variables``, one by one; those of table columns are ``tf.IndexedSlices`` with unique rows,
+                or dense, in which case the rows that are not all zero count as touched.
             variables: Keras variables or their ``tf.Variable``.
         """
         dense = {id(variable.value): scale for variable, scale in self.interaction.penalties()}
@@ -398,7 +398,7 @@ class CTRModel(keras.Model):
         return result
 
     def _steps_due(self, rows: tf.Tensor | None) -> tf.Tensor | float:
-        """For how many steps rows are penalised now, ``[n, 1]``; None: for all rows."""
+        """The number of steps for which rows are penalised now, ``[n, 1]``; None: for all rows."""
         if self.row_l2_per == "touch":
             return 1.0
         assert self.table.last_seen is not None

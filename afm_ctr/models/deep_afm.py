@@ -1,4 +1,4 @@
-"""An attentional factorization machine that pools by slot and reads the pooled vectors with a small network."""
+"""An attentional factorization machine that pools by slot and feeds the pooled vectors to a small network."""
 
 from __future__ import annotations
 
@@ -23,29 +23,28 @@ from afm_ctr.models.base import InteractionInputs
 from afm_ctr.models.options import DeepAFMOptions
 
 _PASSES = 16  # of the network over the ablations of a batch
-_EPSILON = 1e-12  # of a variance: products of fresh vectors are about 1e-4
+_EPSILON = 1e-12  # added to a variance: products of new vectors are about 1e-4
 
 
 class DeepAFM(AFM):
-    """The paper's attention over pairs, but pooled for each slot apart, and read by a network next to the projection.
+    """The paper's attention over pairs, pooled for each slot separately, and a network next to the projection.
 
     With the attention a_ij of :class:`AFM` and n the number of present pairs::
 
         m_i = u_i ⊙ n Σ_j a_ij u_j                                         each slot's attended products: [F, k]
         y   = w0 + Σ w_i x_i + ½ Σ_i pᵀ m_i + network(normalised(m_1, …, m_F))
 
-    Σ_i m_i is twice AFM's pooled vector, so without the network this is AFM with ``scale_by_pairs``. Whatever the
-    network knows of two slots has passed through the weight of their pair: a pair of weight 0 plays no part.
+    Σ_i m_i is twice AFM's pooled vector, so without the network this is AFM with ``scale_by_pairs``. The network sees
+    two slots together only through the weight of their pair: a pair of weight 0 plays no part.
 
-    With ``read_vectors`` the network reads normalised(u_1, …, u_F) next to these, as DeepFM's does: better where ids
-    are seen often. What it knows of two slots then need not come from their pair, and taking a pair out says what its
-    attended product is worth next to the vectors.
+    With ``read_vectors`` the network also reads normalised(u_1, …, u_F), as DeepFM's does: better if ids occur often.
+    Then it can combine two slots without their pair, and removing a pair shows only what its attended product adds to
+    the vectors.
 
     ``normalise`` brings the F·k numbers of a row to mean 0 and variance 1 before the network reads them (layer
-    normalisation without gain and offset), so a strong L2 penalty on the vectors does not starve it. It helps where
-    ids are seen often; where most are rare it lets their noise through, and a penalty that keeps their products
-    near 0 is better. Unlike batch normalisation it is a function of the row only: any number of ranks computes
-    the same.
+    normalisation without gain and offset), so a strong L2 penalty on the vectors does not starve it. It helps if ids
+    occur often; if most are rare it lets their noise through, and a penalty that keeps their products near 0 is
+    better. Unlike batch normalisation it is a function of the row only: any number of ranks computes the same.
 
     References:
         Xiao et al., IJCAI 2017, equations 2 to 5, for the attention.
@@ -63,7 +62,7 @@ class DeepAFM(AFM):
         self.network: list[tuple[keras.Variable, keras.Variable]] = []
 
     def build(self, inputs_shape: Any) -> None:
-        """The network's kernels and offsets: how wide the first is depends on the number of slots."""
+        """Create the network's kernels and offsets: the width of the first depends on the number of slots."""
         slots = inputs_shape[1][1]
         width = self._width = self._width_of_sums(slots)
         width += slots * self.options.factors if self.options.read_vectors else 0
@@ -83,7 +82,7 @@ class DeepAFM(AFM):
         return tf.reduce_sum(inputs.linear, axis=1) + self._read(pooled, vectors_part, training, rows)
 
     def _vectors_part(self, inputs: InteractionInputs, training: bool = False) -> tf.Tensor:
-        """What the vectors and the offset give the first layer, ``[B or 1, width]``: no pair changes it."""
+        """The vectors' and the offset's part of the first layer, ``[B or 1, width]``: no pair changes it."""
         kernel, offset = self.network[0]
         if not self.options.read_vectors:
             return offset.value[tf.newaxis]
@@ -104,7 +103,7 @@ class DeepAFM(AFM):
         return straight + tf.squeeze(layer, axis=1)
 
     def _sums_read(self, pooled: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """What the network reads of the slots' sums, and their sum ``[B, k]``."""
+        """The network's input from the slots' sums, and their sum ``[B, k]``."""
         return self._normalised(pooled, training)
 
     def _normalised(self, values: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
@@ -126,22 +125,22 @@ class DeepAFM(AFM):
         return tf.cast(tf.matmul(tf.cast(layer, low), tf.cast(kernel, low)), layer.dtype)
 
     def _width_of_sums(self, slots: int) -> int:
-        """How many numbers the network reads of a row's sums."""
+        """Width of the network's input from a row's sums."""
         return int(slots * self.options.factors)
 
     def _switches(self) -> dict[str, Any]:
         return {**super()._switches(), "by_slot": True}
 
     def contributions(self, inputs: InteractionInputs) -> None:
-        """None: through the network the pairs do not add up; :meth:`ablations` says what each of them does."""
+        """None: through the network the pairs do not add up; :meth:`ablations` gives the effect of each."""
         return None
 
     def ablations(self, inputs: InteractionInputs) -> tf.Tensor:
-        """By how much the logit falls if one pair is taken out and the others share its attention: ``[B, P]``.
+        """How much the logit falls if one pair is removed and the others share its attention: ``[B, P]``.
 
-        Without pair q the sums of its two slots lose its part, and all are divided by 1 − a_q. Where a_q is the
-        row's largest, that would cancel, and the softmax over the others is taken by itself. A row's only pair leaves
-        what the network says of nothing. The network reads the sums of a sixteenth of the pairs at a time.
+        Without pair q the sums of its two slots lose its part, and all are divided by 1 − a_q. If a_q is the row's
+        largest, that would cancel, and the softmax over the others is computed separately. For a row's only
+        pair it reads zeros instead. The network reads the sums of a sixteenth of the pairs at a time.
         """
         if not len(self.pairs):
             return tf.zeros([tf.shape(inputs.present)[0], 0], inputs.linear.dtype)

@@ -1,4 +1,4 @@
-"""The options of models, which are checked before TensorFlow is there."""
+"""The options of models, which are checked without TensorFlow."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class DeepAFMOptions(AFMOptions):
 
 
 def parse_options(name: str, kind: type[InteractionOptions], options: Mapping[str, Any]) -> Any:
-    """The options of a model, checked: a ``kind``, that is the model's ``Options``.
+    """The checked options of a model: an instance of ``kind``, the model's ``Options``.
 
     Raises:
-        UserError: one line that names the option, its value, and for an unknown one the options that there are.
+        UserError: one line that names the option, its value, and for an unknown one the known options.
     """
     return validate(kind, dict(options), f"model {name!r}")

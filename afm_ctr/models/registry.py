@@ -1,4 +1,4 @@
-"""The models there are: ours, and those that other packages plug in by entry points."""
+"""The registry of models: built-in ones, and those of other packages by entry points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 GROUP = "afm_ctr.models"
 
-# Ours by name too, so that they are found where the package runs from a folder without being installed.
+# Built-in names are listed, so that they work when the package runs from a folder without being installed.
 _OURS = {
     "afm": "afm_ctr.models.afm:AFM",
     "deep_afm": "afm_ctr.models.deep_afm:DeepAFM",
@@ -27,10 +27,10 @@ _registered: dict[str, type[Interaction]] = {}
 
 
 def register(name: str, model: type[Interaction]) -> None:
-    """Make a model known in this process only, for a notebook or a test; a package uses the entry point group.
+    """Register a model in this process only, for a notebook or a test; a package uses the entry point group.
 
     Raises:
-        UserError: if there is a model of that name already.
+        UserError: there is a model of that name already.
     """
     if name in _registered or name in _OURS or name in _entries():
         raise UserError(f"there is a model {name!r} already; choose another name")
@@ -38,12 +38,12 @@ def register(name: str, model: type[Interaction]) -> None:
 
 
 def names() -> list[str]:
-    """All names that :func:`interaction_class` knows."""
+    """All names for :func:`interaction_class`."""
     return sorted({*_OURS, *_registered, *_entries()})
 
 
 def check_model(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse a name that there is not, and of a model of ours options that it does not take; without TensorFlow.
+    """Refuse an unknown name, and unknown options of a built-in model, without TensorFlow.
 
     Raises:
         UserError: as :func:`interaction_class` and ``parse_options`` would.
@@ -58,8 +58,8 @@ def interaction_class(name: str) -> type[Interaction]:
     """The class of that name.
 
     Raises:
-        UserError: if there is none, if two packages claim the name, or if what the entry point names cannot be
-            imported or is not an :class:`Interaction`.
+        UserError: there is none, several packages define the name, or the entry point cannot be imported or is not an
+            :class:`Interaction`.
     """
     if name in _registered:
         return _registered[name]
@@ -88,7 +88,7 @@ def _unknown(name: str) -> UserError:
 
 
 def _entries() -> dict[str, list[EntryPoint]]:
-    """The entry points by name, without our own and without repeats (a package may be on the path twice)."""
+    """The entry points by name, without the built-in ones and duplicates (a package may be on the path twice)."""
     found: dict[str, dict[str, EntryPoint]] = {}
     for entry in entry_points(group=GROUP):
         if entry.name not in _OURS:
