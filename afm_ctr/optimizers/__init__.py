@@ -1,4 +1,4 @@
-"""Keras 3 optimizers whose step costs what the batch touches, not what the table holds."""
+"""Keras 3 optimizers whose step costs as much as the batch touches, not as the table holds."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ _CLASSES: dict[str, type[RowOptimizer]] = {
     "rowwise_adagrad": RowWiseAdagrad,
 }
 
-# So that compile("LazyAdam") finds it; the other class names are of optimizers that Keras has as well.
+# So that compile("LazyAdam") finds it; the other class names also exist in Keras.
 keras.saving.get_custom_objects().update(LazyAdam=LazyAdam, RowWiseAdagrad=RowWiseAdagrad)
 
 
 def names() -> list[str]:
-    """The names that :func:`build` knows."""
+    """The names for :func:`build`."""
     return sorted(_CLASSES)
 
 
 def build(name: str, **options: Any) -> RowOptimizer:
-    """The optimizer of that name, with the options that its class takes.
+    """The optimizer of that name, with the options of its class.
 
     Example:
         >>> build("adam", learning_rate=1e-3)
 
     Raises:
-        UserError: for a name or an option that there is not, or a value that the optimizer cannot take.
+        UserError: an unknown name or option, or an invalid value.
     """
     if name not in _CLASSES:
         raise UserError(f"there is no optimizer {name!r}; there are: {', '.join(names())}")

@@ -1,4 +1,4 @@
-"""What the optimizers share: one rule for a block of weights, applied to whole variables or to single rows."""
+"""The base class of the optimizers: one rule for a block of weights, applied to whole variables or to single rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from afm_ctr.huge_pages import on_large_pages
 from afm_ctr.optimizers.average import AVERAGE, Average
 from afm_ctr.sparse_gradients import merge_slices, read_rows
 
-# Options of Keras that would touch every row, or that mean something else on slices than on the dense gradient.
+# Options of Keras that would touch every row, or that differ between slices and the dense gradient.
 _REFUSED = {
     "weight_decay": "it would move every row of a table in every step; use the model's row L2",
     "clipnorm": "it is not defined for sparse rows",
@@ -29,24 +29,24 @@ _HARMLESS = {"ema_momentum", "ema_overwrite_frequency"}
 
 
 class RowOptimizer(keras.optimizers.Optimizer):
-    """A Keras optimizer given by :meth:`rule`, whose sparse step reads and writes the batch's rows only.
+    """A Keras optimizer given by :meth:`rule`, whose sparse step reads and writes only the batch's rows.
 
-    Keras hands over a sparse gradient with repeated rows and lets each optimizer see to it; here they are added
-    up first (but for :class:`MergedSlices`, in which they are), so that the step is that of the
-    dense gradient, restricted to the rows that the batch touched.
+    Keras passes a sparse gradient with repeated rows and leaves them to each optimizer; here they are added up first
+    (except in :class:`MergedSlices`, where they are unique), so that the step is that of the dense gradient,
+    restricted to the rows that the batch touched.
 
-    A subclass adds its slots to :attr:`slots` (name and initial value) and writes :meth:`rule`. It may name the same
-    rule of :func:`afm_ctr.native.step_rows`, which then takes the sparse steps on CPUs, and all steps on GPUs.
+    A subclass adds its slots to :attr:`slots` (name and initial value) and implements :meth:`rule`. It may also name
+    the rule of :func:`afm_ctr.native.step_rows`, which then takes the sparse steps on CPUs, and all steps on GPUs.
 
     Args:
-        learning_rate: a float, a schedule or a callable, as Keras takes it.
+        learning_rate: a float, a schedule or a callable, as in Keras.
         name: name of the optimizer, which its variables' paths begin with; by default that of the class.
         average: decay of an exponential average of the weights, over about 1 / (1 − decay) steps, kept in a slot that
             no step reads; None: there is none. See :func:`afm_ctr.optimizers.averaged_weights`.
-        **refused: options of the Keras base class; all but their neutral values are refused.
+        **refused: options of the Keras base class; only their neutral values are accepted.
 
     Raises:
-        ValueError: for an option of the base class that does not fit rows.
+        ValueError: an option of the base class that does not work for rows.
     """
 
     slots: dict[str, float]
@@ -70,11 +70,11 @@ class RowOptimizer(keras.optimizers.Optimizer):
 
     @classmethod
     def option_names(cls) -> set[str]:
-        """The options of the constructor that are the optimizer's own."""
+        """The options of the constructor that Keras' base class does not have."""
         return set(inspect.signature(cls.__init__).parameters) - {"self", "common"} | {"average"}
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Make the slots of all variables. A second call is a no-op, as in Keras' own optimizers."""
+        """Create the slots of all variables. A second call is a no-op, as in Keras' own optimizers."""
         if self.built:
             return
         super().build(list(variables))
@@ -82,30 +82,30 @@ class RowOptimizer(keras.optimizers.Optimizer):
             self._slot_variables[slot] = [self._add_slot(slot, initial, variable) for variable in variables]
 
     def _add_slot(self, slot: str, initial: float, owner: keras.Variable) -> keras.Variable:
-        path = getattr(owner, "path", owner.name.replace(":", "_")).replace("/", "_")  # named as by Keras
+        path = getattr(owner, "path", owner.name.replace(":", "_")).replace("/", "_")  # named as in Keras
         shape = (owner.shape[0], self.slot_width(slot, owner.shape[1])) if _is_table(owner) else owner.shape
         variable = self.add_variable(shape, _Filled(initial), owner.dtype, name=f"{path}_{slot}")
         on_large_pages(variable.value)
-        for mark in ("placement", "shards"):  # a slot lives where its rows do
+        for mark in ("placement", "shards"):  # a slot is stored where its rows are
             if hasattr(owner, mark):
                 setattr(variable, mark, getattr(owner, mark))
         return variable
 
     def slot_width(self, slot: str, width: int) -> int:
-        """How many numbers a slot has for a row of ``width`` numbers of a table: as many, or fewer in a subclass."""
+        """Width of a slot for a table's rows of ``width`` numbers: the same, or less in a subclass."""
         return width
 
     def slots_of(self, variable: keras.Variable | tf.Variable) -> dict[str, keras.Variable]:
-        """The slot variables that belong to one variable, by slot name. Of tables they are ``[rows, slot_width]``."""
+        """The slot variables of one variable, by slot name. Of tables they are ``[rows, slot_width]``."""
         index = self._get_variable_index(variable)
         return {slot: variables[index] for slot, variables in self._slot_variables.items()}
 
     @contextmanager
     def only_if(self, counts: tf.Tensor) -> Iterator[None]:
-        """A step taken within it changes no variable, no slot and no iteration where ``counts`` is False.
+        """A step taken within it changes no variable, no slot and no iteration if ``counts`` is False.
 
-        By selecting old or new values and not by a conditional, whose predicate a GPU would have to send to the host.
-        What the step computes may then be anything, NaN included. ``self.counts`` is ``counts`` meanwhile.
+        It selects old or new values instead of using a conditional, whose predicate a GPU would have to send to the
+        host. The step may then compute anything, NaN included. ``self.counts`` is ``counts`` meanwhile.
         """
         self.counts = counts
         try:
@@ -120,11 +120,11 @@ class RowOptimizer(keras.optimizers.Optimizer):
     def rule(
         self, weights: tf.Tensor, gradient: tf.Tensor, slots: dict[str, tf.Tensor], rate: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """The update of a block of rows: new weights and new slots, all of the shape that came in."""
+        """The update of a block of rows: new weights and new slots, in the shapes that came in."""
         raise NotImplementedError
 
     def native_options(self, rate: tf.Tensor) -> list[tf.Tensor | float]:
-        """The scalars that the rule of ``native_rule`` takes, for this step."""
+        """The scalars for the rule of ``native_rule`` in this step."""
         raise NotImplementedError
 
     def _moved(
@@ -138,7 +138,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
 
     @property
     def _steps(self) -> tf.Tensor:
-        """How many were taken before this one."""
+        """Number of steps taken before this one."""
         return tf.cast(self.iterations.value, tf.int64)
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
@@ -150,7 +150,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
             self._of_step = None
 
     def once_a_step(self, name: str, make: Callable[[], tf.Tensor]) -> tf.Tensor:
-        """What ``make`` gives, computed for the first variable of a step and the same tensor for the others."""
+        """The result of ``make``, computed for the first variable of a step and reused for the others."""
         if self._of_step is None:  # a step of one variable
             return make()
         if name not in self._of_step:
@@ -190,7 +190,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
     def _step_on_gpu(
         self, gradient: Any, weights: tf.Variable, slots: dict[str, tf.Variable], rate: tf.Tensor
     ) -> bool:
-        """Take the step by one kernel of a GPU, if there is one that can."""
+        """Take the step in one GPU kernel, if there is one for it."""
         variables = [weights, *slots.values()]
         if self.averaging is not None or not native.steps_on_gpu(self.native_rule, variables):
             return False
@@ -204,7 +204,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
     def _move_rows(
         self, slices: tf.IndexedSlices, weights: tf.Variable, slots: dict[str, tf.Variable], rate: tf.Tensor
     ) -> None:
-        """Gather the rows and their slots, apply the rule, write them back; each row stands once in the slices."""
+        """Gather the rows and their slots, apply the rule, write them back; the slices' rows are unique."""
         rows = slices.indices
         if self.native_rule and native.steps_tables(weights.dtype) and weights.shape.rank == 2:
             values = tf.cast(slices.values, weights.dtype)
@@ -229,7 +229,7 @@ class RowOptimizer(keras.optimizers.Optimizer):
 
 
 class _Filled(keras.initializers.Initializer):
-    """One value everywhere. Keras' Constant multiplies it by ones, and so holds a whole table more meanwhile."""
+    """One value everywhere. Keras' Constant multiplies it by ones, and so needs a second table's memory."""
 
     def __init__(self, value: float) -> None:
         self._value = value
@@ -239,17 +239,17 @@ class _Filled(keras.initializers.Initializer):
 
 
 def _is_table(variable: Any) -> bool:
-    """Whether it holds a row for each id: our tables mark theirs, ``keras.layers.Embedding`` has a name for it."""
+    """Whether it holds a row for each id: our tables are marked, ``keras.layers.Embedding`` uses a fixed name."""
     return len(variable.shape) == 2 and (hasattr(variable, "placement") or variable.name == "embeddings")
 
 
 def _bare(variable: Any) -> tf.Variable:
-    """The ``tf.Variable`` itself: gathering from a Keras variable reads the whole of it."""
+    """The ``tf.Variable``: gathering from a Keras variable reads all of it."""
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def _rate(value: Any) -> Any:
-    """A learning rate as Keras needs it (an ``int`` is refused there), checked if it is a number."""
+    """A learning rate for Keras, which refuses an ``int``; checked if it is a number."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not value >= 0:
             raise ValueError(f"learning_rate must not be negative, got {value}")

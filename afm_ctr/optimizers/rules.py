@@ -1,4 +1,4 @@
-"""The rules by which rows move: SGD, Adagrad in two forms, lazy Adam, FTRL-Proximal."""
+"""The update rules: SGD, Adagrad in two forms, lazy Adam, FTRL-Proximal."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Adagrad(RowOptimizer):
         return weights - rate * gradient / tf.sqrt(accumulator + self.epsilon), {"accumulator": accumulator}
 
     def _squares(self, gradient: tf.Tensor, accumulator: tf.Tensor) -> tf.Tensor:
-        """What is added to the accumulators."""
+        """The summand of the accumulators."""
         return tf.square(gradient)
 
     def native_options(self, rate: tf.Tensor) -> list[tf.Tensor | float]:
@@ -83,11 +83,11 @@ class Adagrad(RowOptimizer):
 
 @keras.saving.register_keras_serializable(package="afm_ctr")
 class RowWiseAdagrad(Adagrad):
-    """n ← n + mean(g²),  w ← w − η g / √(n + ε): Adagrad with one accumulator n for a row of a table.
+    """n ← n + mean(g²),  w ← w − η g / √(n + ε): Adagrad with one accumulator n per row of a table.
 
     The mean is over the columns of the row's gradient. So a table of vectors takes little more memory than its
     weights, where Adagrad takes twice and Adam three times as much. A table of one column, such as the linear
-    weights, and what is no table (biases, layers) steps as by Adagrad: rows are those of
+    weights, and other variables (biases, layers) step as in Adagrad: rows are those of
     :class:`~afm_ctr.embedding.EmbeddingTable` and of ``keras.layers.Embedding``. A row without gradient does not
     move, so the sparse step and the dense one are the same.
 
@@ -117,21 +117,21 @@ class RowWiseAdagrad(Adagrad):
 class LazyAdam(RowOptimizer):
     """Adam, exact on dense gradients, lazy on sparse ones.
 
-    With t the number of the step, counted from 1 over the whole training and not by row::
+    With t the number of the step, counted from 1 over the whole training and not per row::
 
         m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²
         w ← w − η √(1 − β₂ᵗ) / (1 − β₁ᵗ) · m / (√v + ε)
 
-    In a sparse step this happens to the rows of the batch. The moments of the other rows do not decay and the
-    rows do not drift on by their momentum, as they would in Adam: that would cost a pass over the table.
+    A sparse step does this to the rows of the batch. The moments of the other rows do not decay and the rows do not
+    drift on by their momentum, as they would in Adam: that would cost a pass over the table.
 
     Args:
         learning_rate: η.
         beta_1: β₁, decay of the first moment.
         beta_2: β₂, decay of the second moment.
         epsilon: ε, the paper's "epsilon hat". A step is near η whatever the size of g, until √v is small against ε:
-            then it is in proportion to g. So with ε about a tenth of one row's share of a batch's mean, 0.1 / batch,
-            an id that one row holds moves less than one on which many rows agree.
+            then it is proportional to g. So with ε about a tenth of one row's share of a batch's mean, 0.1 / batch,
+            an id in one row moves less than one on which many rows agree.
 
     Reference:
         Kingma, Ba: Adam: A Method for Stochastic Optimization, ICLR 2015, the efficient form at the end of
@@ -188,16 +188,16 @@ class FTRL(RowOptimizer):
 
     With n and z zero at first, in every coordinate whose gradient is not zero::
 
-        if n = 0:  z ← −β w                           (w: where the coordinate starts)
+        if n = 0:  z ← −β w                           (w: the coordinate's initial value)
         n' ← n + g²
         z ← z + η g − (√n' − √n) w
         w ← −(z − sgn(z) η λ₁) / (β + √n' + η λ₂)  if |z| > η λ₁, else 0
 
     For weights that start at zero this is algorithm 1 of the paper, with its z multiplied by η: with a constant η
-    the weights are the same, and a learning rate that changes weighs the gradients to come and does not rescale
-    the weights that there are. For weights that start elsewhere (factors must, or they never leave zero) the first
-    line centres the paper's β-term on the start, where the usual form pulls every coordinate to zero at its first
-    touch. A coordinate with zero gradient does not move at all, so the sparse step and the dense one are the same.
+    the weights are the same, and a changing learning rate weighs later gradients without rescaling the current
+    weights. For weights that start elsewhere (factors must, or they never leave zero) the first line centres the
+    paper's β-term on the start, where the usual form pulls every coordinate to zero at its first touch. A coordinate
+    with zero gradient does not move at all, so the sparse step and the dense one are the same.
 
     Args:
         learning_rate: η, the paper's α.
@@ -228,10 +228,10 @@ class FTRL(RowOptimizer):
         linear = tf.where(before > 0, slots["linear"], -self.beta * weights)
         linear += rate * gradient - (tf.sqrt(after) - tf.sqrt(before)) * weights
         bound = rate * self.l1
-        # Subtracted, since TensorFlow rewrites a sum of three scalars, in an order that differs from trace to trace.
+        # A difference, since TensorFlow reorders a sum of three scalars, differently from trace to trace.
         below = tf.sqrt(after) - (-self.beta - rate * self.l2)
         moved = tf.math.divide_no_nan(tf.clip_by_value(linear, -bound, bound) - linear, below)
-        # A gradient whose square underflows would leave n at 0 and start the coordinate again: it counts as zero.
+        # A gradient whose square underflows would leave n at 0 and reset the coordinate: it counts as zero.
         moves = tf.logical_and(tf.not_equal(gradient, 0), after > 0)
         moved = tf.where(moves, moved, weights)
         return moved, {"accumulator": after, "linear": tf.where(moves, linear, slots["linear"])}
