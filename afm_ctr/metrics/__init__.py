@@ -1,12 +1,12 @@
 """Exact metrics, mergeable over processes: AUC, group AUC, log loss, RMSE, calibration.
 
-All take numpy arrays batch by batch, count in float64, leave rows of weight 0 out, and have
+All take NumPy arrays batch by batch, count in float64, skip rows of weight 0, and have
 
 * ``update(labels, predictions, weights=None)``,
-* ``state()``: a dict of numpy arrays, and ``merge(state)``: adds another process's,
-* ``result()``: the figure, NaN where the data does not define it, and ``reason()``: then why.
+* ``state()``: a dict of NumPy arrays, and ``merge(state)``: adds another process's,
+* ``result()``: the figure, NaN if the data does not define it, and ``reason()``: why.
 
-Intervals around a figure need the rows themselves: :mod:`afm_ctr.metrics.intervals`.
+For intervals around a figure, from the rows, see :mod:`afm_ctr.metrics.intervals`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all metrics do with the rows of a batch before they count them."""
+"""Checks and conversions of a batch's rows, shared by all metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PENDING_ROWS = 1 << 17
 
 
 class Rows(NamedTuple):
-    """The rows of a batch that count: float64 ``[n]`` each; ``kept`` bool ``[B]`` marks them in the batch."""
+    """The rows of a batch with a weight above 0: float64 ``[n]`` each; ``kept`` bool ``[B]`` marks them."""
 
     labels: Floats
     predictions: Floats
@@ -28,12 +28,12 @@ def counted_rows(
     """Flatten a batch to float64, drop the rows of weight 0 (padding) and check the rest.
 
     Args:
-        labels: ``[B]`` (or ``[B, 1]``) numbers; 0 or 1 where ``binary``.
+        labels: ``[B]`` (or ``[B, 1]``) numbers; 0 or 1 if ``binary``.
         predictions: ``[B]`` numbers; ``what`` names them in errors.
         weights: ``[B]`` numbers >= 0; None counts every row once.
 
     Raises:
-        UserError: lengths differ; a weight is negative or not finite; a label is missing (NaN) or not 0/1 where
+        UserError: lengths differ; a weight is negative or not finite; a label is missing (NaN) or not 0/1 if
             ``binary``; a prediction is not finite.
     """
     label = np.asarray(labels, np.float64).reshape(-1)
@@ -83,10 +83,10 @@ def column(state: dict[str, np.ndarray], name: str) -> Floats:
 
 
 class FoldedRows:
-    """Rows that have the same keys as one, in the order of the keys.
+    """Rows with equal keys added up, in order of the keys.
 
-    Rows wait in a buffer and are folded in once they are as many as the table, so that adding n rows costs
-    O(n log n) in all. Weights of equal keys are added in the order in which they came.
+    Rows wait in a buffer and are merged once they are as many as the table, so that adding n rows costs O(n log n) in
+    total. Weights of equal keys are added in order of arrival.
 
     Args:
         *dtypes: of the keys, the first one the most significant.

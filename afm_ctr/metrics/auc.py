@@ -1,4 +1,4 @@
-"""The distinct scores of all rows, and the exact area under the ROC curve by them."""
+"""The distinct scores of all rows, and the exact area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from afm_ctr.metrics._rows import Floats, FoldedRows, column, counted_rows
 class ScoreTable:
     """Distinct scores, sorted, each with its weight of positives and of negatives.
 
-    This is all that ranking and calibration metrics need, it merges exactly, and it is never larger than the
-    number of rows: 24 bytes a distinct score.
+    Ranking and calibration metrics need nothing else; it merges exactly, and has at most as many entries as rows: 24
+    bytes per distinct score.
 
     ``scores`` float64 ``[u]`` ascending, ``positives`` and ``negatives`` float64 ``[u]`` in units of weight.
     """
@@ -38,7 +38,7 @@ class ScoreTable:
         return scores, positives, negatives
 
     def state(self) -> dict[str, np.ndarray]:
-        """What another process needs to :meth:`merge` this table into its own."""
+        """The state for :meth:`merge` in another process."""
         scores, positives, negatives = self.table
         return {
             "rows": np.asarray(self.rows, np.int64),
@@ -61,7 +61,7 @@ class ExactAUC:
     ``sklearn.metrics.roc_auc_score(..., sample_weight=...)`` to rounding, and merges over processes without loss.
 
     Args:
-        table: a :class:`ScoreTable` shared with another metric; by default the metric keeps one of its own.
+        table: a :class:`ScoreTable` shared with another metric; by default the metric has its own.
     """
 
     def __init__(self, table: ScoreTable | None = None) -> None:
@@ -78,7 +78,7 @@ class ExactAUC:
         self.table.merge(state)
 
     def reason(self) -> str | None:
-        """Why :meth:`result` is NaN; None when it is a number."""
+        """Why :meth:`result` is NaN; None if it is a number."""
         _, positives, negatives = self.table.table
         if not positives.size:
             return "no rows"
@@ -87,7 +87,7 @@ class ExactAUC:
         return None if negatives.sum() else "all rows are positive"
 
     def result(self) -> float:
-        """The AUC in [0, 1]; NaN where there are not both classes (see :meth:`reason`)."""
+        """The AUC in [0, 1]; NaN unless there are both classes (see :meth:`reason`)."""
         if self.reason():
             return float("nan")
         _, positives, negatives = self.table.table

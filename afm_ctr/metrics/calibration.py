@@ -1,4 +1,4 @@
-"""Do predicted probabilities mean what they say?"""
+"""Calibration: predicted against observed probabilities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from afm_ctr.metrics.auc import ScoreTable
 
 
 class CalibrationBin(NamedTuple):
-    """One point of the curve: predictions from ``low`` to ``high``, both met in the data, and what they came to."""
+    """One point of the curve: predictions from ``low`` to ``high``, both found in the data, and their outcome."""
 
     low: float
     high: float
@@ -24,18 +24,18 @@ class CalibrationBin(NamedTuple):
 
 
 class Calibration:
-    """Predicted against observed probability: in all, along a curve, and as one error.
+    """Predicted against observed probability: in total, along a curve, and as one error.
 
     * :meth:`result` is sum of predictions / sum of observed positives (1 = right on average);
-    * :meth:`curve` cuts the rows, sorted by prediction, into ``bins`` of nearly equal weight (rows of one and the
-      same prediction stay together), which suits click rates that crowd near 0;
+    * :meth:`curve` cuts the rows, sorted by prediction, into ``bins`` of nearly equal weight (rows with the same
+      prediction stay together), which suits click rates that crowd near 0;
     * :meth:`ece` is ``sum_b (W_b / W) |mean predicted_b - mean observed_b|`` over those bins (Guo et al., "On
       Calibration of Modern Neural Networks", ICML 2017, with bins of equal mass).
 
     Args:
         bins: number of bins of the curve.
-        table: a :class:`ScoreTable` shared with another metric; by default the metric keeps one of its own.
-        transform: turns the table's scores into probabilities when it holds something else, such as logits.
+        table: a :class:`ScoreTable` shared with another metric; by default the metric has its own.
+        transform: turns the table's scores into probabilities if they are something else, such as logits.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Calibration:
         self._transform = transform
 
     def update(self, labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> None:
-        """Add rows ``[B]``: labels 0/1, probabilities (or whatever ``transform`` takes), weights >= 0.
+        """Add rows ``[B]``: labels 0/1, probabilities (or the input of ``transform``), weights >= 0.
 
         Raises:
             UserError: a probability that is NaN or outside [0, 1], a label that is neither 0 nor 1.
@@ -71,7 +71,7 @@ class Calibration:
         return probabilities, positives, positives + negatives
 
     def reason(self) -> str | None:
-        """Why :meth:`result` is NaN; None when it is a number."""
+        """Why :meth:`result` is NaN; None if it is a number."""
         _, positives, weight = self._columns()
         if not weight.size:
             return "no rows"
@@ -85,7 +85,7 @@ class Calibration:
         return float(np.dot(probabilities, weight) / positives.sum())
 
     def curve(self) -> list[CalibrationBin]:
-        """The bins in ascending order of prediction; fewer than ``bins`` when distinct predictions are few."""
+        """The bins in ascending order of prediction; fewer than ``bins`` if there are few distinct predictions."""
         probabilities, positives, weight = self._columns()
         if not weight.size:
             return []

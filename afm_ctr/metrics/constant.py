@@ -1,4 +1,4 @@
-"""The best prediction that is the same for every row: what a model must beat."""
+"""The best constant prediction: what a model must beat."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Constant:
             self._add(weight, mean, float(np.dot(np.square(rows.labels - mean), rows.weights)))
 
     def state(self) -> dict[str, np.ndarray]:
-        """What another process needs to :meth:`merge`."""
+        """The state for :meth:`merge` in another process."""
         return {"moments": np.array([self.weight, self.mean, self._deviations])}
 
     def merge(self, state: dict[str, np.ndarray]) -> None:
@@ -69,17 +69,17 @@ def gain_on_constant(
         loss: ``log``, of targets 0/1 and logits, or ``squared``.
         targets: of each row.
         scores: of each row.
-        weights: of each row; None: all count once.
+        weights: of each row; None: all 1.
 
     Returns:
-        None where the mean's loss is not above 0, or there are no rows.
+        None if the mean's loss is not above 0, or there are no rows.
     """
     target = np.asarray(targets, np.float64).reshape(-1)
     if not target.size or target.min() == target.max():
         return None
     weight = np.ones_like(target) if weights is None else np.asarray(weights, np.float64).reshape(-1)
     mean = float(np.average(target, weights=weight))
-    if loss == "log" and not 0.0 < mean < 1.0:  # one class has next to no weight
+    if loss == "log" and not 0.0 < mean < 1.0:  # one class has almost no weight
         return None
     constant = mean if loss == "squared" else math.log(mean) - math.log1p(-mean)
     gained = row_losses(loss, target, np.full_like(target, constant)) - row_losses(loss, target, scores)
@@ -87,9 +87,9 @@ def gain_on_constant(
 
 
 def constant_log_loss(rate: float, offset: float = 0.0) -> float:
-    """Log loss, in nats, of one probability for every row, where the share ``rate`` of the weight is positive.
+    """Log loss, in nats, of one probability for every row, if the share ``rate`` of the weight is positive.
 
-    The probability is ``rate``, and the result its entropy: what normalised entropy divides by (He et al., Practical
+    The probability is ``rate``, and the result its entropy, the divisor of normalised entropy (He et al., Practical
     Lessons from Predicting Clicks on Ads at Facebook, ADKDD 2014, equation 1). ``offset`` moves the logit of the
     constant, as a correction for thinned negatives moves those of a model.
     """

@@ -17,7 +17,7 @@ from afm_ctr.metrics.losses import RMSE, LogLoss
 
 
 class Gathers(Protocol):
-    """Anything that hands every process all processes' objects: a ``World`` of ``afm_ctr.distributed``."""
+    """Anything that gives every process all processes' objects: a ``World`` of ``afm_ctr.distributed``."""
 
     def allgather_object(self, obj: Any) -> list[Any]: ...
 
@@ -34,13 +34,13 @@ class Evaluation:
     squared, real             RMSE in the label's unit
     ========================  =================================================================
 
-    Memory: at most 24 bytes a row (distinct score) and 32 more for rows with a group.
+    Memory: at most 24 bytes per row (distinct score) and 32 more for rows with a group.
 
     Args:
-        loss: ``log`` or ``squared``, what the model was trained on.
+        loss: ``log`` or ``squared``, the training loss.
         label: ``binary`` (stored as 0/1) or ``real``.
         bins: bins of the calibration curve.
-        offset: what corrects the logits for negatives that these rows lack, and so the constant's too.
+        offset: the logits' correction for negatives that these rows lack; it also applies to the constant.
     """
 
     def __init__(
@@ -78,12 +78,12 @@ class Evaluation:
         Args:
             labels: as stored: 0/1 or real.
             scores: what the model puts out: logits (log loss) or scores (squared loss).
-            weights: >= 0; None counts every row once.
+            scores: the model's output: logits (log loss) or scores (squared loss).
             groups: int64; None when the data has no groups.
             has_group: bool; which rows have a group (None: all).
 
         Raises:
-            UserError: a score that is not finite, an unlabelled row, a label other than 0/1 where binary, a negative
+            UserError: a score that is not finite, an unlabelled row, a label other than 0/1 if binary, a negative
                 weight.
         """
         if self.label == "real":
@@ -105,7 +105,7 @@ class Evaluation:
 
     @property
     def groups(self) -> GroupAUC:
-        """The group AUC behind the figure; empty where no groups were given."""
+        """The group AUC behind the figure; empty if no groups were given."""
         return self._groups
 
     def _parts(self) -> dict[str, ScoreTable | GroupAUC | LogLoss | RMSE | Constant]:
@@ -118,7 +118,7 @@ class Evaluation:
         }
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything counted so far as a flat dict of numpy arrays: what :meth:`merge` takes in another process."""
+        """Everything counted so far as a flat dict of NumPy arrays, for :meth:`merge` in another process."""
         flat = {f"{part}/{key}": value for part, held in self._parts().items() for key, value in held.state().items()}
         return {**flat, "any_groups": np.asarray(self._any_groups)}
 
@@ -137,13 +137,13 @@ class Evaluation:
         return merged
 
     def result(self) -> dict[str, Any]:
-        """JSON-ready figures: a metric that the data does not define is None, and ``reasons`` says why.
+        """JSON-ready figures: a metric that the data does not define is None, and ``reasons`` tells why.
 
-        Keys: ``rows``, ``weight``, and as the table above says ``positive_rate``, ``auc``, ``log_loss``,
+        Keys: ``rows``, ``weight``, and by the table above ``positive_rate``, ``auc``, ``log_loss``,
         ``constant_log_loss`` (if every row had the rows' share of positives as its probability),
         ``normalised_entropy`` (log loss / constant log loss: below 1 the model is better than the constant),
         ``rmse``, under squared loss ``constant_rmse`` (if every row had the targets' mean), ``calibration``, ``ece``,
-        ``calibration_curve`` (low, high, weight, predicted, observed a bin), ``group_auc`` with ``groups_used``,
+        ``calibration_curve`` (low, high, weight, predicted, observed per bin), ``group_auc`` with ``groups_used``,
         ``groups_left_out``, ``rows_without_group``; ``reasons`` {metric: text}.
         """
         figures: dict[str, Any] = {"rows": self._rmse.rows, "weight": self._rmse.weight}
@@ -156,7 +156,7 @@ class Evaluation:
                 reasons[name] = reason
 
         if self.label == "binary":
-            # By sums of one order: of rows of one class the share is 0 or 1 to the bit, whatever their weights.
+            # Sums in one order: for rows of one class the share is exactly 0 or 1, whatever their weights.
             positives, negatives = (float(part.sum()) for part in self._table.table[1:])
             rate = figures["positive_rate"] = positives / (positives + negatives) if self._rmse.weight else None
             put("auc", self._auc)

@@ -14,7 +14,7 @@ class GroupAUC:
 
     A group's weight is the sum of its rows' weights, that is its number of impressions when all weights are 1
     (GAUC of Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, section 6.2).
-    Groups of one class and rows without a group are left out, and counted.
+    Groups of one class and rows without a group are skipped, and counted.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class GroupAUC:
         self._folded.add(group[has], rows.predictions[has], weight * label, weight * (1.0 - label))
 
     def state(self) -> dict[str, np.ndarray]:
-        """What another process needs to :meth:`merge`."""
+        """The state for :meth:`merge` in another process."""
         groups, scores, positives, negatives = self._folded.columns
         return {
             "rows_without_group": np.asarray(self.rows_without_group, np.int64),
@@ -63,7 +63,7 @@ class GroupAUC:
     def by_group(self) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
         """AUC, weight and "has both classes" of every group ``[g]``, in the order of the groups' numbers.
 
-        The AUC of a group of one class is 0 and means nothing.
+        The AUC of a group of one class is 0 and meaningless.
         """
         groups, _, positives, negatives = self._folded.columns
         if not groups.size:
@@ -78,7 +78,7 @@ class GroupAUC:
         return np.divide(won, positive * negative, where=used, out=np.zeros(first.size)), positive + negative, used
 
     def reason(self) -> str | None:
-        """Why :meth:`result` is NaN; None when it is a number."""
+        """Why :meth:`result` is NaN; None if it is a number."""
         auc, _, used = self.by_group()
         if not auc.size:
             return "no row has a group" if self.rows_without_group else "no rows"
@@ -94,6 +94,6 @@ class GroupAUC:
         }
 
     def result(self) -> float:
-        """The weighted mean in [0, 1]; NaN where no group has both classes (see :meth:`reason`)."""
+        """The weighted mean in [0, 1]; NaN if no group has both classes (see :meth:`reason`)."""
         auc, weight, used = self.by_group()
         return float(np.dot(auc[used], weight[used]) / weight[used].sum()) if used.any() else float("nan")

@@ -1,4 +1,4 @@
-"""How far a figure may lie from the truth: 95 % confidence intervals."""
+"""95 % confidence intervals of figures."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy.typing as npt
 
 from afm_ctr.metrics._rows import Floats, Rows, counted_rows
 
-Z_95 = 1.959963984540054  # 97.5 % of a normal distribution lie below
+Z_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
 
 class Interval(NamedTuple):
-    """A figure with the ends of its 95 % interval, which are None where the rows do not define one."""
+    """A figure with the ends of its 95 % interval, which are None if the rows do not define one."""
 
     value: float
     low: float | None
     high: float | None
 
     def within(self, least: float, most: float = math.inf) -> Interval:
-        """The same with ends that do not leave what the figure can be."""
+        """The same with its ends clipped to the range of the figure."""
         ends = (None if end is None else min(max(end, least), most) for end in (self.low, self.high))
         return Interval(self.value, *ends)
 
     @property
     def decimals(self) -> int:
-        """How many decimals say something: two figures of half the interval's width; 4 without ends."""
+        """Number of meaningful decimals: two digits of half the interval's width; 4 without ends."""
         if self.low is None or self.high is None or not self.high > self.low:
             return 4
         return min(max(1 - math.floor(math.log10((self.high - self.low) / 2)), 1), 6)
@@ -56,8 +56,8 @@ def auc_interval(
         weights: ``[n]`` >= 0; rows of weight 0 do not count.
 
     Returns:
-        None where there are not both classes. No ends where a class has one row only, or where the variance is 0 (the
-        classes are apart, or all scores equal): such rows say nothing of others.
+        None unless there are both classes. No ends if a class has only one row, or if the variance is 0 (the classes
+        are separated, or all scores equal): such rows say nothing about others.
 
     Raises:
         UserError: as :meth:`afm_ctr.metrics.ExactAUC.update`.
@@ -69,9 +69,9 @@ def auc_interval(
 def auc_gain(
     labels: npt.ArrayLike, scores: npt.ArrayLike, others: npt.ArrayLike, weights: npt.ArrayLike | None = None
 ) -> Interval | None:
-    """The AUC of scores less that of others of the same rows ``[n]``, with DeLong's interval for such pairs.
+    """The AUC of scores minus that of other scores of the same rows ``[n]``, with DeLong's interval for such pairs.
 
-    Arguments, reference and None are those of :func:`auc_interval`.
+    See :func:`auc_interval` for arguments, reference and None.
     """
     rows, those = (counted_rows(labels, some, weights, "scores", binary=True) for some in (scores, others))
     return _delong(rows, those)
@@ -98,7 +98,7 @@ def _delong(rows: Rows, less: Rows | None = None) -> Interval | None:
 
 
 def _shares(rows: Rows) -> Floats | None:
-    """Of each positive the share of negatives below it, of each negative that of positives above it: ``[n]``."""
+    """For each positive the share of negatives below it, for each negative that of positives above it: ``[n]``."""
     distinct, place = np.unique(rows.predictions, return_inverse=True)
     positives = np.bincount(place, rows.weights * rows.labels, distinct.size)
     negatives = np.bincount(place, rows.weights * (1.0 - rows.labels), distinct.size)
@@ -122,7 +122,7 @@ def ratio_interval(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> In
     """``sum(a) / sum(b)`` over independent rows ``[n]`` with its normal interval.
 
     The variance is that of the residuals ``a - r b`` (linearised: Cochran, "Sampling Techniques", 3rd edition,
-    section 6.4). None where the denominators come to nothing; no ends for a single row or a variance of 0.
+    section 6.4). None if the denominators sum to 0; no ends for a single row or a variance of 0.
     """
     a, b = (np.asarray(part, np.float64).reshape(-1) for part in (numerators, denominators))
     total = b.sum()
@@ -136,8 +136,8 @@ def ratio_interval(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> In
 def wilson(share: float, trials: float) -> Interval:
     """A share of this many independent trials with Wilson's score interval, which stays inside [0, 1].
 
-    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927. Of weighted rows
-    the trials are :func:`effective_rows`.
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927. For weighted rows
+    the number of trials is :func:`effective_rows`.
     """
     if not trials > 0:
         return Interval(share, None, None)
@@ -148,7 +148,7 @@ def wilson(share: float, trials: float) -> Interval:
 
 
 def effective_rows(weights: Floats) -> float:
-    """How many rows of equal weight say as much as these: (Σw)² / Σw² (Kish)."""
+    """The number of rows of equal weight with the same variance: (Σw)² / Σw² (Kish)."""
     squares = float(np.dot(weights, weights))
     return float(weights.sum()) ** 2 / squares if squares else 0.0
 
@@ -162,7 +162,7 @@ def _standard_error(numerators: Floats, denominators: Floats, ratio: float) -> f
 
 
 def _around(value: float, error: float) -> Interval:
-    # What rounding leaves of a variance of 0 is not an interval.
+    # A variance of 0 up to rounding is not an interval.
     if error <= 1e-12 * max(abs(value), 1.0):
         return Interval(value, None, None)
     return Interval(value, value - Z_95 * error, value + Z_95 * error)

@@ -12,7 +12,7 @@ _SMALLEST = 1e-15
 
 
 class _Mean:
-    """A weighted mean that carries its numerator and its weight, so that it merges over processes."""
+    """A weighted mean, stored as its numerator and weight, so that it merges over processes."""
 
     def __init__(self) -> None:
         self.total = 0.0
@@ -25,7 +25,7 @@ class _Mean:
         self.rows += values.size
 
     def state(self) -> dict[str, np.ndarray]:
-        """What another process needs to :meth:`merge`."""
+        """The state for :meth:`merge` in another process."""
         return {"sums": np.array([self.total, self.weight]), "rows": np.asarray(self.rows, np.int64)}
 
     def merge(self, state: dict[str, np.ndarray]) -> None:
@@ -35,7 +35,7 @@ class _Mean:
         self.rows += int(state["rows"])
 
     def reason(self) -> str | None:
-        """Why :meth:`result` is NaN; None when it is a number."""
+        """Why :meth:`result` is NaN; None if it is a number."""
         return None if self.weight else "no rows"
 
     def result(self) -> float:
@@ -88,8 +88,8 @@ class LogLoss(_Mean):
 class RMSE(_Mean):
     """Root of the weighted mean squared difference between targets and predictions, in the targets' unit.
 
-    The squared loss trains on -1/+1 for binary labels (Xiao et al. 2017, section 3.3); RMSE on that scale needs
-    the targets on it too: ``rmse.update(signed(labels), scores)``.
+    The squared loss trains on -1/+1 for binary labels (Xiao et al. 2017, section 3.3); RMSE on that scale needs the
+    targets on it too: ``rmse.update(signed(labels), scores)``.
     """
 
     def update(
