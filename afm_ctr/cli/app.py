@@ -1,4 +1,4 @@
-"""The command line's frame: the application that sub-commands register with, and how they report."""
+"""The application that sub-commands register with, its common options, and how commands report."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from afm_ctr.errors import UserError
 from afm_ctr.io.paths import is_remote, local_files_alone, local_path
 from afm_ctr.visible import visible
 
-# As the work goes; a command that is not here comes last.
+# In the order of the work; other commands come last.
 _ORDER = (
     "doctor", "make-logs", "init", "infer-schema", "prepare", "stats", "plan", "train", "evaluate", "report",
     "explain", "predict", "export", "validate-export", "serve", "score", "load-test",
 )  # fmt: skip
 
 
-# Commands whose --input takes several paths, as a shell makes of a pattern without quotes.
+# Commands whose --input takes several paths, as from a shell pattern without quotes.
 _SEVERAL_INPUTS = ("init", "infer-schema", "prepare", "predict")
 
 
@@ -70,12 +70,12 @@ app = typer.Typer(
 
 
 def path_option(**options: Any) -> Any:
-    """``typer.Option`` of a path on this machine; one of an object store is refused with how to reach it."""
+    """``typer.Option`` for a local path; a URL of an object store is refused, with a remedy."""
     return typer.Option(parser=on_this_machine, **{"metavar": "PATH", **options})
 
 
 def on_this_machine(path: str | Path) -> Path:
-    """A path as it was typed; ``file:///a`` is ``/a``. An empty one is refused: ``Path`` would make it ``.``."""
+    """A path as typed; ``file:///a`` is ``/a``. An empty one is refused: ``Path`` would make it ``.``."""
     if not str(path):
         raise UserError(
             "a path is empty, perhaps a variable of the shell that is not set; name it, or . for this folder"
@@ -90,12 +90,12 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object la
 
 
 def _is_reporting() -> bool:
-    """Of several ranks only the first reports: the others would say the same. In an elastic job it may change."""
+    """Only rank 0 reports, as the other ranks' reports are the same. In an elastic job its process may change."""
     return os.environ.get("HOROVOD_RANK", "0") == "0"
 
 
 class _Console(Console):
-    """A console that shows texts out of logs and names of files, and obeys nothing in them."""
+    """A console for texts from logs and file names, in which markup and control characters have no effect."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(visible(text, keep="\n\t"), **options)
@@ -121,17 +121,17 @@ def _root(
 
 
 def say(text: object, end: str = "\n") -> None:
-    """Print a text as it is: what stands in brackets is no markup, and only a terminal's lines are wrapped."""
+    """Print a text unchanged: brackets are not markup, and only a terminal's lines are wrapped."""
     console.print(str(text), markup=False, soft_wrap=not console.is_terminal, end=end)
 
 
 def report_summary(as_json: bool, summary: Any) -> None:
-    """:func:`report` of a result whose ``str`` is for a person, with its ``to_json()``."""
+    """:func:`report` of a result with ``to_json()``, whose ``str`` is for people."""
     report(as_json, summary.to_json(), lambda: say(summary))
 
 
 def report(as_json: bool, result: dict[str, Any], show: Callable[[], None]) -> None:
-    """Show a command's result to a person; with ``--json`` print it as one JSON object, last on stdout."""
+    """Show a command's result; with ``--json`` also print it as one JSON object, last on stdout."""
     if not _is_reporting():
         return
     console.quiet = False

@@ -1,4 +1,4 @@
-"""Refusals that need no TensorFlow, which takes seconds to load: no such file, run or data set, a wrong config."""
+"""Checks without TensorFlow, which takes seconds to load: missing files, runs and data sets, and wrong configs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def check_inputs(*, data: Path | None = None, run: Path | None = None, config: Path | None = None) -> None:
-    """Refuse a data set, run or config that is not there, as those who read them would.
+    """Refuse a missing data set, run or config with the message of the code that reads it.
 
-    Ranks leave it to the command itself: there one rank's refusal is made known to the others.
+    Ranks leave this to the command: there one rank's refusal reaches the others.
 
     Raises:
-        UserError: one of them is not there.
+        UserError: one of them is missing.
     """
     if "HOROVOD_RANK" in os.environ:
         return
@@ -35,10 +35,10 @@ def check_inputs(*, data: Path | None = None, run: Path | None = None, config: P
 def training_config(
     run: Path, config: Path | None, overrides: Sequence[str], origin: Path | None = None
 ) -> TrainConfig | None:
-    """The config of a file, or without one that of :func:`afm_ctr.training.defaults.known_config`; see there.
+    """The config of a file, or without one that of :func:`afm_ctr.training.defaults.known_config`.
 
     Raises:
-        UserError: a file, an override, a model or an option of it that is refused.
+        UserError: an invalid file, override, model or model option.
     """
     from afm_ctr.models import check_model
     from afm_ctr.training.config import TrainConfig
@@ -47,7 +47,7 @@ def training_config(
     if config is not None:
         found = TrainConfig.load(config, list(overrides))
     else:
-        apply_overrides(TrainConfig, {}, overrides)  # no data set is needed to say that there is no such key
+        apply_overrides(TrainConfig, {}, overrides)  # unknown keys are found without a data set
         from afm_ctr.training.defaults import known_config
 
         known = known_config(run, origin, overrides)

@@ -1,6 +1,6 @@
-"""The command's entry: its exit codes, and how errors look.
+"""The entry point of the command: exit codes, and how errors are printed.
 
-Exit 0: done. Exit 2: the user's mistake, in one line. Exit 1: ours, with a traceback.
+Exit 0: done. Exit 2: a user's mistake, in one line. Exit 1: a bug, with a traceback.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EXTRA_OF = {
     "tensorflow_serving": "serving",
     "grpc_health": "serving",
 }
-# What the system says of a path that is no mistake of ours.
+# Errors of the system about a path, which are not bugs.
 _REFUSALS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ELOOP,
     errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR,
@@ -55,24 +55,24 @@ def _fail(error: Exception, code: int = 2) -> int:
 
 
 class _Terminated(BaseException):
-    """SIGTERM: like Ctrl-C, so that what is being written under a temporary name is removed."""
+    """SIGTERM, handled like Ctrl-C, so that temporary files are removed."""
 
 
 def _terminate(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second signal ends the process at once
     raise _Terminated
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
-    if "HOROVOD_RANK" not in os.environ:  # there the launcher ends ranks, and waits for them
+    """Run the command line and exit with its code."""
+    if "HOROVOD_RANK" not in os.environ:  # there the launcher ends the ranks and waits for them
         signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # oneDNN chooses kernels by machine and batch size, and the rounding with them.
+    # oneDNN chooses kernels, and thereby rounding, by machine and batch size.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
         code = app(standalone_mode=False) or 0
-        if code == 128 + signal.SIGINT:  # Typer's answer to Ctrl-C
+        if code == 128 + signal.SIGINT:  # Typer's code for Ctrl-C
             raise KeyboardInterrupt
     except (typer.Abort, KeyboardInterrupt, _Terminated) as stop:
         code = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
@@ -90,7 +90,7 @@ def main() -> None:
         if missing is None:
             raise
         code = _fail(missing)
-    except SystemExit as end:  # a rank whose host was taken out of the job
+    except SystemExit as end:  # a rank whose host was removed from the job
         code = end.code if isinstance(end.code, int) else 1
     except Stopped as stop:
         code = _fail(stop, stop.code)
@@ -111,7 +111,7 @@ def main() -> None:
         release(error)
     sys.stdout.flush()
     if os.environ.get("HOROVOD_ELASTIC") == "1":
-        # Where a host had left the network, the libraries' own clean-up was seen to wait for it, for minutes.
+        # The libraries' own clean-up was seen to wait minutes for a host that had left the network.
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

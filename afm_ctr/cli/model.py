@@ -59,7 +59,7 @@ def train(
     world = distributed.init()
     sized = settings is None
     try:
-        if settings is None:  # sized by rows, which TensorFlow reads: now that this rank has its GPU
+        if settings is None:  # sizing reads rows with TensorFlow: only now that this rank has its GPU
             settings = training.default_config(data, model_dir, from_checkpoint, set_ or [])
         summary = training.train(
             data,

@@ -1,4 +1,4 @@
-"""How long work shows itself: a bar on a terminal, now and then a line elsewhere."""
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @contextmanager
 def row_progress(title: str) -> Iterator[RowProgress]:
-    """Yield a function of (stage, rows done, rows in all; 0 = not yet known)."""
+    """Yield a function of (stage, rows done, total rows; 0 = not known yet)."""
     if not console.is_terminal:
         yield _lines(title)
         return

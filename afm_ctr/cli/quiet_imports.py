@@ -1,4 +1,4 @@
-"""Loading TensorFlow without its start-up chatter, which hides the one line that matters."""
+"""Loading TensorFlow without its start-up messages, which hide the one line that matters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from afm_ctr.devices import grow_gpu_memory, pin_gpu
 from afm_ctr.process_setup import hidden, load_tensorflow_without_keras, share_memory
 
-# What the C++ side logs before its log level is in force, and the missing GPU driver of a machine without a GPU.
+# Messages of the C++ code before its log level applies, and of a missing GPU driver on a machine without a GPU.
 CHATTER = re.compile(
     rb"^(WARNING: All log messages before absl|[IWE]\d{4} [\d:.]+ +\d+ |To enable the following |"
     rb"WARNING:root:apitools |Could not find a compatible bson )"
@@ -23,10 +23,10 @@ CHATTER = re.compile(
 
 @contextmanager
 def without_chatter() -> Iterator[None]:
-    """Drop TensorFlow's known start-up lines from stderr, at the level of the file descriptor; keep all else.
+    """Drop TensorFlow's known start-up lines from stderr, at the level of the file descriptor; keep the rest.
 
-    Python's collector rests meanwhile, and later leaves out what is there by then: imports make hundreds of thousands
-    of objects, which it would look through again and again, and hardly any of them is garbage.
+    Python's garbage collector is paused meanwhile and later skips the objects that exist by then: imports create
+    hundreds of thousands, which it would scan repeatedly, and hardly any of them is garbage.
     """
     sys.stderr.flush()
     saved = os.dup(2)
@@ -49,13 +49,13 @@ def without_chatter() -> Iterator[None]:
 
 
 def load_tensorflow(*, keras: bool = True) -> None:
-    """Import TensorFlow and look for GPUs once, quietly; float32 is IEEE float32 there until a run asks for TF32.
+    """Import TensorFlow and look for GPUs once, quietly; float32 is IEEE float32 there until a run enables TF32.
 
     Args:
-        keras: whether Keras will be needed; without it that takes little more than half the time.
+        keras: whether Keras will be needed; without it the import takes little more than half the time.
 
     Raises:
-        ModuleNotFoundError: it is not installed.
+        ModuleNotFoundError: TensorFlow is not installed.
     """
     grow_gpu_memory()
     with without_chatter():
@@ -71,10 +71,10 @@ def load_tensorflow(*, keras: bool = True) -> None:
 
 
 def load_beam(arguments: Sequence[str]) -> None:
-    """Import Beam quietly, and look at its options.
+    """Import Beam quietly, and check its options.
 
-    Of what Beam imports where it is there, ``prepare`` needs only boto3, and that only for s3:// (see
-    :func:`beam_jobs.files.share_client`). Whether it needs TensorFlow it finds out later.
+    Of Beam's optional imports ``prepare`` needs only boto3, and that only for s3:// (see
+    :func:`beam_jobs.files.share_client`). Whether it needs TensorFlow is decided later.
 
     Raises:
         ModuleNotFoundError: one of them is not installed.

@@ -52,7 +52,7 @@ Wait = Annotated[
 
 
 class Connection(TypedDict):
-    """What :func:`serving.score.score_file` and :func:`serving.load.load_test` are given of the connection."""
+    """The connection's arguments of :func:`serving.score.score_file` and :func:`serving.load.load_test`."""
 
     version: int | None
     label: str | None
@@ -62,12 +62,12 @@ class Connection(TypedDict):
 def chosen_connection(
     version: int | None, label: str | None, ca: Path | None, cert: Path | None, key: Path | None
 ) -> Connection:
-    """The options together. TLS is spoken as soon as one of its files is given.
+    """Check the options and combine them. TLS is used as soon as one of its files is given.
 
-    Call it before anything imports gRPC, which would log failures by itself.
+    Call it before anything imports gRPC, which would otherwise log failures.
 
     Raises:
-        UserError: options that exclude or need each other, or a file that cannot be used.
+        UserError: options that exclude or need each other, or an unusable file.
     """
     if version is not None and label is not None:
         raise UserError("give --model-version or --label, not both")
@@ -75,7 +75,7 @@ def chosen_connection(
         raise UserError("--cert and --key go together: give both or neither")
     credentials = None
     if ca is not None or cert is not None:
-        # Read when gRPC is imported: it would log each handshake that fails, next to the line that we print.
+        # gRPC reads this when imported: it would log each failed handshake, next to the line that we print.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from serving.channel import tls_credentials
 
@@ -89,10 +89,10 @@ def chosen_connection(
 
 
 def await_model(target: str, model_name: str, seconds: float, server: Connection, schema: Path, log: Path) -> None:
-    """Return as soon as the model is served, at once where ``seconds`` is 0.
+    """Return as soon as the model is served, or at once if ``seconds`` is 0.
 
     Raises:
-        UserError: the schema or the log cannot be read; or the model was not in time: says what was seen last.
+        UserError: the schema or the log cannot be read; or the model was not served in time: with its last state.
     """
     if not seconds:
         return
@@ -113,7 +113,7 @@ def await_model(target: str, model_name: str, seconds: float, server: Connection
 @app.command(
     "serve",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    add_help_option=False,  # ours lists the server's flags too
+    add_help_option=False,  # our help lists the server's flags too
     epilog="Example: afm-ctr serve --model_name=afm --model_base_path=$PWD/serving-models/afm "
     "--port=8500 --rest_api_port=8501",
 )
@@ -131,7 +131,7 @@ def serve(context: typer.Context) -> None:
     chosen = flags.parse(context.args)
     from serving.server.ports import HeldPort
 
-    # Loading TensorFlow takes seconds, and a port that is taken should say so at once.
+    # Loading TensorFlow takes seconds, and a port in use should be reported at once.
     for flag, port in (("--port", chosen.port), ("--rest_api_port", chosen.rest_api_port)):
         if port is not None:
             HeldPort(chosen.host, port, flag).release()

@@ -17,7 +17,7 @@ from afm_ctr.cli.app import JsonFlag, app, console, on_this_machine, path_option
 from afm_ctr.errors import UserError
 from afm_ctr.visible import counted, visible
 
-if TYPE_CHECKING:  # NumPy and pydantic, which --help does without
+if TYPE_CHECKING:  # --help must not import NumPy and pydantic
     from afm_ctr.statistics import DataStatistics, Drift
 
 PAGE = "statistics.html"
@@ -133,7 +133,7 @@ def _folder(path: Path) -> Path:
 
 
 def _parts(path: Path) -> dict[str, str]:
-    """Of time fields the part of the moment, where the schema lies next to the manifest."""
+    """The part of the moment of each time field, if the schema is next to the manifest."""
     from afm_ctr.schema import ResolvedSchema, TimeField
 
     try:
