@@ -1,4 +1,4 @@
-"""From a trained run to a SavedModel folder that TensorFlow Serving takes as it is."""
+"""Exports a trained run as a SavedModel folder for TensorFlow Serving."""
 
 from afm_ctr.export.saved_model import ExportSummary, export_model
 from afm_ctr.export.servable import Servable

@@ -1,9 +1,9 @@
-"""Loads a SavedModel and answers requests, in a process that knows nothing of this package.
+"""Loads a SavedModel and answers requests, in a process without this package.
 
     python -I clean_process.py SAVED_MODEL REQUESTS ANSWERS
 
 REQUESTS is a pickled list of (signature, inputs by name); ANSWERS becomes a pickled dict, see :func:`inspect`. Needs
-TensorFlow and NumPy only: what works here works wherever TensorFlow is.
+only TensorFlow and NumPy: what works here works with any TensorFlow installation.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Registered in a Python process, but calling back into it: a server has none.
+# Registered in a Python process, but they call back into it, which a server cannot.
 _NEED_PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "NumpyFunction"}
 
 
 def inspect(folder: str, requests: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """What a SavedModel is and what it answers.
+    """Describe a SavedModel and its answers.
 
     Args:
         requests: signature and arrays by input name; strings as object arrays of bytes.
 
     Returns:
         ``signatures``: by name ``{"method", "inputs", "outputs"}``, tensors by name as (type, shape or None);
-        ``foreign_ops``: ops of the graph that TensorFlow does not have or a server cannot run;
-        ``error``: why it cannot be loaded, else None; ``seconds``: of loading;
-        ``answers``: for each request its outputs by name, or a text: the error;
-        ``modules``: of this package, loaded in this process (there should be none).
+        ``foreign_ops``: ops of the graph that TensorFlow lacks or a server cannot run;
+        ``error``: why it cannot be loaded, else None; ``seconds``: loading time;
+        ``answers``: for each request its outputs by name, or the error's text;
+        ``modules``: modules of this package in this process (there should be none).
     """
     import tensorflow as tf
     from tensorflow.core.protobuf import saved_model_pb2
@@ -48,7 +48,7 @@ def inspect(folder: str, requests: list[tuple[str, dict[str, Any]]]) -> dict[str
                 "outputs": {key: _spec(info, tf) for key, info in item.outputs.items()},
             }
             for name, item in graph.signature_def.items()
-            if item.method_name  # without one it is the loader's own bookkeeping
+            if item.method_name  # without one it belongs to the loader
         },
         "foreign_ops": sorted(op for op in ops if op_def_registry.get(op) is None or op in _NEED_PYTHON),
         "error": None,

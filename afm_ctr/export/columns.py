@@ -1,4 +1,4 @@
-"""What the signature ``raw`` says of its columns, so that a client can turn typed values into their texts."""
+"""Metadata of the columns of the signature ``raw``, with which a client turns typed values into their texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving.cell_text import ColumnForm
 
 
 def column_forms(schema: ResolvedSchema) -> dict[str, ColumnForm]:
-    """Of every raw column, whether whole numbers may come as floats, and how lists are joined."""
+    """For every raw column, whether whole numbers may come as floats, and how lists are joined."""
     return {name: ColumnForm(_takes_floats(schema, name), _separators(schema, name)) for name in schema.raw_columns}
 
 
@@ -28,7 +28,7 @@ def write_column_forms(folder: Path, schema: ResolvedSchema) -> None:
 
 
 def _takes_floats(schema: ResolvedSchema, column: str) -> bool:
-    """Numbers and times do; words only where they were learned as floats and never as whole numbers."""
+    """True for numbers and times; for words only if they were learned as floats and never as whole numbers."""
     found = learned(schema, column)
     return not found.words or (found.floats and not found.whole)
 

@@ -1,4 +1,4 @@
-"""What the signatures of an exported model must look like."""
+"""The contract of an exported model's signatures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Spec = tuple[str, list[int] | None]
 
 
 def signature_faults(signatures: Mapping[str, Mapping[str, Any]], slots: int, pairs: int) -> list[str]:
-    """How signatures differ from the contract of :func:`afm_ctr.export.export_model`; empty: not at all.
+    """How signatures differ from the contract of :func:`afm_ctr.export.export_model`; empty if they do not.
 
     Args:
         signatures: by name ``{"method", "inputs", "outputs"}``, tensors by name as (type, shape or None).

@@ -11,7 +11,7 @@ import tensorflow as tf
 _FIRST, _SECOND, _THIRD = 0x0A, 0x12, 0x1A
 _LENGTH = 4  # bytes of a length at most: below 2**28
 _VARINT = 10  # bytes of an id at most
-_REST = 1 << 14  # bytes of the label, the key and whatever else lies next to ids and values
+_REST = 1 << 14  # bytes of the label, the key and anything else next to ids and values
 
 
 class Parsed(NamedTuple):
@@ -26,15 +26,15 @@ def parse_examples(examples: tf.Tensor, slots: int) -> Parsed:
     """Parse records with ``feature_ids`` int64 [F] and ``feature_vals`` float [F].
 
     ``tf.io.parse_example`` fails for the whole batch when one record does not parse, and a server that batches
-    requests of several callers then fails all of them. So records are first held against the form that serializers
-    write (about a millisecond for 256 records of 39 slots); only when one is of another form are they parsed one by
-    one, which costs tens of milliseconds.
+    requests of several callers then fails all of them. So records are first compared with the form that serializers
+    write (about a millisecond for 256 records of 39 slots); only if one has another form are they parsed one by one,
+    which costs tens of milliseconds.
 
     Args:
         examples: string [B].
 
     Returns:
-        Zeros and ``ok`` False where a record is no Example, or has no such features.
+        Zeros and ``ok`` False if a record is not an Example, or lacks such features.
     """
 
     def together() -> Parsed:
@@ -53,7 +53,7 @@ def features_of(slots: int) -> dict[str, tf.io.FixedLenFeature]:
 
 
 def _one_by_one(examples: tf.Tensor, slots: int) -> Parsed:
-    """A failure inside a dataset can be left out, anywhere else in a graph it cannot."""
+    """Parse records in a dataset, the only place in a graph where a failure can be skipped."""
     rows = tf.shape(examples, tf.int64)[0]
 
     def parse(row: tf.Tensor, example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -64,14 +64,14 @@ def _one_by_one(examples: tf.Tensor, slots: int) -> Parsed:
     none = (tf.zeros([0], tf.int64), tf.zeros([0, slots], tf.int64), tf.zeros([0, slots], tf.float32))
     at, ids, vals = parsed.batch(tf.maximum(rows, 1)).reduce(none, lambda _, found: found)
     ok = tf.scatter_nd(at[:, tf.newaxis], tf.ones_like(at, tf.int32), rows[tf.newaxis]) > 0
-    # Gathered, not scattered: that would add, which changes the bits of the smallest numbers and of some NaNs.
+    # A gather, not a scatter, which adds and so changes the bits of the smallest numbers and of some NaNs.
     place = tf.where(ok, tf.cumsum(tf.cast(ok, tf.int64)) - 1, tf.shape(at, tf.int64)[0])
     one_more = [[0, 1], [0, 0]]  # zeros
     return Parsed(tf.gather(tf.pad(ids, one_more), place), tf.gather(tf.pad(vals, one_more), place), ok)
 
 
 class _Span(NamedTuple):
-    """Of each row the bytes from ``start`` to before ``end``; both are 0 where not ``ok``."""
+    """For each row the bytes from ``start`` up to ``end``; both are 0 unless ``ok``."""
 
     start: tf.Tensor
     end: tf.Tensor
@@ -79,7 +79,7 @@ class _Span(NamedTuple):
 
 
 def is_regular(examples: tf.Tensor, slots: int) -> tf.Tensor:
-    """Bool [B]: the records are as serializers write them, so that ``parse_example`` takes them."""
+    """Bool [B]: the records are in the form of serializers, which ``parse_example`` accepts."""
     longest = slots * (_VARINT + 4) + _REST
     texts = tf.where(tf.strings.length(examples) <= longest, examples, "")
     sizes = tf.strings.length(texts)
@@ -100,7 +100,7 @@ def is_regular(examples: tf.Tensor, slots: int) -> tf.Tensor:
         spans = []
         for wanted, known in (("feature_ids", ids), ("feature_vals", vals)):
             found = inside & whole & (name == wanted)
-            regular &= ~(found & known.ok)  # a name twice
+            regular &= ~(found & known.ok)  # a repeated name
             spans.append(_Span(*(tf.where(found, new, old) for new, old in zip(value, known, strict=True))))
         return tf.where(inside & whole, entry.end, place), regular, *spans
 
@@ -137,7 +137,7 @@ def _packed(data: tf.Tensor, feature: _Span, kind: int) -> _Span:
 
 
 def _message(data: tf.Tensor, place: tf.Tensor, tag: int, end: tf.Tensor) -> _Span:
-    """The length-delimited field that begins at a place of each row, if it has the tag and ends within ``end``."""
+    """The length-delimited field at a place of each row, if it has the tag and ends within ``end``."""
     ok = (place < end) & (_at(data, place) == tag)
     size, unread = tf.zeros_like(place), tf.ones_like(ok)
     start = place + 1
@@ -151,11 +151,11 @@ def _message(data: tf.Tensor, place: tf.Tensor, tag: int, end: tf.Tensor) -> _Sp
 
 
 def _bytes_of(texts: tf.Tensor) -> tf.Tensor:
-    """uint8 [B, longest], zeros behind the shorter ones; at least as wide as a varint may be."""
+    """uint8 [B, longest], shorter ones padded with zeros; at least as wide as a varint may be."""
     width = tf.reduce_max(tf.concat([tf.strings.length(texts), [_VARINT]], 0))
     return tf.io.decode_raw(texts, tf.uint8, fixed_length=width)
 
 
 def _at(data: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """What each row has at a place; the nearest one where that lies outside."""
+    """Each row's byte at a place, clipped to the row."""
     return tf.gather(data, tf.clip_by_value(places, 0, tf.shape(data)[1] - 1), batch_dims=1)

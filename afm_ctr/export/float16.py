@@ -19,13 +19,13 @@ from afm_ctr.training.stored_table import StoredTable
 
 
 class HalfChange(BaseModel):
-    """What storing the vectors in half precision changes.
+    """Effect of storing the vectors in half precision.
 
     Attributes:
         bytes_before, bytes_after: of the vectors.
-        largest_change: of a number of the vectors, absolute.
-        split, rows: what the figures were measured on; None: nothing was given to measure on.
-        before, after: ``auc``, ``log_loss`` and ``rmse``, those that the loss and the label define.
+        largest_change: of a number in the vectors, absolute.
+        split, rows: the rows of the figures; None: no data was given.
+        before, after: ``auc``, ``log_loss`` and ``rmse``, as far as the loss and the label define them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,14 +52,14 @@ class HalfChange(BaseModel):
 def halve_vectors(model: CTRModel) -> tuple[tf.Variable | None, float]:
     """Let the model score from a copy of its vectors in half precision, cast up after the gather.
 
-    What is trained stays as it is; so do the linear weights, which are few and add up. Vectors in a checkpoint's
-    files are not copied: they are rounded as they are read.
+    The trained weights do not change, and the linear weights, which are few and add up, stay in float32. Vectors in a
+    checkpoint's files are not copied: they are rounded as they are read.
 
     Returns:
         The copy, float16 [V, k], or None; and the largest change of a number.
 
     Raises:
-        UserError: the model has no vectors, or one too large for half precision (65,504).
+        UserError: the model has no vectors, or a number too large for half precision (65,504).
     """
     table = model.table
     if "vectors" not in table.widths:
@@ -87,7 +87,7 @@ def halve_vectors(model: CTRModel) -> tuple[tf.Variable | None, float]:
         read = cast_up
     if not math.isfinite(largest):
         raise UserError("--float16-tables: a vector holds a number beyond 65,504, the largest of half precision")
-    table.read = read  # type: ignore[method-assign]  # of this one table
+    table.read = read  # type: ignore[method-assign]  # only for this table
     return half, largest
 
 

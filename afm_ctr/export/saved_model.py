@@ -1,4 +1,4 @@
-"""Writes the version folder: SavedModel, names of the pairs, rows for the warm-up."""
+"""Writes the version folder: SavedModel, names of the pairs, warm-up requests."""
 
 from __future__ import annotations
 
@@ -32,11 +32,10 @@ WarmupRows = Literal["made-up", "log", "none"]
 class ExportSummary(BaseModel):
     """What was written.
 
-    ``warmup`` says where the rows of the warm-up requests come from: ``made-up`` (from vocabularies and boundaries),
-    ``log`` (raw rows kept at preparation), or ``none``: there are no such requests. ``logit_offset`` is
-    what was built into the logit since only a part of the negatives was trained on; ``half`` what storing the vectors
-    in half precision changed, None where it was not asked for; ``streamed`` whether the
-    table was written block by block.
+    ``warmup``: the origin of the rows of the warm-up requests: ``made-up`` (from vocabularies and boundaries),
+    ``log`` (raw rows kept by ``prepare``), or ``none``: there are no such requests. ``logit_offset``: the correction
+    in the logit for training on a part of the negatives. ``half``: the effect of storing the vectors in half
+    precision, None if they are not. ``streamed``: whether the table was written block by block.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -101,20 +100,20 @@ def export_model(
     ``explain``          as ``serving_default``                       attention float32 [B, pairs], bad_cells
     ===================  ===========================================  =====================================
 
-    What cannot be read in a row (a cell of ``raw``; an id out of range; a value that is not finite; an Example that
-    does not parse) is missing there and counted in ``bad_cells``; it never fails the call.
+    An unreadable value (a cell of ``raw``; an id out of range; a value that is not finite; an Example that does not
+    parse) is treated as missing and counted in ``bad_cells``; it never fails the call.
 
-    ``explain`` is left out for a model without attention. The folder is written under a name that no server takes
-    for a version and renamed when it is whole; it needs neither the run nor this package.
+    A model without attention has no ``explain``. The folder is written under a name that no server takes for a
+    version and renamed when complete; it needs neither the run nor this package.
 
     Args:
         model: folder of a training run, or a model in memory.
         export_base: folder of all versions of this served model.
-        version: 1 or more; None is one more than the highest there is.
+        version: 1 or more; None is one more than the highest existing one.
         which: ``best`` or ``latest`` checkpoint of a run.
         schema: of a model in memory: :attr:`afm_ctr.FrameData.schema`.
-        warmup: rows of the requests that a server replays before a version serves: ``made-up`` of the schema, ``log``
-            for raw rows of the log that travelled with the run, ``none`` for no such requests.
+        warmup: rows of the requests that a server replays before a version serves: ``made-up`` from the schema,
+            ``log`` for raw rows of the log that the run keeps, ``none`` for no such requests.
         float16_tables: store the vectors in half precision; they are cast up after the gather.
         data_dir: with ``float16_tables``, a prepared data set: AUC and loss of its ``split`` before and after.
         split: of ``data_dir``.
@@ -122,8 +121,8 @@ def export_model(
             and never held as a whole.
 
     Raises:
-        UserError: there is no such checkpoint, the version exists, the folder cannot be written, or rows of the log
-            are asked for and there are none.
+        UserError: there is no such checkpoint, the version exists, the folder cannot be written, or ``warmup`` is
+            ``log`` and the run has no such rows.
     """
     if not isinstance(model, str | os.PathLike | CTRModel):
         raise UserError(f"export: model must be a run's folder or a CTRModel, got {type(model).__name__}")
@@ -147,7 +146,7 @@ def export_model(
     target = base / str(chosen)
     with as_user_error(f"export: cannot write below {base}"), new_folder(target) as temporary:
         signatures = servable.signatures()
-        # Gradients are no part of a served model, and ours could bring functions along that no server needs.
+        # A served model needs no gradients, and ours could add functions that no server needs.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(servable, str(temporary), signatures=signatures, options=options)
         if streamed is not None:
@@ -181,7 +180,7 @@ def export_model(
 
 
 def _checked_schema(model: CTRModel, schema: ResolvedSchema | None, warmup: WarmupRows) -> ResolvedSchema:
-    """The schema of a model in memory, if they belong together."""
+    """The schema of a model in memory, after a check that they belong together."""
     if not isinstance(schema, ResolvedSchema):
         raise UserError("export: a model in memory needs schema=, the resolved schema of its data (data.schema)")
     if warmup == "log":
@@ -195,7 +194,7 @@ def _checked_schema(model: CTRModel, schema: ResolvedSchema | None, warmup: Warm
 
 
 def versions(base: Path) -> list[int]:
-    """The versions below a base folder, ascending: folders whose name is a whole number, as the server sees them."""
+    """The versions in a base folder, ascending: folders whose name is a whole number, as for the server."""
     if not base.is_dir():
         return []
     return sorted(int(entry.name) for entry in base.iterdir() if entry.is_dir() and entry.name.isdecimal())

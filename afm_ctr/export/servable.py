@@ -1,4 +1,4 @@
-"""The model as served: one object with a function for every signature, out of stock TensorFlow ops."""
+"""The model as served: one object with a function per signature, built from stock TensorFlow ops."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Servable(tf.Module):
     """A trained model together with the transform of its schema.
 
     Every function takes tensors whose first dimension is the number of rows B (0 is allowed) and returns a dict of
-    tensors whose first dimension is B. No row makes a call fail, since a server that batches would fail the requests
-    of other callers with it: an id that the table does not have, a value that is not finite and an Example that does
-    not parse are missing, and ``bad_cells`` int32 [B] counts them.
+    tensors whose first dimension is B. No row makes a call fail, since a server that batches would fail other
+    callers' requests with it: an id that the table does not have, a value that is not finite and an Example that does
+    not parse are treated as missing, and ``bad_cells`` int32 [B] counts them.
 
     Args:
-        model: built, with the weights that are to be served.
-        half_vectors: of :func:`afm_ctr.export.float16.halve_vectors`, where the model scores from those; the vectors
-            in full precision are left out then.
-        streamed: of a model whose table is in a checkpoint's files: what holds its rows in the SavedModel.
+        model: built, with the weights to serve.
+        half_vectors: of :func:`afm_ctr.export.float16.halve_vectors`, if the model scores from those; the vectors in
+            full precision are then left out.
+        streamed: holds the rows in the SavedModel if the model's table is in a checkpoint's files.
 
     Attributes:
         score_name: ``probability``, or ``score`` for a model trained on squared loss.
@@ -46,8 +46,8 @@ class Servable(tf.Module):
         self._slots = schema.num_slots
         self._rows = schema.feature_size
         self._columns = tuple(schema.raw_columns)
-        # The model itself is no part of what is saved, only its variables: a Keras object brings its optimizer and
-        # a tree of Python configuration with it.
+        # Only the model's variables are saved, not the model: a Keras object brings its optimizer and a tree of
+        # Python configuration with it.
         self._call = Untracked(model)
         self._weights = [variable.value for variable in model.weights]
         if half_vectors is not None:
@@ -55,7 +55,7 @@ class Servable(tf.Module):
             self._weights = [*(weight for weight in self._weights if weight is not full), half_vectors]
         if streamed is not None:
             self.table = streamed
-            model.table.read = streamed.read  # type: ignore[method-assign]  # of this one table
+            model.table.read = streamed.read  # type: ignore[method-assign]  # only for this table
 
     def by_ids(self, feature_ids: tf.Tensor, feature_vals: tf.Tensor) -> dict[str, tf.Tensor]:
         """``feature_ids`` int64 [B, F], ``feature_vals`` float32 [B, F] to score, logit and ``bad_cells``."""
@@ -65,7 +65,7 @@ class Servable(tf.Module):
     def by_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Serialized ``tf.train.Example`` records, string [B], to score, logit and ``bad_cells``.
 
-        All cells of a record without F ids and F values are bad.
+        All cells of a record without F ids and F values count as bad.
         """
         parsed = parse_examples(examples, self._slots)
         outputs = self.by_ids(parsed.ids, parsed.vals)
@@ -75,7 +75,7 @@ class Servable(tf.Module):
     def by_raw_columns(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
         """Raw columns, string [B] each (empty = missing), to score, logit and ``bad_cells`` int32 [B].
 
-        A cell that cannot be read follows its field's missing policy and is counted in ``bad_cells``.
+        An unreadable cell follows its field's missing policy and is counted in ``bad_cells``.
         """
         encoded = self.transform(self._same_length(columns))
         outputs = self._scores(encoded.feature_ids, encoded.feature_vals)
@@ -89,7 +89,7 @@ class Servable(tf.Module):
         return {"attention": shares, "bad_cells": bad}
 
     def signatures(self) -> dict[str, Any]:
-        """The concrete functions by signature name; ``explain`` only where the model has attention."""
+        """The concrete functions by signature name; ``explain`` only if the model has attention."""
         ids = tf.TensorSpec([None, self._slots], tf.int64, name="feature_ids")
         vals = tf.TensorSpec([None, self._slots], tf.float32, name="feature_vals")
         texts = {name: tf.TensorSpec([None], tf.string, name=name) for name in self._columns}
@@ -117,9 +117,9 @@ class Servable(tf.Module):
         return {self.score_name: model.predictions(logit), "logit": logit}
 
     def _checked(self, ids: tf.Tensor, vals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Ids and values without the impossible ones, and how many of those each row had, int32 [B]."""
-        # The caller's shapes are not checked against the signature by every server: a batch of one row would be
-        # broadcast over the other input, and surplus columns would be ignored.
+        """Ids and values with the impossible ones replaced, and the number of those per row, int32 [B]."""
+        # Not every server checks the caller's shapes against the signature: a batch of one row would be broadcast
+        # over the other input, and surplus columns would be ignored.
         ids = tf.ensure_shape(ids, [None, self._slots])
         vals = tf.ensure_shape(vals, [None, self._slots])
         same = tf.debugging.Assert(
@@ -127,7 +127,7 @@ class Servable(tf.Module):
             [in_graph("feature_ids and feature_vals must have the same number of rows")],
         )
         with tf.control_dependencies([same]):
-            # The value of an absent slot is never read.
+            # The value of an absent slot is never used.
             bad = (ids < 0) | (ids >= self._rows) | ((ids != 0) & ~tf.math.is_finite(vals))
         count = tf.reduce_sum(tf.cast(bad, tf.int32), axis=1)
         return tf.where(bad, tf.zeros_like(ids), ids), tf.where(bad, tf.zeros_like(vals), vals), count

@@ -11,14 +11,14 @@ import tensorflow as tf
 
 from afm_ctr.training.stored_table import StoredTable
 
-HALF_BITS = tf.int16  # of float16, of which TensorFlow restores no slices
+HALF_BITS = tf.int16  # holds float16, of which TensorFlow cannot restore slices
 
 
 class StreamedTable(tf.Module):
     """The columns of a table as variables that have no rows while the model is saved.
 
-    :meth:`write` then puts the checkpoint's rows into the SavedModel's files, as slices of the variables. Whoever
-    loads it finds whole variables; a lookup is of stock ops. The rows keep the checkpoint's order.
+    :meth:`write` then puts the checkpoint's rows into the SavedModel's files, as slices of the variables. The loaded
+    model has whole variables; a lookup uses stock ops. The rows keep the checkpoint's order.
 
     Args:
         half: whether the vectors are stored in half precision.
@@ -38,7 +38,7 @@ class StreamedTable(tf.Module):
         }
 
     def read(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The rows laid out as the ids; eagerly from the checkpoint, for here are none."""
+        """The rows in the layout of the ids; eagerly from the checkpoint, as the variables have no rows here."""
         table = self._table.value
         if tf.executing_eagerly():
             return StoredTable.read(table, ids)
@@ -54,7 +54,7 @@ class StreamedTable(tf.Module):
 
         Args:
             export: its folder.
-            attribute: of the saved object, what holds this one.
+            attribute: of the saved object that holds this one.
         """
         prefix = str(export / "variables" / "variables")
         reader = tf.train.load_checkpoint(prefix)
@@ -72,7 +72,7 @@ class StreamedTable(tf.Module):
         tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=bundles, destination_prefix=prefix)
 
     def _slices(self, column: str) -> Iterator[tuple[str, np.ndarray]]:
-        """Blocks of a column and their places, as SaveV2 writes them."""
+        """Blocks of a column and their places, in the form of SaveV2."""
         table, start = self._table.value, 0
         for block in table.blocks(column):
             place = f"{table.feature_size} {block.shape[1]} {start},{len(block)}:-"

@@ -1,4 +1,4 @@
-"""Is an exported folder what a server may be given? Found out in a process that knows nothing of this package."""
+"""Checks whether a server may load an exported folder, in a process without this package."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Inspect = Callable[[str, Requests], dict[str, Any]]
 
 
 class Check(NamedTuple):
-    """One question and its answer. ``passed`` is None where it was not asked."""
+    """A check and its result. ``passed`` is None if it was not run."""
 
     name: str
     passed: bool | None
@@ -49,7 +49,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Validation:
-    """All checks in their order; those behind the first that failed are not asked."""
+    """All checks in order; those after the first that failed are not run."""
 
     folder: str
     checks: list[Check] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Validation:
 
 
 class Expected(NamedTuple):
-    """Requests, and the outputs by name that the checkpoint has for each."""
+    """Requests, and the checkpoint's outputs by name for each."""
 
     schema_id: str
     requests: list[tuple[str, Arrays]]
@@ -78,7 +78,7 @@ class Expected(NamedTuple):
 
 
 class _Failed(Exception):
-    """A check failed; the text says how."""
+    """A check failed; the text explains how."""
 
 
 def validate_export(
@@ -88,16 +88,16 @@ def validate_export(
     *,
     inspect: Inspect | None = None,
 ) -> Validation:
-    """Hold an exported version folder against everything that is promised of it.
+    """Check an exported version folder against everything that the export promises.
 
     Args:
-        export_dir: one version: what ``export`` wrote.
+        export_dir: one version, written by ``export``.
         model_dir: the run that it was exported from: then every score is compared with the checkpoint's.
-        inspect: loads the folder and answers requests; default:
-            :mod:`afm_ctr.export.clean_process` in a process of its own.
+        inspect: loads the folder and answers requests; default: :mod:`afm_ctr.export.clean_process` in a separate
+            process.
 
     Raises:
-        UserError: the folder is not there, or it is not a version; or no such run. A check that fails raises nothing.
+        UserError: no such folder or run, or the folder is not a version. A check that fails raises nothing.
     """
     folder = Path(export_dir)
     if not (folder / "saved_model.pb").is_file():
@@ -127,7 +127,7 @@ class _Job:
         self._inspect = inspect
         self._found: dict[str, Any] = {}
         self._slots = self._pairs = 0
-        self._unwarmed = False  # on purpose
+        self._unwarmed = False  # exported with warm-up "none"
         self._assets: dict[str, str] = {}
         self._warmup: Requests = []
         self._few: Requests = []
@@ -195,7 +195,7 @@ class _Job:
         return f"only TensorFlow {tf.__version__}, {self._found['seconds']:.1f} s with all answers"
 
     def _read_assets(self) -> str:
-        # A line more than there were gives its word an id of another word, and no other check asks for that word.
+        # An extra line would give its word another word's id, and no other check requests that word.
         folder = self._folder / "assets"
         for name, digest in self._assets.items():
             if sha256_of(folder / name) != digest:
@@ -265,7 +265,7 @@ class _Job:
 
 
 def _difference(where: str, found: Arrays, wanted: Arrays) -> float:
-    """The largest difference of the outputs that both have, relative where they are beyond 1."""
+    """The largest difference of the outputs that both have, relative for values beyond 1."""
     largest = 0.0
     for name in sorted(set(found) & set(wanted) & {*SCORES, "logit", "attention", "bad_cells"}):
         one, other = np.asarray(found[name], np.float64), np.asarray(wanted[name], np.float64)
@@ -310,9 +310,9 @@ def _in_fresh_process(folder: str, requests: Requests) -> dict[str, Any]:
 
 
 def from_run(model_dir: str | Path, which: Which, halved: bool) -> Expected:
-    """Ask a checkpoint for scores, without anything of the export.
+    """Score rows with a checkpoint, without using the export.
 
-    Rows are those kept with the run, some made up from the schema, and 256 of random ids with random values.
+    The rows are those kept with the run, some made up from the schema, and 256 of random ids with random values.
 
     Args:
         halved: compare with vectors rounded to half precision.

@@ -40,10 +40,10 @@ class Warmup:
 
 
 def warmup_rows(schema: ResolvedSchema, model_dir: Path, source: Literal["made-up", "log"]) -> Warmup:
-    """Rows made up from the schema, or raw rows of the log kept with the run, and what the transform makes of them.
+    """Rows made up from the schema, or raw rows of the log kept with the run, and their transformed ids and values.
 
     Raises:
-        UserError: rows of the log are asked for, and the run holds none.
+        UserError: rows of the log are requested, and the run has none.
     """
     rows = made_up_rows(schema) if source == "made-up" else load_samples(model_dir, schema.raw_columns)
     if not rows:
@@ -69,7 +69,7 @@ def write_warmup(path: Path, warmup: Warmup, model_name: str, explain: bool) -> 
 
 
 def read_warmup(path: Path) -> list[wire_pb2.PredictRequest]:
-    """The requests of such a file. Raises ValueError: a record that is no ``PredictionLog`` of a Predict request."""
+    """The requests of such a file. Raises ValueError for a record that is not a ``PredictionLog`` of Predict."""
     requests = []
     for number, record in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()):
         try:
@@ -81,7 +81,7 @@ def read_warmup(path: Path) -> list[wire_pb2.PredictRequest]:
 
 
 def _inside(tag: int, message: bytes) -> bytes:
-    """The field that a message begins with, which must be ``tag``."""
+    """The field at the start of a message, which must be ``tag``."""
     if message[0] != tag:
         raise IndexError(tag)
     length = place = 0
