@@ -19,7 +19,7 @@ from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.evaluation import check_readable
 from afm_ctr.training.model_io import Which, open_run
 
-MOST_REQUESTS = 100  # of which every pair is kept
+MOST_REQUESTS = 100  # every pair of these is kept
 
 _Figures = Mapping[str, np.ndarray]  # of pairs, and the share of rows that have them
 
@@ -37,14 +37,14 @@ def explain(
 ) -> Explanation:
     """Which pairs of fields matter: what the logit loses without a pair, next to the pair's share of attention.
 
-    The effect is exact: the pair is taken out and the softmax runs over the others; of fields with several slots all
-    their pairs of slots are taken out at once. Attention is shown next to it
-    because a large share of a product that is near zero, or always the same, does nothing to the ranking of rows.
+    The effect is exact: the pair is removed and the softmax runs over the others; for fields with several slots all
+    their pairs of slots are removed at once. Attention is shown next to it because a large share of a product that is
+    near zero, or always the same, does not change the ranking of rows.
 
     Args:
         row: explain only this row of the split (from 0, in file order).
         output: folder for tables (CSV), pictures (PNG) and one page with all of it (HTML); None writes nothing.
-        requests: explain this many rows one by one too, the first of the split; not with ``row``.
+        requests: also explain this many rows one by one, the first of the split; not with ``row``.
         max_rows: at most this many rows, the first of the split.
 
     Raises:
@@ -72,7 +72,7 @@ def explain_model(
     requests: int = 0,
     max_rows: int,
 ) -> Explanation:
-    """:func:`explain` for a model that is loaded, with the schema it was trained with; nothing is written.
+    """:func:`explain` for a loaded model and the schema it was trained with; nothing is written.
 
     Raises:
         UserError: as :func:`explain`.
@@ -97,7 +97,7 @@ def explain_model(
 
 
 class _Work:
-    """A model and the rows that it is explained on."""
+    """A model and the rows on which it is explained."""
 
     def __init__(self, model: CTRModel, schema: ResolvedSchema, probe: PairProbe, reader: Reader, split: str) -> None:
         self.model, self.schema, self.probe, self.reader, self.split = model, schema, probe, reader, split
@@ -191,7 +191,7 @@ def _of_one(found: Mapping[str, np.ndarray]) -> _Figures:
 def _ranked(
     names: Sequence[tuple[str, str]], figures: _Figures, slot_pairs: Sequence[int] | None = None
 ) -> tuple[PairEffect, ...]:
-    """The pairs that some row has, by the size of the effect, or by attention for a model without effects."""
+    """The pairs that occur in some row, by the size of the effect, or by attention for a model without effects."""
     present = figures["present"]
     leading = np.abs(figures["effect"]) if "effect" in figures else figures["attention"]
     there = np.flatnonzero(present > 0)
@@ -223,7 +223,7 @@ def _ranked(
 
 
 def _agreement(figures: _Figures) -> Agreement | None:
-    """Over the pairs that some row has: all others are equal in both, and would make the rankings look alike."""
+    """Over the pairs that occur in some row: the others are 0 in both, and would make the rankings look alike."""
     if "effect" not in figures or "attention" not in figures:
         return None
     there = figures["present"] > 0

@@ -1,4 +1,4 @@
-"""What a slot of a prepared row holds, in words."""
+"""The content of a slot of a prepared row, in words."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def describe_slot(schema: ResolvedSchema, slot: Slot, feature_id: int, value: fl
 
 
 def describe_buckets(boundaries: Sequence[float], first: int, last: int) -> str:
-    """The numbers of a bucket, or of several that lie side by side."""
+    """The numbers of a bucket, or of several adjacent ones."""
     low = boundaries[first - 1] if first else -math.inf
     high = boundaries[last] if last < len(boundaries) else math.inf
     short = f"[{low:.6g}, {high:.6g})"
-    # Neighbouring floats look alike when they are cut short.
+    # Neighbouring floats look alike when rounded.
     return short if f"{low:.6g}" != f"{high:.6g}" else f"[{low!r}, {high!r})"

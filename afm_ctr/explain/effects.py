@@ -1,4 +1,4 @@
-"""What a model says of its pairs of slots and of fields, and sums of that over rows without keeping them."""
+"""Figures of a model's pairs of slots and of fields, and their sums over rows, which are not kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from afm_ctr.schema import ResolvedSchema
 
 EffectOf = Literal["removal", "contribution"]
 
-_FLOATS = 1 << 24  # 64 MB in a batch's largest tensor, [rows, pairs, width]
+_FLOATS = 1 << 24  # 64 MB for a batch's largest tensor, [rows, pairs, width]
 _MOST_ROWS = 512
 
 
@@ -22,12 +22,12 @@ _MOST_ROWS = 512
 class FieldPairs:
     """Pairs of fields, in the order of the first pair of slots of each."""
 
-    names: tuple[tuple[str, str], ...]  # of each the two fields
-    members: tuple[np.ndarray, ...]  # of each its pairs of slots: int64 places in ``ResolvedSchema.pairs``
+    names: tuple[tuple[str, str], ...]  # the two fields of each pair
+    members: tuple[np.ndarray, ...]  # the pairs of slots of each: int64 indices in ``ResolvedSchema.pairs``
 
     @classmethod
     def of(cls, schema: ResolvedSchema) -> FieldPairs:
-        """Of a schema with one field the slots take the place of fields."""
+        """For a schema with one field the slots replace the fields."""
         owner = labels_of_slots(schema)
         groups: dict[tuple[str, str], list[int]] = {}
         for place, (i, j) in enumerate(schema.pairs.tolist()):
@@ -47,27 +47,27 @@ class FieldPairs:
 
 
 def labels_of_slots(schema: ResolvedSchema) -> list[str]:
-    """What the pairs of each slot are counted under: its field's name, or its own in a schema of one field."""
+    """The label under which each slot's pairs are counted: its field's name, or its own in a schema of one field."""
     fields = [slot.field for slot in schema.slots]
     return fields if len(set(fields)) > 1 else [slot.name for slot in schema.slots]
 
 
 def batch_rows(pairs: int, width: int) -> int:
-    """How many rows to look at together, so that memory does not grow with the pairs."""
+    """Number of rows per batch, so that memory does not grow with the pairs."""
     return max(1, min(_MOST_ROWS, _FLOATS // max(pairs * width, 1)))
 
 
 class PairProbe:
-    """What a model says of the pairs of a batch. Each of its answers may be missing.
+    """Figures of a model's pairs for a batch. Each may be missing.
 
     Attributes:
         has_attention: whether its pairs have shares.
-        has_products: whether they also have products of vectors, which the shares are spent on.
+        has_products: whether they also have products of vectors, which the shares multiply.
         has_contributions: whether its pairs add up, so that each has a part of the logit.
-        effect_of: what its effects are made of: ``removal``, what the logit loses without the pair; for a model that
-            cannot tell that ``contribution``, what the pair adds; None for a model that can tell neither.
-        rows: how many rows it takes at a time.
-        fields: how its pairs of slots make pairs of fields.
+        effect_of: the meaning of its effects: ``removal``, what the logit loses without the pair; else
+            ``contribution``, what the pair adds; None for a model that defines neither.
+        rows: number of rows per batch.
+        fields: how its pairs of slots form pairs of fields.
     """
 
     def __init__(self, model: CTRModel, fields: FieldPairs) -> None:
@@ -89,14 +89,14 @@ class PairProbe:
 
     def __call__(self, feature_ids: Any, feature_vals: Any) -> dict[str, np.ndarray]:
         """``present`` bool [B, P], and as far as the model has them, float32 [B, P] each, ``attention``,
-        ``weighted``, which is a_ij ‖u_i ⊙ u_j‖, ``contributions`` and ``changes``, of which the effects are made."""
+        ``weighted``, which is a_ij ‖u_i ⊙ u_j‖, ``contributions`` and ``changes``, the source of the effects."""
         return {name: value.numpy() for name, value in self._measure(feature_ids, feature_vals).items()}
 
     def by_field(self, found: dict[str, np.ndarray], feature_ids: Any, feature_vals: Any) -> dict[str, np.ndarray]:
-        """The same for pairs of fields, of what was found of pairs of slots in these rows.
+        """The same for pairs of fields, from the figures of pairs of slots in these rows.
 
-        Attention, weighted or not, and contributions are sums. A change is that of taking out all pairs of slots at
-        once, and for a model that cannot tell that the sum of theirs.
+        Attention, weighted or not, and contributions are sums. A change is that of removing all pairs of slots at
+        once, or the sum of theirs for a model that does not define it.
         """
         fields = self.fields
         present = fields.reduce(np.logical_or, found["present"])
@@ -147,7 +147,7 @@ class PairSums:
         return cls(0, *(np.zeros(pairs) for _ in range(7)))
 
     def add(self, found: dict[str, np.ndarray]) -> None:
-        """Add the rows of a batch, as :class:`PairProbe` found them."""
+        """Add the rows of a batch, in the form of :class:`PairProbe`."""
         self.rows += len(found["present"])
         self.present += found["present"].sum(axis=0)
         if "changes" in found:

@@ -1,4 +1,4 @@
-"""What comes out of an explanation: effects and shares of pairs, of a split and of single rows."""
+"""The result of an explanation: effects and shares of pairs, of a split and of single rows."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ _LITTLE = 1e-3  # of a logit; it moves a probability by a quarter of it at most
 
 @dataclass(frozen=True)
 class PairEffect:
-    """One pair of fields, or of slots. What a model cannot tell is None."""
+    """One pair of fields, or of slots. Figures that the model does not define are None."""
 
     rank: int  # by the size of ``effect``, 1 is the largest; by ``attention`` for a model without effects
     fields: tuple[str, str]  # names of the two fields, or slots
     # over a split the standard deviation of the change, for one row the change itself. The change is what the logit
-    # loses when the pair is taken out (and the others share its attention); of a model that cannot tell that, what
+    # loses when the pair is removed (and the others share its attention); for a model that does not define that, what
     # the pair adds to the logit.
     effect: float | None
     mean_change: float | None  # mean absolute change
     # share of the pairs' movement of the logit: sum of the pair's absolute changes over the rows, divided by that sum
     # over all pairs
     effect_share: float | None
-    contribution: float | None  # what the pair adds to the logit, mean over the rows; None where pairs do not add up
+    contribution: float | None  # the pair's part of the logit, mean over the rows; None if pairs do not add up
     # mean share of attention (over the rows that have the pair its mean would be larger by 1 / ``present``); None for
-    # a model without
+    # a model without attention
     attention: float | None
     attention_rank: int | None  # by ``attention``
-    # share of what the pooling takes: sum over the rows of the attention times the length of the pair's product ‖u_i
-    # ⊙ u_j‖, divided by that sum over all pairs; None as ``attention``
+    # share of the pooling: sum over the rows of the attention times the length of the pair's product ‖u_i ⊙ u_j‖,
+    # divided by that sum over all pairs; None as ``attention``
     weighted_attention: float | None
     present: float  # share of the rows that have both; of fields with several slots, any of their pairs
-    slot_pairs: int = 1  # how many pairs of slots it is made of: more than 1 where a field takes several values
+    slot_pairs: int = 1  # its number of pairs of slots: more than 1 if a field takes several values
 
     @property
     def name(self) -> str:
@@ -48,12 +48,12 @@ class PairEffect:
 class RowFacts:
     """One row of the split."""
 
-    number: int  # its place in the split, from 0
-    key: str  # what joins it to its log line
-    label: float | None  # None where there is none
+    number: int  # its index in the split, from 0
+    key: str  # joins it to its log line
+    label: float | None  # None if there is none
     logit: float  # as served
     score: float  # probability, or score under squared loss
-    # of every present slot its name, what it holds, and its own term of the logit, largest first
+    # for every present slot its name, its content, and its own term of the logit, largest first
     linear: tuple[tuple[str, str, float], ...]
     bias: float  # the rest of the logit that belongs to no slot
 
@@ -65,23 +65,23 @@ class RowFacts:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The pairs by rank, and what they were measured on."""
+    """The pairs by rank, and the rows they were measured on."""
 
     model: str
     split: str
-    rows: int  # how many rows were looked at
-    pairs: tuple[PairEffect, ...]  # all pairs of fields that some row has, by rank
-    # what effects are made of: ``removal`` of the pair, its ``contribution``, or None: no effects
+    rows: int  # number of rows that were read
+    pairs: tuple[PairEffect, ...]  # all pairs of fields that occur in some row, by rank
+    # meaning of the effects: ``removal`` of the pair, its ``contribution``, or None: no effects
     effect_of: EffectOf | None
-    agreement: Agreement | None  # of the rankings by effect and by attention; None where one of the two is not
+    agreement: Agreement | None  # of the rankings by effect and by attention; None if one of them is missing
     row: RowFacts | None = None  # of an explanation of a single row
     requests: tuple[Explanation, ...] = ()  # single rows of the split, explained one by one
     files: tuple[str, ...] = ()
-    slots: tuple[PairEffect, ...] = ()  # where a field has several slots, all pairs of slots by rank; else empty
+    slots: tuple[PairEffect, ...] = ()  # if a field has several slots, all pairs of slots by rank; else empty
 
     @property
     def rank_correlation(self) -> float | None:
-        """Spearman's, between the size of effects and attention; None where it is not defined."""
+        """Spearman's, between the size of effects and attention; None if undefined."""
         return None if self.agreement is None else self.agreement.correlation
 
     @property
@@ -99,7 +99,7 @@ class Explanation:
         return f"{self.model}, {self.split}, {self.row.title}"
 
     def missing(self) -> list[str]:
-        """What the model cannot tell of its pairs, or has not learnt of them, a sentence each."""
+        """What the model does not define for its pairs, or has not learnt about them, one sentence each."""
         if not self.pairs:
             return ["No row that was looked at has two slots present: there are no pairs to explain."]
         sentences = []

@@ -1,4 +1,4 @@
-"""An explanation as files: tables, pictures, and one page of HTML with all of it that needs nothing else."""
+"""An explanation as files: tables, pictures, and one self-contained HTML page with all of it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def page_of(explanation: Explanation, schema: ResolvedSchema) -> Page:
 
 
 def add_trust(page: Page, explanation: Explanation) -> None:
-    """The section that says how far attention weights may be trusted, and what the model cannot tell."""
+    """The section on how far attention weights may be trusted, and on what the model does not define."""
     page.section("How far the attention weights may be trusted")
     agreement = explanation.agreement
     if agreement is not None:

@@ -1,4 +1,4 @@
-"""Pictures of an explanation."""
+"""Plots of an explanation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHARES = {
     "effect_share": ("share of the pairs' movement of the logit", PALE_BLUE),
     "attention": ("share of attention", ORANGE),
 }
-_SIDE_BY_SIDE = 20  # slots; two matrices of more are one below the other, or nobody could read their names
+_SIDE_BY_SIDE = 20  # slots; larger matrices are one below the other, else their names would be illegible
 
 
 @styled
@@ -89,7 +89,7 @@ def heat_map_figure(explanation: Explanation, schema: ResolvedSchema) -> Figure:
 
 
 def _matrix(figure: Figure, axis: Axes, names: list[str], values: np.ndarray, attribute: str, colours: str) -> None:
-    # Shares of attention are close to one another in most models: their colours start at the smallest.
+    # Shares of attention are close to one another in most models: their colour scale starts at the smallest.
     image = axis.imshow(values, cmap=colours, vmin=0 if attribute == "effect_share" else None)
     size = 7 if len(names) > 15 else 9
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=size)

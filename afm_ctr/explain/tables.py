@@ -1,4 +1,4 @@
-"""An explanation as tables: for a terminal, and as CSV."""
+"""An explanation as tables, for a terminal and as CSV."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rich.text import Text
 from afm_ctr.explain.explanation import Explanation, PairEffect, RowFacts
 from afm_ctr.visible import csv_text, visible
 
-_NAME = 24  # characters of a pair's name that eighty columns have room for
+_NAME = 24  # characters of a pair's name that fit into eighty columns
 _OF_REQUEST = 3  # pairs of each request in a terminal
 
 
 def columns(explanation: Explanation) -> dict[str, str]:
-    """The figures of a pair that this explanation has: attribute to heading."""
+    """The figures that the pairs of this explanation have: attribute to heading."""
     one = explanation.row is not None
     wanted: dict[str, str] = {}
     if explanation.effect_of is not None:
@@ -37,7 +37,7 @@ def columns(explanation: Explanation) -> dict[str, str]:
 
 
 def cell(attribute: str, value: float | None, one: bool = False) -> str:
-    """A figure of a pair as it is read: shares in per cent, and with a sign what may be negative, as for one row."""
+    """A figure of a pair as text: shares in per cent, and signed if it may be negative."""
     if value is None:
         return ""
     if attribute in ("attention", "weighted_attention", "effect_share", "present"):
@@ -52,7 +52,7 @@ def table(explanation: Explanation, top: int = 10) -> Group:
     main = Table()
     main.add_column("rank", justify="right")
     wanted, one = columns(explanation), explanation.row is not None
-    wanted.pop("weighted_attention", None)  # eighty columns have no room for it; the files do
+    wanted.pop("weighted_attention", None)  # does not fit into eighty columns; the files have it
     if not one or "attention" in wanted:
         wanted.pop("contribution", None)
     pairs = explanation.pairs[:top]
@@ -75,7 +75,7 @@ def table(explanation: Explanation, top: int = 10) -> Group:
 
 
 def csv_of_pairs(pairs: Sequence[PairEffect]) -> bytes:
-    """All pairs, one a line."""
+    """All pairs, one per line."""
     names = ["effect", "mean_change", "effect_share", "contribution", "attention", "attention_rank"]
     names += ["weighted_attention", "present", "slot_pairs"]
     lines = [[pair.rank, *pair.fields, *_values(pair, names)] for pair in pairs]
@@ -83,7 +83,7 @@ def csv_of_pairs(pairs: Sequence[PairEffect]) -> bytes:
 
 
 def csv_of_requests(requests: Sequence[Explanation]) -> bytes:
-    """All pairs of all requests, one a line."""
+    """All pairs of all requests, one per line."""
     names = ["effect", "effect_share", "contribution", "attention", "attention_rank", "weighted_attention"]
     lines = []
     for request in requests:
@@ -125,7 +125,7 @@ def _request_table(requests: Sequence[Explanation]) -> Group:
         assert row is not None
         label = "" if row.label is None else f"{row.label:g}"
         head = [str(row.number), visible(row.key), label, f"{row.score:.6f}"]
-        for pair in request.pairs[:_OF_REQUEST]:  # a row each: figures stay by a folded name
+        for pair in request.pairs[:_OF_REQUEST]:  # one row each: figures stay next to a wrapped name
             figures = [cell("effect", pair.effect, one=True), cell("attention", pair.attention)]
             rows.append([*head, pair.name, *figures])
             head = [""] * len(head)

@@ -1,4 +1,4 @@
-"""How far attention weights may be trusted: their ranking next to that by effect, in figures and in plain words."""
+"""How far attention weights may be trusted: their ranking compared with that by effect, in figures and in words."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy as np
 from afm_ctr.metrics.intervals import Z_95
 
 _TOP = 10
-_HIGH, _LOW = 0.7, 0.3  # of the rank correlation
+_HIGH, _LOW = 0.7, 0.3  # thresholds of the rank correlation
 
 
 @dataclass(frozen=True)
 class Agreement:
     """How two rankings of the same pairs agree."""
 
-    # Spearman's rank correlation; None where it is not defined (all values of one are equal)
+    # Spearman's rank correlation; None if undefined (all values of one are equal)
     correlation: float | None
     # lower end of its 95 % interval, as if the pairs were independent draws; None for fewer than four
     low: float | None
     high: float | None
-    pairs: int  # how many pairs were ranked: those that some row has
-    top: int  # how many of the first of both rankings are compared: 10, and of fewer than 30 pairs a third
+    pairs: int  # number of ranked pairs: those that occur in some row
+    top: int  # number of leading pairs of both rankings to compare: 10, or a third for fewer than 30 pairs
     common: int  # how many of them are in both
     evenness: float  # largest mean share of attention over the mean of all shares; near 1 attention hardly chooses
-    # the rank correlation of effect and weighted attention; None where it is not defined
+    # the rank correlation of effect and weighted attention; None if undefined
     weighted: float | None = None
 
     @property
     def by_chance(self) -> float:
-        """How many pairs two rankings that know nothing of one another would have in common."""
+        """How many pairs two independent rankings would have in common."""
         return self.top * self.top / self.pairs
 
     def figures(self) -> str:
@@ -48,7 +48,7 @@ class Agreement:
         )
 
     def verdict(self) -> str:
-        """What follows from them for a reader, in one sentence or two."""
+        """The conclusion for a reader, in one or two sentences."""
         if self.correlation is None:
             return "Nothing can be said of the attention weights here: go by the effect."
         finds = 2 * self.common > self.top
@@ -79,7 +79,7 @@ class Agreement:
 
 
 def agreement_of(effect: np.ndarray, attention: np.ndarray, weighted: np.ndarray | None = None) -> Agreement | None:
-    """Compare effects (by size) and shares of attention, as they are and weighted, of the same pairs, float [P].
+    """Compare effects (by size) and shares of attention, plain and weighted, of the same pairs, float [P].
 
     Returns:
         None for fewer than two pairs.
@@ -98,7 +98,7 @@ def agreement_of(effect: np.ndarray, attention: np.ndarray, weighted: np.ndarray
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Spearman's rank correlation, equal values sharing their mean rank; None where it is not defined."""
+    """Spearman's rank correlation, equal values sharing their mean rank; None if undefined."""
     if len(first) < 2:
         return None
     a, b = (_ranks(values) - (len(first) - 1) / 2 for values in (first, second))
