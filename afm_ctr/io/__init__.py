@@ -1,4 +1,4 @@
-"""Files: paths and URLs, writing that leaves a whole file or none, locks, arrays as bytes.
+"""Files: paths and URLs, atomic writes, locks, arrays as bytes.
 
-Nothing here takes a path for a pattern but :func:`afm_ctr.io.paths.expand`.
+Nothing here treats a path as a pattern except :func:`afm_ctr.io.paths.expand`.
 """

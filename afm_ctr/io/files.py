@@ -1,7 +1,7 @@
-"""Local files and folders that are either whole or not there: written to a temporary one, synced, then renamed.
+"""Local files and folders that are either complete or absent: written to a temporary one, synced, then renamed.
 
-Temporary files stand next to their target as ``.tmp-<hex>-<name>``. They are created exclusively and never through a
-symbolic link, so nobody can put one there first; their mode follows the umask.
+Temporary files are next to their target as ``.tmp-<hex>-<name>``. They are created exclusively and never through a
+symbolic link, so that no other user can put one there first; their mode follows the umask.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from afm_ctr.io import paths
 
 TEMPORARY = ".tmp-"
 _BLOCK = 1 << 20
-_NAME_BYTES = 200  # of a target's name in that of its temporary file: a file system takes 255 in all
+_NAME_BYTES = 200  # of the target's name in its temporary file's: file systems allow 255 in total
 
 PathLike = str | os.PathLike[str]
 
 
 @contextmanager
 def as_user_error(what: str) -> Iterator[None]:
-    """Within it the system's refusal is one line for the user: what cannot be done, and why."""
+    """Within it an OSError becomes one line for the user: what cannot be done, and why."""
     try:
         yield
     except Exception as error:
@@ -42,7 +42,7 @@ def as_user_error(what: str) -> Iterator[None]:
 
 
 def refusal(error: BaseException) -> str | None:
-    """The system's words for why a file cannot be written or read, also by TensorFlow; None for another error."""
+    """The system's reason why a file cannot be written or read, also from TensorFlow; None for another error."""
     if isinstance(error, OSError):
         in_the_way = None
         if isinstance(error, NotADirectoryError | FileExistsError) and isinstance(error.filename, str):
@@ -55,27 +55,27 @@ def refusal(error: BaseException) -> str | None:
         return error.strerror or str(error)
     if not type(error).__module__.startswith("tensorflow."):
         return None
-    # An operation's error ends with "<path>; <why> [Op:<name>]".
+    # The error of a TensorFlow op ends with "<path>; <why> [Op:<name>]".
     why = str(error).rpartition("; ")[2].partition(" [Op:")[0]
     return why if why in map(os.strerror, errno.errorcode) else None
 
 
 def temporary_name(name: str) -> str:
-    """A new name for the temporary file of a file or folder with this name."""
+    """A new temporary name for a file or folder with this name."""
     kept = os.fsencode(name)[:_NAME_BYTES].decode("utf-8", "ignore")
     return f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{kept}"
 
 
 def target_name(name: str) -> str | None:
-    """What a temporary file was to be called, at most 200 bytes of it; None for a file that is not temporary."""
+    """The target's name of a temporary file, at most 200 bytes of it; None for a file that is not temporary."""
     return name.removeprefix(TEMPORARY).partition("-")[2] if name.startswith(TEMPORARY) else None
 
 
 def create(path: PathLike) -> BinaryIO:
-    """A new file to write to. Its mode follows the umask.
+    """Create a new file for writing. Its mode follows the umask.
 
     Raises:
-        FileExistsError: something stands there already, be it a symbolic link to nowhere.
+        FileExistsError: something exists there, even a dangling symbolic link.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o666), "wb")
@@ -83,17 +83,17 @@ def create(path: PathLike) -> BinaryIO:
 
 @contextmanager
 def replacing(path: PathLike, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """A stream to a file that gets its name when the block has ended: a reader sees the old one or the new one.
+    """A stream to a file that is renamed when the block ends: a reader sees the old file or the new one.
 
-    Folders that are missing are made. A device or pipe (``/dev/stdout``) is written to as it is.
+    Missing folders are created. A device or pipe (``/dev/stdout``) is written to directly.
 
     Args:
-        path: of the file; what stands there is replaced.
-        durable: whether it must outlast a crash of the machine; False for what only this run reads.
+        path: of the file; an existing one is replaced.
+        durable: whether it must survive a crash of the machine; False for files that only this run reads.
 
     Raises:
-        OSError: it cannot be written; then the temporary file is gone and the old one is as it was. Of a folder that
-            stands there it is raised before the block is entered.
+        OSError: it cannot be written; then the temporary file is removed and the old one is unchanged. If a folder
+            has that name, it is raised before the block is entered.
     """
     target = Path(path)
     if target.is_dir():
@@ -127,7 +127,7 @@ def _is_special(path: Path) -> bool:
 
 
 def write_bytes(path: PathLike, content: bytes) -> None:
-    """Write a whole file, local or remote, by way of a temporary one."""
+    """Write a whole file, local or remote, through a temporary one."""
     text = os.fspath(path)
     if not paths.is_remote(text):
         with replacing(text) as stream:
@@ -153,7 +153,7 @@ def write_json(path: PathLike, content: Any) -> None:
 
 
 def refuse_input(output: PathLike, inputs: Iterable[PathLike]) -> None:
-    """Raise UserError where a file that is to be written is one of those that are read: it would be lost."""
+    """Raise UserError if the output file is one of the inputs: it would be lost."""
     if any(os.path.isfile(output) and os.path.exists(path) and os.path.samefile(path, output) for path in inputs):
         raise UserError(
             f"--output {os.fspath(output)} is a file that is read: it would be replaced; name another one"
@@ -161,12 +161,13 @@ def refuse_input(output: PathLike, inputs: Iterable[PathLike]) -> None:
 
 
 def write_json_lines(path: PathLike, lines: Iterable[dict[str, Any]]) -> tuple[int, int]:
-    """Write an object a line; the file appears when it is complete.
+    """Write one object per line; the file appears when it is complete.
 
     Returns:
-        How many lines, and how many of them have the key ``error``.
+        The number of lines, and of those with the key ``error``.
 
     Raises:
+        OSError: it cannot be written; exceptions of ``lines`` pass through.
         OSError: it cannot be written; what ``lines`` raises passes through.
     """
     rows = errors = 0
@@ -179,7 +180,7 @@ def write_json_lines(path: PathLike, lines: Iterable[dict[str, Any]]) -> tuple[i
 
 
 class HashingWriter:
-    """A new binary file that knows its digest; leaving the ``with`` syncs it.
+    """A new binary file that computes its digest; leaving the ``with`` syncs it.
 
     Attributes:
         content: ``{"sha256", "bytes"}``, once it is closed.
@@ -219,14 +220,14 @@ def sha256_of(path: PathLike) -> str:
 
 @contextmanager
 def new_folder(path: PathLike, *, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder to fill; when the block has ended it is synced and gets its name.
+    """A temporary folder to fill; when the block ends it is synced and renamed.
 
     Args:
-        path: of the folder to be. Its parents are made.
-        overwrite: whether a folder that stands there is replaced.
+        path: of the final folder. Its parents are created.
+        overwrite: whether an existing folder is replaced.
 
     Raises:
-        OSError: it cannot be written, or a folder with something in it stands there.
+        OSError: it cannot be written, or a folder that is not empty exists there.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -243,7 +244,7 @@ def new_folder(path: PathLike, *, overwrite: bool = False) -> Iterator[Path]:
         else:
             os.rename(temporary, target)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)  # a full disk has other uses for the room
+        shutil.rmtree(temporary, ignore_errors=True)  # frees the space on a full disk
         raise
     sync_folder(target.parent)
 
@@ -260,7 +261,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def sync_folder(path: PathLike) -> None:
-    """Make a folder's entries durable, where the file system can."""
+    """Make a folder's entries durable, if the file system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -271,7 +272,7 @@ def sync_folder(path: PathLike) -> None:
 
 
 def remove_folder(path: PathLike) -> None:
-    """Remove a folder so that no half of it can be taken for the whole: renamed first."""
+    """Remove a folder by renaming it first, so that a partly removed one is never taken for the whole."""
     target = Path(path)
     temporary = target.with_name(temporary_name(target.name))
     os.rename(target, temporary)
@@ -279,7 +280,7 @@ def remove_folder(path: PathLike) -> None:
 
 
 def remove_temporaries(folder: PathLike) -> None:
-    """Remove the temporary files and folders in a folder that processes left there when they were killed."""
+    """Remove the temporary files and folders that killed processes left in a folder."""
     for entry in os.scandir(folder):
         if not entry.name.startswith(TEMPORARY):
             continue
@@ -291,10 +292,10 @@ def remove_temporaries(folder: PathLike) -> None:
 
 @contextmanager
 def exclusive_lock(folder: str | os.PathLike[str], taken: str) -> Iterator[None]:
-    """Hold a lock on a folder that is there. The system lets go of it however the process ends.
+    """Hold a lock on an existing folder. The system releases it however the process ends.
 
     Args:
-        folder: local; on a file system that knows no locks nothing is held.
+        folder: local; on a file system without locks nothing is held.
         taken: the error if another process holds it.
 
     Raises:
@@ -308,7 +309,7 @@ def exclusive_lock(folder: str | os.PathLike[str], taken: str) -> Iterator[None]
         except BlockingIOError:
             raise UserError(taken) from None
         except OSError:
-            pass  # a file system that knows no locks
+            pass  # a file system without locks
         yield
     finally:
         os.close(lock)

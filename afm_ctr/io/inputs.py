@@ -1,4 +1,4 @@
-"""Opening what a user names as an input: a file or a pipe, and nothing that may be read without end."""
+"""Opens a user's input: a file or a pipe, but nothing that may be endless."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from afm_ctr.errors import UserError
 from afm_ctr.io.files import PathLike, as_user_error
 from afm_ctr.io.paths import expand, is_remote, local_files_alone
 
-_WRITER_SECONDS = 5.0  # how long a pipe is given until somebody writes to it
-_SETTINGS_BYTES = 64 << 20  # a schema's, config's or certificate's: a pipe may go on for ever
+_WRITER_SECONDS = 5.0  # how long to wait for a writer of a pipe
+_SETTINGS_BYTES = 64 << 20  # a schema's, config's or certificate's: a pipe may be endless
 
 
 def check_input(path: PathLike) -> None:
-    """Raise OSError, with a reason, for what cannot be read as an input: absent, forbidden, a folder, a device.
+    """Raise OSError, with a reason, for an invalid input: absent, forbidden, a folder, a device.
 
-    A terminal is a device. Nothing is opened, so a pipe stays as it is.
+    A terminal is a device. Nothing is opened, so a pipe is not consumed.
     """
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -36,7 +36,7 @@ def input_files(patterns: Iterable[str]) -> list[str]:
     """The local files and pipes that paths and globs name, those of a glob sorted.
 
     Raises:
-        UserError: there is none, or it is not one to read; see :func:`check_input`.
+        UserError: there is none, or one is invalid; see :func:`check_input`.
     """
     found: list[str] = []
     for pattern in patterns:
@@ -51,15 +51,15 @@ def input_files(patterns: Iterable[str]) -> list[str]:
 
 
 def open_input(path: PathLike) -> BinaryIO:
-    """A file, or a pipe that somebody writes to, to read from.
+    """Open a file, or a pipe with a writer, for reading.
 
     Raises:
-        OSError: of :func:`check_input`, or a pipe that nobody has opened for writing within 5 seconds.
+        OSError: see :func:`check_input`; or no process has opened the pipe for writing within 5 seconds.
     """
     check_input(path)
     if not stat.S_ISFIFO(os.stat(path).st_mode):
         return open(path, "rb")
-    # To open a pipe is to wait for its writer, and only a thread of its own can be left waiting.
+    # Opening a pipe blocks until there is a writer, and only a separate thread can be left waiting.
     opened: list[BinaryIO] = []
     waiting = threading.Thread(target=lambda: opened.append(open(path, "rb")), daemon=True)  # noqa: SIM115
     waiting.start()
@@ -70,7 +70,7 @@ def open_input(path: PathLike) -> BinaryIO:
 
 
 def read_settings(path: PathLike) -> bytes:
-    """The whole of a small file or pipe. Raises OSError: see :func:`open_input`; or it holds more than 64 MB."""
+    """The whole of a small file or pipe. Raises OSError: see :func:`open_input`; or if it holds more than 64 MB."""
     with open_input(path) as stream:
         content = stream.read(_SETTINGS_BYTES + 1)
     if len(content) > _SETTINGS_BYTES:

@@ -1,4 +1,4 @@
-"""Whether a file that is run as code could have been written by somebody else."""
+"""Whether another user could have written a file that is executed as code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ DIGEST_SUFFIX = ".sha256"
 
 
 def why_not_ours(path: str | os.PathLike[str], trusted: Iterable[int] = ()) -> str | None:
-    """Why a file is not to be loaded or installed; ``None``: it is ours, and its digest is the recorded one.
+    """Why a file must not be loaded or installed; ``None``: it is ours, and its digest is the recorded one.
 
-    The file and its folder must belong to this user, root or one of ``trusted``, and nobody else may write there. The
-    digest is in the file's name plus ``.sha256``, see :func:`record_digest`; it must be there.
+    The file and its folder must belong to this user, root or one of ``trusted``, and be writable by no other user.
+    The digest must be in the file's name plus ``.sha256``, see :func:`record_digest`.
 
     Args:
-        path: of the file; a symbolic link counts as what it points to.
-        trusted: further user ids, such as the owner of the code that asks.
+        path: of the file; symbolic links are resolved.
+        trusted: further user ids, such as the owner of the calling code.
 
     Raises:
         OSError: it cannot be read.
@@ -40,7 +40,7 @@ def why_not_ours(path: str | os.PathLike[str], trusted: Iterable[int] = ()) -> s
 
 
 def _why_open(file: Path, owners: set[int]) -> str | None:
-    """Whose the file or its folder is, or who may write there, where that is somebody else."""
+    """Which other user owns the file or its folder, or can write there, as a sentence; else None."""
     for place in (file, file.parent):
         status = place.stat()
         if status.st_uid not in owners:
@@ -53,7 +53,7 @@ def _why_open(file: Path, owners: set[int]) -> str | None:
 
 
 def adopt(path: str | os.PathLike[str]) -> None:
-    """Record the digest of a file that an earlier version left without one, if nobody else could have written it."""
+    """Record the digest of a file from an earlier version without one, if no other user could have written it."""
     file = Path(path).resolve(strict=True)
     without = not file.with_name(file.name + DIGEST_SUFFIX).exists()
     if without and _why_open(file, {os.geteuid(), 0}) is None:
@@ -61,7 +61,7 @@ def adopt(path: str | os.PathLike[str]) -> None:
 
 
 def record_digest(path: str | os.PathLike[str]) -> None:
-    """Close a file that was built to other users' writing, and write its SHA-256 next to it."""
+    """Make a built file writable only by its owner, and write its SHA-256 next to it."""
     file = Path(path)
     file.chmod(file.stat().st_mode & ~0o022)
     digest = file.with_name(file.name + DIGEST_SUFFIX)

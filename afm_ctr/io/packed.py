@@ -1,4 +1,4 @@
-"""Arrays and counts of byte strings as bytes. Reading them runs no code, whoever wrote them."""
+"""Arrays and counts of byte strings as bytes. Reading them never runs code, so they need not be trusted."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _HEAD = 8  # bytes of the header's length
 
 
 def pack(facts: Any, arrays: Sequence[np.ndarray] = ()) -> bytes:
-    """Facts, as JSON can hold them, and arrays of numbers (any shape) as one byte string."""
+    """Facts, as JSON values, and arrays of numbers (any shape) as one byte string."""
     head = json.dumps([facts, [[array.dtype.str, array.shape] for array in arrays]]).encode()
     return b"".join([len(head).to_bytes(_HEAD, "little"), head, *(array.tobytes() for array in arrays)])
 
 
 def unpack(content: bytes) -> tuple[Any, list[np.ndarray]]:
-    """What :func:`pack` was given; the arrays are read-only. Raises ValueError: the bytes are not of :func:`pack`."""
+    """The arguments of :func:`pack`; the arrays are read-only. Raises ValueError if the bytes are not from it."""
     start = _HEAD + int.from_bytes(content[:_HEAD], "little")
     try:
         facts, listed = json.loads(content[_HEAD:start])
@@ -39,13 +39,13 @@ def unpack(content: bytes) -> tuple[Any, list[np.ndarray]]:
 
 
 def pack_pairs(texts: Sequence[bytes], numbers: Iterable[int]) -> list[np.ndarray]:
-    """Byte strings and numbers, listed side by side, as three arrays: the bytes, the lengths, the numbers."""
+    """Byte strings and their numbers as three arrays: the bytes, the lengths, the numbers."""
     lengths = np.array([len(text) for text in texts], np.int64)
     return [np.frombuffer(b"".join(texts), np.uint8), lengths, np.array(list(numbers), np.int64)]
 
 
 def unpack_pairs(arrays: Sequence[np.ndarray]) -> tuple[list[bytes], list[int]]:
-    """The byte strings and numbers of :func:`pack_pairs`. Raises ValueError: the arrays do not fit each other."""
+    """The byte strings and numbers of :func:`pack_pairs`. Raises ValueError if the arrays do not match."""
     joined, lengths, numbers = arrays
     ends = np.cumsum(lengths)
     if len(lengths) != len(numbers) or (lengths < 0).any() or len(joined) != (ends[-1] if len(ends) else 0):

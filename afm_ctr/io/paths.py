@@ -18,7 +18,7 @@ def is_remote(path: str) -> bool:
 
 
 def local_path(path: str) -> str:
-    """``file:///a/b`` as ``/a/b``; any other path as it is."""
+    """``file:///a/b`` as ``/a/b``; any other path unchanged."""
     rest = path.removeprefix(_FILE_URL)
     return rest if path.startswith(_FILE_URL) and rest.startswith("/") else path
 
@@ -29,7 +29,7 @@ def join(folder: str | os.PathLike[str], *parts: str) -> str:
 
 
 def refuse_text(inputs: object) -> None:
-    """Raise UserError for one text where a list of paths belongs: it would be read letter by letter."""
+    """Raise UserError for a string where a list of paths is expected: it would be read letter by letter."""
     if isinstance(inputs, str):
         raise UserError(f"inputs must be a list of paths and globs, got the text {inputs!r}")
 
@@ -37,8 +37,8 @@ def refuse_text(inputs: object) -> None:
 def expand(pattern: str) -> list[str]:
     """The local paths, sorted, that a path or glob names.
 
-    What exists under the literal name comes first: the file ``log[1].csv``, and the files in the folder ``out[1]``
-    for ``out[1]/*.csv``. A ``**`` stands for any folders.
+    Literal names take precedence: the file ``log[1].csv``, and the files in the folder ``out[1]`` for
+    ``out[1]/*.csv``. ``**`` matches any folders.
     """
     if os.path.lexists(pattern):
         return [pattern]
@@ -46,7 +46,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def escape_folders(pattern: str, is_folder: Callable[[str], bool], escape: Callable[[str], str]) -> str:
-    """A pattern whose first folders, as far as they exist under their literal names, match only themselves."""
+    """A pattern whose leading folders, as far as they exist under their literal names, match only themselves."""
     *folders, last = pattern.split("/")
     literal = 0
     for number, folder in enumerate(folders, 1):
@@ -59,7 +59,7 @@ def escape_folders(pattern: str, is_folder: Callable[[str], bool], escape: Calla
 
 
 def local_files_alone(path: str) -> UserError:
-    """What to say where a path names an object store and only local files will do."""
+    """The error for a path in an object store where only local files work."""
     copy = {"gs": "gcloud storage rsync -r", "hdfs": "hdfs dfs -get"}.get(path.partition("://")[0], "aws s3 sync")
     return UserError(
         f"{path} is no local file: only prepare reads and writes object stores; mount it (mount-s3, s3fs, gcsfuse, "
@@ -76,7 +76,7 @@ def _gfile(path: str) -> Any:
 
 
 def size_of(path: str) -> int | None:
-    """Bytes of a file; None if it is not there."""
+    """Bytes of a file; None if it does not exist."""
     if not is_remote(path):
         return os.path.getsize(path) if os.path.isfile(path) else None
     gfile = _gfile(path)
@@ -84,7 +84,7 @@ def size_of(path: str) -> int | None:
 
 
 def open_binary(path: str) -> IO[bytes]:
-    """Open for reading; the result seeks."""
+    """Open for reading; the result is seekable."""
     if not is_remote(path):
         return open(path, "rb")
     return _gfile(path).GFile(path, "rb")

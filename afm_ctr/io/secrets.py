@@ -1,6 +1,6 @@
 """Secrets in command lines: masked before they reach a file, a page or a message.
 
-It is recognised by its name: ``--s3_secret_access_key=…``, ``--password …``, ``token=…``, the user part of
+They are recognised by name: ``--s3_secret_access_key=…``, ``--password …``, ``token=…``, the user part of
 ``https://user:password@host``, and the values of environment variables with such names.
 """
 
@@ -18,7 +18,7 @@ _SECRET = (
     r"private[_-]?key|connection[_-]?string|authorization|amz[_-]signature|(?<![a-z])sig(?![a-z])|"
     r"(?<![a-z])sas(?![a-z]))"
 )
-# Where a secret is kept, or what kind it is, is none.
+# The location or kind of a secret is not one.
 _HARMLESS = re.compile(r"(file|path|dir|folder|name|type|tokenizer|email|url|endpoint|location)$", re.IGNORECASE)
 _NAME = re.compile(_SECRET, re.IGNORECASE)
 # name=value, "name": value of JSON, and the header of a request.
@@ -29,12 +29,12 @@ _PAIR = re.compile(
     re.IGNORECASE,
 )
 _USER = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<user>[^/\s:@]*):[^/\s@]+@")
-_FOLDERS = {"PWD", "OLDPWD"}  # of the shell: folders, which every message may name
-_SHORTEST = 8  # of a variable's value: a shorter one would be found in any text
+_FOLDERS = {"PWD", "OLDPWD"}  # of the shell: folders, which any message may name
+_SHORTEST = 8  # length of a variable's value: a shorter one would occur in any text
 
 
 def is_secret(name: str) -> bool:
-    """Whether what an option or variable of this name holds is a secret."""
+    """Whether an option or variable of this name holds a secret."""
     return _NAME.search(name) is not None and _HARMLESS.search(name.strip("\"'")) is None
 
 
@@ -55,10 +55,10 @@ def mask_words(words: Sequence[str]) -> list[str]:
 
 
 def mask_command(command: str) -> str:
-    """The same of a command line as one text, quoted for a shell."""
+    """The same for a command line as one text, quoted for a shell."""
     try:
         words = shlex.split(command)
-    except ValueError:  # not written by us
+    except ValueError:  # not quoted by us
         return mask_text(command)
     masked = mask_words(words)
     return command if masked == words else shlex.join(masked).replace(shlex.quote(MASK), MASK)
@@ -72,7 +72,7 @@ def without_secrets(run: Any) -> Any:
 
 
 def mask_text(text: str) -> str:
-    """A text with ``***`` for passwords in URLs, for what follows a secret's name, and secrets of the environment."""
+    """A text with ``***`` for passwords in URLs, for the value after a secret's name, and environment secrets."""
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST and is_secret(name) and name not in _FOLDERS:
             text = text.replace(value, MASK)

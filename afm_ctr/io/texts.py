@@ -1,4 +1,4 @@
-"""Byte strings that lie in one text, so that millions of them are no objects."""
+"""Byte strings stored in one text, so that millions of them need no objects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Texts(Sequence[bytes]):
 
     Args:
         starts: int64 [n], the first byte of each.
-        ends: int64 [n], the byte behind its last.
+        ends: int64 [n], the byte after its last.
     """
 
     def __init__(self, text: bytes, starts: np.ndarray, ends: np.ndarray) -> None:
@@ -30,7 +30,7 @@ class Texts(Sequence[bytes]):
 
     @classmethod
     def numbered(cls, start: bytes, numbers: np.ndarray) -> Texts:
-        """``start`` and behind it each number, int64 [n], 0 or more."""
+        """``start`` followed by each number, int64 [n], 0 or more."""
         digits = str(numbers.tolist())[1:-1].encode()
         return cls.one_by_one(
             start + digits.replace(b", ", start), len(start) + 1 + np.searchsorted(_TENS, numbers, "right")
@@ -38,7 +38,7 @@ class Texts(Sequence[bytes]):
 
     @classmethod
     def joined(cls, parts: Sequence[Texts]) -> Texts:
-        """Those of several, one after the other."""
+        """The strings of several, concatenated."""
         before = np.cumsum([0, *(len(part.text) for part in parts)])
         starts, ends = (
             np.concatenate([np.zeros(0, np.int64), *(edges + at for edges, at in zip(some, before, strict=False))])
@@ -48,17 +48,17 @@ class Texts(Sequence[bytes]):
 
     @classmethod
     def one_by_one(cls, text: bytes, sizes: Sequence[int] | np.ndarray) -> Texts:
-        """Those that fill a text, by their sizes."""
+        """Consecutive strings that fill a text, by their sizes."""
         lengths = np.asarray(sizes, np.int64)
         ends = np.cumsum(lengths)
         return cls(text, ends - lengths, ends)
 
     def take(self, rows: np.ndarray) -> Texts:
-        """Some of them, by their places."""
+        """Some of them, by index."""
         return Texts(self.text, self.starts[rows], self.ends[rows])
 
     def packed(self) -> Texts:
-        """The same strings in a text of nothing else, one after the other."""
+        """The same strings in a text without other bytes."""
         sizes = self.ends - self.starts
         ends = np.cumsum(sizes)
         places = np.repeat(self.starts - (ends - sizes), sizes)
@@ -69,7 +69,7 @@ class Texts(Sequence[bytes]):
         """How often each string occurs."""
         sizes = self.ends - self.starts
         bytes_of = np.frombuffer(self.text + bytes(8), np.uint8)
-        # As whole numbers they are counted in a third of the time. A zero at the end would be lost.
+        # Counting them as whole numbers takes a third of the time. A zero at the end would be lost.
         if (sizes > 8).any() or (bytes_of[self.ends - 1][sizes > 0] == 0).any():
             return Counter(self)
         numbers = np.lib.stride_tricks.sliding_window_view(bytes_of, 8)[self.starts].view("<u8").ravel()

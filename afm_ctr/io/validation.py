@@ -18,14 +18,14 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong in a file."""
+    """One problem in a file."""
 
-    location: tuple[str | int, ...]  # keys and list positions that lead to it, relative to the model that reports it
+    location: tuple[str | int, ...]  # path of keys and list positions, relative to the model that reports it
     message: str  # what is wrong and how to fix it
 
 
 class Problems(ValueError):
-    """Several problems, each with its place; pydantic by itself would lose the places of checks across keys."""
+    """Several problems, each with its location; pydantic would lose the locations of checks across keys."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -41,13 +41,13 @@ def path_text(location: Sequence[str | int]) -> str:
 
 
 def closest(word: str, known: Sequence[str]) -> str:
-    """`` (did you mean 'x'?)``, or nothing where no known word comes near."""
+    """`` (did you mean 'x'?)``, or nothing if no known word is close."""
     found = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean '{found[0]}'?)" if found else ""
 
 
 class Strict(BaseModel):
-    """A model that cannot change, and for which an unknown key is an error."""
+    """A frozen model for which an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -72,7 +72,7 @@ class Strict(BaseModel):
 
 
 def validate(model: type[Model], data: Any, path: Path | str) -> Model:
-    """``model`` from plain data.
+    """An instance of ``model`` from plain data.
 
     Raises:
         UserError: one line with every problem found (up to five), each with its key path.
@@ -89,7 +89,7 @@ def validate(model: type[Model], data: Any, path: Path | str) -> Model:
 
 
 def problems_of(error: ValidationError, data: Any) -> list[Problem]:
-    """What pydantic found wrong with plain data, every problem once."""
+    """Pydantic's errors about plain data, every problem once."""
     found: dict[Problem, tuple[bool, bool]] = {}  # -> in one arm of a union, only the wrong type for that arm
     for fault in error.errors(include_url=False):
         location = _without_tags(fault, data)
@@ -111,7 +111,7 @@ def problems_of(error: ValidationError, data: Any) -> list[Problem]:
         else:
             problems = [Problem(location, f"{_shown(fault['input'])}: {_said(fault)}" if location else _said(fault))]
         found |= dict.fromkeys(problems, (in_union, wrong_type))
-    # Each arm of a union complains: what is deepest says most, and that the value is no mapping says least.
+    # Each arm of a union reports errors: the deepest is the most useful, and "not a mapping" the least.
     kept: list[Problem] = []
     for problem, (in_union, wrong_type) in found.items():
         here = problem.location
@@ -128,7 +128,7 @@ def problems_of(error: ValidationError, data: Any) -> list[Problem]:
 
 
 def _said(found: Any) -> str:
-    """The message, in the words of the file."""
+    """The message, in the terms of the file."""
     kind, context = found["type"], found.get("ctx", {})
     if kind == "string_pattern_mismatch":
         return f"must fit {context['pattern'].strip('^$')}"
@@ -154,7 +154,7 @@ def _shown(value: Any) -> str:
 
 
 def _without_tags(fault: Any, data: Any) -> tuple[str | int, ...]:
-    """The place of a fault; pydantic puts the arm of a union into the path, and a user's file has no such key."""
+    """The location of an error; pydantic adds the arm of a union to the path, a key that the user's file lacks."""
     path: list[str | int] = []
     parts = fault["loc"]
     for depth, part in enumerate(parts):

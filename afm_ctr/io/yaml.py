@@ -1,4 +1,4 @@
-"""The one YAML reader: schemas, training configs and ``--set`` values are read alike."""
+"""The only YAML reader: schemas, training configs and ``--set`` values are parsed in the same way."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from afm_ctr.errors import UserError
 from afm_ctr.io.files import refusal
 from afm_ctr.io.inputs import read_settings
 
-# Pure Python where libyaml is not built in: slower, the same result.
+# Pure Python if libyaml is missing: slower, the same result.
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-_MOST_NODES = 100_000  # with every alias written out; more only as far as the file itself is long
+_MOST_NODES = 100_000  # with every alias expanded; more only in proportion to the file's length
 
 
 class _Loader(_Base):
-    """YAML 1.2's core scalars: an unquoted Yes, No, on, 010 or 1:30 stays the text it is; 1e-3 is a number."""
+    """YAML 1.2's core scalars: an unquoted Yes, No, on, 010 or 1:30 stays text; 1e-3 is a number."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 - the library's own interface
 
@@ -70,8 +70,8 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def _check_aliases(root: Any) -> None:
-    """Refuse a few lines that stand for millions of values: anchors in anchors, or in themselves."""
-    sizes: dict[int, int | None] = {}  # of a node with all that it stands for; None: it is being counted
+    """Refuse a few lines that expand to millions of values: anchors in anchors, or in themselves."""
+    sizes: dict[int, int | None] = {}  # of a node with its expansion; None: being counted
 
     def size(node: Any) -> int:
         if id(node) not in sizes:
@@ -91,8 +91,8 @@ def parse_yaml(text: str, where: str) -> Any:
     """The content of a YAML text.
 
     Args:
-        text: YAML 1.2's core scalars; a key that is given twice is an error.
-        where: the file or option that holds it; begins the error's line.
+        text: YAML 1.2's core scalars; a repeated key is an error.
+        where: the file or option that holds it; the error's line begins with it.
 
     Raises:
         UserError: not YAML; its line names the place, in a text of several lines as ``where:line:column``.

@@ -1,4 +1,4 @@
-"""The blocks of a split: where each one lies, reading one, and keeping those that the next step needs again."""
+"""The blocks of a split: their places, reading them, and keeping those that the next step needs again."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 CACHE_BYTES = 64 << 20
-# The op reads a whole block for whatever it takes of it, and keeps none: more of one than this should be kept.
+# The op reads a whole block for any part of it, and keeps none: larger blocks are worth keeping.
 MOST_BYTES_AT_ONCE = 4 << 20
 
 
 class SplitBlocks:
     """All blocks of a split in file order.
 
-    A gzip shard cannot be entered half-way: all of it is one block here, read from its start and held in memory while
-    steps take from it. Shuffling then mixes inside a shard and permutes whole shards.
+    A gzip shard has no random access: all of it is one block here, read from its start and held in memory while steps
+    use it. Shuffling then mixes within a shard and permutes whole shards.
 
-    Thread-safe. Blocks read lately are kept, up to ``CACHE_BYTES``: a step often ends in the middle of a block.
+    Thread-safe. Recently read blocks are kept, up to ``CACHE_BYTES``: a step often ends in the middle of a block.
     """
 
     def __init__(self, data_dir: str | os.PathLike[str], manifest: Manifest, split: str) -> None:
@@ -69,7 +69,7 @@ class SplitBlocks:
         return native.paths_tensor(self._paths)
 
     def places(self, blocks: np.ndarray) -> np.ndarray:
-        """Of some blocks the shard, first byte, byte behind the last one, number of records: int64 [n, 4]."""
+        """For each block the shard, first byte, byte after the last one, number of records: int64 [n, 4]."""
         return self._places[blocks]
 
     def where(self, block: int) -> str:
@@ -79,7 +79,7 @@ class SplitBlocks:
         return f"{self._paths[shard]}: block {number} (byte {self._starts[block]})"
 
     def records(self, block: int, places: np.ndarray) -> list[bytes]:
-        """Records of a block by their places in it. Raises UserError: the file is damaged there, or gone."""
+        """Records of a block by their places in it. Raises UserError: the file is damaged there, or missing."""
         try:
             return self._get(block).records(places.tolist())
         except DamagedError as error:
@@ -96,7 +96,7 @@ class SplitBlocks:
                 self._kept.move_to_end(block)
         if found is not None:
             return found.result()
-        # Outside the lock: others read other blocks meanwhile, and who needs this one waits for the future.
+        # Outside the lock: other threads read other blocks meanwhile, and those that need this one wait for it.
         try:
             loaded = self._load(block)
         except BaseException as error:
@@ -126,7 +126,7 @@ class SplitBlocks:
 
 
 def _gunzip(data: bytes) -> bytes:
-    """All of one gzip member, its checksum compared and nothing behind it."""
+    """The content of one gzip member, with its checksum verified and no bytes after it."""
     machine = zlib.decompressobj(wbits=31)
     try:
         plain = machine.decompress(data) + machine.flush()

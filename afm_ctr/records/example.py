@@ -1,4 +1,4 @@
-"""The record: one ``tf.train.Example`` a row; here arrays become bytes, in ``parsing`` bytes become arrays.
+"""The record format: one ``tf.train.Example`` per row; this module writes it, ``parsing`` reads it.
 
 Features of a record (F = slots of the schema):
 
@@ -8,7 +8,7 @@ feature_vals   float [F]  value of every slot, 0 where the slot is absent
 label          float [1]  missing in unlabelled data
 weight         float [1]  missing = 1
 group          int64 [1]  Fingerprint64 of the raw group value; missing = outside group AUC
-key            bytes [1]  what joins a prediction to its log line
+key            bytes [1]  joins a prediction to its log line
 =============  =========  =====================================================================
 """
 
@@ -28,7 +28,7 @@ _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 0x0A, 0x12, 0x1A
 
 
 def serialize_examples(*columns: Any, **named: Any) -> list[bytes]:
-    """n serialized Examples: :func:`framed_examples`, with its arguments, without the frames."""
+    """n serialized Examples: the records of :func:`framed_examples`, with its arguments, without the frames."""
     return list(framed_examples(*columns, **named))
 
 
@@ -40,10 +40,10 @@ def framed_examples(
     groups: tuple[np.ndarray, np.ndarray] | None,
     keys: Sequence[bytes],
 ) -> FramedRecords:
-    """Rows to serialized ``tf.train.Example`` messages, framed as they lie in a shard.
+    """Rows to serialized ``tf.train.Example`` messages, framed as in a shard.
 
     The bytes are those of ``Example.SerializeToString(deterministic=True)`` (map entries sorted by name), written
-    without building the messages: in C++, where that is built.
+    without building the messages: in C++ if the library is built.
 
     Args:
         feature_ids: int64 [n, F].
@@ -85,7 +85,7 @@ def _records(
     groups: tuple[np.ndarray, np.ndarray] | None,
     keys: Sequence[bytes],
 ) -> list[bytes]:
-    """The records of :func:`framed_examples`, by Python."""
+    """The records of :func:`framed_examples`, in Python."""
     columns = [
         _entries(b"feature_ids", _INT64_LIST, _varints(ids)),
         _entries(b"feature_vals", _FLOAT_LIST, _floats(vals)),
@@ -104,7 +104,7 @@ def _records(
 
 @lru_cache(maxsize=4096)
 def varint(value: int) -> bytes:
-    """A number in base 128, as protobuf writes it."""
+    """A number in base 128, as in protobuf."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -115,9 +115,9 @@ def varint(value: int) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _head(name: bytes, kind: int, length: int) -> bytes:
-    """All of a map entry (``name`` -> Feature) that comes before its ``length`` bytes of payload.
+    """The part of a map entry (``name`` -> Feature) before its ``length`` bytes of payload.
 
-    The three list messages look alike on the wire: packed numbers and a single byte string are both field 1 with a
+    The three list messages are alike on the wire: packed numbers and a single byte string are both field 1 with a
     length.
     """
     inner = b"\x0a" + varint(length)
@@ -127,12 +127,12 @@ def _head(name: bytes, kind: int, length: int) -> bytes:
 
 
 def _entries(name: bytes, kind: int, payloads: Iterable[bytes | None]) -> list[bytes]:
-    """A map entry of every row; nothing where there is None."""
+    """One map entry per row; nothing for None."""
     return [b"" if text is None else _head(name, kind, len(text)) + text for text in payloads]
 
 
 def _varints(values: np.ndarray) -> list[bytes]:
-    """Base-128 numbers of int64 [n, F], a text a row. Negative ones take ten bytes."""
+    """Base-128 numbers of int64 [n, F], one byte string per row. Negative ones take ten bytes."""
     numbers = values.view(np.uint64)[..., None]
     bits = int(numbers.max(initial=0)).bit_length()
     kind = np.uint32 if bits <= 32 else np.uint64
@@ -145,12 +145,12 @@ def _varints(values: np.ndarray) -> list[bytes]:
 
 
 def _floats(values: np.ndarray) -> list[bytes]:
-    """float32 [n, F], a text a row."""
+    """float32 [n, F], one byte string per row."""
     return _cut(values.tobytes(), np.full(len(values), 4 * values.shape[1]))
 
 
 def _cut(text: bytes, sizes: np.ndarray) -> list[bytes]:
-    """Pieces of some sizes, int64 [n]."""
+    """Consecutive pieces of a text, by their sizes, int64 [n]."""
     ends = np.cumsum(sizes)
     return [text[a:b] for a, b in zip((ends - sizes).tolist(), ends.tolist(), strict=True)]
 

@@ -38,13 +38,13 @@ def masked_crcs(records: Sequence[bytes]) -> np.ndarray:
 
 @lru_cache(maxsize=65536)
 def header(length: int) -> bytes:
-    """The 12 bytes before a record of ``length`` bytes. Few lengths occur, so they are kept."""
+    """The 12 bytes before a record of ``length`` bytes. Few lengths occur, so headers are cached."""
     packed = struct.pack("<Q", length)
     return packed + masked_crcs([packed]).tobytes()
 
 
 class FramedRecords(Sequence[bytes]):
-    """Records back to back in their frames, as they lie in a shard; as a sequence, the records without frames.
+    """Framed records back to back, as in a shard; as a sequence, the records without frames.
 
     Args:
         frames: uint8.
@@ -58,7 +58,7 @@ class FramedRecords(Sequence[bytes]):
 
     @classmethod
     def of(cls, records: Sequence[bytes]) -> FramedRecords:
-        """Put records into frames."""
+        """Frame records."""
         crcs = masked_crcs(records).tobytes()
         footers = (crcs[at : at + FOOTER_BYTES] for at in range(0, len(crcs), FOOTER_BYTES))
         framed = zip(records, footers, strict=True)
@@ -74,20 +74,20 @@ class FramedRecords(Sequence[bytes]):
         return self.frames[end - int(self.sizes[index]) + HEADER_BYTES : end - FOOTER_BYTES].tobytes()
 
 
-# Headers that were checked before, and their lengths.
+# Headers that were verified before, and their lengths.
 _LENGTHS: dict[bytes, int] = {}
 
 
 class DamagedError(Exception):
-    """Bytes that are not what the writer wrote. The text says where in the block; callers add the file."""
+    """Bytes that differ from what the writer wrote. The text names the place in the block; callers add the file."""
 
 
 class Block:
-    """The records of one stretch of a shard, each checked when it is taken.
+    """The records of one stretch of a shard; each is verified when it is taken.
 
     Args:
         data: framed records, from the first byte of the first to the last byte of the last.
-        count: how many there must be.
+        count: the expected number of records.
 
     Raises:
         DamagedError: the frames do not fill ``data`` with exactly ``count`` records.
@@ -103,7 +103,7 @@ class Block:
             head = data[position:start]
             length = _LENGTHS.get(head)
             if length is None:
-                # A length is believed only after its own check, else a flipped bit would ask for terabytes.
+                # A length is used only after its checksum, else a flipped bit would request terabytes.
                 length = int.from_bytes(head[:8], "little")
                 if start > size:
                     raise DamagedError(f"record {record} of {count}: the data ends early")
@@ -128,7 +128,7 @@ class Block:
         return len(self._data) + 16 * len(self)
 
     def records(self, indices: Sequence[int]) -> list[bytes]:
-        """Records by their places in the block, each with its checksum compared.
+        """Records by their places in the block, each with its checksum verified.
 
         Raises:
             DamagedError: a checksum does not match.

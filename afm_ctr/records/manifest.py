@@ -26,7 +26,7 @@ AGAIN = "prepare the data set again"
 
 
 def _below(path: str) -> str:
-    """A path that stays in its folder, whoever wrote the manifest."""
+    """A path that stays in its folder, as a manifest may come from elsewhere."""
     if path.startswith("/") or not {"", ".", ".."}.isdisjoint(path.split("/")):
         raise ValueError("must be a path below the data set's folder")
     return path
@@ -80,7 +80,7 @@ class TableInfo(Strict):
 
     @classmethod
     def of(cls, tables: SideTables | None) -> dict[str, TableInfo]:
-        """What there is to say of each table."""
+        """The entry of each table."""
         return {
             Path(name).stem: cls(
                 rows=content.count(b"\n") - 1, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
@@ -90,11 +90,11 @@ class TableInfo(Strict):
 
 
 class CutInfo(Strict):
-    """What was left out of the cells of a multi-valued field, in the rows of all splits.
+    """Values dropped from the cells of a multi-valued field, in the rows of all splits.
 
     Attributes:
-        values: beyond ``max_values``.
-        rows: with such a cell.
+        values: number beyond ``max_values``.
+        rows: number with such a cell.
     """
 
     values: int = Field(ge=1)
@@ -102,17 +102,17 @@ class CutInfo(Strict):
 
 
 class Manifest(Strict):
-    """What a prepared data set holds and where it came from. The order of ``shards`` is the data set's file order."""
+    """The content of a prepared data set and its origin. The order of ``shards`` is the data set's file order."""
 
     format_version: Literal[1] = FORMAT_VERSION
     attempt: Below
-    """Folder below the data set's that holds this run's shards; an earlier, broken run left another one."""
+    """Folder with this run's shards, below the data set's; an earlier, interrupted run left another one."""
     schema_id: str
     shards: list[ShardInfo]
     rows_in: int = Field(ge=0)
     rows_out: int = Field(ge=0)
     rejects: dict[str, int] = Field(default_factory=dict)
-    """Rows left out, by reason."""
+    """Number of rejected rows, by reason."""
     side_tables: dict[str, TableInfo] = Field(default_factory=dict)
     """The side tables that rows were joined with, by name."""
     rejects_kept: dict[str, int] = Field(default_factory=dict)
@@ -120,7 +120,7 @@ class Manifest(Strict):
     sampled_out: int = Field(default=0, ge=0)
     """Negatives of the split ``train`` that were thinned out (``negative_sampling.apply: here``)."""
     cut: dict[str, CutInfo] = Field(default_factory=dict)
-    """Of each multi-valued field that had cells of more than ``max_values`` values, what was left out."""
+    """For each multi-valued field with cells of more than ``max_values`` values, the number dropped."""
     split_rule: str | None = None
     command: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -160,7 +160,7 @@ class Manifest(Strict):
         """The shards of a split that hold rows.
 
         Raises:
-            UserError: no such split, or an empty one; lists those there are.
+            UserError: no such split, or an empty one; lists the existing ones.
         """
         shards = [shard for shard in self.shards if shard.split == split and shard.rows]
         if not shards:
@@ -177,7 +177,7 @@ class Manifest(Strict):
         """The copies of the schema's side tables.
 
         Raises:
-            UserError: one is not there, or is not the one that the rows were joined with.
+            UserError: one is missing, or is not the one that the rows were joined with.
         """
         tables = SideTables.load(data_dir, spec)
         if TableInfo.of(tables) != self.side_tables:
@@ -187,11 +187,11 @@ class Manifest(Strict):
         return tables
 
     def path_of(self, data_dir: str | os.PathLike[str], shard: ShardInfo) -> str:
-        """Where a shard's file is."""
+        """Path of a shard's file."""
         return paths.join(data_dir, self.attempt, shard.file)
 
     def save(self, data_dir: str | os.PathLike[str]) -> None:
-        """Write ``manifest.json`` by a temporary file and a rename: with it, and not before, the data set exists."""
+        """Write ``manifest.json`` through a temporary file and a rename, which makes the data set exist."""
         head = self.model_dump(mode="json", exclude={"shards", "statistics"})
         text = json.dumps(head, indent=2).removesuffix("\n}")
         if self.statistics is not None:
@@ -207,7 +207,7 @@ class Manifest(Strict):
         """Read ``manifest.json`` and, by default, compare every shard's size with it.
 
         Raises:
-            UserError: it is not there, is broken, is of another version, or a shard is missing or of another size.
+            UserError: it is missing, damaged or of another version, or a shard is missing or of another size.
         """
         path = paths.join(data_dir, MANIFEST_NAME)
         if paths.size_of(path) is None:
@@ -241,6 +241,6 @@ class Manifest(Strict):
 
 
 def _a_line_each(entries: Sequence[BaseModel]) -> str:
-    """A JSON list with an entry a line: the numbers of a large data set would otherwise fill a line each."""
+    """A JSON list with one entry per line: the numbers of a large data set would otherwise take a line each."""
     lines = ",\n".join("    " + json.dumps(entry.model_dump(mode="json")) for entry in entries)
     return "[" + (f"\n{lines}\n  " if lines else "") + "]"

@@ -1,7 +1,7 @@
-"""Order of an epoch: a pure function of (seed, epoch) and the blocks; no rank, no thread, no history enters it.
+"""Order of an epoch: a pure function of (seed, epoch) and the blocks, independent of ranks, threads and history.
 
-Blocks are permuted, then the records inside each block, so any stretch of the order is found without walking to it,
-and reading it touches few blocks. That one fact carries random access to a step, resuming, and N ranks = one rank.
+Blocks are permuted, then the records inside each block, so any stretch of the order is found without iterating to it,
+and reading it touches few blocks. Random access to a step, resuming, and N ranks = one rank all rely on this.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 
 
 def permutation(count: int, *key: int) -> np.ndarray:
-    """A permutation of ``range(count)``, int64 [count], that depends on the key only.
+    """A permutation of ``range(count)``, int64 [count], that depends only on the key.
 
-    Random 64-bit numbers are sorted. Of numpy's random module only the raw stream of a bit generator (Philox) is
-    promised never to change; ``Generator.permutation`` may change with a release, and a resumed run with it.
+    It sorts random 64-bit numbers. NumPy promises only the raw stream of a bit generator (Philox) never to change;
+    ``Generator.permutation`` may change with a release, and a resumed run with it.
     """
     draws = np.random.Philox(key=np.frombuffer(_digest(*key), "<u8").astype(np.uint64)).random_raw(count)
     return np.argsort(np.asarray(draws, np.uint64), kind="stable")
@@ -52,7 +52,7 @@ class EpochOrder:
         self._key = (seed, epoch)
         self._blocks = permutation(len(self._rows), *self._key) if shuffle else np.arange(len(self._rows))
         self._ends = np.cumsum(self._rows[self._blocks])
-        # A large block (a compressed shard) is met again in many steps: its permutation is worth keeping.
+        # Many steps use a large block (a compressed shard): its permutation is worth keeping.
         self._inside = lru_cache(maxsize=16)(self._permute_block)
 
     def _permute_block(self, block: int) -> np.ndarray:
@@ -64,9 +64,9 @@ class EpochOrder:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def stretches(self, start: int, stop: int) -> np.ndarray:
-        """Where positions [start, stop) of the epoch are: int64 [n, 3], block, and [from, to) of its order.
+        """The places of positions [start, stop) of the epoch: int64 [n, 3], block, and [from, to) of its order.
 
-        Positions behind the end are nowhere.
+        Positions after the end have none.
         """
         stop = min(stop, self.rows)
         if start >= stop:
@@ -79,12 +79,12 @@ class EpochOrder:
         return found
 
     def keys(self, blocks: Sequence[int]) -> np.ndarray:
-        """What the order inside each of some blocks is a function of: uint64 [n, 2]; none in file order."""
+        """The keys of the order inside each block: uint64 [n, 2]; none in file order."""
         if not self._shuffle:
             return np.zeros((0, 2), np.uint64)
         digests = b"".join(_digest(*self._key, block) for block in blocks)
         return np.frombuffer(digests, "<u8").astype(np.uint64).reshape(-1, 2)
 
     def take(self, start: int, stop: int) -> list[Take]:
-        """The records at positions [start, stop) of the epoch; positions behind the end hold none."""
+        """The records at positions [start, stop) of the epoch; positions after the end have none."""
         return [Take(block, self._inside(block)[a:b]) for block, a, b in self.stretches(start, stop).tolist()]

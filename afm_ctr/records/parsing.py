@@ -26,7 +26,7 @@ _ONE_GROUP = "group must be int64 [1] or absent"
 
 
 class BadRecordError(UserError):
-    """A record that is not of the contract."""
+    """A record that does not follow the format."""
 
     def __init__(self, what: str, index: int) -> None:
         super().__init__(f"record {index} of the batch is not of this schema: {what}")
@@ -37,8 +37,8 @@ class BadRecordError(UserError):
 def parse_examples(serialized: tf.Tensor | Sequence[bytes], num_slots: int) -> dict[str, np.ndarray]:
     """Serialized Examples to arrays.
 
-    One op without TensorFlow's Python layers over it, which cost milliseconds a batch whatever its size. The
-    ``examples`` signature reads the same features, but only those that a score needs: ids and values.
+    One op without TensorFlow's Python layers over it, which cost milliseconds per batch of any size. The ``examples``
+    signature reads the same features, but only those that a score needs: ids and values.
 
     Args:
         serialized: string [n].
@@ -58,13 +58,13 @@ def parse_examples(serialized: tf.Tensor | Sequence[bytes], num_slots: int) -> d
         try:
             return _parse(records, num_slots)
         except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
-            # The parser does not always say which record it means: ask it one by one.
+            # The parser does not always name the record: parse one by one.
             for index in range(len(records)):
                 try:
                     _parse(records[index : index + 1], num_slots)
                 except tf.errors.InvalidArgumentError as error:
                     raise BadRecordError(_explain(str(error), num_slots), index) from None
-                except UnicodeDecodeError as error:  # of TensorFlow's message, which holds bytes of the record
+                except UnicodeDecodeError as error:  # of TensorFlow's message, which contains bytes of the record
                     raise BadRecordError(_explain(error.object.decode(errors="replace"), num_slots), index) from None
             raise
 
@@ -117,10 +117,10 @@ def _parse(records: tf.Tensor, num_slots: int) -> dict[str, np.ndarray]:
 
 
 def _explain(message: str, num_slots: int) -> str:
-    """What is wrong with a record, out of the parser's message about it."""
+    """What is wrong with a record, from the parser's message."""
     text = " ".join(message.split())
     name = next((n for n in _CONTRACT if re.search(rf"\b{n}\b", text)), None)
-    # The bytes of a record that is no Example follow these words, and may hold any name.
+    # After these words come the bytes of a record that is not an Example, which may contain any name.
     if name is None or "Could not parse example input" in text:
         return "it is not a tf.train.Example"
     return f"{name} must be {_CONTRACT[name].format(F=num_slots)}"

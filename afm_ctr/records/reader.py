@@ -1,4 +1,4 @@
-"""The reader: batches of a split by (epoch, step), the same whoever reads them."""
+"""The reader: batches of a split by (epoch, step), the same on any number of ranks."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from afm_ctr.schema import ResolvedSchema
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Steps that wait ready, and steps prepared side by side: from local disks one thread keeps pace and more would fight
-# for Python's lock; over a network several hide its delays.
+# Steps kept ready, and steps prepared in parallel: from local disks one thread keeps pace and more would compete for
+# Python's lock; over a network several hide its latency.
 _READY, _SIDE_BY_SIDE_REMOTE = 2, 8
 
-# Of a batch: dtypes and whether there is one for every slot.
+# Columns of a batch: dtypes, and whether there is one value per slot.
 _TYPES: Final = {
     "feature_ids": (np.int64, True),
     "feature_vals": (np.float32, True),
@@ -45,8 +45,8 @@ class Reader:
     """Batches of one split of a prepared data set.
 
     Global step s of an epoch is positions [s*batch_size, (s+1)*batch_size) of the epoch's order; rank r takes places
-    [r*local_batch, (r+1)*local_batch) of them. Where there is no row (the last step, or a batch that the ranks do not
-    divide) stand padding rows: weight 0, ids 0, values 0, label 0, no group, key ``b""``.
+    [r*local_batch, (r+1)*local_batch) of them. Places without a row (in the last step, or if the ranks do not divide
+    the batch) are padding: weight 0, ids 0, values 0, label 0, no group, key ``b""``.
 
     Args:
         data_dir: a prepared data set.
@@ -54,7 +54,7 @@ class Reader:
         batch_size: rows of a step over all ranks.
         seed: of the order.
         rank: this process, 0 <= rank < size.
-        size: processes.
+        size: number of processes.
         shuffle: False = file order, for evaluation and prediction.
 
     Raises:
@@ -67,8 +67,8 @@ class Reader:
         rows: rows of the split.
         steps_per_epoch: ceil(rows / batch_size).
         local_batch: ceil(batch_size / size), the leading dimension of every batch.
-        error: the first user's mistake that a batch ran into, or None. TensorFlow wraps what a thread of its own
-            raises; callers that catch such an error raise this one instead.
+        error: the first UserError that a batch raised, or None. TensorFlow wraps what its own threads raise; callers
+            that catch such an error raise this one instead.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Reader:
         self._order = lru_cache(maxsize=2)(lambda epoch: EpochOrder(self._blocks.rows, seed, epoch, shuffle))
 
     def of_all_ranks(self) -> Reader:
-        """A reader of the same steps, whole."""
+        """A reader of the same steps with the rows of all ranks."""
         return self._like(rank=0, size=1)
 
     def _like(self, **changed: int) -> Reader:
@@ -118,7 +118,7 @@ class Reader:
         return {**same, "seed": self._seed, "shuffle": self._shuffle}
 
     def __reduce__(self) -> Any:
-        """A copy in another process, such as a worker of a data loader, opens the data set itself."""
+        """A copy in another process, such as a worker of a data loader, opens the data set again."""
         return partial(Reader, **self._options()), (self._data_dir, self.split)
 
     def _positions(self, step: int) -> tuple[int, int]:
@@ -131,7 +131,7 @@ class Reader:
         return start, min(start + self.local_batch, last)
 
     def local_rows(self, step: int) -> int:
-        """How many of this rank's rows of a step are real; they come first, padding behind them."""
+        """Number of this rank's real rows in a step; they come first, padding after them."""
         start, stop = self._positions(step)
         return stop - start
 
@@ -141,10 +141,10 @@ class Reader:
         Args:
             epoch: 0, 1, ...
             step: of the epoch.
-            columns: those that are wanted; a step of training needs neither groups nor keys, and strings are slow.
+            columns: those to return; a training step needs neither groups nor keys, and strings are slow.
 
         Returns:
-            The columns of these: ``feature_ids`` int64 [B, F], ``feature_vals`` float32 [B, F], ``label``
+            These columns: ``feature_ids`` int64 [B, F], ``feature_vals`` float32 [B, F], ``label``
             float32 [B] (nan in unlabelled data), ``weight`` float32 [B], ``group`` int64 [B], ``has_group`` bool [B],
             ``key`` bytes [B], and ``row`` int64 [B] = (epoch * steps_per_epoch + step) * batch_size + place in the
             global batch. Arrays may be read-only.
@@ -159,7 +159,7 @@ class Reader:
         return {name: batch[name] for name in _in_order(columns)}
 
     def _read_at_once(self, epoch: int, step: int, columns: Collection[str]) -> dict[str, np.ndarray] | None:
-        """By the op in C++; None where that cannot be, or where something is wrong or unusual: ask :meth:`_read`."""
+        """By the op in C++; None if that is impossible, or if something is wrong or unusual: use :meth:`_read`."""
         start, stop = self._positions(step)
         if start == stop or not self._plain or not native.reads_records():
             return None
@@ -194,9 +194,9 @@ class Reader:
         return {name: _pad(values, self.local_batch) for name, values in parsed.items()}
 
     def mistake_behind(self, error: Exception) -> UserError | None:
-        """The user's mistake that ended a walk over :meth:`dataset`, here or in a graph; None: it was another cause.
+        """The UserError that ended an iteration over :meth:`dataset`, here or in a graph; None: another cause.
 
-        What is to be raised in the exception's place: its frames, and the iterator in them, have been released.
+        Raise it in the exception's place: the exception's frames, and the iterator in them, have been released.
         """
         mistake = self.error or find_user_error(error)
         if mistake is not None:
@@ -205,7 +205,7 @@ class Reader:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Within it a walk over :meth:`dataset` ends with the user's mistake where one was behind its end.
+        """Within it an iteration over :meth:`dataset` raises the UserError behind its exception, if there is one.
 
         Raises:
             UserError: see :meth:`mistake_behind`.
@@ -225,7 +225,7 @@ class Reader:
         return f"{self._blocks.where(block)}, record {record}"
 
     def _find_bad(self, rows: dict[str, np.ndarray]) -> tuple[int, str] | None:
-        """The first row whose numbers are not of the schema, and what is wrong with it."""
+        """The first row whose numbers do not fit the schema, and what is wrong with it."""
         ids, values, labels, weights = (rows[n] for n in ("feature_ids", "feature_vals", "label", "weight"))
         size = self.schema.feature_size
         if ids.size and (ids.min() < 0 or ids.max() >= size):
@@ -272,16 +272,16 @@ class Reader:
         """Batches of several epochs, each in its own order, for any Keras model or a loop over NumPy batches.
 
         With one process there is no padding, and the last batch of an epoch may be smaller. With more, each has
-        ``steps_per_epoch`` batches of ``local_batch`` rows an epoch, and the rows that pad have weight 0.
+        ``steps_per_epoch`` batches of ``local_batch`` rows per epoch, and padding rows have weight 0.
 
         Args:
             batch_size: rows of a step over all ranks; the reader's, if None.
-            epochs: where to end.
+            epochs: the batches end before this epoch.
             supervised: elements are ``(x, label, weight)`` as ``keras.Model.fit`` takes them, ``x`` a dict of
                 ``feature_ids`` int64 ``[B, F]`` and ``feature_vals`` float32 ``[B, F]``, the others float32 ``[B]``.
                 Otherwise one dict of all of these and ``row`` int64 ``[B]``, without ``label`` in unlabelled data.
             start: epoch and step of the first batch. A loop that ended after step s of epoch e continues from
-                ``(e, s + 1)`` with the batches that it would have had.
+                ``(e, s + 1)`` with the same batches as without the interruption.
 
         Raises:
             UserError: ``supervised`` in unlabelled data; through TensorFlow, what :meth:`batch` raises.

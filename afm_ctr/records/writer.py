@@ -16,7 +16,7 @@ BLOCK_RECORDS = 256
 
 
 class ShardStats(NamedTuple):
-    """What the manifest says of a shard."""
+    """The manifest's figures of a shard."""
 
     rows: int
     bytes: int
@@ -28,7 +28,7 @@ class ShardStats(NamedTuple):
 
 
 class _Digest:
-    """A write-only stream that counts and hashes what passes through."""
+    """A write-only stream that counts and hashes the bytes."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -42,16 +42,16 @@ class _Digest:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is held back here; the owner of the stream flushes it."""
+        """Does nothing: the owner of the stream flushes it."""
 
 
 class ShardWriter:
-    """Writes one shard. Equal records give equal bytes, whatever the batches they come in.
+    """Writes one shard. Equal records give equal bytes, however they are divided into batches.
 
     Args:
-        stream: any binary file object, e.g. of Beam's ``FileSystems.create``. It stays open: who opened it closes it.
-        block_records: records a block.
-        compression: ``gzip`` saves space and cannot be entered half-way: the reader takes the shard as one block.
+        stream: any binary file object, e.g. of Beam's ``FileSystems.create``. The caller closes it.
+        block_records: records per block.
+        compression: ``gzip`` saves space but has no random access: the reader takes the shard as one block.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ShardWriter:
         self._offsets: list[int] = []
 
     def write(self, records: Sequence[bytes]) -> None:
-        """Append serialized records in order; in frames already, or put into them here."""
+        """Append serialized records in order; they are framed here unless they are already."""
         if not records:
             return
         framed = records if isinstance(records, FramedRecords) else FramedRecords.of(records)
@@ -84,7 +84,7 @@ class ShardWriter:
         self._position += len(framed.frames)
 
     def close(self) -> ShardStats:
-        """End the shard (the stream stays open) and say what it holds."""
+        """End the shard (the stream stays open) and return its figures."""
         if self._gzip is not None:
             self._gzip.close()
             self._gzip = None
