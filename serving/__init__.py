@@ -1,4 +1,4 @@
-"""Scoring through TF Serving: a light client, and a local server with the same API."""
+"""Scoring through TF Serving: a light client and a local server with the same API."""
 
 from __future__ import annotations
 

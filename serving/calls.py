@@ -1,4 +1,4 @@
-"""One call to one of several servers, repeated where that helps, within its deadline."""
+"""Calls to one of several servers, with retries within the deadline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Method = Callable[[Any, float, Any], Any]
 
 
 class Servers:
-    """Channels to servers that are asked in turn; one that cannot be reached is passed over while others can.
+    """Channels to several servers, used round-robin; unreachable servers are skipped while others are reachable.
 
     Args:
         channels: One or more; closed with this object.
@@ -36,7 +36,7 @@ class Servers:
                 channel.subscribe(self._watch(number), try_to_connect=True)
 
     def method(self, path: str, response: Any) -> Method:
-        """A unary method by its gRPC path; ``response`` is the message type of its answer."""
+        """A unary method by its gRPC path; ``response`` is the message type of the response."""
         stubs = [
             channel.unary_unary(
                 path,
@@ -75,11 +75,11 @@ class Servers:
 
 
 class Call:
-    """A request on its way, and its repeats: scoring changes nothing, so a call that nobody answered may be repeated.
+    """A request in flight and its retries: scoring has no side effects, so unanswered calls may be repeated.
 
     Args:
         timeout: Seconds for all attempts together.
-        patient: Keep trying until the deadline where no server can be reached, instead of five attempts.
+        patient: While no server can be reached, retry until the deadline instead of five times.
     """
 
     def __init__(self, method: Method, request: Any, timeout: float, metadata: Any, *, patient: bool):
@@ -92,9 +92,9 @@ class Call:
         """Wait for the answer.
 
         Raises:
-            grpc.RpcError: of the last attempt; of a server that was overloaded until the deadline, what it said.
+            grpc.RpcError: the error of the last attempt; for a server overloaded until the deadline, its refusal.
             TimeoutError: no server could be reached before the deadline of a patient call.
-            grpc.FutureCancelledError: cancelled.
+            grpc.FutureCancelledError: the call was cancelled.
         """
         attempt, refused = 1, None
         while True:
@@ -107,7 +107,7 @@ class Call:
                 last = not self._patient and attempt >= _ATTEMPTS
                 if not overloaded and (last or _code(error) is not grpc.StatusCode.UNAVAILABLE):
                     raise
-                # Spread: callers that were refused together should not come back together.
+                # Jitter: callers that were refused together should not retry together.
                 pause = min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
                 left = self._end - time.monotonic()
                 if pause >= left and self._patient and not overloaded:
@@ -120,7 +120,7 @@ class Call:
             self._future = self._method(self._request, max(self._end - time.monotonic(), 0.001), self._metadata)
 
     def cancel(self) -> None:
-        """Give up the answer."""
+        """Cancel the call."""
         self._future.cancel()
 
 

@@ -1,23 +1,23 @@
-"""The text of a cell: the one definition of what a Python, NumPy, pandas, Arrow or JSON value becomes.
+"""The text of a cell: how Python, NumPy, pandas, Arrow and JSON values are written as text.
 
-Readers of logs and the client use it alike, so that a row has the same cells by every path. It needs NumPy only.
+Log readers and the client share this definition, so that a row has the same cells by every path. Needs NumPy only.
 
 =============================================  ==================================================================
 None, NaN of any type, pandas' NA and NaT      the empty text: a missing cell
-text                                           itself, in UTF-8
-bytes                                          themselves
+str                                            UTF-8
+bytes                                          unchanged
 True, False                                    ``true``, ``false``
-whole numbers                                  their digits, exact at any size
-floats                                         the shortest text that is the same number of that width, as Python
-                                               writes it: ``2.0``, ``0.1`` (also of a float32), ``1e-07``; ``inf``
-Decimal                                        its digits with as many places as it has, no exponent: ``1.10``
+integers                                       all digits, exact at any size
+floats                                         the shortest text that reads back as the same number of that width, as
+                                               Python writes it: ``2.0``, ``0.1`` (float32 too), ``1e-07``; ``inf``
+Decimal                                        all its digits and decimal places, no exponent: ``1.10``
 dates                                          ``2024-01-31``
-moments                                        ``2024-01-31T23:59:08``, with the fraction of a second that there is,
-                                               without zeros at its end: ``….5``; with a zone in UTC: ``…08.5Z``
-times of day                                   ``23:59:08``, fractions alike
-durations                                      seconds, fractions alike: ``90``, ``0.5``
+datetimes                                      ``2024-01-31T23:59:08``, with the fraction of a second if there is one,
+                                               without trailing zeros: ``….5``; with a zone, in UTC: ``…08.5Z``
+times of day                                   ``23:59:08``, fractions as above
+durations                                      seconds, fractions as above: ``90``, ``0.5``
 UUID                                           its 36 characters
-lists, tuples, arrays of these                 their cells with the separator of lists between them
+lists, tuples, arrays of these                 the texts of their elements, joined by the list separator
 =============================================  ==================================================================
 """
 
@@ -33,34 +33,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_MISSING = frozenset({"NAType", "NaTType"})  # of pandas, known by name: it need not be there
+_MISSING = frozenset({"NAType", "NaTType"})  # pandas' types, by name: pandas may not be installed
 _MOST_PLACES = 10**6  # of a Decimal: Decimal("1e999999999") would be a gigabyte of zeros
 _LISTS = (list, tuple, np.ndarray)
-# Units of NumPy's durations in one second, or seconds in one of them.
+# Duration units of NumPy: units per second, and seconds per unit.
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9, "ps": 10**12, "fs": 10**15, "as": 10**18}
 _SECONDS = {"W": 604_800, "D": 86_400, "h": 3_600, "m": 60}
 
 
 class ColumnForm(NamedTuple):
-    """What a model says of a raw column next to its name: it stands in the signature ``raw`` as the name of the
-    input's dimension, since the server hands that on to clients.
+    """What an exported model records of a raw column: stored in the signature ``raw`` as the name of the input's
+    dimension, because the server passes that on to clients.
 
     Attributes:
-        takes_floats: whether a whole number may come as a float: the column holds numbers or times, or words that
-            were learned as floats (``100.0``). Elsewhere 100.0 may stand for the id 100, or for 100.0.
-        separators: of a list, see :func:`cell_text`; none: the column holds one value.
+        takes_floats: whether a whole number may be given as a float: true of numbers, times, and words learned as
+            floats (``100.0``). In other columns 100.0 is ambiguous: the id 100, or the word 100.0.
+        separators: list separators, see :func:`cell_text`; empty: the column holds one value.
     """
 
     takes_floats: bool
     separators: tuple[bytes, ...] = ()
 
     def to_name(self) -> str:
-        """The name of the dimension."""
+        """The form as the name of a dimension."""
         return json.dumps({"floats": self.takes_floats, "lists": [text.decode() for text in self.separators]})
 
     @classmethod
     def from_name(cls, name: str) -> ColumnForm | None:
-        """What :meth:`to_name` wrote; None: this is something else."""
+        """Parse what :meth:`to_name` wrote; None for any other name."""
         try:
             read = json.loads(name)
             return cls(bool(read["floats"]), tuple(text.encode() for text in read["lists"]))
@@ -69,28 +69,27 @@ class ColumnForm(NamedTuple):
 
 
 class NoCell(ValueError):
-    """A value that is no cell.
+    """A value that cannot be a cell.
 
     Attributes:
-        reason: of the row's reject.
+        reason: why the row is rejected, as counted in the rejects.
     """
 
     reason = "bad_json"
 
 
 class BadList(NoCell):
-    """A list that would come apart at other places than between its elements."""
+    """A list with an element that contains a separator."""
 
     reason = "bad_list"
 
 
 def cell_text(value: Any, separators: Sequence[bytes] = ()) -> bytes:
-    """The text of a value, as the module's table has it.
+    """The text of a value, by the table in this module's docstring.
 
     Args:
-        value: any value.
-        separators: what may not stand inside an element of a list; the first joins them. Without any, a list is no
-            cell.
+        separators: texts that may not occur in a list's elements; the first one joins them. Without separators a
+            list is refused.
 
     Raises:
         NoCell: a value of another type, or a list of lists.
@@ -113,7 +112,7 @@ def cell_text(value: Any, separators: Sequence[bytes] = ()) -> bytes:
 
 
 def bad_element(element: bytes) -> str:
-    """What is wrong with a list that holds such an element."""
+    """The message for a list with this element."""
     text = element.decode("utf-8", "replace")
     return f"the list's element {text if len(text) <= 40 else text[:40] + '…'!r} holds the separator of lists"
 
@@ -123,10 +122,10 @@ def _is_scalar(value: Any) -> bool:
 
 
 def shown(value: Any, longest: int = 40) -> str:
-    """A value as messages show it, cut to ``longest`` characters: its repr, or its type where it has none."""
+    """A value as messages show it, cut to ``longest`` characters: its repr, or its type if repr fails."""
     try:
         text = repr(value)
-    except Exception:  # whatever somebody's class raises; a RecursionError of what is nested too deep
+    except Exception:  # user classes raise anything; values nested too deeply, RecursionError
         text = f"<{type(value).__name__}>"
     return text if len(text) <= longest else text[:longest] + "…"
 
@@ -159,7 +158,7 @@ def _list(values: Any, separators: Sequence[bytes]) -> bytes:
 
 
 def _scalar(value: Any) -> bytes:
-    """The text of a value of one of the rarer types."""
+    """The text of a value of a less common type."""
     if isinstance(value, np.ndarray):
         return b"" if value is np.ma.masked else cell_text(value[()])
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -199,7 +198,7 @@ def _scalar(value: Any) -> bytes:
 
 
 def _arrow(scalar: Any, separators: Sequence[bytes]) -> bytes:
-    """The text of an Arrow scalar; a time keeps its nanoseconds, and a float its width."""
+    """The text of an Arrow scalar; times keep their nanoseconds, floats their width."""
     kind = str(scalar.type)
     if not scalar.is_valid:
         return b""
@@ -220,7 +219,7 @@ def _arrow(scalar: Any, separators: Sequence[bytes]) -> bytes:
 
 
 def _seconds(count: int, per_second: int) -> bytes:
-    """A duration of ``count`` units, of which a second has ``per_second``."""
+    """The text of a duration of ``count`` units, ``per_second`` of them per second."""
     whole, rest = divmod(abs(count), per_second)
     digits = len(str(per_second)) - 1
     text = _without_zeros(f"{whole}.{rest:0{digits}d}") if digits else str(whole)
@@ -228,7 +227,7 @@ def _seconds(count: int, per_second: int) -> bytes:
 
 
 def _without_zeros(text: str) -> str:
-    """A decimal text without the zeros at the end of its fraction, and without the point where none is left."""
+    """A decimal text without trailing zeros in its fraction, nor the point if no fraction is left."""
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

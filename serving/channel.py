@@ -1,4 +1,4 @@
-"""Channels: where the servers are, and how they are reached."""
+"""Channels: targets, TLS credentials and proxies."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 import grpc
 
 _OPTIONS: list[tuple[str, Any]] = [
-    # Of a name with several addresses all are asked. The client repeats calls by itself: to gRPC a server that is
-    # going down looks like one that is overloaded.
+    # Use all addresses of a name. The client retries calls itself: gRPC cannot tell a server that is shutting down
+    # from one that is overloaded.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 5000),  # in truth the time that an attempt to connect may take
+    ("grpc.min_reconnect_backoff_ms", 5000),  # in fact the timeout of a connection attempt
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # Clients of one process would otherwise share a connection, and a test or a tool could not count on its own.
+    # Otherwise clients in one process would share connections.
     ("grpc.use_local_subchannel_pool", 1),
 ]
 _RESOLVED_BY_GRPC = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):.+")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\s\[\]:/,@?#]+):([0-9]+)", re.ASCII)
-# What gRPC reads; of each the first that is set.
+# Environment variables that gRPC reads; the first one set wins.
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _NO_PROXIES = ("no_grpc_proxy", "no_proxy")
 
@@ -37,13 +37,13 @@ def tls_credentials(
     """Credentials for :class:`serving.client.Client`, from PEM files.
 
     Args:
-        ca: Who signs the servers' certificates; default: the authorities that gRPC brings along.
-        certificate: The client's own certificate chain, for servers that ask for one (mutual TLS).
+        ca: Root certificates that sign the servers' certificates; default: the roots bundled with gRPC.
+        certificate: The client's certificate chain, for servers that require one (mutual TLS).
 
     Raises:
-        ValueError: a certificate without key or a key without certificate, or a file that
-            holds something else; the message names it.
-        OSError: a file that cannot be read.
+        ValueError: a certificate without key or a key without certificate, or a file that is not PEM; the message
+            names it.
+        OSError: a file cannot be read.
     """
     if (certificate is None) != (key is None):
         raise ValueError("give both certificate and key, or neither")
@@ -53,13 +53,13 @@ def tls_credentials(
 
 
 def read_targets(target: str | Sequence[str]) -> list[str]:
-    """One target, several with commas, or a list of them, checked.
+    """Check and split targets: one, several separated by commas, or a list.
 
     Raises:
         ValueError: no target, or one that is neither host:port nor a name that gRPC resolves, such as ``dns:///afm``.
     """
     if isinstance(target, str):
-        several = not target.startswith(("ipv4:", "ipv6:"))  # those hold commas of their own
+        several = not target.startswith(("ipv4:", "ipv6:"))  # these contain commas themselves
         targets = [part.strip() for part in target.split(",")] if several else [target]
     else:
         targets = [str(part).strip() for part in target or ()]
@@ -73,11 +73,11 @@ def read_targets(target: str | Sequence[str]) -> list[str]:
 def open_channels(
     targets: Sequence[str], credentials: grpc.ChannelCredentials | None, server_name: str | None
 ) -> list[grpc.Channel]:
-    """A channel to each server, so that the certificate of each is held against its own name.
+    """Open one channel per server, so that each server's certificate is checked against its own name.
 
     Args:
-        targets: Of :func:`read_targets`. Requests also go round all the addresses behind one name.
-        server_name: The name that the servers' certificates must hold, where it is not the target's.
+        targets: From :func:`read_targets`. Requests are also spread over all addresses of a name.
+        server_name: The name that the servers' certificates must contain, if it is not the target's.
     """
     options = list(_OPTIONS)
     if server_name is not None:
@@ -90,9 +90,9 @@ def open_channels(
 
 
 def proxy_in_the_way(targets: Sequence[str]) -> str:
-    """The variable that makes gRPC reach a target through a proxy, as ``http_proxy=http://proxy:3128``; or nothing.
+    """The environment variable that sends gRPC calls through a proxy, as ``http_proxy=http://proxy:3128``; or "".
 
-    User and password are left out.
+    User and password are removed.
     """
     name = next((name for name in _PROXIES if os.environ.get(name)), None)
     if name is None:
@@ -122,9 +122,9 @@ def _check_target(target: str) -> None:
 
 
 def _check(ca: str | Path | None, certificate: str | Path | None, key: str | Path | None) -> None:
-    """gRPC takes any text, and only the calls fail, for reasons that it hides. Python's own TLS names them."""
+    """Check PEM files with Python's TLS: gRPC takes any text, and later fails its calls without saying why."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # how strong a key must be is for the two ends to say
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # the required key strength is up to client and server
     if ca is not None:
         try:
             context.load_verify_locations(ca)

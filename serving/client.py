@@ -50,30 +50,30 @@ class Client(Connection):
     def score_rows(
         self, rows: Any, batch_size: int = 256, signature: str = "raw", outputs: Sequence[str] = ()
     ) -> Iterator[dict[str, Any]]:
-        """Score rows, several requests in flight, results in the order of the rows; rows are read as they are needed.
+        """Score rows with several requests in flight; results keep the order of the rows, which are read lazily.
 
         Args:
-            rows: Mappings of column to value, a row each; or a mapping of column to array; or a DataFrame or Arrow
-                table. In string columns, such as those of ``raw``, a cell is any value of the table in
-                :mod:`serving.cell_text`; None, NaN or nothing at all is a missing value. Other inputs need a value of
-                the model's type and shape in each row.
-            batch_size: Rows in a request.
-            signature: Which signature of the model.
-            outputs: Only these outputs; default: all.
+            rows: An iterable of mappings of column to value, one per row; a mapping of column to array; a DataFrame;
+                or an Arrow table. In string columns, such as those of ``raw``, a cell is any value of the table in
+                :mod:`serving.cell_text`; None, NaN or an absent column is a missing value. Other inputs need a value
+                of the model's type and shape in each row.
+            batch_size: Rows per request.
+            signature: The model's signature to call.
+            outputs: The outputs to return; default: all.
 
         Yields:
-            For each row its outputs, such as ``{"probability": 0.031, "logit": -3.44, "bad_cells": 0}``.
+            The outputs of each row, such as ``{"probability": 0.031, "logit": -3.44, "bad_cells": 0}``.
 
         Raises:
-            ServingError: as :meth:`predict`; InvalidArgument names the row (from 0) and the column, before sending;
-                BadCells names the first row with cells that the server could not read, and its columns.
-            ValueError: a ``batch_size`` below 1.
+            ServingError: As in :meth:`predict`. InvalidArgument, raised before sending, names the row (from 0) and
+                the column; BadCells names the first row with unreadable cells, and its columns.
+            ValueError: ``batch_size`` is below 1.
         """
         for part in self._score(rows, batch_size, signature, outputs):
             yield from by_row(part)
 
     def score(self, rows: Any, batch_size: int = 256, signature: str = "raw", outputs: Sequence[str] = ()) -> Scores:
-        """Score rows like :meth:`score_rows`; the outputs are arrays over all rows, in their order."""
+        """Score rows like :meth:`score_rows`, but return the outputs as arrays over all rows, in order."""
         parts = list(self._score(rows, batch_size, signature, outputs))
         return join(parts, {} if parts else self._outputs_of(signature, outputs))
 
@@ -85,17 +85,17 @@ class Client(Connection):
         batch_size: int = 256,
         signature: str = "explain",
     ) -> list[list[PairShare]]:
-        """The pairs of fields that had the largest shares of attention, of each row.
+        """The pairs of fields with the largest shares of attention, for each row.
 
         Args:
             rows: As in :meth:`score_rows`, with the inputs of the signature: ``feature_ids`` and ``feature_vals``.
-            pairs: ``assets.extra/pairs.json`` of the version that answers, or the names of its pairs in order.
-            top: At most this many pairs of a row; those without any share are left out.
-            batch_size: Rows in a request.
-            signature: One with the output ``attention`` [B, pairs].
+            pairs: Path of ``assets.extra/pairs.json`` of the served version, or the names of its pairs in order.
+            top: Maximum number of pairs per row; pairs with a share of 0 are left out.
+            batch_size: Rows per request.
+            signature: A signature with the output ``attention`` [B, pairs].
 
         Raises:
-            ServingError: as :meth:`score_rows`; InvalidArgument if the names are not those of the model's pairs.
+            ServingError: As in :meth:`score_rows`; InvalidArgument if the names do not match the model's pairs.
         """
         names = read_pair_names(pairs) if isinstance(pairs, (str, Path)) else list(pairs)
         return [
@@ -105,7 +105,7 @@ class Client(Connection):
         ]
 
     def signature(self, name: str = "raw") -> Signature:
-        """What a signature takes and gives; asked of the server once, and again when another version answers.
+        """Inputs and outputs of a signature; fetched once, and again when another version answers.
 
         Raises:
             InvalidArgument: the model has no such signature.
@@ -119,10 +119,10 @@ class Client(Connection):
         return known.signatures[name]
 
     def string_columns(self, signature: str = "raw") -> list[str]:
-        """The inputs of a signature that takes raw columns.
+        """Names of the inputs of a signature that takes raw columns.
 
         Raises:
-            InvalidArgument: the model has no such signature, or it takes something else than strings.
+            InvalidArgument: the model has no such signature, or it has inputs that are not strings.
         """
         inputs = self.signature(signature).inputs
         others = [name for name, spec in inputs.items() if spec.dtype != "string"]
@@ -131,9 +131,9 @@ class Client(Connection):
         return sorted(inputs)
 
     def submit(self, inputs: Mapping[str, Any], signature: str = "raw", outputs: Sequence[str] = ()) -> Pending:
-        """Send a request and do not wait; arguments as in :meth:`predict`.
+        """Send a request without waiting; arguments as in :meth:`predict`.
 
-        A request without rows is answered here: a server that batches never answers it.
+        A request without rows is answered here, because a server that batches requests never answers it.
         """
         if isinstance(inputs, Mapping) and any(_has_no_rows(value) for value in inputs.values()):
             nothing = join([], self._outputs_of(signature, outputs))
@@ -163,7 +163,7 @@ class Client(Connection):
                 call.cancel()
 
     def _with_bad_cells(self, signature: str, outputs: Sequence[str]) -> Sequence[str]:
-        """The outputs to ask for: also the one that says whether the others are to be trusted."""
+        """The outputs to request: the caller's, plus ``bad_cells`` where the answer has to be checked."""
         if not outputs or self.allow_bad_cells or "bad_cells" not in self.signature(signature).outputs:
             return outputs
         return list(dict.fromkeys([*outputs, "bad_cells"]))
@@ -178,7 +178,7 @@ class Client(Connection):
         except InvalidArgument:
             if fresh:
                 raise
-        self._known = None  # another version may have come since, which takes what the one we asked did not
+        self._known = None  # a newer version may take what the cached signature does not
         return encode(chunk, self.signature(signature).inputs)
 
     def _finish(self, chunk: Chunk, inputs: dict[str, Any], call: Pending, signature: str) -> Outputs:

@@ -1,4 +1,4 @@
-"""The calls themselves: one request, one answer, with grpcio, protobuf and numpy only."""
+"""A connection to a model server: Predict, GetModelMetadata and GetModelStatus calls."""
 
 from __future__ import annotations
 
@@ -22,47 +22,47 @@ _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 
 
 class Pending:
-    """An answer on its way; see :meth:`Connection.submit`."""
+    """The result of a request in flight; see :meth:`Connection.submit`."""
 
     def __init__(self, wait: Callable[[], Outputs], cancel: Callable[[], object]):
         self._wait = wait
         self._cancel = cancel
 
     def result(self) -> Outputs:
-        """Wait for the answer; a call that must be repeated is repeated here.
+        """Wait for the answer; retries happen here.
 
         Raises:
-            ServingError: one of its kinds, by what the server said or did not say.
+            ServingError: the subclass that fits the failure.
         """
         return self._wait()
 
     def cancel(self) -> None:
-        """Give up the answer."""
+        """Cancel the call."""
         self._cancel()
 
 
 class Connection:
-    """A connection to one model of one server. Threads may share it; close it, or use it as a context manager.
+    """A connection to one model. Threads may share it; close it, or use it as a context manager.
 
     Args:
         target: host:port of the server's gRPC API, or any name that gRPC resolves, such as ``dns:///afm:8500``; or
-            several of them, as a list or with commas. Requests go round all the servers that answer.
-        version: Ask this version only; default: the one that the server holds for the latest.
-        label: Ask the version of this label (TF Serving maps labels to versions); excludes ``version``.
-        timeout: Seconds that each call may take, retries included.
-        max_in_flight: Requests on their way at once in ``score`` and ``score_rows``.
-        credentials: TLS credentials of gRPC, see :func:`serving.channel.tls_credentials`; default: plain.
-        server_name: The name that the server's certificate holds, where it is not the target's.
-        metadata: gRPC metadata that goes with every call, such as a token.
-        wait_for_ready: While no server can be reached, calls wait until their deadline. By default they fail with
-            Unavailable after five attempts, within two seconds or so. A server that is overloaded is always asked
-            again until the deadline, after longer and longer pauses.
-        allow_bad_cells: Give the scores of rows with cells that the server could not read and took for missing (the
+            several, as a list or separated by commas. Requests are spread over all servers that can be reached.
+        version: The version to call; default: the server's latest.
+        label: The label of the version to call (TF Serving maps labels to versions); excludes ``version``.
+        timeout: Seconds per call, retries included.
+        max_in_flight: Concurrent requests in ``score`` and ``score_rows``.
+        credentials: TLS credentials, see :func:`serving.channel.tls_credentials`; default: no TLS.
+        server_name: The name in the server's certificate, if it is not the target's.
+        metadata: gRPC metadata to send with every call, such as a token.
+        wait_for_ready: While no server can be reached, calls wait until their deadline. By default they raise
+            Unavailable after five attempts, within about two seconds. Calls to an overloaded server are always
+            retried until the deadline, with growing pauses.
+        allow_bad_cells: Return scores of rows with cells that the server could not read and treated as missing (the
             output ``bad_cells`` counts them). By default such rows raise BadCells.
 
     Raises:
-        ValueError: both ``version`` and ``label``, no name or version of a model, a ``timeout`` or ``max_in_flight``
-            that is not positive, or a target that is not host:port.
+        ValueError: both ``version`` and ``label`` are given, the model's name or version is invalid, ``timeout`` or
+            ``max_in_flight`` is not positive, or a target is not host:port.
     """
 
     def __init__(
@@ -124,31 +124,31 @@ class Connection:
         return request
 
     def submit(self, inputs: Mapping[str, Any], signature: str = "raw", outputs: Sequence[str] = ()) -> Pending:
-        """Send a request and do not wait; arguments as in :meth:`predict`."""
+        """Send a request without waiting; arguments as in :meth:`predict`."""
         pending = self._send(inputs, signature, outputs)
         return Pending(lambda: self._checked(pending.result(), inputs, signature), pending.cancel)
 
     def predict(self, inputs: Mapping[str, Any], signature: str = "raw", outputs: Sequence[str] = ()) -> Outputs:
-        """Ask for the outputs of one batch.
+        """Compute the outputs of one batch.
 
         Args:
-            inputs: Arrays by input name, first dimension B. Strings as object arrays (or lists) of bytes or text.
-            signature: Which signature of the model.
-            outputs: Only these outputs; default: all.
+            inputs: Arrays by input name, first dimension B. Strings are object arrays (or lists) of bytes or str.
+            signature: The model's signature to call.
+            outputs: The outputs to return; default: all.
 
         Returns:
             Arrays by output name, first dimension B, and the version that answered.
 
         Raises:
-            ServingError: Unavailable, DeadlineExceeded, InvalidArgument or NotFound, or itself for the rest. BadCells
-                where the answer has an output ``bad_cells`` that says so and ``allow_bad_cells`` is off.
+            ServingError: Unavailable, DeadlineExceeded, InvalidArgument or NotFound; ServingError itself for other
+                failures. BadCells if the output ``bad_cells`` is not 0 and ``allow_bad_cells`` is off.
         """
         return self.submit(inputs, signature, outputs).result()
 
     def status(self, timeout: float | None = None) -> list[VersionStatus]:
-        """The model's versions as the server sees them, by number; only the client's own if it has one.
+        """Status of the model's versions, by number; of a client with a version or label, that version's only.
 
-        TensorFlow Serving ignores labels here, so the version of a label is asked for first, by GetModelMetadata.
+        TensorFlow Serving ignores labels here, so GetModelMetadata resolves a label first.
         """
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
         spec = self._model_spec()
@@ -158,18 +158,18 @@ class Connection:
         return read_status(self._ask(self._get_status, request, max(end - time.monotonic(), 0.01)))
 
     def metadata(self, timeout: float | None = None) -> Metadata:
-        """Version and signatures of the model that would answer now."""
+        """Version and signatures of the model that answers now."""
         request = wire.GetModelMetadataRequest(model_spec=self._model_spec(), metadata_field=["signature_def"])
         return read_metadata(self._ask(self._get_metadata, request, timeout))
 
     def wait_ready(self, timeout: float = 60.0) -> VersionStatus:
-        """Wait until the model answers: by GetModelStatus, and for a label by GetModelMetadata as well.
+        """Wait until the model is available, by GetModelStatus (for a label also GetModelMetadata).
 
         Returns:
             The newest version that is available.
 
         Raises:
-            Unavailable: not within ``timeout`` seconds; the message says what was seen last.
+            Unavailable: not within ``timeout`` seconds; the message gives the last state seen.
         """
         end = time.monotonic() + timeout
         not_yet = (Unavailable, NotFound, DeadlineExceeded, *([InvalidArgument] if self.label else []))
@@ -182,12 +182,12 @@ class Connection:
                 seen = "; ".join(f"version {v.version} {v.state} {v.error_message}".strip() for v in versions)
             except not_yet as error:  # a label that is not there yet is INVALID_ARGUMENT
                 seen = str(error)
-            if time.monotonic() + 0.3 >= end:  # too little for another call to say anything of use
+            if time.monotonic() + 0.3 >= end:  # too short for another call
                 raise Unavailable(f"model {self.model_name} at {self.target} was not ready in {timeout:g} s: {seen}")
             time.sleep(0.1)
 
     def close(self) -> None:
-        """Close the connection; calls on their way are cancelled."""
+        """Close the connection; calls in flight are cancelled."""
         self._servers.close()
 
     def __reduce__(self) -> Any:
@@ -208,7 +208,7 @@ class Connection:
         return spec
 
     def _send(self, inputs: Mapping[str, Any], signature: str, outputs: Sequence[str]) -> Pending:
-        """:meth:`submit` without a look at ``bad_cells``."""
+        """:meth:`submit` without the check of ``bad_cells``."""
         call = self._call(self._predict, self.build_request(inputs, signature, outputs), self.timeout)
 
         def wait() -> Outputs:
@@ -235,7 +235,7 @@ class Connection:
             raise ServingError(f"the call to {self.target} was cancelled", "CANCELLED") from None
 
     def _checked(self, outputs: Outputs, inputs: Mapping[str, Any], signature: str, start: int = 0) -> Outputs:
-        """The answer for rows from ``start``, or BadCells."""
+        """``outputs`` of rows from ``start``. Raises BadCells if some cells were not read."""
         bad = outputs.get("bad_cells")
         if self.allow_bad_cells or bad is None or not bad.any():
             return outputs
@@ -254,8 +254,8 @@ class Connection:
         )
 
     def _bad_columns(self, row: Mapping[str, Any], signature: str, count: int) -> list[str]:
-        """The columns of texts without which fewer cells of a row are bad: the server is asked once more, for the
-        row with each of them left empty. None where it does not answer."""
+        """The text columns that hold a row's bad cells: scores the row once more with each column left empty, and
+        returns those that leave fewer bad cells; none if that call fails."""
         texts = [name for name, cell in row.items() if isinstance(cell, (str, bytes)) and cell]
         if not texts:
             return []
@@ -269,4 +269,4 @@ class Connection:
         return [name for name, cells in zip(texts, bad.tolist(), strict=True) if cells < count]
 
     def _answered_by(self, version: int) -> None:
-        """For those who want to know."""
+        """Hook for subclasses: called with the version of each answer."""

@@ -1,4 +1,4 @@
-"""What can go wrong between the client and a server, each with one clear line."""
+"""Exceptions of the client; the message of each is one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class ServingError(Exception):
-    """A call to the server failed. ``code`` is gRPC's name of the reason."""
+    """A call to the server failed. ``code`` is the name of the gRPC status."""
 
     code = "UNKNOWN"
 
@@ -22,38 +22,38 @@ class ServingError(Exception):
 
 
 class Unavailable(ServingError):
-    """Nobody answers at the target (after retries), or the server is going down."""
+    """No server answers at the target (after retries), or it is shutting down."""
 
     code = "UNAVAILABLE"
 
 
 class InsecureConnection(Unavailable):
-    """Somebody is there, but TLS does not come about: a certificate was not accepted, or one side speaks no TLS."""
+    """The TLS handshake failed: a certificate was not accepted, or one side does not speak TLS."""
 
 
 class Overloaded(Unavailable):
-    """The server has more to do than it takes, and refused the call until its deadline. ``code`` is what it said."""
+    """The server refused the call until its deadline because of overload. ``code`` is the server's status."""
 
 
 class DeadlineExceeded(ServingError):
-    """The server did not answer in time; whether it worked on the request is not known."""
+    """The server did not answer in time; it may or may not have processed the request."""
 
     code = "DEADLINE_EXCEEDED"
 
 
 class InvalidArgument(ServingError):
-    """The request does not fit the model: a missing input, a wrong type or shape, an unknown column."""
+    """The request does not match the model: a missing input, a wrong type or shape, an unknown column."""
 
     code = "INVALID_ARGUMENT"
 
 
 class BadCells(InvalidArgument):
-    """The server scored the rows, but could not read some of their cells and took them for missing.
+    """The server scored the rows, but could not read some of their cells and treated them as missing.
 
     Attributes:
-        rows: The rows with such cells, from 0.
-        outputs: What the server answered: of a whole request, all its rows.
-        columns: The columns of raw texts that it could not read in the first of the rows.
+        rows: Numbers of the rows with such cells, from 0.
+        outputs: The server's answer for all rows of the request.
+        columns: The raw columns that it could not read in the first of these rows.
     """
 
     def __init__(self, message: str, rows: list[int], outputs: Outputs, columns: list[str]):
@@ -64,7 +64,7 @@ class BadCells(InvalidArgument):
 
 
 class FailedPrecondition(InvalidArgument):
-    """The model cannot be asked like that: TF Serving's answer to a signature that it does not have."""
+    """TF Serving's answer to a signature that the model does not have."""
 
     code = "FAILED_PRECONDITION"
 
@@ -81,7 +81,7 @@ _CLASSES = {
 
 
 def is_overload(error: grpc.RpcError) -> bool:
-    """Whether the server refused a call since it has no thread for it, or no place in the queue of batches."""
+    """Whether the server refused a call because its threads or its batch queue are full."""
     code, line = _said(error)
     exhausted = code is grpc.StatusCode.RESOURCE_EXHAUSTED and "Threadpool Exhausted" in line
     return exhausted or (code is grpc.StatusCode.UNAVAILABLE and "batch scheduling queue" in line)
@@ -90,13 +90,10 @@ def is_overload(error: grpc.RpcError) -> bool:
 def from_rpc(
     error: grpc.RpcError, target: str, timeout: float, secure: bool = False, proxy: str = ""
 ) -> ServingError:
-    """Translate gRPC's exception.
+    """Translate a gRPC exception.
 
     Args:
-        proxy: What in the environment puts a proxy in between, for the message.
-
-    Returns:
-        The typed error; its text is one line.
+        proxy: The environment variable that sets a proxy, for the message.
     """
     status, line = _said(error)
     code = status.name
@@ -127,14 +124,14 @@ def from_rpc(
 
 
 def _said(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
-    """Status and text, the text on one line."""
+    """Status and details, the details on one line."""
     known = isinstance(error, grpc.Call)
     text = error.details() if known else str(error)
     return error.code() if known else grpc.StatusCode.UNKNOWN, " ".join((text or "").split())
 
 
 def _handshake(line: str) -> str:
-    """The point of OpenSSL's long line."""
+    """The reason in OpenSSL's long line."""
     reason = line.rpartition("OPENSSL_internal:")[2].removesuffix(")").removesuffix(": OK")
     if reason.startswith("WRONG_VERSION_NUMBER"):
         return "the server does not speak TLS"

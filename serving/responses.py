@@ -1,4 +1,4 @@
-"""What a server says, as plain Python and NumPy."""
+"""A server's responses as plain Python and NumPy."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from serving.protos import wire_pb2 as wire
 
 
 class TensorSpec(NamedTuple):
-    """What a signature says of one tensor. ``shape`` is None for an unknown rank; -1 is a size that is not fixed."""
+    """One tensor of a signature. ``shape`` is None for an unknown rank; -1 is a size that is not fixed."""
 
     dtype: str
     shape: tuple[int, ...] | None
 
 
 class ColumnSpec(TensorSpec):
-    """The same of a raw column of which the model says more.
+    """A raw column whose form the model records.
 
     Attributes:
-        form: what kind of values it holds.
+        form: the kind of values it holds.
     """
 
     form: ColumnForm
 
 
 class Signature(NamedTuple):
-    """The named tensors that go in and come out."""
+    """Named inputs and outputs."""
 
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
 
 
 class Metadata(NamedTuple):
-    """Of one version of a model: its number and its signatures."""
+    """Number and signatures of one version of a model."""
 
     version: int
     signatures: dict[str, Signature]
 
 
 class VersionStatus(NamedTuple):
-    """One version as the server sees it: ``state`` is START, LOADING, AVAILABLE, UNLOADING or END."""
+    """Status of one version: ``state`` is START, LOADING, AVAILABLE, UNLOADING or END."""
 
     version: int
     state: str
@@ -53,7 +53,7 @@ class VersionStatus(NamedTuple):
 
 
 class Outputs(dict[str, np.ndarray[Any, Any]]):
-    """A model's answer by output name; ``version`` is the version that gave it."""
+    """Arrays by output name; ``version`` is the version that answered."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray[Any, Any]], version: int):
         super().__init__(arrays)
@@ -61,7 +61,7 @@ class Outputs(dict[str, np.ndarray[Any, Any]]):
 
 
 class Scores(dict[str, np.ndarray[Any, Any]]):
-    """The outputs of many rows by name; ``versions`` are those that answered, more than one after a swap."""
+    """Outputs of many rows by name; ``versions`` are those that answered: several if the version changed."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray[Any, Any]], versions: Iterable[int]):
         super().__init__(arrays)
@@ -69,7 +69,7 @@ class Scores(dict[str, np.ndarray[Any, Any]]):
 
 
 def join(parts: Sequence[Outputs], specs: Mapping[str, TensorSpec]) -> Scores:
-    """The outputs of batches, one after the other; without any, empty arrays by what the signature says."""
+    """Concatenate the outputs of batches; without batches, empty arrays by the signature's ``specs``."""
     if parts:
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return Scores(arrays, [part.version for part in parts])
@@ -81,13 +81,13 @@ def join(parts: Sequence[Outputs], specs: Mapping[str, TensorSpec]) -> Scores:
 
 
 def read_prediction(response: wire.PredictResponse) -> Outputs:
-    """The arrays of an answer and the version that gave it."""
+    """Decode a Predict response."""
     arrays = {name: tensors.to_array(proto) for name, proto in response.outputs.items()}
     return Outputs(arrays, response.model_spec.version.value)
 
 
 def read_status(response: wire.GetModelStatusResponse) -> list[VersionStatus]:
-    """The versions, by number."""
+    """Decode a GetModelStatus response, sorted by version."""
     state_name = wire.ModelVersionStatus.State.Name
     return sorted(
         VersionStatus(item.version, state_name(item.state), item.status.error_code, item.status.error_message)
@@ -96,14 +96,14 @@ def read_status(response: wire.GetModelStatusResponse) -> list[VersionStatus]:
 
 
 def read_metadata(response: wire.GetModelMetadataResponse) -> Metadata:
-    """Version and signatures; those travel as one packed message."""
+    """Decode a GetModelMetadata response; the signatures are one packed message in it."""
     signatures = wire.SignatureDefMap.FromString(response.metadata["signature_def"].value)
     return Metadata(
         response.model_spec.version.value,
         {
             name: Signature(_specs(item.inputs), _specs(item.outputs))
             for name, item in sorted(signatures.signature_def.items())
-            if item.method_name  # without one it is the loader's own bookkeeping, not to be asked
+            if item.method_name  # without one it is bookkeeping of the loader and cannot be called
         },
     )
 

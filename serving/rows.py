@@ -1,4 +1,4 @@
-"""Rows in any of their forms, to checked requests; and answers, back to rows."""
+"""Rows in any form to checked requests, and answers back to rows."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from serving.responses import ColumnSpec, Outputs, TensorSpec
 
 Specs = Mapping[str, TensorSpec]
 
-_KINDS = {"string": "OSU", "float": "fiu", "double": "fiu", "half": "fiu", "bool": "b"}  # others are whole: "iu"
-# Types of columns whose values would be widened one by one, by their names in pandas and polars.
+_KINDS = {"string": "OSU", "float": "fiu", "double": "fiu", "half": "fiu", "bool": "b"}  # others are integers: "iu"
+# Column types, by their names in pandas and polars, whose values would become Python floats one by one.
 _NARROW = {
     "float16": np.float16,
     "halffloat[pyarrow]": np.float16,
@@ -26,21 +26,21 @@ _NARROW = {
 
 
 class Chunk(NamedTuple):
-    """Some rows as they came: dicts, or arrays by column. ``start`` is the number of the first, from 0."""
+    """Rows as given: dicts, or arrays by column. ``start`` is the number of the first row, from 0."""
 
     start: int
     content: Sequence[Any] | Mapping[str, Any]
 
 
 def split(data: Any, batch_size: int) -> Iterator[Chunk]:
-    """Cut rows into chunks; an iterable is read no further than needed.
+    """Split rows into chunks; an iterable is read lazily.
 
     Args:
-        data: An iterable of mappings (a row each); a mapping of column name to array or list, first dimension the
+        data: An iterable of mappings (one per row); a mapping of column name to array or list, first dimension the
             rows; a DataFrame (anything with ``columns`` whose columns have ``to_numpy``); or an Arrow table.
 
     Raises:
-        InvalidArgument: columns of different length, or something else than rows.
+        InvalidArgument: columns of different lengths, or ``data`` of another type.
     """
     if hasattr(data, "column_names"):
         data = {name: data.column(at) for at, name in enumerate(data.column_names)}
@@ -61,11 +61,10 @@ def split(data: Any, batch_size: int) -> Iterator[Chunk]:
 
 
 def encode(chunk: Chunk, specs: Specs) -> dict[str, np.ndarray[Any, Any]]:
-    """A chunk as the arrays of a request, held against what the model says of its inputs.
+    """Encode a chunk as the arrays of a request and check them against the model's inputs.
 
-    A cell of a string column [B] may be any value of the table in :mod:`serving.cell_text`; an absent column
-    is missing (an empty string). Inputs of another type or shape must be there in every row,
-    and have that type and shape.
+    A cell of a string column [B] may be any value of the table in :mod:`serving.cell_text`; an absent column is
+    missing (an empty string). Inputs of another type or shape must be present in every row.
 
     Raises:
         InvalidArgument: names the row and the column.
@@ -88,7 +87,7 @@ def encode(chunk: Chunk, specs: Specs) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def by_row(outputs: Outputs) -> Iterator[dict[str, Any]]:
-    """The outputs of a batch, row by row, as Python numbers (lists where an output has more dimensions)."""
+    """The outputs of a batch row by row, as Python numbers (lists for outputs of more dimensions)."""
     for values in zip(*(array.tolist() for array in outputs.values()), strict=True):
         yield dict(zip(outputs, values, strict=True))
 
@@ -114,11 +113,11 @@ def _sliceable(name: str, column: Any) -> Any:
 
 
 def _plain(column: Any) -> Any:
-    """The values of a column of a DataFrame or an Arrow table, as exact as they are there.
+    """The exact values of a column of a DataFrame or an Arrow table.
 
-    As one NumPy array, whole numbers next to a null would become floats.
+    In one NumPy array, integers next to a null would become floats.
     """
-    if hasattr(column, "type") and hasattr(column, "combine_chunks"):  # of Arrow
+    if hasattr(column, "type") and hasattr(column, "combine_chunks"):  # Arrow
         return list(column)
     kind = str(getattr(column, "dtype", "")).lower()
     if kind in _NARROW and hasattr(column, "to_numpy"):
@@ -157,7 +156,7 @@ def _column(name: str, values: Any, spec: TensorSpec, start: int) -> np.ndarray[
 
 
 def _whole(values: Any, spec: TensorSpec) -> np.ndarray[Any, Any] | None:
-    """The column in one go, if it is plainly right; otherwise None, and its rows are looked at one by one."""
+    """The column converted as a whole; None if its rows must be checked one by one."""
     if spec.dtype == "string":
         return None
     try:
@@ -180,10 +179,10 @@ def _cell_array(name: str, value: Any, spec: TensorSpec, row: int) -> np.ndarray
 
 
 def _cast(array: np.ndarray[Any, Any], spec: TensorSpec) -> np.ndarray[Any, Any]:
-    """To the model's type, where that loses no more than digits behind the point.
+    """Cast to the model's type; only decimal places may be lost.
 
     Raises:
-        ValueError: another kind of value, too large a number, or another shape.
+        ValueError: another kind of value, a number out of range, or another shape.
     """
     target = tensors.numpy_type_of(spec.dtype)
     if target is None:
@@ -231,7 +230,7 @@ def _strings(name: str, values: Iterable[Any], start: int, form: ColumnForm | No
 
 
 def _refuse_whole_floats(value: Any) -> None:
-    """A float may be an id that became one, as integers do in a DataFrame next to a null: which text was learned?"""
+    """Refuse ambiguous floats: in a DataFrame with a null, the id 100 becomes 100.0; which text was learned?"""
     if isinstance(value, str):
         return
     if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value):

@@ -1,4 +1,4 @@
-"""Scores raw log lines through a server: gRPC, signature ``raw``, one JSON object an input line, in order."""
+"""Scores raw log lines through a server: gRPC, signature ``raw``, one JSON object per input line, in order."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _FIRST = ("probability", "score", "logit")
 
 @dataclasses.dataclass(frozen=True)
 class ScoreSummary:
-    """What was written."""
+    """Result of :func:`score_file`."""
 
     output: str
-    rows: int  # lines in it: one for each data line of the input
-    errors: int  # lines that hold an ``error`` in place of a score
+    rows: int  # lines written: one per data line of the input
+    errors: int  # lines with an ``error`` instead of a score
     unread: int  # scored rows with cells that the model could not read and treated as missing (``bad_cells``)
     versions: list[int]  # the versions of the model that answered
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """As plain data."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -70,18 +70,18 @@ def score_file(
     timeout: float = 10.0,
     max_in_flight: int = 4,
 ) -> ScoreSummary:
-    """Score a raw log: text, plain or packed, or Parquet, as the schema says. Labels are neither needed nor read.
+    """Score a raw log: text, plain or compressed, or Parquet, as the schema says. Labels are not read.
 
-    Each line of the output: ``key``, ``line`` (its number in the input, from 1), ``probability`` (or ``score``),
+    Each line of the output has ``key``, ``line`` (its number in the input, from 1), ``probability`` (or ``score``),
     ``logit`` and ``bad_cells`` (cells that could not be read and were treated as missing); or ``key``, ``line`` and
-    ``error`` for a line that is no row. The file appears when it is whole.
+    ``error`` if the input line is not a row. The file appears once it is complete.
 
     Args:
-        schema_path: The feature schema that says how a line is written: a user's own, or a resolved one. Side tables
-            are read from where the first says they are; of a resolved one the copies next to it are taken.
+        schema_path: The feature schema of the log: the user's, or a resolved one. Side tables are read from the
+            paths in the user's schema, or from the copies next to a resolved one.
 
     Raises:
-        UserError: the schema, the log or the server is not there, or they do not fit each other.
+        UserError: the schema, the log or the server is missing, or they do not match.
     """
     refuse_input(output_path, [input_path, schema_path])
     spec = load_spec(schema_path)
@@ -97,7 +97,7 @@ def score_file(
             timeout,
             max_in_flight=max_in_flight,
             credentials=credentials,
-            allow_bad_cells=True,  # each line of the output says how many it had
+            allow_bad_cells=True,  # each line of the output gives their number
         )
     except ValueError as error:
         raise UserError(f"score: {error}") from error
@@ -113,13 +113,13 @@ def score_file(
 
 
 def check_log(path: str | Path) -> None:
-    """Refuse a log that cannot be read, before a server is asked. Raises UserError."""
+    """Refuse a log that cannot be read, before any call to the server. Raises UserError."""
     with as_user_error(f"--input {path}: cannot read it"):
         check_input(path)
 
 
 def load_spec(path: str | Path) -> FeatureSchema:
-    """The feature schema of a file: a user's own, or the one inside a resolved ``schema.yaml``.
+    """Load a feature schema: the user's, or the one inside a resolved ``schema.yaml``.
 
     Raises:
         UserError: no such file, or not a schema.
@@ -132,7 +132,7 @@ def load_spec(path: str | Path) -> FeatureSchema:
 
 
 class _Job:
-    """Lines of one log to answers, several batches on their way."""
+    """Scores the lines of one log with several batches in flight."""
 
     def __init__(self, client: Client, spec: FeatureSchema, tables: SideTables | None, source: str, batch_size: int):
         self.versions: set[int] = set()
@@ -144,7 +144,7 @@ class _Job:
         self._batch_size = batch_size
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """One object for each data line, in order."""
+        """One object per data line, in order."""
         waiting: deque[tuple[ParsedLines, Pending | None]] = deque()
         try:
             for parsed in parse_log(
@@ -181,7 +181,7 @@ class _Job:
         return sorted(rows, key=lambda row: row["line"])
 
     def _one_by_one(self, parsed: ParsedLines, start: int, stop: int, error: InvalidArgument) -> list[dict[str, Any]]:
-        """The server refused these rows as a batch: halve until the row that it means is the only one."""
+        """Score rows that the server refused as a batch, bisecting it down to the rows at fault."""
         if stop - start == 1:
             return [{"error": str(error)}]
         middle = (start + stop) // 2
@@ -211,10 +211,10 @@ def _answer(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_columns(command: str, columns: Collection[str], client: Client, schema_path: str | Path) -> None:
-    """Compare the raw columns of a schema with those of the served model.
+    """Check that a schema and the served model have the same raw columns.
 
     Raises:
-        UserError: they differ; the line begins with ``command``.
+        UserError: they differ; the message begins with ``command``.
     """
     ours, theirs = set(columns), set(client.string_columns(SIGNATURE))
     different = [f"the model also needs {name}" for name in sorted(theirs - ours)]

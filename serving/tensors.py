@@ -1,6 +1,6 @@
-"""NumPy arrays and TensorProto, both ways.
+"""NumPy arrays to TensorProto and back.
 
-Works on any message with TensorProto's fields: the client's own and TensorFlow's. Needs numpy only.
+Works on any message with TensorProto's fields: the client's and TensorFlow's. Needs numpy only.
 """
 
 from __future__ import annotations
@@ -37,41 +37,41 @@ _KINDS = [
 _BY_NUMBER = {kind.number: kind for kind in _KINDS}
 _BY_DTYPE = {kind.dtype: kind for kind in _KINDS}
 
-# A message may name a shape and give one value for all of it. Without a limit, ten bytes could ask for all memory.
+# A message may give one value for a whole shape. Without a limit, ten bytes could claim all memory.
 MAX_REPEATED = 1 << 20
 
 
 def type_name(number: int) -> str:
-    """TensorFlow's name of a DataType, such as ``float``."""
+    """TensorFlow's name for a DataType, such as ``float``."""
     kind = _BY_NUMBER.get(number)
     return kind.name if kind else f"type {number}"
 
 
 def numpy_type(number: int) -> np.dtype[Any] | None:
-    """The NumPy type of a DataType (object for strings); None when this module does not carry it."""
+    """The NumPy type of a DataType (object for strings); None if it is not supported."""
     kind = _BY_NUMBER.get(number)
     return kind.dtype if kind else None
 
 
 def numpy_type_of(name: str) -> np.dtype[Any] | None:
-    """The same by TensorFlow's name of the type."""
+    """The NumPy type by TensorFlow's name; None if it is not supported."""
     return next((kind.dtype for kind in _KINDS if kind.name == name), None)
 
 
 def objects(values: Sequence[Any]) -> np.ndarray[Any, Any]:
-    """An object array [n] of the values themselves, also where they are sequences."""
+    """An object array [n] of the values, even if they are sequences."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
 
 
 def as_array(value: Any) -> np.ndarray[Any, Any]:
-    """An array ready to be sent: strings become an object array of bytes (text as UTF-8).
+    """An array ready to be sent: strings become an object array of bytes (str as UTF-8).
 
-    NumPy's own byte strings drop trailing zero bytes, so a list of bytes never passes through them.
+    NumPy's byte strings drop trailing zero bytes, so a list of bytes never passes through them.
 
     Raises:
-        ValueError: an element that is neither bytes nor text among strings, or a type that cannot be sent.
+        ValueError: an element among strings is neither bytes nor str, or the type cannot be sent.
     """
     array = value if isinstance(value, np.ndarray) else np.asarray(value, dtype=object)
     if array is not value and not any(isinstance(item, (bytes, str)) for item in array.flat):
@@ -87,12 +87,12 @@ def to_proto(value: Any, proto: Any, *, compact: bool = True) -> None:
     """Write an array into an empty TensorProto.
 
     Args:
-        value: Array of any shape, or what :func:`as_array` takes.
-        compact: Numbers as raw bytes (``tensor_content``); otherwise as a list, which is how TF Serving answers and
-            what clients that read ``float_val`` expect.
+        value: Array of any shape, or anything that :func:`as_array` takes.
+        compact: Write numbers as raw bytes (``tensor_content``); otherwise as a list, as in TF Serving's answers,
+            for clients that read ``float_val``.
 
     Raises:
-        ValueError: see :func:`as_array`.
+        ValueError: As in :func:`as_array`.
     """
     array = as_array(value)
     kind = _BY_DTYPE[array.dtype]
@@ -112,19 +112,19 @@ def to_proto(value: Any, proto: Any, *, compact: bool = True) -> None:
 def to_array(proto: Any) -> np.ndarray[Any, Any]:
     """Read a TensorProto.
 
-    Fewer values than the shape holds repeat the last one (none at all: zeros or empty strings), as TensorFlow has it.
+    As in TensorFlow, if there are fewer values than elements, the last one is repeated (without any: 0 or "").
 
     Returns:
         Array of the message's shape; strings as an object array of bytes.
 
     Raises:
-        ValueError: an unknown type, a shape that is not fixed, values that do not fill it or are too few.
+        ValueError: unknown type, shape that is not fixed, or number of values that does not match the shape.
     """
     kind = _BY_NUMBER.get(proto.dtype)
     if kind is None:
         raise ValueError(f"tensors of type {proto.dtype} are not supported")
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    if any(size < 0 for size in shape):  # TensorFlow does not look at unknown_rank here either
+    if any(size < 0 for size in shape):  # like TensorFlow, ignores unknown_rank
         raise ValueError(f"the shape {format_shape(shape)} is not fixed")
     size = math.prod(shape)
     if proto.tensor_content and kind.name != "string":
@@ -145,7 +145,7 @@ def _listed(proto: Any, kind: _Kind) -> np.ndarray[Any, Any]:
         return objects(list(values))
     if kind.name == "half":
         return np.array(values, dtype=np.int64).astype("<u2").view("<f2")
-    if kind.values == "int_val":  # several narrow types share one list; what does not fit wraps, as in C
+    if kind.values == "int_val":  # several narrow types share one list; out-of-range values wrap, as in C
         return np.array(values, dtype=np.int64).astype(kind.dtype)
     return np.array(values, dtype=kind.dtype)
 

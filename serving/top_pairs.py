@@ -1,4 +1,4 @@
-"""Which pairs of fields a model looked at, by name."""
+"""The pairs of fields with the most attention, by name."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class PairShare(NamedTuple):
 
 
 def read_pair_names(path: str | Path) -> list[str]:
-    """The names of the pairs, in the model's order: of ``assets.extra/pairs.json`` of an exported version.
+    """The names of the pairs, in the model's order, from ``assets.extra/pairs.json`` of an exported version.
 
-    The gRPC API does not hand out that file; copy it to where the client runs, or keep it with the schema.
+    The gRPC API does not serve that file: copy it to where the client runs.
 
     Raises:
-        ValueError: not such a file.
-        OSError: it cannot be read.
+        ValueError: the file is not a pairs.json.
+        OSError: the file cannot be read.
     """
     try:
         pairs = json.loads(Path(path).read_text(encoding="utf-8"))["pairs"]
@@ -36,13 +36,13 @@ def read_pair_names(path: str | Path) -> list[str]:
 
 
 def top_pairs(attention: np.ndarray[Any, Any], names: Sequence[str], top: int) -> list[list[PairShare]]:
-    """Of each row the pairs with the largest shares, largest first; pairs without a share are left out.
+    """The pairs with the largest shares of each row, largest first; pairs with a share of 0 are left out.
 
     Args:
         attention: Shares [B, pairs].
 
     Raises:
-        InvalidArgument: another number of names than of pairs.
+        InvalidArgument: the number of names is not the number of pairs.
     """
     if attention.ndim != 2 or attention.shape[1] != len(names):
         raise InvalidArgument(

@@ -1,6 +1,6 @@
-"""What a row holds (:class:`FeatureSchema`), and what has been decided about its ids (:class:`ResolvedSchema`).
+"""Feature schemas: the user's (:class:`FeatureSchema`), and with ids decided (:class:`ResolvedSchema`).
 
-Nothing here imports TensorFlow.
+Must not import TensorFlow.
 """
 
 from afm_ctr.io.validation import Strict, validate

@@ -1,4 +1,4 @@
-"""What an analysis of the train split found, chunk by chunk and together; a schema is resolved from it."""
+"""Results of analysing the train split, per chunk and merged; a schema is resolved from them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import numpy as np
 
 from afm_ctr.schema.moments import Moments
 
-# Numbers of one field that are kept for its quantiles. With at most this many the quantiles are exact.
+# Maximum sample of one field for its quantiles, which are exact up to this many numbers.
 SAMPLE_LIMIT = 100_000
-_HELD = 8  # samples of one field that wait to be joined
+_HELD = 8  # samples of one field to collect before joining them
 
 
 @dataclass(frozen=True)
 class NumberFacts:
-    """What is known of one numeric field."""
+    """Statistics of one numeric field."""
 
     count: int = 0  # numbers seen
-    mean: float = 0.0  # of the encoded numbers (after log, when the field says so)
+    mean: float = 0.0  # of the encoded numbers (after the logarithm, if the field takes one)
     std: float = 0.0  # their population standard deviation
-    # float64, ascending: all raw numbers while there are at most ``SAMPLE_LIMIT``, else the numbers of the
-    # ``SAMPLE_LIMIT`` rows whose hashed position is least: every row has the same chance
+    # float64, ascending: all raw numbers if there are at most ``SAMPLE_LIMIT``, else those of the
+    # ``SAMPLE_LIMIT`` rows with the smallest hashed positions: a uniform sample
     sample: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float64))
 
 
 @dataclass(frozen=True)
 class NumberPart:
-    """Facts of one field in some chunks, such that parts can be joined in any order."""
+    """Statistics of one field over some chunks; parts can be joined in any order."""
 
     moments: Moments  # of the encoded numbers
     keys: np.ndarray  # uint64 [n], the hashed positions of the sampled rows
@@ -38,7 +38,7 @@ class NumberPart:
 
     @staticmethod
     def join(parts: Iterable[NumberPart]) -> NumberPart:
-        """The parts as one."""
+        """Join parts into one."""
         parts = list(parts)
         keys = np.concatenate([part.keys for part in parts])
         sample = np.concatenate([part.sample for part in parts])
@@ -48,22 +48,22 @@ class NumberPart:
         return NumberPart(reduce(Moments.plus, (part.moments for part in parts)), keys, sample)
 
     def finish(self) -> NumberFacts:
-        """The facts."""
+        """The statistics of the joined parts."""
         return NumberFacts(self.moments.n, *self.moments.mean_and_std(), np.sort(self.sample))
 
 
 @dataclass(frozen=True)
 class ChunkAnalysis:
-    """Facts of one chunk of the train split, or of several joined ones. Picklable; joining is associative."""
+    """Results of one chunk of the train split, or of several joined ones. Picklable; joining is associative."""
 
     counts: Mapping[str, Mapping[bytes, int]]
     numbers: Mapping[str, NumberPart]
 
     @staticmethod
     def join(parts: Iterable[ChunkAnalysis]) -> ChunkAnalysis:
-        """The parts as one; the order does not matter, and joined parts may be joined again.
+        """Join parts in any order; joined parts may be joined again.
 
-        Parts are taken one by one and not kept: together they may be larger than memory.
+        Parts are consumed one by one and not kept: together they may exceed memory.
         """
         counts: dict[str, Counter[bytes]] = {}
         numbers: dict[str, list[NumberPart]] = {}
@@ -80,11 +80,11 @@ class ChunkAnalysis:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Facts by name; a name that is not there was not analysed.
+    """Results by name; an absent name was not analysed.
 
     Attributes:
-        counts: of each vocabulary space, how often each value occurred.
-        numbers: of each numeric field that needs statistics.
+        counts: occurrences of each value, by vocabulary space.
+        numbers: statistics of the numeric fields that need them, by field.
     """
 
     counts: Mapping[str, Mapping[bytes, int]] = field(default_factory=dict)
@@ -92,11 +92,11 @@ class Analysis:
 
     @classmethod
     def empty(cls) -> Analysis:
-        """No facts: enough for a schema that needs none."""
+        """No results: enough for a schema that needs none."""
         return cls()
 
     @classmethod
     def merge(cls, parts: Iterable[ChunkAnalysis]) -> Analysis:
-        """The facts of all chunks together, bit for bit the same in whatever order and grouping they come."""
+        """Merge the results of all chunks; bit-identical for any order and grouping."""
         joined = ChunkAnalysis.join(parts)
         return cls(joined.counts, {name: part.finish() for name, part in joined.numbers.items()})

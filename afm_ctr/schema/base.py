@@ -1,4 +1,4 @@
-"""Types that the parts of a schema share: names, counts, lists of cell texts."""
+"""Types shared by the parts of a schema: names, counts, lists of cell texts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from afm_ctr.io.validation import Strict
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_]*"
 
 
-# Names of columns are argument names of a SavedModel signature, and names of spaces are file names.
+# Column names become argument names of a SavedModel signature, and names of spaces become file names.
 def is_argument(name: str) -> bool:
-    """Whether a signature takes an argument of this name: no word of Python's grammar, and not TensorFlow's own."""
+    """Whether a signature can have an argument of this name: not a Python keyword, and not ``self``."""
     return not keyword.iskeyword(name) and name != "self"
 
 
@@ -38,7 +38,7 @@ Count = Annotated[int, Field(strict=True, ge=1), AfterValidator(_countable)]
 
 
 def cell_texts(value: Any) -> tuple[str, ...]:
-    """A list of cell texts; whole numbers are taken as their digits, since YAML reads an unquoted 1 as a number."""
+    """A list of cell texts; integers become their digits, since YAML reads an unquoted 1 as a number."""
     if not isinstance(value, (list, tuple)):
         raise ValueError("must be a list of cell texts")
     for text in value:
@@ -52,7 +52,7 @@ CellTexts = Annotated[tuple[str, ...], BeforeValidator(cell_texts)]
 
 
 class NamedEntry(Strict):
-    """An entry of a list that has a name; the name by itself stands for ``{name: …}``."""
+    """A list entry with a name; a plain name stands for ``{name: …}``."""
 
     name: Name
 

@@ -1,4 +1,4 @@
-"""The kinds of field: how a cell becomes ids and values."""
+"""Kinds of fields: how a cell becomes ids and values."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ CROSS_SEPARATOR = b"\x1f"
 
 
 class HashSpace(Strict):
-    """Local id = Fingerprint64(raw bytes) mod ``buckets``: no analysis, distinct values may meet.
+    """Local id = Fingerprint64(raw bytes) mod ``buckets``: no analysis, but distinct values may collide.
 
-    With a key it is SipHash-2-4 instead: who has the ids and not the key cannot try which values they stand for.
+    With a key the hash is SipHash-2-4: without the key, ids cannot be reversed by hashing guessed values.
 
     Attributes:
-        buckets: how many ids.
-        key_file: absolute path of a file with 32 hexadecimal digits, the key. It is read wherever rows are encoded:
-            by ``prepare`` and its workers, ``predict`` and ``export``. Data sets and runs hold its path and a check
-            that it is the same key, but not the key; an exported model holds the key, inside its graph, since its
-            signature ``raw`` hashes. docs/cells.md says what else holds raw values.
+        buckets: number of ids.
+        key_file: absolute path of a file with the key, 32 hexadecimal digits. It is read wherever rows are encoded:
+            by ``prepare`` and its workers, ``predict`` and ``export``. Data sets and runs hold its path and a digest
+            to recognise the key, but not the key; the graph of an exported model holds the key, since its signature
+            ``raw`` hashes. docs/cells.md lists what else holds raw values.
     """
 
     kind: Literal["hash"]
@@ -41,13 +41,13 @@ class HashSpace(Strict):
 
 
 class VocabularySpace(Strict):
-    """Values seen in training get a row each; all others share the out-of-vocabulary rows.
+    """Each value seen in training gets a row; all others share the out-of-vocabulary rows.
 
     Attributes:
-        min_count: a value seen less often in the train split gets no row.
-        top: of those left, only this many of the most frequent get one; of equally frequent ones the first by bytes.
-        oov: rows shared by unknown values, over which they are spread by Fingerprint64.
-        capacity: rows kept for values, so that later ones find room; ``None``: as many as there are now.
+        min_count: values seen less often in the train split get no row.
+        top: maximum number of values, the most frequent first; ties in order of their bytes.
+        oov: number of out-of-vocabulary rows; unknown values are spread over them by Fingerprint64.
+        capacity: rows reserved for values, with room for later ones; ``None``: as many as there are values now.
     """
 
     kind: Literal["vocabulary"]
@@ -58,10 +58,10 @@ class VocabularySpace(Strict):
 
 
 class DeclaredIds(Strict):
-    """The cell is itself a whole number in [0, ``size``): the local id.
+    """The cell is the local id: an integer in [0, ``size``).
 
     Attributes:
-        size: how many ids.
+        size: number of ids.
     """
 
     kind: Literal["ids"]
@@ -72,21 +72,21 @@ Space = Annotated[HashSpace | VocabularySpace | DeclaredIds, Field(discriminator
 
 
 class CategoricalField(Strict):
-    """A cell that names one thing, or several.
+    """A cell with one or several categorical values.
 
     Attributes:
         name: the field's name; its slots are named after it.
-        column: the column it reads; ``None``: the column of the same name.
-        encoding: its own id space, or
+        column: the column to read; ``None``: the column of the same name.
+        encoding: the field's own id space, or
         space: the name of a shared one.
-        max_values: slots of the field; of more values ``max_values`` are kept, and prepare counts the others.
-        keep: which of more values are kept, in the order of the cell: the ``first`` (a history that begins with the
-            newest), or the ``last`` (one that ends with it).
-        separator: text between values. Without it the whole cell is one value. Empty pieces are dropped,
-            repeated ones kept; nothing is stripped (but declared ids are, of ASCII white space).
-        value: what each of n kept values weighs: ``mean`` is 1/n, ``one`` is 1.
-        within_field_pairs: whether the field's own slots form pairs with one another.
-        missing: an empty cell, or one that is bad: ``absent`` takes no part, ``own`` is an id of its own.
+        max_values: number of slots; further values of a cell are dropped, and prepare counts them.
+        keep: which values to keep if a cell has more: the ``first`` (a history that begins with the newest) or the
+            ``last`` (one that ends with it).
+        separator: text between values; without it the whole cell is one value. Empty pieces are dropped, repeated
+            ones kept; white space is kept (except around declared ids, ASCII only).
+        value: the value of each of n kept ids: ``mean`` is 1/n, ``one`` is 1.
+        within_field_pairs: whether the field's slots form pairs with one another.
+        missing: empty and bad cells: ``absent`` leaves the slots empty, ``own`` gives them an id of their own.
         missing_values: texts that count as an empty cell, and as an empty piece of one; compared exactly. ``None``:
             the schema's ``missing_values``.
     """
@@ -117,14 +117,14 @@ class CategoricalField(Strict):
 
 
 class CrossField(Strict):
-    """Several cells of a row taken together as one value: their texts, joined by the byte 0x1F.
+    """Several cells of a row combined into one value: their texts, joined by the byte 0x1F.
 
     Attributes:
         name: the field's name.
-        columns: the columns, at least two. A row in which one of them is empty has no value.
-        encoding: its own id space, a hash or a vocabulary of joined texts, or
+        columns: the columns, at least two. A row in which any of them is empty has no value.
+        encoding: the field's own id space, a hash or a vocabulary of joined texts, or
         space: the name of a shared one.
-        missing: a row without a value: ``absent`` takes no part, ``own`` is an id of its own.
+        missing: rows without a value: ``absent`` leaves the slot empty, ``own`` gives it an id of its own.
         missing_values: texts that count as an empty cell; compared exactly. ``None``: the schema's
             ``missing_values``.
     """
@@ -173,10 +173,10 @@ class ValueEncoding(Strict):
 
 
 class BucketEncoding(Strict):
-    """An id a bucket, value 1: bucket = how many boundaries are ≤ the number. Give exactly one of the three.
+    """One id per bucket, value 1: bucket = the number of boundaries ≤ x. Give exactly one of the three.
 
     Attributes:
-        quantiles: about this many buckets of equal share, from the train split.
+        quantiles: number of buckets of about equal share in the train split.
         boundaries: strictly increasing numbers.
         log_square: the list of :func:`afm_ctr.schema.log_square_boundaries`.
     """
@@ -201,7 +201,7 @@ class BucketEncoding(Strict):
 
 
 class MissingValue(Strict):
-    """A missing number counts as ``value`` (before log and standardising).
+    """A missing number is replaced by ``value`` (before log and standardising).
 
     Attributes:
         value: the number.
@@ -211,7 +211,7 @@ class MissingValue(Strict):
 
 
 def _missing_form(data: Any) -> str:
-    # In angle brackets no tag can be taken for a key of the file.
+    # In angle brackets, so that no tag is mistaken for a key of the file.
     return "<value>" if isinstance(data, (dict, MissingValue)) else "<policy>"
 
 
@@ -225,13 +225,13 @@ class NumericField(Strict):
     """A cell that is a number: decimal text, parsed to float64.
 
     White space around it is ignored. Anything else (hexadecimal, ``nan``, ``1_000``) is bad, and so is a number
-    beyond float64, or a value beyond float32. ``prepare`` rejects a row with a bad cell (``bad_number``); ``predict``
-    and a served model take the cell as missing and count it in ``bad_cells``. A text that stands for a missing number
-    belongs in ``missing_values``.
+    out of float64's range, or a value out of float32's. ``prepare`` rejects a row with a bad cell (``bad_number``);
+    ``predict`` and a served model treat the cell as missing and count it in ``bad_cells``. List texts that mean a
+    missing number in ``missing_values``.
 
     Attributes:
         name: the field's name.
-        column: the column it reads; ``None``: the column of the same name.
+        column: the column to read; ``None``: the column of the same name.
         encoding: how the number becomes an id and a value.
         missing: ``absent``, ``own``, or for the value encoding also ``{value: x}``. A present 0 is never missing.
         missing_values: texts that count as an empty cell; compared exactly. ``None``: the schema's
@@ -256,16 +256,16 @@ class NumericField(Strict):
 
 
 class LibfmField(Strict):
-    """The entries of a libfm line whose id lies in [lo, hi): a field of the file's own numbering.
+    """The entries of a libfm line with ids in [lo, hi).
 
     The file's values are the slots' values; entries of value 0 are absent.
 
     Attributes:
         name: the field's name; its slots are named after it.
         ids: (lo, hi), in the file's numbering.
-        max_values: slots of the field. More entries than that make the field bad.
-        within_field_pairs: whether the field's own slots form pairs with one another.
-        missing: no entry of it, or a bad one: ``absent`` takes no part, ``own`` is an id of its own.
+        max_values: number of slots; more entries make the field bad.
+        within_field_pairs: whether the field's slots form pairs with one another.
+        missing: no entry, or a bad one: ``absent`` leaves the slots empty, ``own`` gives them an id of their own.
     """
 
     kind: Literal["libfm"]
@@ -289,7 +289,7 @@ AnyField = Annotated[OneField, Field(discriminator="kind")]
 
 
 def slots_of(field: OneField) -> int:
-    """How many slots a field has."""
+    """The number of a field's slots."""
     return field.max_values
 
 
@@ -299,7 +299,7 @@ def columns_of(field: OneField) -> tuple[str, ...]:
 
 
 def column_of(field: CategoricalField | NumericField | TimeField | LibfmField) -> str:
-    """The raw column of a field that reads one."""
+    """The raw column of a field that reads only one."""
     if isinstance(field, LibfmField):
         return LIBFM_COLUMN
     return field.column or field.name

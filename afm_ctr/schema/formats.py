@@ -1,4 +1,4 @@
-"""How a log is written: delimited or libfm text, JSON Lines or Parquet; its columns, its label."""
+"""Log formats (delimited or libfm text, JSON Lines, Parquet), their columns, and the label."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class Column(NamedEntry):
     """A column of a log.
 
     Attributes:
-        name: what the schema and the serving signature call it.
-        header: what the log calls it, when that is not the name itself: its text in the header line, its key in a
-            JSON object, its name in a Parquet file. In the latter two ``a.b`` reaches into an object or struct
-            ``a``, where no key or column is called ``a.b`` as it stands.
+        name: the column's name in the schema and in the serving signature.
+        header: the column's name in the log if it differs: its text in the header line, its key in a JSON object,
+            its name in a Parquet file. In the latter two ``a.b`` is ``b`` inside the object or struct ``a``, unless a
+            key or column is literally called ``a.b``.
     """
 
     header: str | None = None
 
 
 class _NamedColumns(Strict):
-    """Columns by name: what all formats but libfm have in common.
+    """Columns by name, in all formats except libfm.
 
     Attributes:
-        columns: names for what the log calls its columns; one that is not listed is called what the log calls it.
-            A plain name stands for ``{name: …}``.
+        columns: names for the log's columns; unlisted columns keep the log's names. A plain name stands for
+            ``{name: …}``.
     """
 
     columns: tuple[Column, ...] = ()
@@ -68,27 +68,27 @@ class _NamedColumns(Strict):
 
 
 class _Lines(Strict):
-    """Text, one row a line.
+    """Text, one row per line.
 
     Attributes:
-        max_line_bytes: longest line that is read, without its end; a longer one is a reject, and is never held in
-            memory as a whole.
+        max_line_bytes: maximum length of a line, without its line end; longer lines are rejected, and never held
+            in memory as a whole.
     """
 
     max_line_bytes: Count = MAX_LINE_BYTES
 
 
 class DelimitedFormat(_NamedColumns, _Lines):
-    """Delimited text: one row a line, with or without a header line.
+    """Delimited text: one row per line, with or without a header line.
 
     Attributes:
-        delimiter: the one character between cells.
+        delimiter: the single character between cells.
         header: whether the first line of every file names its columns.
-        quote: whether a cell may be wrapped in double quotes (``""`` inside is one quote).
-        trim: whether blanks at either end of a cell and of a header text are dropped: ``a, "b, c"`` is two
-            cells. Inside quotes too.
-        columns: without a header line: every column, in file order. With one: names for header texts; a header
-            text that is not listed and is itself a fit name can be used as it is.
+        quote: whether a cell may be enclosed in double quotes (``""`` inside is one quote).
+        trim: whether to strip blanks from both ends of cells and header texts, also inside quotes: ``a, "b, c"``
+            is two cells.
+        columns: without a header line: every column, in file order. With one: names for header texts; an unlisted
+            header text that is a valid name can be used directly.
     """
 
     kind: Literal["delimited"]
@@ -112,7 +112,7 @@ class DelimitedFormat(_NamedColumns, _Lines):
 
     @property
     def listed_alone(self) -> bool:
-        """Without a header line they are."""
+        """True without a header line."""
         return not self.header
 
 
@@ -123,33 +123,33 @@ class LibfmFormat(_Lines):
 
 
 class _Typed(_NamedColumns):
-    """Formats whose cells have types: they become the texts that a delimited log would have.
+    """Formats with typed cells; the cells become the texts that a delimited log would have.
 
     Attributes:
-        list_separator: what stands between the cells of a list. A row whose list has an element that holds it, or
-            that holds the ``separator`` of a field that reads the column, is rejected (``bad_list``).
+        list_separator: text between the elements of a list. A row is rejected (``bad_list``) if an element contains
+            it, or contains the ``separator`` of a field that reads the column.
     """
 
     list_separator: Annotated[str, Field(min_length=1)] = "|"
 
 
 class JsonlFormat(_Typed, _Lines):
-    """JSON Lines: one object a line.
+    """JSON Lines: one object per line.
 
-    A string is its text, a whole number its digits, another number the shortest text that is the same float (``1.1``
-    for 1.10), ``true`` and ``false`` are those words, ``null``, ``NaN`` and a key that is not there are missing, a
-    list of those is its cells with ``list_separator`` between them. The whole table: docs/cells.md.
+    A string becomes its text, an integer its digits, another number the shortest text of the same float (``1.1``
+    for 1.10), ``true`` and ``false`` those words; ``null``, ``NaN`` and an absent key are missing; a list becomes
+    its elements joined by ``list_separator``. The whole table: docs/cells.md.
     """
 
     kind: Literal["jsonl"]
 
 
 class ParquetFormat(_Typed):
-    """Apache Parquet: the columns that the schema reads, and no others, are read.
+    """Apache Parquet; only the columns that the schema uses are read.
 
-    Whole numbers become their digits, floating-point ones the shortest text that is the same number (``2.0``,
-    ``1e-07``), booleans ``true`` and ``false``, dates and times ISO 8601 (UTC where they have a zone), null and NaN
-    are missing, a list of those is its cells with ``list_separator`` between them. The whole table: docs/cells.md.
+    Integers become their digits, floats the shortest text of the same number (``2.0``, ``1e-07``), booleans ``true``
+    and ``false``, dates and times ISO 8601 (in UTC if they have a zone); null and NaN are missing; a list becomes
+    its elements joined by ``list_separator``. The whole table: docs/cells.md.
     """
 
     kind: Literal["parquet"]
@@ -169,13 +169,13 @@ def _negative_texts(value: Any) -> Any:
 
 
 class Label(Strict):
-    """The column that says what happened.
+    """The label's column.
 
     Attributes:
         column: its name (libfm: always ``label``).
-        kind: ``binary`` is stored 0 or 1; ``real`` is parsed as a number.
-        positive: the texts that mean 1; ``["1"]`` when not given.
-        negative: the texts that mean 0, or ``"*"`` for every other text. When neither list is given: ``["0"]``
+        kind: ``binary`` is stored as 0 or 1; ``real`` is parsed as a number.
+        positive: the texts that mean 1; default ``["1"]``.
+        negative: the texts that mean 0, or ``"*"`` for every other text. If neither list is given: ``["0"]``
             (libfm: ``["-1", "0"]``). Any other text is a bad label.
     """
 
@@ -200,13 +200,13 @@ class Label(Strict):
 
 
 class NegativeSampling(Strict):
-    """Says that only a share ``rate`` of the negatives is trained on, and how that is corrected.
+    """Sampling of negatives, and its correction.
 
     Attributes:
         rate: share of negatives kept, in (0, 1].
         correct: ``weights`` trains negatives with weight 1/rate; ``logit`` adds ln(rate) to the exported bias.
-        apply: ``already``: the log was thinned before, in all its splits. ``here``: ``prepare`` thins the split
-            ``train``, and no other, by a hash of the record's key; rows of one key stay or go together.
+        apply: ``already``: the log was sampled before, in all its splits. ``here``: ``prepare`` samples the split
+            ``train`` only, by a hash of the record's key; rows of one key are kept or dropped together.
     """
 
     rate: Annotated[float, Field(gt=0, le=1)]

@@ -1,4 +1,4 @@
-"""Keys of hashed fields: read from their files, and known again by a check that says nothing of them."""
+"""Keys of hashed fields: read from files, and recognised by a digest that does not reveal them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read_key(path: str) -> bytes:
     """The 16 bytes of a key file.
 
     Raises:
-        UserError: it cannot be read, or holds something else than 32 hexadecimal digits. The content is not shown.
+        UserError: it cannot be read, or does not hold 32 hexadecimal digits. The content is never shown.
     """
     try:
         text = read_settings(path).decode("ascii").strip()
@@ -29,12 +29,12 @@ def read_key(path: str) -> bytes:
 
 
 def key_check(path: str) -> str:
-    """What a resolved schema keeps of a key, to know it again: 16 hexadecimal digits."""
+    """The digest by which a resolved schema recognises a key: 16 hexadecimal digits."""
     return hmac.new(read_key(path), _CHECK, hashlib.sha256).hexdigest()[:16]
 
 
 def checked_key(path: str, check: str) -> bytes:
-    """The key that a resolved schema was made with. Raises UserError: see :func:`read_key`; or it is another key."""
+    """Read the key that a resolved schema was made with. Raises UserError: as :func:`read_key`, or another key."""
     key = read_key(path)
     if not hmac.compare_digest(key_check(path), check):
         raise UserError(f"key_file: {path}: is not the key that the data was prepared with; restore it")

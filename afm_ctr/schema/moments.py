@@ -1,4 +1,4 @@
-"""Mean and standard deviation from exact sums: the same bits however the numbers were divided among chunks."""
+"""Mean and standard deviation from exact sums: the same bits for any division into chunks."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-_SCALE = 1074 + 53  # 2^-_SCALE divides every float64 as frexp takes it apart
+_SCALE = 1074 + 53  # every float64, as split by frexp, is a multiple of 2^-_SCALE
 _HALF = 27  # bits of a mantissa's lower half
 _LOW = (1 << _HALF) - 1
 
 
 class Moments(NamedTuple):
-    """Sums over some numbers, as integers, which add up without rounding."""
+    """Sums over numbers, as integers, which add without rounding."""
 
-    n: int = 0  # how many there are
-    total: int = 0  # their sum, in units of 2^-1127
-    squares: int = 0  # the sum of their squares, in units of 2^-2254
+    n: int = 0  # count
+    total: int = 0  # sum, in units of 2^-1127
+    squares: int = 0  # sum of squares, in units of 2^-2254
 
     @classmethod
     def of(cls, values: np.ndarray) -> Moments:
-        """The sums over finite float64 ``[n]``, n < 2^36."""
+        """Sums of finite float64 ``[n]``, n < 2^36."""
         if not len(values):
             return cls()
         fractions, exponents = np.frexp(np.asarray(values, np.float64))
@@ -30,7 +30,7 @@ class Moments(NamedTuple):
         mantissas = np.ldexp(fractions[order], 53).astype(np.int64)
         high, low = mantissas >> _HALF, mantissas & _LOW
         starts = np.flatnonzero(np.diff(exponents, prepend=exponents[0] - 1))
-        shifts = exponents[starts].tolist()  # numbers of one exponent are summed as integers
+        shifts = exponents[starts].tolist()  # numbers with the same exponent are summed as integers
         halves = [_sums(part, starts) for part in (high, low)]
         products = [_sums(part, starts) for part in (high * high, high * low, low * low)]
         total = squares = 0
@@ -42,11 +42,11 @@ class Moments(NamedTuple):
         return cls(len(values), total, squares)
 
     def plus(self, other: Moments) -> Moments:
-        """The sums over both."""
+        """The sums of both."""
         return Moments(self.n + other.n, self.total + other.total, self.squares + other.squares)
 
     def mean_and_std(self) -> tuple[float, float]:
-        """The mean and the population standard deviation; each nan where the variance is beyond float64."""
+        """Mean and population standard deviation; both nan if the variance overflows float64."""
         if not self.n:
             return 0.0, 0.0
         spread = self.n * self.squares - self.total**2

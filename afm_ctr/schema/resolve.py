@@ -1,6 +1,6 @@
-"""From a schema and the train split's facts to a resolved schema; also when it grows from an earlier one.
+"""Resolves a schema from the analysis of the train split; may continue an earlier resolved schema.
 
-A schema may continue an earlier one only where no id moves or changes its meaning.
+A schema may continue an earlier one only if no id moves or changes its meaning.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from afm_ctr.schema.spec import FeatureSchema
 from afm_ctr.schema.times import PART_SIZES, TimeField
 
 _LARGEST_VALUE = float(np.finfo(np.float32).max)
-_ROUNDING = 1e-14  # what the mean of equal numbers may be off, relatively; float64 itself has 1.1e-16
+_ROUNDING = 1e-14  # relative error of the mean of equal numbers; float64's rounding error is 1.1e-16
 
 
 def resolve(spec: FeatureSchema, analysis: Analysis, parent: ResolvedSchema | None = None) -> ResolvedSchema:
     """Decide ids, statistics and vocabularies.
 
-    Without a parent the spaces get their ranges in the order of the fields. With one, everything that the parent
-    decided stays: ids never move, statistics and boundaries are the parent's, vocabularies keep their entries. New
-    vocabulary entries (what ``min_count`` and ``top`` let through, in these data only) go behind the old ones,
-    inside the capacity and beyond it into a further range at the end of the table; so do declared ids whose size has
-    grown. Where nothing new appears the parent itself is returned.
+    Without a parent the spaces get their ranges in the order of the fields. With one, the parent's decisions stay:
+    ids never move, statistics and boundaries are the parent's, vocabularies keep their entries. New vocabulary
+    entries (those that pass ``min_count`` and ``top`` in these data) are appended within the capacity, and beyond it
+    in another range at the end of the table; so are declared ids whose size has grown. If nothing is new, the parent
+    is returned.
 
     Args:
-        analysis: facts of the train split (``Analysis.empty()`` where the schema needs none).
+        analysis: results of the train split (``Analysis.empty()`` if the schema needs none).
         parent: the schema that this one continues.
 
     Returns:
-        The resolved schema; the same one for the same arguments, whatever the order in which facts were gathered.
+        The resolved schema; deterministic in its arguments.
 
     Raises:
-        UserError: the schema needs facts that are not there, a vocabulary exceeds its capacity at the first
-            resolve, or the schema does not fit its parent.
+        UserError: the schema needs results that are absent, a vocabulary exceeds its capacity at the first
+            resolve, or the schema does not match its parent.
     """
     if parent is not None:
         _check_parent(spec, parent)
@@ -100,8 +100,8 @@ def _statistics(spec: FeatureSchema, analysis: Analysis) -> dict[str, NumericSta
         if isinstance(field.encoding, ValueEncoding):
             if not (math.isfinite(facts.mean) and math.isfinite(facts.std)):
                 raise UserError(f"field '{field.name}': its numbers are too large to standardise; add `log: true`")
-            # A column that never varies (or was never there) is left at its distance from the mean: 0. Its mean is
-            # rounded, so its deviation need not be 0: that of 0.1, 0.1, 0.1 is 1.4e-17.
+            # A column that never varies (or is always missing) keeps std 1. Its computed deviation need not be 0,
+            # since the mean is rounded: that of 0.1, 0.1, 0.1 is 1.4e-17.
             varies = facts.std > _ROUNDING * abs(facts.mean)
             found[field.name] = NumericStatistics(mean=facts.mean, std=facts.std if varies else 1.0)
         else:
@@ -115,7 +115,7 @@ def _statistics(spec: FeatureSchema, analysis: Analysis) -> dict[str, NumericSta
 
 
 def _check_number_of_missing(field: NumericField, number: float, statistics: NumericStatistics) -> None:
-    """Refuse a number for missing cells that no slot can hold; such a number in the log is a bad cell."""
+    """Refuse a number for missing cells that a slot cannot hold; in the log such a number is a bad cell."""
     logged = isinstance(field.encoding, ValueEncoding) and field.encoding.log
     encoded = math.copysign(math.log1p(abs(number)), number) if logged else number
     if not abs((encoded - statistics.mean) / statistics.std) <= _LARGEST_VALUE:
@@ -132,7 +132,7 @@ def _entries(
         if parent is None:
             raise _not_analysed(f"vocabulary '{name}'")
         return old
-    # A line break cannot stand in a vocabulary file, and an empty cell is missing.
+    # A vocabulary file cannot hold line breaks, and an empty cell is missing.
     frequent = [
         (value, count)
         for value, count in counts.items()
@@ -159,7 +159,7 @@ def _ranges(
     statistics: Mapping[str, NumericStatistics],
     existing: tuple[IdRange, ...],
 ) -> tuple[IdRange, ...]:
-    """The existing ranges, and behind them what the spaces need beyond those."""
+    """The existing ranges, followed by the further rows that the spaces need."""
     ranges = list(existing)
     end = ranges[-1].start + ranges[-1].size if ranges else 1
     covered: dict[str, int] = {}
@@ -180,7 +180,7 @@ def _ranges(
 
 
 def _rows(field: Any, space: Any, entries: int, statistics: NumericStatistics | None) -> int:
-    """Rows that a field's space needs."""
+    """The number of rows that a field's space needs."""
     if isinstance(space, HashSpace):
         return space.buckets
     if isinstance(space, DeclaredIds):
@@ -196,11 +196,11 @@ def _rows(field: Any, space: Any, entries: int, statistics: NumericStatistics | 
 
 
 def _check_parent(spec: FeatureSchema, parent: ResolvedSchema) -> None:
-    """Refuse a schema whose ids would mean something else than its parent's.
+    """Refuse a schema whose ids would differ in meaning from its parent's.
 
-    The same fields in the same order, of the same kinds and encodings, in the same id spaces. What may differ: how
-    the log is written (format, names of columns, the format of a time, ``missing_values``), ``min_count``, ``top``,
-    ``capacity``, the place of a key, and the size of declared or libfm ids, which may grow.
+    Fields, their order, kinds, encodings and id spaces must be the same. These may differ: the log's format, names
+    of columns, formats of times, ``missing_values``, ``min_count``, ``top``, ``capacity``, the path of a key, and
+    the size of declared or libfm ids, which may grow.
 
     Raises:
         UserError: names the first difference.
@@ -236,7 +236,7 @@ def _refuse(parent: ResolvedSchema, what: str) -> None:
 
 
 def _fixed(part: Any) -> dict[str, Any]:
-    """What must stay as it is."""
+    """The keys that must not change."""
     if part is None:
         return {}
     free = {"column", "separator", "missing_values"}

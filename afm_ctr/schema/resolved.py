@@ -1,4 +1,4 @@
-"""A schema with everything decided: id ranges, statistics, vocabularies, slots, pairs, and where it comes from."""
+"""A resolved schema: id ranges, statistics, vocabularies, slots, pairs, and lineage."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _HEAD = """\
 
 
 class IdRange(Strict):
-    """Rows [``start``, ``start`` + ``size``) of the table hold the local ids from ``local_start`` on of one space.
+    """Rows [``start``, ``start`` + ``size``) of the table hold the local ids of one space from ``local_start`` on.
 
-    The single row of a field whose missing cells have an id of their own is the space ``<field>.missing``.
+    The row for a field's missing cells (``missing: own``) is the space ``<field>.missing``.
     """
 
     space: str
@@ -43,7 +43,7 @@ class IdRange(Strict):
 
 
 class NumericStatistics(Strict):
-    """What a numeric field was fitted to: 0 and 1 where it does not standardise, no boundaries where it has none."""
+    """Fitted statistics of a numeric field: 0 and 1 without standardising, no boundaries without buckets."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -52,12 +52,12 @@ class NumericStatistics(Strict):
 
 @dataclass(frozen=True)
 class Slot:
-    """One of the F places of a row."""
+    """One of the F slots of a row."""
 
     index: int  # 0 … F−1
     field: str  # name of the field that fills it
-    position: int  # place among the field's slots
-    name: str  # the field's name, with ``[position]`` where the field has several slots
+    position: int  # index among the field's slots
+    name: str  # the field's name, with ``[position]`` if the field has several slots
 
 
 def missing_space(field_name: str) -> str:
@@ -66,17 +66,17 @@ def missing_space(field_name: str) -> str:
 
 
 class ResolvedSchema(Strict):
-    """What :func:`afm_ctr.schema.resolve` makes of a schema and the train split's facts. Immutable and picklable.
+    """A schema with its ids decided; made by :func:`afm_ctr.schema.resolve`. Immutable and picklable.
 
     Id 0 means absent and belongs to no space; the spaces own ranges of [1, ``feature_size``).
 
     Attributes:
         spec: the schema as the user wrote it.
-        lineage: ids of the schemas that this one grew from, oldest first.
-        ranges: who owns which rows, ascending and without gaps from row 1 on.
-        statistics: of every numeric field.
-        vocabularies: of every vocabulary space its entries; the local id of entry i is ``oov`` + i.
-        key_checks: of every hash space with a key what :func:`afm_ctr.schema.keys.key_check` says of it.
+        lineage: ids of the schemas that this one continues, oldest first.
+        ranges: the spaces' rows, ascending and without gaps from row 1 on.
+        statistics: statistics of every numeric field.
+        vocabularies: entries of every vocabulary space; the local id of entry i is ``oov`` + i.
+        key_checks: :func:`afm_ctr.schema.keys.key_check` of every hash space with a key.
     """
 
     spec: FeatureSchema
@@ -93,10 +93,10 @@ class ResolvedSchema(Strict):
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def content(self) -> dict[str, Any]:
-        """Everything that makes this schema what it is, as plain data; vocabularies by their digests."""
+        """The content that determines the id, as plain data; vocabularies by their digests."""
         return {
             "format_version": FORMAT_VERSION,
-            # Without defaults: a key that a later version brings does not change what this schema is.
+            # Without defaults: keys added by later versions do not change the id.
             "spec": self.spec.model_dump(mode="json", exclude_defaults=True),
             "lineage": list(self.lineage),
             "ranges": [r.model_dump() for r in self.ranges],
@@ -115,11 +115,11 @@ class ResolvedSchema(Strict):
 
     @property
     def parent_id(self) -> str | None:
-        """The id of the schema that this one grew from."""
+        """The id of the schema that this one continues."""
         return self.lineage[-1] if self.lineage else None
 
     def descends_from(self, other_id: str) -> bool:
-        """Whether ``other_id`` is this schema or one that it grew from."""
+        """Whether ``other_id`` is this schema or one of its ancestors."""
         return other_id == self.id or other_id in self.lineage
 
     @property
@@ -140,12 +140,12 @@ class ResolvedSchema(Strict):
 
     @property
     def num_slots(self) -> int:
-        """F."""
+        """The number of slots, F."""
         return len(self.slots)
 
     @cached_property
     def pairs(self) -> np.ndarray:
-        """int32 [P, 2]: slots i < j in lexicographic order, without the inner pairs of fields that want none."""
+        """int32 [P, 2]: slots i < j in lexicographic order, without pairs excluded by ``within_field_pairs``."""
         fields = self.spec.fields
         owner = np.repeat(np.arange(len(fields)), [slots_of(field) for field in fields])
         inner = np.array([getattr(field, "within_field_pairs", True) for field in fields])
@@ -166,11 +166,11 @@ class ResolvedSchema(Strict):
         return self.spec.raw_columns
 
     def ranges_of(self, space: str) -> list[IdRange]:
-        """The ranges that a space owns, by local id; empty when there is no such space."""
+        """The ranges of a space, by local id; empty if there is no such space."""
         return sorted((r for r in self.ranges if r.space == space), key=lambda r: r.local_start)
 
     def global_id(self, space: str, local: int | np.ndarray) -> Any:
-        """The table row of a space's local id (an int, or an int64 array of them).
+        """The table row of a space's local id (an int or an int64 array).
 
         Raises:
             ValueError: the space does not have such a local id.
@@ -186,7 +186,7 @@ class ResolvedSchema(Strict):
         return int(result) if np.ndim(local) == 0 else result
 
     def local_ids(self, space: str, ids: np.ndarray) -> np.ndarray:
-        """The local ids in a space of table rows, int64 of any shape; -1 for rows that are not of the space."""
+        """The local ids of table rows, int64 of any shape; -1 for rows outside the space."""
         local = np.full(ids.shape, -1, np.int64)
         for owned in self.ranges_of(space):
             inside = (ids >= owned.start) & (ids < owned.start + owned.size)
@@ -194,26 +194,26 @@ class ResolvedSchema(Strict):
         return local
 
     def save(self, folder: str | Path) -> None:
-        """Write ``schema.yaml`` and ``vocab/<space>.txt`` (one entry a line), each renamed when it is whole."""
+        """Write ``schema.yaml`` and ``vocab/<space>.txt`` (one entry per line), each atomically."""
         _save(self, Path(folder))
 
     @classmethod
     def load(cls, path: str | Path) -> ResolvedSchema:
-        """Read what :meth:`save` wrote: the folder, or its ``schema.yaml``.
+        """Read a saved schema from the folder or its ``schema.yaml``.
 
         Raises:
-            UserError: a file is absent or damaged, or does not belong to the others.
+            UserError: a file is missing or damaged, or does not match the others.
         """
         return _load(Path(path))
 
 
 def vocabulary_bytes(entries: tuple[bytes, ...]) -> bytes:
-    """A vocabulary's file: one entry a line."""
+    """The content of a vocabulary's file: one entry per line."""
     return b"".join(entry + b"\n" for entry in entries)
 
 
 def derived_statistics(spec: FeatureSchema) -> set[str]:
-    """Numeric fields whose statistics follow from the schema only (the file need not repeat them)."""
+    """Numeric fields whose statistics follow from the schema; the file does not repeat them."""
     return {f.name for f in spec.fields if isinstance(f, NumericField) and not needs_statistics(f)}
 
 
@@ -249,7 +249,7 @@ class _File(Strict):
 
 
 def _save(schema: ResolvedSchema, folder: Path) -> None:
-    """See :meth:`ResolvedSchema.save`. The vocabularies come first: a ``schema.yaml`` never names absent files."""
+    """See :meth:`ResolvedSchema.save`. Vocabularies are written first: ``schema.yaml`` never names absent files."""
     for space, entries in schema.vocabularies.items():
         write_bytes(folder / "vocab" / f"{space}.txt", vocabulary_bytes(entries))
     content = schema.content()
@@ -316,13 +316,13 @@ def _vocabulary(file: Path, space: str, digest: _Digest) -> tuple[bytes, ...]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists of plain values on one line; no anchors; texts that our loader would read as something else, quoted."""
+    """Lists of plain values on one line; no anchors; texts that our loader would misread are quoted."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
     def represent_str(self, data: str) -> Any:
-        # In single quotes, which the library would take, U+0085 is the end of a line.
+        # PyYAML would use single quotes, in which U+0085 ends a line.
         return self.represent_scalar("tag:yaml.org,2002:str", data, '"' if "\x85" in data else None)
 
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
@@ -331,7 +331,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)
-# YAML 1.1, which the library writes, takes 1e5 for a text; our loader, which reads YAML 1.2, takes it for a number.
+# In YAML 1.1, which PyYAML writes, 1e5 is a text; in YAML 1.2, which our loader reads, it is a number.
 _Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),

@@ -1,4 +1,4 @@
-"""Side tables: columns that a log does not have itself, found in another table by a key."""
+"""Side tables: columns that are joined to the log from another table by a key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLAG_SEPARATOR = "|"
 
 
 class JoinKey(Strict):
-    """What rows are joined by; a plain name is a column of that name on both sides.
+    """The columns to join by; a plain name is a column of that name on both sides.
 
     Attributes:
         log: the log's column.
@@ -31,26 +31,26 @@ class JoinKey(Strict):
 
 
 class JoinedColumn(NamedEntry):
-    """A column that the table brings.
+    """A column that the table adds.
 
     Attributes:
-        name: what fields and the serving signature call it; without ``flags`` also its name in the table.
-        flags: columns of the table that hold 0 or 1: the cell is the names of those that are 1, with ``|`` between
-            them: a multi-valued cell.
+        name: its name in fields and in the serving signature; without ``flags`` also its name in the table.
+        flags: columns of the table with 0 or 1: the cell is the names of those with 1, joined by ``|`` (a
+            multi-valued cell).
     """
 
     flags: tuple[Name, ...] = ()
 
 
 class SideTable(Strict):
-    """A table whose rows are joined to the log's: at most one row of it for every key. No match: missing cells.
+    """A table joined to the log, with at most one row per key. Log rows without a match get missing cells.
 
     Attributes:
-        input: path or glob of its files; a relative one begins at the schema file's folder.
-        format: how they are written; they have no label.
-        encoding: of text files.
-        key: the columns that must agree.
-        columns: what it brings.
+        input: path or glob of its files, relative to the schema file's folder.
+        format: the files' format; they have no label.
+        encoding: encoding of text files.
+        key: the columns to join by.
+        columns: the columns to add.
     """
 
     input: Annotated[str, Field(min_length=1)]
@@ -77,11 +77,11 @@ class SideTable(Strict):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The raw columns that it brings."""
+        """The raw columns that it adds."""
         return tuple(column.name for column in self.columns)
 
     @property
     def table_columns(self) -> tuple[str, ...]:
-        """The columns that are read from it, the key's first."""
+        """The columns to read from the table, the key's first."""
         read = [name for column in self.columns for name in column.flags or (column.name,)]
         return tuple(dict.fromkeys([self.key.table, *read]))

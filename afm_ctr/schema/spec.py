@@ -1,4 +1,4 @@
-"""What a row of a log holds, as a user writes it down in ``schema.yaml``."""
+"""The feature schema, as a user writes it in ``schema.yaml``."""
 
 from __future__ import annotations
 
@@ -31,33 +31,32 @@ from afm_ctr.schema.formats import DelimitedFormat, Format, Label, LibfmFormat, 
 from afm_ctr.schema.side import SideTable
 from afm_ctr.schema.times import TimeField
 
-_MOST_SLOTS = 1 << 16  # their pairs are listed, 2 GB by then: what is beyond is a slip
+_MOST_SLOTS = 1 << 16  # the list of their pairs takes 2 GB; more is a mistake
 
 
 class FieldSpace(NamedTuple):
-    """The id space of a field: its name and what fills it (``None``: rows of its own, by the field's kind)."""
+    """The id space of a field: its name and its definition (``None``: rows by the field's kind)."""
 
     name: str
     space: Any
 
 
 class FeatureSchema(Strict):
-    """What a row holds and how it becomes ids and values. Immutable; written by hand, read by :meth:`load`.
+    """The columns of a row, and how they become ids and values. Immutable; read by :meth:`load`.
 
     Attributes:
-        name: what the data set is called.
-        format: how the log is written.
-        label: what happened; ``None``: the log has no label.
-        key: column whose text travels to predictions and rejects; ``None``: ``<file>#<line>``.
+        name: name of the data set.
+        format: format of the log.
+        label: the label's column; ``None``: the log has no label.
+        key: column whose text identifies rows in predictions and rejects; ``None``: ``<file>#<line>``.
         group: column by which the group AUC groups rows.
         weight: column of example weights (numbers ≥ 0).
         missing_values: texts that count as an empty cell, such as ``["\\N", "NULL", "nan"]``: in every field without
-            a list of its own, in the label, the weight, the group and the keys of side tables. Compared exactly, on
-            every path, the signature ``raw`` included.
-        negative_sampling: says that negatives were thinned before, or that ``prepare`` is to do it, and how that is
-            corrected.
-        side_tables: tables that bring further columns, by name.
-        spaces: id spaces that several fields share, by name.
+            its own list, in the label, the weight, the group and the keys of side tables. Compared exactly, on every
+            path including the signature ``raw``.
+        negative_sampling: sampling of negatives, done before or by ``prepare``, and its correction.
+        side_tables: tables that add columns, by name.
+        spaces: id spaces shared by several fields, by name.
         fields: the fields, in slot order.
     """
 
@@ -78,7 +77,7 @@ class FeatureSchema(Strict):
         """Read and check a schema file.
 
         Raises:
-            UserError: names the file, the key path, the value and the remedy.
+            UserError: the message names the file, the key path, the value and the remedy.
         """
         return validate(cls, read_yaml(Path(path)), path)
 
@@ -93,19 +92,19 @@ class FeatureSchema(Strict):
 
     @property
     def raw_columns(self) -> tuple[str, ...]:
-        """Columns that the fields read, in schema order, each once: the inputs of a raw row."""
+        """Columns that the fields read, in schema order without repeats: the inputs of a raw row."""
         if isinstance(self.format, LibfmFormat):
             return (LIBFM_COLUMN,)
         return tuple(dict.fromkeys(column for field in self.fields for column in columns_of(field)))
 
     @property
     def joined_columns(self) -> tuple[str, ...]:
-        """Columns that the side tables bring."""
+        """Columns that the side tables add."""
         return tuple(name for table in self.side_tables.values() for name in table.names)
 
     @property
     def log_columns(self) -> tuple[str, ...]:
-        """Columns of the log that the raw columns are made of: those among them, and the keys of side tables."""
+        """Columns of the log needed for the raw columns: those in the log, and the keys of side tables."""
         keys = [table.key.log for table in self.side_tables.values()]
         own = [name for name in self.raw_columns if name not in self.joined_columns]
         return tuple(dict.fromkeys([*own, *keys]))
@@ -124,7 +123,7 @@ class FeatureSchema(Strict):
         return tuple(text.encode() for text in dict.fromkeys(self.missing_values if own is None else own) if text)
 
     def bad_reason(self, field: OneField) -> str | None:
-        """The reject's reason code for a bad cell of a field; ``None``: no cell of it can be bad."""
+        """The reject's reason code for a bad cell of a field; ``None``: its cells cannot be bad."""
         if isinstance(field, NumericField):
             return "bad_number"
         if isinstance(field, TimeField):
@@ -148,12 +147,12 @@ def needs_statistics(field: OneField) -> bool:
 
 
 def fits_name(text: str) -> bool:
-    """Whether a header text can be a column's name as it is."""
+    """Whether a header text is a valid column name."""
     return re.fullmatch(NAME_PATTERN, text) is not None and is_argument(text)
 
 
 def _problems(spec: FeatureSchema) -> list[Problem]:
-    """What is wrong across the keys of a schema: names, id spaces, columns, and what a libfm log allows."""
+    """Problems across keys of a schema: names, id spaces, columns, and the rules of libfm logs."""
     problems = [*_names_and_slots(spec), *_spaces(spec), *_columns(spec), *_side_tables(spec), *_libfm(spec)]
     if spec.negative_sampling and (spec.label is None or spec.label.kind != "binary"):
         problems.append(Problem(("negative_sampling",), "needs a binary label; remove it"))
@@ -202,7 +201,7 @@ def _columns(spec: FeatureSchema) -> list[Problem]:
         return []
     problems = []
     for location, column in _named_columns(spec):
-        # With a header line a column need not be listed: the reader looks for it among the headers.
+        # With a header line, columns need not be listed: the reader finds them among the headers.
         listed = isinstance(log, DelimitedFormat) and not log.header
         taken = next((c.name for c in log.columns if c.header == column and c.name != column), None)
         if column in log.names:
@@ -230,7 +229,7 @@ def _columns(spec: FeatureSchema) -> list[Problem]:
 
 
 def _named_columns(spec: FeatureSchema) -> list[tuple[tuple[str | int, ...], str]]:
-    """Where the schema names a column of the log, and which."""
+    """The columns of the log that the schema names, with their locations in the schema."""
     named: list[tuple[tuple[str | int, ...], str]] = []
     if spec.label:
         named.append((("label", "column"), spec.label.column))

@@ -1,4 +1,4 @@
-"""Time fields: how a moment is written, and which part of it becomes the id."""
+"""Time fields: the format of a time, and the part of it that becomes the id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import field_validator, model_validator
 from afm_ctr.io.validation import Problem, Problems, Strict
 from afm_ctr.schema.base import CellTexts, Name
 
-# Ids of each part: hour of the day; Monday is 0; 1 at a weekend; day of the month and month count from 0.
+# Number of ids of each part: hour of the day; weekday, Monday is 0; weekend, 1; day of the month and month, from 0.
 PART_SIZES = {"hour": 24, "weekday": 7, "weekend": 2, "day": 31, "month": 12}
 _WHOLE_DATE = (("year", ("Y", "y")), ("month", ("m",)), ("day", ("d",)))
 _NEEDS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
@@ -29,10 +29,10 @@ _WIDTHS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
 
 @dataclass(frozen=True)
 class TimeLayout:
-    """A format with directives, as places in a text of fixed length."""
+    """A format with directives, as positions in a text of fixed length."""
 
-    pattern: str  # regular expression of the texts that have this form (their numbers may still be no date)
-    places: dict[str, tuple[int, int]]  # of each directive's letter its first byte and its length
+    pattern: str  # regular expression of texts of this form (whose numbers may still be an invalid date)
+    places: dict[str, tuple[int, int]]  # offset and length of each directive, by its letter
     sample: str  # a text of this form
 
 
@@ -41,7 +41,7 @@ def time_layout(text: str) -> TimeLayout:
     """The layout of a format such as ``%Y-%m-%d %H:%M``.
 
     Raises:
-        ValueError: it has no directive, an unknown one, one twice, or characters beyond printable ASCII.
+        ValueError: it has no directive, an unknown or repeated one, or characters that are not printable ASCII.
     """
     if not re.fullmatch(r"[ -~]+", text) or text != text.strip() or "%" not in text:
         named = ", ".join(NAMED_FORMATS)
@@ -64,23 +64,23 @@ def time_layout(text: str) -> TimeLayout:
 
 
 class TimeField(Strict):
-    """A cell that names a moment; a part of it, in UTC, is the id. The value is 1.
+    """A date or time; a part of it, in UTC, is the id. The value is 1.
 
-    ASCII white space around the cell is ignored; what does not fit the format, or is no moment of the calendar
-    (30 February, 24 h), is a bad cell: ``prepare`` rejects its row (``bad_time``); ``predict`` and a served model
-    take it as missing and count it in ``bad_cells``.
+    ASCII white space around the cell is ignored. Cells that do not match the format or name no date or time
+    (30 February, 24 h) are bad: ``prepare`` rejects the row (``bad_time``); ``predict`` and a served model treat the
+    cell as missing and count it in ``bad_cells``.
 
     Attributes:
         name: the field's name.
-        column: the column it reads; ``None``: the column of the same name.
+        column: the column to read; ``None``: the column of the same name.
         format: ``iso``: ``2014-10-21``, ``2014-10-21T07:05``, … with fractions of a second and ``Z`` or an offset
-            (``+02:00``), which is taken off; without a time it is midnight. ``epoch`` and ``epoch_ms``: seconds or
-            milliseconds since 1970. ``clock``: a time of day, ``7:05``, ``07:05:30`` or ``7:05 pm``. Else directives,
-            each with exactly its digits: ``%Y`` four, ``%y`` two (69-99 are 1969-1999, 00-68 are 2000-2068),
-            ``%m %d %H %M %S`` two; all other text stands as it is.
+            (``+02:00``), converted to UTC; a date is midnight. ``epoch`` and ``epoch_ms``: seconds or milliseconds
+            since 1970. ``clock``: a time of day, ``7:05``, ``07:05:30`` or ``7:05 pm``. Otherwise directives, each
+            with a fixed number of digits: ``%Y`` four, ``%y`` two (69-99 are 1969-1999, 00-68 are 2000-2068),
+            ``%m %d %H %M %S`` two; all other text is literal.
         part: ``hour`` 0-23, ``weekday`` Monday first, ``weekend`` (Saturday and Sunday), ``day`` of the month,
             ``month``.
-        missing: an empty cell, or one that is bad: ``absent`` takes no part, ``own`` is an id of its own.
+        missing: empty and bad cells: ``absent`` leaves the slot empty, ``own`` gives it an id of its own.
         missing_values: texts that count as an empty cell; compared exactly. ``None``: the schema's
             ``missing_values``.
     """
@@ -114,7 +114,7 @@ class TimeField(Strict):
 
 
 def moment_name(part: str, local: int) -> str:
-    """What the id of a part is called: ``07 h``, ``Monday``, ``weekend``, ``day 3``, ``March``."""
+    """The name of a part's id: ``07 h``, ``Monday``, ``weekend``, ``day 3``, ``March``."""
     if part == "hour":
         return f"{local:02d} h"
     if part == "weekday":

@@ -1,4 +1,4 @@
-"""Load on a model server: how fast it answers, how much it takes, and whether that is what was promised."""
+"""Load tests of a model server: latency, throughput and service level objectives."""
 
 from serving.load.measurements import Slo
 from serving.load.run import LoadReport, load_test

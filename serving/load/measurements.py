@@ -1,4 +1,4 @@
-"""What was measured, the figures that are made of it, and limits on them that were promised."""
+"""Measurements of a load test, figures derived from them, and service level objectives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from afm_ctr.errors import UserError
 QUANTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 
 OK = "OK"
-# Its time ran out while it waited for one of the requests in flight to end.
+# The request timed out while it waited for a free place among the requests in flight.
 NOT_SENT = "NOT_SENT"
 
 _BINS_PER_DECADE = 20
@@ -28,34 +28,32 @@ def quantile(ascending: Sequence[float] | np.ndarray[Any, Any], percent: float, 
 
     Args:
         percent: above 0, at most 100.
-        failed: how many more there are that count as larger than every value.
+        failed: number of additional values that count as larger than all others.
 
     Returns:
-        One of the values; infinity if the rank falls among the failed ones; NaN if there are none at all.
+        One of the values; infinity if the rank falls among the failed ones; NaN without any values.
     """
     count = len(ascending) + failed
     if count == 0:
         return math.nan
-    # Rounded first: 99.9 / 100 * 1000 is 999.0000000000001 in floating point, and would be rank 1000.
+    # Rounded first: 99.9 * 1000 / 100 may be 999.0000000000001 in floating point, which would be rank 1000.
     rank = max(math.ceil(round(percent * count / 100, 9)), 1)
     return float(ascending[rank - 1]) if rank <= len(ascending) else math.inf
 
 
 @dataclass
 class Tally:
-    """What a run of the load collects; seconds everywhere."""
+    """Measurements of one run; all times in seconds."""
 
-    latencies: array[float] = field(default_factory=lambda: array("d"))  # of the requests that were answered
-    # how late each request was sent, against when it should have been
-    lags: array[float] = field(default_factory=lambda: array("d"))
-    # how many requests ended otherwise, by gRPC's name of the reason or NOT_SENT
-    errors: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)  # what was said, for one of each
-    began: float = 0.0  # when the first request should have been sent
-    ended: float = 0.0  # when the last one was answered or given up
+    latencies: array[float] = field(default_factory=lambda: array("d"))  # of the answered requests
+    lags: array[float] = field(default_factory=lambda: array("d"))  # delay of each request past its due time
+    errors: Counter[str] = field(default_factory=Counter)  # failed requests by gRPC status, or NOT_SENT
+    examples: dict[str, str] = field(default_factory=dict)  # the first message of each error
+    began: float = 0.0  # when the first request was due
+    ended: float = 0.0  # when the last request was answered or cancelled
 
     def add(self, code: str, latency: float, at: float, said: str = "") -> None:
-        """Count a request that ended."""
+        """Count a finished request."""
         self.ended = max(self.ended, at)
         if code == OK:
             self.latencies.append(latency)
@@ -65,7 +63,7 @@ class Tally:
 
     @property
     def requests(self) -> int:
-        """All that ended."""
+        """Number of finished requests."""
         return len(self.latencies) + self.errors.total()
 
 
@@ -75,7 +73,7 @@ class Result:
     Args:
         rows_per_request: rows in each request.
         mode: ``open`` or ``closed``.
-        asked: the rate in requests/s of an open loop, the number of callers of a closed one.
+        asked: requests/s of an open loop, the number of callers of a closed one.
     """
 
     def __init__(self, tally: Tally, rows_per_request: int, mode: str, asked: float):
@@ -92,26 +90,26 @@ class Result:
 
     @property
     def answered(self) -> int:
-        """Requests with an answer."""
+        """Number of answered requests."""
         return len(self.latencies_ms)
 
     @property
     def request_rate(self) -> float:
-        """Requests answered a second."""
+        """Answered requests per second."""
         return self.answered / self.seconds
 
     @property
     def row_rate(self) -> float:
-        """Rows answered a second."""
+        """Answered rows per second."""
         return self.request_rate * self.rows_per_request
 
     def quantile_ms(self, percent: float) -> float | None:
-        """The quantile over all requests, failed ones counted as endless; None if it is one of those."""
+        """The quantile over all requests, failed ones as infinite; None if it falls among those."""
         value = quantile(self.latencies_ms, percent, self.failed)
         return value if math.isfinite(value) else None
 
     def histogram(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Edges in ms, 20 to a factor of ten on a grid that all runs share, and the number between each two."""
+        """Bin edges in ms, 20 per decade on a grid that all runs share, and the count in each bin."""
         if not self.answered:
             return np.array([1.0, 10.0]), np.zeros(1, np.int64)
         low, high = (math.log10(max(value, 1e-6)) for value in (self.latencies_ms[0], self.latencies_ms[-1]))
@@ -121,7 +119,7 @@ class Result:
         return edges, counts
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data: milliseconds, and rates a second."""
+        """As plain data: milliseconds, and rates per second."""
         edges, counts = self.histogram()
         latency: dict[str, float | None] = {
             f"p{percent:g}": _finite(quantile(self.latencies_ms, percent)) for percent in QUANTILES
@@ -154,7 +152,7 @@ _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
 class Limit(NamedTuple):
-    """A quantile, in percent, and the milliseconds that it may take."""
+    """The milliseconds that a quantile, in percent, may take."""
 
     percent: float
     limit_ms: float
@@ -164,14 +162,14 @@ class Limit(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A limit, and what was measured; None: the quantile falls among failed requests."""
+    """A limit and the measured value; None: the quantile falls among failed requests."""
 
     limit: Limit
     measured_ms: float | None
 
     @property
     def holds(self) -> bool:
-        """Whether the promise was kept."""
+        """Whether the limit was kept."""
         return self.measured_ms is not None and self.measured_ms <= self.limit.limit_ms
 
     def to_json(self) -> dict[str, Any]:
@@ -184,13 +182,13 @@ class Verdict(NamedTuple):
 
 
 class Slo(NamedTuple):
-    """Limits that must all hold. A request that failed counts as slower than every limit."""
+    """Service level objective: limits that must all hold. Failed requests count as slower than every limit."""
 
     limits: tuple[Limit, ...]
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> Slo:
-        """Read ``p99=20ms``, ``p99.9=0.1s`` or several, separated by commas. Raises UserError: something else."""
+        """Parse ``p99=20ms``, ``p99.9=0.1s`` or several, separated by commas. Raises UserError."""
         limits = []
         for text in (piece.strip() for given in texts for piece in given.split(",")):
             found = _LIMIT.fullmatch(text)
@@ -200,5 +198,5 @@ class Slo(NamedTuple):
         return cls(tuple(limits))
 
     def judge(self, result: Result) -> list[Verdict]:
-        """Every limit against what was measured."""
+        """Compare every limit with the measured quantile."""
         return [Verdict(limit, result.quantile_ms(limit.percent)) for limit in self.limits]

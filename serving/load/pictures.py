@@ -1,4 +1,4 @@
-"""Pictures of a load test."""
+"""Plots of a load test."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from serving.load.measurements import QUANTILES, Limit, Result, quantile
 
 @styled
 def histogram(result: Result, limits: Sequence[Limit], title: str) -> Figure:
-    """Latencies on a logarithmic scale, with the quantiles and the promised limits as lines."""
+    """Latencies on a logarithmic scale, with the quantiles and the limits as lines."""
     edges, counts = result.histogram()
     figure, (axes,) = panels(8, 4.2)
     axes.bar(edges[:-1], counts, width=edges[1:] - edges[:-1], align="edge", color=BLUE, alpha=0.85)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")  # the scale's own writes formulas
+    axes.xaxis.set_major_formatter("{x:g}")  # the default writes formulas
     axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("latency, ms")
     axes.set_ylabel("requests")
@@ -39,7 +39,7 @@ def histogram(result: Result, limits: Sequence[Limit], title: str) -> Figure:
 
 @styled
 def latency_by_rate(tried: Sequence[tuple[Result, bool]], limits: Sequence[Limit], title: str) -> Figure:
-    """Quantiles against the rate, both logarithmic; a quantile among failed requests is left out."""
+    """Quantiles against the rate, both logarithmic; quantiles among failed requests are left out."""
     ordered = sorted(tried, key=lambda pair: pair[0].asked)
     figure, (axes,) = panels(8, 4.6)
     percents = sorted({50.0, *(limit.percent for limit in limits)})

@@ -1,4 +1,4 @@
-"""Rows of a log as requests that are ready to be sent, and the way that they are sent."""
+"""Requests of a load test: built from the rows of a log, and sent over gRPC."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_ROWS = 20_000
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.enable_retries", 0),  # a second attempt would hide that the first one failed
+    ("grpc.enable_retries", 0),  # a retry would hide that the first attempt failed
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -34,24 +34,24 @@ _OPTIONS: list[tuple[str, Any]] = [
 
 
 class Traffic(NamedTuple):
-    """Serialized Predict requests, which are sent over and over."""
+    """Serialized Predict requests, sent over and over."""
 
-    requests: list[bytes]  # each of ``rows_per_request`` rows
+    requests: list[bytes]  # ``rows_per_request`` rows each
     rows_per_request: int
     rows: int  # distinct rows in them
-    rejected: int  # lines of the log that are no rows, and were left out
+    rejected: int  # lines of the log that are not rows and were left out
 
 
 def prepare(client: Client, schema_path: str | Path, input_path: str | Path, batch_size: int) -> Traffic:
-    """Read rows of a log, make requests of them, and let the server answer one to see that they fit each other.
+    """Build requests from the rows of a log, and check one answer of the server.
 
-    Everything is built beforehand, so that the time of building is not in what is measured.
+    All requests are built beforehand, so that building them is not measured.
 
     Args:
-        batch_size: rows in a request. A log with fewer rows is repeated.
+        batch_size: rows per request; a log with fewer rows is repeated.
 
     Raises:
-        UserError: the schema, the log or the server is not there, or they do not fit each other.
+        UserError: the schema, the log or the server is missing, or they do not match.
     """
     columns, rejected = _read(schema_path, str(input_path), max(MAX_ROWS, batch_size))
     rows = len(next(iter(columns.values())))
@@ -74,10 +74,10 @@ def prepare(client: Client, schema_path: str | Path, input_path: str | Path, bat
 
 
 class GrpcWire:
-    """Sends serialized requests over one connection and takes the answers unread. Close it.
+    """Sends serialized requests over one connection and does not parse the answers. Close it.
 
     Args:
-        requests: serialized PredictRequests; number n is ``requests[n % len(requests)]``.
+        requests: serialized PredictRequests; request n is ``requests[n % len(requests)]``.
     """
 
     def __init__(self, target: str, requests: Sequence[bytes], credentials: grpc.ChannelCredentials | None = None):
@@ -96,7 +96,7 @@ class GrpcWire:
         return time.perf_counter()
 
     def pause(self, until: float) -> None:
-        """Wait for a time or for a call that ends."""
+        """Wait until a time or until a call ends."""
         remaining = until - time.perf_counter()
         if remaining > 0 and self._ended.wait(remaining):
             self._ended.clear()
@@ -116,7 +116,7 @@ class GrpcWire:
         call.add_done_callback(ended)
 
     def cancel(self) -> None:
-        """Give up the calls that are on their way."""
+        """Cancel the calls in flight."""
         for call in list(self._calls):
             call.cancel()
 

@@ -1,4 +1,4 @@
-"""A load test from beginning to end: rows, requests, one rate or many, figures and pictures."""
+"""A whole load test: requests, one rate or a sweep, figures and plots."""
 
 from __future__ import annotations
 
@@ -20,38 +20,36 @@ from serving.load.measurements import QUANTILES, Result, Slo, Verdict
 from serving.load.requests import GrpcWire, Traffic, prepare
 from serving.load.senders import Bounds, closed_loop, open_loop
 
-Progress = Callable[[str, int, int], None]  # what is done, rows answered, rows in all (0: not known)
+Progress = Callable[[str, int, int], None]  # current step, rows answered, rows in all (0: not known)
 
 _WARM_UP = Bounds(duration=0.5, max_requests=50)
 _GUESS_CALLERS, _GUESS_SECONDS = 4, 2.0
 _LATE_MS = 5.0
 _LOWEST = 0.5
-_PRECISION = 1.1  # the highest rate may be up to this factor above the one that is found
+_PRECISION = 1.1  # the true highest rate may be up to this factor above the one found
 
 
 @dataclass
 class LoadReport:
-    """What was found."""
+    """Result of a load test."""
 
     target: str
     model_name: str
     traffic: Traffic
-    # the figures; of a sweep those at the highest rate that keeps the promise, or else at the lowest tried
-    result: Result
-    slo: Slo  # what was promised; may be empty
-    # of a sweep, the figures at each rate in the order of trying, and whether the promise was kept
-    tried: list[tuple[Result, bool]] = field(default_factory=list)
-    highest: float | None = None  # of a sweep, the highest rate that keeps the promise; None if none does
+    result: Result  # of a sweep, at the highest rate that keeps the SLO, or else at the lowest rate tried
+    slo: Slo  # may be empty
+    tried: list[tuple[Result, bool]] = field(default_factory=list)  # of a sweep: each rate, and whether the SLO held
+    highest: float | None = None  # of a sweep, the highest rate that keeps the SLO; None if none does
     files: list[str] = field(default_factory=list)
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """Each limit against the figures."""
+        """The result of each limit."""
         return self.slo.judge(self.result)
 
     @property
     def holds(self) -> bool:
-        """Whether every limit holds; without one, whether anything was answered at all."""
+        """Whether every limit holds; without limits, whether any request was answered."""
         return self.result.answered > 0 and all(verdict.holds for verdict in self.verdicts)
 
     def to_json(self) -> dict[str, Any]:
@@ -112,19 +110,19 @@ def load_test(
     output: str | Path | None = None,
     progress: Progress = lambda what, rows, total: None,
 ) -> LoadReport:
-    """Put a model server under load with raw rows (gRPC, signature ``raw``) and measure what it does.
+    """Load-test a model server with raw rows (gRPC, signature ``raw``).
 
-    Nothing is retried. All requests are built beforehand; the first is checked, of the others the status counts.
+    Nothing is retried. All requests are built beforehand; only the first answer is checked, of others the status.
 
     Args:
         input_path: a log; its first 20,000 rows are sent over and over.
-        rate: open loop: this many requests/s, whatever comes back; of a sweep the first rate to try.
-        concurrency: closed loop: this many callers, each of which waits for its answer and asks again.
-        sweep: look for the highest rate that keeps ``slo``; each rate takes ``bounds.duration``.
-        output: folder for ``load.json``, ``histogram.png`` and, of a sweep, ``latency-by-rate.png``.
+        rate: open loop: requests/s, independent of the answers; in a sweep, the first rate to try.
+        concurrency: closed loop: number of callers, each of which waits for its answer before it sends again.
+        sweep: find the highest rate that keeps ``slo``; each rate takes ``bounds.duration``.
+        output: folder for ``load.json``, ``histogram.png`` and, after a sweep, ``latency-by-rate.png``.
 
     Raises:
-        UserError: settings that exclude each other; or schema, log or server are not there or do not fit.
+        UserError: settings exclude each other, or schema, log or server are missing or do not match.
     """
     _check_settings(rate, concurrency, sweep, slo)
     folder = None if output is None else _folder(Path(output))
@@ -152,7 +150,7 @@ def load_test(
 
 
 class _Load:
-    """One server under one load after another."""
+    """Runs one load after another on one server."""
 
     def __init__(self, wire: GrpcWire, traffic: Traffic, bounds: Bounds, progress: Progress):
         self.traffic = traffic
@@ -194,16 +192,16 @@ def _sweep(load: _Load, slo: Slo, start: float | None, target: str, model_name: 
 
 
 def highest_rate(holds: Callable[[float], bool], start: float, *, max_steps: int = 14) -> float | None:
-    """Search for the highest rate at which something holds, taking it that it holds at every lower one.
+    """Find the highest rate at which a condition holds, assuming that it holds at every lower rate.
 
-    Doubles (or halves) the rate until one is known that holds and one that does not, then halves the gap on a
-    logarithmic scale until the two are within a tenth of each other.
+    Doubles (or halves) the rate until the answer changes, then bisects on a logarithmic scale until the two rates
+    are within 10 % of each other.
 
     Args:
-        max_steps: how many rates are tried at most.
+        max_steps: maximum number of rates to try.
 
     Returns:
-        The highest rate that was seen to hold; None if none did, down to one request in two seconds.
+        The highest rate that held; None if none did, down to one request in two seconds.
     """
     low: float | None = None
     high = math.inf
@@ -236,7 +234,7 @@ def _check_settings(rate: float | None, concurrency: int | None, sweep: bool, sl
 
 
 def _folder(folder: Path) -> Path:
-    """Find out beforehand whether the pictures can be drawn and written."""
+    """Create the output folder, and check that matplotlib is installed, before the load test runs."""
     import matplotlib  # noqa: F401
 
     with as_user_error(f"load-test: cannot write below {folder}"):

@@ -1,4 +1,4 @@
-"""When requests are sent: at a stated rate whatever comes back, or whenever one of the callers is free."""
+"""Open loop (requests at a fixed rate) and closed loop (a fixed number of callers)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BETWEEN_REPORTS = 0.2
 
 
 class Ended(NamedTuple):
-    """A call that ended: gRPC's name of how, when, and what was said."""
+    """A finished call: gRPC status, time, and details."""
 
     code: str
     at: float
@@ -22,41 +22,40 @@ class Ended(NamedTuple):
 
 
 class Wire(Protocol):
-    """The way to the server, and the clock that goes with it. One thread uses it; answers may come on others."""
+    """Transport to the server, with its clock. Used by one thread; answers may arrive on others."""
 
     def now(self) -> float:
-        """Seconds of a clock that never goes back."""
+        """Seconds of a monotonic clock."""
 
     def pause(self, until: float) -> None:
-        """Wait until a time, or until a call ends, whichever is first; it may return earlier."""
+        """Wait until a time or until a call ends; may return earlier."""
 
     def send(self, number: int, timeout: float, done: Callable[[Ended], None]) -> None:
         """Send request ``number`` and return; ``done`` is called once, within ``timeout`` seconds."""
 
     def cancel(self) -> None:
-        """Give up all calls on their way."""
+        """Cancel all calls in flight."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Where a run ends, whatever happens."""
+    """Limits of a run."""
 
     duration: float  # seconds in which requests are started
-    timeout: float = 10.0  # seconds that a request may take; it counts as failed then
-    max_requests: int = 1_000_000  # how many are started at most
-    # how many of an open loop are on their way at once; the others wait, and their clock runs
-    max_in_flight: int = 1000
+    timeout: float = 10.0  # seconds per request; a longer one counts as failed
+    max_requests: int = 1_000_000
+    max_in_flight: int = 1000  # concurrent requests of an open loop; waiting counts in the latency of the others
 
 
-Report = Callable[[int, int], None]  # requests ended; requests in all, 0 if that is not known
+Report = Callable[[int, int], None]  # requests finished; requests in all, 0 if that is not known
 
 
 def open_loop(wire: Wire, rate: float, bounds: Bounds, report: Report = lambda done, total: None) -> Tally:
-    """Request i is due at i / rate seconds, whatever became of those before.
+    """Request i is due at i / rate seconds, independent of earlier requests.
 
-    Latency counts from when a request was due, not from when it was sent: a server that stalls for a second
-    is charged for all that should have been asked in that second, and so is a client that cannot keep up.
-    What is due, but not sent within ``timeout`` for want of a free place, is counted as NOT_SENT.
+    Latency counts from when a request was due, not from when it was sent: a server that stalls for a second is
+    charged for all requests due in that second, and so is a client that cannot keep up. A request that finds no
+    free place among ``max_in_flight`` within ``timeout`` is counted as NOT_SENT.
     """
     total = max(1, min(int(rate * bounds.duration), bounds.max_requests))
     run = _Run(wire, lambda done: report(done, total))
@@ -79,7 +78,7 @@ def open_loop(wire: Wire, rate: float, bounds: Bounds, report: Report = lambda d
 
 
 def closed_loop(wire: Wire, concurrency: int, bounds: Bounds, report: Report = lambda done, total: None) -> Tally:
-    """A number of callers, each of which asks again as soon as it has its answer. Latency counts from the sending."""
+    """Callers that each send again as soon as they have their answer. Latency counts from sending."""
     run = _Run(wire, lambda done: report(done, 0))
     end = run.began + bounds.duration
     number = 0
@@ -93,7 +92,7 @@ def closed_loop(wire: Wire, concurrency: int, bounds: Bounds, report: Report = l
 
 
 class _Run:
-    """Requests on their way, and the tally of those that ended."""
+    """Requests in flight, and the tally of the finished ones."""
 
     def __init__(self, wire: Wire, report: Callable[[int], None]):
         self.tally = Tally()
@@ -111,7 +110,7 @@ class _Run:
         self._collect()
 
     def wait(self, until: float) -> None:
-        """Until something ended, or until a time; now and then report how far it is."""
+        """Wait until a call ends or until a time, and report progress at intervals."""
         if not self._collect():
             self._wire.pause(min(until, self._reported + _BETWEEN_REPORTS))
             self._collect()
@@ -121,7 +120,7 @@ class _Run:
             self._report(self.tally.requests)
 
     def finish(self, timeout: float) -> Tally:
-        """Wait for the last answers. Every call has a deadline; should one not keep it, it is given up."""
+        """Wait for the last answers; calls that outlive their deadline are cancelled."""
         for ending in (timeout + _GRACE, _GRACE):
             end = self._wire.now() + ending
             while self.in_flight and self._wire.now() < end:

@@ -11,7 +11,7 @@ from serving.server.flags import parse, usage
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until a signal ends it. Returns the exit code."""
+    """Serve until SIGINT or SIGTERM. Returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if {"--help", "-h"} & set(arguments):
         print(usage())

@@ -1,4 +1,4 @@
-"""The server as a whole: ports, the model, the two APIs, and an orderly end."""
+"""The server: ports, model versions, both APIs, and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _GRACE_SECONDS = 10.0
 
 
 class LocalServer:
-    """A model server in this process. Holds its ports from the beginning and opens them when the model is loaded.
+    """A model server in this process. Binds its ports at once and opens them when the model is loaded.
 
     Args:
-        flags: As of the command line; a port of 0 takes any free one.
-        host: Interface to listen on; default: that of the flags, 127.0.0.1 unless they name another.
+        flags: As on the command line; port 0 takes any free port.
+        host: Interface to listen on; default: the flag ``host``, 127.0.0.1 unless set.
 
     Attributes:
         grpc_port: The gRPC port; None: off.
@@ -36,7 +36,7 @@ class LocalServer:
         watcher: Holds the model's versions.
 
     Raises:
-        UserError: no base path, or a port that is taken.
+        UserError: no base path, or a port is taken.
 
     Example:
         >>> with LocalServer(ServerFlags(model_base_path="models/afm", model_name="afm", port=0)) as server:
@@ -51,7 +51,7 @@ class LocalServer:
         self._credentials = server_credentials(flags.ssl_config_file) if flags.ssl_config_file else None
         self._stopping = threading.Event()
         self.host = host = host or flags.host
-        # Ports first: loading TensorFlow takes seconds, and a taken port should say so at once.
+        # Ports first: loading TensorFlow takes seconds, and a taken port should fail at once.
         self._held_grpc = None if flags.port is None else HeldPort(host, flags.port, "--port")
         self._held_rest = (
             None if flags.rest_api_port is None else HeldPort(host, flags.rest_api_port, "--rest_api_port")
@@ -80,10 +80,10 @@ class LocalServer:
         )
 
     def start(self) -> None:
-        """Load the newest version, then open the ports. With no version there yet: answer NOT_FOUND until one is.
+        """Load the newest version, then open the ports. Without any version, answers NOT_FOUND until one appears.
 
         Raises:
-            UserError: somebody else took a port meanwhile.
+            UserError: a port was taken in the meantime.
         """
         from serving.server.grpc_service import Health, add_services
         from serving.server.http_server import RestServer
@@ -123,16 +123,16 @@ class LocalServer:
                     log.info("%s: new version policy and labels: %s", new.name, dict(new.labels))
                 problem = ""
             except UserError as error:
-                if problem != str(error):  # once, not at every look
+                if problem != str(error):  # log it once, not at every poll
                     log.error("%s; going on as before", error)
                 problem = str(error)
 
     def stop(self, grace: float = _GRACE_SECONDS) -> None:
-        """Take no new requests, give those inside ``grace`` seconds, unload."""
+        """Stop accepting requests, give those in flight ``grace`` seconds, and unload."""
         self._stopping.set()
         if self._health is not None:
             self._health.set(False)
-        # Both at once: neither takes new requests while the other finishes those it has.
+        # Both APIs at once: neither accepts requests while the other finishes its own.
         finished = None if self._grpc is None else self._grpc.stop(grace)
         if self._rest is not None:
             self._rest.stop(grace)
@@ -171,10 +171,10 @@ def run(flags: ServerFlags) -> dict[str, Any]:
     """Serve until SIGINT or SIGTERM.
 
     Returns:
-        What was served: ``{"model_name", "versions", "grpc_port", "rest_port"}``.
+        ``{"model_name", "versions", "grpc_port", "rest_port"}``.
 
     Raises:
-        UserError: no base path, or a port that is taken.
+        UserError: no base path, or a port is taken.
     """
     _show_log()
     stopping = threading.Event()
@@ -222,7 +222,7 @@ def _ready_line(server: LocalServer) -> str:
 
 
 def _show_log() -> None:
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it has lines about itself at every load
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it logs several lines at every load
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     if not log.handlers:

@@ -1,4 +1,4 @@
-"""The flags of ``tensorflow_model_server`` that the local server takes, by their own names."""
+"""The flags of ``tensorflow_model_server`` that the local server supports, under the same names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ADVICE = (
     "or docker compose -f deploy/docker-compose.yml up"
 )
 
-# What the real server has and this one does not.
+# Flags of the real server that this one does not support.
 _REAL_SERVER_ONLY = """
 batching_parameters_file enable_batching enable_cors_support enable_per_model_batching_parameters enable_profiler
 enable_serialization_as_tensor_content enable_signature_method_name_check flush_filesystem_caches
@@ -80,7 +80,7 @@ def _declare(parse: Callable[[str], Any], default: Any, wanted: str, text: str) 
 
 @dataclass(frozen=True)
 class ServerFlags:
-    """How to serve. A port of None is off; a port of 0, from code only, is any free one."""
+    """Server flags. A port of None is off; port 0, from code only, is any free port."""
 
     model_base_path: str = _declare(str, "", "a folder", "folder of the numbered version folders")
     model_name: str = _declare(str, "default", "a name", "name of the model")
@@ -125,10 +125,10 @@ _FIELDS = {item.name: item for item in fields(ServerFlags)}
 
 
 def parse(arguments: Sequence[str]) -> ServerFlags:
-    """Read a command line: ``--flag=value``, ``--flag value``, or ``--flag`` for true; ``-`` in a name is ``_``.
+    """Parse a command line: ``--flag=value``, ``--flag value``, or ``--flag`` for true; ``-`` in a name is ``_``.
 
     Raises:
-        UserError: a flag that the real server has and this one does not, an unknown one, a value that it cannot have.
+        UserError: a flag that only the real server has, an unknown flag, or an invalid value.
     """
     values: dict[str, Any] = {}
     rest = list(arguments)
@@ -155,7 +155,7 @@ def parse(arguments: Sequence[str]) -> ServerFlags:
 
 
 def usage(width: int = 80) -> str:
-    """The flags, each with what it takes and does, in lines of that width."""
+    """Help text: each flag with its value, meaning and default, wrapped at ``width``."""
     lines = ["flags, by the names of tensorflow_model_server:"]
     for name, item in _FIELDS.items():
         default = "" if item.default in (None, "", ()) else f" (default {item.default})"
@@ -196,7 +196,7 @@ def check_base_path(path: str) -> Path:
     """The base path as a Path.
 
     Raises:
-        UserError: a remote path, no such folder, or a folder that is itself a version.
+        UserError: the path is remote, does not exist, or is itself a version folder.
     """
     if "://" in path:
         raise UserError(f"serve: --model_base_path {path}: this local server reads local folders; {_ADVICE}")

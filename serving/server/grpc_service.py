@@ -1,4 +1,4 @@
-"""The gRPC API: PredictionService and ModelService with TensorFlow Serving's own messages, and the health service."""
+"""The gRPC API: PredictionService and ModelService with TensorFlow Serving's messages, and the health service."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from serving.server.request_errors import RequestError, invalid
 
 log = logging.getLogger("serving.server")
 
-_LONGEST = (
-    2000  # bytes; a longer message may not fit the client's limit for headers, and the call would fail otherwise
-)
+_LONGEST = 2000  # bytes: a longer message may exceed the client's limit for headers, and hide the error
 
 _ADVICE = (
     "is not part of this local server: run TensorFlow Serving itself on the same folder (deploy/docker-compose.yml)"
@@ -26,7 +24,7 @@ _ADVICE = (
 
 
 class Health:
-    """The standard health service: SERVING, by the real server's names, once a version answers."""
+    """The standard health service, under the real server's names: SERVING once a version is loaded."""
 
     _NAMES = ("", "PredictionService", "ModelService")
 
@@ -35,7 +33,7 @@ class Health:
         self.set(False)
 
     def set(self, serving: bool) -> None:
-        """Notify watchers, and answer later callers with it."""
+        """Set the state and notify watchers."""
         state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in self._NAMES:
             self._servicer.set(name, state)
@@ -71,7 +69,7 @@ def add_services(server: grpc.Server, watcher: handlers.Watcher) -> None:
 
 
 def _method(kind: Any, answer: Callable[[Any], Any]) -> grpc.RpcMethodHandler:
-    """A method that takes bytes: those that are no message are the client's mistake, and gRPC would say INTERNAL."""
+    """A method that decodes the bytes itself: for malformed messages gRPC would answer INTERNAL."""
 
     def handle(data: bytes, context: grpc.ServicerContext) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""What the APIs have in common: from a request message to the response message, whatever it came in by."""
+"""Request message to response message, for both APIs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def predict(watcher: Watcher, request: predict_pb2.PredictRequest) -> predict_pb
     """Answer a Predict request.
 
     Raises:
-        RequestError: NOT_FOUND for a model or version, FAILED_PRECONDITION for a signature (the real server's code),
-            INVALID_ARGUMENT for inputs and outputs, and whatever an op of the model says.
+        RequestError: NOT_FOUND for a model or version, FAILED_PRECONDITION for a signature (as in the real server),
+            INVALID_ARGUMENT for inputs and outputs, or the error of an op of the model.
     """
     spec = request.model_spec
     version, label = _version_of(spec)
@@ -32,7 +32,7 @@ def predict_on(servable: Servable, request: predict_pb2.PredictRequest) -> predi
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     signature = servable.signature(name)
     if signature is None and name in servable.signatures and not request.inputs:
-        # The loader's own entry has no outputs to fetch; this is what the real server makes of that.
+        # The loader's bookkeeping entry has no outputs; the real server answers like this.
         raise RequestError(grpc.StatusCode.OUT_OF_RANGE, f"{name} has 0 outputs, tried to fetch output 0")
     if signature is None:
         raise RequestError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
@@ -49,7 +49,7 @@ def input_infos(watcher: Watcher, spec: model_pb2.ModelSpec) -> dict[str, meta_g
     """The inputs of the signature that a REST request names.
 
     Raises:
-        RequestError: as in :func:`predict`, but INVALID_ARGUMENT for the signature, as the real REST API has it.
+        RequestError: as in :func:`predict`, but INVALID_ARGUMENT for the signature, as in the real REST API.
     """
     version, label = _version_of(spec)
     with watcher.use(spec.name, version, label) as servable:
@@ -66,7 +66,7 @@ def metadata(
     """Answer GetModelMetadata: the signatures.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for a request without model or with an unknown field, NOT_FOUND.
+        RequestError: INVALID_ARGUMENT (no model, unknown field) or NOT_FOUND.
     """
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
@@ -87,10 +87,10 @@ def metadata(
 def status(
     watcher: Watcher, request: get_model_status_pb2.GetModelStatusRequest
 ) -> get_model_status_pb2.GetModelStatusResponse:
-    """Answer GetModelStatus: the state of all versions, or of the one that is asked for. A label is not looked at.
+    """Answer GetModelStatus: the state of all versions, or of the requested one. Labels are ignored.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for a request without model, NOT_FOUND.
+        RequestError: INVALID_ARGUMENT (no model) or NOT_FOUND.
     """
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
@@ -110,7 +110,7 @@ def status(
 
 
 def _version_of(spec: model_pb2.ModelSpec) -> tuple[int | None, str | None]:
-    """Number and label; at most one of them is there. A label that is there may be empty."""
+    """Number and label of the requested version; at most one is set. A label may be empty."""
     choice = spec.WhichOneof("version_choice")
     return (
         spec.version.value if choice == "version" else None,

@@ -1,6 +1,6 @@
-"""The REST port: HTTP/1.1 as h11 frames it, in threads, with limits on size, time and number.
+"""The REST port: HTTP/1.1 (framed by h11) in threads, with limits on size, time and connections.
 
-Nothing of TensorFlow is imported here.
+Must not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _READ_BYTES = 64 << 10
 
 @dataclass(frozen=True)
 class Limits:
-    """What a caller may take."""
+    """Limits of the REST API."""
 
-    connections: int = 1000  # at once; one more gets 503
+    connections: int = 1000  # open at once; one more gets 503
     idle_seconds: float = 60.0  # between two requests
     head_seconds: float = 20.0  # from the first byte of a request to the end of its headers
     body_seconds: float = 120.0  # from there to the end of its body
-    body_bytes: int = 1 << 30  # of a body as it is sent
-    unpacked_bytes: int = 10 << 20  # of a body after gzip; TensorFlow Serving's own limit
+    body_bytes: int = 1 << 30  # of a body as sent
+    unpacked_bytes: int = 10 << 20  # of a gzip body after unpacking; TensorFlow Serving's limit
 
 
 class Refused(Exception):
-    """A request that cannot be read: an HTTP status and why. The connection is of no further use."""
+    """A request that cannot be read: HTTP status and reason. The connection must be closed."""
 
     def __init__(self, status: int, why: str):
         super().__init__(why)
@@ -50,10 +50,10 @@ class Refused(Exception):
 
 
 class RestServer:
-    """Hands each request to one function; connections stay open between requests.
+    """Passes each request to one function; connections stay open between requests.
 
     Args:
-        threads: How many requests are answered at once; more of them wait, with their bodies read.
+        threads: Number of requests answered at once; others wait after their bodies are read.
 
     Raises:
         UserError: the port is taken or not allowed.
@@ -75,11 +75,11 @@ class RestServer:
         self.port: int = self._listening.getsockname()[1]
 
     def start(self) -> None:
-        """Answer in threads, one a connection."""
+        """Start answering, in one thread per connection."""
         self._thread.start()
 
     def stop(self, grace: float = 0.0) -> None:
-        """Free the port, close idle connections, and give requests that are on their way ``grace`` seconds."""
+        """Free the port, close idle connections, and give requests in flight ``grace`` seconds."""
         self.stopping.set()
         if self._thread.is_alive():
             self._listening.shutdown(socket.SHUT_RDWR)  # wakes accept()
@@ -94,7 +94,7 @@ class RestServer:
             self._changed.wait_for(lambda: not self._open, 1.0)
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        """Hand a request on; at most this many at once."""
+        """Call the handler; at most ``threads`` calls at once."""
         with self._slots:
             try:
                 return self._handler(method, path, body)
@@ -134,7 +134,7 @@ class RestServer:
 
 
 class _Connection:
-    """One connection: requests in, answers out, one after the other."""
+    """One connection: reads and answers requests one after the other."""
 
     def __init__(self, server: RestServer, accepted: socket.socket):
         self._server = server
@@ -144,7 +144,7 @@ class _Connection:
         self._idle = threading.Event()
 
     def run(self) -> None:
-        # Head and body of an answer may go out apart; with Nagle's delay a call would take 44 ms.
+        # Head and body of an answer may be sent separately; with Nagle's algorithm a call would take 44 ms.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while self._wire.our_state is h11.IDLE:
             method = "GET"
@@ -155,7 +155,7 @@ class _Connection:
                 method = request.method.decode("ascii")
                 body = self._body(request)
             except h11.RemoteProtocolError as error:
-                # h11 has 501 for some, but a mistake of the caller's is a 4xx here.
+                # h11 suggests 501 for some of the client's mistakes; here they are 4xx.
                 status = error.error_status_hint if error.error_status_hint < 500 else 400
                 self._reply(method, status, error_body(f"Malformed request: {error}"), close=True)
                 return self._linger()
@@ -171,7 +171,7 @@ class _Connection:
                 self._wire.start_next_cycle()
 
     def turn_away(self) -> None:
-        """Too many connections: say so without reading anything."""
+        """Answer 503 (too many connections) without reading the request."""
         body = error_body("too many connections")
         head = f"HTTP/1.1 503 \r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         with contextlib.suppress(OSError):
@@ -180,18 +180,18 @@ class _Connection:
         self.close()
 
     def hang_up(self, *, only_if_idle: bool = False) -> None:
-        """End the connection from another thread; the one that waits for bytes wakes and closes it."""
+        """Shut the connection down from another thread; the thread that waits for bytes wakes and closes it."""
         if self._idle.is_set() or not only_if_idle:
-            with contextlib.suppress(OSError):  # the other side was faster
+            with contextlib.suppress(OSError):  # the client closed it first
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End the connection and free it."""
+        """Shut down and close the socket."""
         self.hang_up()
         self._socket.close()
 
     def _request(self) -> h11.Request | None:
-        """The next request's head; None: there is none."""
+        """The head of the next request; None if there is none."""
         if not self._wire.trailing_data[0]:
             self._idle.set()
             try:
@@ -255,7 +255,7 @@ class _Connection:
         self._socket.sendall(b"".join(self._wire.send(event) or b"" for event in events))
 
     def _linger(self) -> None:
-        """Let the caller read the answer: closing with unread bytes would reset the connection under it."""
+        """Let the client read the answer: closing with unread bytes would reset the connection."""
         end = time.monotonic() + 1.0
         self._socket.shutdown(socket.SHUT_WR)
         while (left := end - time.monotonic()) > 0:
@@ -265,10 +265,10 @@ class _Connection:
 
 
 def unpack(body: bytes, limit: int) -> bytes:
-    """Bytes out of gzip.
+    """Decompress gzip.
 
     Raises:
-        Refused: not gzip, or more than ``limit`` bytes; no more than that is unpacked to find out.
+        Refused: not gzip, or more than ``limit`` bytes; at most ``limit + 1`` bytes are unpacked.
     """
     unpacked = bytearray()
     while body:
@@ -286,6 +286,6 @@ def unpack(body: bytes, limit: int) -> bytes:
 
 
 def error_body(text: str) -> bytes:
-    """A text as TensorFlow Serving's REST API words an error."""
-    # A lone surrogate of the client's JSON has no UTF-8; written as an escape it is JSON again.
+    """An error in the JSON form of TensorFlow Serving's REST API."""
+    # A lone surrogate from the client's JSON has no UTF-8 form; as an escape it is valid JSON.
     return json.dumps({"error": text}, ensure_ascii=False).encode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""JSON text as TensorFlow Serving's parser (RapidJSON) takes it, where that differs from Python's."""
+"""Parses JSON like TensorFlow Serving's parser (RapidJSON), where that differs from Python's."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _INF = re.compile(r'("(?:[^"\\]|\\.)*")|\bInf\b', re.DOTALL)
 
 
 def parse_json(body: bytes) -> Any:
-    """The value that a body begins with; what comes behind it is not looked at.
+    """Parse the value at the beginning of a body; anything after it is ignored.
 
-    NaN, Inf and Infinity are numbers; of a key that comes twice the first counts; bytes in a string that are no UTF-8
-    become lone surrogates, as ``surrogateescape`` has them.
+    NaN, Inf and Infinity are numbers; of duplicate keys the first counts; bytes in a string that are not UTF-8
+    become lone surrogates (``surrogateescape``).
 
     Raises:
-        RequestError: INVALID_ARGUMENT: not JSON, nested too deeply, a number beyond a double, half of a surrogate
-            pair written as an escape.
+        RequestError: INVALID_ARGUMENT: not JSON, nested too deeply, a number out of a double's range, or an escaped
+            half of a surrogate pair.
     """
     text = body.decode("utf-8", "surrogateescape").lstrip(" \t\r\n")
     if not text:
@@ -60,7 +60,7 @@ def _real(text: str) -> float:
 
 
 def _whole(text: str) -> int | float:
-    """Beyond 64 bits a whole number is a double."""
+    """Integers beyond 64 bits become doubles."""
     value = int(text) if len(text) <= 20 else None
     return value if value is not None and -(1 << 63) <= value < 1 << 64 else _real(text)
 

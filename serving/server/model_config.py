@@ -1,4 +1,4 @@
-"""``--model_config_file``: one model with its version policy and labels, in the real server's text form."""
+"""``--model_config_file``: one model with its version policy and labels, in the real server's text format."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _FLAG = "serve: --model_config_file"
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """Which versions serve: the ``most`` highest ones (None: all), or, if there are any, the ``specific`` ones."""
+    """The versions to serve: the ``most`` highest ones (None: all), or the ``specific`` ones if any are given."""
 
     most: int | None = 1
     specific: tuple[int, ...] = ()
 
     def candidates(self, versions: Iterable[int]) -> list[int]:
-        """The versions worth loading, best first; when ``most`` of them serve, that is enough."""
+        """The versions to try to load, best first, until ``most`` of them are loaded."""
         ordered = sorted(versions, reverse=True)
         return [version for version in ordered if version in self.specific] if self.specific else ordered
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is served: a name, the folder of its versions, which of them, and names for some of them."""
+    """The served model: its name, the folder of its versions, which of them to serve, and their labels."""
 
     name: str
     base_path: str
@@ -41,7 +41,7 @@ def read_model_config(path: str) -> ModelConfig:
     """Read a ModelServerConfig in text format.
 
     Raises:
-        UserError: the file cannot be read, is not of that form, or asks for what only the real server has.
+        UserError: the file cannot be read, does not parse, or uses what only the real server supports.
     """
     from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
@@ -74,10 +74,10 @@ def read_model_config(path: str) -> ModelConfig:
 
 
 def check_labels(old: Mapping[str, int], new: Mapping[str, int], available: Collection[int], name: str) -> None:
-    """The real server's rule: a label in use moves only to a version that serves already.
+    """The real server's rule: a label in use may only move to a version that is already loaded.
 
     Raises:
-        UserError: one would not; with the real server's words.
+        UserError: a label would move to another version; the message is the real server's.
     """
     for label, version in sorted(new.items()):
         if version != old.get(label, version) and version not in available:

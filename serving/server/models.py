@@ -1,4 +1,4 @@
-"""One version of a model: loaded as TF Serving loads it, in a session of its own, and run by signature."""
+"""One version of a model: loaded in its own session, as in TF Serving, and run by signature."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 class Servable:
     """A loaded version.
 
-    A session on the version's own graph, like the real server's: closing it frees the memory at once, and requests
-    of several threads run in it together.
+    It runs in a session of its own, as in the real server: closing the session frees the memory at once, and
+    requests from several threads run in it concurrently.
 
     Args:
         flags: Session parallelism.
 
     Raises:
-        RequestError: the folder cannot be loaded; code and message are those of TensorFlow.
+        RequestError: the folder cannot be loaded; code and message are TensorFlow's.
     """
 
     def __init__(self, name: str, version: int, folder: Path, flags: ServerFlags):
@@ -46,7 +46,7 @@ class Servable:
             intra_op_parallelism_threads=flags.tensorflow_intra_op_parallelism,
             inter_op_parallelism_threads=flags.tensorflow_inter_op_parallelism,
         )
-        if tf.config.get_visible_devices("GPU"):  # a session of its own takes every GPU, and all of its memory
+        if tf.config.get_visible_devices("GPU"):  # by default a session takes every GPU and all its memory
             config.gpu_options.allow_growth = True
             config.gpu_options.visible_device_list = "0"
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
@@ -54,12 +54,12 @@ class Servable:
             self.signatures = _read_signatures(folder)
             with self._session.graph.as_default():
                 tf.compat.v1.saved_model.loader.load(self._session, [tf.saved_model.SERVING], str(folder))
-        except Exception as error:  # a broken folder fails in many ways; all of them mean: not this version
+        except Exception as error:  # a broken folder fails in many ways
             self._session.close()
             raise _as_fault(error, f"{folder}: ") from error
 
     def signature(self, name: str) -> meta_graph_pb2.SignatureDef | None:
-        """A signature that can be asked, by name; the empty name is ``serving_default``."""
+        """A callable signature by name; the empty name is ``serving_default``."""
         found = self.signatures.get(name or DEFAULT_SIGNATURE)
         return found if found is not None and found.method_name else None
 
@@ -67,10 +67,10 @@ class Servable:
         """Run a signature.
 
         Args:
-            inputs: An array for each of its inputs, already of the right type.
+            inputs: One array per input, of the right type.
 
         Raises:
-            RequestError: what an op said, with its code.
+            RequestError: an op failed; code and message are the op's.
         """
         call = self._callable(signature_name, tuple(outputs))
         try:
@@ -80,7 +80,7 @@ class Servable:
         return dict(zip(outputs, values, strict=True))
 
     def close(self) -> None:
-        """Free the model. No request may be running."""
+        """Free the model. No request may be in flight."""
         self._callables.clear()
         self._session.close()
 
@@ -98,13 +98,10 @@ class Servable:
 
 
 def warm_up(servable: Servable, predict: Callable[[Servable, predict_pb2.PredictRequest], object]) -> int:
-    """Replay the version's warm-up requests.
-
-    Returns:
-        How many there were.
+    """Replay the version's warm-up requests and return their number.
 
     Raises:
-        RequestError: one of them fails, or the file cannot be read; the version should not be served.
+        RequestError: a request fails, or the file cannot be read; the version must not be served.
     """
     path = servable.folder / _WARMUP
     if not path.exists():
@@ -123,13 +120,13 @@ def warm_up(servable: Servable, predict: Callable[[Servable, predict_pb2.Predict
 
 
 def check_inputs(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, Any]) -> Arrays:
-    """Decode a request's tensors and hold them against the signature.
+    """Decode a request's tensors and check them against the signature.
 
     Returns:
         Arrays by name.
 
     Raises:
-        RequestError: INVALID_ARGUMENT, with the real server's words where it has any.
+        RequestError: INVALID_ARGUMENT, with the real server's message if it has one.
     """
     arrays = {}
     for name, info in sorted(signature.inputs.items()):
@@ -164,7 +161,7 @@ def _check_shape(name: str, wanted: Any, shape: Sequence[int]) -> None:
 
 
 def check_outputs(signature: meta_graph_pb2.SignatureDef, output_filter: Sequence[str]) -> list[str]:
-    """The outputs to compute: those asked for, or all.
+    """The outputs to compute: the requested ones, or all.
 
     Raises:
         RequestError: INVALID_ARGUMENT for an unknown or repeated name.
@@ -187,7 +184,7 @@ def _set(names: Any) -> str:
 
 
 def _read_signatures(folder: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
-    with open_input(folder / "saved_model.pb") as stream:  # a pipe or device would keep the watcher for ever
+    with open_input(folder / "saved_model.pb") as stream:  # refuses pipes and devices, which would block the watcher
         model = saved_model_pb2.SavedModel.FromString(stream.read())
     for graph in model.meta_graphs:
         if set(graph.meta_info_def.tags) == {tf.saved_model.SERVING}:
@@ -201,7 +198,7 @@ def _as_fault(error: Exception, where: str = "") -> RequestError:
     if isinstance(error, tf.errors.OpError):
         message = error.message.removeprefix("Graph execution error:").partition("Original stack trace")[0].strip()
         return from_number(error.error_code, f"{where}{message}")
-    if isinstance(error, UnicodeDecodeError):  # an op's message that quotes bytes of the request
+    if isinstance(error, UnicodeDecodeError):  # from an op's message that quotes bytes of the request
         return invalid(f"{where}{bytes(error.object).decode('utf-8', 'replace')}")
     if isinstance(error, FileNotFoundError):
         return from_number(5, f"{where}{error.filename or error} is missing")

@@ -1,6 +1,6 @@
-"""Ports, held from the start and opened when the model is loaded, and the gRPC server.
+"""Ports, bound at start and opened when the model is loaded, and the gRPC server.
 
-Nothing of TensorFlow is imported here.
+Must not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import grpc
 
 from afm_ctr.errors import UserError
 
-# TensorFlow Serving's limit of a message, which also holds for what gRPC unpacks of one.
+# TensorFlow Serving's limit for a message, also after gRPC has decompressed it.
 _LARGEST_MESSAGE = (1 << 31) - 1
 
 
 class HeldPort:
-    """A port that is ours, but not yet open: whoever connects is refused until the server is ready to answer.
+    """A port that is bound but not yet listening: connections are refused until the server is ready.
 
     Args:
         port: Port; 0: any free one.
-        flag: The flag it came from, for messages.
+        flag: The port's flag, for messages.
 
     Raises:
         UserError: the port is taken or not allowed.
@@ -39,22 +39,22 @@ class HeldPort:
         self.port = int(self._socket.getsockname()[1])
 
     def release(self) -> int:
-        """Let go of it, for the server that opens it now."""
+        """Release the port to the server that opens it now, and return it."""
         self._socket.close()
         return self.port
 
 
 def cannot_bind(flag: str, port: int, reason: object) -> UserError:
-    """A port that cannot be had."""
+    """The error for a port that cannot be bound."""
     return UserError(f"serve: {flag}={port} cannot be used: {reason}; choose another port or stop what holds it")
 
 
 def make_grpc_server(threads: int, arguments: tuple[tuple[str, int | str], ...]) -> grpc.Server:
-    """A gRPC server without ports and services. The arguments are gRPC's own, and come before the defaults."""
+    """A gRPC server without ports and services. ``arguments`` are gRPC channel arguments and override defaults."""
     options: dict[str, Any] = {
         "grpc.max_receive_message_length": _LARGEST_MESSAGE,
         "grpc.max_send_message_length": _LARGEST_MESSAGE,
-        "grpc.so_reuseport": 0,  # else a second server would share the port and take half of the requests
+        "grpc.so_reuseport": 0,  # else a second server could share the port and take half of the requests
     }
     options.update(arguments)
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="grpc")
@@ -62,7 +62,7 @@ def make_grpc_server(threads: int, arguments: tuple[tuple[str, int | str], ...])
 
 
 def open_grpc(server: grpc.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> None:
-    """Listen and answer; with credentials, TLS only. Raises UserError: somebody else took the port meanwhile."""
+    """Listen and answer; with credentials, TLS only. Raises UserError: the port was taken in the meantime."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if credentials is None:

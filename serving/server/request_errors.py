@@ -1,4 +1,4 @@
-"""What the server answers when it does not answer the question; one form for gRPC and REST."""
+"""Errors that the server answers requests with, over gRPC and REST."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import grpc
 
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
-# TF Serving's own table from canonical codes to HTTP.
+# TF Serving's table from canonical codes to HTTP.
 HTTP_STATUS = {
     grpc.StatusCode.OK: 200,
     grpc.StatusCode.CANCELLED: 499,
@@ -26,7 +26,7 @@ HTTP_STATUS = {
 
 
 class RequestError(Exception):
-    """A request that gets an error for an answer: a canonical code and a message for the client."""
+    """An error to answer a request with: a canonical code and a message for the client."""
 
     def __init__(self, code: grpc.StatusCode, message: str):
         super().__init__(message)
@@ -49,5 +49,5 @@ def not_found(message: str) -> RequestError:
 
 
 def from_number(number: int, message: str) -> RequestError:
-    """An error of TensorFlow's, by its canonical code."""
+    """An error by the number of its canonical code."""
     return RequestError(_BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN), message)

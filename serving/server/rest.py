@@ -1,4 +1,4 @@
-"""The REST API: paths, and what each of them answers."""
+"""The REST API: routes and answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving.server.json_text import parse_json
 from serving.server.request_errors import RequestError, from_number, invalid
 from serving.server.rest_json import JsonRequest, format_answer, read_request
 
-# A query is part of the path, as in the real server: names hold it, and nothing else matches it.
+# As in the real server, a query string is part of the path: only names can contain it.
 _VERSION = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _PREDICT = re.compile(rf"/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)")
 _STATUS = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/(?i:metadata))?")
@@ -26,14 +26,14 @@ _ADVICE = "run TensorFlow Serving itself on the same folder (deploy/docker-compo
 
 
 class RestApi:
-    """Answers HTTP requests from a model, as TensorFlow Serving's documented REST API has it."""
+    """Answers HTTP requests as documented for TensorFlow Serving's REST API."""
 
     def __init__(self, watcher: handlers.Watcher):
         self._watcher = watcher
 
     def __call__(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
         """HTTP method, request target and body to HTTP status and JSON body."""
-        path = re.sub(r"^https?://[^/]*", "", target, flags=re.IGNORECASE)  # the absolute form, as proxies write it
+        path = re.sub(r"^https?://[^/]*", "", target, flags=re.IGNORECASE)  # proxies send the absolute form
         try:
             return 200, self._route(method, path, body)
         except RequestError as error:
@@ -50,7 +50,7 @@ class RestApi:
         if method == "GET" and (found := _STATUS.fullmatch(path)):
             if not found["name"]:
                 raise invalid("Missing model name in request.")
-            # The real server knows "metadata" in lower case only, and takes other spellings for the status.
+            # The real server knows "metadata" in lower case only; other spellings get the status.
             return self._metadata(_spec(found)) if found["metadata"] == "/metadata" else self._status(_spec(found))
         raise invalid(f"Malformed request: {method} {path}")
 
@@ -76,7 +76,7 @@ class RestApi:
 
 
 def _check_examples(body: bytes) -> None:
-    """Whether the body is one of classify and regress: ``{"examples": [{...}]}``."""
+    """Check that a body is one for classify or regress: ``{"examples": [{...}]}``."""
     document = parse_json(body)
     examples = document.get("examples") if isinstance(document, dict) else None
     if not isinstance(examples, list) or not examples or not all(isinstance(item, dict) for item in examples):

@@ -1,7 +1,7 @@
 """JSON to tensors and back, by the rules of TF Serving's REST API.
 
-Row form: ``{"instances": [...]}``, a value or an object a row. Column form: ``{"inputs": ...}``, whole tensors.
-Bytes are ``{"b64": "..."}``. NaN, Infinity and -Infinity are allowed both ways, although JSON itself has none.
+Row form: ``{"instances": [...]}``, one value or object per row. Column form: ``{"inputs": ...}``, whole tensors.
+Bytes are ``{"b64": "..."}``. NaN, Infinity and -Infinity are allowed both ways, although they are not JSON.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class JsonRequest:
 
     @property
     def by_row(self) -> bool:
-        """Row form, as far as one can see."""
+        """Whether the request is in row form; not yet validated."""
         return "instances" in self._document
 
     def content(self) -> Any:
-        """The value of ``instances`` or ``inputs``. Raises RequestError: both, or neither, or no rows."""
+        """The value of ``instances`` or ``inputs``. Raises RequestError: both or neither is given, or no rows."""
         document = self._document
         if "instances" in document and "inputs" in document:
             raise invalid("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
@@ -72,10 +72,10 @@ def read_request(request: JsonRequest, infos: Infos) -> predict_pb2.PredictReque
     """The request as a message, without its model_spec.
 
     Args:
-        infos: The signature's inputs, which say what type each value should have.
+        infos: The signature's inputs, with the type of each.
 
     Raises:
-        RequestError: INVALID_ARGUMENT; the message says which row and input.
+        RequestError: INVALID_ARGUMENT; the message names the row and the input.
     """
     if not infos:
         raise invalid(f"Failed to get input map for signature: {request.signature_name or 'DEFAULT'}")
@@ -149,7 +149,7 @@ def _rows_to_array(rows: list[Any], info: Any, key: str = "") -> np.ndarray[Any,
 
 
 def _blame(rows: list[Any], info: Any, key: str) -> RequestError | None:
-    """The first row that cannot be part of the column: found slowly, after the whole was refused fast."""
+    """The error for the first row that does not fit the column; slow, so only used once the whole was refused."""
     first: tuple[int, ...] | None = None
     for number, row in enumerate(rows):
         where = f"Failed to process element: {number}{key} of 'instances' list. Error: INVALID_ARGUMENT:"
@@ -209,14 +209,14 @@ def _to_array(value: Any, dtype: int) -> np.ndarray[Any, Any]:
 
 def _floats(flat: Sequence[float], target: np.dtype[Any], wanted: str) -> np.ndarray[Any, Any]:
     try:
-        with np.errstate(over="ignore"):  # beyond the type's range is infinite, as in the real server
+        with np.errstate(over="ignore"):  # values out of range become infinite, as in the real server
             return np.array(flat, dtype=np.float64).astype(target)
     except OverflowError:
         raise _type_error(max(flat, key=abs), wanted) from None
 
 
 def _flatten(value: Any) -> tuple[tuple[int, ...], list[Any]]:
-    """A nested list as shape and values; the first element of each level says how deep and how long it is."""
+    """Shape and values of a nested list; the first element of each level sets its length and depth."""
     shape: list[int] = []
     flat = [value]
     while flat and isinstance(flat[0], list):
@@ -240,14 +240,14 @@ def _flatten(value: Any) -> tuple[tuple[int, ...], list[Any]]:
 
 def _string(value: Any) -> bytes:
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape")  # bytes that were no UTF-8 are themselves again
+        return value.encode("utf-8", "surrogateescape")  # restores bytes that are not UTF-8
     if not isinstance(value, dict):
         raise _type_error(value, "string")
     if not _is_base64(value):
         raise invalid(f"JSON Value: {_show(value)} not formatted correctly for base64 data")
     try:
         text = re.sub(r"\s", "", value["b64"], flags=re.ASCII).rstrip("=")
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)  # padding may be left out
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)  # padding is optional
     except (binascii.Error, ValueError):
         raise invalid("Unable to base64 decode") from None
 
@@ -256,7 +256,7 @@ def _to_lists(name: str, array: np.ndarray[Any, Any]) -> Any:
     if array.dtype == object:
         flat: list[Any] = [_text(name, item) for item in array.reshape(-1)]
     elif array.dtype.kind == "f" and array.dtype.itemsize < 8:
-        # The shortest decimal that reads back as the same float: 0.2 and not 0.20000000298.
+        # The shortest decimal that reads back as the same float: 0.2, not 0.20000000298.
         flat = [float(text) for text in array.reshape(-1).astype(str)]
     else:
         return array.tolist()
@@ -280,7 +280,7 @@ def _check_rows(arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether the text has a UTF-8 form: JSON can hold half of a surrogate pair."""
+    """Whether the text has a UTF-8 form: JSON may contain half of a surrogate pair."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 

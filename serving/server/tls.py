@@ -1,4 +1,4 @@
-"""``--ssl_config_file``: the real server's text file, to gRPC's credentials."""
+"""``--ssl_config_file``: gRPC credentials from the real server's text file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _FLAG = "serve: --ssl_config_file"
 
 
 def server_credentials(path: str) -> grpc.ServerCredentials:
-    """Read the file: text format, with ``server_key``, ``server_cert``, ``custom_ca`` (PEM text, not paths) and
-    ``client_verify`` (mutual TLS: a client without a certificate that ``custom_ca`` signed is refused).
+    """Read an SSLConfig in text format: ``server_key``, ``server_cert``, ``custom_ca`` (PEM text, not paths) and
+    ``client_verify`` (mutual TLS: clients without a certificate signed by ``custom_ca`` are refused).
 
-    As in the real server, it is the gRPC API that speaks TLS; the REST API stays plain.
+    As in the real server, only the gRPC API uses TLS; the REST API stays plain.
 
     Raises:
-        UserError: the file cannot be read or is not of that form, or gRPC does not take its key and certificates.
+        UserError: the file cannot be read or does not parse, or gRPC refuses its key and certificates.
     """
     config = SSLConfig()
     try:
@@ -29,7 +29,7 @@ def server_credentials(path: str) -> grpc.ServerCredentials:
     except OSError as error:
         raise UserError(f"{_FLAG}={path}: {error.strerror or error}") from None
     except text_format.ParseError as error:
-        # Its message quotes the text, and that may be the key.
+        # The parser's message quotes the text, which may be the key.
         where = f"line {error.GetLine()}, column {error.GetColumn()}" if error.GetLine() else "no place known"
         raise UserError(f"{_FLAG}={path}: not an SSLConfig in text format ({where})") from None
     except UnicodeDecodeError as error:
@@ -45,7 +45,7 @@ def server_credentials(path: str) -> grpc.ServerCredentials:
     )
     probe = grpc.server(ThreadPoolExecutor(1))
     try:
-        probe.add_secure_port("127.0.0.1:0", credentials)  # only here does gRPC look at them
+        probe.add_secure_port("127.0.0.1:0", credentials)  # gRPC checks them only here
     except RuntimeError:
         raise UserError(
             f"{_FLAG}={path}: gRPC does not take this key and certificate; do they belong together?"

@@ -1,4 +1,4 @@
-"""Which versions there are: finds new version folders, loads them, swaps, and lets requests finish on the old one."""
+"""Finds new version folders, loads them, swaps versions, and lets requests finish on the old one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DRAIN_SECONDS = 60.0
 
 
 class Loaded(Protocol):
-    """What the watcher needs to know of a loaded version."""
+    """A loaded version, as the watcher sees it."""
 
     version: int
 
@@ -36,7 +36,7 @@ T = TypeVar("T", bound=Loaded)
 
 @dataclass(frozen=True)
 class VersionState:
-    """A version in GetModelStatus: state, and the error (canonical code and text) that ended it, if one did."""
+    """A version in GetModelStatus: its state, and the error (canonical code and text) that ended it, if any."""
 
     version: int
     state: int
@@ -45,7 +45,7 @@ class VersionState:
 
 
 class _Handle(Generic[T]):
-    """A loaded version and the number of requests inside it."""
+    """A loaded version and the number of requests that use it."""
 
     def __init__(self, model: T):
         self.model = model
@@ -53,15 +53,15 @@ class _Handle(Generic[T]):
 
 
 class VersionWatcher(Generic[T]):
-    """Serves the highest version below a folder that loads, or several, much as TF Serving's policies have it.
+    """Serves the highest version in a folder that loads, or several, by policies like TF Serving's.
 
-    A new version is loaded next to those that serve; once it is ready it answers, and one that the policy has no more
-    room for is unloaded when its last request is through. A version that fails to load is reported and never replaces
-    one that serves; it is tried again when its files change. Folders whose name is not a number are not looked at.
+    A new version is loaded next to those being served; once it is ready, a version that the policy no longer
+    includes is unloaded when its last request ends. A version that fails to load is reported and never replaces
+    another; it is tried again when its files change. Folders whose names are not numbers are ignored.
 
     Args:
         load: Loads one version; a RequestError (or any exception) means that it cannot be served.
-        poll_seconds: Pause between looks; 0: look once.
+        poll_seconds: Interval between looks; 0: look once.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class VersionWatcher(Generic[T]):
         self._warned = ""
 
     def start(self) -> None:
-        """Look once, loading what is there, then keep looking in a thread of its own."""
+        """Load the present versions, then keep looking for new ones in a thread."""
         self.look()
         if self._poll_seconds > 0:
             self._thread = threading.Thread(target=self._keep_looking, name="version-watcher", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Stop looking and unload."""
+        """Stop looking and unload all versions."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
@@ -103,32 +103,32 @@ class VersionWatcher(Generic[T]):
             self._take_down(version)
 
     def configure(self, policy: VersionPolicy, labels: Mapping[str, int]) -> None:
-        """Another policy and other labels, from now on; the next look goes by them."""
+        """Set the policy and the labels; the policy takes effect at the next look."""
         with self._changed:
             self._policy, self._labels = policy, dict(labels)
 
     def states(self) -> list[VersionState]:
-        """All versions that were seen, by number."""
+        """All versions seen so far, by number."""
         with self._changed:
             return [self._states[version] for version in sorted(self._states)]
 
     def available(self) -> list[int]:
-        """The versions that serve, lowest first."""
+        """The versions being served, lowest first."""
         with self._changed:
             return sorted(self._serving)
 
     @property
     def version(self) -> int | None:
-        """The highest version that serves; None before there is one."""
+        """The highest version being served; None if there is none."""
         return max(self.available(), default=None)
 
     def wait_available(self, timeout: float | None = None) -> bool:
-        """Wait until a version serves. Returns whether one does."""
+        """Wait until a version is being served. Returns whether one is."""
         with self._changed:
             return self._changed.wait_for(lambda: bool(self._serving), timeout)
 
     def labelled(self, name: str, label: str) -> int:
-        """The version of a label. Raises RequestError: INVALID_ARGUMENT, with the real server's words."""
+        """The version of a label. Raises RequestError: INVALID_ARGUMENT, with the real server's message."""
         with self._changed:
             version = self._labels.get(label) if name == self.name else None
         if version is None:
@@ -140,7 +140,7 @@ class VersionWatcher(Generic[T]):
         """The model that a request names, kept loaded until the block ends.
 
         Raises:
-            RequestError: no such model, version or label, with the real server's words.
+            RequestError: no such model, version or label; the message is the real server's.
         """
         if not name:
             raise invalid("ModelSpec has no name specified.")
@@ -161,7 +161,7 @@ class VersionWatcher(Generic[T]):
                 self._changed.notify_all()
 
     def look(self) -> None:
-        """Look for versions now, bring up those that the policy needs and that load, and take down the others."""
+        """Look for versions now, load those that the policy includes, and unload the others."""
         folders = self._version_folders()
         with self._changed:
             policy = self._policy
@@ -241,13 +241,13 @@ class VersionWatcher(Generic[T]):
                 log.exception("looking for versions of %s failed; trying again", self.name)
 
     def _warn(self, text: str) -> None:
-        if text != self._warned:  # once, not at every look
+        if text != self._warned:  # log it once, not at every poll
             log.warning("%s", text)
             self._warned = text
 
 
 def _fingerprint(folder: Path) -> tuple[object, ...]:
-    """Changes when a file below the folder does, so that a version that was copied too slowly gets its chance."""
+    """Changes when a file below the folder does, so that a version still being copied is tried again."""
     found = []
     for path in sorted(folder.rglob("*")):
         try:
