@@ -1,4 +1,7 @@
-"""Raw logs: text or Parquet, plain or packed, parsed to columns, label, weight, group and key. No TensorFlow."""
+"""Raw logs: text or Parquet, plain or compressed, parsed into columns, label, weight, group and key.
+
+Must not import TensorFlow.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrow arrays to the texts of cells, a column at a time."""
+"""Arrow arrays to the texts of cells, one column at a time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from afm_ctr.errors import UserError
 from afm_ctr.rawlog.tokenizers import Reasons
 from serving.cell_text import bad_element, cell_text
 
-EXTENSIONS = ("arrow.uuid", "arrow.bool8")  # those with a text of their own; others are read where they hold text
+EXTENSIONS = ("arrow.uuid", "arrow.bool8")  # supported extension types; of others only those stored as text
 
 
 def load_arrow() -> Any:
-    """pyarrow and what is used of it: loaded where it is needed, since not every installation has it."""
+    """Import pyarrow with the modules used here; an optional dependency. Raises UserError if it is missing."""
     try:
         import pyarrow
         import pyarrow.compute
@@ -28,7 +28,7 @@ def load_arrow() -> Any:
 
 
 def plain_type(kind: Any) -> Any:
-    """An Arrow type without views and runs, which few of Arrow's functions take; the same where it has none."""
+    """An Arrow type without views and run-end encoding, which few Arrow functions support."""
     arrow = load_arrow()
     types = arrow.types
     if types.is_string_view(kind):
@@ -70,7 +70,7 @@ def plain_table(table: Any) -> Any:
 
 
 def _plain_lists(lists: Any, kind: Any) -> Any:
-    """Views of lists as lists; Arrow 25's cast leaves their last offset unset."""
+    """Convert list views to lists; Arrow 25's cast leaves the last offset unset."""
     arrow = load_arrow()
     lengths = arrow.compute.list_value_length(lists).cast(arrow.int64()).fill_null(0)
     offsets = arrow.array(np.r_[0, np.cumsum(lengths)], arrow.int64())
@@ -82,8 +82,8 @@ class ArrowTexts:
     """The texts of the cells of Arrow arrays.
 
     Args:
-        list_separator: what lists are joined with.
-        separators: of every column what no element of a list may hold.
+        list_separator: text between the elements of a list.
+        separators: texts that no element of a list may contain, by column.
     """
 
     def __init__(self, list_separator: str, separators: Mapping[str, Sequence[bytes]]) -> None:
@@ -92,9 +92,9 @@ class ArrowTexts:
         self._separators = separators
 
     def of(self, name: str, column: Any, bad: Reasons) -> Any:
-        """The cells of a column, as :func:`serving.cell_text.cell_text` has them: a binary array without nulls.
+        """The cells of a column, as by :func:`serving.cell_text.cell_text`: a binary array without nulls.
 
-        Rows with a list that holds an element with a separator in it are noted.
+        Rows with a list element that contains a separator are added to ``bad``.
         """
         if is_list(column.type):
             self._check_elements(name, column, bad)
@@ -112,13 +112,13 @@ class ArrowTexts:
         return self._arrow.compute.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
 
     def _elements(self, lists: Any) -> Any:
-        """The texts of all elements of a column of lists, one after the other: binary."""
+        """The texts of all elements of a column of lists, flattened: binary."""
         return self._texts(self._arrow.compute.list_flatten(lists)).cast(self._arrow.binary()).fill_null(b"")
 
     def _texts(self, column: Any) -> Any:
-        """An array of a column's cells, string or binary, null where they are missing.
+        """A column's cells, string or binary, null if missing.
 
-        The usual types are turned as a whole; a test holds them against that function.
+        Common types are converted as whole arrays; a test compares them with ``cell_text``.
         """
         arrow, types, kind = self._arrow, self._arrow.types, column.type
         if isinstance(kind, arrow.BaseExtensionType):
@@ -148,18 +148,18 @@ class ArrowTexts:
         return self._one_by_one(column)
 
     def _one_by_one(self, column: Any) -> Any:
-        """The cells of a column of a rarer type."""
+        """The cells of a column of a less common type."""
         return self._arrow.array([cell_text(value) or None for value in column], self._arrow.binary())
 
     def _floats(self, column: Any) -> Any:
-        """The cells of doubles or singles: a NaN is missing."""
+        """The cells of float64 or float32 columns; NaN is missing."""
         arrow, compute = self._arrow, self._arrow.compute
         column = compute.if_else(compute.is_nan(column), arrow.scalar(None, column.type), column)
         texts = column.cast(arrow.string())
         values = column.cast(arrow.float64()).fill_null(1.5).to_numpy(zero_copy_only=False)
         sizes = np.abs(values)
         usual = ((sizes >= 1e-4) & (sizes < 1e10)) | (sizes == 0)
-        # Arrow leaves the point out of a whole number; of very small and large ones it writes the exponent otherwise.
+        # Arrow writes whole numbers without a point, and exponents of very small and large ones differently.
         whole = arrow.array(usual & (values == np.floor(values)))
         texts = compute.if_else(whole, compute.binary_join_element_wise(texts, ".0", ""), texts)
         if not usual.all():
@@ -185,7 +185,7 @@ def objects(texts: Any) -> Any:
 
 
 def nested_kind(kind: Any) -> str | None:
-    """What keeps values of an Arrow type from being cells: that it is a map, a struct or a list of such; or None."""
+    """The kind of an Arrow type whose values cannot be cells (map, struct, list of such); None for other types."""
     types = load_arrow().types
     if types.is_dictionary(kind):
         kind = kind.value_type

@@ -1,4 +1,4 @@
-"""Compressed files: gzip, bzip2 and zstd streams, known by their first bytes; every readable byte of a broken one."""
+"""Compressed files: gzip, bzip2 and zstd, detected by their first bytes; recovers what is readable of broken ones."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from afm_ctr.errors import UserError
 
 Codec = Literal["plain", "gzip", "bz2", "zstd"]
 
-BLOCK = 1 << 20  # bytes read or unpacked at a time
-FIRST_BYTES = 512  # of a file: they show how it is written; a tar archive's header has as many
-# What bzip2 and zstd are fed at a time. A call that fails gives nothing of what it had unpacked, and zstd unpacks all
-# that it is given, up to 128 kB for every four bytes: small pieces keep both small.
+BLOCK = 1 << 20  # bytes to read or decompress at a time
+FIRST_BYTES = 512  # of a file, to detect its format; the size of a tar header
+# Bytes passed to bzip2 and zstd at a time. A failing call loses its output, and zstd decompresses all its input at
+# once, up to 128 kB for every four bytes: small pieces bound both.
 _PIECE = 256
 
 _SUFFIXES: dict[str, Codec] = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd"}
@@ -46,19 +46,19 @@ _FETCHED = {
 _WIDE = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _SKIPPABLE = re.compile(
     rb"[\x50-\x5f]\x2a\x4d\x18"
-)  # a zstd frame without content, which parallel packers begin with
+)  # a zstd frame without content, with which parallel compressors begin
 PARQUET_MAGIC = b"PAR1"
 
 
 class BrokenStream(Exception):
-    """A compressed stream that cannot be read further; all that was readable has been given out before."""
+    """A compressed stream that cannot be read further; everything readable has been yielded before."""
 
 
 def codec_of(path: str, first_bytes: bytes) -> Codec:
-    """How a file of text is compressed, by its first :data:`FIRST_BYTES`.
+    """Detect the compression of a text file by its first :data:`FIRST_BYTES`.
 
     Raises:
-        UserError: its name says that it is compressed and its content does not; or it is no text at all.
+        UserError: its name says that it is compressed but its content is not; or it is not a text file.
     """
     if (codec := _packed_by(first_bytes)) != "plain":
         return codec
@@ -75,14 +75,14 @@ def codec_of(path: str, first_bytes: bytes) -> Codec:
 def _packed_by(first_bytes: bytes) -> Codec:
     if first_bytes.startswith(b"\x1f\x8b"):
         return "gzip"
-    # "BZh" may well begin a text; a block's magic number behind it does not.
+    # A text may begin with "BZh", but not with a block's magic number after it.
     if first_bytes[:3] == b"BZh" and first_bytes[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
         return "bz2"
     return "zstd" if first_bytes.startswith(b"\x28\xb5\x2f\xfd") or _SKIPPABLE.match(first_bytes) else "plain"
 
 
 def _no_text(path: str, first_bytes: bytes) -> tuple[str, str] | None:
-    """What kind of file begins so, if it is one that holds no lines in UTF-8, and what to do."""
+    """The kind of a file that is not UTF-8 text, and what to do with it; None for any other file."""
     for kinds, how in ((_UNREADABLE, _TEXT), (_TABLES, _TABLE)):
         for magic, what in kinds.items():
             if first_bytes.startswith(magic) and (magic != b"ORC" or path.endswith(".orc")):
@@ -96,7 +96,7 @@ def _no_text(path: str, first_bytes: bytes) -> tuple[str, str] | None:
 
 
 def _wide(start: bytes) -> str | None:
-    """The encoding of text with two or four bytes a character: by its mark, or by the zeros of ASCII in it."""
+    """UTF-16 or UTF-32, detected by the byte order mark or by the zero bytes of ASCII characters; None: neither."""
     for mark, name in _WIDE.items():
         if start.startswith(mark):
             return name
@@ -108,21 +108,20 @@ def _wide(start: bytes) -> str | None:
 
 
 def _is_tar(block: bytes) -> bool:
-    """Whether 512 bytes are the header of a tar archive of any kind: it holds the sum of its own bytes."""
+    """Whether 512 bytes are the header of a tar archive of any variant, by its checksum."""
     if len(block) < 512 or (written := re.fullmatch(rb"[ \0]*([0-7]{1,7})[ \0]*", block[148:156])) is None:
         return False
     return int(written[1], 8) == sum(block[:148]) + 8 * ord(" ") + sum(block[156:512])
 
 
 def open_text(path: str, stream: BinaryIO, size: int = BLOCK) -> tuple[Codec, Iterator[bytes]]:
-    """How a file of text is packed, and its unpacked content in blocks.
+    """The compression of a text file, and its decompressed content in blocks.
 
     Args:
-        stream: at the beginning of the file; seekable.
+        stream: seekable, at the beginning of the file.
 
     Raises:
-        UserError: as :func:`codec_of` says; and, when the first block is asked for, where an archive or another
-            packed file is what is packed.
+        UserError: as :func:`codec_of`; and, with the first block, if the content is an archive or compressed again.
     """
     codec = codec_of(path, stream.read(FIRST_BYTES))
     stream.seek(0)
@@ -148,7 +147,7 @@ def _text_inside(path: str, codec: Codec, blocks: Iterator[bytes]) -> Iterator[b
     yield start
     if broken is not None:
         raise broken
-    start = b""  # megabytes that nobody needs any more
+    start = b""  # free the memory
     yield from blocks
 
 
@@ -159,14 +158,14 @@ def read_blocks(stream: BinaryIO, size: int = BLOCK) -> Iterator[bytes]:
 
 
 def unpack(codec: Codec, blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The content of a file of one or more members; how the file is cut into blocks makes no difference to it.
+    """Decompress a file of one or more members; the division into blocks does not affect the result.
 
-    Of a gzip stream that breaks off or is damaged every readable byte is given; of a bzip2 or zstd stream every
-    block of theirs that ends before the last 256 readable bytes of the file.
+    Of a truncated or damaged gzip stream every readable byte is yielded; of a bzip2 or zstd stream every compressed
+    block that ends before the last 256 readable bytes of the file.
 
     Raises:
-        BrokenStream: after the last readable byte, when the stream is damaged or ends early.
-        UserError: zstd, and the package ``zstandard`` is not installed.
+        BrokenStream: after the last readable byte of a stream that is damaged or ends early.
+        UserError: the file is zstd, and the package ``zstandard`` is not installed.
     """
     if codec == "gzip":
         return _gunzip(blocks)
@@ -200,7 +199,7 @@ def _gunzip(blocks: Iterable[bytes]) -> Iterator[bytes]:
             try:
                 unpacked = member.decompress(data, 4 * BLOCK)
             except zlib.error as error:
-                # zlib keeps nothing of a call that fails: go through it again byte by byte.
+                # A failing call of zlib returns nothing: repeat it byte by byte.
                 yield from _salvage(before, data)
                 raise BrokenStream(f"damaged gzip stream: {error}") from error
             yield unpacked
@@ -227,7 +226,7 @@ def _unpack(
     errors: type[Exception] | tuple[type[Exception], ...],
     blocks: Iterable[bytes],
 ) -> Iterator[bytes]:
-    """Members one after the other, by decompressors that neither go back nor can be copied."""
+    """Decompress members with decompressors that cannot be copied."""
     member: Any = None
     for piece in _pieces(blocks):
         data = piece
@@ -254,7 +253,7 @@ def _bunzip(member: bz2.BZ2Decompressor, data: bytes) -> Iterator[bytes]:
 
 
 def _pieces(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces, whatever the size of the blocks."""
+    """The same bytes in pieces of ``_PIECE`` bytes."""
     rest = b""
     for block in blocks:
         data = rest + block if rest else block

@@ -1,4 +1,4 @@
-"""Labels and weights: from the bytes of a cell to a number. Everything else of a row is the transform's."""
+"""Labels and weights: from the bytes of a cell to a number. The transform encodes all other cells."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from afm_ctr.schema import Label
 
 LARGEST = float(np.finfo(np.float32).max)
-_LARGEST_WEIGHT = 1e30  # room for what a downsampled log multiplies it with
-# What a number may look like: no "nan", no "inf", no underscores, which Python's float would take.
+_LARGEST_WEIGHT = 1e30  # leaves room for the correction of negative sampling
+# Decimal numbers: no "nan", "inf" or underscores, which Python's float accepts.
 _NUMBER = re.compile(rb"[ \t]*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[ \t]*\Z")
 
 
@@ -25,15 +25,15 @@ def number(cell: bytes) -> float | None:
 
 
 def numbers(cells: Sequence[bytes], parse: Callable[[bytes], float | None] = number) -> tuple[np.ndarray, list[int]]:
-    """``parse`` over cells: float64 [n] with nan where it gave None, and the indices of those."""
-    # Few distinct labels and weights occur, so each is parsed once.
+    """Parse cells: float64 [n] with nan where ``parse`` returns None, and the indices of these."""
+    # There are few distinct labels and weights, so each is parsed once.
     known = {cell: math.nan if (value := parse(cell)) is None else value for cell in set(cells)}
     values = np.fromiter(map(known.__getitem__, cells), np.float64, len(cells))
     return values, np.flatnonzero(np.isnan(values)).tolist()
 
 
 def label_parser(label: Label, missing: Container[bytes] = ()) -> Callable[[bytes], float | None]:
-    """What turns the cell of a label into 0/1 (binary) or its number (real); None = a bad label."""
+    """A function from the cell of a label to 0 or 1 (binary) or its number (real); None: a bad label."""
     parse = _label_parser(label)
     return lambda cell: None if cell in missing else parse(cell)
 
@@ -49,7 +49,7 @@ def _label_parser(label: Label) -> Callable[[bytes], float | None]:
 
 
 def weight_parser(missing: Container[bytes] = ()) -> Callable[[bytes], float | None]:
-    """What turns the cell of a weight into a number of 0 or more; None = a bad one, as all of ``missing`` are."""
+    """A function from the cell of a weight to a number ≥ 0; None: a bad weight, or one of ``missing``."""
 
     def parse(cell: bytes) -> float | None:
         if cell in missing:

@@ -1,4 +1,4 @@
-"""Where the columns of a log are: by its header line, or by the order that the schema declares."""
+"""Positions of a log's columns: from its header line, or in the order that the schema declares."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from afm_ctr.rawlog.lines import LineStream, LongLine
 from afm_ctr.schema import FeatureSchema, fits_name
 from afm_ctr.visible import short
 
-# A cell may be as long as its line: without this the csv module would refuse quoted cells beyond 128 kB.
+# A cell may be as long as its line; by default the csv module refuses quoted cells beyond 128 kB.
 csv.field_size_limit(sys.maxsize)
 
 CARRIAGE_RETURNS = "lines do not end in \\n or \\r\\n, there are other carriage returns"
-TWICE = -1  # the place of a column that is there twice
+TWICE = -1  # the position of a column that occurs twice
 
 
 class BadQuoting(ValueError):
-    """Quotes of a line that do not close, or that have text after them."""
+    """A line with quotes that do not close, or with text after a closing quote."""
 
 
 def split_cells(line: bytes, delimiter: str, quote: bool, trim: bool = False) -> list[bytes]:
-    """The cells of a line: RFC 4180, one record a line.
+    """Split a line into cells: RFC 4180, one record per line.
 
     Args:
-        quote: whether double quotes wrap cells.
-        trim: whether blanks at either end of a cell are dropped, inside quotes too.
+        quote: whether cells may be enclosed in double quotes.
+        trim: whether to strip blanks from both ends of cells, also inside quotes.
 
     Raises:
-        BadQuoting: see there.
+        BadQuoting: quotes do not close, or have text after them.
     """
     if not (quote and b'"' in line):
         cells = line.split(delimiter.encode())
@@ -51,10 +51,10 @@ def has_header(spec: FeatureSchema) -> bool:
 
 
 def header_line(lines: LineStream, source: str) -> bytes | None:
-    """The first line of a file, which names its columns; None: the file is empty.
+    """The header line of a file; None: the file is empty.
 
     Raises:
-        UserError: it is too long, or the file breaks off in it.
+        UserError: the line is too long, or the file is truncated within it.
     """
     line = next(iter(lines.take(1)), None)
     if isinstance(line, LongLine):
@@ -65,12 +65,12 @@ def header_line(lines: LineStream, source: str) -> bytes | None:
 
 
 def column_places(spec: FeatureSchema, header: bytes | None, source: str) -> tuple[dict[str, int], int]:
-    """Place of every column that a delimited log offers, and how many columns a line has.
+    """Position of every column of a delimited log, and the number of columns per line.
 
-    A name that stands in the header twice has no place; only :func:`require` refuses it.
+    A name that occurs twice in the header has the position :data:`TWICE`; only :func:`require` refuses it.
 
     Args:
-        header: the header line of the file, when the format has one.
+        header: the header line of the file, if the format has one.
 
     Raises:
         UserError: no header line, or one that cannot be read.
@@ -103,7 +103,7 @@ def column_places(spec: FeatureSchema, header: bytes | None, source: str) -> tup
 
 
 def require(places: dict[str, int], wanted: Iterable[str], source: str) -> None:
-    """Raise UserError naming the first wanted column that is missing or there twice, the file, and what is there."""
+    """Raise UserError for the first wanted column that is missing or occurs twice."""
     for name in wanted:
         if places.get(name) == TWICE:
             raise UserError(f"{source or 'the log'}: the header names column {name!r} twice; rename one of them")

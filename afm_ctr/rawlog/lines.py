@@ -1,8 +1,7 @@
 """Bytes of a log file as lines.
 
-A line ends with ``\\n``; one ``\\r`` before it is dropped. A last line without an end counts. A line is a record:
-line ends inside quotes are not supported. A line longer than it may be is passed over, whatever its length, in the
-memory of a block or two.
+A line ends with ``\\n``; one ``\\r`` before it is dropped. A last line without a line end counts. A line is a record:
+line ends inside quotes are not supported. Lines that are too long are skipped in constant memory.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from afm_ctr.rawlog.codecs import BLOCK, BrokenStream, read_blocks
 from afm_ctr.schema import MAX_LINE_BYTES
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-KEPT_BYTES = 1024  # of a line that is too long
+KEPT_BYTES = 1024  # the beginning of a line that is too long
 _LINE_END = ord("\n")
 
 
 @dataclass(frozen=True)
 class BrokenEnd:
-    """What a damaged or truncated stream leaves: the bytes after its last whole line, and what is wrong.
+    """The end of a damaged or truncated stream: the bytes after its last complete line, and the error.
 
-    Of a line that is already too long ``raw`` holds the beginning.
+    If these bytes exceed the limit of a line, ``raw`` holds only their beginning.
     """
 
     raw: bytes
@@ -33,10 +32,10 @@ class BrokenEnd:
 
 
 class LongLine(bytes):
-    """The beginning of a line that is longer than it may be.
+    """The beginning of a line that is too long.
 
     Attributes:
-        length: bytes of the whole line, without its end.
+        length: bytes of the whole line, without its line end.
     """
 
     length: int
@@ -48,7 +47,7 @@ class LongLine(bytes):
 
 
 def without_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """A file's content without the byte order mark that it may begin with."""
+    """A file's content without a leading byte order mark."""
     start, rest = b"", iter(blocks)
     try:
         while len(start) < len(BYTE_ORDER_MARK) and (more := next(rest, None)) is not None:
@@ -57,14 +56,14 @@ def without_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield start
         raise
     yield start.removeprefix(BYTE_ORDER_MARK)
-    start = more = b""  # megabytes that nobody needs any more
+    start = more = b""  # free the memory
     yield from rest
 
 
 def range_blocks(stream: BinaryIO, start: int, end: int, size: int = BLOCK) -> Iterator[bytes]:
     """The bytes of the lines that start in ``[start, end)`` of a seekable plain stream, line ends included.
 
-    Ranges that divide a file divide its lines: each line is in exactly one, whole.
+    If ranges partition a file, each line is in exactly one of them.
     """
     if start:
         stream.seek(start - 1)
@@ -85,7 +84,7 @@ def range_blocks(stream: BinaryIO, start: int, end: int, size: int = BLOCK) -> I
         return
     stream.seek(position)
     for block in read_blocks(stream, size):
-        # The last line of ours is the one that holds byte end - 1.
+        # The last line to yield is the one that contains byte end - 1.
         found = block.find(b"\n", max(end - 1 - position, 0)) if position + len(block) >= end else -1
         if found >= 0:
             yield block[: found + 1]
@@ -98,19 +97,19 @@ class LineStream:
     """Lines out of blocks of bytes, any number at a time.
 
     Args:
-        limit: longest line, in bytes; of a longer one a :class:`LongLine` is handed out.
+        limit: maximum length of a line, in bytes; a longer one becomes a :class:`LongLine`.
 
     Attributes:
-        broken: set when the stream has ended before its time; the bytes after the last whole line are in it.
+        broken: set if the stream ended early; holds the bytes after the last complete line.
     """
 
     def __init__(self, blocks: Iterable[bytes], limit: int = MAX_LINE_BYTES) -> None:
         self._blocks = iter(blocks)
         self._limit = limit
-        self._most = max(limit + 1, KEPT_BYTES)  # bytes of a line to hold; one may be the \r of its end
+        self._most = max(limit + 1, KEPT_BYTES)  # bytes of a line to keep; one may be the \r of its end
         self._lines: list[bytes] = []
         self._next = 0
-        # The line that has not ended yet: its parts (of one that is too long only the beginning), length, last byte.
+        # The unfinished line: its parts (only the beginning if it is too long), length, last byte.
         self._tail: list[bytes] = []
         self._size = 0
         self._last = b""
@@ -118,7 +117,7 @@ class LineStream:
         self.broken: BrokenEnd | None = None
 
     def take(self, count: int) -> list[bytes]:
-        """Up to ``count`` lines; fewer only at the end."""
+        """Take up to ``count`` lines; fewer only at the end."""
         taken: list[bytes] = []
         while len(taken) < count:
             if self._next == len(self._lines) and not self._fill():
@@ -129,7 +128,7 @@ class LineStream:
         return taken
 
     def skip(self, count: int) -> int:
-        """Pass over up to ``count`` lines without building them; returns how many there were."""
+        """Skip up to ``count`` lines without building them; returns the number skipped."""
         left = count
         while left:
             ready = len(self._lines) - self._next
@@ -141,7 +140,7 @@ class LineStream:
             block = self._read()
             if block is None:
                 break
-            # bytes.count takes ten times as long where lines are short.
+            # bytes.count takes ten times as long if lines are short.
             inside = int(np.count_nonzero(np.frombuffer(block, np.uint8) == _LINE_END))
             if inside > left:
                 self._split(block)
@@ -191,7 +190,7 @@ class LineStream:
         return True
 
     def _keep(self, part: bytes) -> None:
-        """Add to the line that has not ended yet."""
+        """Add to the unfinished line."""
         if not part:
             return
         known = self._size > self._most
@@ -203,7 +202,7 @@ class LineStream:
                 self._tail = [b"".join(some[:KEPT_BYTES] for some in self._tail)[:KEPT_BYTES]]
 
     def _finish(self, part: bytes) -> bytes:
-        """The line that ends with ``part``."""
+        """Finish the line with ``part`` and return it."""
         self._keep(part)
         line, size = b"".join(self._tail), self._size
         if size:

@@ -1,4 +1,4 @@
-"""A whole local log file as parsed rows."""
+"""Reads and parses whole local log files."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Encoding = Literal["utf-8", "latin-1"]
 
 @contextmanager
 def open_log(path: str, limit: int = MAX_LINE_BYTES, encoding: Encoding = "utf-8") -> Iterator[LineStream]:
-    """The lines of a local file of text, plain or packed (known by its first bytes), no longer than ``limit`` bytes.
+    """Lines of a local text file, plain or compressed (detected by its first bytes); ``limit`` as in LineStream.
 
-    Whatever the ``encoding`` of the file, the lines are UTF-8.
+    The lines are UTF-8 for any ``encoding`` of the file.
 
     Raises:
-        UserError: the file is not there, cannot be read, or is no text.
+        UserError: the file is missing, cannot be read, or is not a text file.
     """
     with _open(path) as stream:
         _, blocks = open_text(path, stream)
         if encoding == "latin-1":
             blocks = (
                 block.decode("latin-1").encode() for block in blocks
-            )  # a character is a byte, wherever it is cut
+            )  # a character is one byte, so blocks may be decoded separately
         yield LineStream(without_mark(blocks), limit)
 
 
@@ -50,15 +50,14 @@ def parse_log(
     encoding: Encoding = "utf-8",
     types: ColumnTypes | None = None,
 ) -> Iterator[ParsedLines]:
-    """All rows of a local log file, in order, in batches of at most ``batch_rows`` lines.
+    """Parse all rows of a local log file, in order, in batches of at most ``batch_rows`` lines.
 
-    ``tables`` must be given where the schema has side tables. One ``types`` for several files holds their columns
-    against each other.
+    ``tables`` is required if the schema has side tables. Sharing ``types`` among files compares their column types.
 
-    The broken end of a packed file comes as a last batch of one ``truncated_input`` reject.
+    The broken end of a compressed file becomes a last batch with one ``truncated_input`` reject.
 
     Raises:
-        UserError: the file cannot be read, a column is missing, or has another type than in an earlier file.
+        UserError: the file cannot be read, or a column is missing or has another type than in an earlier file.
     """
     path = str(path)
     if spec.format.kind == "parquet":
@@ -88,13 +87,13 @@ def _parsed(
 
 
 def truncated(source: str, line: int, end: BrokenEnd) -> Reject:
-    """The one reject of a packed stream's broken end."""
+    """The reject for the broken end of a compressed stream."""
     key = b"%s#%d" % (PurePosixPath(source).name.encode(), line)
     return Reject(key, source, line, "truncated_input", end.detail, end.raw)
 
 
 @contextmanager
 def _open(path: str) -> Iterator[BinaryIO]:
-    """What is raised while the block reads is one line too."""
+    """Open a file; read errors inside the block also become a UserError."""
     with as_user_error(f"{path}: cannot read it"), open_input(path) as stream:
         yield stream

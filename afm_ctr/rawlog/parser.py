@@ -1,4 +1,4 @@
-"""Lines, or rows of a table, to the columns that a schema reads, with label, weight, group and key of every row."""
+"""Parses lines or rows of a table into a schema's columns, with label, weight, group and key of every row."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from afm_ctr.schema import FeatureSchema
 from afm_ctr.sidetables import SideTables
 from serving.tensors import objects
 
-# Of these not even the key is known.
+# Reasons for which even the key is unknown.
 _UNREADABLE = {"line_too_long", "empty_line", "bad_utf8", "bad_json", "bad_quoting", "column_count"}
 
 
 @dataclass
 class ParsedLines:
-    """Rows of a batch of lines; n of them are good, the rest is in ``rejects``."""
+    """The n good rows of a batch of lines; the others are in ``rejects``."""
 
     source: str
-    # object arrays [n] of bytes, one for each of the schema's ``log_columns``; b"" = missing. Empty where there are
-    # ``spans``.
+    # object arrays [n] of bytes, one for each of the schema's ``log_columns``; b"": missing. Empty if ``spans`` is
+    # given.
     columns: dict[str, np.ndarray]
-    extra: dict[str, np.ndarray]  # the same for the further columns asked for
-    labels: np.ndarray  # float32 [n]; nan = no label
-    # float32 [n]: the weight column, times 1/rate for negatives of a log that was thinned before and is corrected by
-    # weights; ones where the schema has neither
+    extra: dict[str, np.ndarray]  # the requested extra columns, in the same form
+    labels: np.ndarray  # float32 [n]; nan: no label
+    # float32 [n]: the weight column, times 1/rate for negatives of a log that was sampled before and is corrected by
+    # weights; ones if the schema has neither
     weights: np.ndarray
-    groups: list[bytes | None]  # raw bytes of the group column, None = the row has no group
-    keys: Sequence[bytes]  # the key column's cells, else ``<file>#<line>``
-    line_numbers: np.ndarray  # int64 [n], from 1; of a Parquet file the numbers of the rows
-    lines: Sequence[bytes]  # the lines themselves; of a Parquet file made on demand, as JSON objects
-    # where the cells of the columns are, in place of ``columns`` (see :meth:`LineParser.parse`)
+    groups: list[bytes | None]  # raw bytes of the group column; None: no group
+    keys: Sequence[bytes]  # the key column's cells, or ``<file>#<line>``
+    line_numbers: np.ndarray  # int64 [n], from 1; row numbers of a Parquet file
+    lines: Sequence[bytes]  # the lines; rows of a Parquet file become JSON objects on demand
+    # positions of the cells, instead of ``columns`` (see :meth:`LineParser.parse`)
     spans: CellSpans | None = None
     rejects: list[Reject] = field(default_factory=list)  # in line order
 
@@ -51,11 +51,11 @@ class ParsedLines:
         return len(self.lines)
 
     def reject(self, row: int, reason: str, detail: str) -> Reject:
-        """The reject of a row that turned out bad later."""
+        """The reject for a row that turned out to be bad later."""
         return Reject(self.keys[row], self.source, int(self.line_numbers[row]), reason, detail, self.lines[row])
 
     def take(self, rows: np.ndarray) -> ParsedLines:
-        """Some of the rows, by their places in an int64 array; the rejects stay."""
+        """Select rows by an int64 array of indices; the rejects stay."""
         at = rows.tolist()
         return replace(
             self,
@@ -72,7 +72,7 @@ class ParsedLines:
 
 
 def offers(spec: FeatureSchema, header: bytes | None, column: str, source: str) -> bool:
-    """Whether a log has a column, as far as that is known: JSON objects have those that the schema speaks of."""
+    """Whether a log has a column; of JSON Lines it is assumed for columns that the schema names."""
     layout = spec.format
     if layout.kind == "delimited":
         return column in column_places(spec, header, source)[0]
@@ -88,22 +88,20 @@ def offers(spec: FeatureSchema, header: bytes | None, column: str, source: str) 
 
 
 class LineParser:
-    """Parses the lines of one file, or its rows where it is a table.
+    """Parses the lines of one file, or its rows if it is a table.
 
-    Delimited lines are split without Python per value; only lines with a quote character go through the csv module.
-    A cell of whatever content is passed on as it is: numbers and ids are the transform's to judge.
+    Delimited lines are split without Python work per value; only lines with quotes go through the csv module. Cells
+    are passed on unchecked: the transform validates numbers and ids.
 
     Args:
-        header: the file's header line, needed when the format has one; of a Parquet file what
-            :attr:`ParquetLog.header` says.
-        labelled: False: the label column need not be there, and is not read where it is.
-        first_line: the first data line. Of an unlabelled log without a header the file may have the declared
-            columns with or without the label, and its first line says which (None: the first line that is parsed).
-            Of libfm text it must not be of another format with colons.
-        tables: the schema's side tables. Without them no line of a log that has some can be parsed.
+        header: the file's header line, required if the format has one; for a Parquet file :attr:`ParquetLog.header`.
+        labelled: False: the label column may be absent, and is not read.
+        first_line: the first data line. It shows whether an unlabelled log without a header has the label column
+            (None: the first parsed line shows it), and whether libfm text is in another format with colons.
+        tables: the schema's side tables; required if it has any.
 
     Raises:
-        UserError: a column that the schema needs is missing: names it, the file and the columns there are.
+        UserError: a column that the schema needs is missing; names the column, the file and its columns.
 
     Example:
         >>> parser = LineParser(spec, header=b"click,site,hour")
@@ -157,20 +155,20 @@ class LineParser:
 
     @property
     def reads(self) -> list[str]:
-        """What the columns to be read are called in a Parquet file."""
+        """The names in a Parquet file of the columns to read."""
         return self._cutter.reads if isinstance(self._cutter, TableCutter) else []
 
     @property
     def types(self) -> dict[str, Any]:
-        """The Arrow types of the columns that are read from a Parquet file, by the schema's names."""
+        """The Arrow types of the columns to read from a Parquet file, by the schema's names."""
         return self._cutter.types if isinstance(self._cutter, TableCutter) else {}
 
     def cells_of(self, parsed: ParsedLines, row: int) -> dict[str, bytes]:
-        """The ``columns`` of one row, also where there are spans."""
+        """The ``columns`` of one row, with or without spans."""
         return {name: cells[0] for name, cells in self.columns_of(parsed, np.array([row])).items()}
 
     def columns_of(self, parsed: ParsedLines, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The ``columns`` of some rows, int64 [m], also where there are spans: object arrays [m]."""
+        """The ``columns`` of some rows, int64 [m], with or without spans: object arrays [m]."""
         if parsed.spans is not None:
             return parsed.spans.columns(self.spec.log_columns, rows)
         return {name: cells[rows] for name, cells in parsed.columns.items()}
@@ -181,11 +179,11 @@ class LineParser:
         """Parse consecutive lines.
 
         Args:
-            lines: without their ends; or a :class:`RowBatch`.
-            source: the file's path; its base name goes into keys.
-            first_line: number of the first of them in the file, from 1.
-            leave_columns: where the cells of all good lines are stretches of their text, say where in place of making
-                ``columns``: something faster than Python takes them from there.
+            lines: without line ends; or a :class:`RowBatch`.
+            source: the file's path; its base name becomes part of keys.
+            first_line: number of the first line in the file, from 1.
+            leave_columns: return ``spans`` instead of ``columns`` if all good cells are substrings of the lines; the
+                C++ library encodes cells from there.
         """
         bad: Reasons = {}
         cutter, joined = self._cutter, self._cutter.check(lines, bad)

@@ -1,4 +1,4 @@
-"""A line of a raw log that is no row, and why."""
+"""Rejected lines of a raw log, and the reasons."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ REASONS = {
 class Reject(NamedTuple):
     """One rejected line."""
 
-    key: bytes  # the declared key column's cell where it could be read, else ``<file>#<line>``
+    key: bytes  # the key column's cell if it could be read, else ``<file>#<line>``
     source: str
-    line: int  # number of the line in its file, from 1, header included; of a Parquet file the number of the row
+    line: int  # number of the line in its file, from 1, header included; the row's number in a Parquet file
     reason: str  # one of :data:`REASONS`
-    detail: str  # what exactly, with the field or column where there is one
-    raw: bytes  # the line as it was, without its end; of a Parquet row a JSON object of the columns that are read
+    detail: str  # details, with the field or column if there is one
+    raw: bytes  # the line without its line end; for a Parquet row a JSON object of the columns read
 
     def to_json(self) -> dict[str, Any]:
-        """For a JSON Lines file: ``raw`` holds the line as text, or ``raw_base64`` its bytes when not UTF-8."""
+        """For a JSON Lines file: ``raw`` is the line as text, or ``raw_base64`` its bytes if they are not UTF-8."""
         result: dict[str, Any] = {
             "key": self.key.decode("utf-8", "replace"),
             "source": self.source,

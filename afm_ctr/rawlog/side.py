@@ -1,4 +1,4 @@
-"""Side tables as the user has them: read whole, and refused where a key stands there twice."""
+"""Reads the user's side tables; a key may occur only once."""
 
 from __future__ import annotations
 
@@ -25,22 +25,21 @@ Find = Callable[[str], AbstractContextManager[Sequence[str]]]
 
 @contextmanager
 def local_files(pattern: str) -> Iterator[Sequence[str]]:
-    """The files that a path or glob of the local file system names, sorted."""
+    """The files that match a path or glob of the local file system, sorted."""
     yield expand(pattern)
 
 
 def read_side_tables(
     spec: FeatureSchema, folder: str | os.PathLike[str], find: Find = local_files
 ) -> SideTables | None:
-    """The side tables of a schema from where it says they are; ``None`` where it has none.
+    """Read the side tables of a schema from the paths in it; ``None`` if it has none.
 
     Args:
-        folder: where relative paths begin: that of the schema file.
-        find: local files of a path or glob, for as long as they are read.
+        folder: base of relative paths: the schema file's folder.
+        find: context manager that gives the local files of a path or glob.
 
     Raises:
-        UserError: no such file, a line that is no row, a key that is empty or stands there twice, or a flag that is
-            neither 0 nor 1.
+        UserError: no such file, a bad line, an empty or repeated key, or a flag that is neither 0 nor 1.
     """
     if not spec.side_tables:
         return None
@@ -60,14 +59,14 @@ def read_side_tables(
 
 
 def side_tables_beside(schema: str | Path, spec: FeatureSchema, find: Find = local_files) -> SideTables | None:
-    """The side tables for a schema file: the copies next to a resolved schema, else what the user's own names.
+    """The side tables of a schema file: the copies next to a resolved schema, or the tables that the user's names.
 
     Args:
-        schema: a feature schema's file, a resolved one's, or the folder of a data set or model.
-        find: as for :func:`read_side_tables`.
+        schema: path of a feature schema or a resolved one, or the folder of a data set or model.
+        find: as in :func:`read_side_tables`.
 
     Raises:
-        UserError: see :func:`read_side_tables` and :meth:`SideTables.load`.
+        UserError: as in :func:`read_side_tables` and :meth:`SideTables.load`.
     """
     path = Path(schema)
     if not spec.side_tables:

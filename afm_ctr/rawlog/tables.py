@@ -1,4 +1,4 @@
-"""Parquet files: their rows as a log has them, read in batches and turned to cells a column at a time."""
+"""Parquet logs: rows, read in batches and converted to cells one column at a time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ADVICE = {"a map": ", which has no columns", "a struct": "; name what is in it:
 
 
 class RowBatch(Sequence[bytes]):
-    """Rows of a table where a text log has lines; one by one they are JSON objects of the columns that were read.
+    """Rows of a table in place of lines; each item is a row as a JSON object of the columns read.
 
     Attributes:
         table: the rows, a ``pyarrow.Table``.
@@ -51,7 +51,7 @@ class RowBatch(Sequence[bytes]):
         return json.dumps(row, default=str, ensure_ascii=False).encode("utf-8")
 
     def pick(self, rows: Sequence[int]) -> RowBatch:
-        """Some of the rows."""
+        """Select rows by index."""
         return RowBatch(self.table.take(load_arrow().array(rows, load_arrow().int64())))
 
 
@@ -60,7 +60,7 @@ def _plain(scalar: Any) -> Any:
         value = scalar.as_py()
     except UnicodeDecodeError:
         value = scalar.cast(load_arrow().binary()).as_py()
-    except ValueError:  # a moment to the nanosecond, which Python's own do not hold
+    except ValueError:  # a timestamp with nanoseconds, which Python's datetime cannot hold
         value = str(scalar.cast(load_arrow().string()))
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
@@ -69,13 +69,13 @@ class ParquetLog:
     """An open Parquet file.
 
     Args:
-        stream: its content; must stay open.
+        stream: the content; must stay open.
 
     Attributes:
-        groups: rows of each row group.
+        groups: number of rows of each row group.
 
     Raises:
-        UserError: it is no Parquet file, or not a whole one.
+        UserError: it is not a Parquet file, or is damaged.
     """
 
     def __init__(self, stream: BinaryIO, path: str) -> None:
@@ -93,16 +93,16 @@ class ParquetLog:
 
     @property
     def schema(self) -> Any:
-        """Its columns and their types, a ``pyarrow.Schema``."""
+        """The columns and their types, a ``pyarrow.Schema``."""
         return plain_schema(self._file.schema_arrow)
 
     @cached_property
     def header(self) -> bytes:
-        """The same, as :class:`TableCutter` takes it."""
+        """The serialised schema, for :class:`TableCutter`."""
         return self.schema.serialize().to_pybytes()
 
     def rows(self, columns: Sequence[str], first_group: int = 0) -> TableStream:
-        """The rows from a row group on, with some of the columns."""
+        """The rows from a row group on, with the given columns."""
         return TableStream(self._batches(columns, first_group))
 
     def _batches(self, columns: Sequence[str], first_group: int) -> Iterator[Any]:
@@ -118,21 +118,21 @@ class ParquetLog:
 
 
 class TableStream:
-    """Rows out of batches, any number at a time: what :class:`LineStream` is for text."""
+    """Rows out of batches, any number at a time; the counterpart of :class:`LineStream`."""
 
     broken = None
 
     def __init__(self, batches: Iterator[Any]) -> None:
         self._batches = batches
-        self._rest: Any = None  # of the batch at hand
+        self._rest: Any = None  # of the current batch
 
     def take(self, count: int) -> RowBatch | list[bytes]:
-        """Up to ``count`` rows; fewer only at the end."""
+        """Take up to ``count`` rows; fewer only at the end."""
         parts = list(self._parts(count))
         return RowBatch(load_arrow().Table.from_batches(parts).combine_chunks()) if parts else []
 
     def skip(self, count: int) -> int:
-        """Pass over up to ``count`` rows; returns how many there were."""
+        """Skip up to ``count`` rows; returns the number skipped."""
         return sum(part.num_rows for part in self._parts(count))
 
     def _parts(self, count: int) -> Iterator[Any]:
@@ -149,17 +149,17 @@ class TableStream:
 
 
 class TableCutter:
-    """Turns columns of a table into cells.
+    """Converts columns of a table into cells.
 
     Args:
         header: the file's columns and types: :attr:`ParquetLog.header`.
 
     Attributes:
-        reads: what the columns are called in the file.
+        reads: names of the columns in the file.
         types: their Arrow types, by the schema's names.
 
     Raises:
-        UserError: a wanted column is not there, twice there, or of a type that is no cell.
+        UserError: a wanted column is missing, occurs twice, or has a type whose values cannot be cells.
     """
 
     def __init__(self, spec: FeatureSchema, header: bytes, wanted: Sequence[str], source: str) -> None:
@@ -188,11 +188,11 @@ class TableCutter:
         self._texts = ArrowTexts(spec.format.list_separator, separators)
 
     def check(self, lines: Sequence[bytes], bad: Reasons) -> bytes:
-        """Nothing is wrong with a row as a whole."""
+        """Rows of a table need no check."""
         return b""
 
     def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
-        """The wanted columns, object arrays of bytes; rows with a text that is not UTF-8 are noted."""
+        """The wanted columns, object arrays of bytes; rows with text that is not UTF-8 are added to ``bad``."""
         if not isinstance(lines, RowBatch):
             return {name: () for name in self._paths}
         cells: Cells = {}
@@ -208,7 +208,7 @@ class TableCutter:
         return cells
 
     def _no_cell(self, kind: Any) -> str | None:
-        """Why values of a type are no cells; None: they are."""
+        """Why values of a type cannot be cells; None: they can."""
         types = self._arrow.types
         if types.is_dictionary(kind):
             kind = kind.value_type
@@ -226,7 +226,7 @@ def _said(error: Exception) -> str:
 
 
 def _type_at(schema: Any, path: tuple[str, ...]) -> Any:
-    """The type of a column, or of a field inside a struct; None: it is not there."""
+    """The type of a column, or of a field inside a struct; None: there is no such column."""
     if path[0] not in schema.names:
         return None
     kind = schema.field(schema.names.index(path[0])).type

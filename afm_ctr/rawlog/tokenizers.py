@@ -1,4 +1,4 @@
-"""Cutting lines into cells: delimited and libfm text. What is wrong with a line is noted, not raised."""
+"""Splits lines of delimited and libfm text into cells. Bad lines are recorded, not raised."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FIELD_AWARE = re.compile(rb"\s*(%b\s+)?\d+:\d+:%b(\s+\d+:\d+:%b)*\s*(#.*)?" % (
 
 
 def check_text(lines: Sequence[bytes], bad: Reasons) -> bytes:
-    """Note lines that are too long, empty or not UTF-8; returns the lines joined."""
+    """Record lines that are too long, empty or not UTF-8 in ``bad``; returns the joined lines."""
     if LongLine in set(map(type, lines)):
         for i, line in enumerate(lines):
             if isinstance(line, LongLine):
@@ -58,9 +58,9 @@ def is_utf8(text: bytes) -> bool:
 
 
 def list_separators(spec: FeatureSchema, column: str) -> tuple[bytes, ...]:
-    """What no element of a list in this column may hold: the list would come apart inside it.
+    """The texts that no element of a list in this column may contain.
 
-    That is the text that lists are joined with, and the separators of the fields that read the column.
+    These are the text that joins lists, and the separators of the fields that read the column.
     """
     assert isinstance(spec.format, (JsonlFormat, ParquetFormat))
     fields = [field for field in spec.fields if isinstance(field, CategoricalField) and column_of(field) == column]
@@ -69,14 +69,14 @@ def list_separators(spec: FeatureSchema, column: str) -> tuple[bytes, ...]:
 
 
 class DelimitedCutter:
-    """Cuts delimited lines.
+    """Splits delimited lines.
 
     Args:
-        may_lack: a column that files without a header may have left out; the first line says.
+        may_lack: a column that files without a header may omit; the first line shows it.
 
     Attributes:
-        places: of every column that the log offers.
-        width: columns of a line.
+        places: positions of all columns of the log.
+        width: number of columns per line.
     """
 
     check = staticmethod(check_text)
@@ -93,7 +93,7 @@ class DelimitedCutter:
         self._may_lack = may_lack if not spec.format.header and may_lack in self.places else None
 
     def look_at(self, line: bytes) -> None:
-        """The first line of a file: does it lack the column that may be lacking?"""
+        """Check whether the first line of a file omits the column ``may_lack``."""
         lacking, self._may_lack = self._may_lack, None
         if lacking is None:
             return
@@ -107,7 +107,7 @@ class DelimitedCutter:
             self.width -= 1
 
     def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
-        """The wanted columns; lines that are bad get empty cells."""
+        """The wanted columns; bad lines get empty cells."""
         self._look_at_first(lines)
         rows = [line.split(self._delimiter) for line in lines]
         if self._trim or (self._quote and b'"' in joined):
@@ -128,8 +128,8 @@ class DelimitedCutter:
         return split_cells(line, self._delimiter.decode(), self._quote, self._trim)
 
     def spans(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> CellSpans | None:
-        """Where the cells are, of bad lines none; None where lines cannot be cut at every delimiter: there are quotes
-        to respect, or stray carriage returns."""
+        """Positions of the cells (empty for bad lines); None if lines cannot be split at every delimiter because of
+        quotes or stray carriage returns."""
         if self._trim or (self._quote and b'"' in joined) or b"\r" in joined or len(self._delimiter) > 1:
             return None
         self._look_at_first(lines)
@@ -147,7 +147,7 @@ class DelimitedCutter:
 
 
 def not_libfm(line: bytes) -> str | None:
-    """What a line of the formats close to libfm text is, and the command that rewrites it; ``None``: neither."""
+    """Recognise formats similar to libfm text: names the format and a command that converts it; ``None``: neither."""
     if _RANKING.fullmatch(line):
         return "libsvm text with qid:, which libfm text does not have; remove it: sed -E 's/ +qid:[^ ]+//' FILE"
     if _FIELD_AWARE.fullmatch(line):
@@ -159,14 +159,14 @@ def not_libfm(line: bytes) -> str | None:
 
 
 class LibfmCutter:
-    """Cuts ``label id:value id:value … # comment`` into label and features; unlabelled, the first may be missing.
+    """Splits ``label id:value id:value … # comment`` into label and features; the label may be missing.
 
     Args:
-        first_line: of the file; None: the first line that is cut.
+        first_line: first line of the file; None: the first line passed to :meth:`cut`.
 
     Raises:
-        UserError: a column is wanted that is not there, or the first line is of another format (without
-            ``first_line`` it is :meth:`cut` that raises).
+        UserError: a wanted column does not exist, or the first line is in another format (without ``first_line``,
+            :meth:`cut` raises it).
     """
 
     check = staticmethod(check_text)

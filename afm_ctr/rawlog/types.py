@@ -1,4 +1,4 @@
-"""One type of a column in all files: of another type, the same value may have another text."""
+"""Checks that a column has one type in all files: in another type the same value may have another text."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _WHOLE, _FLOAT = re.compile(rb"-?[0-9]+"), re.compile(rb"-?[0-9]+\.0")
 
 def word_columns(spec: FeatureSchema) -> set[str]:
     """The columns whose texts are compared or hashed: those of categorical fields and crosses, the key, the group and
-    the keys of side tables. 5 and 5.0 would be two words there; numbers and times are parsed."""
+    the keys of side tables. In these 5 and 5.0 differ; numbers and times are parsed."""
     words = [name for field in spec.fields if isinstance(field, WordField) for name in columns_of(field)]
     keys = [table.key.log for table in spec.side_tables.values()]
     return {name for name in (*words, *keys, spec.key, spec.group) if name}
 
 
 class Learned(NamedTuple):
-    """How numbers are written in the vocabularies of a column's fields."""
+    """The forms of numbers in the vocabularies of a column's fields."""
 
-    words: bool  # whether a field reads the column as words at all
-    whole: bool  # whether a vocabulary has whole numbers: ``5``
+    words: bool  # whether any field reads the column as words
+    whole: bool  # whether any vocabulary has integers: ``5``
     floats: bool  # whether all have floats without a fraction: ``5.0``
 
 
 def learned(schema: ResolvedSchema, column: str) -> Learned:
-    """What a resolved schema says of a column; the values of a hash or of declared ids are not known."""
+    """The forms of numbers learned for a column; values of hashes and declared ids are unknown."""
     spec = schema.spec
     spaces = {
         spec.space_of(field).name
@@ -46,9 +46,9 @@ def learned(schema: ResolvedSchema, column: str) -> Learned:
 
 
 def written_twice(schema: ResolvedSchema) -> list[str]:
-    """Of every vocabulary that has learned a number in two forms, 5 and 5.0, a line that says so.
+    """A warning for every vocabulary that has learned numbers in two forms, 5 and 5.0.
 
-    JSON Lines have no types of columns: a row whose id became a float next to a null is seen here at the earliest.
+    JSON Lines have no column types: an id that became a float next to a null is only noticed here.
     """
     if not isinstance(schema.spec.format, JsonlFormat):
         return []
@@ -65,11 +65,11 @@ def written_twice(schema: ResolvedSchema) -> list[str]:
 
 
 class ColumnTypes:
-    """Holds the types of Parquet files against each other, file by file.
+    """Compares the column types of Parquet files, file by file.
 
     Args:
-        columns: which to check: see :func:`word_columns`.
-        schema: also hold them against what it has learned: whole numbers are no floats.
+        columns: the columns to check, see :func:`word_columns`.
+        schema: also refuse floats in columns of which the schema has learned integers.
     """
 
     def __init__(self, columns: Iterable[str], schema: ResolvedSchema | None = None) -> None:
@@ -79,14 +79,14 @@ class ColumnTypes:
         self._first: dict[str, tuple[str, str, str]] = {}
 
     def add(self, types: Mapping[str, Any], source: str) -> None:
-        """Hold the columns of a file against those of the files before it.
+        """Compare the columns of a file with those of earlier files.
 
         Args:
-            types: its Arrow types, by the schema's names of the columns.
+            types: the file's Arrow types, by the schema's column names.
 
         Raises:
-            UserError: a column has another type than in an earlier file; names both. Or it holds floats, and the
-                schema has learned whole numbers.
+            UserError: a column has another type than in an earlier file (names both), or holds floats although the
+                schema has learned integers.
         """
         for name in sorted(self._checked & types.keys()):
             kind = kind_of(types[name])
@@ -106,7 +106,7 @@ class ColumnTypes:
 
 
 def kind_of(kind: Any) -> str | None:
-    """What an Arrow type has in common with others whose values have the same texts; None: it holds no values."""
+    """A name shared by all Arrow types that give the same texts; None: the type has no values."""
     from pyarrow import types
 
     if types.is_null(kind):
