@@ -1,4 +1,4 @@
-"""The counting pass, and the analysis: what vocabularies and statistics a schema gets, by the train split only."""
+"""The counting pass, and the analysis pass: a schema's vocabularies and statistics, from the train split only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from beam_jobs.vocabularies import ValueCounts
 
 
 class Counting:
-    """The counting pass: data lines of every piece. See :func:`beam_jobs.sources.count`."""
+    """The counting pass: counts the data lines of every piece. See :func:`beam_jobs.sources.count`."""
 
     finds = CountedPieces
 
@@ -37,13 +37,13 @@ class Counting:
 
 @dataclass
 class Analysing:
-    """The analysis pass: of every chunk its train rows, the facts of its numbers, and the file of its counts."""
+    """The analysis pass: the train rows of every chunk, statistics of its numbers, and a file of its value counts."""
 
     reader: RowReader
     counts: str  # the folder for the counts of vocabulary values, see :mod:`beam_jobs.vocabularies`
-    parts: int  # into how many parts they are divided
-    rejects: str  # the folder for rejected lines; the conversion, if it comes to that, replaces its files
-    rejects_kept: int  # how many of each reason are kept
+    parts: int  # the number of parts they are divided into
+    rejects: str  # the folder for rejected lines; the conversion pass overwrites its files
+    rejects_kept: int  # maximum number of rejects to keep per reason
 
     finds = AnalysedChunks
 
@@ -54,7 +54,7 @@ class Analysing:
         return cls(reader, output.work("counts"), parts, output.work("rejects"), rejects_kept)
 
     def setup(self) -> None:
-        """Load what the rows are read with."""
+        """Load the side tables."""
         self.reader.setup()
 
     def run(self, unit: Sequence[Chunk]) -> Iterator[AnalysedChunks]:
@@ -83,17 +83,17 @@ class Analysing:
 
 @dataclass(frozen=True)
 class Learned:
-    """What the analysis pass says of all chunks."""
+    """The result of the analysis pass over all chunks."""
 
-    analysis: Analysis  # what the train split says
+    analysis: Analysis  # of the train split
     train_rows: int
-    other_rows: int  # good rows that are not among them: of other splits, or thinned out
-    # of each chunk the name of its file of rejects and their counts by reason
+    other_rows: int  # other good rows: of other splits, or sampled out
+    # of each chunk, the name of its file of rejects and their counts by reason
     rejects: list[tuple[str, dict[str, int]]]
 
     @classmethod
     def of(cls, found: AnalysedChunks, counts: Iterable[ValueCounts]) -> Learned:
-        """Of all chunks' findings, and of the counts of all parts."""
+        """Combine the results of all chunks and the counts of all parts."""
         numbers = Analysis.merge(found.numbers).numbers
         return cls(
             Analysis(vocabularies.together(counts), numbers),

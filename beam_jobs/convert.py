@@ -1,4 +1,4 @@
-"""The conversion of a chunk: rows to records, one shard a split, and its rejects."""
+"""The conversion of a chunk: rows to records, one shard per split, and rejects."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _TRAIN = SPLITS.index("train")
 
 
 def shuffled(rows: int, seed: int, chunk: int) -> np.ndarray:
-    """A permutation of ``rows`` that is a function of (seed, chunk, rows): int64 [rows].
+    """A permutation that depends on (seed, chunk, rows) only: int64 [rows].
 
-    The order of SplitMix64's hashes, so that it is the same under every NumPy.
+    The order of SplitMix64's hashes, so that it is independent of NumPy's version.
     """
     with np.errstate(over="ignore"):
         start = np.uint64((seed * 0x5851F42D4C957F2D + chunk * 0x2545F4914F6CDD1D) % 2**64)
@@ -44,7 +44,7 @@ def shuffled(rows: int, seed: int, chunk: int) -> np.ndarray:
 
 
 class _Columns:
-    """The good rows of a chunk, in arrays with room for all of its rows, and the statistics of its train rows."""
+    """The good rows of a chunk, in preallocated arrays, and the statistics of its train rows."""
 
     def __init__(
         self, rows: int, schema: ResolvedSchema, rows_in: int, most_samples: int, multi_fields: Sequence[str]
@@ -58,15 +58,15 @@ class _Columns:
         self.groups: list[bytes | None] = []
         self.keys: list[Texts] = []
         self.count = 0
-        self.samples: list[dict[str, str]] = []  # the raw columns of the first few
+        self.samples: list[dict[str, str]] = []  # the raw columns of the first few rows
         self.most_samples = most_samples
         self.sampled_out = 0
-        # Of each multi-valued field the values beyond max_values, and the rows that had such.
+        # Of each multi-valued field the number of values beyond max_values, and of rows with such values.
         self.cut = np.zeros((2, len(multi_fields)), np.int64)
         self.statistics = Collector(schema, rows_in)
 
     def add(self, batch: SplitRows, ids: np.ndarray, vals: np.ndarray, kept: np.ndarray) -> None:
-        """Rows of a batch, by their places."""
+        """Add the rows ``kept`` (indices) of a batch."""
         parsed = batch.parsed
         some = slice(self.count, self.count + len(kept))
         self.count += len(kept)
@@ -80,17 +80,17 @@ class _Columns:
 
 @dataclass
 class Conversion:
-    """The conversion pass. Picklable; the schema is read where the work is done, since vocabularies may be large."""
+    """The conversion pass. Picklable; workers read the schema from its folder, since vocabularies may be large."""
 
     reader: RowReader
-    schema: str  # the folder that holds the resolved schema
-    attempt: str  # the folder of this run's shards
-    rejects: str  # the folder of its rejects
-    rejects_kept: int  # how many of each reason are kept
+    schema: str  # the folder with the resolved schema
+    attempt: str  # the folder for this run's shards
+    rejects: str  # the folder for its rejects
+    rejects_kept: int  # maximum number of rejects to keep per reason
     seed: int  # of the order of rows in a shard
     compression: Compression
     rows: int  # data rows of the whole input
-    sample_rows: int  # how many raw rows the data set keeps
+    sample_rows: int  # number of raw rows that the data set keeps
 
     finds = ConvertedChunks
 
@@ -98,7 +98,7 @@ class Conversion:
     def of(
         cls, options: PrepareOptions, reader: RowReader, schema: ResolvedSchema, output: Output, rows: int
     ) -> Conversion:
-        """The pass of a job, for which the schema is written where the workers find it."""
+        """Create the pass of a job; writes the schema to a folder for the workers."""
         return cls(
             reader=reader,
             schema=output.save_schema(schema),
@@ -116,16 +116,16 @@ class Conversion:
         self.reader.setup()
         self._schema: ResolvedSchema = load_schema(self.schema)
         self._encode = Encoder(self._schema)
-        # One for the worker's life: memory that a thread has freed is for the most part not had by the next one.
+        # One thread for the worker's lifetime: malloc rarely reuses memory that another thread has freed.
         self._writer = ThreadPoolExecutor(1)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
 
     def run(self, unit: Sequence[Chunk]) -> Iterator[ConvertedChunks]:
-        """Convert the chunks of a unit; what is found says of each what its files hold.
+        """Convert the chunks of a unit, and yield the contents of each chunk's files.
 
-        A chunk is written while the next one is encoded: TensorFlow leaves Python's lock free meanwhile.
+        A chunk is written while the next one is encoded: encoding releases Python's GIL.
         """
         rows: Counter[int] = Counter()
         for chunk in unit:
@@ -134,7 +134,7 @@ class Conversion:
         weighted = False
         try:
             for number, batches in self.reader.read(unit, leave_columns=True):
-                # The first chunks are enough to find samples in.
+                # The first chunks are enough for the sample rows.
                 most_samples = self.sample_rows if number < self.sample_rows else 0
                 columns = _Columns(rows[number], self._schema, self.rows, most_samples, self._encode.multi_fields)
                 rejects = ChunkRejects(self.rejects_kept)
@@ -191,7 +191,7 @@ class Conversion:
     def _bad_cells(
         self, parsed: ParsedLines, parser: LineParser, rows: np.ndarray, bad: np.ndarray, rejects: ChunkRejects
     ) -> tuple[list[Reject], Counter[str]]:
-        """The rejects of rows with a bad cell; and the count of those that would not be kept, which are not made."""
+        """The rejects of rows with a bad cell to keep, and the counts of the others by reason."""
         made: list[Reject] = []
         more: Counter[str] = Counter()
         room: dict[str, int] = {}
@@ -224,14 +224,14 @@ class Conversion:
             name = f"{split}/part-{chunk:05d}.tfrecord"
             with (
                 files.creating(files.join(self.attempt, name)) as stream,
-                # Before the stream, also if a write fails: gzip writes what it still holds when it is closed.
+                # Closed before the stream, also if a write fails: gzip flushes when it is closed.
                 contextlib.closing(ShardWriter(stream, BLOCK_RECORDS, self.compression)) as writer,
             ):
                 for at in range(0, len(rows), 16 * BLOCK_RECORDS):
                     some = rows[at : at + 16 * BLOCK_RECORDS]
                     writer.write(
                         framed_examples(
-                            # Half of the time of an index in brackets; no row is out of range.
+                            # Takes half the time of indexing; no row is out of range.
                             np.take(ids, some, 0, mode="clip"),
                             np.take(vals, some, 0, mode="clip"),
                             labels[some],
@@ -256,7 +256,7 @@ class Conversion:
 
 
 def _label_sums(labels: np.ndarray, weights: np.ndarray | None) -> tuple[float, float] | None:
-    """Σ weight and Σ weight · label of rows, correctly rounded; None where a label is missing."""
+    """Σ weight and Σ weight · label of rows, correctly rounded; None if a label is missing."""
     if np.isnan(labels).any():
         return None
     if weights is None and ((labels == 0) | (labels == 1)).all():
@@ -266,6 +266,6 @@ def _label_sums(labels: np.ndarray, weights: np.ndarray | None) -> tuple[float, 
 
 
 def _fingerprints(groups: list[bytes | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Group cells as the record holds them: int64 [n] (Fingerprint64, two's complement), and bool [n]: has one."""
+    """Group cells as stored in records: int64 [n] (Fingerprint64, two's complement), and bool [n]: has a group."""
     present = np.array([group is not None for group in groups], bool)
     return fingerprint64([group or b"" for group in groups]).view(np.int64), present

@@ -1,8 +1,8 @@
 """Files through Beam: local paths, and every file system that the installed Beam knows (gs://, s3://, …).
 
-Every call of Beam's ``FileSystems`` that takes a path is here. Beam takes paths for patterns where it deletes and
-lists, and knows no way to quote one; so ``[``, ``*`` and ``?`` in a folder's name would reach its neighbours. Here
-only :func:`match` and :func:`local_copies` take patterns. Local files do not go through Beam at all.
+All calls of Beam's ``FileSystems`` with paths are in this module. When deleting and listing, Beam treats paths as
+patterns that cannot be quoted, so ``[``, ``*`` and ``?`` in a folder's name would also match other folders. Here only
+:func:`match` and :func:`local_copies` take patterns. Local files do not go through Beam.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from afm_ctr.rawlog.side import local_files
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-# What matches only one of Beam's wildcards. Beam makes regular expressions of patterns, in which `[[]` gives a
-# warning; so a bracket is what is neither below nor above it.
+# Patterns that match one literal wildcard character. Beam turns patterns into regular expressions, in which `[[]`
+# gives a warning; hence the negated ranges for a bracket.
 _LITERAL = {"*": "[*]", "?": "[?]", "[": "[!\0-Z\\-\U0010ffff]"}
 _OBJECTS = ("s3://", "gs://")
 _LIBRARIES = ("apache_beam.io.", "boto3.", "botocore.", "google.", "hdfs.", "requests.", "urllib3.")
-_PATTERNS: dict[type, bool] = {}  # what _deletes_patterns has found
+_PATTERNS: dict[type, bool] = {}  # cache of _deletes_patterns
 
 
 def set_options(options: Any) -> None:
-    """What this process's file systems are opened with: hdfs:// and s3:// have options of Beam's."""
+    """Set the options of this process's file systems: Beam has some for hdfs:// and s3://."""
     FileSystems.set_options(options)
     share_client()
 
 
 def share_client() -> None:
-    """Let all calls to s3:// of this process share a client of boto3, which is imported when it is first made.
+    """Share one boto3 client among all s3:// calls of this process; boto3 is imported with the first one.
 
-    Beam makes one for every call, which takes longer than most calls.
+    Beam creates a client for every call, which takes longer than most calls.
     """
     boto3_client: Any = importlib.import_module("apache_beam.io.aws.clients.s3.boto3_client")
     if getattr(boto3_client.Client, "shared", False):
@@ -66,27 +66,27 @@ def share_client() -> None:
                 boto3_client.boto3 = importlib.import_module("boto3")
             if not made or made[0] is not options:
                 made[:] = [options, one(options)]
-            return copy.copy(made[1])  # it keeps the place of one download; boto3's own is for any thread
+            return copy.copy(made[1])  # Beam's client holds the state of one download; boto3's is thread-safe
 
     client.shared = True  # type: ignore[attr-defined]
     boto3_client.Client = client
-    # Errors that are passed on are not logged besides, with their traceback.
+    # Errors are raised; do not log them with a traceback as well.
     logging.getLogger().addFilter(lambda record: not record.pathname.endswith("aws/s3io.py"))
 
 
 def match(pattern: str) -> list[tuple[str, int]]:
-    """(path, bytes) of the files that a path or glob names, sorted by path.
+    """(path, bytes) of the files that match a path or glob, sorted by path.
 
-    What exists under the literal name comes first, as in :func:`afm_ctr.io.paths.expand`.
+    A file with the literal name takes precedence, as in :func:`afm_ctr.io.paths.expand`.
 
     Raises:
-        UserError: there is none, or the file system is not known.
+        UserError: no file matches, or the file system is unknown.
     """
     if is_remote(pattern):
         with _said_by(pattern, "cannot be listed", ValueError):
             found = _match(pattern)
     else:
-        # Beam's local match walks everything below the first wildcard; glob looks where it must.
+        # Beam's local match walks everything below the first wildcard; glob does not.
         paths = expand(pattern)
         if len(paths) == 1 and os.path.isdir(paths[0]):
             raise UserError(f"{pattern} is a folder; name its files: {join(pattern, '*')}")
@@ -106,24 +106,23 @@ def _match(pattern: str) -> list[tuple[str, int]]:
 
 
 def _escape(path: str) -> str:
-    """A pattern of Beam's that matches exactly one path."""
+    """A Beam pattern that matches exactly one path."""
     return re.sub(r"[*?[]", lambda found: _LITERAL[found[0]], path)
 
 
 def _listed(start: str) -> list[tuple[str, int]]:
-    """(path, bytes) of all that a remote file system lists for a folder (``start`` ends with /) or a prefix.
+    """(path, bytes) of all files in a remote folder (``start`` ends with /) or with a prefix.
 
     Raises:
-        BeamIOError: it cannot be listed; some file systems say so where a folder is not there.
+        BeamIOError: it cannot be listed; some file systems also raise this for a missing folder.
     """
-    # FileSystem.match would take it for a pattern. It is made of this method, which every file system has.
+    # FileSystem.match would treat it as a pattern; it is built on this method, which every file system has.
     items = FileSystems.get_filesystem(start)._list(start)
     return [(item.path, int(item.size_in_bytes)) for item in items if item.path.startswith(start)]
 
 
 def _below(folder: str) -> dict[str, int]:
-    """Bytes of every file that a remote file system lists below a folder, by its path from there; none if it is not
-    there.
+    """Sizes in bytes of all files below a remote folder, by relative path; empty if there is no such folder.
 
     Raises:
         UserError: it cannot be listed.
@@ -132,20 +131,20 @@ def _below(folder: str) -> dict[str, int]:
     try:
         return {path[len(start) :]: size for path, size in _listed(start)}
     except BeamIOError as error:
-        # An object store has no folder that could be missing; others say no more of one that is.
+        # Object stores have no folders that could be missing; other file systems raise this for a missing folder.
         if start.startswith(_OBJECTS) or exists(folder):
             raise UserError(f"{folder}: cannot be listed: {_said(error)}") from error
         return {}
 
 
 def absolute(path: str) -> str:
-    """A local path from the root; a remote one as it is."""
+    """An absolute local path; remote paths are unchanged."""
     return path if is_remote(path) else os.path.abspath(path)
 
 
 @contextmanager
 def local_copies(pattern: str) -> Iterator[Sequence[str]]:
-    """Files of a path or glob as local ones: themselves, or copies for as long as the block lasts."""
+    """The files of a path or glob as local files: remote ones are copied, and removed when the block ends."""
     if not is_remote(pattern):
         with local_files(pattern) as paths:
             yield paths
@@ -161,7 +160,7 @@ def local_copies(pattern: str) -> Iterator[Sequence[str]]:
 
 
 def exists(path: str) -> bool:
-    """Whether a file or folder is there. Raises UserError: the file system is not known or does not answer."""
+    """Whether a file or folder exists. Raises UserError: the file system is unknown or does not answer."""
     if not is_remote(path):
         return os.path.exists(path)
     with _said_by(path, "cannot be looked at", ValueError):
@@ -169,10 +168,10 @@ def exists(path: str) -> bool:
 
 
 def open_raw(path: str) -> BinaryIO:
-    """A file's bytes as they are; seekable. Compression is not undone.
+    """Open a file for reading without decompression; seekable.
 
     Raises:
-        UserError: the file is not there or may not be read.
+        UserError: the file is missing or cannot be read.
     """
     with _said_by(path, "cannot be read"):
         if not is_remote(path):
@@ -181,14 +180,14 @@ def open_raw(path: str) -> BinaryIO:
 
 
 def read(path: str) -> bytes:
-    """The whole of a small file."""
+    """Read a small file."""
     with open_raw(path) as stream:
         return stream.read()
 
 
 @contextmanager
 def creating(path: str, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """A stream to a file that gets its name when it is complete: a reader sees all of it or nothing.
+    """Write a file atomically through a stream: readers see the complete file or none.
 
     Raises:
         UserError: the file cannot be written: no permission, no space left, ...
@@ -216,7 +215,7 @@ def _creating(path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _said_by(path: str, what: str, *also: type[Exception]) -> Iterator[None]:
-    """Make a UserError of one line of what a file system says; each of Beam's says it in classes of its own."""
+    """Turn errors of file systems into a one-line UserError; Beam's file systems raise many classes."""
     try:
         yield
     except Exception as error:
@@ -227,7 +226,7 @@ def _said_by(path: str, what: str, *also: type[Exception]) -> Iterator[None]:
 
 
 def _said(error: BaseException) -> str:
-    details = getattr(error, "exception_details", None)  # Beam's: of each path an error
+    details = getattr(error, "exception_details", None)  # Beam's: an error per path
     if isinstance(details, dict):
         error = next((found for found in details.values() if isinstance(found, Exception)), error)
     text = getattr(error, "strerror", None) or (str(error.args[0]) if error.args else "") or type(error).__name__
@@ -241,12 +240,12 @@ def _stream_to(path: str) -> Iterator[BinaryIO]:
 
 
 def write(path: str, content: bytes, *, durable: bool = True) -> None:
-    """A whole file; a reader sees all of it or nothing, as with :func:`creating`."""
+    """Write a file atomically, as :func:`creating`."""
     if not path.startswith(_OBJECTS):
         with creating(path, durable=durable) as stream:
             stream.write(content)
         return
-    # An object is there once its upload is complete, which a failed write prevents.
+    # An object appears only once its upload is complete, which a failed write prevents.
     with _said_by(path, "cannot be written"):
         if path.startswith("s3://") and not content:
             _empty_object(path)
@@ -256,7 +255,7 @@ def write(path: str, content: bytes, *, durable: bool = True) -> None:
 
 
 def _empty_object(path: str) -> None:
-    """Beam uploads to s3:// in parts, and an upload without any is refused."""
+    """Create an empty object: Beam uploads to s3:// in parts, and an upload without parts is refused."""
     s3io: Any = importlib.import_module("apache_beam.io.aws.s3io")
     bucket, name = s3io.parse_s3_path(path)
     options = vars(FileSystems.get_filesystem(path))["_options"]
@@ -264,7 +263,7 @@ def _empty_object(path: str) -> None:
 
 
 def joined(items: Sequence[bytes]) -> bytes:
-    """Byte strings as the content of one file, of which :func:`item` reads any without the others."""
+    """Pack byte strings into the content of one file; :func:`item` reads a single one."""
     ends = np.cumsum([8 * (len(items) + 1), *map(len, items)]).astype("<u8")
     return b"".join([ends.tobytes(), *items])
 
@@ -279,7 +278,7 @@ def item(path: str, number: int) -> bytes:
 
 
 def items(path: str) -> Iterator[bytes]:
-    """All byte strings in a file of :func:`joined`, in order. Raises ValueError where it is no such file."""
+    """All byte strings in a file of :func:`joined`, in order. Raises ValueError for any other file."""
     content = read(path)
     ends = np.frombuffer(content[: int.from_bytes(content[:8], "little")], "<u8").tolist()
     if not ends or ends[-1] != len(content):
@@ -288,7 +287,7 @@ def items(path: str) -> Iterator[bytes]:
 
 
 def names(folder: str) -> list[str]:
-    """Names of the complete files in a folder, sorted; none if it is not there."""
+    """Names of the complete files in a folder, sorted; empty if there is no such folder."""
     return [name for name in _entries(folder) if not name.startswith(TEMPORARY)]
 
 
@@ -299,23 +298,23 @@ def _entries(folder: str) -> list[str]:
 
 
 def half_written(folder: str) -> dict[str, str]:
-    """Paths of the temporary files in a folder that dead processes left, with what they were to be called."""
+    """Temporary files left in a folder by dead processes: path to intended name."""
     targets = {join(folder, name): target_name(name) for name in _entries(folder)}
     return {path: target for path, target in targets.items() if target is not None}
 
 
 def folders(folder: str, prefix: str) -> list[str]:
-    """Names of the folders in a folder that begin with ``prefix``, sorted."""
+    """Names of the subfolders of a folder that begin with ``prefix``, sorted."""
     if not is_remote(folder):
         found = {name for name in names(folder) if os.path.isdir(join(folder, name))}
     else:
-        # An object store has no folders: they show in the names of the objects.
+        # Object stores have no folders, only names of objects with slashes.
         found = {name.split("/", 1)[0] for name in _below(folder)}
     return sorted(name for name in found if name.startswith(prefix))
 
 
 def sizes(folder: str) -> dict[str, int]:
-    """Bytes of every file below a folder, by its path from there."""
+    """Sizes in bytes of all files below a folder, by relative path."""
     if is_remote(folder):
         return _below(folder)
     paths = [os.path.join(place, name) for place, _, found in os.walk(folder) for name in found]
@@ -323,14 +322,14 @@ def sizes(folder: str) -> dict[str, int]:
 
 
 def remove(path: str) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there. Raises UserError: it cannot be removed."""
+    """Remove a file, or a folder with its content, if it exists. Raises UserError: it cannot be removed."""
     try:
         if is_remote(path):
             _delete([join(path, name) for name in _below(path)])
             if FileSystems.exists(path):
                 _delete([path])
         elif os.path.isdir(path) and not os.path.islink(path):
-            remove_folder(path)  # renamed first: workers of a job whose submitter was killed may still write there
+            remove_folder(path)  # renamed first: workers of a killed submitter may still write there
         elif os.path.lexists(path):
             os.unlink(path)
     except (BeamIOError, OSError) as error:
@@ -349,9 +348,9 @@ def _delete(paths: Sequence[str]) -> None:
 
 
 def _deletes_patterns(path: str) -> bool:
-    """Whether the path's file system takes paths for patterns where it deletes: some of Beam's do, others do not.
+    """Whether the path's file system treats paths as patterns when deleting: some of Beam's do, others do not.
 
-    Found out once for each, by a file of a name that no other can have.
+    Tested once per file system, with a file of a unique name.
     """
     kind = type(FileSystems.get_filesystem(path))
     if kind not in _PATTERNS:
@@ -367,6 +366,6 @@ def _deletes_patterns(path: str) -> bool:
 
 
 def in_threads(do: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-    """``do`` for each item, in order: many small reads, each of which waits for its file system."""
+    """Call ``do`` on each item in threads, and return the results in order; for many small reads."""
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(do, items))

@@ -1,9 +1,9 @@
 """``prepare``: raw logs to a prepared data set.
 
 Three passes over fixed chunks of the input: *count* (so that every chunk knows its first row), *analyse* (only if the
-schema learns vocabularies or statistics, from the train split only), *convert* (a shard a split and chunk). The
-bytes of the shards are a function of the input, the schema, the split rule, the seed and the chunk sizes: not of the
-runner, its workers or its bundles. No row crosses a shuffle of Beam, so memory stays flat.
+schema learns vocabularies or statistics, from the train split only), *convert* (one shard per split and chunk). The
+bytes of the shards depend on the input, the schema, the split rule, the seed and the chunk sizes, but not on the
+runner, its workers or its bundles. No row goes through a Beam shuffle, so memory stays flat.
 """
 
 from __future__ import annotations
@@ -36,20 +36,19 @@ __all__ = ["PrepareOptions", "PrepareSummary", "prepare"]
 
 @dataclass(frozen=True)
 class PrepareSummary:
-    """What a run did.
+    """Result of a run.
 
     Attributes:
         rows_in: data lines of the input: ``rows_out`` + the sum of ``rejects`` + ``sampled_out``.
-        rejects: rows left out, by reason.
-        rejects_kept: how many of them are in the data set's rejects.
-        sampled_out: negatives of ``train`` that were thinned out.
-        cut: of each multi-valued field with cells of more than ``max_values`` values the ``values`` that were left
-            out, and the ``rows`` with such a cell.
-        splits: of each split ``rows`` and ``positives``, train first.
-        bytes: of all shards.
+        rejects: rejected rows, by reason.
+        rejects_kept: the number of them in the data set's rejects.
+        sampled_out: negatives of ``train`` that were sampled out.
+        cut: for each multi-valued field with cells of more than ``max_values`` values, the number of dropped
+            ``values``, and of ``rows`` with such a cell.
+        splits: ``rows`` and ``positives`` of each split, train first.
+        bytes: size of all shards.
         metrics: Beam's counters of all passes as the runner reports them: ``rows`` and ``bytes`` written,
-            ``rejects_<reason>``, and so on; empty for a runner that reports none, and more than there is where it
-            did some work twice.
+            ``rejects_<reason>``, and so on; empty if the runner reports none, and too high if it repeated work.
         seconds: wall time.
         num_slots: F.
     """
@@ -81,7 +80,7 @@ class PrepareSummary:
         files: int = 0,
         metrics: Mapping[str, int] | None = None,
     ) -> PrepareSummary:
-        """What a manifest says of the run."""
+        """Summarise a manifest."""
         splits = {name: {"rows": 0, "positives": 0} for name in manifest.splits}
         for shard in manifest.shards:
             splits[shard.split]["rows"] += shard.rows
@@ -114,8 +113,8 @@ def prepare(options: PrepareOptions) -> PrepareSummary:
     """Run the job.
 
     Raises:
-        UserError: the user's mistake, or too many rejects; then nothing is published.
-        RuntimeError: rows were lost on the way; nothing is published either.
+        UserError: a mistake of the user, or too many rejects; nothing is published.
+        RuntimeError: rows were lost; nothing is published.
     """
     started = time.monotonic()
     engine = Engine(options.beam_args)
@@ -171,11 +170,11 @@ def publish(
     schema: ResolvedSchema,
     command: str,
 ) -> Manifest:
-    """What the conversion has made of all chunks becomes the data set.
+    """Publish the results of the conversion as the data set.
 
     Raises:
-        UserError: too many rejects, or a split without a row.
-        RuntimeError: rows were lost on the way.
+        UserError: too many rejects, or a split without rows.
+        RuntimeError: rows were lost.
     """
     rows = sum(chunk.rows for chunk in chunks)
     converted = assemble(chunks, found, schema, options.max_rejects_kept, options.sample_rows)

@@ -30,27 +30,27 @@ class PrepareOptions:
 
     Attributes:
         schema: a feature schema or its file; or a resolved schema, its file or the folder of a data set or model:
-            then its ids are used as they are and nothing is learnt from these logs.
-        inputs: paths and globs of the raw logs; may be empty when ``split`` names the files.
-        output: folder of the data set, local or of any file system that Beam knows.
-        split: the split rule, see :mod:`beam_jobs.splits`; None = all rows are ``train``.
-        labelled: False: the logs carry no label.
+            then its ids are used and nothing is learned from these logs.
+        inputs: paths and globs of the raw logs; may be empty if ``split`` names the files.
+        output: folder of the data set, local or on any file system that Beam supports.
+        split: the split rule, see :mod:`beam_jobs.splits`; None: all rows are ``train``.
+        labelled: False: the logs have no label.
         parent_schema: resolved schema of an earlier data set: its ids stay, new ones are appended.
-        overwrite: replace a data set that is there; it stays until the new one is complete.
-        max_rejects_kept: how many rejected lines of each reason the data set keeps; all are counted.
-        max_reject_share: the share of rows that may be rejected before the job fails.
-        sample_rows: raw rows that travel with the data set, its runs and exports, to warm a server up with; 0: none.
-        chunk_bytes: bytes of a chunk of a plain file.
-        chunk_lines: lines of a chunk of a packed file, rows of one of a Parquet file.
-        compression: of the shards. ``gzip`` shards cannot be entered half-way.
-        seed: of the order of rows inside a shard.
-        beam_args: Beam's options as Beam spells them.
-        progress: called with (stage, rows done, rows in all; 0 = not known).
-        load_tensorflow: called once workers that are threads of this process are going to need it.
-        warn: called with a line that the user should see; by default it goes to stderr.
+        overwrite: replace an existing data set; it stays until the new one is complete.
+        max_rejects_kept: maximum number of rejected lines of each reason to keep; all are counted.
+        max_reject_share: the maximum share of rejected rows before the job fails.
+        sample_rows: raw rows kept with the data set, its runs and exports, for warming up servers; 0: none.
+        chunk_bytes: chunk size of plain files, in bytes.
+        chunk_lines: chunk size of compressed files in lines, of Parquet files in rows.
+        compression: compression of the shards; readers cannot seek in ``gzip`` shards.
+        seed: seed of the order of rows in a shard.
+        beam_args: options for Beam.
+        progress: called with (stage, rows done, rows in all; 0: not known).
+        load_tensorflow: called before worker threads of this process need TensorFlow.
+        warn: called with warnings for the user; by default they go to stderr.
 
     Raises:
-        UserError: a size, share or count that cannot be.
+        UserError: an invalid size, share or count.
     """
 
     schema: str | Path | FeatureSchema | ResolvedSchema

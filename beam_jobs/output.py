@@ -1,18 +1,18 @@
-"""The folder of a prepared data set: what may stand there before, and how a run becomes a data set.
+"""The output folder of a prepared data set: checks of existing content, and publishing.
 
 ::
 
-    <out>/manifest.json                          written last: with it, and not before, the data set exists
+    <out>/manifest.json                          written last: it makes the data set exist
     <out>/schema.yaml, <out>/vocab/              the resolved schema
     <out>/side/                                  copies of the side tables
-    <out>/sample_rows.jsonl                      raw columns of a few rows, to warm a server up with
+    <out>/sample_rows.jsonl                      raw columns of a few rows, for warming up servers
     <out>/rejects/part-00000.jsonl               rejected lines of chunk 0
     <out>/attempt-<hex>/<split>/part-00000.tfrecord
     <out>/attempt-<hex>/work/                    results of the passes; removed before the manifest is written
-    <out>/rejects-failed.jsonl                   what a run rejected that failed for it; the next run removes it
+    <out>/rejects-failed.jsonl                   rejects of a run that failed because of them; the next run removes it
 
-A data set that is being replaced stays as it is until all shards of the new one are there. Then its manifest goes
-first, the rest is exchanged, and the new manifest comes last.
+A data set to be replaced stays unchanged until all shards of the new one are written. Then its manifest is removed,
+the rest is replaced, and the new manifest is written last.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Output:
     """The output folder of one run.
 
     Raises:
-        UserError: it holds a data set and may not be overwritten, or a schema that no data set of ours left there.
+        UserError: it holds a data set and ``overwrite`` is off, or a schema that does not belong to a data set.
     """
 
     def __init__(self, folder: str, overwrite: bool) -> None:
@@ -63,7 +63,7 @@ class Output:
         self._look()
 
     def _look(self) -> tuple[list[str], str | None]:
-        """The attempts that stand there, where it is right to replace them; and which of them is the data set's."""
+        """The existing attempts, and the one of the data set. Raises UserError if they must not be replaced."""
         if not files.is_remote(self.folder) and os.path.isfile(self.folder):
             raise UserError(f"{self.folder} is a file; --output must be a folder")
         manifest = files.join(self.folder, MANIFEST_NAME)
@@ -73,7 +73,7 @@ class Output:
         there = _attempt_of(files.read(manifest)) if had_manifest else None
         attempts = files.folders(self.folder, _ATTEMPT)
         if not (had_manifest or attempts) and files.exists(files.join(self.folder, _SCHEMA[0])):
-            # Most likely the user's own schema: ours would replace it.
+            # Most likely the user's schema, which ours would overwrite.
             raise UserError(f"{self.folder} holds a {_SCHEMA[0]} but no data set; choose another --output")
         unfinished = [name for name in attempts if name != there]
         if unfinished and files.is_remote(self.folder) and not self._overwrite:
@@ -84,7 +84,7 @@ class Output:
         return attempts, there
 
     def refuse_own(self, inputs: Iterable[str]) -> None:
-        """Raise UserError where an input is a file of the data set that stands in this folder."""
+        """Raise UserError if an input is a file of the data set in this folder."""
         for path in inputs:
             spellings = [path] if files.is_remote(path) else [os.path.abspath(path), os.path.realpath(path)]
             if any(map(self._is_own, spellings)):
@@ -100,7 +100,7 @@ class Output:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One run at a time in a local folder. The system lets go of the lock however the process ends.
+        """Allow one run at a time in a local folder. The system releases the lock when the process ends.
 
         Raises:
             UserError: the folder cannot be written, or another run is writing there.
@@ -116,9 +116,9 @@ class Output:
             yield
 
     def begin(self) -> None:
-        """Remove what dead runs left, and begin the attempt; a data set that stands there stays for now.
+        """Remove the files of dead runs and begin the attempt; an existing data set stays for now.
 
-        A local attempt belongs only to its owner until it is published: what workers hand on lies there.
+        A local attempt is readable only by its owner until it is published: it holds results of workers.
         """
         attempts, there = self._look()
         for name in attempts:
@@ -159,11 +159,11 @@ class Output:
         rejects: Sequence[Share],
         tables: SideTables | None,
     ) -> None:
-        """Put everything in its place and the manifest last: from here on the data set exists.
+        """Move everything to its place, the manifest last: then the data set exists.
 
         Raises:
-            UserError: something cannot be written.
-            RunError: shards of this run are not there any more.
+            UserError: a file cannot be written.
+            RunError: shards of this run have disappeared.
         """
         self._check_shards(manifest)
         self._half_replaced = True
@@ -189,7 +189,7 @@ class Output:
                 files.remove(files.join(self.folder, name))
 
     def _check_shards(self, manifest: Manifest) -> None:
-        """Where no lock can be held a second run may have removed them: no manifest may name what is not there."""
+        """Check that all shards exist: without a lock (remote folders) another run may have removed them."""
         there = files.sizes(self.attempt)
         for shard in manifest.shards:
             if there.get(shard.file) != shard.bytes:
@@ -208,7 +208,7 @@ class Output:
             files.write(files.join(self.folder, MANIFEST_NAME), Path(local, MANIFEST_NAME).read_bytes())
 
     def leave_rejects(self, rejects: Sequence[Share]) -> str:
-        """After a failure: write the kept rejects of this run into one file; returns the words that say so."""
+        """After a failure: write the kept rejects of this run to one file; returns words for the error message."""
         if not rejects:
             return ""
         path = files.join(self.folder, _FAILED)
@@ -218,7 +218,7 @@ class Output:
         return f"; the lines are in {path}"
 
     def abandon(self) -> None:
-        """After a failure: remove what this run has written, but for the rejects that it left on purpose."""
+        """After a failure: remove the files of this run except the rejects left on purpose."""
         if self._published:
             return
         if self._half_replaced:
@@ -251,12 +251,12 @@ def _attempt_of(manifest: bytes) -> str | None:
     try:
         found = json.loads(manifest)["attempt"]
     except (ValueError, KeyError, TypeError):
-        return None  # damaged: no data set that could be worth keeping until the new one is there
+        return None  # damaged: not worth keeping until the new data set is complete
     return found if isinstance(found, str) else None
 
 
 def load_schema(folder: str) -> ResolvedSchema:
-    """The resolved schema in a folder, local or remote. Raises UserError: it is not there or damaged."""
+    """Load the resolved schema in a folder, local or remote. Raises UserError: it is missing or damaged."""
     if not files.is_remote(folder):
         return ResolvedSchema.load(folder)
     with tempfile.TemporaryDirectory() as local:

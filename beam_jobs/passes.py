@@ -1,8 +1,7 @@
-"""A pass of the job: one Beam pipeline that gives every unit of work to some worker and joins what they find.
+"""Passes of the job: a pass is one Beam pipeline that distributes units of work and joins the results.
 
-Findings are typed elements of the pipeline; joined, they come to the submitter as one file, since a pipeline returns
-nothing. The user's mistake that a worker meets is a dead letter: raised, every runner would wrap it in pages of
-traceback.
+Results are typed elements of the pipeline; joined, they reach the submitter as one file, since a pipeline returns
+nothing. A UserError in a worker becomes a dead letter: if raised, runners would wrap it in pages of traceback.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from beam_jobs.sources import Chunk, Unit
 Progress = Callable[[str, int, int], None]
 NAMESPACE = "afm_ctr"
 _FAILED = "failed"
-_WORKER_EXIT = "Worker subprocess exited"  # what Beam says of a process
+_WORKER_EXIT = "Worker subprocess exited"  # Beam's message
 
 F = TypeVar("F", bound=Found[Any])
 R = TypeVar("R")
@@ -37,21 +36,21 @@ F_co = TypeVar("F_co", bound=Found[Any], covariant=True)
 
 
 class Task(Protocol[F_co]):
-    """The work of a pass. Picklable: Beam takes it to the workers."""
+    """The work of a pass. Picklable: Beam sends it to the workers."""
 
     @property
     def finds(self) -> type[F_co]:
-        """What it finds."""
+        """The type of its results."""
 
     def setup(self) -> None:
-        """Once a worker, before its first unit."""
+        """Called once per worker, before its first unit."""
 
     def run(self, unit: Sequence[Chunk]) -> Iterator[F_co]:
-        """The work of one unit: a finding for each of its chunks."""
+        """Process one unit: yields a result for each of its chunks."""
 
 
 def work(task: Task[F], unit: bytes) -> Iterator[F]:
-    """The work of a packed unit, counted."""
+    """Run a task on a packed unit and update Beam's counters."""
     for found in task.run(Unit.from_bytes(unit).chunks):
         for chunk in found.chunks:
             for name, count in chunk.counters.items():
@@ -61,7 +60,7 @@ def work(task: Task[F], unit: bytes) -> Iterator[F]:
 
 @contextmanager
 def marked() -> Iterator[None]:
-    """Runners pass on the text of an error and not its class: ours are marked, so that they are known again."""
+    """Mark the texts of our errors so that they can be recognised: runners pass on only the text."""
     try:
         yield
     except (UserError, RunError) as error:
@@ -78,7 +77,7 @@ class Step(beam.DoFn):
 
 @beam.typehints.with_output_types(bytes)
 class ReadUnits(Step):
-    """The units in a file: in the pipeline itself those of a large input would be beyond what a runner takes."""
+    """Reads the units from a file: inside the pipeline, those of a large input would exceed runners' limits."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -92,10 +91,10 @@ class ReadUnits(Step):
 
 @beam.typehints.with_input_types(bytes)
 class Work(Step, Generic[F]):
-    """Runs a task on units. What a worker cannot do becomes a dead letter, and ends the pass.
+    """Runs a task on units. A UserError or RunError becomes a dead letter and ends the pass.
 
     Args:
-        folder: for the dead letter, and for a mark of every chunk, by which progress is shown.
+        folder: for dead letters, and for an empty file per finished chunk, from which progress is computed.
     """
 
     def __init__(self, task: Task[F], folder: str) -> None:
@@ -125,11 +124,11 @@ class Work(Step, Generic[F]):
 
 @beam.typehints.with_input_types(tuple[str, bytes])
 class Write(Step):
-    """Writes files into a folder: of each its name and its content. What it cannot write is a dead letter.
+    """Writes files, given as name and content, into a folder. A failed write becomes a dead letter.
 
     Args:
-        letters: the folder for those: small, they find room on a disk that is full. Raised, the error would be
-            printed by Beam with its traceback.
+        letters: the folder for dead letters, which are small enough for a full disk. If raised, Beam would print the
+            error with its traceback.
     """
 
     def __init__(self, folder: str, letters: str) -> None:
@@ -150,9 +149,8 @@ class Passes:
 
     engine: Engine
     output: Output
-    progress: Progress | None = None  # called with (stage, rows done, rows in all; 0 = not known)
-    # Beam's counters of all passes so far, as far as the runner reports them
-    metrics: dict[str, int] = field(default_factory=dict)
+    progress: Progress | None = None  # called with (stage, rows done, rows in all; 0: not known)
+    metrics: dict[str, int] = field(default_factory=dict)  # Beam's counters of all passes, if the runner reports them
 
     def run(
         self, stage: str, task: Task[F], units: Sequence[Sequence[Chunk]], more: Callable[[Any], None] | None = None
@@ -160,14 +158,14 @@ class Passes:
         """Run a task over all units.
 
         Args:
-            more: adds what else is to become of the PCollection of findings.
+            more: adds further steps on the PCollection of results.
 
         Returns:
-            The findings about all chunks.
+            The joined results of all chunks.
 
         Raises:
-            UserError: a worker met the user's mistake.
-            RuntimeError: a chunk is missing, or the result is not what a worker of this run wrote.
+            UserError: a worker found a mistake of the user.
+            RuntimeError: a chunk is missing, or the result was not written by a worker of this run.
         """
         folder, result = self.output.work(stage), f"{stage}-found"
         listed = self.output.work(f"{stage}-units")
@@ -198,7 +196,7 @@ class Passes:
         return _complete(stage, units, read(path, task.finds.from_bytes) if files.exists(path) else None)
 
     def run_here(self, stage: str, task: Task[F], units: Sequence[Sequence[Chunk]]) -> F:
-        """As :meth:`run`, in this process, one unit after the other, without a pipeline."""
+        """Like :meth:`run`, but in this process without a pipeline, one unit after the other."""
         if self.progress is not None:
             self.progress(stage, 0, sum(chunk.rows for unit in units for chunk in unit))
         found: F | None = None
@@ -229,7 +227,7 @@ class Passes:
                 ) from error
             if self.engine.in_process or "Traceback" in str(error):
                 raise
-            # The runner has lost what it cannot do without; Java's account of it is pages long.
+            # The runner itself failed; its Java traceback is pages long.
             raise RunError(
                 f"the runner ended in the pass {stage!r}: {_first_line(error)}; its logs say more, and nothing is "
                 "published: run prepare again"
@@ -243,7 +241,7 @@ class Passes:
 
 
 def _complete(stage: str, units: Sequence[Sequence[Chunk]], found: F | None) -> F:
-    """The findings, unless a chunk is missing."""
+    """``found``, after checking that no chunk is missing."""
     there = set() if found is None else {chunk.number for chunk in found.chunks}
     if missing := sorted({chunk.number for unit in units for chunk in unit} - there):
         raise RuntimeError(f"{stage}: the runner lost {len(missing)} pieces of work, the first is {missing[0]}")
@@ -253,7 +251,7 @@ def _complete(stage: str, units: Sequence[Sequence[Chunk]], found: F | None) -> 
 
 @contextmanager
 def quiet_threads() -> Iterator[None]:
-    """Of a lost job server or worker the main thread says so; Beam's thread that watches it need not as well."""
+    """Silence Beam's watcher threads about a lost job server or worker, which the main thread reports."""
     before = threading.excepthook
 
     def hook(failed: threading.ExceptHookArgs) -> None:
@@ -269,7 +267,7 @@ def quiet_threads() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    details = getattr(error, "details", None)  # of a call of gRPC
+    details = getattr(error, "details", None)  # of a gRPC call
     lines = str((details() if callable(details) else None) or error or repr(error)).splitlines()
     return lines[0][:300] if lines else type(error).__name__
 
@@ -283,10 +281,10 @@ def _counters(outcome: Any) -> list[Any]:
 
 @contextmanager
 def whole(path: str) -> Iterator[None]:
-    """Something is made of a file that a process of this run wrote.
+    """Parse a file written by this run inside this block.
 
     Raises:
-        RunError: for any ValueError or the like: somebody else has written there.
+        RunError: the content does not parse, so another process has written there.
     """
     try:
         yield
@@ -298,7 +296,7 @@ def whole(path: str) -> Iterator[None]:
 
 
 def read(path: str, make: Callable[[bytes], R]) -> R:
-    """What is made of a file of this run. Raises RunError where it is another's."""
+    """Read and parse a file of this run. Raises RunError if another process has written it."""
     content = files.read(path)
     with whole(path):
         return make(content)
@@ -306,7 +304,7 @@ def read(path: str, make: Callable[[bytes], R]) -> R:
 
 @contextmanager
 def _watch(stage: str, folder: str, total: int, progress: Progress | None) -> Iterator[None]:
-    """Report the rows of the chunks that are done now and then, by whatever worker, until the block ends."""
+    """Report the rows of finished chunks at intervals until the block ends."""
     if progress is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""What a job knows before it converts: schema, input files, chunks, split rule; and what it makes of the results."""
+"""Planning a job (schema, input files, chunks, split rule), and assembling its results."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plan:
-    """A job whose input has been looked at and whose mistakes, as far as that shows them, have been reported."""
+    """A job whose options and input files have been checked."""
 
     spec: FeatureSchema
-    resolved: ResolvedSchema | None  # given: its ids are used as they are
-    parent: ResolvedSchema | None  # given: its ids stay, new ones are appended
-    tables: SideTables | None  # the schema's side tables, where it has some
-    logs: list[LogFile]  # the input files that hold anything, sorted by path
-    rule: SplitRule  # the split rule; :meth:`complete_rule` fills in what depends on the number of rows
+    resolved: ResolvedSchema | None  # if given, its ids are used
+    parent: ResolvedSchema | None  # if given, its ids stay and new ones are appended
+    tables: SideTables | None  # the schema's side tables, if any
+    logs: list[LogFile]  # the input files that are not empty, sorted by path
+    rule: SplitRule  # :meth:`complete_rule` fills in what depends on the number of rows
     chunk_bytes: int
     chunk_lines: int
 
     def count(self, passes: Passes) -> list[Chunk]:
-        """The counting pass: the chunks of the job with their rows."""
+        """Run the counting pass: the chunks of the job with their rows."""
         from beam_jobs.analyse import Counting
 
         pieces = pieces_to_count(self.logs, self.chunk_bytes)
@@ -54,7 +54,7 @@ class Plan:
         return divide(pieces, found.in_order(), self.chunk_lines, self.chunk_bytes)
 
     def complete_rule(self, rows: int, output: Output) -> SplitRule:
-        """The rule for this many rows; the index file becomes a byte a row, of which a worker reads its part."""
+        """The rule for this many rows; an index file becomes one byte per row, of which workers read their part."""
         if self.rule.kind != "index":
             return self.rule.with_rows(rows)
         codes: np.ndarray = read_index(self.rule, rows)
@@ -64,10 +64,11 @@ class Plan:
 
 
 def plan(options: PrepareOptions, output: Output) -> Plan:
-    """Read the schema and look at the start of every input file.
+    """Read the schema and check the beginning of every input file.
 
     Raises:
-        UserError: a bad schema or split rule, a glob without files or with the output's own, a missing column.
+        UserError: an invalid schema or split rule, a glob without files or with files of the output, or a missing
+            column.
     """
     spec, resolved, parent = schemas(options)
     rule = parse_rule(options.split)
@@ -81,7 +82,7 @@ def plan(options: PrepareOptions, output: Output) -> Plan:
         rule = rule if named else replace(rule, column=None)
     checked, types = set(), ColumnTypes(word_columns(spec) | {rule.column or ""}, resolved or parent)
     for log in logs:
-        # Thousands of files of one log share a header: each is checked once.
+        # Thousands of files may share a header: each header is checked once.
         if log.header not in checked:
             checked.add(log.header)
             parser = log.parser(spec, options.labelled, [rule.column] if rule.column else [])
@@ -91,10 +92,10 @@ def plan(options: PrepareOptions, output: Output) -> Plan:
 
 
 def schemas(options: PrepareOptions) -> tuple[FeatureSchema, ResolvedSchema | None, ResolvedSchema | None]:
-    """The schema of a job; the resolved one, where it is given; the parent.
+    """The schema of a job; the resolved schema, if one is given; the parent.
 
     Raises:
-        UserError: a bad schema, or a parent of a resolved one.
+        UserError: an invalid schema, or a parent given with a resolved schema.
     """
     spec, resolved = read_schema(options.schema)
     parent = ResolvedSchema.load(Path(options.parent_schema)) if options.parent_schema is not None else None
@@ -106,20 +107,20 @@ def schemas(options: PrepareOptions) -> tuple[FeatureSchema, ResolvedSchema | No
 
 
 def read_schema(given: str | Path | FeatureSchema | ResolvedSchema) -> tuple[FeatureSchema, ResolvedSchema | None]:
-    """A schema, and where it is a resolved one that."""
+    """A schema, and the resolved schema if it is one."""
     if isinstance(given, FeatureSchema):
         return given, None
     if not isinstance(given, ResolvedSchema):
         path = Path(given)
         content = None if path.is_dir() else read_yaml(path)
         if not path.is_dir() and not (isinstance(content, dict) and "format_version" in content):
-            return validate(FeatureSchema, content, path), None  # read once: it may be a pipe
+            return validate(FeatureSchema, content, path), None  # read only once: it may be a pipe
         given = ResolvedSchema.load(path)
     return given.spec, given
 
 
 def side_tables(given: str | Path | FeatureSchema | ResolvedSchema, spec: FeatureSchema) -> SideTables | None:
-    """The tables that a schema names, if it names any."""
+    """The side tables of a schema, if it has any."""
     if isinstance(given, FeatureSchema):
         return read_side_tables(spec, ".", files.local_copies)
     if isinstance(given, ResolvedSchema):
@@ -137,13 +138,13 @@ def learns(job: Plan) -> bool:
 
 
 def resolve_schema(job: Plan, learned: Learned | None, output: Output, rejects_kept: int) -> ResolvedSchema:
-    """The resolved schema: the given one, or that of the user's schema.
+    """The resolved schema: the given one, or the user's schema resolved.
 
     Args:
-        learned: where it :func:`learns`.
+        learned: the result of the analysis, if the job :func:`learns`.
 
     Raises:
-        UserError: the schema learns from ``train``, which has no row.
+        UserError: the schema learns from ``train``, which has no rows.
     """
     if job.resolved is not None:
         return job.resolved
@@ -165,26 +166,26 @@ def resolve_schema(job: Plan, learned: Learned | None, output: Output, rejects_k
 
 
 def _why(rejects: Mapping[str, int]) -> str:
-    """The counts of rejected lines in brackets; nothing where there are none."""
+    """The counts of rejected lines in brackets; empty without rejects."""
     why = ", ".join(f"{reason}: {count}" for reason, count in sorted(rejects.items()))
     return f" (rejected lines: {why})" if why else ""
 
 
 @dataclass
 class Outcome:
-    """What the conversion pass made of all chunks."""
+    """The result of the conversion pass over all chunks."""
 
     shards: list[ShardInfo]  # by split and chunk
     rejects: dict[str, int]  # exact counts by reason
-    kept: dict[str, int]  # how many of them the data set keeps
-    shares: list[Share]  # which lines of which chunk's file those are
-    sampled_out: int  # negatives that were thinned out
-    cut: dict[str, CutInfo]  # of each multi-valued field with longer cells than it takes, what was left out
+    kept: dict[str, int]  # number of rejects that the data set keeps, by reason
+    shares: list[Share]  # their lines in the chunks' files
+    sampled_out: int  # negatives that were sampled out
+    cut: dict[str, CutInfo]  # values dropped from cells with more than ``max_values``, by field
     samples: list[dict[str, bytes]]  # the raw columns of a few rows
     statistics: DataStatistics  # of the split ``train``
 
     def problem(self, job: Plan, rows: int, most: float) -> str | None:
-        """Why this is no data set, if it is none: rejects beyond a share of ``most`` of the rows, an empty split."""
+        """Why this must not be published: rejects beyond a share of ``most``, or an empty split; None if it may."""
         rejected = sum(self.rejects.values())
         why = ", ".join(f"{reason}: {count}" for reason, count in self.rejects.items())
         if not self.shards:
@@ -206,13 +207,13 @@ class Outcome:
 def assemble(
     chunks: Sequence[Chunk], found: ConvertedChunks, schema: ResolvedSchema, rejects_kept: int, sample_rows: int
 ) -> Outcome:
-    """What the conversion has found in all chunks, together.
+    """Assemble the results of the conversion of all chunks.
 
     Args:
-        rejects_kept: how many rejects of each reason the data set keeps.
+        rejects_kept: maximum number of rejects to keep per reason.
 
     Raises:
-        RuntimeError: a chunk's rows are not those that were counted.
+        RuntimeError: a chunk's number of rows is not the counted one.
     """
     shards: list[ShardInfo] = []
     rejects: Counter[str] = Counter()

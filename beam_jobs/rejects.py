@@ -1,4 +1,4 @@
-"""Rejects on their way: counted exactly, kept up to a limit for each reason, in the order of the chunks."""
+"""Rejects: counted exactly, kept up to a limit per reason, in the order of the chunks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from beam_jobs import files
 
 
 def reject_file(chunk: int) -> str:
-    """Name of the file that holds a chunk's rejects."""
+    """Name of the file with a chunk's rejects."""
     return f"part-{chunk:05d}.jsonl"
 
 
 class ChunkRejects:
-    """The rejects of one chunk: the count of each reason, and the first ``most`` lines of it.
+    """The rejects of one chunk: the count of each reason, and its first lines.
 
     Args:
-        most: of one reason; what the whole job may keep is enough for a chunk, too.
+        most: maximum number of lines to keep per reason; the limit of the whole job.
     """
 
     def __init__(self, most: int) -> None:
@@ -29,38 +29,38 @@ class ChunkRejects:
         self._kept: list[Reject] = []
 
     def add(self, batch: Iterable[Reject]) -> None:
-        """Take the rejects of the chunk's next batch, in any order."""
+        """Add the rejects of the chunk's next batch, in any order."""
         for reject in sorted(batch, key=lambda reject: reject.line):
             if self.room(reject.reason) > 0:
                 self._kept.append(reject)
             self.counts[reject.reason] += 1
 
     def room(self, reason: str) -> int:
-        """How many more of that reason would be kept."""
+        """How many more rejects of a reason would be kept."""
         return self._most - self.counts[reason]
 
     def lines(self) -> bytes:
-        """What is kept, a line each."""
+        """The kept rejects, one per line."""
         return b"".join(reject.to_line() for reject in self._kept)
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a chunk's file of rejects gives to the data set."""
+    """The lines of a chunk's file of rejects that the data set keeps."""
 
     name: str  # of the file, see :func:`reject_file`
-    take: Mapping[str, int]  # of each reason how many, from the first on
-    whole: bool  # whether that is all that the file holds
+    take: Mapping[str, int]  # number of lines by reason, from the first on
+    whole: bool  # whether these are all lines of the file
 
 
 def shares(counts: Sequence[tuple[str, Mapping[str, int]]], most: int) -> tuple[list[Share], dict[str, int]]:
-    """Divide ``most`` of each reason among the chunks, first come, first served.
+    """Divide ``most`` lines of each reason among the chunks, in their order.
 
     Args:
         counts: the name of every chunk's file, in the order of the chunks, with its exact counts.
 
     Returns:
-        The shares that hold anything, and how many of each reason are kept in all.
+        The shares that are not empty, and the total number of lines kept of each reason.
     """
     kept: Counter[str] = Counter()
     found = []
@@ -73,7 +73,7 @@ def shares(counts: Sequence[tuple[str, Mapping[str, int]]], most: int) -> tuple[
 
 
 def taken(folder: str, share: Share) -> bytes:
-    """The lines of a share, out of its file in ``folder``."""
+    """Read the lines of a share from its file in ``folder``."""
     content = files.read(files.join(folder, share.name))
     return content if share.whole else b"".join(_first(content.splitlines(keepends=True), share.take))
 

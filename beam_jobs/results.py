@@ -1,6 +1,6 @@
-"""What the passes hand on through Beam: typed, each with a coder of its own, and joined by a ``CombineFn``.
+"""Results of the passes: typed, each with its own Beam coder, and joined by a ``CombineFn``.
 
-Their bytes are JSON and arrays. Reading them runs no code, whoever wrote them.
+They are encoded as JSON and arrays, so that decoding untrusted bytes runs no code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from afm_ctr.schema.analysis_results import ChunkAnalysis, NumberPart
 from afm_ctr.schema.moments import Moments
 from afm_ctr.statistics import PartialStatistics
 
-_HELD = 8  # facts of numbers that wait to be joined
+_HELD = 8  # parts of numeric statistics to collect before joining them
 
 
 class _Packable(Protocol):
@@ -44,7 +44,7 @@ class PackedCoder(beam.coders.Coder, Generic[P]):
         return self._kind.from_bytes(encoded)
 
     def estimate_size(self, value: P) -> int:
-        return 1  # of some elements Beam counts the bytes; it would encode them for that
+        return 1  # Beam samples sizes of elements, and would encode them for that
 
     def is_deterministic(self) -> bool:
         return False
@@ -64,7 +64,7 @@ def packed(kind: type[P]) -> type[P]:
 
 
 class Counted(NamedTuple):
-    """What the counting pass says of a piece: data lines (header left out), and whether the stream is broken."""
+    """Result of the counting pass for a piece: data lines without the header, and whether the stream is broken."""
 
     number: int
     lines: int
@@ -80,14 +80,14 @@ class Counted(NamedTuple):
 
 
 class Analysed(NamedTuple):
-    """What the analysis pass says of a chunk."""
+    """Result of the analysis pass for a chunk."""
 
     number: int
     train_rows: int  # good rows of the split ``train``
-    other_rows: int  # good rows of other splits, or thinned out
+    other_rows: int  # good rows of other splits, or sampled out
     rejects: dict[str, int]  # by reason
-    counts: str | None  # the file that holds the counts of its vocabularies' values; None where there are none
-    parts: int  # of that file
+    counts: str | None  # the file with the counts of its vocabularies' values, if there are any
+    parts: int  # number of parts in that file
 
     @property
     def rows(self) -> int:
@@ -99,14 +99,13 @@ class Analysed(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """What the conversion pass says of a chunk."""
+    """Result of the conversion pass for a chunk."""
 
     number: int
-    shards: list[dict[str, Any]]  # what :class:`afm_ctr.records.ShardInfo` takes, of each
+    shards: list[dict[str, Any]]  # the arguments of :class:`afm_ctr.records.ShardInfo`
     rejects: dict[str, int]  # by reason
-    sampled_out: int  # negatives that were thinned out
-    # of each multi-valued field the values beyond ``max_values``, and the rows that had such
-    cut: dict[str, list[int]]
+    sampled_out: int  # negatives that were sampled out
+    cut: dict[str, list[int]]  # by multi-valued field: values beyond ``max_values``, and rows with such values
     samples: list[dict[str, str]]  # the raw columns of some rows
 
     @property
@@ -130,12 +129,12 @@ C = TypeVar("C", Counted, Analysed, Converted)
 
 @dataclass
 class Found(Generic[C]):
-    """What a pass found in some chunks."""
+    """Results of a pass for some chunks."""
 
     chunks: list[C]
 
     def add(self, other: Self) -> None:
-        """Take other chunks into account: in any order and grouping they come to the same."""
+        """Add the results of other chunks; order and grouping do not matter."""
         self.chunks += other.chunks
 
     def in_order(self) -> list[C]:
@@ -147,7 +146,7 @@ class Found(Generic[C]):
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
-        """Raises ValueError, TypeError or KeyError where the bytes are not of :meth:`to_bytes`."""
+        """Decode :meth:`to_bytes`. Raises ValueError, TypeError or KeyError for other bytes."""
         raise NotImplementedError
 
 
@@ -157,7 +156,7 @@ F = TypeVar("F", bound=Found[Any])
 @packed
 @dataclass
 class CountedPieces(Found[Counted]):
-    """What the counting pass found."""
+    """Results of the counting pass."""
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
@@ -168,9 +167,9 @@ class CountedPieces(Found[Counted]):
 @packed
 @dataclass
 class AnalysedChunks(Found[Analysed]):
-    """What the analysis pass found."""
+    """Results of the analysis pass."""
 
-    numbers: list[ChunkAnalysis]  # the facts of numeric fields, in parts
+    numbers: list[ChunkAnalysis]  # statistics of numeric fields, in parts
 
     def add(self, other: Self) -> None:
         super().add(other)
@@ -198,7 +197,7 @@ class AnalysedChunks(Found[Analysed]):
 @packed
 @dataclass
 class ConvertedChunks(Found[Converted]):
-    """What the conversion pass found."""
+    """Results of the conversion pass."""
 
     statistics: PartialStatistics  # of the rows of ``train``
 
@@ -216,10 +215,10 @@ class ConvertedChunks(Found[Converted]):
 
 
 class Join(beam.CombineFn, Generic[F]):
-    """The findings of a pass together, in whatever order and grouping they come; packed, as they are handed over.
+    """Joins the results of a pass, in any order and grouping, into bytes.
 
-    Accumulators are packed before Beam encodes them: next to a worker of its in-process runner a thread sends, once a
-    second, what has been encoded so far, and a coder in Python may be in the middle of an element then.
+    Accumulators are packed before Beam encodes them: a thread of Beam's in-process runner sends, once a second, the
+    bytes encoded so far, possibly while a Python coder is in the middle of an element.
     """
 
     def __init__(self, kind: type[F]) -> None:
@@ -230,7 +229,7 @@ class Join(beam.CombineFn, Generic[F]):
 
     def add_input(self, total: F | bytes, part: F) -> F | bytes:
         if not total:
-            return copy.deepcopy(part)  # the part is not ours to change
+            return copy.deepcopy(part)  # a CombineFn must not change its input
         whole = self._kind.from_bytes(total) if isinstance(total, bytes) else total
         whole.add(part)
         return whole

@@ -1,4 +1,4 @@
-"""Lines of a chunk to parsed rows with their split, negatives thinned: for the analysis and the conversion alike."""
+"""Reads chunks as parsed rows with their splits, and samples negatives; for the analysis and the conversion."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def thin(
     codes: np.ndarray,
     fingerprint: Callable[[Sequence[bytes]], np.ndarray],
 ) -> tuple[ParsedLines, np.ndarray, int]:
-    """The rows that stay.
+    """Sample the negatives of ``train``.
 
-    A negative of ``train`` stays if and only if Fingerprint64 of its key, mod 2^32, is below ``rate`` · 2^32: the low
-    bits, since the split rule by hash goes by the high ones. With ``correct: weights`` those that stay weigh 1/rate
-    times as much; a weight beyond float32 makes a reject.
+    A negative stays if and only if Fingerprint64 of its key, mod 2^32, is below ``rate`` · 2^32; the split rule by
+    hash uses the high bits. With ``correct: weights`` the weights of those that stay are multiplied by 1/rate; a
+    weight beyond float32 rejects the row.
 
     Args:
-        codes: int8 [n], the place of each row in ``SPLITS``.
+        codes: int8 [n], the index of each row's split in ``SPLITS``.
         fingerprint: byte strings to uint64 [n].
 
     Returns:
-        The rows that stay, their codes, and how many were left out (rejects are not among them).
+        The rows that stay, their codes, and the number sampled out (without rejects).
     """
     negatives = np.flatnonzero((codes == SPLITS.index("train")) & (parsed.labels == 0))
     low = fingerprint([parsed.keys[i] for i in negatives.tolist()]) & np.uint64(0xFFFFFFFF)
@@ -65,7 +65,7 @@ def thin(
 
 
 def fingerprint64(texts: Sequence[bytes]) -> np.ndarray:
-    """Fingerprint64 (farmhash) of byte strings: uint64 [n], the same function by which hashed ids are made."""
+    """Fingerprint64 (farmhash) of byte strings: uint64 [n]; the function that makes hashed ids."""
     if not len(texts):
         return np.zeros(0, np.uint64)
     if native.prepares():
@@ -78,10 +78,10 @@ def fingerprint64(texts: Sequence[bytes]) -> np.ndarray:
 
 @dataclass
 class SplitRows:
-    """Parsed lines of a chunk, or of a file of it, with the place in ``SPLITS`` of every row, int8 [n]; ``NO_SPLIT``
-    rows have a bad split cell.
+    """Parsed lines of a chunk, or of one of its files, with the index in ``SPLITS`` of every row, int8 [n];
+    ``NO_SPLIT`` rows have a bad split cell.
 
-    ``sampled_out`` negatives, which are not among the rows, were left out before anything else was asked of them.
+    ``sampled_out`` counts the negatives that were removed before any further check.
     """
 
     chunk: Chunk
@@ -93,15 +93,15 @@ class SplitRows:
 
 @dataclass
 class RowReader:
-    """Reads chunks as rows. Picklable: this, and nothing of Beam, is what travels to the workers."""
+    """Reads chunks as rows. Picklable: it is sent to the workers."""
 
     spec: FeatureSchema
-    labelled: bool  # whether labels are read
+    labelled: bool  # whether to read labels
     rule: SplitRule
-    tables: str | None = None  # the folder that holds the copies of the schema's side tables, where it has some
+    tables: str | None = None  # the folder with the copies of the schema's side tables, if it has any
 
     def setup(self) -> None:
-        """Once a worker, before its first chunk: load the side tables."""
+        """Load the side tables; called once per worker."""
         self._tables = None if self.tables is None else SideTables.load(self.tables, self.spec, files.read)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,10 +115,10 @@ class RowReader:
     def read(
         self, unit: Sequence[Chunk], *, leave_columns: bool = False
     ) -> Iterator[tuple[int, Iterator[SplitRows]]]:
-        """The number of each chunk with its rows in batches. To be read in order.
+        """The number of each chunk with its rows in batches. To be consumed in order.
 
-        Batches begin where a chunk or a file does, so that they too are always the same: the last bit of a float may
-        depend on an element's place in its array. ``leave_columns`` as in :meth:`LineParser.parse`.
+        Batches start at the beginning of a chunk or file, so that they are always the same: the last bit of a float
+        may depend on an element's position in its array. ``leave_columns`` as in :meth:`LineParser.parse`.
         """
         rows = chain.from_iterable(
             self._file(list(same), leave_columns) for _, same in groupby(unit, key=lambda chunk: chunk.file.path)
@@ -151,7 +151,7 @@ class RowReader:
                 yield SplitRows(chunk, parser, parsed, codes)
 
     def _by_index(self, rows: np.ndarray) -> np.ndarray:
-        """The stretch of the codes' file that belongs to these (ascending) rows."""
+        """Read the codes of these rows (ascending) from the index rule's file."""
         if not len(rows):
             return np.zeros(0, np.int8)
         first = int(rows[0])

@@ -1,4 +1,4 @@
-"""How pipelines run: Beam's options as Beam spells them, and the in-process runner by default."""
+"""Runners of pipelines: takes Beam's options, and uses the in-process runner by default."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from afm_ctr.errors import UserError
 from beam_jobs import files
 
-# Bytes that are little: for this process in place of several, and in place of a cluster.
+# Input sizes in bytes below which this process counts rows itself: instead of several workers, and of a cluster.
 _LITTLE, _LITTLE_FOR_CLUSTERS = 1 << 30, 32 << 20
-# Threads where nobody has said how many workers: beyond a few they wait for Python's lock. And a size in bytes.
+# Default number of worker threads (more would wait for Python's GIL), and the input size in bytes that is worth them.
 _THREADS, _WORTH_THREADS = 2, 32 << 20
 _WORKER_OPTIONS = ("--direct_num_workers", "--direct_running_mode")
 _LOG_LEVEL = "--default_sdk_harness_log_level"
 _WORKER_PROCESS = "afm_ctr:env:worker_process:v1"
-WORKER_LOST = "Channel closed prematurely."  # what Beam says of a process
+WORKER_LOST = "Channel closed prematurely."  # Beam's message
 
 
 class _Options(PipelineOptions):
-    """Beam's options, each view of them made once: Beam asks for some hundred a pipeline, an argument parser each."""
+    """Beam's options with cached views: Beam makes about a hundred per pipeline, each with an argument parser."""
 
     def view_as(self, cls: Any) -> Any:
         views = self.__dict__.setdefault("_views", {})
@@ -50,7 +50,7 @@ class _Options(PipelineOptions):
 
 @WorkerHandler.register_environment(_WORKER_PROCESS, bytes)
 class _WorkerProcess(SubprocessSdkWorkerHandler):
-    """Beam's worker process; but for one that ended before it had connected Beam would wait for ever."""
+    """Beam's worker process, watched: Beam would wait forever for one that ended before it connected."""
 
     _closing = False
 
@@ -64,15 +64,15 @@ class _WorkerProcess(SubprocessSdkWorkerHandler):
 
     def _watch(self) -> None:
         self.worker_thread.join()
-        while not self._closing:  # more may be asked of it
+        while not self._closing:  # further requests must fail, too
             self.control_conn.abort(RuntimeError(WORKER_LOST))
             self.data_conn.close()
             time.sleep(0.5)
 
 
 class _Runner(FnApiRunner):
-    """Worker processes take the place of the shell that Beam starts them with: were that one killed, and not the
-    worker, Beam would wait for ever. And the path of the interpreter may hold a space."""
+    """Starts worker processes by ``exec`` in Beam's shell: if the shell were killed, but not the worker, Beam would
+    wait forever. Also quotes the interpreter's path."""
 
     def run_via_runner_api(self, pipeline_proto: Any, options: Any) -> Any:
         worker = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
@@ -85,14 +85,14 @@ class _Runner(FnApiRunner):
 class Engine:
     """Makes pipelines from Beam's command line options.
 
-    Without ``--runner``, and for ``DirectRunner``, the in-process runner is named explicitly: ``DirectRunner`` itself
-    may hand a pipeline to Prism, a program that it fetches from the network. (``--runner=PrismRunner`` does that.)
+    Without ``--runner``, and for ``DirectRunner``, the in-process runner is used: ``DirectRunner`` itself may pass a
+    pipeline to Prism, a program that it downloads. (``--runner=PrismRunner`` allows that.)
 
     Args:
         args: e.g. ``["--direct_num_workers=2", "--direct_running_mode=multi_processing"]``.
 
     Raises:
-        UserError: an option that the in-process runner cannot know, e.g. a misspelt one.
+        UserError: an option that the in-process runner does not know, e.g. a misspelt one.
     """
 
     def __init__(self, args: Sequence[str] = ()) -> None:
@@ -103,21 +103,21 @@ class Engine:
         except SystemExit:
             # Beam parses with argparse, which has printed the reason.
             raise UserError(f"Beam does not take these options: {' '.join(args)}") from None
-        # For what this process itself reads and writes before its first pipeline: hdfs:// and s3:// have options.
+        # This process reads and writes files before its first pipeline, and hdfs:// and s3:// have options.
         files.set_options(self._options)
         self.in_process = runner is None or runner.rsplit(".", 1)[-1].lower() in _IN_PROCESS
         if self.in_process:
             self._refuse_unknown(args)
             self._options.view_as(StandardOptions).runner = None
             if not any(arg.startswith(_LOG_LEVEL) for arg in args):
-                # Else every worker process reports its coming and going.
+                # By default every worker process logs its start and end.
                 self._options.view_as(WorkerOptions).default_sdk_harness_log_level = "WARNING"
         direct = self._options.view_as(DirectOptions)
         self.workers_are_threads = self.in_process and direct.direct_running_mode != "multi_processing"
         self.workers = self._workers()
 
     def _workers(self) -> int | None:
-        """As far as the options say it; another runner may have any number, and may change it while it runs."""
+        """The number of workers by the options; None if unknown (other runners may scale while they run)."""
         if self.in_process:
             return self._options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1
         worker = self._options.view_as(WorkerOptions)
@@ -125,8 +125,8 @@ class Engine:
         return max(worker.max_num_workers or 0, worker.num_workers or 0, parallelism or 0) or None
 
     def for_input(self, size: int) -> Engine:
-        """What to run a job on whose logs have ``size`` bytes: two threads if they are worth it, and neither the
-        options nor the number of cores say otherwise."""
+        """The engine for logs of ``size`` bytes: two threads if the size is worth it, there are two cores and the
+        options do not set workers."""
         threads = min(_THREADS, _cores())
         given = any(arg.startswith(_WORKER_OPTIONS) for arg in self._args)
         if not self.in_process or given or threads == 1 or size < _WORTH_THREADS:
@@ -135,14 +135,14 @@ class Engine:
         return Engine([*self._args, f"{number}={threads}", f"{mode}=multi_threading"])
 
     def is_little(self, size: int) -> bool:
-        """Whether reading ``size`` bytes and computing next to nothing takes less than a pipeline's start."""
+        """Whether merely reading ``size`` bytes is faster than starting a pipeline."""
         return size < (_LITTLE if self.in_process else _LITTLE_FOR_CLUSTERS)
 
     def pipeline(self) -> beam.Pipeline:
         """A new pipeline; its ``run`` executes it."""
         if not self.in_process:
             return beam.Pipeline(options=self._options)
-        # Workers in processes of their own get the options only in this way.
+        # Worker processes get the options only in this way.
         encoded = JobServiceHandle.encode_pipeline_options(self._options.get_all_options())
         provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
         return beam.Pipeline(_Runner(provision_info=ExtendedProvisionInfo(provision)), options=self._options)
@@ -157,7 +157,7 @@ class Engine:
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,10 +1,9 @@
 """The input files of a job, and their division into chunks.
 
-A chunk is the unit of work: a byte range of a plain text file (it owns the lines that start in it), or a fixed number
-of lines of a compressed one, which cannot be entered half-way, or of rows of a Parquet file, which can be entered
-where a row group begins. Files that are smaller than a chunk share one with their neighbours. Chunks are numbered
-through the files in the order of their names, so number and content depend on the input only and never on a runner,
-its workers or its bundles.
+A chunk is the unit of work: a byte range of a plain text file (with the lines that start in it), a fixed number of
+lines of a compressed file, in which readers cannot seek, or of rows of a Parquet file, in which readers can seek to
+row groups. Files smaller than a chunk share one with their neighbours. Chunks are numbered through the files in the
+order of their names, so number and content depend only on the input, not on the runner, its workers or its bundles.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from beam_jobs.results import Counted
 
 CHUNK_BYTES = 8 << 20
 CHUNK_LINES = 32768
-# A span of a stream unpacks all before it to get there. A handful of spans keeps several workers busy at a cost that
-# stays linear: gzip, zstd and Parquet unpack some twenty times faster than rows are converted, bzip2 but twice.
+# Reading a span of a stream decompresses everything before it. A few spans keep several workers busy at linear cost:
+# gzip, zstd and Parquet decompress about twenty times faster than rows are converted, bzip2 only twice.
 MOST_SPANS: dict[str, int] = {"gzip": 8, "zstd": 8, "parquet": 8, "bz2": 2}
 
-# Chunks of plain files that are handed out together, and how many such units a worker gets at least.
+# Maximum number of chunks of plain files in a unit, and minimum number of such units per worker.
 MOST_TOGETHER, UNITS_A_WORKER = 8, 4
 
 
@@ -45,17 +44,17 @@ class LogFile:
 
     path: str
     size: int
-    kind: Codec | Literal["parquet"]  # how it is compressed, or ``parquet``
-    header: bytes | None  # its header line, when the format has one; of a Parquet file its columns and their types
-    first_line: bytes | None  # its first data line; None = it has no rows, or is a Parquet file
-    longest: int = MAX_LINE_BYTES  # how many bytes a line of it may have
+    kind: Codec | Literal["parquet"]  # its compression, or ``parquet``
+    header: bytes | None  # its header line, if the format has one; of a Parquet file its serialised schema
+    first_line: bytes | None  # its first data line; None: no rows, or a Parquet file
+    longest: int = MAX_LINE_BYTES  # maximum length of a line in bytes
     groups: tuple[int, ...] = ()  # rows of each row group of a Parquet file
-    split: str | None = None  # the split that all its rows belong to, when the split rule goes by files
-    called: str | None = None  # what rejects and the keys of rows say in place of its path
+    split: str | None = None  # the split of all its rows, if the split rule is by files
+    called: str | None = None  # name in rejects and in the keys of rows instead of its path
 
     @property
     def source(self) -> str:
-        """Where rows come from, for whoever reads of them."""
+        """The file's name in rejects and in the keys of rows."""
         return self.path if self.called is None else self.called
 
     @property
@@ -66,7 +65,7 @@ class LogFile:
     def parser(
         self, spec: FeatureSchema, labelled: bool, extra: Sequence[str], tables: SideTables | None = None
     ) -> LineParser:
-        """A parser for its lines. Raises UserError when a column is missing."""
+        """A parser for its lines. Raises UserError: a column is missing."""
         return LineParser(
             spec,
             self.header,
@@ -79,10 +78,10 @@ class LogFile:
 
 
 def discover(found: Sequence[tuple[str, int]], spec: FeatureSchema) -> list[LogFile]:
-    """Look at the start of every file: (path, bytes) pairs to log files, sorted by path; empty ones are left out.
+    """Read the beginning of every file: (path, bytes) pairs to log files, sorted by path; empty ones are left out.
 
     Raises:
-        UserError: a file cannot be read, is not what the schema's format says, or breaks off in its header line.
+        UserError: a file cannot be read, is not in the schema's format, or is truncated within its header line.
     """
 
     def look(item: tuple[str, int]) -> LogFile | None:
@@ -97,7 +96,7 @@ def discover(found: Sequence[tuple[str, int]], spec: FeatureSchema) -> list[LogF
             header = header_line(lines, path) if has_header(spec) else None
             first = next(iter(lines.take(1)), None)
         if has_header(spec) and header is None:
-            return None  # packed, but empty all the same
+            return None  # compressed, but empty
         return LogFile(path, size, codec, header, b"" if isinstance(first, LongLine) else first, longest)
 
     looked = files.in_threads(look, sorted(item for item in set(found) if item[1]))
@@ -107,30 +106,30 @@ def discover(found: Sequence[tuple[str, int]], spec: FeatureSchema) -> list[LogF
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk, or one small file of a chunk that several share. Before the counting pass ``rows`` and all that
-    follows is unknown.
+    """A chunk, or one of the small files that share a chunk. ``rows`` and the fields after it are set after the
+    counting pass.
     """
 
-    number: int  # position among all chunks of the job; that of the chunk, where small files share one
+    number: int  # index among all chunks of the job; small files that share a chunk have the same
     file: LogFile
-    # first byte of a plain file's range; else the lines of the stream before the first of this chunk, header
-    # included, or the rows before it in its row group
+    # first byte of a plain file's range; otherwise the number of lines of the stream before the chunk, header
+    # included, or of rows before it in its row group
     start: int
-    end: int  # the byte behind a plain file's range
-    rows: int = 0  # data lines, broken end included
+    end: int  # end of a plain file's range, exclusive
+    rows: int = 0  # data lines, including a broken end
     first_line: int = 1  # number of its first data line in the file, from 1
     first_row: int = 0  # number of its first data line among those of all files, from 0
-    broken: bool = False  # whether it ends in the broken end of a compressed stream
+    broken: bool = False  # whether it ends with the broken end of a compressed stream
     group: int = 0  # the row group of a Parquet file that it begins in
 
 
 class Unit(NamedTuple):
-    """Chunks that one worker gets together."""
+    """Chunks that one worker processes together."""
 
     chunks: tuple[Chunk, ...]
 
     def to_bytes(self) -> bytes:
-        """As JSON; each of their files once, since a line of it may be long."""
+        """As JSON; each file once, since its first line may be long."""
         logs = list(dict.fromkeys(chunk.file for chunk in self.chunks))
         chunks = [{**vars(chunk), "file": logs.index(chunk.file)} for chunk in self.chunks]
         texts = [{**vars(log), "header": _text(log.header), "first_line": _text(log.first_line)} for log in logs]
@@ -138,7 +137,7 @@ class Unit(NamedTuple):
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Unit:
-        """Raises ValueError, TypeError, KeyError or IndexError where the bytes are not of :meth:`to_bytes`."""
+        """Decode :meth:`to_bytes`. Raises ValueError, TypeError, KeyError or IndexError for other bytes."""
         found = json.loads(content)
         logs = []
         for log in found["files"]:
@@ -175,10 +174,10 @@ def count(piece: Chunk) -> Counted:
 
 
 def divide(pieces: Sequence[Chunk], counts: Sequence[Counted], chunk_lines: int, chunk_bytes: int) -> list[Chunk]:
-    """The chunks of the job, numbered, each with its rows and where they are.
+    """The chunks of the job, numbered, with their numbers and positions of rows.
 
-    Consecutive files that are a chunk each share one number as long as they have together at most ``chunk_lines``
-    rows and ``chunk_bytes`` bytes.
+    Consecutive files of one chunk each share a number as long as together they have at most ``chunk_lines`` rows and
+    ``chunk_bytes`` bytes.
     """
     chunks: list[Chunk] = []
     first_row = 0
@@ -192,7 +191,7 @@ def divide(pieces: Sequence[Chunk], counts: Sequence[Counted], chunk_lines: int,
             chunks.append(replace(piece, number=len(chunks), rows=rows, first_line=line, first_row=first_row))
         else:
             starts = [0, *accumulate(log.groups)]
-            # Chunks travel one by one, and a file may have thousands of row groups.
+            # Every chunk is serialised with its file, which may have thousands of row groups.
             log = replace(log, groups=())
             for at in range(0, rows, chunk_lines):
                 size = min(chunk_lines, rows - at)
@@ -229,10 +228,10 @@ def _shared(chunks: list[Chunk], most_rows: int, most_bytes: int) -> list[Chunk]
 
 
 def units(chunks: Sequence[Chunk], workers: int | None) -> list[list[Chunk]]:
-    """What is handed to workers: runs of chunks of a file, so that one is written while the next one is read.
+    """Units of work: runs of chunks of a file, so that one chunk is written while the next one is read.
 
-    Short runs of plain files, a good many for every worker; runs as long as the workers allow of streams. Where their
-    number is not known (``None``) the runs are as short as they may be.
+    Runs of plain files are short, several per worker; runs of streams as long as the number of workers allows. If
+    that number is unknown (``None``), runs are as short as possible.
     """
     streams: dict[tuple[str, int], list[Chunk]] = {}
     result: list[list[Chunk]] = []
@@ -259,7 +258,7 @@ def units(chunks: Sequence[Chunk], workers: int | None) -> list[list[Chunk]]:
 
 @dataclass
 class Lines:
-    """Consecutive data lines (or rows) of a chunk; ``broken`` is the end of a broken stream: it counts as a row."""
+    """Consecutive data lines (or rows) of a chunk; ``broken`` is the end of a broken stream and counts as a row."""
 
     first_line: int
     lines: Sequence[bytes]
@@ -269,15 +268,15 @@ class Lines:
 def read_chunks(
     unit: Sequence[Chunk], batch: int, columns: Sequence[str] = ()
 ) -> Iterator[tuple[Chunk, Iterator[Lines]]]:
-    """Each chunk of a file with its lines in batches that begin at the chunk's first line. To be read in order.
+    """Read the chunks of a file in batches of lines, starting at each chunk's first line. To be consumed in order.
 
     Args:
         unit: chunks of one file, in order.
-        batch: most lines in a batch.
-        columns: of a Parquet file, those to read.
+        batch: maximum number of lines per batch.
+        columns: the columns of a Parquet file to read.
 
     Raises:
-        UserError: while reading, if a file no longer holds the lines that were counted.
+        UserError: while reading, if the file has changed since its lines were counted.
     """
     first = unit[0]
     if first.file.kind == "parquet":
@@ -301,7 +300,7 @@ def read_chunks(
 
 
 def read_piece(piece: Chunk, batch: int, columns: Sequence[str] = ()) -> Iterator[Lines]:
-    """The lines of a piece that has not been counted: of :func:`pieces_to_count`. They are numbered from 1."""
+    """Read a piece from :func:`pieces_to_count`, which has not been counted; lines are numbered from 1."""
     log, done = piece.file, 0
     with ExitStack() as opened:
         lines: LineStream | TableStream

@@ -1,18 +1,17 @@
-"""Which split a row belongs to: ``--split`` in all its forms.
+"""Split rules: the forms of ``--split``.
 
 ===================================  ==============================================================================
-hash:COLUMN:80/10/10                 Fingerprint64 of the raw bytes of a column, so that rows of one user stay
-                                     together; ``key`` stands for the record's key where no column has that name.
-                                     The shares may be any numbers above 0; a row's place is
-                                     fingerprint / 2^64 on the line of the shares.
+hash:COLUMN:80/10/10                 Fingerprint64 of a column's raw bytes, so that rows of one user stay together;
+                                     ``key`` is the record's key if no column has that name. The shares may be any
+                                     numbers above 0; fingerprint / 2^64 is compared with the cumulative shares.
 tail:0.1/0.1                         the last rows in the order of the files' names and their lines: the last
                                      tenth is ``test``, the one before ``valid``. Counts rejected lines too; each
                                      share is rounded down to whole rows.
 column:NAME                          the column's cell is the split's name; another text rejects the row (bad_split).
 files:train=GLOB,valid=GLOB          by file; each input file belongs to exactly one; a split may be named twice.
-index:FILE                           a text file with the split's name for every data row, a line each in row order;
+index:FILE                           a text file with the split's name of every data row, one per line in row order;
                                      or ``row<TAB>split`` in any order, rows counted from 0. Data rows are all lines
-                                     but headers, rejected ones included, in the order of the files' names.
+                                     except headers, including rejected ones, in the order of the files' names.
 ===================================  ==============================================================================
 
 Two shares (90/10), or one for ``tail``, make ``train`` and ``test``. Without a rule all rows go to ``train``.
@@ -41,17 +40,16 @@ FORMS = "hash:COLUMN:80/10/10, tail:0.1/0.1, column:NAME, files:train=GLOB,valid
 
 @dataclass(frozen=True)
 class SplitRule:
-    """A parsed rule. :func:`parse_rule` makes it; what depends on the input is filled in before rows are assigned."""
+    """A rule parsed by :func:`parse_rule`; values that depend on the input are filled in before rows are assigned."""
 
     kind: Literal["all", "hash", "tail", "column", "files", "index"]
-    text: str | None = None  # as the user wrote it; None = no rule
-    asked: tuple[str, ...] = ("train",)  # splits that must not come out empty
-    column: str | None = None  # column whose cells decide; None with kind ``hash``: the record's key
-    # hash: first fingerprint behind each split, as multiples of 2^-64 of the line; tail: first row behind it
-    ends: tuple[int, ...] = ()
-    shares: tuple[Fraction, ...] = ()  # what ``ends`` of a tail follow from once the number of rows is known
+    text: str | None = None  # as the user wrote it; None: no rule
+    asked: tuple[str, ...] = ("train",)  # splits that must not be empty
+    column: str | None = None  # the column to split by; None with kind ``hash``: the record's key
+    ends: tuple[int, ...] = ()  # exclusive end of each split: a fingerprint (hash) or a row (tail)
+    shares: tuple[Fraction, ...] = ()  # of a tail; ``ends`` follow from them once the number of rows is known
     globs: tuple[tuple[str, str], ...] = ()  # (split, glob) of the ``files`` form
-    path: str | None = None  # the file of the ``index`` form; later that of its codes, a byte a row
+    path: str | None = None  # the file of the ``index`` form; later the file of its codes, one byte per row
 
     def with_rows(self, rows: int) -> SplitRule:
         """The rule for an input of this many data rows."""
@@ -69,12 +67,12 @@ class SplitRule:
         codes: Callable[[np.ndarray], np.ndarray],
         fingerprint: Callable[[Sequence[bytes]], np.ndarray],
     ) -> np.ndarray:
-        """Place in :data:`SPLITS` of every row, int8 [n]; :data:`NO_SPLIT` where the column's cell names none.
+        """Index in :data:`SPLITS` of every row, int8 [n]; :data:`NO_SPLIT` if the column's cell is not a split.
 
         Args:
             rows: int64 [n], their numbers among all data rows.
-            file_split: of the file that they come from.
-            codes: row numbers to their places by the index file, int8 [n].
+            file_split: the split of their file.
+            codes: row numbers to split indices by the index file, int8 [n].
             fingerprint: byte strings to uint64 [n].
         """
         if self.kind == "column" and self.column is not None:
@@ -95,7 +93,7 @@ class SplitRule:
 
 
 def parse_rule(text: str | None) -> SplitRule:
-    """``--split`` to a rule. Raises UserError: it has none of the forms."""
+    """Parse ``--split``. Raises UserError: it has none of the forms."""
     if text is None:
         return SplitRule("all")
     kind, _, rest = text.partition(":")
@@ -140,7 +138,7 @@ def _shares(rule: str, text: str, counts: tuple[int, ...]) -> list[Fraction]:
 
 def _files_rule(text: str, rest: str) -> SplitRule:
     globs = []
-    # A glob may hold commas: only one before "name=" divides.
+    # A glob may contain commas: only a comma before "name=" separates.
     for part in re.split(r",(?=\w+=)", rest):
         name, _, pattern = part.partition("=")
         if name not in SPLITS or not pattern:
@@ -155,11 +153,11 @@ def input_files(
 ) -> tuple[list[tuple[str, int]], dict[str, str]]:
     """The (path, bytes) of all input files, and the split of each by the ``files`` form.
 
-    A file that is reached by two paths (``a.csv`` and ``./a.csv``, a symbolic link) is read once, under the plainest
-    of them: one without links, without ``.`` and ``..``.
+    A file given by two paths (``a.csv`` and ``./a.csv``, a symbolic link) is read once, under the simplest path: one
+    without links, ``.`` and ``..`` if there is one.
 
     Args:
-        warn: called with a line for the files that were reached by several paths.
+        warn: called with a line about files given by several paths.
 
     Raises:
         UserError: a glob matches nothing, a file belongs to two splits, or ``--input`` and the globs disagree.
@@ -190,7 +188,7 @@ def input_files(
 
 
 def _one_path_each(paths: Iterable[str]) -> dict[str, str]:
-    """Of every path the one that its file is read under."""
+    """Map every path to the one that its file is read under."""
     reached: dict[str, list[str]] = {}
     for path in paths:
         reached.setdefault(path if files.is_remote(path) else os.path.realpath(path), []).append(path)
@@ -202,10 +200,10 @@ def _one_path_each(paths: Iterable[str]) -> dict[str, str]:
 
 
 def read_index(rule: SplitRule, rows: int) -> np.ndarray:
-    """The index file as the place in :data:`SPLITS` of every data row, int8 [rows].
+    """Read the index file: the index in :data:`SPLITS` of every data row, int8 [rows].
 
     Raises:
-        UserError: a name is no split, or the rows named are not exactly those of the input.
+        UserError: a name is not a split, or the rows are not exactly those of the input.
     """
     path = rule.path or ""
     files.match(path)

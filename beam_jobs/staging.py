@@ -1,7 +1,7 @@
-"""The steps of :mod:`beam_jobs.transforms`: rows become a log of JSON Lines in the attempt's folder, a chunk a shard,
-and from there on everything is as in :func:`beam_jobs.job.prepare`: the same passes, run by the caller's pipeline.
+"""The steps of :mod:`beam_jobs.transforms`: rows are written as JSON Lines to the attempt's folder, one chunk per
+shard, and processed by the passes of :func:`beam_jobs.job.prepare` in the caller's pipeline.
 
-Steps may be repeated by a runner; each writes the same files again.
+Runners may repeat steps; each then writes the same files again.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class RowsPlan(Plan):
 
     read_as: FeatureSchema  # the schema, of JSON Lines
     shards: int  # number of shards of each split
-    headers: dict[str, str]  # of every column that is read, by its name, what it is called in a row
+    headers: dict[str, str]  # column names of the schema to their names in rows
 
 
 def plan_rows(options: PrepareOptions, shards: int) -> RowsPlan:
-    """What can be known where the pipeline is made. Raises UserError: see :class:`beam_jobs.transforms.Prepare`."""
+    """Plan when the pipeline is constructed. Raises UserError: see :class:`beam_jobs.transforms.Prepare`."""
     if not isinstance(shards, int) or shards < 1:
         raise UserError(f"shards={shards!r} must be a whole number of at least 1")
     spec, resolved, parent = schemas(options)
@@ -84,21 +84,21 @@ def plan_rows(options: PrepareOptions, shards: int) -> RowsPlan:
 
 
 def columns_read(spec: FeatureSchema, labelled: bool) -> list[str]:
-    """The log's columns that a schema reads, each once."""
+    """The log's columns that a schema reads, without repeats."""
     label = spec.label.column if spec.label is not None else None
     others = [label, spec.weight, spec.group] if labelled else []
     return [name for name in dict.fromkeys([*spec.log_columns, *others, spec.key]) if name]
 
 
 def headers(spec: FeatureSchema, names: Iterable[str]) -> dict[str, str]:
-    """What columns are called in the log, by their names."""
+    """Columns' names in the log, by the schema's names."""
     columns = () if isinstance(spec.format, LibfmFormat) else spec.format.columns
     given = {column.name: column.header or column.name for column in columns}
     return {name: given.get(name, name) for name in names}
 
 
 class Begun(NamedTuple):
-    """The output of this run, and when it began: seconds since 1970."""
+    """The output of this run, and its start in seconds since 1970."""
 
     output: Output
     started: float
@@ -106,7 +106,7 @@ class Begun(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """What is known once all rows are staged."""
+    """The job's state once all rows are staged."""
 
     begun: Begun
     chunks: list[Chunk]  # ascending
@@ -119,7 +119,7 @@ class State:
 
 @beam.typehints.with_output_types(Begun)
 class Begin(Step):
-    """Makes the attempt's folder. A repetition makes another one; the last to be published removes the others."""
+    """Creates the attempt's folder. A repetition creates another; the last one published removes the others."""
 
     def __init__(self, options: PrepareOptions) -> None:
         self._folder, self._overwrite = options.output, options.overwrite
@@ -134,7 +134,7 @@ class Begin(Step):
 
 @beam.typehints.with_output_types(tuple[int, bytes])
 class ToLine(Step):
-    """Of a row its shard and its line: an object of the cells that are read."""
+    """The shard and the line of a row: a JSON object of the cells to read."""
 
     def __init__(self, job: RowsPlan) -> None:
         self._shards = job.shards
@@ -148,7 +148,7 @@ class ToLine(Step):
         yield place, line
 
     def _line(self, row: Any) -> bytes:
-        # What is no row, or no cell, is written as something that the parser rejects.
+        # Invalid rows and cells are written as values that the parser rejects.
         content: Any
         try:
             for method in ("as_dict", "_asdict"):
@@ -156,7 +156,7 @@ class ToLine(Step):
             content = f"no dict: {shown(row, 200)}"
             if isinstance(row, Mapping):
                 content = {name: _cell(get(row), separators) for name, get, separators in self._columns}
-        except Exception as error:  # of somebody's class
+        except Exception as error:  # raised by the row's class
             content = f"no dict: {shown(error, 200)}"
         return json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
 
@@ -172,7 +172,7 @@ def _cell(value: Any, separators: tuple[bytes, ...]) -> Any:
 
 @beam.typehints.with_output_types(Chunk)
 class Stage(Step):
-    """Writes the lines of a shard, sorted."""
+    """Writes the lines of a shard in sorted order."""
 
     def __init__(self, job: RowsPlan) -> None:
         assert isinstance(job.read_as.format, JsonlFormat)
@@ -208,16 +208,16 @@ class Planned(Step):
 
 
 def units_of(state: State) -> Iterator[bytes]:
-    """The chunks, each by itself, packed."""
+    """Packed units of one chunk each."""
     for chunk in state.chunks:
         yield Unit((chunk,)).to_bytes()
 
 
 class Work(Step):
-    """The work of a pass on a chunk.
+    """Runs a pass on a chunk.
 
     Args:
-        finds: what the pass finds.
+        finds: the type of the pass's results.
     """
 
     def __init__(self, finds: type[Found[Any]]) -> None:
@@ -249,7 +249,7 @@ class AnalysisTask(beam.DoFn):
 
 @beam.typehints.with_output_types(Conversion)
 class ConversionTask(Step):
-    """The conversion pass of a state, whose schema is resolved here, from what the analysis has found."""
+    """The conversion pass of a state; resolves the schema from the results of the analysis."""
 
     def __init__(self, job: RowsPlan, options: PrepareOptions) -> None:
         self._job, self._options = job, replace(options, schema=job.spec)
@@ -268,7 +268,7 @@ class ConversionTask(Step):
 
 @beam.typehints.with_output_types(PrepareSummary)
 class Publish(Step):
-    """Puts the data set together; the manifest comes last."""
+    """Publishes the data set; the manifest is written last."""
 
     def __init__(self, job: RowsPlan, options: PrepareOptions, command: str) -> None:
         self._job = replace(job, resolved=None, parent=None)
@@ -287,7 +287,7 @@ class Publish(Step):
 
     @staticmethod
     def _published(output: Output) -> Manifest | None:
-        """The manifest, where this step is repeated after it had been done."""
+        """The manifest, if this step is repeated after it succeeded."""
         path = files.join(output.folder, MANIFEST_NAME)
         found = Manifest.model_validate_json(files.read(path)) if files.exists(path) else None
         return found if found is not None and found.attempt == output.attempt_name else None

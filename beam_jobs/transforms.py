@@ -1,13 +1,12 @@
-"""Transforms for pipelines of one's own: rows of any source, as dicts, to data sets, and the rows of our logs.
+"""Transforms for custom pipelines: rows from any source, as dicts, to data sets; and raw logs to rows.
 
-A row is a dict (or a ``beam.Row``, or a NamedTuple) of the columns that the schema reads, by the names that they have
-in the log: ``header`` where the schema gives one, else the column's. A value may be whatever docs/cells.md lists; a
-column that is not there is missing. Other columns are not looked at.
+A row is a dict (or a ``beam.Row``, or a NamedTuple) of the columns that the schema reads, by their names in the log:
+``header`` if the schema gives one, else the column's name. Values may be of the types in docs/cells.md; an absent
+column is missing. Other columns are ignored.
 
-Rows are divided among shards by a hash of their cells and sorted in each. So the same rows give the same bytes,
-whatever the source, their order, the runner and its workers; and the ids, vocabularies and statistics are those that
-``prepare`` finds in a log of these rows. What is not promised: the bytes of that log's shards, since those follow the
-order of its lines.
+Rows are assigned to shards by a hash of their cells and sorted within each. So the same rows give the same bytes for
+any source, order, runner and number of workers; ids, vocabularies and statistics are those that ``prepare`` computes
+from a log of these rows. The bytes of the shards differ from those of ``prepare``, which keeps the order of lines.
 """
 
 from __future__ import annotations
@@ -43,17 +42,17 @@ Schema = str | Path | FeatureSchema | ResolvedSchema
 _NOT_HERE = {"inputs", "chunk_bytes", "chunk_lines", "beam_args", "progress", "load_tensorflow"}
 
 
-class Prepare(beam.PTransform):  # type: ignore[type-arg]  # takes no types at run time
-    """A bounded PCollection of rows to a prepared data set: vocabularies and statistics, ids, shards, manifest.
+class Prepare(beam.PTransform):  # type: ignore[type-arg]  # not generic at run time
+    """Writes a bounded PCollection of rows as a prepared data set: vocabularies and statistics, shards, manifest.
 
-    Rows that are none become rejects, as in a log; the manifest is written last, when all rows are accounted for:
-    rows in = rows out + rejects + sampled out. A shard's rows are in the memory of one worker at a time.
+    Invalid rows become rejects, as in a log; the manifest is written last, once all rows are accounted for:
+    rows in = rows out + rejects + sampled out. One worker holds all rows of a shard in memory.
 
     Args:
-        schema: as for :class:`PrepareOptions`; of any format but libfm.
-        output: folder of the data set, local or of a file system that Beam knows; every worker must reach it.
-        split: ``hash:COLUMN:80/10/10`` or ``column:NAME``; None = all rows are ``train``.
-        shards: number of shards of each split; those that would be empty are not written.
+        schema: as for :class:`PrepareOptions`; any format except libfm.
+        output: folder of the data set, local or on a file system that Beam supports; every worker must reach it.
+        split: ``hash:COLUMN:80/10/10`` or ``column:NAME``; None: all rows are ``train``.
+        shards: number of shards of each split; empty ones are not written.
         **options: ``labelled``, ``parent_schema``, ``overwrite``, ``max_rejects_kept``, ``max_reject_share``,
             ``sample_rows``, ``compression`` and ``seed`` of :class:`PrepareOptions`.
 
@@ -61,8 +60,8 @@ class Prepare(beam.PTransform):  # type: ignore[type-arg]  # takes no types at r
         A PCollection of one :class:`PrepareSummary`.
 
     Raises:
-        UserError: ``output`` holds a data set (and ``overwrite`` is not given), a bad schema, split or option, an
-            unbounded PCollection. While the pipeline runs: no row, too many rejects; then nothing is published.
+        UserError: ``output`` holds a data set (without ``overwrite``), an invalid schema, split or option, or an
+            unbounded PCollection. While the pipeline runs: no rows, or too many rejects; nothing is published.
 
     Example:
         >>> rows | Prepare("schema.yaml", "data", split="hash:user:80/10/10")
@@ -120,7 +119,7 @@ class Prepare(beam.PTransform):  # type: ignore[type-arg]  # takes no types at r
 
 
 class WriteRecords(Prepare):
-    """:class:`Prepare` with a resolved schema: its ids are used as they are, and nothing is learned from the rows.
+    """:class:`Prepare` with a resolved schema: its ids are used, and nothing is learned from the rows.
 
     Args:
         schema: a resolved schema, its file, or the folder of a data set or model.
@@ -131,7 +130,7 @@ class WriteRecords(Prepare):
         A PCollection of one :class:`PrepareSummary`.
 
     Raises:
-        UserError: the schema is not a resolved one; and as :class:`Prepare` does.
+        UserError: the schema is not resolved; and as in :class:`Prepare`.
 
     Example:
         >>> rows | WriteRecords("model", "data", split="column:part")
@@ -146,25 +145,24 @@ class WriteRecords(Prepare):
 
 
 class ReadRawLogs(beam.PTransform):  # type: ignore[type-arg]
-    """The rows of raw logs, as dicts of texts: what :class:`Prepare` takes.
+    """Reads raw logs as rows: dicts of texts, as :class:`Prepare` takes them.
 
-    A row has every column that the schema reads, the label's, weight's, group's and key's included, by the name that
-    it has in the log; its value is the cell's text (docs/cells.md), empty where it is missing. The rows have no
-    order. A line that is no row is not among them; the counters ``rejects_<reason>`` count such lines. A cell that
-    its field cannot read is for :class:`Prepare` to reject.
+    A row has every column that the schema reads, including label, weight, group and key, by its name in the log; the
+    value is the cell's text (docs/cells.md), empty if missing. The rows are unordered. Lines that are not rows are
+    left out and counted by the counters ``rejects_<reason>``. Cells are not checked; :class:`Prepare` does that.
 
     Args:
         schema: as for :class:`PrepareOptions`; its side tables are not joined.
-        inputs: paths and globs, as for ``prepare``. They are looked at where the pipeline is made.
-        labelled: False: the logs carry no label.
-        rejects: hand out the rejected lines, too.
+        inputs: paths and globs, as for ``prepare``; expanded when the pipeline is constructed.
+        labelled: False: the logs have no label.
+        rejects: also return the rejected lines.
 
     Returns:
-        A PCollection of rows; with ``rejects`` a pair of it and one of rejected lines, each a dict of ``source``,
-        ``reason``, ``detail`` and ``raw``.
+        A PCollection of rows; with ``rejects`` a pair of it and a PCollection of rejected lines, each a dict of
+        ``source``, ``reason``, ``detail`` and ``raw``.
 
     Raises:
-        UserError: a glob without files, a column that is not there. While the pipeline runs: a file has changed.
+        UserError: a glob without files, or a missing column. While the pipeline runs: a file has changed.
 
     Example:
         >>> rows = pipeline | ReadRawLogs("schema.yaml", ["logs/*.csv.gz"])
@@ -181,7 +179,7 @@ class ReadRawLogs(beam.PTransform):  # type: ignore[type-arg]
         logs = discover(found, spec)
         for log in {log.header: log for log in logs}.values():
             self._fn.parser_of(Chunk(0, log, 0, 0))
-        # Row groups are of no use here, and there may be thousands.
+        # Row groups are not needed here, and there may be thousands.
         self._pieces = [
             replace(piece, file=replace(piece.file, groups=())) for piece in pieces_to_count(logs, CHUNK_BYTES)
         ]
@@ -204,12 +202,12 @@ class _Rows(beam.DoFn):
         self._labelled = labelled and spec.label is not None
         names = staging.columns_read(spec, self._labelled)
         self._headers = staging.headers(spec, names)
-        # Cells are handed out as they are in the log: nothing is joined, and no field reads what is not there.
+        # Cells are returned as in the log, without joins; drop fields that read side tables' columns.
         fields = tuple(field for field in spec.fields if not set(columns_of(field)) - set(names))
         self._spec = spec.model_copy(update={"side_tables": {}, "fields": fields})
 
     def parser_of(self, piece: Chunk) -> LineParser:
-        """Raises UserError where a column is missing."""
+        """A parser for a piece's file. Raises UserError: a column is missing."""
         return piece.file.parser(self._spec, self._labelled, list(self._headers))
 
     def process(self, piece: Chunk) -> Iterator[Any]:

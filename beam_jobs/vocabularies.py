@@ -1,10 +1,9 @@
-"""Counts of values that together may be larger than the memory of any machine of the job.
+"""Counts of vocabulary values, which together may exceed the memory of any machine of the job.
 
-The workers of the analysis file the counts of every chunk in parts: a value's part is a hash of its bytes. What is
-combined per key, the part, are the places of these counts; then each part is merged by itself, over all chunks, and
-what ``min_count`` and ``top`` do not let through ends there. So nobody holds more than a part, and the submitter no
-more than the vocabularies that come out. The values themselves do not go through a shuffle: Beam's runner in one
-process would keep them all in memory.
+Workers of the analysis write the counts of every chunk in parts, by a hash of the value. Beam combines only the
+locations of these counts, by part; each part is then merged over all chunks, and values that fail ``min_count`` or
+``top`` are dropped. So a worker holds at most one part, and the submitter only the final vocabularies. The values do
+not go through a shuffle: Beam's in-process runner would keep them all in memory.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from beam_jobs.rows import fingerprint64
 
 Counts = Mapping[str, Mapping[bytes, int]]
 
-_PART_BYTES = 64 << 20  # of the input: what is counted is hardly ever larger
-_MOST_PARTS = 256  # every part of every chunk is a read of its own
+_PART_BYTES = 64 << 20  # of the input; its counts are rarely larger
+_MOST_PARTS = 256  # every part of every chunk is a separate read
 _AT_ONCE = 16
 
 
 def parts_for(input_bytes: int) -> int:
-    """Into how many parts the counts of so large an input are divided."""
+    """The number of parts for the counts of an input of this size."""
     return min(_MOST_PARTS, 1 + input_bytes // _PART_BYTES)
 
 
 @dataclass(frozen=True)
 class ValueCounts:
-    """How often values occurred: of each vocabulary the values, and the number of each."""
+    """Values and their counts, by vocabulary."""
 
     of: Mapping[str, tuple[Sequence[bytes], Sequence[int]]]
 
@@ -56,7 +55,7 @@ class ValueCounts:
         return cls({name: unpack_pairs(arrays[3 * at : 3 * at + 3]) for at, name in enumerate(spaces)})
 
     def divided(self, parts: int) -> list[ValueCounts]:
-        """The counts of each part."""
+        """Divide the counts into parts."""
         blocks: list[dict[str, tuple[list[bytes], list[int]]]] = [{} for _ in range(parts)]
         for space, (values, numbers) in self.of.items():
             place = fingerprint64(values) % np.uint64(parts)
@@ -68,24 +67,24 @@ class ValueCounts:
         return [ValueCounts(block) for block in blocks]
 
 
-Place = tuple[str, int]  # a file of byte strings, and which of these
+Place = tuple[str, int]  # a file of byte strings, and the index of one of them
 
 
 def filed(found: AnalysedChunks) -> Iterator[tuple[int, Place]]:
-    """By part, where the counts of chunks are."""
+    """The locations of the chunks' counts, by part."""
     for chunk in found.chunks:
         for part in range(chunk.parts if chunk.counts is not None else 0):
             yield part, (chunk.counts or "", part)
 
 
 def counts_at(place: Place) -> ValueCounts:
-    """The counts of a place. Raises RunError where something else is there."""
+    """Read the counts at a location. Raises RunError if the content is not counts."""
     with whole(place[0]):
         return ValueCounts.from_bytes(files.item(*place))
 
 
 class Merge(beam.CombineFn):
-    """Counts of one part, filed here and there, become those of the values that a vocabulary may take, packed."""
+    """Merges the counts of one part, and packs those of values that pass ``min_count`` and ``top``."""
 
     def __init__(self, spaces: Mapping[str, VocabularySpace]) -> None:
         self._spaces = spaces
@@ -117,12 +116,12 @@ def _let_through(space: VocabularySpace, counts: Counter[bytes]) -> dict[bytes, 
     frequent = ((value, count) for value, count in counts.items() if count >= space.min_count)
     if space.top is None:
         return dict(frequent)
-    # The most frequent of all are among the most frequent of their parts.
+    # The most frequent values overall are among the most frequent of their parts.
     return dict(heapq.nsmallest(space.top, frequent, key=lambda entry: (-entry[1], entry[0])))
 
 
 class Vocabularies(beam.PTransform):  # type: ignore[type-arg]
-    """The findings of the analysis to packed counts of what vocabularies may take, by part."""
+    """Results of the analysis to packed counts of the vocabularies' candidates, by part."""
 
     def __init__(self, spaces: Mapping[str, VocabularySpace]) -> None:
         super().__init__()
@@ -137,7 +136,7 @@ class Vocabularies(beam.PTransform):  # type: ignore[type-arg]
 
 
 def together(parts: Iterable[ValueCounts]) -> Counts:
-    """The counts of all parts."""
+    """Merge the counts of all parts."""
     found: dict[str, dict[bytes, int]] = {}
     for part in parts:
         for space, pairs in part.of.items():
@@ -146,6 +145,6 @@ def together(parts: Iterable[ValueCounts]) -> Counts:
 
 
 def read_parts(folder: str, parts: int) -> Iterator[ValueCounts]:
-    """The packed counts of all parts, which lie in a folder."""
+    """Read the packed counts of all parts from a folder."""
     for part in range(parts):
         yield read(files.join(folder, f"{part:08d}"), ValueCounts.from_bytes)
