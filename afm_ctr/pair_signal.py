@@ -1,4 +1,4 @@
-"""What a log's rows say of its settings: the penalty of weights, and whether pairs of ids say more than their sum."""
+"""Signals from a log's rows for its settings: the penalty of weights, and whether pairs of ids add to their sum."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 from afm_ctr.penalty import Design, TrialRows, best_c, chances_of, fit
 from afm_ctr.sizing import UNKNOWN, Signals
 
-_MOST_SLOTS = 40  # that are looked at, those with the most ids
+_MOST_SLOTS = 40  # slots that are tried, those with the most ids
 
 
 def signals_of(rows: TrialRows) -> Signals:
-    """What some rows to train on say."""
+    """The signals of some train rows."""
     c = best_c(rows)
     return UNKNOWN if c is None else Signals(c, strongest_pair(rows, c))
 
 
 def strongest_pair(rows: TrialRows, c: float) -> float:
-    """How far the residuals of rows that share two ids agree, for the pair of slots where they do so most.
+    """How far the residuals of rows that share two ids agree, for the pair of slots where they agree most.
 
-    Of a row that the logistic regression explains the residual r has mean 0, and those of two rows are independent.
-    So the sum of r_i r_j over two different rows with both ids in common is 0 but for chance; it is given in its
-    standard deviations, from the chances themselves or from the residuals, whichever is larger (of rare positives a
-    few coincidences are no proof). Some hundred pairs make 4 of it by chance.
+    If the logistic regression explains a row, its residual r has mean 0, and those of two rows are independent. So
+    the sum of r_i r_j over two different rows with both ids in common is 0 up to chance; it is given in its standard
+    deviations, from the probabilities or from the residuals, whichever is larger (with rare positives a few
+    coincidences are no proof). Among some hundred pairs chance reaches 4.
 
     Args:
-        rows: both labels among them. Slots count if each id in them has value 1.
+        rows: with both labels. Slots count if each id in them has value 1.
         c: of the logistic regression.
     """
     present = rows.ids > 0

@@ -1,4 +1,4 @@
-"""The penalty that suits a log's weights: logistic regressions on parts of its rows, tried on the other parts."""
+"""The penalty that suits a log's weights: logistic regressions on parts of its rows, tested on the other parts."""
 
 from __future__ import annotations
 
@@ -8,36 +8,35 @@ import numpy as np
 
 from afm_ctr.splitmix import finalise
 
-_ROWS, _FEWEST, _ENTRIES = 20_000, 2_000, 1_000_000  # that tell enough; their entries
+_ROWS, _FEWEST, _ENTRIES = 20_000, 2_000, 1_000_000  # rows that suffice; their entries
 _FOLDS = 4
 _GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of C
-_MOST_PRODUCTS = 300  # for a step
-_ENOUGH = 1e-5  # of the loss of a row, by which a step must better it
+_MOST_PRODUCTS = 300  # per step
+_ENOUGH = 1e-5  # least improvement of the mean loss by a step
 
 
 class TrialRows(NamedTuple):
-    """Rows to try on."""
+    """Rows for the trials."""
 
     ids: np.ndarray  # int64 [n, F]; 0 is absent
     vals: np.ndarray  # float [n, F]
     labels: np.ndarray  # [n]; positive above 0
-    weights: np.ndarray | None = None  # [n]; ``None``: all alike
+    weights: np.ndarray | None = None  # [n]; ``None``: all 1
 
 
 def rows_to_try(slots: int) -> int:
-    """How many rows tell enough, and not more than takes seconds."""
+    """The number of rows that suffices and takes only seconds."""
     return max(min(_ROWS, _ENTRIES // slots), _FEWEST)
 
 
 def best_c(rows: TrialRows) -> float | None:
-    """C of the logistic regression with the least log loss on rows that it has not seen.
+    """C of the logistic regression with the least log loss on rows that it was not fitted to.
 
-    Four times three quarters of the rows are fitted and the rest is scored; which are which does not go by the log's
-    time, as prepared rows are in no order. C grows until it is certainly too large: a little penalty takes long to
-    fit.
+    Four times three quarters of the rows are fitted and the rest is scored; the quarters are not in order of time, as
+    prepared rows are in no order. C grows until it is certainly too large: a small penalty takes long to fit.
 
     Returns:
-        The best of 0.003, 0.01, … 30; ``None``: a part has one label only.
+        The best of 0.003, 0.01, … 30; ``None``: a part has only one label.
     """
     positive = (rows.labels > 0).astype(np.float64)
     count = len(positive)
@@ -69,7 +68,7 @@ class Design:
     """A sparse matrix [n, size + 1] whose last column is 1.
 
     Args:
-        places: of each entry its column, int [n, F].
+        places: the column of each entry, int [n, F].
         vals: the entries, float64 [n, F].
         size: columns before the last one.
     """
@@ -80,7 +79,7 @@ class Design:
 
     @classmethod
     def of(cls, rows: TrialRows) -> Design:
-        """A column for each id, which holds its value."""
+        """One column per id, which holds its value."""
         known, places = np.unique(rows.ids, return_inverse=True)
         vals = np.where(rows.ids > 0, rows.vals, 0.0).astype(np.float64)
         return cls(places.reshape(rows.ids.shape), vals, len(known))
@@ -90,16 +89,16 @@ class Design:
         return Design(self.places[rows], self.vals[rows], self.size)
 
     def dot(self, weights: np.ndarray) -> np.ndarray:
-        """Times a vector [size + 1]: [n]."""
+        """The product with a vector [size + 1]: [n]."""
         product: np.ndarray = np.einsum("nf,nf->n", self.vals, weights[self.places]) + weights[-1]
         return product
 
     def sums(self, of_rows: np.ndarray) -> np.ndarray:
-        """A vector [n] times the matrix: [size + 1]."""
+        """The product of a vector [n] with the matrix: [size + 1]."""
         return self._sums(self.vals, of_rows)
 
     def square_sums(self, of_rows: np.ndarray) -> np.ndarray:
-        """A vector [n] times the squares of the entries: [size + 1]."""
+        """The product of a vector [n] with the squares of the entries: [size + 1]."""
         return self._sums(self.vals * self.vals, of_rows)
 
     def _sums(self, vals: np.ndarray, of_rows: np.ndarray) -> np.ndarray:
@@ -111,14 +110,14 @@ class Design:
 def fit(design: Design, positive: np.ndarray, weights: np.ndarray, c: float, start: np.ndarray) -> np.ndarray:
     """Weights of a logistic regression: least Σ weight · log loss + |w|² / 2C, the last one without penalty.
 
-    Newton's method; its linear equations by conjugate gradients with the diagonal, as far as they help (Lin, Weng,
+    Newton's method; its linear equations by conjugate gradients with the diagonal, while they help (Lin, Weng,
     Keerthi: Trust region Newton method for logistic regression, JMLR 9, 2008, with halved steps for the region).
 
     Args:
         design: n rows.
         positive: 0 or 1, float64 [n].
         weights: of the rows, float64 [n].
-        start: where to begin, float64 [size + 1].
+        start: initial weights, float64 [size + 1].
     """
     penalty = np.full(design.size + 1, 1 / c)
     penalty[-1] = 0.0
@@ -160,7 +159,7 @@ class _Curvature(NamedTuple):
 
 
 def _solved(curvature: _Curvature, wanted: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """A step of which the curvature makes what is wanted, to a tenth; ``scale``: the curvature's diagonal."""
+    """A step whose product with the curvature is ``wanted``, to a tenth; ``scale``: the curvature's diagonal."""
     scale = np.maximum(scale, 1e-12)
     found, rest = np.zeros_like(wanted), wanted
     towards = rest / scale
@@ -178,12 +177,12 @@ def _solved(curvature: _Curvature, wanted: np.ndarray, scale: np.ndarray) -> np.
 
 
 def _dot(one: np.ndarray, other: np.ndarray) -> float:
-    """Without BLAS, whose sums go by its threads, and which has them wait busily on a machine with other work."""
+    """Without BLAS, whose sums depend on its threads, which also busy-wait on a machine with other work."""
     return float(np.einsum("n,n->", one, other))
 
 
 def chances_of(logits: np.ndarray) -> np.ndarray:
-    """Of being positive, [n]."""
+    """Probabilities of the positive label, [n]."""
     return 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
 
 

@@ -1,6 +1,6 @@
 """Training settings sized to the data: by its rows, its ids and its pairs, without training anything.
 
-``afm-ctr init`` writes them to ``train.yaml``; ``afm-ctr train`` without ``--config`` takes them.
+``afm-ctr init`` writes them to ``train.yaml``; ``afm-ctr train`` without ``--config`` uses them.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import yaml
 
 from afm_ctr.visible import counted
 
-if TYPE_CHECKING:  # a schema's classes load NumPy, which a refused training run need not wait for
+if TYPE_CHECKING:  # a schema's classes load NumPy, which a refused training run should not wait for
     from afm_ctr.schema import FeatureSchema
     from afm_ctr.schema.fields import OneField
 
-_STEPS = 300  # of an epoch, about
-_FEW_STEPS = 64  # of an epoch, below which batches are smaller than 64
+_STEPS = 300  # per epoch, about
+_FEW_STEPS = 64  # per epoch, below which batches are smaller than 64
 _LEAST_BATCH, _LARGEST_BATCH = 16, 4096
-_LARGE = 1_000_000  # rows from which a few epochs do, and an average of weights costs more memory than it is worth
-_OFTEN = 30  # rows an id, of the field with the most, from which they do
-_SOME, _MANY = 50_000, 100_000  # rows from which pairs say more than noise in a sum of them, and in a network
+_LARGE = 1_000_000  # rows from which a few epochs suffice, and an average of weights is not worth its memory
+_OFTEN = 30  # rows per id, of the field with the most ids, from which they suffice
+_SOME, _MANY = 50_000, 100_000  # rows from which pairs exceed noise in a sum of them, and in a network
 _MOST_PAIRS = 400  # beyond, pooling by slot takes several times as long
 _CERTAIN = 5  # deviations, from which pairs are no chance
-_FAR = 18  # deviations that a weight's steps add up to, at least: most of them are noise and take each other back
-_BUCKETS, _PARTS_OF_TIME = 50, 24  # ids of a field whose encoding does not say how many
+_FAR = 18  # deviations that a weight's steps add up to, at least: most of them are noise and cancel
+_BUCKETS, _PARTS_OF_TIME = 50, 24  # ids of a field whose encoding does not give their number
 
 
 class Signals(NamedTuple):
-    """What some rows to train on say, by :mod:`afm_ctr.pair_signal`; without any, nothing is known."""
+    """Signals from some train rows, see :mod:`afm_ctr.pair_signal`; by default nothing is known."""
 
-    c: float | None = None  # that suits the weights; ``None``: not known
-    pair: float = 0.0  # how certain it is that pairs of ids say more than a sum of weights, in deviations
+    c: float | None = None  # C that suits the weights; ``None``: unknown
+    pair: float = 0.0  # certainty that pairs of ids add to a sum of weights, in deviations
 
 
 UNKNOWN = Signals()
@@ -42,14 +42,14 @@ UNKNOWN = Signals()
 
 @dataclass(frozen=True)
 class DataSize:
-    """What the settings go by."""
+    """The size of the data, on which the settings depend."""
 
     rows: int  # to train on
     ids: int  # distinct ids in them, of all fields
     largest: int  # distinct ids of the field with the most
-    slots: int  # filled slots of a row, at most
+    slots: int  # filled slots per row, at most
     validated: bool = True  # whether there is a split ``valid``
-    averaged: int = 0  # slots of fields of several values beyond the first of each: their mean counts like one
+    averaged: int = 0  # slots of multi-valued fields beyond the first of each: their mean counts like one
     signals: Signals = UNKNOWN
 
     @classmethod
@@ -57,10 +57,10 @@ class DataSize:
         cls, spec: FeatureSchema, rows: int, distinct: Mapping[str, int], *, validated: bool = True,
         signals: Signals = UNKNOWN,
     ) -> DataSize:  # fmt: skip
-        """By a schema.
+        """The size by a schema.
 
         Args:
-            distinct: different cells of a field, by its name; a field that is not there counts by its encoding.
+            distinct: number of different cells by field name; a missing field counts by its encoding.
             signals: of some of the rows.
         """
         from afm_ctr.schema import slots_of
@@ -72,22 +72,22 @@ class DataSize:
 
     @property
     def rows_per_id(self) -> float:
-        """How many rows hold an id of the field with the most ids, on average, if each row has one."""
+        """Mean number of rows per id of the field with the most ids, if each row has one."""
         return self.rows / max(self.largest, 1)
 
     @property
     def terms(self) -> int:
-        """What a logit adds up: slots, but a mean of several values as one."""
+        """Number of terms in a logit: slots, but a mean of several values as one."""
         return self.slots - self.averaged
 
     @property
     def pairs(self) -> int:
-        """Pairs of slots."""
+        """Number of pairs of slots."""
         return self.slots * (self.slots - 1) // 2
 
 
 def _ids(field: OneField, spec: FeatureSchema, distinct: int | None) -> int:
-    """About how many ids of the field the rows hold."""
+    """Approximate number of the field's ids in the rows."""
     from afm_ctr.schema import BucketEncoding, CategoricalField, CrossField, HashSpace, LibfmField, NumericField
 
     if isinstance(field, CategoricalField | CrossField):
@@ -109,10 +109,10 @@ def _ids(field: OneField, spec: FeatureSchema, distinct: int | None) -> int:
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a training run."""
+    """The settings of a training run."""
 
     content: dict[str, Any]  # keys of ``train.yaml``
-    why: dict[str, str]  # what led to a key's value; not every key has a reason
+    why: dict[str, str]  # reasons for some of the keys' values
 
     def to_yaml(self) -> str:
         """``train.yaml``, with the reasons as comments."""
@@ -129,12 +129,11 @@ def settings_for(size: DataSize) -> Settings:
 
     ``row_l2`` of the weights is that of a logistic regression, divided by the rows, as a step's loss is a mean. Its C
     was tried on rows (:mod:`afm_ctr.penalty`), or else is 10 / slots^1.5, at most 1: the more weights a logit adds
-    up, the less each may say. For the same reason the rate is divided by the slots; but C is the variance that a
+    up, the smaller each must be. For the same reason the rate is divided by the slots; but C is the variance that a
     weight is expected to have, and all steps of a weight add up to 18 deviations, if no step moves a logit by more
-    than 1. The rate falls to 0 in a straight line, and of ``afm`` averages over an epoch are validated: of a run that
-    jumps, the best epoch is one whose mean prediction happens to suit the rows of ``valid``. Adam's ``epsilon`` is
-    0.03 of what one row weighs in the mean: a rare id moves by what its rows say, not as far as one of many that
-    agree.
+    than 1. The rate falls linearly to 0, and ``afm`` validates averages over an epoch: in a run that jumps, the best
+    epoch is one whose mean prediction happens to suit the rows of ``valid``. Adam's ``epsilon`` is 0.03 of what one
+    row weighs in the mean: a rare id moves by what its rows show, not as far as one of many that agree.
     """
     usual = max(2 ** round(math.log2(max(size.rows / _STEPS, 1))), 64)
     batch = max(min(usual, 2 ** int(math.log2(max(size.rows / _FEW_STEPS, 1))), _LARGEST_BATCH), _LEAST_BATCH)
@@ -184,14 +183,14 @@ def settings_for(size: DataSize) -> Settings:
 
 
 def _c(size: DataSize) -> tuple[float, str]:
-    """C of the weights, and where it comes from."""
+    """C of the weights, and its origin."""
     if size.signals.c is not None:
         return size.signals.c, "the best on rows that it had not seen"
     return min(10 / size.terms**1.5, 1.0), "10 / slots^1.5, at most 1"
 
 
 class _Choice(NamedTuple):
-    """A model with its reason, the vectors' penalty over all rows, the rate, and the epochs of a small log."""
+    """A model with its reason, the vectors' penalty over all rows, the rate, and the epochs for a small log."""
 
     model: dict[str, Any]
     reason: str
@@ -202,7 +201,7 @@ class _Choice(NamedTuple):
 
 def _choose(size: DataSize) -> _Choice:
     """The model for data of this size."""
-    # What noise says of pairs of ids grows by the root of the rows: the penalty must be stronger.
+    # Noise in pairs of ids grows with the root of the rows: the penalty must be stronger.
     noise = size.slots * size.rows**0.5 / 80
     summed: dict[str, Any] = {"name": "fm", "factors": 16, "init_stddev": 0.1}
     if size.rows < _MANY and size.signals.pair > _CERTAIN:
