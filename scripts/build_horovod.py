@@ -1,15 +1,14 @@
 """Build Horovod for the TensorFlow of this interpreter, cache the wheel and install it.
 
-Horovod 0.28.1, its last release, does not build unchanged against TensorFlow 2.19 and newer. A few small
-source edits (listed in ``EDITS``) correct that, and what else stands in the way; each must match exactly once or the
-build stops.
+Horovod 0.28.1, its last release, does not build unchanged against TensorFlow 2.19 and newer. A few small source edits
+(listed in ``EDITS``) fix that and other problems; each must match exactly once or the build stops.
 
     .venv/bin/python scripts/build_horovod.py           # CPU: Gloo, no MPI
     .venv/bin/python scripts/build_horovod.py --gpu     # NCCL; needs nvcc and NCCL's header and library
 
-The wheel belongs to one TensorFlow and one Python, so both are part of its place in the cache
+The wheel is for one TensorFlow and one Python, so both are part of its path in the cache
 (``$AFM_CTR_CACHE``, else ``$XDG_CACHE_HOME/afm-ctr``, else ``~/.cache/afm-ctr``).
-Exit code: 0 built or found and installed, 1 the build failed, 2 something that it needs is missing.
+Exit code: 0 built or found and installed, 1 the build failed, 2 a required tool is missing.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from afm_ctr.io.ownership import record_digest
 VERSION = "0.28.1"
 SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
 
-# (file, text that must be there exactly once, replacement, why)
+# (file, text that must occur exactly once, replacement, why)
 EDITS = [
     (
         "horovod/tensorflow/CMakeLists.txt",
@@ -79,7 +78,7 @@ EDITS = [
 
 
 def cache_folder(tensorflow: str, flavour: str) -> Path:
-    """The place of the wheel for one TensorFlow, one Python, one flavour and these edits."""
+    """The cache folder of the wheel for one TensorFlow, one Python, one flavour and these edits."""
     edits = hashlib.sha256(repr(EDITS).encode()).hexdigest()[:8]
     return cache() / "wheels" / f"horovod-{VERSION}-tf{tensorflow}-{python_tag()}-{flavour}-{edits}"
 
@@ -95,7 +94,7 @@ def gpu_environment() -> dict[str, str]:
             f"no include/nccl.h below {nccl}: pip install nvidia-nccl-cu12 (or -cu13), or set HOROVOD_NCCL_HOME"
         )
     library = Path(nccl) / "lib" / "libnccl.so"
-    if not library.exists():  # the wheel ships only the versioned name, the linker needs the plain one
+    if not library.exists():  # the wheel has only the versioned name, and the linker needs the plain one
         library.symlink_to("libnccl.so.2")
     return {
         "HOROVOD_GPU_OPERATIONS": "NCCL",
@@ -114,7 +113,7 @@ def _nccl_from_wheel() -> str:
 
 
 def build(wheels: Path, gpu: bool) -> None:
-    """Fetch the sources, edit them, build the wheel in a temporary folder and move it into ``wheels``."""
+    """Download the sources, edit them, build the wheel in a temporary folder and move it into ``wheels``."""
     tool("g++", "install a C++ compiler")
     tool("make", "install make")
     tool("cmake", "install cmake 3.13 or newer")
@@ -173,7 +172,7 @@ def build(wheels: Path, gpu: bool) -> None:
 
 def install(wheels: Path) -> None:
     wheel = next(wheels.glob("*.whl"))
-    # The wheel has the same version whatever it was built for, so an installed one must be replaced.
+    # The version is the same for any TensorFlow, so an installed wheel must be replaced.
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", str(wheel)], check=True
     )
@@ -188,7 +187,7 @@ print(f"gloo {bool(hvd.gloo_built())}, nccl {hvd.nccl_built() or False}, ranks {
 
 
 def check() -> str:
-    """Load the library in a fresh process and reduce one number with it."""
+    """Load the library in a new process and reduce a number with it."""
     result = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError("Horovod was installed but does not load:\n" + result.stderr[-2000:])

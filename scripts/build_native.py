@@ -4,9 +4,9 @@
     .venv/bin/python scripts/build_native.py --rebuild
 
 It needs only g++. The kernels are compiled for AVX-512, for AVX2 and for any machine, and the library chooses at run
-time: so one build serves different hosts. Training works without it, with the same results, only slower.
+time, so one build serves different hosts. Without it training gives the same results, only slower.
 The cache is ``$AFM_CTR_CACHE``, else ``$XDG_CACHE_HOME/afm-ctr``, else ``~/.cache/afm-ctr``.
-Exit code: 0 built or found and installed, 1 the build failed, 2 something that it needs is missing.
+Exit code: 0 built or found and installed, 1 the build failed, 2 a required tool is missing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from afm_ctr.native import library
 
 INSTEAD = "training uses the TensorFlow form: the same results, slower"
 
-# Comparisons do not trap and libm does not set errno: nothing here asks. All else is IEEE arithmetic.
+# Comparisons do not trap and libm does not set errno, as no code here reads it. All else is IEEE arithmetic.
 KERNEL = ["-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-psabi"]
 OPTIONS = {
     "kernel_avx512.cc": [
@@ -47,8 +47,8 @@ OPTIONS = {
     "json.cc": [],
     "rows.cc": [],
 }
-PLAIN = ("crc32c.cc", "frames.cc", "json.cc", "rows.cc")  # what the library without TensorFlow is made of
-# What TensorFlow would compute op by op: each product is rounded before it is added to anything.
+PLAIN = ("crc32c.cc", "frames.cc", "json.cc", "rows.cc")  # sources of the library without TensorFlow
+# As TensorFlow computes op by op: each product is rounded before it is added to anything.
 ROUNDED = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 INTEL = platform.machine() in ("x86_64", "AMD64")
 
@@ -83,7 +83,7 @@ def python(code: str) -> str:
 
 
 def build(target: Path, log: Path, more: Sequence[str] = ()) -> None:
-    """Compile all sources and move the libraries to their places in the cache; ``more`` are options of g++."""
+    """Compile all sources and move the libraries into the cache; ``more`` are options for g++."""
     tool("g++", "install a C++ compiler")
     flags = python(FLAGS).splitlines()
     compile_flags = ["-isystem" + flag[2:] if flag.startswith("-I") else flag for flag in flags if flag[:2] != "-L"]
@@ -113,7 +113,7 @@ def build(target: Path, log: Path, more: Sequence[str] = ()) -> None:
 
 
 def install(built: Path) -> None:
-    """Copy the libraries under temporary names and rename them into the package; drop those of other sources."""
+    """Copy the libraries under temporary names and rename them into the package; remove those of other sources."""
     place = library.library_path()
     for one, to in ((library.plain_library(built), library.plain_library(place)), (built, place)):
         temporary = to.with_suffix(f".{os.getpid()}")
@@ -147,7 +147,7 @@ def main() -> int:
         try:
             print("fused attentional pooling and reading work:", python(CHECK))
         except RuntimeError:
-            library.library_path().unlink(missing_ok=True)  # a library that fails must not be found in training
+            library.library_path().unlink(missing_ok=True)  # training must not find a broken library
             raise
     except Missing as error:
         print(f"\nbuild_native: {error}; {INSTEAD}", file=sys.stderr)

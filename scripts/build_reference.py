@@ -3,9 +3,9 @@
     .venv/bin/python scripts/build_reference.py             # writes the page
     .venv/bin/python scripts/build_reference.py --check     # exit code 1 if the page is not what would be written
 
-Types, bounds and defaults are those of the pydantic classes, the words are those of their docstrings ("Attributes:")
-or, for the options of models, of their fields' descriptions. A key without words is an error here. The examples are
-in reference_examples.yaml next to this script, by class.
+Types, bounds and defaults are those of the pydantic classes, the texts come from their docstrings ("Attributes:") or,
+for the options of models, from their fields' descriptions. A key without text is an error. The examples are in
+reference_examples.yaml next to this script, by class.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ EXAMPLES = Path(__file__).with_name("reference_examples.yaml")
 INTRODUCTION = """\
 # Reference: schema.yaml and train.yaml
 
-Every key of the two files that you write. A key that is not here is an error that names the nearest one. "required"
-has no default; everything else may be left out. A *name* is `[A-Za-z][A-Za-z0-9_]*`, but `self` and words of
-Python (`class`).
+Every key of the two files that you write. A key that is not here is an error that names the nearest one. Keys
+without default are "required"; all others are optional. A *name* is `[A-Za-z][A-Za-z0-9_]*`, except `self` and
+keywords of Python (`class`).
 
-`.venv/bin/python scripts/build_reference.py` writes this page: change the classes' docstrings, and not the page.
+`.venv/bin/python scripts/build_reference.py` writes this page: change the classes' docstrings instead.
 """
 TOPS: tuple[tuple[type[BaseModel], str, str], ...] = (
     (FeatureSchema, "schema.yaml", "Read by every command that takes `--schema`."),
@@ -59,7 +59,7 @@ _WORDS: dict[type, str] = {
 
 
 def attributes_of(model: type) -> dict[str, str]:
-    """The texts of a class's "Attributes:", those of its bases included."""
+    """The texts in a class's "Attributes:", including those of its bases."""
     found: dict[str, str] = {}
     for one in reversed(model.__mro__):
         section = re.search(r"^Attributes:\n((?:[ ]+.*\n|\n)*)", inspect.cleandoc(one.__doc__ or "") + "\n", re.M)
@@ -73,13 +73,13 @@ def attributes_of(model: type) -> dict[str, str]:
 
 
 def arguments_of(function: type) -> dict[str, str]:
-    """The texts of a class's "Args:"."""
+    """The texts in a class's "Args:"."""
     section = re.search(r"^Args:\n((?:[ ]+.*\n|\n)*)", inspect.cleandoc(function.__doc__ or "") + "\n", re.M)
     return {n: markdown(t) for n, t in re.findall(r"^ {4}(\w+): (.*)", section[1] if section else "", re.M)}
 
 
 def markdown(text: str) -> str:
-    """Docstring marks as Markdown's; ``None`` is YAML's null."""
+    """Docstring markup as Markdown; ``None`` becomes YAML's null."""
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text)
     return re.sub(r"``(.+?)``", r"`\1`", text).replace("`None`", "`null`")
 
@@ -128,7 +128,7 @@ def container_of(hint: Any) -> Any:
 
 
 def bounds(marks: typing.Iterable[Any]) -> str:
-    """`` ≥ 1``, from the marks of an annotation; pydantic has some of them twice."""
+    """`` ≥ 1``, from the marks of an annotation, some of which pydantic has twice."""
     said = []
     for mark in marks:
         if isinstance(mark, FieldInfo):
@@ -168,12 +168,12 @@ def title(model: type[BaseModel]) -> str:
 
 
 def anchor(heading: str) -> str:
-    """What GitHub makes of a heading."""
+    """GitHub's anchor of a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def yaml_text(value: Any) -> str:
-    """A value as it stands in a YAML file, on one line."""
+    """A value as in a YAML file, on one line."""
     if isinstance(value, BaseModel):
         value = {key: one for key, one in value.model_dump(mode="json").items() if one is not None}
     if isinstance(value, tuple):
@@ -195,17 +195,17 @@ def row(*cells: str) -> str:
 
 
 def table_of(model: type[BaseModel]) -> list[str]:
-    """One row a key.
+    """One row per key.
 
     Raises:
-        LookupError: a key has no words.
+        LookupError: a key has no text.
     """
     words, hints = attributes_of(model), hints_of(model)
     lines = ["| key | type | default | |", "|---|---|---|---|"]
     for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] != "kind"):
         text = words.get(name) or markdown(field.description or "")
         if name == "kind" and not text:
-            text = "says that it is this one."
+            text = "selects this one."
         if not text:
             raise LookupError(f"{model.__module__}.{model.__name__}.{name}: say what it means under Attributes")
         lines.append(row(f"`{name}`", type_text(hints[name], field.metadata), default_text(field), text))
@@ -225,13 +225,13 @@ def section(model: type[BaseModel], paths: list[str], examples: dict[str, str]) 
 
 
 def our_models() -> list[tuple[str, type[models.Interaction]]]:
-    """The models of this package, whatever else is installed."""
+    """The models of this package, without those of other packages."""
     found = [(name, models.interaction_class(name)) for name in models.names()]
     return [(name, model) for name, model in found if model.__module__.startswith("afm_ctr.")]
 
 
 def options_of_models(examples: dict[str, str]) -> list[str]:
-    text = "Keys of `model` next to `name`. A model of your own: [plugins.md](plugins.md)."
+    text = "Keys of `model` next to `name`. To add your own: [plugins.md](plugins.md)."
     lines = ["## Options of models", "", text, ""]
     for name, model in our_models():
         heading = [f"### model: {name}", "", summary(model), ""]
@@ -259,7 +259,7 @@ def page() -> str:
     """The whole page.
 
     Raises:
-        LookupError: a key without words, a class without an example, or an example of nothing.
+        LookupError: a key without text, a class without an example, or an example without a class.
     """
     examples: dict[str, str] = yaml.safe_load(EXAMPLES.read_text(encoding="utf-8"))
     lines = [INTRODUCTION]

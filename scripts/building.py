@@ -1,4 +1,4 @@
-"""What the build scripts share: the cache, running a compiler, one build at a time."""
+"""Shared code of the build scripts: the cache, running a compiler, one build at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from afm_ctr.io.ownership import adopt, why_not_ours
 
 
 class Missing(Exception):
-    """Something that the build needs is not on this machine."""
+    """A tool or library that the build needs is missing on this machine."""
 
 
 def cache() -> Path:
@@ -52,7 +52,7 @@ def run(command: list[str], log: Path, cwd: Path | None = None, env: dict[str, s
 
 
 def trusted(file: Path) -> bool:
-    """Whether a file of the cache may be used; if not, says why, and it is built again."""
+    """Whether a file in the cache may be used; if not, prints why, and it is rebuilt."""
     if not file.exists():
         return False
     adopt(file)
@@ -64,7 +64,7 @@ def trusted(file: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(place: Path) -> Iterator[None]:
-    """Hold the lock of a place in the cache: two set-ups side by side build once."""
+    """Lock a place in the cache, so that of several set-ups in parallel only one builds."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with (place.parent / f"{place.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Flink and Spark clusters on this machine, to try ``afm-ctr prepare`` on: all on loopback, small, and stopped again.
+"""Flink and Spark clusters on this machine, for trying ``afm-ctr prepare``: small, on loopback, stopped afterwards.
 
     .venv/bin/python scripts/clusters.py fetch                          # once: 700 MB, then from the cache
     .venv/bin/python scripts/clusters.py run flink -- .venv/bin/afm-ctr prepare --schema …
@@ -6,13 +6,13 @@
     .venv/bin/python scripts/clusters.py stop
 
 A Flink cluster is a session cluster of one job manager and two task managers, a Spark cluster a standalone master
-and two workers. With either come Beam's job server and a pool of Python workers (``EXTERNAL``). ``run`` adds Beam's
+and two workers. Each comes with Beam's job server and a pool of Python workers (``EXTERNAL``). ``run`` adds Beam's
 options to the command.
 
-It needs Java 11 or 17, and to fetch also Maven and this interpreter's pip. Flink and Spark are what PyPI serves as
-``apache-flink-libraries`` and ``pyspark``; the job servers are put together from Beam's libraries in Maven Central.
-Versions and SHA-256 are below. The cache is the ``clusters`` folder of that of ``scripts/build_native.py``. Exit
-code: that of the command of ``run``, else 0, 1 something did not start, 2 something that it needs is missing.
+It needs Java 11 or 17, and ``fetch`` also needs Maven and this interpreter's pip. Flink and Spark come from PyPI as
+``apache-flink-libraries`` and ``pyspark``; the job servers are assembled from Beam's libraries in Maven Central.
+Versions and SHA-256 are below. The cache is the ``clusters`` folder in that of ``scripts/build_native.py``. Exit
+code: that of the command of ``run``, else 0, 1 a process did not start, 2 a required tool is missing.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ BEAM_JAVA = "2.62.0"
 
 @dataclass(frozen=True)
 class Kind:
-    """Where an engine comes from.
+    """An engine and its sources.
 
     Attributes:
-        package: on PyPI; its source distribution holds the engine's jars.
+        package: on PyPI; its source distribution contains the engine's jars.
         jars: their folder in it.
-        without: beginnings of the names of jars that are not needed here.
+        without: prefixes of the names of jars that are not needed here.
         runner: Beam's library for it.
         digest: SHA-256 over the names and SHA-256 of all jars of the job server.
         main: the job server's main class.
@@ -95,7 +95,7 @@ KINDS = {
     ),
 }
 
-# What Flink and Spark want of Java 17, and what keeps a Java process small.
+# Options that Flink and Spark need under Java 17, and options that keep a Java process small.
 _OPEN = "lang lang.invoke lang.reflect io net nio text time util util.concurrent util.concurrent.atomic"
 _JAVA = [
     *(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in _OPEN.split()),
@@ -107,8 +107,8 @@ _JAVA = [
     "-Djava.net.preferIPv4Stack=true",
 ]
 
-# Beam's own pool listens on all interfaces. And it knows its workers by ids that every task manager begins anew, so
-# that one that takes leave of its worker would stop another's; here a worker ends with the connection to its own.
+# Beam's own pool listens on all interfaces. It also identifies workers by ids that every task manager numbers from
+# the start, so that one task manager could stop another's worker; here a worker ends with its own connection.
 _POOL = """
 import signal, subprocess, sys, grpc
 from concurrent.futures import ThreadPoolExecutor
@@ -140,7 +140,7 @@ for worker in workers:
 
 
 def home() -> Path:
-    """The folder of the cache that holds the engines."""
+    """The cache folder of the engines."""
     return cache() / "clusters"
 
 
@@ -165,10 +165,10 @@ def unavailable(name: str) -> str | None:
 
 
 def fetch(name: str) -> None:
-    """Bring an engine and Beam's job server for it into the cache, where they are not there.
+    """Download an engine and Beam's job server for it into the cache, unless they are there.
 
     Raises:
-        Missing: a download is not to be had, or is not what it should be.
+        Missing: a download failed, or has the wrong digest.
     """
     tool("java", "Flink and Spark run on it: install OpenJDK 17 (Debian: openjdk-17-jre-headless)")
     home().mkdir(parents=True, exist_ok=True)
@@ -241,9 +241,9 @@ def _pom(runner: str) -> str:
 
 
 def _one_jar(parts: Sequence[Path], main: str, more_jars: Sequence[Path], path: Path) -> None:
-    """The content of all jars in one; of two files of a name the first counts, but lists of services are joined."""
+    """Merge jars into one; the first of several files with one name counts, but lists of services are joined."""
     services: dict[str, list[bytes]] = {}
-    # A jar's index would make Java overlook the other jars.
+    # A jar's index would make Java skip the other jars.
     seen = {"META-INF/MANIFEST.MF", "META-INF/INDEX.LIST"}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as whole:
         manifest = ["Manifest-Version: 1.0", f"Main-Class: {main}", "Multi-Release: true"]
@@ -280,13 +280,13 @@ def _call(command: list[str], folder: Path) -> None:
 
 @dataclass
 class Cluster:
-    """A cluster that runs.
+    """A running cluster.
 
     Attributes:
         engine: ``flink`` or ``spark``.
         web: address of its web page.
         beam_args: Beam's options for it.
-        processes: of each process, by name, its id and when it started: ids are used again.
+        processes: id and start time of each process by name, as ids are reused.
     """
 
     engine: str
@@ -304,14 +304,14 @@ class Cluster:
         return cls(**{**found, "folder": folder})
 
     def log(self, name: str) -> str:
-        """What a process has printed."""
+        """The output of a process."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def launch(self, name: str, command: Sequence[object], **environment: str) -> None:
-        """Start a process; it outlives this one."""
+        """Start a process that outlives this one."""
         temporary = self.folder / "tmp"
         temporary.mkdir(exist_ok=True)
-        # What a killed process leaves there goes with the cluster.
+        # Files of a killed process are removed with the cluster.
         places = {
             "TMPDIR": str(temporary),
             "SPARK_LOCAL_DIRS": str(temporary),
@@ -340,7 +340,7 @@ class Cluster:
             os.kill(self.processes[name][0], number)
 
     def wait_for(self, what: str, test: Callable[[], bool], seconds: float = 180) -> None:
-        """Wait until something is so.
+        """Wait until a condition holds.
 
         Raises:
             RuntimeError: a process ended, or it takes too long.
@@ -357,7 +357,7 @@ class Cluster:
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """End its processes, the last started first."""
+        """End its processes, the last one first."""
         for number, seconds in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
             for name in reversed(self.processes):
                 self.kill(name, number)
@@ -369,8 +369,8 @@ class Cluster:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, as the system counts; ``None``: it is not there, or has ended."""
-    with suppress(ChildProcessError):  # most are this process's own
+    """The start time of a process, in the system's units; ``None``: it does not exist, or has ended."""
+    with suppress(ChildProcessError):  # most are children of this process
         os.waitpid(pid, os.WNOHANG)
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -401,8 +401,8 @@ def start(name: str, folder: Path, python: str = sys.executable) -> Cluster:
         python: the interpreter of the pool's workers.
 
     Raises:
-        Missing: it was not fetched, or a cluster runs there.
-        RuntimeError: it does not come up.
+        Missing: it was not downloaded, or a cluster runs there.
+        RuntimeError: it does not start.
     """
     if why := unavailable(name):
         raise Missing(why)
@@ -446,7 +446,7 @@ def _start_flink(cluster: Cluster) -> None:
         "taskmanager.memory.jvm-metaspace.size": "512m",
         "taskmanager.memory.jvm-overhead.min": "192m",
         "taskmanager.memory.jvm-overhead.max": "192m",
-        # A worker that was lost is missed within seconds.
+        # A lost worker is noticed within seconds.
         "heartbeat.interval": 2000,
         "heartbeat.timeout": 12000,
     }
@@ -507,7 +507,7 @@ def _start_spark(cluster: Cluster) -> None:
     cluster.launch(
         "job-server", [*java, *properties, "-Xmx768m", "-jar", job_server("spark"), *arguments], **environment
     )
-    # Else Spark's own jars would be sent to each executor, too.
+    # Otherwise Spark's own jars would be sent to each executor too.
     staged = f"--files_to_stage={job_server('spark')}"
     cluster.beam_args = ["--runner=PortableRunner", f"--job_endpoint={HOST}:{port}", staged]
     cluster.wait_for("Beam's job server", lambda: _listens(port))
@@ -535,7 +535,7 @@ def _start_workers(cluster: Cluster, python: str) -> None:
 
 @contextmanager
 def running(name: str, folder: Path, python: str = sys.executable) -> Iterator[Cluster]:
-    """A cluster for as long as the block lasts."""
+    """A cluster while the block runs."""
     cluster = start(name, folder, python)
     try:
         yield cluster

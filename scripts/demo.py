@@ -2,7 +2,7 @@
 
     make demo                      # or: .venv/bin/python scripts/demo.py --rows 200000 --ranks 2
 
-Every step is a command that it prints first, so that it can be repeated by hand; all files go to demo-out/.
+Every step is a command that is printed first, so that it can be repeated by hand; all files go to demo-out/.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
 def step(title: str, command: list[str]) -> dict[str, Any]:
-    """Run one command of the path, show its output, give back the JSON object that it prints last."""
+    """Run one command of the path, show its output, and return the JSON object that it prints last."""
     console.rule(f"[bold]{title}", align="left")
     console.print("$ " + " ".join(shlex.quote(word) for word in command), style="cyan", soft_wrap=True)
-    # horovodrun's launcher loads TensorFlow, whose chatter would bury the rest.
+    # horovodrun's launcher loads TensorFlow, whose messages would bury the rest.
     hushed = {"stderr": subprocess.STDOUT} if command[0] == "horovodrun" else {}
     process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True, cwd=ROOT, **hushed)
     assert process.stdout is not None

@@ -1,12 +1,12 @@
-"""Check the GPU's kernels of attentional pooling on a machine with an NVIDIA GPU, and time them next to PyTorch.
+"""Check the GPU kernels of attentional pooling on a machine with an NVIDIA GPU, and time them against PyTorch.
 
     python3 scripts/gpu_check.py --out gpu.md                 # under four minutes
     python3 scripts/gpu_check.py --out gpu.md --variants      # and other layouts of the kernels, timed
 
-It needs NumPy, PyTorch with CUDA, and NVRTC (any of PyTorch's wheels brings it); not TensorFlow, not this package
+It needs NumPy, PyTorch with CUDA, and NVRTC (included in PyTorch's wheels), but not TensorFlow, nor this package
 installed. It compares with a float64 oracle in NumPy, runs everything twice and with other numbers of blocks, whose
-results must be the same bits, and measures rows a second, forward and backward, and memory.
-Exit code: 0 all exact, 1 something was not, 2 no GPU or something that it needs is missing.
+results must have the same bits, and measures rows per second, forward and backward, and memory.
+Exit code: 0 all exact, 1 a check failed, 2 no GPU or a required library is missing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from afm_ctr.native import gpu_plan, nvrtc  # noqa: E402
 from afm_ctr.native.gpu_plan import Layout  # noqa: E402
 
 NAMES = ("pooled", "u", "W", "b", "h")
-# Of the largest value of its kind: forward, gradients. Those of the tests of the op for CPUs.
+# Relative to the largest value: forward, gradients. The same as in the tests of the op for CPUs.
 LIMITS = (1e-5, 1e-4, 1e-4, 1e-4, 1e-4)
 ARGUMENTS = np.dtype(
     [(name, np.uint64) for name in ("u", "W", "b", "h", "present", "rows", "plan")]
@@ -113,7 +113,7 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 
 def keep_factors(problem: Problem) -> np.ndarray:
-    """Of dropout, ``[B, P]``."""
+    """Dropout factors, ``[B, P]``."""
     with np.errstate(over="ignore"):
         keys = mix(problem.rows.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(problem.base))
         numbers = np.arange(1, len(problem.pairs) + 1, dtype=np.uint64) * np.uint64(GOLDEN)
@@ -122,7 +122,7 @@ def keep_factors(problem: Problem) -> np.ndarray:
 
 
 def oracle(problem: Problem) -> list[np.ndarray]:
-    """The pooled vectors and the gradients by u, W, b and h, in float64, a row at a time."""
+    """The pooled vectors and the gradients by u, W, b and h, in float64, one row at a time."""
     u = np.where(problem.present[..., None], problem.u, 0).astype(np.float64)
     W, b, h, upstream = (x.astype(np.float64) for x in (problem.W, problem.b, problem.h, problem.upstream))
     keep = keep_factors(problem)
@@ -163,7 +163,7 @@ def oracle(problem: Problem) -> list[np.ndarray]:
 def errors(found: list[np.ndarray], expected: list[np.ndarray]) -> list[float]:
     """The largest error of each kind, relative to the largest value.
 
-    Where terms of size one cancel (a softmax over one pair passes nothing back) their rounding is left, about 1e-7 a
+    Where terms of size one cancel (a softmax over one pair has no gradient) their rounding remains, about 1e-7 per
     row: so no value counts as less than 0.01, and no sum over rows as less than 0.01 times the root of their number.
     """
     worst = []
@@ -175,7 +175,7 @@ def errors(found: list[np.ndarray], expected: list[np.ndarray]) -> list[float]:
 
 
 class Driver:
-    """The few calls of the CUDA driver that are needed, in the context and on the stream of PyTorch."""
+    """The required calls of the CUDA driver, in the context and on the stream of PyTorch."""
 
     def __init__(self) -> None:
         self.cuda = ctypes.CDLL("libcuda.so.1")
@@ -278,7 +278,7 @@ class OnGpu:
 
 
 class Library:
-    """Layouts compiled ahead, many at a time, and loaded when they are needed."""
+    """Layouts compiled in advance, many in parallel, and loaded when they are needed."""
 
     def __init__(self, capability: int) -> None:
         self.capability, self.driver = capability, Driver()
@@ -312,7 +312,7 @@ class Library:
 
 
 def exact_problems() -> Iterator[tuple[tuple[int, int, int, int], dict[str, Any]]]:
-    """Shapes and options; every option stands with small and with large shapes."""
+    """Shapes and options; every option occurs with small and with large shapes."""
     all_on = {"rate": 0.3, "scale_by_pairs": True}
     small = [(2, 1, 1, 300), (3, 5, 2, 100), (7, 10, 5, 65), (10, 16, 16, 500), (39, 16, 16, 133), (39, 32, 32, 50)]
     wide = [(24, 64, 64, 20), (39, 10, 64, 20), (100, 16, 16, 9), (100, 33, 7, 5), (200, 16, 16, 4), (200, 64, 64, 3)]
@@ -373,8 +373,8 @@ def check_large(library: Library, lines: list[str]) -> bool:
     reference = [torch.from_numpy(np.nan_to_num(x)).double().cuda() for x in (problem.u, *problem[2:5])]
     u, W, b, _ = reference
     i, j = (torch.from_numpy(x.astype(np.int64)).cuda() for x in problem.pairs.T)
-    # A hidden unit within float32's rounding of 0 may be on the other side of it, where its gradient is another one:
-    # among 97 million there are some, and their rows are left out.
+    # A hidden unit within float32's rounding of 0 may be on its other side, with another gradient: among 97 million
+    # there are some, and their rows are left out.
     close = torch.cat(
         [((u[r : r + 512, i] * u[r : r + 512, j]) @ W + b).abs().amin((1, 2)) for r in range(0, 8192, 512)]
     )
@@ -397,7 +397,7 @@ def check_large(library: Library, lines: list[str]) -> bool:
 
 
 def plain(u: Any, present: Any, W: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
-    """The usual form in PyTorch."""
+    """The usual implementation in PyTorch."""
     import torch
 
     products = u.index_select(1, i) * u.index_select(1, j)
@@ -408,7 +408,7 @@ def plain(u: Any, present: Any, W: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
 
 
 def milliseconds(work: Callable[[], Any], repeats: int = 20) -> float:
-    """Median of several runs by the GPU's clock, after two that do not count."""
+    """Median of several runs by the GPU's clock, after two warm-up runs."""
     import torch
 
     times = []
@@ -427,7 +427,7 @@ SPEED = [(F, width, batch) for F in (39, 10, 100) for width in (16, 32) for batc
 
 
 def speed_problem(F: int, width: int, batch: int, by_slot: bool = False) -> Problem:
-    """All slots present, no dropout, random numbers of no interest."""
+    """All slots present, no dropout, arbitrary numbers."""
     small = make_problem((F, width, width, 64), absent=0.0, by_slot=by_slot)
     many = batch // 64
     repeated = {name: np.concatenate([getattr(small, name)] * many) for name in ("u", "present", "rows", "upstream")}
@@ -471,7 +471,7 @@ def time_torch(problem: Problem, compiled: bool) -> dict[str, float]:
 
 
 def compiled_alone(until: float) -> None:
-    """For a process of its own: torch.compile of every shape, a line of JSON each, large batches first."""
+    """For a separate process: torch.compile of every shape, one line of JSON each, large batches first."""
     import torch
 
     for F, width, batch in sorted(SPEED, key=lambda shape: -shape[2]):
@@ -553,7 +553,7 @@ def measure(library: Library, lines: list[str], until: float) -> None:
 
 
 def variants(layout: Layout) -> list[Layout]:
-    """Other layouts of the same shape, one thing changed after the other."""
+    """Other layouts of the same shape, each with one change."""
     F = layout.F
     found = [layout]
     threads, rows = (64, 128, 256), (1, 2, 3, 4, 6, 8)
@@ -627,7 +627,7 @@ def main() -> int:
     if nvrtc.library() is None:
         print("gpu_check: NVRTC is not here: pip install nvidia-cuda-nvrtc", file=sys.stderr)
         return 2
-    torch.zeros(1, device="cuda")  # opens the context that the kernels are loaded into
+    torch.zeros(1, device="cuda")  # creates the context that the kernels are loaded into
     major, minor = torch.cuda.get_device_capability()
     library = Library(10 * major + minor)
     if arguments.once:

@@ -2,13 +2,13 @@
 
     .venv/bin/python scripts/gpu_check_training.py --out gpu-training.md         # minutes
 
-It needs this package set up with TensorFlow for GPUs. On synthetic logs it trains each model on a CPU, on one GPU,
-there once more, once more with the run killed and resumed, and, with ``horovodrun``, on two ranks that share the GPU
-or on all GPUs. The losses must agree with the CPU's, to five digits, of DeepAFM to four after one epoch: its network
-makes rounding errors grow, as between two CPUs. Those of runs on one GPU must be the same to the last bit, and one
-model's scores on the CPU and the GPU agree to 1e-5. It prints what ``afm-ctr doctor`` and ``afm-ctr train --profile``
-say. For the kernels alone, without TensorFlow: ``gpu_check.py``.
-Exit code: 0 all agree, 1 something does not, 2 no GPU, or something that it needs is missing.
+It needs this package set up with TensorFlow for GPUs. On synthetic logs it trains each model on a CPU, on one GPU, on
+that GPU again, again with the run killed and resumed, and, with ``horovodrun``, on two ranks that share the GPU or on
+all GPUs. The losses must agree with the CPU's to five digits, those of DeepAFM to four after one epoch: its network
+amplifies rounding errors, as between two CPUs. Those of runs on one GPU must be the same to the last bit, and one
+model's scores on the CPU and the GPU must agree to 1e-5. It prints the output of ``afm-ctr doctor`` and ``afm-ctr
+train --profile``. To check only the kernels, without TensorFlow, use ``gpu_check.py``.
+Exit code: 0 all agree, 1 something does not, 2 no GPU, or a required library is missing.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ NCCL = "import horovod.tensorflow as hvd; print(int(hvd.nccl_built()))"
 
 
 def environment(devices: str) -> dict[str, str]:
-    """One that sees these GPUs, "-1" for none."""
+    """An environment that sees these GPUs, "-1" for none."""
     path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
     return os.environ | {"CUDA_VISIBLE_DEVICES": devices, "TF_CPP_MIN_LOG_LEVEL": "3", "PATH": path}
 
 
 def run(command: list[str], devices: str, seconds: float = 1800, fails: bool = False) -> str:
-    """Run a command that sees these GPUs ("-1" for none) and return what it prints; with ``fails`` it may fail."""
+    """Run a command that sees these GPUs ("-1" for none) and return its output; with ``fails`` it may fail."""
     done = subprocess.run(
         command,
         env=environment(devices),
@@ -63,7 +63,7 @@ def run(command: list[str], devices: str, seconds: float = 1800, fails: bool = F
 
 
 def run_killed(command: list[str], devices: str, model_dir: Path, seconds: float = 600) -> None:
-    """Kill a training run, with SIGKILL, once it has a checkpoint, and run it again to its end."""
+    """Kill a training run, with SIGKILL, once it has a checkpoint, and run it again to the end."""
     with subprocess.Popen(
         command, env=environment(devices), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
@@ -101,7 +101,7 @@ def differ(one: list[float], other: list[float]) -> float:
 
 
 class Trainer:
-    """Trains on one data set in a folder, each run below a name of its own."""
+    """Trains on one data set in a folder, each run in its own subfolder."""
 
     def __init__(self, data: Path, folder: Path, options: list[str]) -> None:
         self.data, self.folder, self.options = data, folder, options
@@ -121,7 +121,7 @@ class Trainer:
         return losses(target)
 
     def scores(self, name: str, logs: Path, place: str, devices: str) -> list[float]:
-        """What a trained run predicts for the rows of a log. Raises RuntimeError: it failed."""
+        """A trained run's predictions for the rows of a log. Raises RuntimeError if it failed."""
         target, scored = self.target(name), self.folder / f"scores-{place}.jsonl"
         run(
             ["afm-ctr", "predict", "--model-dir", str(target), "--input", str(logs), "--output", str(scored)], devices
@@ -130,7 +130,7 @@ class Trainer:
 
 
 def places(gpus: list[str]) -> dict[str, tuple[str, list[str], bool]]:
-    """Where each model is trained: the GPUs it sees, the launcher, whether the run is killed."""
+    """How each model is trained: the GPUs it sees, the launcher, whether the run is killed."""
     found: dict[str, tuple[str, list[str], bool]] = {
         "CPU": ("-1", [], False),
         "1 GPU": (gpus[0], [], False),
@@ -141,7 +141,7 @@ def places(gpus: list[str]) -> dict[str, tuple[str, list[str], bool]]:
         return found
     if len(gpus) > 1:
         found[f"{len(gpus)} GPUs"] = (",".join(gpus), ["horovodrun", "-np", str(len(gpus))], False)
-    elif run([sys.executable, "-c", NCCL], "-1").split()[-1] == "0":  # NCCL wants a GPU for each rank
+    elif run([sys.executable, "-c", NCCL], "-1").split()[-1] == "0":  # NCCL needs a GPU per rank
         found["2 ranks, 1 GPU"] = (gpus[0], ["horovodrun", "-np", "2"], False)
     return found
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Mutation testing: single changes drawn with a fixed seed, and whether the unit tests of the changed module notice.
 
-cosmic-ray makes the mutants, in a virtual environment of its own. A test run of its own would import TensorFlow each
-time; here a process that has imported it forks a child for each mutant, which is written into a copy of the project.
+cosmic-ray makes the mutants, in a separate virtual environment. Its own test runs would import TensorFlow each time;
+here a process that has imported it forks a child for each mutant, which is written into a copy of the project.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WARM = (
     "rich.table",
 )
 
-# Area -> modules, and the test files that answer for them, the quickest first.
+# Area -> modules, and the test files that cover them, the fastest first.
 AREAS: dict[str, tuple[str, str]] = {
     "exchange": (
         "afm_ctr/distributed/exchange.py afm_ctr/distributed/optimizer.py afm_ctr/distributed/steps.py "
@@ -75,7 +75,7 @@ AREAS: dict[str, tuple[str, str]] = {
 
 @dataclass
 class Mutant:
-    """One change of one file."""
+    """One change in one file."""
 
     area: str
     path: str
@@ -86,7 +86,7 @@ class Mutant:
 
 
 def not_run(tree: ast.Module) -> set[tuple[int, int]]:
-    """The places of annotations and decorators: nothing there is executed, or no result depends on it."""
+    """The places of annotations and decorators: they are not executed, or no result depends on them."""
     nodes: list[ast.AST] = []
     for node in ast.walk(tree):
         for name in ("annotation", "returns"):
@@ -104,8 +104,8 @@ def not_run(tree: ast.Module) -> set[tuple[int, int]]:
 def telling(operator: str) -> bool:
     """Whether an operator makes changes worth a run.
 
-    Left out: what needs arguments; decorators; ``is`` for ``==``; an operation on bits for arithmetic and the other
-    way, which fails on any float at once.
+    Excluded: operators that need arguments; decorators; ``is`` for ``==``; a bit operation for arithmetic and the
+    reverse, which fails on any float at once.
     """
     if any(
         part in operator for part in ("Variable", "Decorator", "_Is_Eq", "_IsNot_NotEq", "_Eq_Is", "_NotEq_IsNot")
@@ -116,7 +116,7 @@ def telling(operator: str) -> bool:
 
 
 def draw(sample: int, seed: int, areas: list[str]) -> list[dict[str, Any]]:
-    """Mutants drawn by place first, then by operator, the same number in every area. Runs where cosmic-ray is."""
+    """Mutants drawn by place first, then by operator, the same number in every area. Needs cosmic-ray."""
     from cosmic_ray import plugins  # type: ignore[import-not-found]
     from cosmic_ray.ast import ast_nodes, get_ast  # type: ignore[import-not-found]
     from cosmic_ray.mutating import MutationVisitor  # type: ignore[import-not-found]
@@ -153,7 +153,7 @@ def draw(sample: int, seed: int, areas: list[str]) -> list[dict[str, Any]]:
 
 
 def tool() -> Path:
-    """The Python that has cosmic-ray: made on the first run, every package checked by its hash."""
+    """The Python with cosmic-ray, installed on the first run with every package's hash checked."""
     python = WORK / "venv" / "bin" / "python"
     if not (WORK / "venv" / ".ready").exists():
         subprocess.run([sys.executable, "-m", "venv", WORK / "venv"], check=True)
@@ -164,7 +164,7 @@ def tool() -> Path:
 
 
 def copy(tree: Path) -> None:
-    """The project's files and its compiled library, in a folder of their own."""
+    """Copy the project's files and its compiled library into a separate folder."""
     shutil.rmtree(tree, ignore_errors=True)
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split(
         "\n"
@@ -179,7 +179,7 @@ def copy(tree: Path) -> None:
 
 
 def start(tree: Path, tests: str, log: Path) -> int:
-    """Fork a child that runs test files in a tree, until the first failure; its process id."""
+    """Fork a child that runs test files in a tree, until the first failure; returns its process id."""
     process = os.fork()
     if process:
         return process
@@ -202,7 +202,7 @@ def start(tree: Path, tests: str, log: Path) -> int:
 
 
 def run_all(mutants: list[Mutant], trees: list[Path], limit: float) -> None:
-    """Run every mutant, one in each tree at a time; a child past the limit is ended. Sets the results."""
+    """Run every mutant, one per tree at a time; a child past the limit is killed. Sets the results."""
     waiting, running = list(enumerate(mutants)), dict[int, tuple[int, Mutant, Path, float]]()
     while waiting or running:
         free = [tree for tree in trees if tree not in {entry[2] for entry in running.values()}]
@@ -235,7 +235,7 @@ def run_all(mutants: list[Mutant], trees: list[Path], limit: float) -> None:
 
 
 def main() -> int:
-    """Draw, run, report; 1 where fewer are killed than asked for, or the unchanged tests fail."""
+    """Draw, run, report; returns 1 if fewer than required are killed, or the unchanged tests fail."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--areas", nargs="+", default=list(AREAS), choices=list(AREAS), help="default: all")
     parser.add_argument("--sample", type=int, default=160, help="mutants in all; the same number in every area")
@@ -259,7 +259,7 @@ def main() -> int:
     trees = [WORK / f"tree-{number}" for number in range(given.jobs)]
     for tree in trees:
         copy(tree)
-    sys.dont_write_bytecode = True  # a mutant must not be taken for the file before it
+    sys.dont_write_bytecode = True  # a mutant's bytecode must not be used for another file
     os.environ.update(TF_CPP_MIN_LOG_LEVEL="2", TF_ENABLE_ONEDNN_OPTS="0")
     for name in WARM:
         __import__(name)

@@ -1,4 +1,4 @@
-"""A hook of MkDocs: links that leave docs/ are for readers of the repository, and become plain text in the site.
+"""A hook of MkDocs: links that leave docs/ are for readers of the repository, and become plain text on the site.
 
 With ``repo_url`` in mkdocs.yml they point to the repository instead.
 """
@@ -19,7 +19,7 @@ def rewrite(markdown: str, page: str, repo_url: str = "") -> str:
     Args:
         markdown: its text.
         page: its path below docs/, as in ``decisions/chunks.md``.
-        repo_url: of the repository's files, without a slash at the end; empty: links become their text.
+        repo_url: of the repository's files, without a trailing slash; empty: links become their text.
     """
 
     def replaced(link: re.Match[str]) -> str:
