@@ -1,9 +1,9 @@
-"""A switch in user space that hands every frame on a little later: for kernels without netem.
+"""A switch in user space that delays every frame: for kernels without netem.
 
     python delayed_switch.py MILLISECONDS PORT PORT ...
 
 The ports are interfaces of this namespace that are in no bridge. Frames come with their offload header, so that the
-kernel's large segments pass as they are. It says "ready" and works until it is killed.
+kernel's large segments pass unchanged. It prints "ready" and runs until it is killed.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def port(name: str) -> socket.socket:
 
 
 def main() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)  # else a sleep may be 50 µs too long
+    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)  # otherwise a sleep may be 50 µs too long
     late, ports = float(sys.argv[1]) / 1000, [port(name) for name in sys.argv[2:]]
     by_address: dict[bytes, socket.socket] = {}
     waiting: deque[tuple[float, memoryview, int, list[socket.socket]]] = deque()
-    spare: list[memoryview] = []  # used again and again: new ones would cost a page fault for every 4 KiB
+    spare: list[memoryview] = []  # reused: new ones would cost a page fault per 4 KiB
     print("ready", flush=True)
     while True:
         left = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
@@ -60,7 +60,7 @@ def main() -> None:
         while waiting and waiting[0][0] <= now:
             _, frame, size, ends = waiting.popleft()
             for end in ends:
-                with contextlib.suppress(OSError):  # a full queue drops frames, as a switch does
+                with contextlib.suppress(OSError):  # a full queue drops frames, as in a switch
                     end.send(frame[:size])
             spare.append(frame)
 

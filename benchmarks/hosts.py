@@ -1,23 +1,23 @@
-"""The exchange of gradients between several hosts: bytes on the wire and time of each form, at several speeds.
+"""Gradient exchange between several hosts: bytes on the wire and time of each form, at several speeds.
 
     sudo .venv/bin/python benchmarks/hosts.py                       # three hosts, 1 and 10 Gbit/s, a few minutes
     sudo .venv/bin/python benchmarks/hosts.py --links 1 2.5 10/0.2 --ids 1000000 --rounds 9
     sudo .venv/bin/python benchmarks/hosts.py --ids 50000000 --forms sharded     # a table that no host holds whole
 
 The hosts are network namespaces of this machine with an sshd in each (see ``namespaces.py``), and ``horovodrun``
-starts a rank on each of them by ssh, as on a cluster. A link is a speed in Gbit/s, and behind a slash the delay in
-milliseconds one way; "free" is not limited. All ranks compute on this machine's cores, so that a whole step takes as
-much longer as there are ranks; the exchange is what to compare.
+starts one rank on each by ssh, as on a cluster. A link is a speed in Gbit/s, and after a slash the one-way delay in
+milliseconds; "free" is not limited. All ranks compute on this machine's cores, so the time of a whole step grows with
+the number of ranks; compare the exchange.
 
-raw     what a model that gathers rows from its table and hands the gradient to ``hvd.allreduce`` does: Horovod's own
+raw     what a model does that gathers rows from its table and passes the gradient to ``hvd.allreduce``: Horovod's own
         sparse path, two allgathers of every row of the batch, as often as it occurs; merged where they arrive
 gather  this package's: each distinct row once, gathered and merged
 reduce  this package's: the whole table, summed as a dense tensor
-sharded a table whose rows are spread over the ranks: ids to their owners, rows back, gradient rows there. In its time
-        is what the others do before and after: merging the ids, and reading the rows from the table
+sharded a table whose rows are sharded over the ranks: ids to their owners, rows back, gradient rows there. Its time
+        includes what the others do before and after: merging the ids, and reading the rows from the table
 
-The bytes are those that the hosts' interfaces count, the headers of TCP and IP with them. Needs root, iproute2 and
-openssh-server; nothing of the machine's own network is touched, and at the end, after Ctrl-C too, all is removed.
+Bytes are counted by the hosts' interfaces, including the headers of TCP and IP. Needs root, iproute2 and
+openssh-server; the machine's own network is not touched, and everything is removed at the end, also after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def parse_link(text: str) -> Link:
 
 
 def run(lab: Lab, links: list[Link], task: dict[str, Any]) -> dict[str, Any]:
-    """Start the ranks, shape the links when rank 0 asks for it, and give what was found."""
+    """Start the ranks, shape the links when rank 0 requests it, and return the results."""
     (lab.folder / "task.json").write_text(json.dumps(task))
     launcher = str(Path(sys.executable).with_name("horovodrun"))
     hosts = ",".join(f"{name}:1" for name in lab.names)
@@ -90,7 +90,7 @@ def median(found: list[dict[str, Any]], name: str, **key: Any) -> float:
 
 
 def planned(found: dict[str, Any], task: dict[str, Any], ids: int, ranks: int, rate: float) -> dict[Traffic, Cost]:
-    """What ``afm-ctr plan`` says of each form, with links of ``rate`` bit/s."""
+    """The estimates of ``afm-ctr plan`` for each form, with links of ``rate`` bit/s."""
     width, slots = task["k"] + 1, task["slots"]
     table = Table(
         rows=ids + 1,
@@ -159,7 +159,7 @@ def time_table(
 
 
 def crossings(found: dict[str, Any], task: dict[str, Any], links: list[Link]) -> list[str]:
-    """Between two measured speeds a form's time is a part that stays and a part that goes with the inverse speed."""
+    """Between two measured speeds a form's time has a constant part and a part proportional to the inverse speed."""
     measured = sorted((link.rate, number) for number, link in enumerate(links) if link.rate)
     notes = []
     for ids, (one, other) in itertools.product(task["ids"], itertools.combinations(task["forms"], 2)):

@@ -1,7 +1,7 @@
-"""One rank of ``benchmarks/hosts.py``: it takes the steps that the benchmark measures and counts the bytes.
+"""One rank of ``benchmarks/hosts.py``: takes the measured steps and counts the bytes.
 
-Rank 0 asks for a link by making ``<folder>/want-<number>-<link>``, continues once ``<folder>/have-<number>`` is there
-and leaves everything that was found in ``<folder>/found.json``.
+Rank 0 requests a link by creating ``<folder>/want-<number>-<link>``, continues once ``<folder>/have-<number>`` exists
+and writes all results to ``<folder>/found.json``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BATCHES = 3
 
 
 def prepare(task: dict[str, Any], ids: int, world: World) -> dict[str, Any]:
-    """Steps and exchanges of each form that is asked for, run once, and what the batches touch."""
+    """Steps and exchanges of each requested form, run once, and the rows that the batches touch."""
     shape = task["slots"], ids, task["k"], task["t"]
     if set(task["forms"]) != {"sharded"}:
         model = make_model(*shape)
@@ -53,7 +53,7 @@ def prepare(task: dict[str, Any], ids: int, world: World) -> dict[str, Any]:
 
 
 def measured(call: Any, steps: int, world: World) -> dict[str, float]:
-    """Seconds a step on this rank, and megabytes a step that its interface sent and received."""
+    """Seconds per step on this rank, and megabytes per step that its interface sent and received."""
     world.barrier()
     before, start = received_and_sent(), time.perf_counter()
     for _ in range(steps):

@@ -1,13 +1,13 @@
-"""Reading records for training: the op in C++ and the reader in Python, rows a second; and whole runs with each.
+"""Reading records for training: the op in C++ and the reader in Python, rows per second; and whole runs with each.
 
-    .venv/bin/python benchmarks/input.py                              # a minute: reading alone
+    .venv/bin/python benchmarks/input.py                              # a minute: only reading
     .venv/bin/python benchmarks/input.py --train demo-out/data        # and `afm-ctr train` on a prepared data set
 
-Reading is timed as training does it: shuffled batches of 4096 rows with the columns that a step uses, files in the
-page cache, by readers that have kept no block. Both forms take turns in every round, on one core and on all of them;
+Reading is timed as in training: shuffled batches of 4096 rows with the columns that a step uses, files in the page
+cache, by readers without cached blocks. Both forms take turns in every round, on one core and on all of them;
 medians are printed, and a ratio is of turns of the same round. They read the same arrays (compared here once).
-Runs are one epoch each, one after the other in every round; their rows a second are those that ``train`` prints,
-which leave out its first step.
+Runs are one epoch each, one after the other in every round; their rows per second are those that ``train`` prints,
+without its first step.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def make(folder: Path, rows: int) -> None:
 
 
 def turn(folder: Path, form: str, epoch: int, seconds: float) -> tuple[float, float]:
-    """Rows a second, and a second of CPU time, of one form over a fresh part of the order."""
+    """Rows per second, and per second of CPU time, of one form over a new part of the order."""
     os.environ["AFM_CTR_READING"] = form
     reader = Reader(folder, "train", BATCH, seed=1)
     reader.batch(epoch, 0, COLUMNS)
@@ -83,7 +83,7 @@ def turn(folder: Path, form: str, epoch: int, seconds: float) -> tuple[float, fl
 
 
 def read_in_turns(folder: Path, rounds: int, seconds: float) -> None:
-    """What a process of its own does, on the cores that it was given: prints the rounds' figures."""
+    """The work of a separate process on the given cores: prints the rounds' figures."""
     batches = []
     for form in FORMS:
         os.environ["AFM_CTR_READING"] = form
@@ -111,7 +111,7 @@ def spread(values: list[float], digits: int = 0) -> tuple[str, str]:
 
 
 def training(data: Path, model: str, rounds: int, scratch: Path) -> list[dict[str, dict[str, Any]]]:
-    """Of one-epoch runs, what ``train`` says of itself."""
+    """The summaries that ``train`` prints for one-epoch runs."""
     config = [
         *("--config", str(ROOT / "examples/criteo/train.yaml"), "--set", "epochs=1", "--set", f"batch_size={BATCH}"),
         *("--set", f"model={{name: {model}, factors: 16}}", "--set", "validation=null"),

@@ -1,4 +1,4 @@
-"""Attentional pooling alone, forward and backward: the op in C++, the two TensorFlow forms, and the limit.
+"""Attentional pooling, forward and backward: the op in C++, the two TensorFlow forms, and the limit.
 
     .venv/bin/python benchmarks/interaction.py                       # 10 to 196 slots, batch 512 to 16384, minutes
     .venv/bin/python benchmarks/interaction.py --slots 39 --batch 4096 --rounds 9
@@ -6,15 +6,15 @@
 
 The forms take turns inside every round and medians are taken, so that a busy machine slows all of them alike.
 
-plain    the usual form, with a tensor of all pairs; where it does not fit, the table says what it needs
+plain    the usual form, with a tensor of all pairs; if it does not fit, the table gives the memory it needs
 blocked  the same in TensorFlow for a few rows at a time
 fused    the op
-limit    3·k·t multiply-adds a pair (the hidden layer, and the gradients of its matrix and of its input, by which
-         matrix products need them; the op takes sums of subsets for two of them), at the speed of TensorFlow's matrix
-         multiplication on this machine and moment
+limit    3·k·t multiply-adds per pair (the hidden layer, and the gradients of its matrix and of its input, as matrix
+         products need them; the op uses sums of subsets for two of them), at the current speed of TensorFlow's matrix
+         multiplication on this machine
 
-``--limit-program FILE`` is for a yardstick of one's own: a program that measures 39 slots, k = t = 16, and prints
-lines ``threads 2 ex/s 100000``; its best line with the most threads is compared with the fused op's turn before it.
+``--limit-program FILE`` runs your own yardstick: a program that measures 39 slots, k = t = 16, and prints lines
+``threads 2 ex/s 100000``; its best line with the most threads is compared with the fused op's turn before it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def plain_bytes(slots: int, batch: int, k: int, t: int) -> int:
 
 
 def most_bytes() -> int:
-    """Half of what is free, and not more than 8 GB: the plain form takes more than it must."""
+    """Half of the free memory, at most 8 GB: the plain form takes more than its minimum."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
     return min(8 * 10**9, free // 2)
@@ -89,7 +89,7 @@ def multiplication(size: int = 1024) -> Callable[[], Any]:
 
 
 def run_program(program: Path) -> float:
-    """Rows a second: the best of its lines with the most threads."""
+    """Rows per second: the best of its lines with the most threads."""
     printed = subprocess.run([str(program.resolve())], capture_output=True, text=True, check=True).stdout
     found = [(int(n), float(rate)) for n, rate in re.findall(r"threads (\d+) ex/s (\d+)", printed)]
     if not found:
@@ -98,7 +98,7 @@ def run_program(program: Path) -> float:
 
 
 def compare(slots: int, batch: int, arguments: argparse.Namespace, slow: set[str]) -> dict[str, list[float]]:
-    """Rows a second by form and round, but for the slow ones; "limit" by arithmetic, and "program" where it fits."""
+    """Rows per second by form and round, except slow ones; "limit" by arithmetic, and "program" if it applies."""
     k, t = arguments.k, arguments.t
     forms = ["plain"] if plain_bytes(slots, batch, k, t) < most_bytes() else []
     forms += ["blocked", "fused"] if not native.why_not() else ["blocked"]
@@ -109,7 +109,7 @@ def compare(slots: int, batch: int, arguments: argparse.Namespace, slow: set[str
     taken: dict[str, list[float]] = {name: [] for name in steps}
     program: list[float] = []
     start = last = time.perf_counter()
-    # Another round only if there is time for one.
+    # Start another round only if there is time for it.
     while len(taken["limit"]) < arguments.rounds and 2 * time.perf_counter() - last - start <= arguments.seconds:
         last = time.perf_counter()
         for name, step in steps.items():
@@ -141,7 +141,7 @@ def compare_all(arguments: argparse.Namespace) -> tuple[Report, dict[str, Any]]:
     for batch in sorted(arguments.batch):
         part: dict[str, list[tuple[float, float]]] = lines.setdefault(f"batch {batch}", {})
         for slots in arguments.slots:
-            # By the rate that it had with fewer rows a call of this form would take longer than all rounds may.
+            # Skip forms whose call would take longer than all rounds may, by their rate with fewer rows.
             slow = {form for form in FORMS if batch / known.get((form, slots), batch) > arguments.seconds}
             rates = compare(slots, batch, arguments, slow)
             middle = {name: statistics.median(each) for name, each in rates.items()}
@@ -161,7 +161,7 @@ def compare_all(arguments: argparse.Namespace) -> tuple[Report, dict[str, Any]]:
 
 
 def compare_memory(quick: bool) -> tuple[Report, bool]:
-    """Each form in a process of its own: its peak after a few steps."""
+    """Each form in a separate process: its peak after a few steps."""
     slots, batch, k, t = (6, 64, 4, 4) if quick else LARGEST
     title = f"peak of a process that trains {slots} slots, k={k}, t={t}, batch {batch}, 100,000 ids, Adam"
     report, met = Report(title, ["pooling", "GB", "s a step"]), False

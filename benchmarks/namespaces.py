@@ -1,8 +1,8 @@
 """Several hosts on one machine: network namespaces with a switch between them, an sshd in each, and shaped links.
 
-Nothing of it touches the machine's own network: the switch is a bridge in a namespace of its own, the hosts' only
-other interface is loopback, the keys and settings of ssh live in a temporary folder. Leaving the :class:`Lab` ends
-every process that still lives in its namespaces and removes them; what a killed one left is cleared by the next.
+The machine's own network is not touched: the switch is a bridge in its own namespace, the hosts' only other interface
+is loopback, ssh keys and settings are in a temporary folder. Leaving the :class:`Lab` ends every process in its
+namespaces and removes them; the next one removes those that a killed one left.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ RELAY = Path(__file__).with_name("delayed_switch.py")
 
 
 class LabError(Exception):
-    """Namespaces cannot be made here, or something in them does not answer; one line says what."""
+    """Namespaces cannot be created here, or a process in them does not answer; the text is one line."""
 
 
 class Link(NamedTuple):
-    """How a host's link shall be: bits a second in each direction, None for as fast as it goes; delay one way."""
+    """A host's link: bits per second in each direction, None for unlimited; one-way delay."""
 
     name: str
     rate: int | None = None
@@ -48,7 +48,7 @@ def _program(name: str) -> str | None:
 
 
 def why_not() -> str:
-    """What keeps a :class:`Lab` from being made here, and how to fix it; "" if nothing does."""
+    """Why a :class:`Lab` cannot be created here, and how to fix it; "" if it can."""
     if missing := [name for name in PROGRAMS if _program(name) is None]:
         packages = " ".join(dict.fromkeys(PROGRAMS[name] for name in missing))
         return f"{', '.join(missing)} not found: apt-get install {packages}"
@@ -68,16 +68,16 @@ class Lab:
     """Hosts host0 … with the addresses 10.77.0.1 …, each in a namespace, joined by a switch.
 
     Args:
-        hosts: how many.
+        hosts: number of hosts.
 
     Attributes:
         addresses: of the hosts.
-        names: of the hosts, which each of them can resolve.
+        names: of the hosts, which each host can resolve.
         folder: for files that all hosts share; removed with the lab.
-        netem: whether the kernel can delay packets; if not, a link with a delay goes by ``delayed_switch.py``.
+        netem: whether the kernel can delay packets; if not, ``delayed_switch.py`` delays them.
 
     Raises:
-        LabError: they cannot be made here.
+        LabError: it cannot be created here.
 
     Example:
         >>> with Lab(3) as lab:
@@ -117,7 +117,7 @@ class Lab:
         self.close()
 
     def close(self) -> None:
-        """End what lives in the namespaces and remove them. A second Ctrl-C does not stop this."""
+        """End the processes in the namespaces and remove them. A second Ctrl-C does not interrupt this."""
         held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
             for name in [*self._namespaces, self._switch]:
@@ -179,7 +179,7 @@ class Lab:
             f"IdentityFile {folder}/user\nIdentitiesOnly yes\nUserKnownHostsFile {folder}/known\n"
             "StrictHostKeyChecking no\nLogLevel ERROR\n"
         )
-        # horovodrun calls "ssh": this one leaves the user's own settings and known hosts alone.
+        # horovodrun calls "ssh": this wrapper does not use the user's own settings and known hosts.
         (folder / "bin").mkdir()
         wrapper = folder / "bin" / "ssh"
         wrapper.write_text(f'#!/bin/sh\nexec {_program("ssh")} -F {folder}/client "$@"\n')
@@ -204,9 +204,9 @@ class Lab:
                 time.sleep(0.1)
 
     def popen(self, host: int, command: list[str], **options: Any) -> subprocess.Popen[Any]:
-        """Start a program on a host, where ``ssh`` reaches the others by name; it is ended with the lab."""
-        # Mounts of `ip netns exec` are private. Horovod asks for the address of its host's own name, and sshd wants
-        # an empty folder in /run.
+        """Start a program on a host, where ``ssh`` reaches the others by name; it ends with the lab."""
+        # Mounts of `ip netns exec` are private. Horovod resolves its host's own name, and sshd needs an empty folder
+        # in /run.
         own = f"hostname {self.names[host]} && mount --bind {self.folder}/hosts /etc/hosts && "
         own += 'mount -t tmpfs -o mode=755 none /run && mkdir /run/sshd && exec "$@"'
         line = [str(_program("unshare")), "--uts", "sh", "-c", own, "sh", *command]
@@ -216,11 +216,11 @@ class Lab:
         env = options.pop("env", dict(os.environ))
         env["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{env.get('PATH', '')}"
         line = [str(_program("ip")), "netns", "exec", namespace, *command]
-        # A session of its own: Ctrl-C is for us, who then end it.
+        # A separate session: we handle Ctrl-C and then end it.
         return subprocess.Popen(line, env=env, start_new_session=True, stdin=subprocess.DEVNULL, **options)
 
     def shape(self, link: Link) -> None:
-        """Make every host's link like that, in both directions: the host's end and the switch's port."""
+        """Shape every host's link in both directions: the host's end and the switch's port."""
         self._bridge(link.delay_ms if not self.netem else 0.0)
         for number, name in enumerate(self._namespaces):
             for where, device in ((name, "eth0"), (self._switch, f"p{number}")):
@@ -270,7 +270,7 @@ def _ip(*words: str) -> None:
 
 
 def _remove(name: str) -> None:
-    """A namespace and every process that lives in it."""
+    """Remove a namespace and every process in it."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         found = subprocess.run([str(_program("ip")), "netns", "pids", name], capture_output=True, text=True)

@@ -1,10 +1,10 @@
-"""Run the benchmarks of training one after the other and write their tables and pictures into docs/benchmarks.md.
+"""Run the training benchmarks one after the other and write their tables and plots into docs/benchmarks.md.
 
     sudo .venv/bin/python benchmarks/page.py                       # all: about twenty minutes on an idle machine
     .venv/bin/python benchmarks/page.py --only table_size ranks
 
-A table replaces the one before at once. One that could not be made (``hosts`` without root, for instance) is left as
-it was, and the exit code is 1; so it is when a benchmark says that an aim was not met.
+Each table replaces the previous one at once. If one cannot be made (``hosts`` without root, for instance) the old one
+stays, and the exit code is 1; also if a benchmark reports that an aim was not met.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def put(page: str, name: str, table: str) -> str:
 
 
 def as_section(output: str, plot: str | None) -> str:
-    """What a benchmark wrote, without the name of the file that it wrote to, and its picture."""
+    """The output of a benchmark, without the name of its output file, and its plot."""
     text = re.sub(r"^(    python \S+.*?) --output \S+", r"\1", output, count=1, flags=re.MULTILINE)
     return text + (f"\n![rows a second by slots](figures/{Path(plot).name})\n" if plot else "")
 

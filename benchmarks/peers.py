@@ -1,6 +1,6 @@
-"""The environments of the peers that benchmarks compare with: made once for a Python, each apart from ours.
+"""The environments of the peers that benchmarks compare with: created once per Python, separate from ours.
 
-They live below ``$AFM_CTR_CACHE``, else ``$XDG_CACHE_HOME/afm-ctr``, else ``~/.cache/afm-ctr``.
+They are below ``$AFM_CTR_CACHE``, else ``$XDG_CACHE_HOME/afm-ctr``, else ``~/.cache/afm-ctr``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 from building import cache, locked, run
 
-# torch by its version alone: the index decides on the build, and one without CUDA is enough.
+# torch without a build in its version: the index decides, and one without CUDA is enough.
 ENVIRONMENTS = {
     "deepctr": ["deepctr==0.9.4", "tensorflow==2.15.1"],
     "fuxictr": ["fuxictr==2.3.10", "torch==2.13.0", "polars<1.30"],
@@ -22,16 +22,16 @@ ENVIRONMENTS = {
 }
 
 
-# The newest Python, 3.N, for which there are wheels of all that a peer needs, where that is not any.
+# The newest Python, 3.N, with wheels of everything that a peer needs, unless any works.
 NEWEST = {"deepctr": 11}
 HERE = sys.version_info.minor
 
 
 def place(name: str) -> tuple[Path, str]:
-    """Where a peer's environment is or would be, and the Python that makes it: this one, or an older one on the PATH.
+    """The folder of a peer's environment, and the Python that creates it: this one, or an older one on the PATH.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: there is no such Python.
     """
     newest = NEWEST.get(name, HERE)
     found = (
@@ -44,10 +44,10 @@ def place(name: str) -> tuple[Path, str]:
 
 
 def environment(name: str) -> Path:
-    """The interpreter of a peer's environment, made if it is not there or is for other versions.
+    """The interpreter of a peer's environment, which is created if it is missing or has other versions.
 
     Raises:
-        RuntimeError: it cannot be installed; the text ends with what pip said.
+        RuntimeError: it cannot be installed; the text ends with pip's output.
     """
     folder, python = place(name)
     interpreter, done = folder / "bin" / "python", folder / "installed.txt"

@@ -1,11 +1,11 @@
-"""Does `explain` find the field pairs that make-logs plants? One model a seed, from made-up logs to ranks.
+"""Does `explain` find the field pairs that make-logs plants? One model per seed, from synthetic logs to ranks.
 
     .venv/bin/python benchmarks/planted_pairs.py
     .venv/bin/python benchmarks/planted_pairs.py --set 'model={name: fm, factors: 16}'
 
-Of each seed logs of its own are written, prepared and trained on with the config of `make demo`, but from fewer rows
-in smaller batches; the pairs are ranked on the test split. The planted pairs are to be the first by the effect of
-taking a pair out: if one is not, the exit code is 1. Where attention and the share of movement place them is printed.
+For each seed separate logs are written, prepared and trained on with the config of `make demo`, but with fewer rows
+in smaller batches; the pairs are ranked on the test split. The planted pairs must rank first by the effect of a
+pair's removal: if one does not, the exit code is 1. Their ranks by attention and share of movement are printed too.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ NAMES = [f"{pair.first} x {pair.second}" for pair in PLANTED]
 
 @dataclass(frozen=True)
 class Found:
-    """What was found of one seed.
+    """Result for one seed.
 
     Attributes:
         explanation: of the test split.
         auc: of the test split.
-        bayes: AUC of the law behind the logs.
+        bayes: AUC of the true click probabilities.
         seconds: from the logs to the explanation.
     """
 
@@ -50,13 +50,13 @@ class Found:
     seconds: float
 
     def ranks(self, name: str) -> tuple[int, int | None, int]:
-        """The place of a pair by effect, by attention, and by share of movement."""
+        """The rank of a pair by effect, by attention, and by share of movement."""
         pair = next(pair for pair in self.explanation.pairs if pair.name == name)
         larger = sum(other.effect_share > pair.effect_share for other in self.explanation.pairs)
         return pair.rank, pair.attention_rank, 1 + larger
 
     def margin(self) -> float:
-        """The smallest effect of a planted pair over the largest of another."""
+        """The smallest effect of a planted pair divided by the largest of another."""
         effects = {pair.name: pair.effect for pair in self.explanation.pairs}
         return min(effects[name] for name in NAMES) / max(v for name, v in effects.items() if name not in NAMES)
 
@@ -65,7 +65,7 @@ class Found:
 
 
 def one_seed(seed: int, arguments: argparse.Namespace, folder: Path) -> Found:
-    """Write, prepare, train, judge, explain."""
+    """Write, prepare, train, evaluate, explain."""
     from afm_ctr import distributed, explain, training
     from beam_jobs import prepare
     from beam_jobs.options import PrepareOptions

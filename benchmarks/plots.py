@@ -1,4 +1,4 @@
-"""Pictures of the benchmarks' tables: small PNGs, drawn without a display."""
+"""Plots of the benchmarks' tables: small PNGs, drawn without a display."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Points = Sequence[tuple[float, float]]
 def panels(
     path: Path, title: str, names: tuple[str, str], parts: Mapping[str, Mapping[str, Points]], dashed: str = ""
 ) -> None:
-    """Lines on logarithmic axes, a panel for each part, side by side with the same scale.
+    """Lines on logarithmic axes, one panel per part, side by side with the same scale.
 
     Args:
         path: of the PNG.
-        title: above all.
+        title: of the figure.
         names: of the two axes.
         parts: by the title of a panel, its lines by name.
         dashed: the name of a line that is a limit and not a measurement.

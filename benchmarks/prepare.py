@@ -5,21 +5,21 @@
     .venv/bin/python benchmarks/prepare.py --only          # ours alone, and its memory at four times the rows
 
 All get the same synthetic Criteo-shaped log (13 counts, 26 categories, tab-separated, plain text) and the same cores.
-Each runs as a process of its own from its start to its end, imports included, one after the other in every round;
-medians over the rounds are printed. The peak is of the memory of the process and all that it starts, sampled every
-0.2 s, shared pages counted once (PSS); so are the CPU seconds.
+Each runs as a separate process, imports included, one after the other in every round; medians over the rounds are
+printed. The peak is of the memory of the process and its children, sampled every 0.2 s, shared pages counted once
+(PSS); so are the CPU seconds.
 
-What each makes of the log:
+Their output:
 
 ours                    ``afm-ctr prepare`` with ``examples/criteo/schema.yaml``: buckets for counts, hashed ids for
                         categories, shuffled and checksummed TFRecord shards, statistics, rejects, a manifest
-plain Beam              the same ids by a function of one row in a DoFn, a tf.Example a row, ``WriteToTFRecord``
-tensorflow-transform    as many buckets by its own hash, a graph over Arrow batches of 4,096 rows in Beam, a
-                        tf.Example of 40 features a row, ``WriteToTFRecord``
+plain Beam              the same ids by a function of one row in a DoFn, one tf.Example per row, ``WriteToTFRecord``
+tensorflow-transform    as many buckets by its own hash, a graph over Arrow batches of 4,096 rows in Beam, one
+                        tf.Example of 40 features per row, ``WriteToTFRecord``
 FuxiCTR                 its ``FeatureProcessor`` and ``build_dataset``: CSV to integer ids in a Parquet file. Its
                         ``hash_bucket`` is not implemented, so the ids are those of vocabularies, and the counts are
                         bucketed by an expression of polars, not by the Python function of its model zoo
-DeepCTR                 the recipe of its documentation: pandas, a ``LabelEncoder`` a category, ``MinMaxScaler``;
+DeepCTR                 the recipe of its documentation: pandas, one ``LabelEncoder`` per category, ``MinMaxScaler``;
                         the result stays in memory
 polars                  ids by as many buckets, its own hash and expressions, streamed to one Parquet file: no
                         records, no checks, no rejects, no statistics and no splits
@@ -67,7 +67,7 @@ OTHERS = [
 
 
 class Ran(NamedTuple):
-    """One process from its start to its end: seconds by the clock and of CPU, the peak in bytes."""
+    """A finished process: seconds by the clock and of CPU, the peak in bytes."""
 
     seconds: float
     cpu: float
@@ -88,7 +88,7 @@ def command_of(contender: Contender, log: Path, out: Path, cores: int) -> list[s
 
 
 def look_at(process: psutil.Process, cpu: dict[int, float]) -> int:
-    """Bytes of a process and all below it, a page that several share counted once; notes the CPU seconds of each."""
+    """Bytes of a process and its children, shared pages counted once; records the CPU seconds of each."""
     total = 0
     try:
         family = [process, *process.children(recursive=True)]
@@ -99,7 +99,7 @@ def look_at(process: psutil.Process, cpu: dict[int, float]) -> int:
             total += member.memory_full_info().pss
             times = member.cpu_times()
         except psutil.Error:
-            continue  # it has ended meanwhile
+            continue  # it has ended
         cpu[member.pid] = times.user + times.system
     return total
 
@@ -113,7 +113,7 @@ def measured(command: list[str], cores: list[int], log: Path) -> Ran:
             command,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            # Not PYTHONPATH: what is ours must not be found before what is the peer's.
+            # Without PYTHONPATH, so that our modules do not hide the peer's.
             env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"RAY_DISABLE_DOCKER_CPU_WARNING": "1"},
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
@@ -151,7 +151,7 @@ def write_log(path: Path, rows: int) -> None:
 def compare(
     contenders: list[Contender], log: Path, folder: Path, cores: list[int], rounds: int
 ) -> dict[str, list[Ran]]:
-    """The runs of every contender, taking turns; without the peers that cannot be had."""
+    """The runs of every contender, taking turns; without the peers that cannot be installed."""
     taken: dict[str, list[Ran]] = {}
     left_out: set[str] = set()
     for number in range(rounds):

@@ -1,4 +1,4 @@
-"""What ``prepare.py`` compares with: each contender reads the log once, in a process of its own, and ends.
+"""The contenders of ``prepare.py``: each reads the log once, in a separate process, and ends.
 
 PYTHON prepare_workers.py plain|fuxictr|deepctr|polars|transform LOG OUTPUT CORES
 """
@@ -17,14 +17,14 @@ BUCKETS = 100_000
 
 
 def plain(log: str, out: str, cores: int) -> None:
-    """What one writes first: a line to a dict to a tf.Example, a row at a time."""
+    """The naive form: a line to a dict to a tf.Example, one row at a time."""
     import zlib
 
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-    # The buckets of a count: each integer up to 2 its own, above that floor((ln x)^2); then the missing one.
+    # The buckets of a count: each integer up to 2 its own, above that floor((ln x)^2); the last one is for missing.
     width = 3 + 2**10
 
     class ToExample(beam.DoFn):
@@ -56,14 +56,14 @@ def plain(log: str, out: str, cores: int) -> None:
         _ = (
             pipeline
             | beam.io.ReadFromText(log)
-            | beam.Reshuffle()  # else one worker reads and converts the whole file
+            | beam.Reshuffle()  # otherwise one worker reads and converts the whole file
             | beam.ParDo(ToExample())
             | beam.io.WriteToTFRecord(os.path.join(out, "part"), file_name_suffix=".tfrecord")
         )
 
 
 def fuxictr(log: str, out: str, cores: int) -> None:
-    """FuxiCTR's own way from CSV to Parquet."""
+    """FuxiCTR's own path from CSV to Parquet."""
     import polars as pl
     from fuxictr.preprocess import FeatureProcessor, build_dataset
 
@@ -73,7 +73,7 @@ def fuxictr(log: str, out: str, cores: int) -> None:
             large = (number.log().pow(2)).floor()
             return pl.when(number > 2).then(large).otherwise(number).cast(pl.Int64).cast(pl.String).fill_null("")
 
-    # Pickled by its name, here and by Ray.
+    # Pickled by name, here and by Ray.
     Processor.__qualname__ = "Processor"
     globals()["Processor"] = Processor
     # It reads files with a header line and this suffix.
@@ -95,7 +95,7 @@ def fuxictr(log: str, out: str, cores: int) -> None:
 
 
 def deepctr(log: str, out: str, cores: int) -> None:
-    """The recipe of DeepCTR's examples: everything in memory, a column after the other."""
+    """The recipe of DeepCTR's examples: everything in memory, one column after the other."""
     import pandas as pd
     from sklearn.model_selection import train_test_split
     from sklearn.preprocessing import LabelEncoder, MinMaxScaler
@@ -137,7 +137,7 @@ def polars(log: str, out: str, cores: int) -> None:
 
 
 def transform(log: str, out: str, cores: int) -> None:
-    """tensorflow-transform's way: Arrow batches of a CSV through one graph, a tf.Example a row to TFRecord files."""
+    """tensorflow-transform: Arrow batches of a CSV through one graph, one tf.Example per row to TFRecord files."""
     import tempfile
 
     import apache_beam as beam
@@ -155,7 +155,7 @@ def transform(log: str, out: str, cores: int) -> None:
     width = 3 + 2**10
 
     def ids_of(columns):  # type: ignore[no-untyped-def]
-        """The same buckets as of the others; 0 and the last one are those of missing cells."""
+        """The same buckets as the others'; 0 and the last one are for missing cells."""
         result = {"label": tf.sparse.to_dense(columns["label"])[:, 0]}
         for place, name in enumerate(COUNTS):
             number = tf.squeeze(tf.sparse.to_dense(_one_wide(columns[name]), default_value=-1e9), 1)

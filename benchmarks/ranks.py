@@ -1,17 +1,17 @@
-"""Two ranks on this machine against one: rows a second, and where the time of a step goes.
+"""Two ranks on this machine against one: rows per second, and the time of a step by part.
 
     .venv/bin/python benchmarks/ranks.py
     .venv/bin/python benchmarks/ranks.py --form reduce --ids 100000
 
-In one job of ``horovodrun -np 2`` each way takes its turn in every round; where one rank works, the other waits. Two
-ranks share the cores: each has its half. So two ranks compare with one rank on half of the cores, to which they add
-cores as a second machine would, and with one rank on all cores, which is what a single machine should run.
+In one job of ``horovodrun -np 2`` each way takes its turn in every round; while one rank works, the other waits. Two
+ranks share the cores: each has half. So two ranks compare with one rank on half of the cores, to which they add cores
+as a second machine would, and with one rank on all cores, which is the best for a single machine.
 
 gradients  merge of the ids, lookup, forward, backward
-exchange   merge, the way over Horovod (Gloo) and back, merge; with it the wait for the other rank
+exchange   merge, transfer by Horovod (Gloo), merge; including the wait for the other rank
 optimizer  the update of the touched rows and the dense weights
 
-The pieces are timed one by one, on what the piece before gave; so their sum is near the whole step, not the same.
+The parts are timed one by one, each on the result of the one before; so their sum is only near the whole step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PIECES = ("gradients", "exchange", "optimizer")
 
 
 def run(task: dict[str, Any], timeout: float = 1800) -> dict[str, Any]:
-    """The job under ``horovodrun``: what its rank 0 found."""
+    """Run the job under ``horovodrun`` and return the results of rank 0."""
     with tempfile.TemporaryDirectory(prefix="afm-ranks-") as name:
         folder = Path(name)
         (folder / "task.json").write_text(json.dumps(task | {"found": str(folder / "found.json")}))

@@ -1,6 +1,6 @@
-"""One of the two ranks of ``benchmarks/ranks.py``: every way takes its turn; where one rank works the other waits.
+"""One of the two ranks of ``benchmarks/ranks.py``: every way takes its turn; while one rank works the other waits.
 
-Rank 0 leaves what was found in the file that it is given.
+Rank 0 writes the results to the given file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PIECES = ("gradients", "exchange", "optimizer")
 
 
 def confine(cores: Iterable[int]) -> None:
-    """Keep every thread of this process to these cores, those that TensorFlow has made too."""
+    """Restrict every thread of this process to these cores, including those that TensorFlow has created."""
     allowed = set(cores)
     for thread in os.listdir("/proc/self/task"):
         try:
@@ -40,7 +40,7 @@ def confine(cores: Iterable[int]) -> None:
 
 
 def prepare(task: dict[str, Any], world: World) -> dict[str, dict[str, Any]]:
-    """By way: its calls, the cores a rank of it has, rows a rank and step, distinct rows."""
+    """By way: its calls, the cores per rank, rows per rank and step, distinct rows."""
     model = make_model(task["slots"], task["ids"], task["k"], task["t"])
     optimizer, alone = built_optimizer(model), SingleWorld()
     cores = sorted(os.sched_getaffinity(0))
@@ -51,7 +51,7 @@ def prepare(task: dict[str, Any], world: World) -> dict[str, dict[str, Any]]:
         rows = task["batch"] // world.size if way.endswith("global batch") else task["batch"]
         batches = zipf_batches(task["slots"], task["ids"], rows, BATCHES, seed=1 + world.rank)
         calls: dict[str, Callable[[], Any]] = {}
-        # Both ranks make it: an exchange is named by how many were made before it.
+        # Both ranks create it: an exchange is named by the number of those before it.
         pieces = Pieces(model, optimizer, world if together else alone, task["form"])
         if together or world.is_chief:
             calls = one_by_one(pieces, model, batches) | {"whole": whole_steps(pieces, batches)}

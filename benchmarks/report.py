@@ -1,4 +1,4 @@
-"""What the benchmarks share: a table that goes to the screen and, as Markdown, to a file; machine and versions."""
+"""Shared code of the benchmarks: tables for the screen and, as Markdown, for a file; machine and versions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def describe_machine(cores: int | None = None) -> str:
 
 
 def versions(*names: str) -> str:
-    """Python's and those of distributions that are installed."""
+    """Versions of Python and of installed distributions."""
     found = [f"Python {platform.python_version()}"]
     for name in names:
         try:
@@ -51,7 +51,7 @@ def load() -> str:
 
 
 def command() -> str:
-    """What was called, as it can be called again."""
+    """The command line of this run, as it can be repeated."""
     script = Path(sys.argv[0]).resolve()
     inside = script.is_relative_to(FOLDER)
     name = script.relative_to(FOLDER) if inside else script.name
@@ -79,12 +79,12 @@ def options(purpose: str | None, *, quick: bool = True, **sizes: Any) -> argpars
 
 @dataclass
 class Report:
-    """One table, and below it what a reader needs to judge it.
+    """One table, with the notes that a reader needs to judge it.
 
     Attributes:
         title: of the table.
-        columns: their names; the first is set to the left, the others to the right.
-        rows: cells as text, a row for each line of the table.
+        columns: their names; the first is left-aligned, the others right-aligned.
+        rows: cells as text, one list per row of the table.
         notes: sentences below the table.
     """
 
@@ -111,12 +111,12 @@ class Report:
 
 
 def publish(reports: Sequence[Report], output: Path | None, facts: Sequence[str]) -> None:
-    """Print the tables and write them to ``output``, if one is given, under the command and what it ran on.
+    """Print the tables and write them to ``output``, if given, below the command and its environment.
 
     Args:
         reports: the tables.
         output: a Markdown file, replaced as a whole.
-        facts: machine, versions, rounds: a line each.
+        facts: machine, versions, rounds: one line each.
     """
     print(f"\n$ {command()}")
     for fact in facts:

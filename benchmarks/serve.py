@@ -1,10 +1,10 @@
-"""What the way to the model costs: the signature called in this process, the local server over gRPC and over REST.
+"""The cost of transport: the signature called in this process, the local server over gRPC and over REST.
 
     .venv/bin/python benchmarks/serve.py                       # makes logs, trains a Criteo-shaped AFM, exports it
     .venv/bin/python benchmarks/serve.py --export-dir served/afm/1 --schema data/schema.yaml --log logs.tsv.gz
 
-The three ways take turns, request by request, so that whatever else the machine does falls on all of them. A time is
-everything that a caller waits for: from arrays of NumPy to arrays of NumPy.
+The three ways take turns, request by request, so that other load on the machine affects all of them alike. A time is
+the whole wait of a caller: from NumPy arrays to NumPy arrays.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Call = Callable[[str, Arrays], Any]
 
 
 def make_model(folder: Path) -> tuple[Path, Path, Path]:
-    """Export folder, schema and log of a Criteo-shaped model (39 fields, k = t = 16), by the commands."""
+    """Export folder, schema and log of a Criteo-shaped model (39 fields, k = t = 16), made by the commands."""
     log, data, run, base = (folder / name for name in ("logs.tsv", "data", "run", "served"))
     schema, config = ROOT / "examples/criteo/schema.yaml", ROOT / "examples/criteo/train.yaml"
     for command in (
@@ -99,7 +99,7 @@ def in_process(folder: Path) -> Call:
 
 
 def over_rest(port: int) -> Call:
-    """HTTP on one connection, column form; the time of making and reading JSON is part of it."""
+    """HTTP on one connection, column form; the time includes writing and parsing JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
 
     def cell(value: Any) -> Any:
@@ -127,7 +127,7 @@ def over_rest(port: int) -> Call:
 
 
 def measure(ways: dict[str, Call], signature: str, inputs: Arrays, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each way, taking turns; the first calls are not counted, and the answers must be the same."""
+    """Milliseconds of each way, taking turns; the first calls are not counted, and the answers must be equal."""
     answers = {name: call(signature, inputs) for name, call in ways.items() for _ in range(3)}
     for name in WAYS[1:]:
         np.testing.assert_allclose(answers[name]["logit"], answers[WAYS[0]]["logit"], atol=1e-4)
@@ -143,7 +143,7 @@ def measure(ways: dict[str, Call], signature: str, inputs: Arrays, rounds: int) 
 
 
 def import_times(rounds: int = 7) -> dict[str, float]:
-    """Seconds to import, each in a fresh interpreter, less those of an interpreter that imports nothing."""
+    """Seconds to import, each in a new interpreter, minus those of an interpreter that imports nothing."""
     codes = {
         "nothing": "pass",
         "serving.client": "import serving.client",
@@ -160,7 +160,7 @@ def import_times(rounds: int = 7) -> dict[str, float]:
 
 
 def machine() -> str:
-    """Kind of processor, number of cores, and how busy it was."""
+    """Kind of processor, number of cores, and load average."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
@@ -193,7 +193,7 @@ def main() -> None:
 
 
 class Server:
-    """``afm-ctr serve`` on free ports, in a process of its own as a server is, or in this one."""
+    """``afm-ctr serve`` on free ports, in a separate process as a real server, or in this one."""
 
     def __init__(self, export: Path, threads: bool):
         self._base = tempfile.TemporaryDirectory()
@@ -208,7 +208,7 @@ class Server:
         if self._threads:
             self._local.start()
         else:
-            self._local.stop()  # it only held the ports
+            self._local.stop()  # it only reserved the ports
             command = [sys.executable, "-m", "serving.server", "--model_name=afm",
                        f"--model_base_path={self._base.name}", f"--port={self.grpc_port}",
                        f"--rest_api_port={self.rest_port}"]  # fmt: skip
@@ -225,7 +225,7 @@ class Server:
 
 
 def run(chosen: argparse.Namespace, export: Path, rows: dict[str, Arrays], server: Server) -> None:
-    """All figures, on stdout."""
+    """Print all figures to stdout."""
     figures: list[dict[str, Any]] = []
     with Client(f"127.0.0.1:{server.grpc_port}", "afm", timeout=120) as client:
         client.wait_ready(120)

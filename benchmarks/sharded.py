@@ -1,12 +1,12 @@
-"""Peak memory of a rank against the number of ranks, of a table that is spread over them; and what a step takes.
+"""Peak memory of a rank by the number of ranks, for a sharded table; and the time of a step.
 
     .venv/bin/python benchmarks/sharded.py                                   # 20 million ids on 1, 2 and 4 ranks
     .venv/bin/python benchmarks/sharded.py --ids 200000000 --ranks 4 --optimizer rowwise_adagrad --progress
 
-Each number of ranks is a job of its own under ``horovodrun`` on this machine: FM with k factors and a linear weight,
-zipf-distributed ids. Peak is the largest resident memory of a rank, with the program's own (the first row has a table
+Each number of ranks is a separate job under ``horovodrun`` on this machine: FM with k factors and a linear weight,
+Zipf-distributed ids. Peak is the largest resident memory of a rank, with the program's own (the first row has a table
 of a thousand ids); "of the table" is the rows and slots that it stores. All ranks share this machine's cores.
-A table that does not fit into the memory that is free is refused; ranks that leave less than 0.5 GB are stopped.
+A table that does not fit into free memory is refused; ranks that leave less than 0.5 GB are stopped.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from typing import Any
 
 from report import Report, describe_machine, load, options, publish, versions
 
-PROGRAM, LEAST = 600 << 20, 512 << 20  # bytes of a rank without a table, and what stays free
+PROGRAM, LEAST = 600 << 20, 512 << 20  # bytes of a rank without a table, and bytes that must stay free
 
 
 def memory(file: str, key: str) -> int:
-    """Bytes that a file of /proc says."""
+    """The bytes of an entry in a file of /proc."""
     lines = Path(file).read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
 
 
 def refusal(task: dict[str, Any], optimizer: Any) -> str:
-    """Why the table is not made: it and its slots do not fit into the memory that is free; "" if they do."""
+    """Why the table is refused: it and its slots do not fit into free memory; "" if they do."""
     widths = (1, task["k"])
     numbers = sum(widths) + sum(optimizer.slot_width(slot, width) for slot in optimizer.slots for width in widths)
     needed, free = 1.06 * 4 * numbers * task["ids"] + LEAST, memory("/proc/meminfo", "MemAvailable")
@@ -45,7 +45,7 @@ def refusal(task: dict[str, Any], optimizer: Any) -> str:
 
 
 def take_steps(task: dict[str, Any], folder: Path) -> None:
-    """One rank: make the table, take steps, and leave what was found."""
+    """One rank: create the table, take steps, and write the results."""
     import numpy as np
     import tensorflow as tf
     from step_pieces import all_pairs, zipf_batches
@@ -90,7 +90,7 @@ def take_steps(task: dict[str, Any], folder: Path) -> None:
 
 
 def measure(task: dict[str, Any], ranks: int, progress: bool) -> list[dict[str, Any]]:
-    """What each rank found."""
+    """The results of each rank."""
     with tempfile.TemporaryDirectory(prefix="afm-sharded-") as name:
         folder = Path(name)
         launcher = Path(sys.executable).with_name("horovodrun")
@@ -118,7 +118,7 @@ def measure(task: dict[str, Any], ranks: int, progress: bool) -> list[dict[str, 
 
 
 def watch(job: subprocess.Popen[bytes], folder: Path, progress: bool) -> None:
-    """Wait for a job to end, and say every ten seconds how far it is; leave it if memory runs out."""
+    """Wait for a job to end, printing its progress every ten seconds; stop it if memory runs out."""
     begun = said = time.monotonic()
     while job.poll() is None:
         time.sleep(0.1)

@@ -1,11 +1,11 @@
-"""Whole training steps by slots and batch size: ours, DeepCTR's and FuxiCTR's; rows a second and peak memory.
+"""Whole training steps by slots and batch size: ours, DeepCTR's and FuxiCTR's; rows per second and peak memory.
 
     .venv/bin/python benchmarks/step_matrix.py --plot docs/figures/step.png         # about eight minutes
     .venv/bin/python benchmarks/step_matrix.py --slots 10 39 --batch 512 --only fuxictr
 
-Every size is a comparison as ``train_step.py`` makes it, in processes of its own, so each has a peak of its own. The
-peers hold tensors of all pairs; where these alone need more than ``--most`` GB, they are not started, and the table
-says by arithmetic what they would need.
+Every size is a comparison as in ``train_step.py``, in separate processes, so that each has its own peak. The peers
+hold tensors of all pairs; if these need more than ``--most`` GB, the peers are not started, and the table gives the
+memory that they would need, by arithmetic.
 """
 
 from __future__ import annotations

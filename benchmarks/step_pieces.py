@@ -1,4 +1,4 @@
-"""A training step of AFM taken apart: gradients, exchange between the ranks, optimizer; whole, or each by itself."""
+"""A training step of AFM in parts: gradients, exchange between the ranks, optimizer; whole, or each separately."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def as_batch(ids: np.ndarray, labels: np.ndarray) -> Batch:
 
 
 def zipf_ids(rng: np.random.Generator, slots: int, ids: int, batch: int, exponent: float = 1.2) -> np.ndarray:
-    """Zipf-distributed ids, from 1; every slot has a table of its own of the same size."""
+    """Zipf-distributed ids, from 1; every slot has its own table of the same size."""
     local = rng.zipf(exponent, size=(batch, slots)) % (ids // slots)
     return local + 1 + np.arange(slots) * (ids // slots)
 
@@ -58,26 +58,26 @@ def distinct_rows(batch: Batch) -> int:
 
 
 class Pieces:
-    """One way to make a step: ``gradients``, ``exchange`` and ``update`` one after the other are a whole one.
+    """One way to take a step: ``gradients``, ``exchange`` and ``update`` in this order are a whole one.
 
     Args:
-        model: whose variables move.
-        optimizer: built on them; no wrapped one, since the exchange is a piece of its own here.
+        model: its variables are trained.
+        optimizer: built on them; not wrapped, since the exchange is a separate part here.
         world: the ranks.
-        form: "gather" and "reduce" are the two forms of this package. "raw" is what a model that gathers its rows
-            from the table and hands the gradient to ``hvd.allreduce`` does: every row of the batch travels as often
-            as it occurs, and is merged where it arrives. "sharded" is of a model whose table is: its rows and their
-            gradients travel as gradients are made.
+        form: "gather" and "reduce" are those of this package. "raw" is what a model does that gathers its rows
+            from the table and passes the gradient to ``hvd.allreduce``: every row of the batch travels as often as it
+            occurs, and is merged where it arrives. "sharded" is for a model with a sharded table: its rows and their
+            gradients travel while gradients are computed.
     """
 
     def __init__(self, model: CTRModel, optimizer: Any, world: World, form: str) -> None:
         self._model, self._optimizer, self._world, self._form = model, optimizer, world, form
-        self._name = f"raw_{next(_numbers)}"  # alike on every rank, since all make the same ones in the same order
+        self._name = f"raw_{next(_numbers)}"  # the same on every rank, as all create the same ones in the same order
         form = "gather" if form == "sharded" else form
         self._sum = self._raw_sum if form == "raw" else GradientExchange(world, form=form)
 
     def gradients(self, batch: Batch) -> Sums:
-        """Of the sum of losses by every variable, and the number of rows."""
+        """The gradients of the sum of losses by every variable, and the number of rows."""
         model = self._model
         variables = model.trainable_variables
         with tf.GradientTape() as tape:
@@ -100,7 +100,7 @@ class Pieces:
         self._optimizer.apply([scaled(g, 1.0 / total) for g in sums], self._model.trainable_variables)
 
     def whole(self, batch: Batch) -> tf.Tensor:
-        """A step; something to wait for."""
+        """Take a step; returns a tensor to wait for."""
         sums, total = self.exchange(*self.gradients(batch))
         self.update(sums, total)
         return total
@@ -126,7 +126,7 @@ def built_optimizer(model: CTRModel, name: str = "adam") -> Any:
 
 
 class _Shape:
-    """Gradients as plain tensors and back: a graph's arguments and results forget that slices are merged."""
+    """Gradients as plain tensors and back: a graph's arguments and results do not keep that slices are merged."""
 
     def __init__(self) -> None:
         self._kinds: list[tuple[type, int]] = []  # of each gradient, and which earlier one it shares indices with
@@ -157,7 +157,7 @@ class _Shape:
 
 
 def one_by_one(pieces: Pieces, model: CTRModel, batches: list[Batch]) -> dict[str, Callable[[], Any]]:
-    """Calls of "gradients", "exchange" and "optimizer", each on what the piece before it made of the batches."""
+    """Calls of "gradients", "exchange" and "optimizer", each on the results of the part before it."""
     local, summed, variables = _Shape(), _Shape(), model.trainable_variables
 
     @tf.function(reduce_retracing=True, autograph=False)
@@ -187,7 +187,7 @@ def one_by_one(pieces: Pieces, model: CTRModel, batches: list[Batch]) -> dict[st
 
 
 def sharded_exchange(model: CTRModel, batches: list[Batch]) -> Callable[[], Any]:
-    """Calls of all that a sharded table takes: the batch's ids to their owners, rows back, gradient rows there."""
+    """Calls of a sharded table's whole exchange: the batch's ids to their owners, rows back, gradient rows there."""
     columns = list(model.table.columns.values())
 
     @tf.function(reduce_retracing=True, autograph=False)
@@ -222,13 +222,13 @@ def whole_steps(pieces: Pieces, batches: list[Batch]) -> Callable[[], Any]:
 
 
 def _over(function: Callable[..., Any], arguments: list[Any]) -> Callable[[], Any]:
-    """Calls on the next arguments each time, that return when the work is done."""
+    """Calls on the next arguments each time, which return when the work is done."""
     ready = itertools.cycle(arguments)
     return lambda: tf.nest.flatten(function(*next(ready)))[0].numpy()
 
 
 def seconds(steps: Mapping[str, Callable[[], Any]], rounds: int, repeats: int = 1) -> dict[str, list[float]]:
-    """Seconds a call of each, in every round; they take turns, and the first round does not count."""
+    """Seconds per call of each, in every round; they take turns, and the first round does not count."""
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 1):
         for name, step in steps.items():

@@ -1,10 +1,10 @@
-"""Does a step cost more when the table is larger? Whole steps on tables of several sizes, touching as many rows.
+"""Does a step cost more with a larger table? Whole steps on tables of several sizes, touching equally many rows.
 
     .venv/bin/python benchmarks/table_size.py                       # 100k, 1M and 10M rows, every optimizer
     .venv/bin/python benchmarks/table_size.py --optimizers adam --rounds 15
 
-All sizes get the same batches but for the ids: those of the smallest table are spread over the larger ones, each on
-a row of its own, so that a batch touches exactly as many rows everywhere (asserted), only further apart. The sizes
+All sizes get the same batches except for the ids: those of the smallest table are spread over the larger ones, each
+on its own row, so that a batch touches the same number of rows everywhere (asserted), only further apart. The sizes
 take turns within every round, and a ratio is of two turns of the same round. One process, all its cores.
 """
 
@@ -26,7 +26,7 @@ AIM = 1.3
 
 
 def spread_batches(sizes: list[int], slots: int, batch: int) -> dict[int, list[Batch]]:
-    """By size of table: the batches of the smallest, each id moved to a row of its own among the larger's."""
+    """By size of table: the batches of the smallest, each id moved to its own row of the larger table."""
     rng = np.random.default_rng(0)
     small = min(sizes)
     ids = [zipf_ids(rng, slots, small, batch) for _ in range(BATCHES)]

@@ -1,4 +1,4 @@
-"""Whole training steps of AFM: ours against DeepCTR's (TensorFlow) and FuxiCTR's (PyTorch on the CPU), rows a second.
+"""Whole training steps of AFM: ours against DeepCTR (TensorFlow) and FuxiCTR (PyTorch on the CPU), rows per second.
 
     .venv/bin/python benchmarks/train_step.py                    # a few minutes, and once the peers' environments
     .venv/bin/python benchmarks/train_step.py --batch 512 --rounds 9
@@ -7,27 +7,27 @@
     .venv/bin/python benchmarks/train_step.py --gpu                  # on an NVIDIA GPU, with PyTorch's plain form
 
 All get the same synthetic batches (Zipf-distributed ids, every slot with a table of the same size), batch size, k,
-t, log loss, Adam at the same rate, no dropout, no L2, float32, the same cores. Each trains in a process of its own
-and only one works at a time: ours, a peer, ours, the next peer and so on, in every round. A peer is compared with the
-turn of ours just before it; medians over the rounds are printed. The last two columns are of CPU time a step, of all
+t, log loss, Adam at the same rate, no dropout, no L2, float32, the same cores. Each trains in a separate process and
+only one works at a time: ours, a peer, ours, the next peer and so on, in every round. A peer is compared with the
+turn of ours just before it; medians over the rounds are printed. The last two columns are CPU time per step, of all
 threads. Measure on an idle machine: when others use its cores, PyTorch's threads wait for each other, spinning, and
-FuxiCTR's steps take several times as long, by the clock and in CPU time, so that the ratio says too much for ours.
+FuxiCTR's steps take several times as long, by the clock and in CPU time, so that the ratio flatters ours.
 
-Timed are whole steps on batches that are in memory: lookup, forward, backward, optimizer, and the reading of the
-loss, each in the way in which the library's own training loop makes a step. Reading files is not. The optimizers
-differ in one thing: our Adam is lazy, it moves the rows of the batch alone; those of the peers, which offer no other,
-pass over their whole tables in every step. So the ratio depends on the number of ids: ``--ids``.
+Timed are whole steps on batches in memory: lookup, forward, backward, optimizer, and reading the loss, each as in the
+library's own training loop, without reading files. The optimizers differ in one thing: our Adam is lazy and updates
+only the rows of the batch; those of the peers, which have no lazy one, pass over their whole tables in every step. So
+the ratio depends on the number of ids: ``--ids``.
 
 ``--instructions avx2`` limits our kernels, oneDNN, PyTorch and MKL to AVX2. TensorFlow's other kernels do not
 choose at run time.
 
-``--gpu`` puts all of them on the first GPU, and adds AFM as one would write it in PyTorch, as it is and under
-``torch.compile``; DeepCTR is left out, since its TensorFlow is another one. Without it no GPU is used. Batches are on
-the GPU beforehand, but FuxiCTR's: its step copies them, a field at a time.
+``--gpu`` puts all of them on the first GPU, and adds a straightforward AFM in PyTorch, eager and under
+``torch.compile``; DeepCTR is left out, since it needs another TensorFlow. Without it no GPU is used. Batches are on
+the GPU beforehand, except FuxiCTR's: its step copies them, one field at a time.
 
-The peers live in environments of their own below ``$AFM_CTR_CACHE``, else ``$XDG_CACHE_HOME/afm-ctr``, else
-``~/.cache/afm-ctr``, made at the first run; one that cannot be installed is left out, and said so. ``--installed``
-takes them from this Python instead.
+The peers have separate environments below ``$AFM_CTR_CACHE``, else ``$XDG_CACHE_HOME/afm-ctr``, else
+``~/.cache/afm-ctr``, created on the first run; one that cannot be installed is reported and left out. ``--installed``
+uses the peers of this Python instead.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ REMARK = (
 )
 
 
-# What keeps each library to an instruction set: our kernels, oneDNN, PyTorch's own kernels, MKL.
+# Settings that limit each library to an instruction set: our kernels, oneDNN, PyTorch's own kernels, MKL.
 LIMITS = {
     "avx2": {
         "AFM_CTR_INSTRUCTIONS": "avx2",
@@ -86,7 +86,7 @@ LIMITS = {
 
 
 class Worker:
-    """A contender's process: it waits while others work."""
+    """A contender's process, which waits while others work."""
 
     def __init__(self, contender: Contender, cores: list[int], log: Path, limits: dict[str, str]) -> None:
         place = contender.environment
@@ -98,7 +98,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=log.open("w"),
             text=True,
-            # Not PYTHONPATH: what is ours must not be found before what is the peer's.
+            # Without PYTHONPATH, so that our modules do not hide the peer's.
             env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
             | {"AFM_CTR_POOLING": contender.pooling}
             | limits,
@@ -111,7 +111,7 @@ class Worker:
             self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # its answer, which there is not, says more
+            pass  # the missing answer is reported instead
 
     def answer(self) -> dict[str, Any]:
         assert self.process.stdout
@@ -142,7 +142,7 @@ def write_batches(file: Path, arguments: argparse.Namespace) -> None:
 def start(
     contenders: list[Contender], task: dict[str, Any], cores: list[int], folder: Path, limits: dict[str, str]
 ) -> dict[str, Any]:
-    """The workers, built and warm, by their titles, and their versions; without the peers that cannot be had."""
+    """The workers, built and warmed up, by title, and their versions; without the peers that cannot be installed."""
     workers: dict[str, Worker] = {}
     used: dict[str, str] = {}
 
@@ -154,7 +154,7 @@ def start(
     for contender in contenders:
         try:
             workers[contender.title] = Worker(contender, cores, folder / f"{len(workers)}.log", limits)
-            workers[contender.title].tell(task)  # they build side by side
+            workers[contender.title].tell(task)  # they build in parallel
         except RuntimeError as error:
             leave_out(contender, error)
     for contender in contenders:
@@ -168,7 +168,7 @@ def start(
 
 
 def measure(workers: dict[str, Worker], batch: int, rounds: int, seconds: float) -> dict[str, list[dict[str, Any]]]:
-    """The turns of every contender; one of the others also holds "ours", the rows/s of ours in the turn before."""
+    """The turns of every contender; those of the others also hold "ours", the rows/s of ours in the turn before."""
     taken: dict[str, list[dict[str, Any]]] = {title: [] for title in workers}
 
     def turn(title: str) -> dict[str, Any]:
@@ -233,7 +233,7 @@ LAYER = {"k": 16, "t": 16, "cores": 2}
 
 
 def add_task(parser: argparse.ArgumentParser) -> None:
-    """The options of what is trained and how it is measured, but for its slots and batch."""
+    """The options of the task and its measurement, except slots and batch."""
     parser.add_argument("--ids", type=int, default=1_000_000, help="of all slots together")
     parser.add_argument("--instructions", choices=list(LIMITS), help="limit ours and the peers to this set")
     parser.add_argument("--only", nargs="+", choices=sorted({c.worker for c in OTHERS + PYTORCH}), metavar="PEER")

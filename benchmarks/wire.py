@@ -1,4 +1,4 @@
-"""What goes over the links of a :class:`namespaces.Lab`: bytes that an interface counts, and the speed attained."""
+"""Traffic on the links of a :class:`namespaces.Lab`: bytes counted by an interface, and the attained speed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from namespaces import Lab, LabError
 
-# One end of a TCP connection; the one that sends waits for a byte that says that everything has come.
+# One end of a TCP connection; the sender waits for a byte that confirms that everything has arrived.
 END = """
 import socket, sys, time
 kind, address, size = sys.argv[1], sys.argv[2], int(sys.argv[3]) << 20
@@ -29,7 +29,7 @@ else:
 
 
 def received_and_sent(device: str = "eth0") -> tuple[int, int]:
-    """Bytes that an interface of this process's namespace has counted.
+    """Bytes counted by an interface in this process's namespace.
 
     Raises:
         LabError: there is no such interface.

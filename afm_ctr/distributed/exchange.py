@@ -173,7 +173,7 @@ class GradientExchange:
     def finish(self, mark: float) -> float:
         """Take part in an exchange with only a mark, and return the sum of all ranks' marks.
 
-        If all ranks call it, it is a separate exchange; together with a step of others, whose mark is 0, it fails.
+        If all ranks call it, it is a separate exchange; if others take a step, whose mark is 0, that step fails.
         """
         trace = self._trace
         assert trace is not None
