@@ -3,14 +3,14 @@
 # make soak   the long tests
 # make help   all targets
 
-# The newest supported one that is found; another: make PYTHON=python3.11
+# The newest supported Python on the PATH; to choose another: make PYTHON=python3.11
 PYTHON ?=
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 EXTRAS := train,beam,serving,horovod,dev
 
-# Else every process compiles the tests and our modules again.
+# Otherwise every process compiles the tests and our modules again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help

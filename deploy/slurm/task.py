@@ -3,12 +3,12 @@
     srun python deploy/slurm/task.py afm-ctr train --data /shared/data --model-dir /shared/run --config train.yaml
 
 Each task translates Slurm's variables into Horovod's and becomes the command. Task 0 also serves Horovod's rendezvous
-(the addresses of the ranks, Gloo) until its command ends. Where that is comes from two variables, alike on all tasks:
+(the addresses of the ranks, Gloo) until its command ends. Its place comes from two variables, equal on all tasks:
 
 - ``HOROVOD_GLOO_RENDEZVOUS_ADDR``: by default the first host of ``SLURM_STEP_NODELIST``, by ``scontrol``.
 - ``HOROVOD_GLOO_RENDEZVOUS_PORT``: by default 20000 + the job's id modulo 10000.
 
-``HOROVOD_GLOO_IFACE`` names the network interface of the ranks' own connections; without it Gloo takes the one of the
+``HOROVOD_GLOO_IFACE`` names the network interface of the ranks' own connections; without it Gloo uses that of the
 host's name. The number of ranks does not change during a job: for that, see ``horovodrun --host-discovery-script``.
 """
 
@@ -41,10 +41,10 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def horovod_environment(slurm: Mapping[str, str], address: str, port: int) -> dict[str, str]:
-    """What Horovod reads at its start, for this task.
+    """Horovod's environment variables for this task.
 
     Args:
-        slurm: the environment that srun made.
+        slurm: the environment from srun.
         address: host of the rendezvous.
         port: its port.
     """
