@@ -1,4 +1,4 @@
-"""A first schema out of a look at raw logs. No TensorFlow."""
+"""Infers a first schema from a sample of raw logs. Does not need TensorFlow, except to try penalties."""
 
 from __future__ import annotations
 

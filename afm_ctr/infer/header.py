@@ -1,4 +1,4 @@
-"""Whether the first line of delimited files names their columns, and which of those can be read by name."""
+"""Detects header lines of delimited files, and the columns that can be read by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from afm_ctr.infer.texts import DECIMAL_COMMA, LABEL_NAMES, NUMBER, has_digit, i
 
 _DATED = re.compile(rb"\d{4}[-/]\d\d[-/]\d\d.*|\d\d[-/.]\d\d[-/.]\d{4}.*")
 _NAME = re.compile(rb"[^\W\d][\w .\-/()%#]*")
-_MOST = 0.9  # of a column's cells must be numbers for it to be one of numbers
+_MOST = 0.9  # minimum share of numbers in a numeric column
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,15 @@ class FirstLines:
 
     path: str
     first: list[bytes]  # of its first line
-    rows: list[list[bytes]]  # of the lines below that have the usual width
-    width: int  # cells of most of its lines
+    rows: list[list[bytes]]  # of the lines after it that have the most frequent width
+    width: int  # the most frequent number of cells per line
 
 
 def find_header(files: Sequence[FirstLines]) -> tuple[bool, str]:
     """Whether the files have a header line, and why.
 
     Raises:
-        UserError: some have one and others do not, or it stands where prepare does not look for it.
+        UserError: only some files have one, or it is where prepare does not look for it.
     """
     verdicts = [_verdict(file) for file in files]
     with_header = next((file for file, (says, _) in zip(files, verdicts, strict=True) if says), None)
@@ -48,7 +48,7 @@ def find_header(files: Sequence[FirstLines]) -> tuple[bool, str]:
 
 
 def _verdict(file: FirstLines) -> tuple[bool | None, str]:
-    """What the kinds of a file's columns say; ``None``: nothing."""
+    """Whether a file has a header by the kinds of its columns, and why; ``None``: undecided."""
     if len(file.first) != file.width or not file.rows:
         return None, ""
     for is_kind, kind in ((_is_number, "numbers"), (has_digit, "cells with digits")):
@@ -71,7 +71,7 @@ def _is_number(cell: bytes) -> bool:
 
 
 def _names_label(file: FirstLines) -> bool:
-    """Whether a cell of the first line is a common name of a label, over a column of few values."""
+    """Whether a cell of the first line is a common name for a label, above a column of few values."""
     for place, cell in enumerate(file.first):
         if cell.strip().lower().decode("utf-8", "replace") in LABEL_NAMES:
             below = {row[place] for row in file.rows}
@@ -81,7 +81,7 @@ def _names_label(file: FirstLines) -> bool:
 
 
 def _of_words(files: Sequence[FirstLines]) -> tuple[bool, str]:
-    """The same where no column is of numbers."""
+    """Whether the files have a header, and why, if no column is numeric."""
     first = files[0].first
     if len(first) != files[0].width:
         return False, f"the first line is no header: {len(first)} cells, and {files[0].width} in most lines"
@@ -106,7 +106,7 @@ def _of_files(why: str, files: Sequence[FirstLines]) -> str:
 
 
 def _refuse_odd(file: FirstLines, header: bool) -> None:
-    """Headers that prepare does not read as such."""
+    """Refuse headers that prepare would not recognise."""
     if len(file.first) == file.width or not file.rows:
         return
     second = FirstLines(file.path, file.rows[0], file.rows[1:], file.width)
@@ -131,7 +131,7 @@ def _refuse_odd(file: FirstLines, header: bool) -> None:
 
 
 def readable_names(files: Sequence[FirstLines]) -> tuple[list[str], dict[str, str]]:
-    """The columns that every file names once, in the first file's order; of the others, why they are left out."""
+    """The columns that every file names once, in the first file's order; and why the others are left out."""
     found: dict[str, None] = {}
     left_out: dict[str, str] = {}
     for file in files:

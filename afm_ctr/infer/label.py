@@ -1,4 +1,4 @@
-"""Which column is the label, and which of its texts mean that something happened."""
+"""Finds the label's column, and the texts that mean a positive label."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class LabelGuess:
 
     profile: Profile
     schema: dict[str, Any]  # the ``label`` of a schema
-    why: tuple[str, ...]  # lines for its comment
-    positive: np.ndarray | None  # bool of every sampled row; ``None``: the label is a number
+    why: tuple[str, ...]  # lines of its comment
+    positive: np.ndarray | None  # bool, one per sampled row; ``None``: the label is a number
 
 
 def find_label(profiles: Sequence[Profile], asked: str | None, headless: bool, path: str) -> LabelGuess:
-    """The label among the columns.
+    """Find the label among the columns.
 
     Args:
-        asked: its name, as a schema or the log calls it; ``None``: guess.
-        headless: whether the columns have no names of their own.
+        asked: its name in the schema or in the log; ``None``: guess.
+        headless: whether the log has no column names.
 
     Raises:
-        UserError: there is no such column, it cannot be guessed, or can be no label.
+        UserError: there is no such column, it cannot be guessed, or it cannot be a label.
     """
     if asked is not None:
         found = next((p for p in profiles if asked in (p.name, p.header)), None)
@@ -72,7 +72,7 @@ def _columns(profiles: Sequence[Profile]) -> str:
 
 
 def _yes_and_no(profile: Profile) -> tuple[bytes, bytes] | None:
-    """The text that means yes and the one that means no, where nearly all rows hold one of the two."""
+    """The texts that mean yes and no, if nearly all rows hold one of them."""
     yes = [text for text in profile.counts if text.strip().lower() in _POSITIVE]
     no = [text for text in profile.counts if text.strip().lower() in _NEGATIVE]
     if len(yes) == len(no) == 1 and profile.counts[yes[0]] + profile.counts[no[0]] >= _NEARLY * profile.present:
@@ -123,7 +123,7 @@ def _read(profile: Profile, why: str, path: str) -> LabelGuess:
 
 
 def _lost(why: str, count: int, rows: int) -> str:
-    """What becomes of rows without a label."""
+    """The comment about rows without a label."""
     line = f"{count / rows:.2%} of the rows {why}: they will be rejected"
     if count <= 0.01 * rows:
         return f"{line}."

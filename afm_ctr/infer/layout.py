@@ -1,4 +1,4 @@
-"""How a text log is written: JSON Lines, libfm text, or delimited, and by what; with a header line or without."""
+"""Detects the format of a text log: JSON Lines, libfm, or delimited with which delimiter, and the header line."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from afm_ctr.rawlog.tokenizers import not_libfm
 
 _LIBFM = re.compile(rb"\s*([-+.\deE]+\s+)?\d+:[-+.\deE]+(\s+\d+:[-+.\deE]+)*\s*(#.*)?")
 _PAIR = re.compile(rb"[^\s:]+(:[^\s:]+){1,2}")
-# A blank last: texts hold it too.
+# A blank comes last: texts contain it, too.
 _DELIMITERS = ("\t", ",", ";", "|", "\x01", " ")
 _NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", "\x01": "byte 1", " ": "blank"}
-_ENOUGH = 0.9  # of the lines must be of a form
+_ENOUGH = 0.9  # minimum share of the lines in a format
 _LOOKED_AT = 2000
 _OF_OTHERS = 200
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What was found."""
+    """A detected format."""
 
     format: dict[str, Any]  # the ``format`` of a schema, without its columns
-    names: tuple[str, ...]  # what the log calls its columns, in order; without a header line ``c1``, ``c2``, …
-    why: tuple[str, ...] = field(default=())  # the figures behind it, one line each
+    names: tuple[str, ...]  # the columns' names in the log, in order; without a header line ``c1``, ``c2``, …
+    why: tuple[str, ...] = field(default=())  # the evidence, one line each
     left_out: dict[str, str] = field(default_factory=dict)  # columns that cannot be read, and why
 
 
 def layout_of(samples: Sequence[FileSample]) -> Layout:
-    """Find out. Raises UserError: it is none of these."""
+    """Detect the format of a log. Raises UserError: none of the formats fits."""
     head = samples[0]
     lines = [line for line in [head.first, *head.lines[:_LOOKED_AT]] if line]
     if not lines:
@@ -57,7 +57,7 @@ def layout_of(samples: Sequence[FileSample]) -> Layout:
 
 
 def _other_text(head: FileSample, lines: Sequence[bytes]) -> str | None:
-    """What a file is that is close to a log, and the command that makes it one; ``None``: nothing of the kind."""
+    """Recognise files similar to a log, and name a command that converts them; ``None`` for other files."""
     if sum(line.endswith(b"\r") for line in lines) >= _ENOUGH * len(lines):
         return f"{CARRIAGE_RETURNS}: tr -d '\\r' < FILE"
     if any(b"\r" in line.strip(b"\r") for line in lines[:1]):
@@ -87,7 +87,7 @@ def _json(samples: Sequence[FileSample], why: str) -> Layout:
 
 @dataclass(frozen=True)
 class _Cut:
-    """How lines are cut into cells, and how well it does: the share of the lines that have the usual width."""
+    """A way to split lines into cells, with the most frequent width and the share of lines that have it."""
 
     delimiter: str
     quote: bool
@@ -96,7 +96,7 @@ class _Cut:
     share: float
 
     def cells(self, line: bytes) -> list[bytes]:
-        """The cells of a line; none where its quotes are broken."""
+        """The cells of a line; empty if its quotes are broken."""
         try:
             return split_cells(line, self.delimiter, self.quote, self.trim)
         except BadQuoting:
@@ -120,7 +120,7 @@ def _delimited(samples: Sequence[FileSample], lines: Sequence[bytes]) -> Layout:
     if any(_has_decimal_comma(cut, lines) for cut in cuts if cut.delimiter != ","):
         cuts = [cut for cut in cuts if cut.delimiter != ","]
     fitting = [cut for cut in cuts if len(cut.cells(lines[0])) == cut.width]
-    cuts = fitting or cuts  # a header has no marks within its cells
+    cuts = fitting or cuts  # names in a header rarely contain delimiters
     best: _Cut | None = None
     for cut in cuts:
         much_better = best is None or cut.share > best.share + 0.05
@@ -163,7 +163,7 @@ def _delimited(samples: Sequence[FileSample], lines: Sequence[bytes]) -> Layout:
 
 
 def _not_cells(cut: _Cut, lines: Sequence[bytes]) -> str | None:
-    """Why lines that can be cut are no delimited text, or not read as such by prepare."""
+    """Why lines that can be split are not delimited text, or cannot be read by prepare; ``None``: they can."""
     rows = [cells for line in lines[:_OF_OTHERS] if len(cells := cut.cells(line)) > 2]
     pairs = [sum(_PAIR.fullmatch(cell) is not None for cell in cells[1:]) == len(cells) - 1 for cells in rows]
     if cut.delimiter in " \t" and rows and sum(pairs) >= _ENOUGH * len(rows):
@@ -185,7 +185,7 @@ def _check_utf8(files: Sequence[FirstLines]) -> None:
 
 
 def _has_decimal_comma(cut: _Cut, lines: Sequence[bytes]) -> bool:
-    """Whether a column is of numbers such as 0,10."""
+    """Whether a column has numbers such as 0,10."""
     rows = [cells for line in lines[1:_OF_OTHERS] if len(cells := cut.cells(line)) == cut.width]
     return any(
         column and sum(DECIMAL_COMMA.fullmatch(cell) is not None for cell in column) >= _ENOUGH * len(column)

@@ -1,4 +1,4 @@
-"""libfm text: which ids belong to which field."""
+"""Assigns the ids of libfm text to fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from afm_ctr.errors import UserError
 
 _ENTRY = re.compile(rb"(\d+):")
-_LARGEST = 1 << 31  # ids of a table
+_LARGEST = 1 << 31  # maximum number of ids of a table
 
 
 def _short(digits: bytes) -> str:
@@ -20,13 +20,13 @@ def _short(digits: bytes) -> str:
 
 
 def libfm_fields(rows: Sequence[bytes], path: str) -> tuple[list[str], list[dict[str, Any]]]:
-    """Comment lines and the fields.
+    """Comment lines, and the fields.
 
-    Where every row has as many entries and each place's ids lie apart from the others', a place is a field. Else all
-    ids are one field of several values.
+    If every row has the same number of entries, and the ids of different positions do not overlap, each position is
+    a field. Otherwise all ids are one multi-valued field.
 
     Raises:
-        UserError: an id is larger than a table can be.
+        UserError: an id exceeds the size of a table.
     """
     texts = _ENTRY.findall(b" ".join(rows))
     largest = max(texts, key=lambda text: (len(text.lstrip(b"0")), text.lstrip(b"0")), default=b"0")

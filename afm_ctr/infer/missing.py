@@ -1,4 +1,4 @@
-"""Texts that databases and tools write where a value is missing."""
+"""Finds the texts that databases and tools write for missing values."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from afm_ctr.infer.texts import NOTHING, PERHAPS_NOTHING, has_digit, is_number
 from afm_ctr.infer.timestamps import time_format
 from afm_ctr.rawlog.tokenizers import is_utf8
 
-_MOSTLY = 0.995  # of a column's other cells must be numbers
-_LEAST = 0.005  # of a column's cells must be a text that is not well known, for it to mean "missing"
+_MOSTLY = 0.995  # minimum share of numbers among a column's other cells
+_LEAST = 0.005  # minimum share of a text that is not well known, for it to mean "missing"
 
 
 @dataclass(frozen=True)
 class Missing:
-    """What to declare as ``missing_values``."""
+    """The texts to declare as ``missing_values``."""
 
-    everywhere: tuple[str, ...] = ()  # texts that mean nothing else, whatever the column: for the whole schema
-    # of a column, further texts: they stand among numbers or times only, elsewhere they may be categories
+    everywhere: tuple[str, ...] = ()  # unambiguous texts, for the whole schema
+    # further texts by column: only in columns of numbers or times, since elsewhere they may be categories
     own: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    rows: dict[str, int] = field(default_factory=dict)  # of each column with any of them, how many cells they are
+    rows: dict[str, int] = field(default_factory=dict)  # number of cells with any of them, by column
 
     def removed(self, name: str, cells: Sequence[bytes]) -> Sequence[bytes]:
-        """A column's cells with b"" for those texts."""
+        """A column's cells with b"" in place of those texts."""
         texts = {text.encode() for text in (*self.everywhere, *self.own.get(name, ()))}
         if name not in self.rows:
             return cells
@@ -32,7 +32,7 @@ class Missing:
 
 
 def find_missing(columns: Mapping[str, Sequence[bytes]]) -> Missing:
-    """Look for such texts in the columns of a sample."""
+    """Find such texts in the columns of a sample."""
     everywhere: set[bytes] = set()
     own: dict[str, tuple[str, ...]] = {}
     rows: dict[str, int] = {}
@@ -54,7 +54,7 @@ def _decoded(texts: set[bytes]) -> tuple[str, ...]:
 
 
 def _own(counts: Counter[bytes], sure: frozenset[bytes] | set[bytes]) -> set[bytes]:
-    """Texts without a digit among numbers or times only, few enough to be named."""
+    """Texts without digits in a column of otherwise numbers or times, if there are at most a few."""
     rest = {cell: count for cell, count in counts.items() if cell not in sure and cell.strip()}
     words = {cell for cell in rest if not has_digit(cell) or cell in PERHAPS_NOTHING}
     known = {cell for cell in words if cell in PERHAPS_NOTHING}

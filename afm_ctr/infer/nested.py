@@ -1,4 +1,4 @@
-"""Objects within objects: which of the values that a log of objects or structs has are cells, and which are not."""
+"""Nested objects and structs: the values of a log that can be cells, and those that cannot."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from afm_ctr.rawlog.arrow_texts import is_list, nested_kind
 
 _SEPARATORS = ("|", ";", ",", "^", "\x1f")
-_RARE = 0.01  # of a column's values may be no cells: prepare rejects those rows
-_MOST_KEYS = 200  # of an object; one with more, each of them rare, has data for keys
+_RARE = 0.01  # maximum share of values that cannot be cells; prepare rejects those rows
+_MOST_KEYS = 200  # an object with more keys, each of them rare, has data for keys
 _RARE_KEY = 0.05
 
 
 def json_object(line: bytes) -> dict[str, Any] | None:
-    """The object that a line is; ``None``: it is none."""
+    """Parse a line as a JSON object; ``None`` if it is not one."""
     if not line.lstrip().startswith(b"{"):
         return None
     try:
@@ -29,11 +29,11 @@ def json_object(line: bytes) -> dict[str, Any] | None:
 def json_columns(rows: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, str], str]:
     """The columns of objects.
 
-    A value inside an object is a column ``outer.inner``. An object that is null in some rows is no column of its own.
+    A value inside an object is a column ``outer.inner``; an object that is null in some rows is not a column itself.
 
     Returns:
-        Names of the columns in the order of their first row; those that are left out, and why; and what can stand
-        between the elements of lists, since no element holds it.
+        Names of the columns in order of appearance; reasons by column for those left out; and a list separator that
+        no element contains.
     """
     kinds: dict[str, Counter[str]] = {}
     keys: dict[str, set[str]] = {}
@@ -65,7 +65,7 @@ def json_columns(rows: Sequence[dict[str, Any]]) -> tuple[list[str], dict[str, s
 
 
 def _values(row: dict[str, Any], before: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(path, kind, value) of everything in an object, outer ones first."""
+    """(path, kind, value) of everything in an object, outer objects first."""
     for key, value in row.items():
         path = before + key
         if isinstance(value, dict):
@@ -90,7 +90,7 @@ def _no_cell(path: str, seen: Counter[str]) -> str | None:
 
 
 def parquet_columns(schema: Any) -> tuple[list[str], dict[str, str]]:
-    """The same of a Parquet file, by its Arrow schema: names, and those left out with the reason."""
+    """The columns of a Parquet file by its Arrow schema, and reasons by column for those left out."""
     names: list[str] = []
     left_out: dict[str, str] = {}
     for name, kind in _leaves(schema):
@@ -115,7 +115,7 @@ def _leaves(fields: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _no_parquet_cell(kind: Any) -> str | None:
-    """Why values of a type are no cells; ``None``: they are."""
+    """Why values of a type cannot be cells; ``None``: they can."""
     import pyarrow
     from pyarrow import types
 

@@ -1,4 +1,4 @@
-"""What a sample says of one column."""
+"""Profile of one column of a sample."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from afm_ctr.statistics.distinct import mixed
 
 _WHOLE = re.compile(rb"[+-]?\d+")
 _SEPARATORS = ("|", ";", ",", "^", " ", "\x1f")
-_FEWEST = 20  # rows of either label below which an AUC says nothing
-# Numbers as people and spreadsheets write them; a numeric field takes 1234.5 only.
+_FEWEST = 20  # rows of either label; with fewer an AUC is meaningless
+# Numbers as people and spreadsheets write them; numeric fields only take forms such as 1234.5.
 _DRESSED = (
     (
         "marks between thousands",
@@ -36,7 +36,7 @@ _DRESSED = (
 )
 _UNIT = re.compile(rb"[+-]?\d+(?:\.\d+)?( ?[A-Za-z]{1,10})")
 _ITEM = rb"""('[^']*'|"[^"]*"|[+-]?\d+(\.\d*)?(e[+-]?\d+)?|None|null|nan|true|false)"""
-# Lists, arrays, sets and objects as a program prints them; "[18-25]" and "{3F2504E0-4F89}" are words.
+# Lists, arrays, sets and objects as programs print them; "[18-25]" and "{3F2504E0-4F89}" are plain texts.
 _PRINTED = re.compile(
     rb"[\[(]\s*(" + _ITEM + rb"((\s*,\s*|\s+)" + _ITEM + rb")*\s*,?\s*)?[\])]|\{\s*([\"'].*)?\}",
     re.IGNORECASE | re.DOTALL,
@@ -47,11 +47,11 @@ _PRINTED = re.compile(
 class Profile:
     """A column of the sample."""
 
-    name: str  # as a schema calls it
-    header: str  # as the log calls it
-    cells: Sequence[bytes]  # bytes of every row; b"" = missing
-    auc: float | None = None  # how well this column orders the labels, 0.5 … 1; ``None``: not known
-    # of the cells that are not missing (white space only is missing only where the column is numbers)
+    name: str  # in the schema
+    header: str  # in the log
+    cells: Sequence[bytes]  # one per row; b"": missing
+    auc: float | None = None  # how well this column alone orders the labels, 0.5 … 1; ``None``: not known
+    # of the cells that are not missing (blank cells are missing only in numeric columns)
     counts: Counter[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,64 +60,64 @@ class Profile:
 
     @property
     def rows(self) -> int:
-        """Rows of the sample."""
+        """Number of rows of the sample."""
         return len(self.cells)
 
     @cached_property
     def blank(self) -> int:
-        """Cells of white space only."""
+        """Number of cells with white space only."""
         return sum(count for cell, count in self.counts.items() if not cell.strip())
 
     @property
     def present(self) -> int:
-        """Rows with a cell."""
+        """Number of rows with a cell."""
         return sum(self.counts.values())
 
     @property
     def missing(self) -> int:
-        """Rows without one; for numbers, blank ones count too."""
+        """Number of rows without a cell; in numeric columns blank cells count, too."""
         return self.rows - self.present + (self.blank if self.is_numeric else 0)
 
     @property
     def distinct(self) -> int:
-        """Distinct cells."""
+        """Number of distinct cells."""
         return len(self.counts)
 
     @property
     def once(self) -> int:
-        """Cells that were seen once. Their share of the rows is about the chance that a further row holds a cell not
-        seen so far (Good, The population frequencies of species, Biometrika 40, 1953)."""
+        """Number of cells seen once. Their share of the rows is about the probability that another row has an unseen
+        cell (Good, The population frequencies of species, Biometrika 40, 1953)."""
         return sum(count == 1 for count in self.counts.values())
 
     @cached_property
     def is_numeric(self) -> bool:
-        """Whether all cells but a few are decimal numbers."""
+        """Whether nearly all cells are decimal numbers."""
         numbers = sum(n for cell, n in self.counts.items() if is_number(cell))
         there = self.present - self.blank
         return there > 0 and numbers >= 0.995 * there and not self._is_code
 
     @cached_property
     def _is_code(self) -> bool:
-        """Digits with zeros in front: a code, not a number."""
+        """Digits with leading zeros: a code, not a number."""
         return any(len(cell) > 1 and cell.isdigit() and cell.startswith(b"0") for cell in self.counts)
 
     @cached_property
     def not_numbers(self) -> int:
-        """Rows with a cell that is no number and not blank."""
+        """Number of rows with a cell that is neither a number nor blank."""
         return sum(n for cell, n in self.counts.items() if cell.strip() and not is_number(cell))
 
     @cached_property
     def dressed(self) -> str | None:
-        """What keeps its cells from being numbers, where nearly all of them would be; ``None``: nothing does."""
+        """What keeps nearly all cells from being plain numbers, such as a unit; ``None`` for other columns."""
         there = self.present - self.blank
         for what, pattern, drop, point in _DRESSED:
             plain = {
                 cell: pattern.fullmatch(cell.strip()) is not None and is_number(drop.sub(b"", cell).replace(*point))
                 for cell in self.counts
-            }  # an address or a version, 10.4.25.7, is no number without its marks
+            }  # an address or a version, 10.4.25.7, is not a number without its marks
             if there and sum(n for cell, n in self.counts.items() if plain[cell]) >= 0.995 * there:
                 number = next((c.strip() for c in self.counts if plain[c] and not is_number(c)), None)
-                if number is not None:  # codes such as 007 are numbers as they stand
+                if number is not None:  # codes such as 007 already are numbers
                     return f"{what}: {shown(number)} for {shown(drop.sub(b'', number).replace(*point))}"
         united = [_UNIT.fullmatch(cell.strip()) for cell in self.counts if cell.strip()]
         if there and len({match and match[1] for match in united}) == 1 and (match := united[0]) is not None:
@@ -126,7 +126,7 @@ class Profile:
 
     @cached_property
     def printed(self) -> str | None:
-        """One of its cells, where nearly all are lists or objects as a program prints them; ``None``: no."""
+        """An example cell, if nearly all are lists or objects as programs print them; ``None`` for other columns."""
         cells = {cell: n for cell, n in self.counts.items() if _PRINTED.fullmatch(cell.strip())}
         if not cells or sum(cells.values()) < 0.995 * (self.present - self.blank):
             return None
@@ -134,25 +134,25 @@ class Profile:
 
     @cached_property
     def is_whole(self) -> bool:
-        """Whether its numbers are all whole."""
+        """Whether all its numbers are integers."""
         return self.is_numeric and all(_WHOLE.fullmatch(c.strip()) for c in self.counts if is_number(c))
 
     @cached_property
     def is_sorted(self) -> bool:
-        """Whether its numbers grow, or shrink, from row to row, as those of rows do."""
+        """Whether its numbers mostly increase, or decrease, from row to row, like row numbers."""
         values = np.array([float(cell) for cell in self.cells if is_number(cell)])
         steps = np.diff(values)
         return len(steps) > 0 and bool(max((steps >= 0).mean(), (steps <= 0).mean()) >= 0.9)
 
     @cached_property
     def numbers(self) -> np.ndarray:
-        """The numbers, ascending: float64 [rows with one]."""
+        """The numbers, ascending: float64 [rows with a number]."""
         pairs = [(float(cell), n) for cell, n in self.counts.items() if is_number(cell)]
         values = np.array([value for value, _ in pairs])
         return np.sort(np.repeat(values, [n for _, n in pairs])) if pairs else np.zeros(0)
 
     def quantile(self, share: float) -> float:
-        """A number of the column such that about ``share`` of them are not above it."""
+        """A quantile of the column's numbers."""
         return float(self.numbers[int(share * (len(self.numbers) - 1))])
 
     def shown_top(self, count: int = 3) -> str:
@@ -162,8 +162,8 @@ class Profile:
 
     @cached_property
     def separator(self) -> tuple[str, int, int] | None:
-        """What divides a cell into values, if its pieces come again and again in other cells: the separator, the
-        distinct pieces, and how many pieces nearly every cell has at most."""
+        """For multi-valued cells, whose pieces recur in other cells: the separator, the number of distinct pieces,
+        and the 99 % quantile of pieces per cell. Otherwise None."""
         if self.distinct < 10 or self.is_numeric:
             return None
         for mark in _SEPARATORS:
@@ -179,11 +179,11 @@ class Profile:
         return None
 
     def rate(self, labels: np.ndarray) -> None:
-        """Fill in :attr:`auc`, by labels bool [rows].
+        """Set :attr:`auc` by labels, bool [rows].
 
-        The rows are halved by a hash of their place; each half's positive shares by cell (a missing one is a cell
-        too) order the rows of the other, so a cell that is there once says nothing. Numbers also order the rows by
-        themselves.
+        The rows are divided in halves by a hash of their number; the positive shares by cell (missing is a cell, too)
+        in each half order the rows of the other, so that cells seen once have no effect. Numeric columns are also
+        rated by their order.
         """
         if min(int(labels.sum()), int((~labels).sum())) < _FEWEST:
             return

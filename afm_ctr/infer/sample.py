@@ -1,4 +1,4 @@
-"""A bounded look at text logs: lines that are spread evenly over what is read of each file."""
+"""Samples text logs with bounded reading: lines spread evenly over the part of each file that is read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from afm_ctr.rawlog.lines import BYTE_ORDER_MARK
 
 ROWS = 30_000  # of all files together
 MOST_FILES = 20
-READ_BYTES = 256 << 20  # unpacked, of all files together
-_STRETCHES = 16  # places of a plain file larger than its share of that
+READ_BYTES = 256 << 20  # decompressed, of all files together
+_STRETCHES = 16  # ranges to read from a plain file larger than its share
 
 
 @dataclass
@@ -24,19 +24,19 @@ class FileSample:
 
     path: str
     first: bytes  # its first line, without a byte order mark
-    lines: list[bytes]  # the sampled ones, in order, ``first`` not among them
-    # how many lines there are behind the first: counted where the whole file was read, estimated for a plain file,
-    # ``None`` for a packed one that was not read to its end
+    lines: list[bytes]  # the sampled lines, in order, without ``first``
+    # number of lines after the first: counted if the whole file was read, otherwise estimated for a plain file and
+    # ``None`` for a compressed one
     total: int | None
 
 
 def matching(patterns: Sequence[str]) -> list[str]:
-    """The local files of some paths and globs, sorted: those that prepare would read.
+    """The local files that prepare would read for paths and globs, sorted.
 
     Raises:
-        UserError: a glob matches no file, or names a folder or a place that is not local.
+        UserError: a glob matches no file, or names a folder or a remote file.
     """
-    found: dict[str, str] = {}  # a file by two paths is one file
+    found: dict[str, str] = {}  # by real path: a file may be given by two paths
     for pattern in patterns:
         if is_remote(local_path(pattern)):
             raise UserError(f"{pattern}: infer-schema looks at local files; copy a few of the logs here")
@@ -55,7 +55,7 @@ def matching(patterns: Sequence[str]) -> list[str]:
 
 
 def chosen(paths: Sequence[str]) -> list[str]:
-    """At most ``MOST_FILES`` of the files, spread evenly, the first among them."""
+    """At most ``MOST_FILES`` of the files, evenly spaced, including the first."""
     count = min(len(paths), MOST_FILES)
     return [paths[i * len(paths) // count] for i in range(count)]
 
@@ -66,10 +66,10 @@ def is_parquet(path: str) -> bool:
 
 
 def sample_file(path: str, rows: int, read_bytes: int) -> FileSample:
-    """Up to about ``rows`` lines of a file of which no more than ``read_bytes`` are read.
+    """Sample up to about ``rows`` lines of a file, reading at most ``read_bytes``.
 
     Raises:
-        UserError: the file cannot be read, or holds no text.
+        UserError: the file cannot be read, or is not text.
     """
     size = os.path.getsize(path)
     plain = codec_of(path, _first_bytes(path)) == "plain"
@@ -95,7 +95,7 @@ def sample_file(path: str, rows: int, read_bytes: int) -> FileSample:
 
 
 def _stretches(path: str, size: int, rows: int, read_bytes: int) -> FileSample:
-    """Of a large plain file: stretches at even distances."""
+    """Sample a large plain file from evenly spaced ranges."""
     length = read_bytes // _STRETCHES
     kept: list[bytes] = []
     seen = seen_bytes = 0
@@ -103,7 +103,7 @@ def _stretches(path: str, size: int, rows: int, read_bytes: int) -> FileSample:
         first = stream.readline(length).rstrip(b"\r\n").removeprefix(BYTE_ORDER_MARK)
         for number in range(_STRETCHES):
             stream.seek(number * size // _STRETCHES)
-            # The first piece may be the end of a line, and the last one the beginning of another.
+            # The first and the last piece may be partial lines.
             lines = [line.removesuffix(b"\r") for line in stream.read(length).split(b"\n")[1:-1]]
             seen, seen_bytes = seen + len(lines), seen_bytes + sum(map(len, lines)) + len(lines)
             kept += _spread(lines, -(-rows // _STRETCHES))

@@ -1,4 +1,4 @@
-"""A first schema for a log, out of a look at a sample of it."""
+"""Infers a first schema for a log from a sample."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from afm_ctr.pair_signal import signals_of
 from afm_ctr.schema import FeatureSchema, read_yaml, validate
 from afm_ctr.sizing import UNKNOWN, DataSize
 
-_TRAIN_SHARE = 0.8  # of every split that is suggested
+_TRAIN_SHARE = 0.8  # in every suggested split
 
 
 @dataclass(frozen=True)
 class Inference:
-    """A schema and what led to it.
+    """An inferred schema, with the evidence.
 
     Attributes:
         text: the YAML, with comments.
-        schema: the same, read.
-        rows: sampled rows.
-        files: how many files match, and ``looked_at``: how many of them were read.
+        schema: the parsed YAML.
+        rows: number of sampled rows.
+        files: number of matching files; ``looked_at``: number of files read.
         total: rows of all files; ``None``: unknown.
-        rejects: sampled lines that are no rows, by reason.
-        columns: for each column its name, what is suggested, and what is odd about it.
-        split: what to give prepare as ``--split``; ``None``: there is no label to train on.
-        first: one of the files, as a path.
-        cells: of the sample, of every column; and ``positive``, its labels. ``None``: there are none, or numbers.
+        rejects: sampled lines that are not rows, by reason.
+        columns: for each column its name, the suggestion, and warnings.
+        split: value for ``prepare --split``; ``None``: there is no label to train on.
+        first: path of one of the files.
+        cells: the sample's cells by column; ``positive``: its labels, ``None`` without labels or if they are numbers.
     """
 
     text: str
@@ -61,10 +61,10 @@ class Inference:
     positive: np.ndarray | None = field(repr=False, compare=False)
 
     def size(self, *, tried: bool = True) -> DataSize:
-        """Of what the suggested split leaves to train on; ids beyond the sample are estimated.
+        """Size of the train split of the suggested rule; the numbers of ids beyond the sample are estimated.
 
         Args:
-            tried: whether penalties and pairs are tried on the sample, for which TensorFlow encodes it.
+            tried: whether to try penalties and pairs on the sample, which TensorFlow encodes for that.
         """
         total = self.rows if self.total is None else self.total
         known = [column for column in self.columns if "distinct_in_all" in column]
@@ -77,7 +77,7 @@ class Inference:
         return DataSize.of(self.schema, max(round(_TRAIN_SHARE * total), 1), distinct, signals=signals)
 
     def command(self, inputs: Sequence[str], schema: Path, output: str = "DATA") -> str:
-        """The shell's command line that prepares these logs by the schema's file."""
+        """The shell command that prepares these logs with the schema."""
         words = ["afm-ctr", "prepare", "--schema", str(schema)]
         words += [word for item in inputs for word in ("--input", item)]
         words += ["--output", output, *(["--split", self.split] if self.split else ["--no-label"])]
@@ -92,19 +92,19 @@ class Inference:
 def infer_schema(
     inputs: Sequence[str], label: str | None = None, labelled: bool = True, name: str | None = None
 ) -> Inference:
-    """Look at a sample of some logs and write a schema for them.
+    """Infer a schema from a sample of logs.
 
-    At most 30,000 rows are looked at, spread evenly over up to 20 files and the first 256 MB of them (a plain file
-    that is larger than its share: 16 stretches of it).
+    The sample has at most 30,000 rows, spread evenly over up to 20 files and their first 256 MB (over 16 ranges of a
+    plain file that is larger than its share).
 
     Args:
         inputs: local paths or globs.
-        label: the label's column, as the log calls it; ``None``: guess.
+        label: the label's column, by its name in the log; ``None``: guess.
         labelled: False: the log has no label.
-        name: of the data set; ``None``: after the first file.
+        name: name of the data set; ``None``: the first file's.
 
     Raises:
-        UserError: the files are not there or of no known form, or the label cannot be guessed.
+        UserError: the files are missing or in an unknown format, or the label cannot be guessed.
     """
     table = read_table(inputs)
     if table.layout.format["kind"] == "libfm":
@@ -131,7 +131,7 @@ def infer_schema(
 
 
 def labelled_advice(error: UserError) -> str:
-    """What :func:`infer_schema` raised, for those who need a label."""
+    """The message of an error of :func:`infer_schema` without the advice ``--no-label``, if a label is required."""
     return re.sub(r",? or (say )?--no-label", "", str(error))
 
 
@@ -168,7 +168,7 @@ def _format(table: Table) -> list[str]:
 
 
 def _split(guess: LabelGuess | None) -> str | None:
-    """The last rows, as a model will meet later ones; where those hold one label only, rows by their key."""
+    """The last rows, as a model is used on later ones; if these all have one label, a hash of the rows' keys."""
     if guess is None:
         return None
     if guess.positive is not None:
@@ -197,7 +197,7 @@ def _columns(
     cells = {
         column.name: [b"" if cell in NOTHING else cell for cell in table.cells[column.name]]
         for column in table.columns
-    }  # a label of NULL is none
+    }  # a label of NULL is missing
     profiles = [Profile(column.name, column.header or column.name, cells[column.name]) for column in table.columns]
     _check_label(table, label, labelled)
     headless = table.layout.format.get("header") is False
@@ -228,7 +228,7 @@ def _columns(
 
 
 def _check_label(table: Table, label: str | None, labelled: bool) -> None:
-    """Refuse a label that cannot be read, where its name says that it is one."""
+    """Refuse a column that is the label by its name, but cannot be read."""
     left_out = table.layout.left_out
     if label is not None and label in left_out:
         raise UserError(f"--label {label}: {table.paths[0]}: {left_out[label]}")
@@ -243,7 +243,7 @@ def _check_label(table: Table, label: str | None, labelled: bool) -> None:
 
 
 def _with_missing(suggestion: Suggestion, missing: Missing) -> Suggestion:
-    """The suggestion with the texts that mean "missing" in its column."""
+    """Add the texts that mean "missing" in the column to a suggestion."""
     name = suggestion.profile.name
     if name not in missing.rows:
         return suggestion
@@ -262,7 +262,7 @@ def _missing(missing: Missing) -> list[str]:
 
 
 def _roles(suggestions: Sequence[Suggestion]) -> list[str]:
-    """The key and, as a comment, the group."""
+    """Lines for the key and, as a comment, the group."""
     lines: list[str] = []
     key = next((suggestion.profile for suggestion in suggestions if suggestion.key), None)
     if key is not None:
@@ -299,10 +299,10 @@ def _summary(suggestion: Suggestion, total: int | None) -> dict[str, Any]:
 
 
 def save(inference: Inference, path: Path, overwrite: bool) -> None:
-    """Write the schema, and read it again as prepare will.
+    """Write the schema, after checking that it reads back the same.
 
     Raises:
-        UserError: the file is there and may not be replaced, or cannot be written.
+        UserError: the file exists and ``overwrite`` is off, or it cannot be written.
     """
     with as_user_error(f"{path}: cannot be written"):
         if path.exists() and not overwrite:

@@ -1,4 +1,4 @@
-"""What a column should be in a schema, and why."""
+"""Suggests fields for a column, with reasons."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from afm_ctr.statistics.distinct import count_by_sample
 
 LEAKS, ODD = 0.98, 0.9  # AUC of a single column
 _UNIQUE = 0.99
-_FEW = 20  # whole numbers with no more values than that are names of things
-_UNSEEN = 0.01  # chance that the next row holds a new value, up to which values are worth listing
-_LARGEST = 1e9  # whole numbers beyond, with many values, are hashes or numbers of things
-_MANY_NEW = 0.1  # chance of a new value from which whole numbers may well be a quantity
+_FEW = 20  # integers with at most this many distinct values are categories
+_UNSEEN = 0.01  # maximum probability of a new value for a vocabulary
+_LARGEST = 1e9  # larger integers with many distinct values are hashes or ids
+_MANY_NEW = 0.1  # minimum probability of a new value for integers to be a quantity
 _LONGEST_LIST = 10_000
 _MOST_BUCKETS = 1_000_000
 _GROUP_NAME = re.compile(r"^(user|uid|user_?id|member_?id|customer_?id|visitor_?id|cookie(_?id)?)$", re.IGNORECASE)
@@ -35,18 +35,18 @@ _GROUP_NAME = re.compile(r"^(user|uid|user_?id|member_?id|customer_?id|visitor_?
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What to write for a column."""
+    """The fields to write for a column."""
 
     profile: Profile
-    why: tuple[str, ...]  # comment lines with the figures
+    why: tuple[str, ...]  # comment lines with the evidence
     fields: tuple[dict[str, Any], ...]
-    left_out: str | None = None  # what is wrong with the column, so that its fields only stand there as a comment
-    key: bool = False  # whether it names the row
+    left_out: str | None = None  # why the fields are only written as a comment
+    key: bool = False  # whether the column identifies rows
     warnings: tuple[str, ...] = field(default=())
 
 
 def suggest(profile: Profile, total: int | None) -> Suggestion:
-    """The suggestion for a column; ``total``: rows of all files, where it is known."""
+    """Suggest fields for a column; ``total``: rows of all files, if known."""
     moment = time_format(profile.counts)
     warnings = []
     if moment is not None:
@@ -88,7 +88,7 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
 
 
 def _rewritten_first(profile: Profile) -> str | None:
-    """What cells are that no field can read as they stand, and how to write them; ``None``: nothing of the kind."""
+    """Recognise cells that no field can read, and say how to write them; ``None`` for other cells."""
     several = profile.distinct > _FEW
     if several and not profile.is_numeric and (dressed := profile.dressed):
         return f"numbers with {dressed}, and prepare reads only plain ones; write them plain"
@@ -104,7 +104,7 @@ def _rewritten_first(profile: Profile) -> str | None:
 
 
 def _by_name(profile: Profile) -> list[str]:
-    """What a column's name says that may not be a feature."""
+    """Warnings about a column that, by its name, may not be a feature."""
     name = profile.header.strip().lower()
     if name in LABEL_NAMES and profile.distinct <= 12:
         return ["by its name it is another label: is it known before the label is?"]
@@ -129,7 +129,7 @@ def _facts(profile: Profile, total: int | None, with_numbers: bool) -> str:
 
 
 def shown_number(number: float) -> str:
-    """A number of a column: four digits, and all before the point."""
+    """A number with four significant digits, or all digits before the point."""
     return f"{number:.10g}" if number % 1 == 0 else f"{number:.4g}" if abs(number) < 1000 else f"{number:.0f}"
 
 
@@ -141,7 +141,7 @@ def _in_all(profile: Profile, total: int | None) -> str:
 
 
 def estimated(profile: Profile, total: int | None) -> float:
-    """Distinct values of all rows."""
+    """Estimated number of distinct values in all rows."""
     share = min(1.0, profile.rows / total) if total else 1.0
     return count_by_sample(profile.counts.values(), share)
 
@@ -152,8 +152,8 @@ def _rounded(number: float) -> int:
 
 
 def _encoding(profile: Profile, total: int | None) -> tuple[list[str], tuple[dict[str, Any], ...]]:
-    """Comment lines and fields for a column of numbers or words; two fields where whole numbers may be either."""
-    whole = profile.is_numeric and bool((profile.numbers % 1 == 0).all())  # 3.0, too
+    """Comment lines and fields for a column of numbers or words; two fields if integers may be either."""
+    whole = profile.is_numeric and bool((profile.numbers % 1 == 0).all())  # including 3.0
     if not profile.is_numeric or (whole and names_things(profile.header)):
         return _words(profile, total)
     found = _number(profile)
@@ -172,7 +172,7 @@ def _encoding(profile: Profile, total: int | None) -> tuple[list[str], tuple[dic
 
 
 def _may_be_quantity(profile: Profile) -> bool:
-    """Whether whole numbers with many values can be a quantity, such as an income, by their size and their name."""
+    """Whether integers with many distinct values may be a quantity, such as an income, by their size and name."""
     small = profile.is_whole and max(-profile.quantile(0), profile.quantile(1)) < _LARGEST
     many = profile.distinct > _FEW and profile.once > _MANY_NEW * profile.present
     return small and many and not names_things(profile.header)
@@ -183,7 +183,7 @@ def _is_unique(profile: Profile) -> bool:
 
 
 def _spread(profile: Profile) -> tuple[str, dict[str, Any]]:
-    """Of numbers that are no counts."""
+    """The encoding of numbers that are not counts, and why."""
     if profile.quantile(0) >= 0 and profile.quantile(0.99) > 10 * max(profile.quantile(0.5), 1e-12):
         return (
             "Numbers with a long tail: the logarithm, then mean 0 and deviation 1.",
@@ -193,7 +193,7 @@ def _spread(profile: Profile) -> tuple[str, dict[str, Any]]:
 
 
 def _number(profile: Profile) -> tuple[str, dict[str, Any]] | None:
-    """``None``: the digits are names of things."""
+    """The encoding of numbers, and why; ``None``: the integers are categories."""
     least, middle, most = (profile.quantile(share) for share in (0, 0.5, 1))
     if not profile.is_whole:
         return _spread(profile)
@@ -250,7 +250,7 @@ def _words(profile: Profile, total: int | None) -> tuple[list[str], tuple[dict[s
 
 
 def _buckets(distinct: float) -> int:
-    """About five a value, so that few values meet; 1, 2 or 5 times a power of ten."""
+    """About five buckets per value, so that few values collide; 1, 2 or 5 times a power of ten."""
     wanted = max(5 * distinct, 1000)
     for power in range(3, 7):
         for factor in (1, 2, 5):
@@ -283,5 +283,5 @@ def _time(profile: Profile, facts: Sequence[str], moments: Moments, warnings: tu
 
 
 def is_group(profile: Profile) -> bool:
-    """Whether a column, by its name, says whose row it is."""
+    """Whether a column, by its name, identifies the user of a row."""
     return _GROUP_NAME.match(profile.header) is not None

@@ -1,4 +1,4 @@
-"""The sample as columns, by the parsers that read logs everywhere else."""
+"""The sample as columns, read by the parsers that all commands use."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ from afm_ctr.rawlog.tables import ParquetLog
 from afm_ctr.schema import Column, FeatureSchema, fits_name
 
 _LIBFM_ROWS = 300_000
-_PARQUET_ROWS = 400_000  # read of all files together, of which ROWS are looked at
+_PARQUET_ROWS = 400_000  # rows to read from all files together, from which ROWS are sampled
 
 
 @dataclass(frozen=True)
 class Table:
     """Columns of a sample."""
 
-    paths: tuple[str, ...]  # all files; ``looked_at``: those of which there are rows here
+    paths: tuple[str, ...]  # all files; ``looked_at``: the sampled ones
     looked_at: tuple[str, ...]
     layout: Layout
-    columns: tuple[Column, ...]  # what each is called by a schema and by the log
-    cells: dict[str, list[bytes]]  # of each column by its name, the cells of every row
-    rejects: Counter[str]  # sampled lines that are no rows, by reason
+    columns: tuple[Column, ...]  # names in the schema and in the log
+    cells: dict[str, list[bytes]]  # cells of every row, by column name
+    rejects: Counter[str]  # sampled lines that are not rows, by reason
     total: int | None  # rows of all files together; ``None``: not known
 
     @property
     def rows(self) -> int:
-        """Rows of the sample."""
+        """Number of rows of the sample."""
         return len(next(iter(self.cells.values()), []))
 
     @property
     def whole(self) -> bool:
-        """Whether the sample is all there is."""
+        """Whether the sample contains all rows."""
         return self.total is not None and self.rows + sum(self.rejects.values()) >= self.total
 
     @property
     def to_utf8(self) -> str:
-        """How its texts become UTF-8."""
+        """Advice on converting its texts to UTF-8."""
         parquet = self.layout.format["kind"] == "parquet"
         return "write its texts as UTF-8" if parquet else "write it as UTF-8: iconv -f ISO-8859-1 -t UTF-8 FILE"
 
 
 def read_table(patterns: Sequence[str]) -> Table:
-    """Look at the files of some globs.
+    """Sample the files of paths and globs.
 
     Raises:
-        UserError: there are none, they cannot be read, or are not of a known form.
+        UserError: there are no files, they cannot be read, or are in an unknown format.
     """
     refuse_text(patterns)
     paths = matching(patterns)
@@ -65,14 +65,14 @@ def read_table(patterns: Sequence[str]) -> Table:
         return _parquet(paths, some)
     samples = _samples(some, ROWS)
     layout = layout_of(samples)
-    if layout.format["kind"] == "libfm":  # every id that is seen bounds a field: take more
+    if layout.format["kind"] == "libfm":  # the ids seen determine the fields' ranges: take more rows
         samples = _samples(some, _LIBFM_ROWS)
     header = layout.format.get("header", False)
     columns = _named(layout.names)
     spec = _spec(layout, columns)
     parts, headers = [], 0
     for sample in samples:
-        # A header among the rows is that of a file appended to another.
+        # A header among the rows stems from appending one file to another.
         lines = [line for line in sample.lines if line != sample.first] if header else [sample.first, *sample.lines]
         headers += header * (len(sample.lines) - len(lines))
         parser = LineParser(
@@ -85,7 +85,7 @@ def read_table(patterns: Sequence[str]) -> Table:
 
 
 def _samples(paths: Sequence[str], rows: int) -> list[FileSample]:
-    """Of each file its share of the rows; files that hold nothing when unpacked are left out."""
+    """Sample each file's share of the rows; files that are empty after decompression are left out."""
     samples = [sample_file(path, max(rows // len(paths), 1), READ_BYTES // len(paths)) for path in paths]
     found = [sample for sample in samples if sample.first or sample.lines]
     if not found:
@@ -151,7 +151,7 @@ def _schema_and_rows(path: str) -> tuple[Any, int]:
 
 
 def _named(headers: Sequence[str]) -> tuple[Column, ...]:
-    """Names fit for a schema, each once."""
+    """Valid and unique column names for a schema."""
     columns: list[Column] = []
     taken = {header for header in headers if fits_name(header)}
     for header in dict.fromkeys(headers):

@@ -1,4 +1,4 @@
-"""What texts of cells look like: numbers, values that say nothing, names of labels; and how they are shown."""
+"""Kinds of texts: numbers, missing values, names of labels and weights; and how messages show them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LABEL_NAMES = (
     "is_attributed", "rating",
 )  # fmt: skip
 WEIGHT_NAMES = ("weight", "weights", "sample_weight", "example_weight", "row_weight", "importance")
-# What databases and tools write for a value that is not there. No category has such a name.
+# Texts of databases and tools for missing values that are never names of categories.
 NOTHING = frozenset(
     (b"\\N", b"NULL", b"null", b"Null", b"NaN", b"nan", b"NAN", b"<NA>", b"#N/A", b"N/A", b"n/a", b"(null)",
      b"<null>", b"NaT", b"#NULL!", b"#NUM!", b"#DIV/0!", b"#VALUE!",
      b"__HIVE_DEFAULT_PARTITION__")
 )  # fmt: skip
-# These may be categories: they say nothing only among numbers or times.
+# These may be categories: they mean "missing" only among numbers or times.
 PERHAPS_NOTHING = frozenset(
     (b"NA", b"na", b"None", b"none", b"NONE", b"nil", b"-", b"--", b"---", b"?", b".", b"unknown", b"Unknown",
      b"UNKNOWN", b"missing", b"undefined", b"void", b"inf", b"-inf", b"Infinity", b"-Infinity", b"Inf", b"-Inf",
@@ -30,7 +30,7 @@ PERHAPS_NOTHING = frozenset(
 
 
 def is_number(cell: bytes) -> bool:
-    """Whether a cell is a number that a numeric field takes: a decimal that float64 holds, so not 1e999."""
+    """Whether a numeric field accepts a cell: a decimal within float64's range, so not 1e999."""
     return NUMBER.fullmatch(cell) is not None and math.isfinite(float(cell))
 
 
@@ -39,7 +39,7 @@ def has_digit(cell: bytes) -> bool:
 
 
 def is_nothing(cell: bytes) -> bool:
-    """Whether a cell is empty, white space, or a text for a value that is not there."""
+    """Whether a cell is empty, white space, or a text for a missing value."""
     text = cell.strip()
     return not text or text in NOTHING or text in PERHAPS_NOTHING
 

@@ -1,4 +1,4 @@
-"""Columns that hold moments: which format fits every cell of the sample, and whether digits are moments or ids."""
+"""Columns of dates and times: the format that fits all sampled cells, and whether digits are times or ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from itertools import pairwise
 
-# From the most telling to the least; formats of digits only are the last resort.
+# From the most specific to the least; formats of digits only come last.
 _FORMATS = (
     "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y/%m/%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y/%m/%d %H:%M",
     "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y %H:%M:%S",
@@ -18,7 +18,7 @@ _FORMATS = (
     "%Y%m%d", "%y%m%d%H",
 )  # fmt: skip
 _WIDTHS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2}
-# As the transform reads it; Python's own reader takes week dates, too.
+# As the transform reads it; Python's parser also accepts week dates.
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d(:\d\d(:\d\d([.,]\d+)?)?)?(Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII)
 _CLOCK = re.compile(rb"^\S{0,12}[ :T]?\d\d?:\d\d(:\d\d)?([.,]\d+)? *([AaPp]\.?[Mm]\.?)?|\d\d?[-/.]\d\d?[-/.]\d{2,4}")
 _MONTH = re.compile(rb"\b(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\b.*\d", re.IGNORECASE)
@@ -50,18 +50,17 @@ _ID_WORDS = {
 
 @dataclass(frozen=True)
 class Moments:
-    """How the cells of a column write moments."""
+    """The format of a column's dates and times."""
 
     form: str  # ``format`` of a time field
-    first: datetime  # in UTC, as last; cells without a zone are taken as they stand
+    first: datetime  # earliest, in UTC (so is ``last``); cells without a zone count as UTC
     last: datetime
-    # the offsets that cells carry, as written; empty: none does. An epoch is UTC by definition: ``Z``.
-    zones: tuple[str, ...] = ()
-    digits: bool = False  # whether the cells are digits only, which ids are too
+    zones: tuple[str, ...] = ()  # offsets as written in the cells; empty: none. An epoch is UTC by definition: ``Z``.
+    digits: bool = False  # whether the cells are digits only, like ids
 
     @property
     def span(self) -> str:
-        """Both ends as the log writes them, with their zone where it is known."""
+        """The earliest and the latest in the log's zone, with the zone if it is known."""
         first, last = self.first, self.last
         if self.form == "clock":
             return f"from {first:%H:%M} to {last:%H:%M}"
@@ -75,7 +74,7 @@ class Moments:
 
     @property
     def zone_note(self) -> str | None:
-        """What hours and weekdays are counted in; ``None``: the format has no hour, or no day."""
+        """The zone of hours and weekdays; ``None``: the format has no hour, or no day."""
         if not has_hour(self.form):
             return None
         if self.form == "clock":
@@ -92,10 +91,9 @@ def _listed(zones: Sequence[str]) -> str:
 
 
 def time_format(cells: Iterable[bytes]) -> Moments | None:
-    """How the cells write moments, or times of day; ``None``: they do not, or not all.
+    """The format that fits all cells as dates or times; ``None``: there is none.
 
-    Numbers count as moments only if all lie between 1990 and 2040 (and so does any other date). Whether digits are
-    moments at all is :func:`are_moments`'s to say.
+    All dates must lie between 1990 and 2040. :func:`are_moments` decides whether digits are times at all.
     """
     texts = [cell.decode("ascii", "replace").strip() for cell in cells]
     if not texts:
@@ -119,14 +117,14 @@ def time_format(cells: Iterable[bytes]) -> Moments | None:
 
 
 def are_moments(moments: Moments, header: str, cells: Sequence[bytes]) -> tuple[bool, str | None]:
-    """Whether cells that could be moments are, and what a person should look at.
+    """Whether cells that could be dates or times are, and a warning for the user.
 
-    Text with marks between its parts is a moment. Digits may be ids: the column's name decides, else whether the
-    values behave like the clock of a log.
+    Texts with marks between their parts are times. Digits may be ids: the column's name decides, or else whether the
+    values behave like a log's clock.
 
     Args:
-        header: what the log calls the column; ``c3`` and the like say nothing.
-        cells: of every row that has one, in file order.
+        header: the column's name in the log; names such as ``c3`` have no effect.
+        cells: all cells that are not missing, in file order.
     """
     if moments.form == "clock":
         doubt = f"a duration? Its hours end at {moments.last.hour}, and it stands below as a time of day"
@@ -146,7 +144,7 @@ def are_moments(moments: Moments, header: str, cells: Sequence[bytes]) -> tuple[
         return False, f"{read}; by its name they are ids"
     if moments.last - moments.first > _LONGEST_LOG or moments.last > datetime.now(UTC) + timedelta(days=366):
         return False, f"{read}; they span more than a log's time: taken for ids"
-    # A clock of a log runs forward, ticks in whole minutes, or rarely shows the same second twice.
+    # A log's clock moves forward, ticks in whole minutes, or rarely repeats a second.
     values = [int(float(cell)) for cell in cells]
     forward = sum(a <= b for a, b in pairwise(values)) >= 0.9 * (len(values) - 1)
     unit = {"epoch": 60, "epoch_ms": 60_000}.get(moments.form)
@@ -156,7 +154,7 @@ def are_moments(moments: Moments, header: str, cells: Sequence[bytes]) -> tuple[
 
 
 def names_things(header: str) -> bool:
-    """Whether a column's name says that its numbers are names: ids, or parts of time such as hours and weekdays."""
+    """Whether, by its name, a column's numbers are categories: ids, or parts of time such as hours and weekdays."""
     words = [word.lower() for word in _WORDS.findall(header)]
     if len(words) > 1 and words[-1] in _NUMBERED:
         words.pop()
@@ -167,7 +165,7 @@ def names_things(header: str) -> bool:
 
 
 def finer_unit(cells: Sequence[bytes]) -> str | None:
-    """The unit of moments since 1970 that are too fine for a time field; ``None``: they are none."""
+    """The unit of epoch times that are too fine for a time field; ``None`` for other cells."""
     for unit, digits in (("microseconds", 6), ("nanoseconds", 9)):
         if {len(cell.strip()) for cell in cells} == {10 + digits} and all(cell.strip().isdigit() for cell in cells):
             fitting = _ends([cell.decode() for cell in cells], partial(_since_1970, 10.0**-digits))
@@ -177,14 +175,14 @@ def finer_unit(cells: Sequence[bytes]) -> str | None:
 
 
 def _swapped(form: str) -> str | None:
-    """A format that begins with month and day with the two swapped, and the other way round."""
+    """A format that begins with month and day, or day and month, with the two swapped."""
     if form[:5] not in ("%m/%d", "%d/%m"):
         return None
     return f"{form[3:5]}/{form[:2]}{form[5:]}"
 
 
 def are_durations(header: str, cells: Sequence[bytes]) -> bool:
-    """Whether cells such as 3:45 say how long something took, by the column's name or as no day has such a time."""
+    """Whether cells such as 3:45 are durations, by the column's name or because some are not times of day."""
     if not cells or not all(_LASTING.fullmatch(cell.strip()) for cell in cells):
         return False
     named = bool(_LASTING_WORDS & {word.lower() for word in _WORDS.findall(header)})
@@ -192,7 +190,7 @@ def are_durations(header: str, cells: Sequence[bytes]) -> bool:
 
 
 def looks_like_moments(cells: Sequence[bytes]) -> bool:
-    """Whether texts that :func:`time_format` does not know are moments to a person: 3/Oct/2014 7:05."""
+    """Whether texts that :func:`time_format` does not know look like dates or times: 3/Oct/2014 7:05."""
     seen = sum(_CLOCK.search(cell) is not None or _MONTH.search(cell) is not None for cell in cells)
     return seen >= 0.9 * len(cells) > 0
 
@@ -257,5 +255,5 @@ def _ends(texts: list[str], read: Callable[[str], datetime]) -> tuple[datetime, 
 
 
 def has_hour(form: str) -> bool:
-    """Whether a format has the hour."""
+    """Whether a format has an hour."""
     return form in ("iso", "epoch", "epoch_ms", "clock") or "%H" in form

@@ -1,4 +1,4 @@
-"""The sample as its schema encodes it, for what can be tried on it."""
+"""Encodes the sample by its schema, to try penalties and pairs on it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from afm_ctr.schema import FeatureSchema, resolve
 def encoded(
     spec: FeatureSchema, cells: Mapping[str, Sequence[bytes]], positive: np.ndarray, share: float
 ) -> TrialRows:
-    """Rows of the sample, spread evenly over the first ``share`` of it, by a schema that learns from those alone.
+    """Encode rows spread evenly over the first ``share`` of the sample; the schema learns from these rows only.
 
     Args:
-        cells: of each raw column those of every row.
-        positive: bool, of every row.
+        cells: cells of every row, by raw column.
+        positive: bool, one per row.
     """
     load_tensorflow_without_keras()
     from afm_ctr.features import FeatureTransform

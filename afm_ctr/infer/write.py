@@ -1,4 +1,4 @@
-"""A schema with comments, as YAML."""
+"""Writes a schema with comments as YAML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from afm_ctr.visible import visible
 
 _WIDTH = 112
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_ -]*[A-Za-z0-9_]|[A-Za-z]")
-# YAML 1.1 and 1.2 read these as something else than a text.
+# Words that YAML 1.1 or 1.2 does not read as text.
 _WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
 
@@ -31,7 +31,7 @@ def flow(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    # What cannot be printed, YAML needs escaped; and it does not know JSON's pairs of surrogates.
+    # YAML requires escapes for unprintable characters, and does not support JSON's surrogate pairs.
     return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in json.dumps(text, ensure_ascii=False))
 
 
@@ -45,7 +45,7 @@ def comment(lines: Sequence[str], indent: int = 0) -> list[str]:
 
 
 def columns(names: Sequence[Any]) -> list[str]:
-    """The list of a format's columns: names side by side, or, where some have a header too, one a line."""
+    """The list of a format's columns: names side by side, or one per line if some have a header, too."""
     if not all(isinstance(name, str) for name in names):
         return [f"    - {flow(name)}" for name in names]
     lines, line = [], "    ["

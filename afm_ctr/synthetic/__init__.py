@@ -1,4 +1,4 @@
-"""Logs that look like Criteo's and whose truth is known: to try the whole path on, and to see what a model finds."""
+"""Synthetic logs in the shape of Criteo's with known effects: to try all commands, and to see what a model finds."""
 
 from afm_ctr.synthetic.logs import LogsSummary, make_logs
 from afm_ctr.synthetic.truth import COLUMNS, PLANTED, PlantedPair, Truth

@@ -1,4 +1,4 @@
-"""Writes the logs: tab-separated text without a header, label first, then 13 integers, then 26 ids of 8 digits."""
+"""Writes the logs: tab-separated text without a header: label, 13 integers, and 26 ids of 8 hexadecimal digits."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from afm_ctr.io.files import as_user_error, replacing, write_json
 from afm_ctr.synthetic.truth import CATEGORIES, CELLS, COLUMNS, INTEGERS, PLANTED, Rows, Truth, token_hashes
 
 MALFORMED_KINDS = ("column_count", "bad_number", "bad_label", "bad_utf8")
-_BLOCK_ROWS = 4000  # small enough to stay in the cache
+_BLOCK_ROWS = 4000  # fits in the CPU's cache
 _INTEGER_WIDTH = 8  # a sign or a stray letter, then seven digits
-_BINS = 1 << 16  # bins of the true logit, for the best AUC that is possible
+_BINS = 1 << 16  # bins of the true logit, for the best possible AUC
 _LOGIT_RANGE = 16.0
 
 
 class LogsSummary(BaseModel):
-    """What was written, and the best that any model can do on it.
+    """Summary of the written logs, and the best possible metrics on them.
 
-    ``bayes_auc`` and ``bayes_log_loss`` belong to the true logit, over the well-formed rows; the AUC is read from
-    65,536 bins of the logit and is exact to about 1e-5. ``malformed`` counts lines by the reason for which
+    ``bayes_auc`` and ``bayes_log_loss`` are those of the true logit over the well-formed rows; the AUC is computed
+    from 65,536 bins of the logit and is exact to about 1e-5. ``malformed`` counts lines by the reason for which
     ``prepare`` rejects them.
     """
 
@@ -70,18 +70,18 @@ def make_logs(
     block_rows: int = _BLOCK_ROWS,
     progress: Callable[[int], None] | None = None,
 ) -> LogsSummary:
-    """Write ``rows`` lines of Criteo-shaped logs whose truth is known, in flat memory.
+    """Write ``rows`` lines of Criteo-shaped logs with known effects, in constant memory.
 
-    The lines depend only on (seed, malformed, ctr): shorter logs are a prefix of longer ones, whatever the block
-    size. Next to the logs, ``<path>.truth.json`` names the planted pairs and gives their scores.
+    The lines depend only on (seed, malformed, ctr): shorter logs are a prefix of longer ones for any block size.
+    Next to the logs, ``<path>.truth.json`` holds the planted pairs and their scores.
 
     Args:
-        path: gzip when it ends in ``.gz``. Written to a temporary file and renamed.
-        malformed: share of lines that are broken, by turns of a coin: too few columns, a number that is none, a label
-            that is none, bytes that are no UTF-8.
+        path: gzip if it ends in ``.gz``. Written to a temporary file and renamed.
+        malformed: probability that a line is malformed: too few columns, an invalid number or label, or bytes that
+            are not UTF-8.
 
     Raises:
-        UserError: an impossible argument, or a place that cannot be written.
+        UserError: an invalid argument, or a path that cannot be written.
     """
     if rows < 1:
         raise UserError(f"make-logs: rows is {rows}; ask for at least 1")
@@ -97,7 +97,7 @@ def make_logs(
     tally = _Tally()
     with as_user_error(f"make-logs: cannot write {target}"):
         with replacing(target) as plain:
-            # No file name and no time in the gzip header: the same logs are the same bytes.
+            # No file name and no time in the gzip header, so that the bytes are reproducible.
             packed = gzip.GzipFile("", "wb", 1, plain, mtime=0) if target.suffix == ".gz" else nullcontext(plain)
             with packed as stream:
                 _write(stream, truth, rows, malformed, max(1, block_rows), tally, progress)
@@ -117,7 +117,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 class _Tally:
-    """Counts over the whole log, in memory that does not grow with it."""
+    """Counts over the whole log, in constant memory."""
 
     def __init__(self) -> None:
         self.well_formed = 0
@@ -138,7 +138,7 @@ class _Tally:
         self._loss += float(np.sum(np.logaddexp(0.0, np.where(clicks, -logit, logit))))
 
     def best(self) -> tuple[float | None, float | None]:
-        """AUC (ties within a bin count half) and mean log loss of the true logit; None where they do not exist."""
+        """AUC (ties within a bin count half) and mean log loss of the true logit; None if undefined."""
         negatives, positives = self._bins
         if not self.well_formed:
             return None, None
@@ -158,7 +158,7 @@ def _write(
         count = min(block, rows - first)
         made, draws = truth.rows(first, count)
         health = draws.health()
-        # The low bits choose the kind, the size of the number whether the line is broken at all.
+        # The low bits choose the kind; the number's magnitude decides whether the line is malformed.
         kinds = np.where(health < malformed * 2.0**32, (health & 3).astype(np.int64), -1)
         stream.write(render(made, kinds))
         tally.add(made, kinds)
@@ -167,9 +167,9 @@ def _write(
 
 
 def render(rows: Rows, kinds: np.ndarray) -> bytes:
-    """The lines of ``rows`` as bytes; ``kinds`` [n] says how a line is broken, -1 for not at all.
+    """The lines of ``rows`` as bytes; ``kinds`` [n] is the kind of malformed line, -1 for well-formed.
 
-    Every cell has a place of fixed width in a matrix of bytes; zeros are thrown out at the end in one pass.
+    Every cell has a fixed width in a matrix of bytes; zeros are removed at the end in one pass.
     """
     count = len(kinds)
     out = np.zeros((count, 1 + INTEGERS * (1 + _INTEGER_WIDTH) + CATEGORIES * 9 + 1), np.uint8)
@@ -185,7 +185,7 @@ def render(rows: Rows, kinds: np.ndarray) -> bytes:
     words[:, :, 1:] = digits * rows.present[:, INTEGERS:, None]
 
     broken = {kind: np.flatnonzero(kinds == index) for index, kind in enumerate(MALFORMED_KINDS)}
-    words[broken["column_count"], -1, 0] = 0  # the last two cells run into one
+    words[broken["column_count"], -1, 0] = 0  # merges the last two cells
     numbers[broken["bad_number"], 0, 1] = ord("x")
     out[broken["bad_label"], 0] = ord("?")
     words[broken["bad_utf8"], 0, 1:3] = (0xFF, 0xFE)
@@ -196,7 +196,7 @@ _HEXADECIMAL = np.frombuffer(b"".join(b"%02x" % value for value in range(256)), 
 
 
 def _render_integers(values: np.ndarray, present: np.ndarray, out: np.ndarray) -> None:
-    """Decimal digits of ``values`` [n, c], |value| < 10^7, into ``out`` uint8 [n, c, 8]; the rest stays zero."""
+    """Write the decimal digits of ``values`` [n, c], |value| < 10^7, to ``out`` uint8 [n, c, 8]; the rest stays 0."""
     rest = np.abs(values).astype(np.uint32)
     out[:, :, 0] = np.where((values < 0) & present, ord("-"), 0)
     for place in range(out.shape[2] - 1, 0, -1):

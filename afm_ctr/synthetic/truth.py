@@ -1,9 +1,9 @@
-"""The distribution that the logs are drawn from: what a cell holds and what it does to the chance of a click.
+"""The distribution of the logs: the values of cells, and their effects on the probability of a click.
 
     logit(row) = bias + sum of main effects + sum over planted pairs of strength * s_a(row) * s_b(row)
 
-The scores s of a planted column are near +1 and -1, with mean 0 and variance 1 under that column's own distribution;
-the columns are independent. So a planted pair moves nobody's average: a model without interactions cannot see it.
+The scores s of a planted column are near +1 and -1, with mean 0 and variance 1 under the column's distribution; the
+columns are independent. So a planted pair has no main effects, and a model without interactions cannot find it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ INTEGERS = 13
 CATEGORIES = 26
 CELLS = INTEGERS + CATEGORIES
 COLUMNS = [f"I{i + 1}" for i in range(INTEGERS)] + [f"C{i + 1}" for i in range(CATEGORIES)]
-# Random 64-bit words a row: one a cell, one for the label and the health of the line. A multiple of 4, what one step
-# of Philox yields, so that one may enter its stream at any row.
+# Random 64-bit words per row: one per cell, and one for the label and for malformed lines. A multiple of 4, the words
+# of one Philox step, so that the stream can be entered at any row.
 WORDS = CELLS + 1
 LARGEST_INTEGER = 9_999_999
 _MAIN_DEVIATION = 0.9  # of all main effects together
-_EFFECT_ROWS = 4096  # main effects of a column repeat after this many ids; what is rarer could not be learnt anyway
+_EFFECT_ROWS = 4096  # a column's main effects repeat after this many ids: those of rarer ids could not be learned
 
 # (share of missing cells, median, spread): the logarithm of a value is logistic, hence the heavy tail.
 _INTEGER_SHAPES: list[tuple[float, float, float]] = [
@@ -46,7 +46,7 @@ _CATEGORY_SHAPES: list[tuple[float, int]] = [
 class PlantedPair:
     """Two columns that matter only together.
 
-    ``strength`` is the standard deviation of their term of the logit among the rows that have both.
+    ``strength`` is the standard deviation of their term of the logit, over rows that have both.
     """
 
     first: str
@@ -63,9 +63,9 @@ PLANTED = (
 
 
 class Draws:
-    """Uniform numbers of rows ``first .. first+count-1``: a function of (seed, row, column) and of nothing else.
+    """Uniform numbers of rows ``first .. first+count-1``, which depend only on (seed, row, column).
 
-    Philox counts, so one may enter its stream at any row: the same logs come out whatever the size of the blocks.
+    Philox is counter-based, so its stream can be entered at any row: the logs do not depend on the block size.
     """
 
     def __init__(self, seed: int, first: int, count: int) -> None:
@@ -76,11 +76,11 @@ class Draws:
         self._halves = words.view(np.uint32).reshape(count, WORDS, 2)
 
     def value(self, cell: int) -> np.ndarray:
-        """Uniform float64 [n] in (0, 1): what the cell holds."""
+        """Uniform float64 [n] in (0, 1) that determine the cell's value."""
         return (self._halves[:, cell, 0] + 0.5) * 2.0**-32
 
     def present(self, cell: int, missing: float) -> np.ndarray:
-        """bool [n]: whether the cell is there at all."""
+        """bool [n]: whether the cell is present."""
         return self._halves[:, cell, 1] >= np.uint32(missing * 2**32)
 
     def click(self) -> np.ndarray:
@@ -103,10 +103,10 @@ class Rows:
 
 
 class Truth:
-    """Everything that is fixed by the seed: effects of ids, scores of planted columns, the bias.
+    """Everything that the seed determines: effects of ids, scores of planted columns, the bias.
 
     Args:
-        ctr: mean chance of a click, in (0, 1); the bias is set so that 16,384 sample rows have it.
+        ctr: mean probability of a click, in (0, 1); the bias is fitted to it on 16,384 sample rows.
     """
 
     def __init__(self, seed: int, ctr: float = 0.25) -> None:
@@ -114,7 +114,7 @@ class Truth:
         random = _Normal(seed)
         planted = {name for pair in PLANTED for name in (pair.first, pair.second)}
         free = [name for name in COLUMNS if name not in planted]
-        # The more ids, the smaller the effects: those of rare ids could not be learnt from logs to try things on.
+        # The more ids, the smaller the effects: those of rare ids could not be learned from small logs.
         sizes = dict(zip(COLUMNS[INTEGERS:], (size for _, size in _CATEGORY_SHAPES), strict=True))
         weights = np.array([min(1.0, np.sqrt(500 / sizes.get(name, 1))) for name in free])
         each = dict(zip(free, _MAIN_DEVIATION * weights / np.sqrt(np.sum(weights**2)), strict=True))
@@ -134,7 +134,7 @@ class Truth:
         self.bias = self._bias_for(ctr)
 
     def rows(self, first: int, count: int) -> tuple[Rows, Draws]:
-        """Rows ``first .. first+count-1`` and the draws they were made of."""
+        """Rows ``first .. first+count-1`` and the random draws behind them."""
         draws = Draws(self.seed, first, count)
         integers = np.empty((count, INTEGERS), np.int64)
         categories = np.empty((count, CATEGORIES), np.int64)
@@ -167,7 +167,7 @@ class Truth:
         return Rows(integers, categories, present, logit, clicks), draws
 
     def _bias_for(self, ctr: float) -> float:
-        # Rows far away from those that will be written, so that the sample is no part of the logs.
+        # Rows far beyond those that will be written, so that the sample is not part of the logs.
         logit = self.rows(1 << 50, 1 << 14)[0].logit
         low, high = -20.0, 20.0
         for _ in range(60):
@@ -180,7 +180,7 @@ class Truth:
 
 
 def token_hashes(column: int, ids: np.ndarray) -> np.ndarray:
-    """uint32 of every id: its eight hexadecimal digits in the log. The same id of two columns looks different."""
+    """uint32 of every id: its eight hexadecimal digits in the log. They differ between columns for the same id."""
     mixed = finalise(ids.astype(np.uint64) + np.uint64((column + 1) << 32))
     return (mixed >> np.uint64(32)).astype(np.uint32)
 
@@ -197,7 +197,7 @@ class _Normal:
 
 
 def _shares(size: int) -> np.ndarray:
-    """Probability of every id, those that share an effect added up: float64 [min(size, 4096)]."""
+    """Probabilities of ids, added up for ids that share an effect: float64 [min(size, 4096)]."""
     ids = np.arange(size)
     share = np.log((ids + 2.0) / (ids + 1.0)) / np.log(size + 1.0)
     return np.bincount(ids % _EFFECT_ROWS, weights=share)
@@ -210,7 +210,7 @@ def _standardised(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _balanced_scores(weight: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Scores near +1 and -1, ids with +1 holding about half of the mass, standardised exactly."""
+    """Scores near +1 and -1, each sign with about half of the probability mass, standardised exactly."""
     scores = np.empty(len(weight))
     mass = 0.0
     for index in np.argsort(-weight, kind="stable"):
