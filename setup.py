@@ -1,17 +1,17 @@
-"""The one definition of the package; Beam ships it to its workers with ``--setup_file ./setup.py``."""
+"""Package definition; Beam ships the package to its workers with ``--setup_file ./setup.py``."""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 PYTHONS = ["3.11", "3.12", "3.13"]
-# What serving.Client imports. Without an extra there is nothing else.
+# What serving.Client imports; installed without any extra.
 CLIENT = ["numpy>=1.26", "protobuf>=6.31", "grpcio>=1.60"]
 COMMANDS = ["pydantic>=2.7", "PyYAML>=6", "typer>=0.29", "rich>=13"]
 TENSORFLOW = [*COMMANDS, "tensorflow>=2.21,<2.22", "keras>=3.15,<3.16", "google-crc32c>=1.5"]
 SERVING = [*COMMANDS, "tensorflow-serving-api>=2.21,<2.22", "grpcio-health-checking>=1.60", "h11>=0.16,<0.17"]
 BEAM = [*TENSORFLOW, "apache-beam>=2.77,<2.78"]
-# What Horovod imports; the wheel itself comes from scripts/build_horovod.py, made for the TensorFlow that is here.
+# What Horovod imports; scripts/build_horovod.py builds its wheel for the installed TensorFlow.
 HOROVOD = ["PyYAML>=6", "cloudpickle", "packaging", "psutil"]
 FRAMES = [*COMMANDS, "pandas>=2.2", "pyarrow>=15"]
 DEV = [

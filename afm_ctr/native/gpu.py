@@ -1,4 +1,4 @@
-"""What the op needs on a GPU: whether its kernels can be used there, and what is compiled for a shape."""
+"""The pooling op on a GPU: whether its kernels can be used, and compiling them for a shape."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from afm_ctr.native import gpu_plan, library, nvrtc
 
-# What doctor compiles to say how long it takes: the slots of Criteo, the width of the paper.
+# The shape that doctor compiles to measure the time: Criteo's slots, the paper's width.
 _USUAL = (39, 16, 16, False)
 
 
@@ -26,7 +26,7 @@ def capability() -> int | None:
 
 @lru_cache(maxsize=256)
 def kernels_for(slots: int, k: int, t: int, by_slot: bool, capability: int) -> tuple[gpu_plan.Layout, bytes] | str:
-    """The layout and the cubin for a shape, or what keeps it from being compiled."""
+    """The layout and the cubin for a shape, or why it cannot be compiled."""
     if reason := gpu_plan.why_not(slots, k, t):
         return reason
     layout = gpu_plan.choose(slots, k, t, by_slot, capability)
@@ -39,7 +39,7 @@ def kernels_for(slots: int, k: int, t: int, by_slot: bool, capability: int) -> t
 
 
 def why_not(slots: int, k: int, t: int, by_slot: bool = False) -> str:
-    """What keeps the kernels from being used for a shape, in a few words; "" if nothing does. It compiles them."""
+    """Why the kernels cannot be used for a shape, in a few words; "" if they can. Compiles them."""
     found = capability()
     if found is None:
         return "the GPU's compute capability is not known"
@@ -60,14 +60,14 @@ def attributes(slots: int, k: int, t: int, by_slot: bool, pairs: np.ndarray) -> 
 
 
 def step_source(rule: str) -> str:
-    """The program of an optimizer's step, "sgd", "adagrad", "adam" or "ftrl", for NVRTC."""
+    """The CUDA program of an optimizer's step: "sgd", "adagrad", "adam" or "ftrl"."""
     parts = [(library.FOLDER / name).read_text(encoding="utf-8") for name in ("rules.h", "step.cu")]
     return f"#define RULE {rule.capitalize()}\n" + "".join(parts)
 
 
 @lru_cache(maxsize=16)
 def step_program(rule: str, capability: int) -> bytes | str:
-    """The cubin of it, or what keeps it from being compiled."""
+    """The cubin of an optimizer's step, or why it cannot be compiled."""
     try:
         return nvrtc.cubin(step_source(rule), capability, nvrtc.ROUNDED)
     except nvrtc.CompileError as error:

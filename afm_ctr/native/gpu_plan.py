@@ -1,4 +1,4 @@
-"""How the GPU's kernels of attentional pooling (``pooling.cu``) are laid out for a shape. No TensorFlow here."""
+"""Layouts of the GPU kernels of attentional pooling (``pooling.cu``) for a shape. Must not import TensorFlow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 SOURCE = Path(__file__).with_name("pooling.cu")
 MOST_WIDE, MOST_SLOTS = 64, 200
 COLLECT = 512
-# Shared memory that a block may have, in KB, by compute capability; and registers that a multiprocessor has.
+# Maximum shared memory of a block, in KB, by compute capability; and registers of a multiprocessor.
 _SHARED = {70: 96, 75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
 _REGISTERS = 65536
 # Chunks of rows: enough to fill any GPU, and fixed, since the order of sums depends on it.
@@ -22,7 +22,7 @@ _ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 class Layout(NamedTuple):
-    """A shape, and how the kernels take it; the letters are the macros of ``pooling.cu``."""
+    """A shape, and the kernels' parameters for it; the letters are the macros of ``pooling.cu``."""
 
     F: int
     KR: int  # k, the width of the vectors
@@ -30,13 +30,13 @@ class Layout(NamedTuple):
     BY_SLOT: bool  # whether each slot's pairs are pooled apart
     NF: int  # threads of a block, forward
     N: int  # threads of a block, backward
-    R: int  # rows that a block takes at a time
-    G: int  # slots of a row that it takes at a time, a multiple of PJ
+    R: int  # rows that a block processes at a time
+    G: int  # slots of a row that it processes at a time, a multiple of PJ
     PI: int = 2  # slots i of a thread's tile of pairs
-    PJ: int = 4  # slots j of it, a multiple of PI
+    PJ: int = 4  # slots j of the tile, a multiple of PI
     YC: int = 8  # hidden units that a thread computes at a time
     TX: int = 8  # rows of a thread's part of the matrices of the backward pass
-    TY: int = 8  # columns of it
+    TY: int = 8  # columns of that part
 
     @property
     def K(self) -> int:
@@ -50,7 +50,7 @@ class Layout(NamedTuple):
 
     @property
     def lanes(self) -> int:
-        """Threads that a slot takes in the backward pass."""
+        """Threads per slot in the backward pass."""
         return self.K // self.TX * (self.T // self.TY)
 
     @property
@@ -72,7 +72,7 @@ class Layout(NamedTuple):
         return _up4(forward), backward
 
     def chunk_rows(self, batch: int) -> int:
-        """Rows of a chunk in the backward pass, whose sums over rows are added up at the end."""
+        """Rows of a chunk in the backward pass; the chunks' sums are added at the end."""
         return self.R * max(1, -(-batch // (self.R * CHUNKS)))
 
     def partial_size(self) -> int:
@@ -81,18 +81,18 @@ class Layout(NamedTuple):
 
 
 def source(layout: Layout) -> str:
-    """The program for NVRTC. Macros stand in it, since one given as an option reaches NVRTC's own headers too."""
+    """The CUDA program. Macros are in its text, because options would also define them in NVRTC's headers."""
     macros = {**layout._asdict(), "K": layout.K, "T": layout.T, "COLLECT": COLLECT}
     lines = [f"#define {name} {int(value)}\n" for name, value in macros.items()]
     return "".join(lines) + SOURCE.read_text(encoding="utf-8")
 
 
 def plan_table(layout: Layout, pairs: np.ndarray) -> np.ndarray:
-    """What the kernels read of the list of pairs: int32, one part after the other.
+    """The list of pairs as the kernels read it: int32, one part after the other.
 
-    For each group of slots the place of its first tile, then the end of the tiles; the tiles ``i0 | j0 << 8``, with
-    a bit from the 16th on for each pair that it computes; for each slot the set of its partners, in words of 32
-    bits; for each (i, j) the pair's number in the list, or -1.
+    For each group of slots the index of its first tile, then the end of the tiles; the tiles ``i0 | j0 << 8``, with
+    a bit from the 16th on for each pair that the tile computes; for each slot the set of its partners, in words of
+    32 bits; for each (i, j) the pair's index in the list, or -1.
 
     Args:
         pairs: int ``[P, 2]``, distinct (i, j) with i < j.
@@ -112,7 +112,7 @@ def plan_table(layout: Layout, pairs: np.ndarray) -> np.ndarray:
     for g0 in range(0, F, G):
         starts.append(len(tiles))
         inside = (slots >= g0) & (slots < g0 + G)
-        # A pair within the group is computed once, one that leaves it once in each of the two groups.
+        # A pair within a group is computed once, a pair across groups once in each of the two.
         wanted = listed & inside[:, None] & ~(inside[None, :] & (slots[None, :] <= slots[:, None]))
         for i0 in range(g0, min(g0 + G, F), PI):
             for j0 in range(0, F, PJ):
@@ -126,12 +126,12 @@ def plan_table(layout: Layout, pairs: np.ndarray) -> np.ndarray:
 
 
 def shared_limit(capability: int) -> int:
-    """Shared memory that a block may have, in bytes; of a capability not known, that of the nearest below it."""
+    """Maximum shared memory of a block, in bytes; for an unknown capability, that of the nearest below it."""
     return 1024 * _SHARED[max((known for known in _SHARED if known <= capability), default=70)]
 
 
 def why_not(slots: int, k: int, t: int) -> str:
-    """What keeps a shape from the kernels, in a few words; "" if nothing does."""
+    """Why the kernels cannot take a shape, in a few words; "" if they can."""
     if max(k, t) > MOST_WIDE:
         return f"k = {k}, t = {t}: the GPU's kernels take up to {MOST_WIDE}"
     return f"{slots} slots: the GPU's kernels take up to {MOST_SLOTS}" if slots > MOST_SLOTS else ""
@@ -139,7 +139,7 @@ def why_not(slots: int, k: int, t: int) -> str:
 
 @lru_cache(maxsize=256)
 def choose(slots: int, k: int, t: int, by_slot: bool, capability: int) -> Layout | None:
-    """The layout for a shape, by a rough count of instructions; None if no layout fits the shared memory.
+    """Choose the layout for a shape by a rough count of instructions; None if none fits the shared memory.
 
     Args:
         k: width of the vectors, up to 64.
@@ -162,10 +162,10 @@ def choose(slots: int, k: int, t: int, by_slot: bool, capability: int) -> Layout
 
 
 def _cost(layout: Layout, limit: int) -> float:
-    """Instructions a row, forward and backward, made worse by what too few warps cannot hide."""
+    """Instructions per row, forward and backward, with a penalty for too few warps to hide latency."""
     F, K, T, N, R, G = layout.F, layout.K, layout.T, layout.N, layout.R, layout.G
     halves, wide = _tiles(F, layout.PI, layout.PJ)
-    # Of all groups together; what leaves a group is computed twice.
+    # Of all groups together; pairs across groups are computed twice.
     tiles = R * (halves * G + wide * max(0, F - G)) // max(F, G)
     by_tile = layout.PI * layout.PJ * (K * T + 4 * T + 60)
 
@@ -185,7 +185,7 @@ def _cost(layout: Layout, limit: int) -> float:
 
 @lru_cache(maxsize=1024)
 def _tiles(slots: int, PI: int, PJ: int) -> tuple[int, int]:
-    """Tiles of the pairs i < j, and of all (i, j)."""
+    """Number of tiles of the pairs i < j, and of all (i, j)."""
     halves = sum(1 for i in range(0, slots, PI) for j in range(0, slots, PJ) if j + PJ > i + 1)
     return halves, -(-slots // PI) * -(-slots // PJ)
 

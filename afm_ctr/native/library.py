@@ -1,4 +1,4 @@
-"""Where the compiled libraries lie, and for which TensorFlow and sources they were built. No TensorFlow here."""
+"""Paths of the compiled libraries, by the TensorFlow and sources they were built for. Must not import TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ FOLDER = Path(__file__).parent
 
 
 def sources() -> list[Path]:
-    """The C++ files, headers among them."""
+    """The C++ files, including headers."""
     return sorted([*FOLDER.glob("*.cc"), *FOLDER.glob("*.h")])
 
 
 def tensorflow_version() -> str | None:
-    """Of the installed distribution, by whichever of its names; None where there is none."""
+    """Version of the installed distribution, by either of its names; None if it is not installed."""
     return version_of("tensorflow") or version_of("tensorflow-cpu")
 
 
 def key() -> str:
-    """TensorFlow, Python and a digest of the sources: a library is used only by those that it was built for."""
+    """TensorFlow's and Python's version and a digest of the sources: a library is only used with these."""
     digest = hashlib.sha256()
     for file in sources():
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
@@ -32,18 +32,18 @@ def key() -> str:
 
 
 def why_not_trusted(path: Path) -> str | None:
-    """Why a library is not to be loaded, see :func:`afm_ctr.io.ownership.why_not_ours`; ``None``: it may be.
+    """Why a library must not be loaded, see :func:`afm_ctr.io.ownership.why_not_ours`; ``None``: it may.
 
-    Whose Python code runs here may also have built the library.
+    The owner of this Python code is also trusted to have built the library.
     """
     return why_not_ours(path, trusted=[Path(__file__).stat().st_uid])
 
 
 def library_path() -> Path:
-    """Where the library of TensorFlow's ops is, or would be."""
+    """Path of the library of TensorFlow ops, whether or not it is built."""
     return FOLDER / f"_afm-{key()}.so"
 
 
 def plain_library(library: Path) -> Path:
-    """Where the library that needs no TensorFlow is, by the place of the other."""
+    """Path of the library that needs no TensorFlow, from the path of the other."""
     return library.with_suffix(".plain.so")

@@ -1,4 +1,4 @@
-"""Compiling for a GPU at run time by NVIDIA's NVRTC, which is found at run time too; results are kept on disk."""
+"""Compiles CUDA programs at run time with NVIDIA's NVRTC, also located at run time; results are cached on disk."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 from afm_ctr.io.files import write_bytes
 
 _NAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
-# Where the wheels of NVIDIA put it: nvidia-cuda-nvrtc (13), nvidia-cuda-nvrtc-cu12.
+# Its folders in NVIDIA's wheels: nvidia-cuda-nvrtc (13), nvidia-cuda-nvrtc-cu12.
 _FOLDERS = ("cu13/lib", "cuda_nvrtc/lib")
 _OPTIONS = ("--std=c++17",)
-ROUNDED = ("--fmad=false",)  # each operation is rounded, as TensorFlow's one by one are
+ROUNDED = ("--fmad=false",)  # rounds each operation, like TensorFlow's separate ops
 INSTALL = "pip install nvidia-cuda-nvrtc-cu12"  # of the major version of TensorFlow's CUDA
 MISSING = "NVRTC, which compiles the GPU's kernels, is not installed"
 
 
 class CompileError(RuntimeError):
-    """NVRTC is not there, does not know the GPU, or refuses the program."""
+    """NVRTC is not installed, does not support the GPU, or refuses the program."""
 
 
 def cache() -> Path:
@@ -34,19 +34,19 @@ def cache() -> Path:
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """NVRTC: from a wheel next to this package, else where the dynamic linker looks; None if there is none."""
+    """Load NVRTC from a wheel next to this package, or by the dynamic linker; None if there is none."""
     wheels = [Path(entry) / "nvidia" / folder for entry in sys.path for folder in _FOLDERS]
     files = [str(file) for folder in wheels for file in sorted(folder.glob("libnvrtc.so.*"))]
     for name in (*files, *_NAMES):
         with contextlib.suppress(OSError, AttributeError):
             found = ctypes.CDLL(name)
-            found.nvrtcGetCUBIN.restype = ctypes.c_int  # before CUDA 11.2 there was none
+            found.nvrtcGetCUBIN.restype = ctypes.c_int  # missing before CUDA 11.2
             return found
     return None
 
 
 def version() -> tuple[int, int] | None:
-    """Of NVRTC, such as (13, 0); None if there is none."""
+    """NVRTC's version, such as (13, 0); None if there is none."""
     if (nvrtc := library()) is None:
         return None
     major, minor = ctypes.c_int(), ctypes.c_int()
@@ -55,10 +55,10 @@ def version() -> tuple[int, int] | None:
 
 
 def target(capability: int) -> int:
-    """The compute capability to compile for: the GPU's, or the nearest below it of its generation.
+    """The compute capability to compile for: the GPU's, or the nearest below it in the same generation.
 
     Raises:
-        CompileError: there is no NVRTC, or it knows no GPU of that generation.
+        CompileError: there is no NVRTC, or it does not support the GPU's generation.
     """
     if (nvrtc := library()) is None:
         raise CompileError(MISSING)
@@ -76,10 +76,10 @@ def cubin(source: str, capability: int, options: tuple[str, ...] = ()) -> bytes:
     """The compiled program, from the cache if it was compiled before.
 
     The cache is keyed by the source, the options, the compute capability and NVRTC's version. A cache that cannot be
-    written is done without.
+    written is ignored.
 
     Raises:
-        CompileError: NVRTC is not there, does not know the GPU, or refuses the program.
+        CompileError: NVRTC is not installed, does not support the GPU, or refuses the program.
     """
     arch = target(capability)
     what = f"{version()}\0{arch}\0{_OPTIONS + options}\0{source}"
@@ -95,10 +95,10 @@ def cubin(source: str, capability: int, options: tuple[str, ...] = ()) -> bytes:
 
 
 def compile_program(source: str, arch: int, options: tuple[str, ...] = ()) -> bytes:
-    """The cubin of a program in CUDA C++, for compute capability ``arch``, with further options of NVRTC.
+    """Compile a CUDA C++ program to a cubin for compute capability ``arch``, with additional options of NVRTC.
 
     Raises:
-        CompileError: NVRTC is not there, or refuses the program.
+        CompileError: NVRTC is not installed, or refuses the program.
     """
     if (nvrtc := library()) is None:
         raise CompileError(MISSING)

@@ -1,4 +1,4 @@
-"""Loading the library, and the op with its gradient."""
+"""Loads the library; the pooling op with its gradient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INSTRUCTIONS = "AFM_CTR_INSTRUCTIONS"
 
 
 class _Loaded(NamedTuple):
-    """The module of ops and the instruction sets that it can use here; or what is wrong."""
+    """The module of ops and the instruction sets that it can use here; or the reason why it was not loaded."""
 
     module: Any = None
     instructions: tuple[str, ...] = ()
@@ -33,13 +33,13 @@ _loading = Lock()
 
 
 def load() -> _Loaded:
-    """The library, opened once a process, whichever thread comes first."""
+    """The library, opened once per process; thread-safe."""
     with _loading:
         return _opened()
 
 
 def why_not_there(path: Path) -> str:
-    """What keeps a library from being loaded before that is tried; "" if nothing does."""
+    """Why a library cannot be loaded, without trying to; "" if nothing speaks against it."""
     if not path.exists():
         others = any(FOLDER.glob("_afm-*.so"))
         return "built for another TensorFlow or from other sources" if others else "not built"
@@ -48,7 +48,7 @@ def why_not_there(path: Path) -> str:
 
 
 def open_library() -> _Loaded:
-    """The library, opened now."""
+    """Open the library."""
     path = library_path()
     if why := why_not_there(path):
         return _Loaded(reason=why)
@@ -61,7 +61,7 @@ def open_library() -> _Loaded:
     tf.RegisterGradient("AfmCtrPooling")(_gradient)
     tf.RegisterGradient("AfmCtrNormalise")(_normalise_gradient)
     tf.RegisterGradient("AfmCtrReadRows")(_slices)
-    with tf.init_scope():  # a training step is being traced, perhaps
+    with tf.init_scope():  # a training step may be being traced
         names = module.afm_ctr_instructions().numpy()
     return _Loaded(module, tuple(name.decode() for name in names))
 
@@ -70,16 +70,16 @@ _opened = cache(open_library)
 
 
 def asked_for(variable: str, ours: str, other: str, reason: str) -> bool:
-    """Whether the op's form is taken: where nothing keeps it from being used, unless a variable says otherwise.
+    """Whether to use the op: if it is available, unless an environment variable chooses the other form.
 
     Args:
-        variable: of the environment, which may ask for one form.
-        ours: its name for the op's form.
-        other: its name for the other.
-        reason: what keeps the op from being used, "" if nothing does.
+        variable: the environment variable that may choose a form.
+        ours: its value for the op.
+        other: its value for the other form.
+        reason: why the op is not available, "" if it is.
 
     Raises:
-        UserError: the variable asks for what is not there.
+        UserError: the variable has another value, or chooses an op that is not available.
     """
     wanted = os.environ.get(variable, "")
     if wanted not in ("", ours, other):
@@ -98,7 +98,7 @@ def uses_gpu() -> bool:
 
 
 def why_not(slots: int = 2, k: int = 1, t: int = 1, by_slot: bool = False) -> str:
-    """What keeps the op from being used here for a shape, in a few words; "" if nothing does."""
+    """Why the op cannot be used here for a shape, in a few words; "" if it can."""
     if reason := load().reason:
         return reason
     if uses_gpu():
@@ -107,12 +107,12 @@ def why_not(slots: int = 2, k: int = 1, t: int = 1, by_slot: bool = False) -> st
 
 
 def instruction_sets() -> list[str]:
-    """Those of this machine that there are kernels for, the best first; none without the library."""
+    """Instruction sets of this machine that have kernels, the best first; empty without the library."""
     return list(load().instructions)
 
 
 def _instructions() -> str:
-    """The instruction set that ``AFM_CTR_INSTRUCTIONS`` asks for; "" is the best."""
+    """The instruction set that ``AFM_CTR_INSTRUCTIONS`` chooses; "" is the best."""
     wanted = os.environ.get(INSTRUCTIONS, "")
     if wanted and wanted not in instruction_sets():
         raise UserError(f"{INSTRUCTIONS}={wanted}: this machine has {', '.join(instruction_sets()) or 'no library'}")
@@ -143,12 +143,12 @@ def fused_pooling(
 ) -> tf.Tensor:
     """Σ c·m_ij·a_ij (u_i ⊙ u_j) over the pairs of present slots: ``[B, k]``; once differentiable by u, W, b and h.
 
-    By slot: over each slot's pairs, ``[B, F, k]``. On a GPU the kernels for the shape are compiled when it is first
-    seen, and kept on disk.
+    By slot: over each slot's pairs, ``[B, F, k]``. On a GPU the kernels for a shape are compiled at its first use,
+    and cached on disk.
 
-    Memory: inputs, outputs, B floats, and a workspace a thread for the rows that it computes at once, as many as a
-    register holds floats: (16 + t / 4) bytes a pair of each of them, 8·F·k of each, and 100·k·t or so. For the
-    backward pass a CPU keeps 4 + t / 8 bytes a pair, up to 512 MiB in all; beyond it computes them again. The
+    Memory: inputs, outputs, B floats, and a workspace per thread for the rows that it computes at once, as many as a
+    register holds floats: (16 + t / 4) bytes per pair and 8·F·k bytes for each of these rows, and about 100·k·t. For
+    the backward pass a CPU keeps 4 + t / 8 bytes per pair, up to 512 MiB in all; beyond that it recomputes them. The
     result does not depend on the number of threads; between instruction sets it differs by rounding.
 
     Args:
@@ -158,16 +158,16 @@ def fused_pooling(
         b: float32 ``[t]``.
         h: float32 ``[t]``.
         pairs: int32 ``[P, 2]``.
-        by_slot: whether each slot's pairs are pooled apart.
-        scale_by_pairs: whether c is the number of the row's pairs, and not 1.
-        rows: int64 ``[B]``; needed if there is dropout.
-        threshold: a pair is dropped if the upper 24 bits of its hash are below this; 0 for no dropout.
-        keep_scale: what the weights of the other pairs are multiplied by.
+        by_slot: whether to pool each slot's pairs separately.
+        scale_by_pairs: whether c is the number of the row's pairs instead of 1.
+        rows: int64 ``[B]``; required for dropout.
+        threshold: a pair is dropped if the upper 24 bits of its hash are below this; 0: no dropout.
+        keep_scale: factor for the weights of the other pairs.
         key: unsigned 64 bits, added to the multiple of the row's number that is hashed.
 
     Raises:
         RuntimeError: the library cannot be used.
-        tf.errors.InvalidArgumentError: shapes do not fit each other.
+        tf.errors.InvalidArgumentError: shapes do not match.
     """
     loaded = load()
     if loaded.module is None:
@@ -197,7 +197,7 @@ def fused_pooling(
 
 
 def _gradient(op: Any, by_pooled: tf.Tensor, *_: tf.Tensor) -> list[Any]:
-    """By u, W, b and h; nothing flows through the other outputs, which are there for this function."""
+    """By u, W, b and h; the other outputs only serve this function and have no gradient."""
     names = ["scale_by_pairs", "by_slot", "threshold", "keep_scale", "key", "instructions"]
     names += ["gpu_program", "gpu_plan", "gpu_sizes"]
     by_u, by_W, by_b, by_h = load().module.afm_ctr_pooling_grad(
@@ -228,7 +228,7 @@ def _normalise_gradient(op: Any, by_normalised: tf.Tensor, by_total: tf.Tensor, 
 
 
 def _slices(op: Any, by_rows: tf.Tensor) -> list[Any]:
-    """By the variable: the rows read, as often as they were read."""
+    """By the variable: the rows read, repeated as often as they were read."""
     import tensorflow as tf
 
     variable, rows = op.inputs

@@ -1,4 +1,4 @@
-"""Reading stretches of shards to arrays: the op in C++, and when it can be used."""
+"""Reads blocks of shards into arrays: the C++ op, and whether it can be used."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ READING = "AFM_CTR_READING"
 
 
 def reads_records() -> bool:
-    """Whether records are read by the op: wherever its library loads.
+    """Whether the op reads records: if its library loads.
 
-    The environment variable ``AFM_CTR_READING`` asks for one form: ``native`` or ``python``.
+    The environment variable ``AFM_CTR_READING`` chooses a form: ``native`` or ``python``.
 
     Raises:
-        UserError: the variable asks for what is not there.
+        UserError: the variable chooses a form that is not available.
     """
     return asked_for(READING, "native", "python", load().reason)
 
@@ -40,20 +40,20 @@ def read_records(
     groups: bool,
     keys: bool,
 ) -> dict[str, np.ndarray] | None:
-    """Records of n blocks as the rows of a batch, padded with zeros; None where the op does not take all of them.
+    """Records of n blocks as the rows of a batch, padded with zeros; None if the op cannot read all of them.
 
-    It takes a record whose checksums match and that is plainly a ``tf.train.Example`` of the contract, with every
-    number in its range. It says nothing of the others: the reader in Python does, and knows what is right after all.
-    The blocks are read on TensorFlow's threads, without Python's lock. Of the environment variable
-    ``AFM_CTR_INSTRUCTIONS`` it takes ``baseline``: checksums and ids without special instructions.
+    It reads records with matching checksums that are simple ``tf.train.Example`` messages of the contract with all
+    numbers in range. Other records are left to the reader in Python, which reports what is wrong or accepts them.
+    The blocks are read on TensorFlow's threads, without Python's GIL. ``AFM_CTR_INSTRUCTIONS=baseline`` computes
+    checksums and ids without special instructions.
 
     Args:
-        paths: of files; of a tensor (:func:`paths_tensor`) nothing is converted at each call.
-        stretches: int64 [n, 6]: the place of a block's file in ``paths``, its first byte, the byte behind its last,
-            records in it, and which of them, from one to before another, are to be taken of its order.
+        paths: paths of files; a tensor (:func:`paths_tensor`) avoids converting them at each call.
+        stretches: int64 [n, 6]: the index of a block's file in ``paths``, its start and end (exclusive) in bytes, its
+            number of records, and the range (end exclusive) of records to take in its order.
         order: uint64 [n, 2], the keys of the blocks' orders (:meth:`afm_ctr.records.EpochOrder.keys`); [0, 2]: file
             order.
-        feature_size: ids are in [0, feature_size).
+        feature_size: ids must be in [0, feature_size).
         labelled: whether every row must have a label.
         binary: whether a label must be 0 or 1.
 
@@ -63,7 +63,7 @@ def read_records(
 
     Raises:
         RuntimeError: the library cannot be used.
-        tf.errors.InvalidArgumentError: there are no such stretches, or they fill more than the rows.
+        tf.errors.InvalidArgumentError: invalid blocks, or more records than rows.
     """
     loaded = load()
     if loaded.module is None:
@@ -87,7 +87,7 @@ def read_records(
     if not found.good.numpy():
         return None
     names = ["feature_ids", "feature_vals", "label", "weight", *(["group", "has_group"] if groups else [])]
-    # The same memory, where ``numpy()`` copies.
+    # Shares the memory; ``numpy()`` would copy.
     arrays = {name: np.asarray(memoryview(getattr(found, name))) for name in names}
     if keys:
         arrays["key"] = found.key.numpy()

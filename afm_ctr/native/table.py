@@ -1,7 +1,7 @@
-"""A table's part of a step by the ops in C++, and when they can be used.
+"""The C++ ops for a table's part of a training step, and whether they can be used.
 
 Shapes are those of the functions in :mod:`afm_ctr.sparse_gradients`; types are float32 and int64. A row or position
-out of range, and shapes that do not fit, raise ``tf.errors.InvalidArgumentError``.
+out of range, and shapes that do not match, raise ``tf.errors.InvalidArgumentError``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ TABLE = "AFM_CTR_TABLE"
 
 
 def steps_tables(dtype: tf.DType) -> bool:
-    """Whether lookups and sparse steps are built around the ops: for float32 on CPUs, when their library is there.
+    """Whether lookups and sparse steps use the ops: for float32 on CPUs, if the library loads.
 
-    The environment variable ``AFM_CTR_TABLE`` asks for one form: ``native`` or ``tensorflow``.
+    The environment variable ``AFM_CTR_TABLE`` chooses a form: ``native`` or ``tensorflow``.
 
     Raises:
-        UserError: the variable asks for what is not there.
+        UserError: the variable chooses a form that is not available.
     """
     import tensorflow as tf
 
@@ -34,16 +34,16 @@ def steps_tables(dtype: tf.DType) -> bool:
 
 
 def merge_ids(ids: tf.Tensor, zero_first: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-    """The distinct ids by their first appearance ``[u]``, and where each is among them, in the shape of the ids."""
+    """The distinct ids by first appearance ``[u]``, and the index of each id among them, in the shape of ``ids``."""
     unique, inverse = load().module.afm_ctr_merge(ids=ids, zero_first=zero_first)
     return unique, inverse
 
 
 def read_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
-    """``variable[rows]``, float32 ``[u, d]``; its gradient is ``tf.IndexedSlices``, as that of ``tf.gather``."""
+    """``variable[rows]``, float32 ``[u, d]``; its gradient is ``tf.IndexedSlices``, as with ``tf.gather``."""
     import tensorflow as tf
 
-    tf.gather(variable, tf.zeros([0], tf.int64))  # a tape takes notice of the variable
+    tf.gather(variable, tf.zeros([0], tf.int64))  # makes a tape watch the variable
     return load().module.afm_ctr_read_rows(weights=variable.handle, rows=rows)
 
 
@@ -60,10 +60,10 @@ def add_rows(values: tf.Tensor, position: tf.Tensor, count: tf.Tensor, scale: tf
 
 
 def fm(linear: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """A factorization machine of all pairs of slots, from distinct rows; no gradient is registered.
+    """A factorization machine over all pairs of slots, from distinct rows; no gradient is registered.
 
     Returns:
-        The logits without a bias ``[B]``, and each example's sum of its scaled vectors ``[B, k]``.
+        The logits without a bias ``[B]``, and the sum of each example's scaled vectors ``[B, k]``.
     """
     logits, sums = load().module.afm_ctr_fm(linear=linear, vectors=vectors, position=position, scale=scale)
     return logits, sums
@@ -72,7 +72,7 @@ def fm(linear: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale: tf.Ten
 def fm_gradient(
     upstream: tf.Tensor, sums: tf.Tensor, vectors: tf.Tensor, position: tf.Tensor, scale: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The gradient of :func:`fm` by ``linear`` and ``vectors``, for one ``[B]`` by the logits: in batch order."""
+    """The gradient of :func:`fm` by ``linear`` and ``vectors``, from the logits' gradient ``[B]``; in batch order."""
     by_linear, by_vectors = load().module.afm_ctr_fm_gradient(
         upstream=upstream, sums=sums, vectors=vectors, position=position, scale=scale
     )
@@ -87,16 +87,16 @@ def step_rows(
     options: tf.Tensor,
     counts: tf.Tensor | None = None,
 ) -> None:
-    """One step of an optimizer on some rows of a variable and of its slots, in place.
+    """One optimizer step on some rows of a variable and of its slot variables, in place.
 
     Args:
         rule: "sgd", "adagrad", "adam" or "ftrl".
-        variables: the weights and the rule's slots in its order, float32 ``[rows, d]``; that of
+        variables: the weights and the rule's slot variables in its order, float32 ``[rows, d]``; that of
             "adagrad" may be ``[rows, 1]``.
         rows: int64 ``[u]``, distinct.
         gradient: float32 ``[u, d]``.
-        options: the scalars of the rule, float32 ``[n]``, see ``rules.h``.
-        counts: scalar bool, whether anything is to change; None: True.
+        options: the rule's scalars, float32 ``[n]``, see ``rules.h``.
+        counts: scalar bool, whether to change anything; None: True.
     """
     op = getattr(load().module, f"afm_ctr_{rule}_rows")
     handles = [variable.handle for variable in variables]
@@ -106,7 +106,7 @@ def step_rows(
 def steps_on_gpu(rule: str, variables: Sequence[tf.Variable]) -> bool:
     """Whether :func:`step_on_gpu` can step these: float32 of one shape, on a GPU, with the library and NVRTC.
 
-    The environment variable ``AFM_CTR_TABLE`` asks for one form: ``native`` or ``tensorflow``.
+    The environment variable ``AFM_CTR_TABLE`` chooses a form: ``native`` or ``tensorflow``.
     """
     import tensorflow as tf
 
@@ -127,7 +127,7 @@ def step_on_gpu(
     options: tf.Tensor,
     counts: tf.Tensor | None = None,
 ) -> None:
-    """:func:`step_rows` by one kernel of the GPU; a row that the variable lacks is left out.
+    """:func:`step_rows` by one GPU kernel; rows outside the variable are skipped.
 
     Args:
         rows: int64 ``[u]``, distinct; None: the gradient is of the whole variable, whatever its rank.

@@ -1,4 +1,4 @@
-"""One page about a training run: what went in, how it went, how good the model is and where it is not."""
+"""One page about a training run: data, training, the model's quality, and its weak spots."""
 
 from afm_ctr.report.command import report
 

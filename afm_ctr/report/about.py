@@ -1,4 +1,4 @@
-"""The sections of a report that need no model: data, config, surroundings, learning curves, speed."""
+"""The sections of a report that do not need the model: data, config, environment, learning curves, throughput."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _SHOWN = 6  # decimals
 
 
 def number(value: float | int | None, decimals: int = _SHOWN) -> str:
-    """A figure as a table shows it; nothing where there is none."""
+    """A number as a table shows it; "" for None."""
     if value is None:
         return ""
     return f"{value:,}" if isinstance(value, int) else f"{value:.{decimals}f}"
 
 
 def command_of(run: dict[str, Any]) -> str:
-    """What was typed, as far as it was recorded."""
+    """The command line of a run, if it was recorded."""
     words = [str(word) for word in run.get("command") or []]
     return shlex.join(["afm-ctr", *words]) if words and words[0] != "afm-ctr" else shlex.join(words)
 
 
 def add_data(page: Page, record: RunRecord, judged: Judged) -> None:
-    """What the data set holds and where it came from, and whether it is the run's."""
+    """The data set's content and origin, and whether it is the run's."""
     page.section("Data")
     manifest = judged.manifest
     if manifest is None:
@@ -84,7 +84,7 @@ def _is_of_run(record: RunRecord, judged: Judged) -> bool:
 
 
 def add_config(page: Page, config: TrainConfig) -> None:
-    """Every key of the config, next to what it would be by default."""
+    """Every key of the config, with its default."""
     page.section("Config", "What differs from the default stands out; keys without a default belong to the model.")
     given, default = (flat(one.model_dump(mode="json")) for one in (config, TrainConfig()))
     rows, marked = [], []
@@ -101,12 +101,12 @@ def _plain(value: Any) -> str:
 
 
 def _plain_parent(key: str, default: dict[str, Any]) -> str | None:
-    """``null`` for a key of a part that is off by default."""
+    """``null`` for a key of a section that is off by default."""
     return "null" if default.get(key.rpartition(".")[0], "") is None else None
 
 
 def add_surroundings(page: Page, record: RunRecord) -> None:
-    """Versions, ranks and machine of every call of ``train``."""
+    """Versions, ranks and machine of every ``train`` call."""
     page.section("Environment")
     sessions = record.sessions
     last = sessions[-1]
@@ -199,7 +199,7 @@ def _whole(value: float | None) -> str:
 
 
 def add_speed(page: Page, record: RunRecord) -> None:
-    """Rows a second of training, and where the time went if that was measured."""
+    """Training rows per second, and the parts of a step if they were profiled."""
     page.section("Throughput")
     speeds = [one["rows_per_second"] for one in record.history if one.get("rows_per_second")]
     if not speeds:

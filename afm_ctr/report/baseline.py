@@ -1,4 +1,4 @@
-"""Another run's scores of the same rows, and how much better the reported run is."""
+"""A baseline: another run's scores of the same rows, and the reported run's gain."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Baseline:
     model: str
     checkpoint: str
     scored: ScoredSplit
-    # how much lower the reported run's loss is, a mean over pairs of the same row; None without rows
+    # the baseline's loss minus the reported run's, a mean of differences by row; None without rows
     loss_gain: Interval | None
-    auc_gain: Interval | None  # how much larger its AUC is; None where there are not both classes
+    auc_gain: Interval | None  # the reported run's AUC minus the baseline's; None if a class is missing
 
     @property
     def name(self) -> str:
@@ -44,7 +44,7 @@ class Baseline:
         """Score the rows of a reader of ``data_dir`` with another run; ``own`` are the reported run's scores.
 
         Raises:
-            UserError: no run, a foreign schema, another loss, or rows without labels.
+            UserError: no run, another schema or loss, or rows without labels.
         """
         if own.labels is None:
             raise UserError(f"--baseline {folder}: the split has no labels to compare by; name another --split")

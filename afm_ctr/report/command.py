@@ -1,4 +1,4 @@
-"""Reports on a run."""
+"""Writes a report on a run."""
 
 from __future__ import annotations
 
@@ -33,19 +33,18 @@ Progress = Callable[[str, int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class ReportSummary:
-    """What was written."""
+    """Result of :func:`report`."""
 
     output: str
-    split: str | None  # what the model was judged on; None: there was nothing
+    split: str | None  # the split that the model was evaluated on, if any
     checkpoint: str
-    metrics: dict[str, Interval]  # figures with the ends of their intervals, by name
-    warnings: list[str]  # lines that say what is wrong with the model
-    verdict: str  # what the page begins with; empty where there is nothing to judge by
-    # the run that was compared with, and by how much this one is better; None: none was named
-    baseline: dict[str, Any] | None = None
+    metrics: dict[str, Interval]  # values with the ends of their intervals, by name
+    warnings: list[str]  # problems of the model, one line each
+    verdict: str  # the first paragraph of the page; empty without anything to judge by
+    baseline: dict[str, Any] | None = None  # the baseline run and this run's gains, if one was given
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """As plain data."""
         return {**dataclasses.asdict(self), "metrics": {name: i._asdict() for name, i in self.metrics.items()}}
 
 
@@ -60,21 +59,21 @@ def report(
     which: Which = "best",
     progress: Progress = lambda stage, done, total: None,
 ) -> ReportSummary:
-    """Write one page about a run, finished or under way. In one process, on one rank.
+    """Write one page about a run, finished or in progress. In one process, on one rank.
 
-    What there is no data, label, epoch or pair for is said to be missing on the page. Memory: see
+    Sections without data, labels, epochs or pairs say so on the page. Memory: see
     :class:`~afm_ctr.report.scored.ScoredSplit`.
 
     Args:
-        data_dir: the data set to judge it on; None: the one that it was trained on, where that is still there.
-        split: of it; None: ``test``, or else the run's validation split.
-        output: the page; None: ``report.html`` in the run's folder.
+        data_dir: the data set to evaluate on; None: the run's own, if it still exists.
+        split: the split to evaluate on; None: ``test``, or else the run's validation split.
+        output: path of the page; None: ``report.html`` in the run's folder.
         slices: the fields to slice by; None: all.
         baseline: another run, such as one of the ``lr`` model, to compare with on the same rows.
 
     Raises:
-        UserError: no run or no checkpoint; data, split or field that was named and is not there; a foreign schema;
-            a baseline that cannot be compared; a damaged file; a page that cannot be written.
+        UserError: no run or no checkpoint; data, split or field that does not exist; another schema; a baseline that
+            cannot be compared; a damaged file; a page that cannot be written.
     """
     folder = Path(model_dir)
     target = file_of(folder / PAGE if output is None else output)
@@ -144,7 +143,7 @@ def report(
 
 
 def _open_split(record: RunRecord, judged: Judged) -> Reader:
-    """In batches as ``evaluate`` makes them, so that scores are equal to the last bit."""
+    """Open the split with the batches of ``evaluate``, so that scores are bit-identical."""
     assert judged.folder is not None and judged.manifest is not None and judged.split is not None
     batch = scoring_batch(judged.manifest.split_rows(judged.split), max(record.config.batch_size, SMALLEST_BATCH))
     return Reader(judged.folder, judged.split, batch, shuffle=False)

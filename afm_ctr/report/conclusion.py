@@ -1,4 +1,4 @@
-"""The sentences that a report begins with: is the model better than others, and was it trained long enough?"""
+"""The first sentences of a report: is the model better than others, and was it trained long enough?"""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def conclusion(
     history: Sequence[Mapping[str, Any]],
     baseline: Baseline | None = None,
 ) -> str:
-    """One paragraph; empty where there is nothing to judge.
+    """One paragraph; empty without anything to judge.
 
     Args:
-        scored: the split; None: there is none.
-        metrics: its figures, of :func:`afm_ctr.report.quality.intervals_of`.
+        scored: the scored split, if there is one.
+        metrics: its metrics, from :func:`afm_ctr.report.quality.intervals_of`.
     """
     parts = []
     if scored is not None and scored.labels is not None:
@@ -37,7 +37,7 @@ def conclusion(
 
 
 def compared(gain: Interval | None, loss: str, other: str) -> str:
-    """Whether the model is better than another by its loss; empty where the rows do not say."""
+    """Whether the model is better than another by its loss; empty if the rows do not show it."""
     if gain is None or gain.low is None or gain.high is None:
         return f"The same {_LOSS_NAMES[loss]} as {other} on every row." if gain is not None and not gain.value else ""
     by = f"by {_LOSS_NAMES[loss]} {gain._replace(value=abs(gain.value)).around()}"

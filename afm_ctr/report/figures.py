@@ -1,4 +1,4 @@
-"""Figures of a report."""
+"""Plots of a report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST = 46  # characters of a slice's name
 
 
 class Curve(NamedTuple):
-    """A key of the history, and how it is drawn."""
+    """A key of the history, with its label and colour."""
 
     key: str
     label: str
@@ -37,7 +37,7 @@ PANELS: tuple[tuple[str, tuple[Curve, ...]], ...] = (
 
 @styled
 def curves(history: Sequence[dict[str, Any]], best_epoch: int | None) -> Figure:
-    """A panel a figure of the history, by epoch; the best epoch is marked."""
+    """One panel per metric of the history, by epoch; the best epoch is marked."""
     shown = [
         (title, drawn)
         for title, all_curves in PANELS
@@ -70,7 +70,7 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int | None) -> Figure:
 
 @styled
 def calibration(points: Sequence[tuple[CalibrationBin, Interval, int]]) -> Figure:
-    """Observed against predicted share, a dot a bin with its interval."""
+    """Observed against predicted shares, one dot per bin with its interval."""
     predicted = np.array([point.predicted for point, _, _ in points])
     observed = np.array([point.observed for point, _, _ in points])
     low = np.array([interval.value if interval.low is None else interval.low for _, interval, _ in points])
@@ -92,9 +92,9 @@ def calibration(points: Sequence[tuple[CalibrationBin, Interval, int]]) -> Figur
 
 @styled
 def histogram(predictions: np.ndarray, labels: np.ndarray | None, name: str, weights: np.ndarray) -> Figure:
-    """How the predictions are spread: of each class where labels are 0 and 1, each as shares of its own rows."""
+    """Distribution of the predictions; by class if labels are 0 and 1, as shares of the class's rows."""
     figure, (axis,) = panels(5.6, 3.4)
-    # Rounded: NumPy makes no bins of numbers that differ in their last bit only.
+    # Rounded: NumPy cannot make bins for numbers that differ in their last bit only.
     bins = np.histogram_bin_edges(np.round(predictions, 12), 40) if predictions.size else np.array([0.0, 1.0])
     parts = [("all rows", np.ones(predictions.size, bool), BLUE)]
     if labels is not None:
@@ -112,7 +112,7 @@ def histogram(predictions: np.ndarray, labels: np.ndarray | None, name: str, wei
 
 @styled
 def dots(groups: Sequence[tuple[str, Sequence[Slice]]], overall: float, measure: str) -> Figure:
-    """Slices with an interval as dots, a panel a group, next to a line at the figure of all rows."""
+    """Slices with an interval as dots, one panel per group, with a line at the value of all rows."""
     count = max(len(slices) for _, slices in groups)
     figure, axes = panels(11, 0.27 * count * len(groups) + 1.6, len(groups), sharex=True)
     for axis, (title, slices) in zip(axes, groups, strict=True):

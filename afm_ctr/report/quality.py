@@ -1,4 +1,4 @@
-"""The sections of a report that judge the model: metrics, calibration, scores, slices."""
+"""The sections of a report on the model's quality: metrics, calibration, scores, slices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from afm_ctr.report.scored import ScoredSplit, root
 from afm_ctr.report.slices import MOST, Slice
 from afm_ctr.webpage import Page
 
-LEAST = 30  # rows of either class (or rows, where labels are real) of a slice in the picture
+LEAST = 30  # minimum rows of either class (or rows, if labels are real) of a slice in the plot
 _IN_PICTURE = 10
 
 _WORDS = {
@@ -35,10 +35,10 @@ _WITHOUT_INTERVAL = ("constant_log_loss", "normalised_entropy", "constant_rmse",
 
 
 def intervals_of(scored: ScoredSplit) -> dict[str, Interval]:
-    """Every metric of the split that is defined, with its interval where there is one.
+    """Every defined metric of the split, with its interval if it has one.
 
-    Figures are those of ``evaluate``; accuracy, which it does not report, is the share of rows on the right side of
-    probability one half, or of score 0.
+    Values are those of ``evaluate``; accuracy, which it does not report, is the share of rows on the right side of
+    probability 0.5, or of score 0.
     """
     figures_ = scored.figures or {}
     found: dict[str, Interval | None] = {}
@@ -57,7 +57,7 @@ def intervals_of(scored: ScoredSplit) -> dict[str, Interval]:
     for name in _WITHOUT_INTERVAL:
         value = figures_.get(name)
         found[name] = None if value is None else Interval(value, None, None)
-    # To the last bit what evaluate prints.
+    # The exact values that evaluate prints.
     return {
         name: interval if figures_.get(name) is None else interval._replace(value=figures_[name])
         for name in _WORDS
@@ -66,7 +66,7 @@ def intervals_of(scored: ScoredSplit) -> dict[str, Interval]:
 
 
 def shown(interval: Interval | None, decimals: int | None = None) -> list[str | None]:
-    """A figure and its interval as two cells of a table, with the decimals that the interval leaves."""
+    """A value and its interval as two cells of a table, with as many decimals as the interval supports."""
     if interval is None:
         return [None, None]
     places = interval.decimals if decimals is None else decimals
@@ -75,13 +75,13 @@ def shown(interval: Interval | None, decimals: int | None = None) -> list[str | 
 
 
 def shown_all(found: Mapping[str, Interval]) -> dict[str, list[str | None]]:
-    """:func:`shown` of every metric; a constant has the decimals of the figure that it is read with."""
+    """:func:`shown` of every metric; a constant's has the decimals of the metric that it is compared with."""
     decimals = {f"constant_{name}": found[name].decimals for name in ("log_loss", "rmse") if name in found}
     return {name: shown(interval, decimals.get(name)) for name, interval in found.items()}
 
 
 def add_metrics(page: Page, scored: ScoredSplit, found: dict[str, Interval]) -> None:
-    """The table of metrics, as :func:`intervals_of` finds them."""
+    """The table of metrics, from :func:`intervals_of`."""
     page.section("Metrics")
     rows = scored.scores.size
     if scored.labels is None:
@@ -115,7 +115,7 @@ def add_metrics(page: Page, scored: ScoredSplit, found: dict[str, Interval]) -> 
 
 
 def add_baseline(page: Page, scored: ScoredSplit, baseline: Baseline) -> None:
-    """Both runs' figures side by side, and their differences over the same rows."""
+    """Both runs' metrics side by side, and their differences over the same rows."""
     page.heading(f"Compared with {baseline.name}")
     rows = [("AUC", scored.quality()[0], baseline.scored.quality()[0], baseline.auc_gain, 1)]
     if scored.label_kind == "real":
@@ -138,14 +138,14 @@ def add_baseline(page: Page, scored: ScoredSplit, baseline: Baseline) -> None:
 
 
 def _signed(gain: Interval, sign: int) -> Interval:
-    """A gain as the difference of the figures: a lower loss is a gain."""
+    """A gain as the difference of the values: a lower loss is a gain."""
     if sign > 0 or gain.low is None or gain.high is None:
         return gain._replace(value=sign * gain.value)
     return Interval(-gain.value, -gain.high, -gain.low)
 
 
 def calibration_points(scored: ScoredSplit) -> list[tuple[CalibrationBin, Interval, int]]:
-    """The bins of ``evaluate``'s curve with Wilson's interval of the observed share, and their rows."""
+    """The bins of ``evaluate``'s calibration curve with Wilson's interval of the observed share, and their rows."""
     bins = [CalibrationBin(**point) for point in (scored.figures or {}).get("calibration_curve", [])]
     predictions, weights = scored.predictions, scored.weights.astype(np.float64)
     place = np.searchsorted([point.high for point in bins], predictions)
@@ -157,7 +157,7 @@ def calibration_points(scored: ScoredSplit) -> list[tuple[CalibrationBin, Interv
 
 
 def add_calibration(page: Page, scored: ScoredSplit) -> None:
-    """Predicted against observed shares, and how the scores are spread."""
+    """Predicted against observed shares, and the distribution of the scores."""
     page.section("Calibration")
     what = "probability" if scored.loss == "log" else "score"
     if scored.loss == "log" and scored.labels is not None and scored.scores.size:
@@ -197,7 +197,7 @@ def add_calibration(page: Page, scored: ScoredSplit) -> None:
 
 
 def add_slices(page: Page, scored: ScoredSplit, slices: dict[str, list[Slice]], named: bool) -> None:
-    """A picture of the worst and best slices, and a table a field."""
+    """A plot of the worst and best slices, and one table per field."""
     real = scored.label_kind == "real"
     measure = "RMSE" if real else "AUC"
     page.section(f"{measure} by field", _slices_note(scored))

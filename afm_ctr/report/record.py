@@ -1,4 +1,4 @@
-"""What a run's folder says of the run, and the data set that it is judged on."""
+"""The contents of a run's folder, and the data set to evaluate the run on."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from afm_ctr.training.model_io import HISTORY, PROFILE, RUN
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """A run as far as its folder holds it."""
+    """A run as recorded in its folder."""
 
     folder: Path
     config: TrainConfig
     run: dict[str, Any]
-    history: list[dict[str, Any]]  # an object an epoch, see ``history.jsonl``; empty before the end of the first
-    profile: dict[str, Any] | None  # ``profile.json``, where a profile was taken
+    history: list[dict[str, Any]]  # one object per epoch, see ``history.jsonl``; empty during the first epoch
+    profile: dict[str, Any] | None  # ``profile.json``, if a profile was taken
 
     @classmethod
     def load(cls, folder: Path) -> RunRecord:
-        """Read what is there; a run may be under way. Raises UserError: no run, or a damaged file."""
+        """Read the folder; the run may be in progress. Raises UserError: no run, or a damaged file."""
         if not (folder / RUN).is_file() or not (folder / CONFIG).is_file():
             raise UserError(f"{folder} holds no training run (no {RUN} or {CONFIG}); afm-ctr train makes one")
         run, profile = without_secrets(_json(folder / RUN)), None
@@ -45,27 +45,27 @@ class RunRecord:
 
     @property
     def sessions(self) -> list[dict[str, Any]]:
-        """Every call of ``train``, oldest first."""
+        """All ``train`` calls, oldest first."""
         return list(self.run.get("sessions") or [self.run])
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """The data that a run is judged on, as far as there is any."""
+    """The data to evaluate a run on, if there is any."""
 
     folder: str | None = None  # of the data set; None: there is none
     manifest: Manifest | None = None
-    split: str | None = None  # what the model is judged on; None: there is no such split
-    why_not: str = ""  # why ``folder`` or ``split`` is None, in a sentence
+    split: str | None = None  # to evaluate on; None: there is no such split
+    why_not: str = ""  # why ``folder`` or ``split`` is None: a sentence
 
     @classmethod
     def find(
         cls, record: RunRecord, schema: ResolvedSchema, data_dir: str | Path | None, split: str | None
     ) -> Judged:
-        """The data set that was named or else the run's own; its split that was named, or else test or valid.
+        """The given data set, or else the run's own; the given split, or else test or validation.
 
         Raises:
-            UserError: what was named is not there, or of a foreign schema.
+            UserError: the given data set or split does not exist, or has another schema.
         """
         folder = str(data_dir if data_dir is not None else record.run.get("data", ""))
         try:

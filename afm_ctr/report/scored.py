@@ -1,4 +1,4 @@
-"""A split with the model's scores, kept row by row."""
+"""A split with the model's scores by row."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from afm_ctr.training.evaluation import add_batch, new_evaluation, scored_batche
 
 Floats = npt.NDArray[np.float64]
 
-SLICE_BYTES = 256 << 20  # what the cells of the rows that are sliced may take
+SLICE_BYTES = 256 << 20  # maximum memory for the cells of the rows to slice
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoredSplit:
     """Rows of a split, in file order, without those of weight 0.
 
-    Memory: 12 bytes a row, as much again for the cells of the rows that are sliced as :data:`SLICE_BYTES` allows, and
-    about 150 more a row while figures are made.
+    Memory: 12 bytes per row, up to :data:`SLICE_BYTES` for the cells of the rows to slice, and about 150 bytes per
+    row while metrics are computed.
     """
 
     loss: str  # ``log`` or ``squared``
     label_kind: str  # ``binary`` or ``real``
-    labels: npt.NDArray[np.float32] | None  # float32 ``[n]`` as stored; None where the data has none
+    labels: npt.NDArray[np.float32] | None  # float32 ``[n]`` as stored; None: unlabelled data
     scores: npt.NDArray[np.float32]  # float32 ``[n]``: logits (log loss) or scores (squared loss)
     weights: npt.NDArray[np.float32]  # float32 ``[n]``, > 0
-    # those of ``evaluate``, see :meth:`afm_ctr.metrics.Evaluation.result`; None without labels
+    # the metrics of ``evaluate``, see :meth:`afm_ctr.metrics.Evaluation.result`; None without labels
     figures: dict[str, Any] | None
-    group_interval: Interval | None  # of the group AUC; None where there is none
+    group_interval: Interval | None  # of the group AUC, if there is one
     sampled: npt.NDArray[np.int64]  # int64 ``[m]``, the rows whose cells are kept: every n-th
-    slots: tuple[int, ...]  # of the schema, whose cells are kept
+    slots: tuple[int, ...]  # the schema's slots whose cells are kept
     ids: npt.NDArray[np.integer[Any]]  # int32 or int64 ``[m, len(slots)]``
     values: npt.NDArray[np.float32]  # float32 ``[m, len(slots)]``
 
@@ -68,7 +68,7 @@ class ScoredSplit:
         return row_losses(self.loss, self.targets, self.scores)
 
     def quality(self, rows: Any = slice(None)) -> tuple[Interval | None, str]:
-        """AUC of some of the rows, or RMSE where labels are real; or None, and why."""
+        """AUC of some of the rows, or RMSE if labels are real; or None, and why."""
         if self.labels is None:
             return None, "no labels"
         weights = self.weights[rows]
@@ -82,7 +82,7 @@ class ScoredSplit:
 
 
 def root(square: Interval | None) -> Interval | None:
-    """The interval of a square root, from that of the square."""
+    """The interval of a square root, from the interval of the square."""
     if square is None:
         return None
     ends = (None if end is None else float(np.sqrt(max(end, 0.0))) for end in (square.low, square.high))
@@ -92,11 +92,11 @@ def root(square: Interval | None) -> Interval | None:
 def score_split(
     model: CTRModel, reader: Reader, slots: Sequence[int], progress: Callable[[int], None] = lambda rows: None
 ) -> ScoredSplit:
-    """Score the rows that a reader gives.
+    """Score the rows of a reader.
 
     Args:
         reader: of the split, with ``shuffle=False``, one rank.
-        slots: whose cells are kept, of every row or, where that would take too much memory, of every n-th.
+        slots: the slots whose cells to keep, of every row or, to limit memory, of every n-th.
 
     Raises:
         UserError: a damaged record, or scores that are not finite.
@@ -141,7 +141,7 @@ def score_split(
 
 
 def _of_groups(evaluation: Evaluation) -> Interval | None:
-    """Groups are the independent draws here, and not their rows."""
+    """The interval of the group AUC: groups, not rows, are the independent samples."""
     auc, weight, used = evaluation.groups.by_group()
     found = ratio_interval(auc[used] * weight[used], weight[used])
     return None if found is None else found.within(0.0, 1.0)

@@ -1,4 +1,4 @@
-"""How good a model is on parts of a split: by what a field holds."""
+"""A model's quality on slices of a split, by the values of a field."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from afm_ctr.metrics import Interval
 from afm_ctr.report.scored import ScoredSplit
 from afm_ctr.schema import BucketEncoding, NumericField, ResolvedSchema, TimeField, ValueEncoding, missing_space
 
-MOST = 10  # values, or groups of numbers, of a field
+MOST = 10  # maximum number of values, or groups of numbers, of a field
 
 Mask = np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Some rows of a split."""
+    """The rows of a split in which a field has certain values."""
 
-    field: str  # by which they were chosen
-    name: str  # what it holds in them
+    field: str
+    name: str  # the field's values
     rows: int
-    positives: int | None  # of them; None where labels are real or missing
-    quality: Interval | None  # AUC, or RMSE where labels are real; None where it is not defined
-    why_not: str  # then why
+    positives: int | None  # positive rows; None if labels are real or missing
+    quality: Interval | None  # AUC, or RMSE if labels are real; None if undefined
+    why_not: str  # why it is undefined
     predicted: float  # mean prediction, weighted
     observed: float | None  # mean of the labels on that scale, weighted; None without labels
 
 
 def chosen_fields(schema: ResolvedSchema, names: Sequence[str] | None) -> list[str]:
-    """The fields to slice by: those named, or all. Raises UserError: there is no such field."""
+    """The fields to slice by: the given ones, or all. Raises UserError: there is no such field."""
     known = [field.name for field in schema.spec.fields]
     unknown = [name for name in names or () if name not in known]
     if unknown:
@@ -49,9 +49,9 @@ def slots_of(schema: ResolvedSchema, names: Sequence[str]) -> list[int]:
 
 
 def slices_of(scored: ScoredSplit, schema: ResolvedSchema, names: Sequence[str]) -> dict[str, list[Slice]]:
-    """The slices of each field, in the order in which they are shown.
+    """The slices of each field, in display order.
 
-    A row of a field with several values is in the slice of each of them.
+    A row with several values of a field is in the slice of each of them.
     """
     of_slot = [schema.slots[index].field for index in scored.slots]
     found: dict[str, list[Slice]] = {}
@@ -104,14 +104,14 @@ def _values(schema: ResolvedSchema, field: Any, ids: np.ndarray, present: Mask) 
     distinct, counts = np.unique(ids[present], return_counts=True)
     distinct, counts = distinct[distinct > 0], counts[distinct > 0]
     order = np.argsort(-counts, kind="stable")
-    # Moments have an order of their own, and are few.
+    # Parts of time are ordered, and few.
     top = distinct if isinstance(field, TimeField) else distinct[order[:MOST]]
     named: dict[str, Mask] = {}
     others = present.copy()
     for feature_id in top.tolist():
         mask = (ids == feature_id).any(axis=1)
         label = describe_slot(schema, slot, feature_id, 1.0)
-        named[label] = named[label] | mask if label in named else mask  # ids of unknown words read alike
+        named[label] = named[label] | mask if label in named else mask  # ids of unknown words share a name
         others &= ~mask
     yield from named.items()
     if others.any():
@@ -121,7 +121,7 @@ def _values(schema: ResolvedSchema, field: Any, ids: np.ndarray, present: Mask) 
 def _numbers(
     schema: ResolvedSchema, field: NumericField, ids: np.ndarray, values: np.ndarray, present: Mask
 ) -> Iterator[tuple[str, Mask]]:
-    """About equally many rows a slice; equal numbers stay together."""
+    """Slices of about equally many rows; equal numbers stay together."""
     if not present.any():
         return
     buckets = isinstance(field.encoding, BucketEncoding)
@@ -139,7 +139,7 @@ def _numbers(
 
 
 def _between(schema: ResolvedSchema, field: NumericField, low: Any, high: Any) -> str:
-    """Both ends in the unit of the log: of buckets the outer boundaries, else the numbers that were met."""
+    """Both ends in the log's unit: the outer boundaries of buckets, or else the numbers in the data."""
     statistics = schema.statistics[field.name]
     if isinstance(field.encoding, BucketEncoding):
         return describe_buckets(statistics.boundaries, int(low), int(high))
