@@ -1,4 +1,4 @@
-"""Raw columns become ids and values: the one definition for Beam workers, offline prediction and serving."""
+"""Transforms raw columns into ids and values, for preparation, offline prediction and serving alike."""
 
 from afm_ctr.features.transform import Encoded, FeatureTransform
 

@@ -1,4 +1,4 @@
-"""libfm rows: one text of ``id:value`` entries, which fall to fields by their ids."""
+"""libfm rows: texts of ``id:value`` entries, assigned to fields by their ids."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class LibfmEncoder(tf.Module):
     """All fields of a libfm schema, in schema order.
 
     An entry whose value is not a finite float32 makes its field bad, and so do more entries than the field has
-    slots. Text that is no entry, or an id in no field's range, belongs to no field: it is counted as a bad cell of
-    the first field, whose own entries stay (the rest of the row is as good as it was).
+    slots. Text that is not an entry, or an id outside all fields' ranges, is counted as a bad cell of the first
+    field; that field's entries stay, like the rest of the row.
     """
 
     def __init__(self, schema: ResolvedSchema, fields: list[LibfmField]) -> None:
@@ -59,7 +59,7 @@ class LibfmEncoder(tf.Module):
         key, row, field = (tf.boolean_mask(part, taken) for part in (key, row, field))
         position = _position(key, cells) if self._capacity.max() > 1 else tf.zeros_like(key)
         slot = tf.minimum(position, tf.gather(self._capacity, field) - 1) + tf.gather(self._first_slot, field)
-        # Slots of fields with too many entries are written more than once; those fields are bad and not read.
+        # Slots of fields with too many entries are written more than once; these fields are bad and not read.
         where = slot * batch + row
         shape = (num_slots * batch,)
         source = tf.tensor_scatter_nd_max(
@@ -76,13 +76,13 @@ class LibfmEncoder(tf.Module):
 
     @staticmethod
     def _gather(entries: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
-        """``entries[source]``, and 0 where ``source`` is −1 (also when there are no entries at all)."""
+        """``entries[source]``, and 0 where ``source`` is −1 (also without any entries)."""
         padded = tf.concat([tf.zeros((1,), entries.dtype), entries], 0)
         return tf.gather(padded, source + 1)
 
 
 def _position(key: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
-    """How many earlier entries have the same key. int64 [T] to int64 [T]."""
+    """The number of earlier entries with the same key: int64 [T] to int64 [T]."""
     order = tf.argsort(key, stable=True)
     counts = tf.math.bincount(tf.cast(key, tf.int32), minlength=tf.cast(cells, tf.int32), dtype=tf.int64)
     starts = tf.cumsum(counts, exclusive=True)

@@ -1,4 +1,4 @@
-"""Parts that the encoders share: what they hand back, and local ids to table rows."""
+"""Shared by the encoders: their result type, and local ids to table rows."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from afm_ctr.schema import ResolvedSchema
 
 
 class EncodedSlots(NamedTuple):
-    """What an encoder makes of a batch, slot by slot (rows are slots, so that work on a slot stays together)."""
+    """An encoder's result for a batch, slots first (so that a slot's data is contiguous)."""
 
     ids: tf.Tensor  # int64 [s, B]
     vals: tf.Tensor  # float32 [s, B]
-    present: tf.Tensor  # bool [s, B]; ids and vals mean nothing elsewhere
+    present: tf.Tensor  # bool [s, B]; ids and vals are undefined elsewhere
     bad: tf.Tensor | None  # bool [fields, B], or ``None``: this encoder has no bad cells
     cut: tuple[tf.Tensor, ...] = ()  # int32 [B] for each of its multi-valued fields: values beyond ``max_values``
 
 
 class TableRows:
-    """Local ids to table rows for a stack of slots, each with the ranges of its own space.
+    """Local ids to table rows for a stack of slots, each with the ranges of its space.
 
-    A space has one range until its schema grows past its capacity; then each further range shifts the ids behind
-    its start by a constant more.
+    A space has one range until its schema grows beyond its capacity; each further range shifts the ids from its
+    start on by another constant.
     """
 
     def __init__(self, schema: ResolvedSchema, spaces: list[str]) -> None:

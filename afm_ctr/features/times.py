@@ -1,4 +1,4 @@
-"""Time fields: texts to minutes since 1970, and those to hours, weekdays and days, in exact integer arithmetic."""
+"""Time fields: texts to minutes since 1970, and minutes to hours, weekdays and days, in exact integer arithmetic."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _DAY = 24 * 60
 
 
 def parse_times(texts: tf.Tensor, form: str) -> Numbers:
-    """Minutes since 1970-01-01 00:00 UTC, or of ``clock`` since midnight, rounded down.
+    """Minutes since 1970-01-01 00:00 UTC, or for ``clock`` since midnight, rounded down.
 
     Args:
-        texts: string [B]; ASCII white space around them is ignored, nothing but white space is missing.
+        texts: string [B]; ASCII white space around them is ignored, and texts of white space only are missing.
         form: a time field's ``format``.
 
     Returns:
@@ -59,7 +59,7 @@ def _layout_minutes(texts: tf.Tensor, form: str) -> tuple[tf.Tensor, tf.Tensor]:
     }
     if "y" in found:
         found["Y"] = found["y"] + tf.where(found["y"] < 69, np.int64(2000), np.int64(1900))
-    # Of a date that is given in part only that part is read; 2000 has a 29 February.
+    # Of a partial date only the given parts are used; 2000 is a leap year.
     absent = {"Y": 2000, "m": 1, "d": 1, "H": 0, "M": 0, "S": 0}
     return _moment([found.get(letter, tf.fill(tf.shape(texts), np.int64(v))) for letter, v in absent.items()], ok)
 
@@ -89,14 +89,14 @@ def _clock_minutes(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _numbers(texts: tf.Tensor, pattern: str, groups: int) -> list[tf.Tensor]:
-    """What the first groups of a pattern hold, int64 [B] each; nothing is 0."""
+    """The numbers in the first groups of a pattern, int64 [B] each; an empty group is 0."""
     listed = "".join(f",0\\{number}" for number in range(1, groups + 1))[1:]
     pieces = tf.strings.split(tf.strings.regex_replace(texts, pattern, listed), ",").flat_values
     return tf.unstack(tf.reshape(tf.strings.to_number(pieces, tf.int64), (-1, groups)), axis=1)
 
 
 def _moment(parts: list[tf.Tensor], ok: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Minutes since 1970 of year, month, …, second; and which dates that were ``ok`` so far the calendar has."""
+    """Minutes since 1970 of year, month, …, second; and ``ok`` restricted to dates that exist."""
     year, month, day, hour, minute, second = parts
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     in_month = tf.gather(_MONTH_DAYS, tf.clip_by_value(month - 1, 0, 11))
@@ -107,7 +107,7 @@ def _moment(parts: list[tf.Tensor], ok: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
 
 
 def days_since_1970(year: tf.Tensor, month: tf.Tensor, day: tf.Tensor) -> tf.Tensor:
-    """Days of the Gregorian calendar before a date, int64 of any one shape; 0 is 1970-01-01.
+    """Days from 1970-01-01 to a date of the Gregorian calendar, int64 of any shape.
 
     Source: Howard Hinnant, chrono-compatible low-level date algorithms (years begin in March, 400 of them an era).
     """
@@ -130,7 +130,7 @@ def month_and_day(days: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 class TimeEncoder(tf.Module):
-    """All time fields; a column that several of them read in one form is parsed once."""
+    """All time fields; a column that several fields read in the same format is parsed once."""
 
     def __init__(self, schema: ResolvedSchema, fields: list[TimeField]) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class TimeEncoder(tf.Module):
 
 
 def _part(part: str, minutes: tf.Tensor) -> tf.Tensor:
-    """The local id of a moment."""
+    """The local ids of times."""
     if part == "hour":
         return minutes % _DAY // 60
     days = minutes // _DAY

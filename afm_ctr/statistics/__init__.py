@@ -1,4 +1,4 @@
-"""What the rows of a prepared data set look like, field by field, and how two data sets differ. No TensorFlow."""
+"""Statistics of prepared data sets by field, and drift between two data sets. Must not import TensorFlow."""
 
 from __future__ import annotations
 

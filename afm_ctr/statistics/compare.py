@@ -1,4 +1,4 @@
-"""How far the fields of a data set have moved from those of another, by the statistics in their manifests."""
+"""Drift of a data set's fields from a baseline, from the statistics in both manifests."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _SIGMAS = 3.0
 
 @dataclass(frozen=True)
 class FieldDrift:
-    """One field."""
+    """Drift of one field."""
 
     name: str
     psi: float | None  # the population stability index; ``None``: the field is in one of the data sets only
-    noise: float  # what the index may reach between two samples of the same rows (mean and three deviations)
-    buckets: int  # how many it compares
+    noise: float  # upper limit of the index between two samples of the same rows (mean plus three deviations)
+    buckets: int  # number of buckets compared
     missing_before: float | None  # share of rows without a value in the baseline
-    missing_now: float | None  # the same now
-    # share of sampled rows that hold a value which the baseline's list of values lacks, though it would stand there
-    # had it been as frequent. Where that list is complete: every value it lacks.
+    missing_now: float | None  # share of rows without a value now
+    # share of sampled rows with a value that is not in the baseline's list, although it is frequent enough to be
+    # listed; if that list is complete: with any value that is not in it
     new_share: float
-    flags: tuple[str, ...]  # what is out of the ordinary, worst first; empty: nothing
+    flags: tuple[str, ...]  # anomalies, worst first
 
 
 @dataclass(frozen=True)
 class Drift:
-    """All fields, flagged ones first, each group by falling index; and the share of positive rows."""
+    """Drift of all fields, flagged ones first, then by descending index; and the shares of positive rows."""
 
     fields: tuple[FieldDrift, ...]
     positive_before: float | None  # in the baseline; ``None``: unlabelled
@@ -54,14 +54,14 @@ def drift(now: DataStatistics, baseline: DataStatistics) -> Drift:
     """Compare a data set with its baseline, field by field.
 
     The measure is the population stability index, ``Σ (p − q) ln(p / q)`` over buckets with the shares p now and q in
-    the baseline; it is the symmetrised Kullback-Leibler divergence of Jeffreys. A bucket is a value that the
-    baseline lists, *all other values* together, and *missing*; of numbers with more values than the list holds it is
-    one of ten stretches between the baseline's deciles (equal deciles make fewer), and *missing*. Shares are
-    ``(n + ½) / (N + B/2)`` for B buckets, so that an empty one does not make the index infinite. By custom below 0.1
-    is no change and above 0.25 a large one. Between two samples of the same rows, of N and M, the index is about
+    the baseline; it is the symmetrised Kullback-Leibler divergence of Jeffreys. The buckets are the values that the
+    baseline lists, *all other values*, and *missing*; of numbers with more values than the list holds, the ten
+    intervals between the baseline's deciles (fewer if deciles are equal), and *missing*. Shares are
+    ``(n + ½) / (N + B/2)`` for B buckets, so that empty buckets do not make the index infinite. By convention, below
+    0.1 is no change and above 0.25 a large one. Between two samples of the same rows, of N and M, the index is about
     ``(1/N + 1/M) χ²`` with B − 1 degrees of freedom, so a field is flagged if its index exceeds both 0.1 and that
     distribution's mean plus three deviations. Further flags: the share of missing rows changed by more than 5
-    points; new values hold more than 5 % of the rows; the field is in one of the two only.
+    percentage points; more than 5 % of the rows have new values; the field is in only one of the two.
 
     Sources: Jeffreys, An invariant form for the prior probability in estimation problems, 1946; Siddiqi, Credit Risk
     Scorecards, 2006 (the index and its limits); Yurdakul, Statistical properties of population stability index, 2018
@@ -111,10 +111,10 @@ def _field(
 
 
 def _by_values(field: FieldStatistics, before: FieldStatistics) -> tuple[list[float], list[float]]:
-    """Shares of the present values, now and before: the baseline's listed ones, and all others together.
+    """Shares of the present values, now and before: each value that the baseline lists, and all others together.
 
-    A listed one that our list lacks holds less than our last entry. Where that need not mean a change (it was not
-    twice as frequent before) it counts among the others; else it is given that last entry's share.
+    A listed value that the current list lacks is rarer than that list's last entry. If it was less than twice as
+    frequent as that before, it counts among the others; otherwise it gets that last entry's share.
     """
     listed = {top.value: top.rows / max(field.values, 1) for top in field.top}
     last = 0.0 if field.complete or not field.top else listed[field.top[-1].value]
@@ -129,7 +129,7 @@ def _by_values(field: FieldStatistics, before: FieldStatistics) -> tuple[list[fl
 
 
 def _by_deciles(field: FieldStatistics, before: FieldStatistics) -> tuple[list[float], list[float]]:
-    """Shares of the numbers between the baseline's deciles, now and before, read from the lists of quantiles."""
+    """Shares of the numbers between the baseline's deciles, now and before, from the lists of quantiles."""
     step = (len(before.quantiles) - 1) // _BINS
     edges = sorted(set(before.quantiles[step:-1:step]))
     return _between(field.quantiles, edges), _between(before.quantiles, edges)
@@ -156,7 +156,7 @@ def _new_share(
     if not (now.sampled and baseline.sampled) or (before.quantiles and not before.complete):
         return 0.0
     listed = {top.value for top in before.top}
-    # Twice the share of its last entry: less might be chance.
+    # At least twice the share of its last entry: less may be chance.
     least = 0.0 if before.complete or not before.top else 2 * before.top[-1].rows / baseline.sampled
     new = sum(top.rows for top in field.top if top.value not in listed and top.rows / now.sampled > least)
     return min(new / now.sampled, 1.0)

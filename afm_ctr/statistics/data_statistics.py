@@ -1,4 +1,4 @@
-"""The statistics of a data set as its manifest holds them."""
+"""The statistics of a data set, as stored in its manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PERCENTILES: Final = 100
 
 
 class TopValue(NamedTuple):
-    """A value with the sampled rows that hold it, and how many of those are positive."""
+    """A value, the number of sampled rows with it, and the number of positive ones among them."""
 
     value: str
     rows: int
@@ -21,10 +21,10 @@ class TopValue(NamedTuple):
 
 
 class FieldStatistics(Strict):
-    """One field.
+    """Statistics of one field.
 
-    ``count``, ``missing`` and ``missing_positives`` are exact counts over all rows of the split; what speaks of
-    values comes from the sampled rows (see :class:`DataStatistics`).
+    ``count``, ``missing`` and ``missing_positives`` are exact counts over all rows of the split; statistics of values
+    come from the sampled rows (see :class:`DataStatistics`).
     """
 
     name: str
@@ -34,19 +34,19 @@ class FieldStatistics(Strict):
     count: int = Field(ge=0)
     """Rows in which the field has a value."""
     missing: int = Field(ge=0)
-    """Rows in which it has none. Of a field whose missing cells count as a number: scaled up from the sample."""
+    """Rows without a value; scaled up from the sample if missing cells are replaced by a number."""
     missing_positives: int = Field(default=0, ge=0)
-    """Positive rows among ``missing``; of such a field scaled up as well."""
+    """Positive rows among ``missing``; scaled up likewise."""
     distinct: int = Field(ge=0)
     """Distinct values of all rows: see :mod:`afm_ctr.statistics.distinct`."""
     exact: bool
-    """Whether ``distinct`` was counted and not estimated."""
+    """Whether ``distinct`` is a count, not an estimate."""
     values: int = Field(ge=0)
-    """Values in the sampled rows; of a multi-valued field there may be several a row."""
+    """Values in the sampled rows; rows may have several values of a multi-valued field."""
     top: list[TopValue]
     """The most frequent values of the sampled rows, by rows and then by text; at most ``TOP_VALUES``."""
     complete: bool
-    """Whether ``top`` names every value that the sampled rows hold."""
+    """Whether ``top`` contains every value of the sampled rows."""
     quantiles: list[float] = Field(default_factory=list)
     """Of a numeric field: the numbers at 0 %, 1 %, …, 100 % of the sampled rows in ascending order."""
 
@@ -57,16 +57,15 @@ class FieldStatistics(Strict):
 
     @property
     def missing_share(self) -> float:
-        """Missing rows of all rows."""
+        """Share of missing rows."""
         return self.missing / self.rows if self.rows else 0.0
 
 
 class DataStatistics(Strict):
-    """All fields of a split.
+    """Statistics of all fields of a split.
 
-    A row is sampled if the hash of its number among all data rows lies below a limit that makes about
-    ``SAMPLE_ROWS`` of them; with fewer rows than that, all are. So the same rows are sampled however the work is
-    divided.
+    A row is sampled if the hash of its number among all data rows is below a limit that yields about ``SAMPLE_ROWS``
+    rows; if there are fewer rows, all are sampled. So the sample does not depend on how the work is divided.
     """
 
     split: str
@@ -74,10 +73,10 @@ class DataStatistics(Strict):
     positives: int | None
     """Rows whose label is greater than 0; ``None``: unlabelled data."""
     sampled: int = Field(ge=0)
-    """Rows from which values, quantiles and counts of values come."""
+    """Sampled rows, which values, quantiles and counts of values come from."""
     sampled_positives: int = Field(ge=0)
     fields: list[FieldStatistics]
 
     def field(self, name: str) -> FieldStatistics | None:
-        """A field by name; ``None``: there is none."""
+        """A field by name; ``None`` if there is no such field."""
         return next((field for field in self.fields if field.name == name), None)

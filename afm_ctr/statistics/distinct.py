@@ -1,4 +1,4 @@
-"""How many distinct values there are, from summaries that are small and can be merged."""
+"""Numbers of distinct values, estimated from small mergeable summaries."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import numpy as np
 
 from afm_ctr.splitmix import GOLDEN, finalise
 
-KEPT = 1024  # least hashes that are kept of a field: beyond as many values the estimate is off by about 3 %
+KEPT = 1024  # smallest hashes to keep per field; with more values the estimate has an error of about 3 %
 
 
 def mixed(numbers: np.ndarray) -> np.ndarray:
-    """Integers as 64 well-mixed bits, one to one: int64 or uint64 [n] to uint64 [n]."""
+    """Hash integers one to one to 64 well-mixed bits: int64 or uint64 [n] to uint64 [n]."""
     with np.errstate(over="ignore"):
         return finalise(numbers.astype(np.uint64) + np.uint64(GOLDEN))
 
 
 def least_hashes(numbers: np.ndarray) -> np.ndarray:
-    """The ``KEPT`` least hashes of distinct integers [n], ascending: uint64."""
+    """The ``KEPT`` smallest hashes of distinct integers [n], ascending: uint64."""
     hashes = mixed(numbers)
     return np.sort(np.partition(hashes, KEPT)[:KEPT] if len(hashes) > KEPT else hashes)
 
 
 def join_hashes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The same of the integers behind both; associative and commutative."""
+    """Merge the smallest hashes of two sets of integers; associative and commutative."""
     return np.union1d(one, other)[:KEPT]
 
 
 def count_by_hashes(hashes: np.ndarray) -> float:
-    """Distinct values behind the least hashes: exact below ``KEPT``, else (k − 1) / (k-th least hash, in [0, 1)).
+    """Distinct values by their smallest hashes: exact below ``KEPT``, else (k − 1) / (k-th smallest hash, in [0, 1)).
 
     Source: Bar-Yossef, Jayram, Kumar, Sivakumar, Trevisan, Counting distinct elements in a data stream, RANDOM 2002;
     the unbiased form is that of Beyer, Haas, Reinwald, Sismanis, Gemulla, SIGMOD 2007.
@@ -41,7 +41,7 @@ def count_by_hashes(hashes: np.ndarray) -> float:
 
 
 def count_behind_buckets(used: float, buckets: int) -> float:
-    """Distinct values that filled ``used`` of ``buckets`` hash buckets: ``−m ln(1 − u/m)``.
+    """Distinct values that occupy ``used`` of ``buckets`` hash buckets: ``−m ln(1 − u/m)``.
 
     Source: Whang, Vander-Zanden, Taylor, A linear-time probabilistic counting algorithm, ACM TODS 15 (1990).
     """
@@ -50,12 +50,12 @@ def count_behind_buckets(used: float, buckets: int) -> float:
 
 
 def count_by_sample(counts: Iterable[int], share: float) -> float:
-    """Distinct values of all rows by a row sample: ``√(1/q) f₁ + Σ_{j≥2} f_j``, f_j values being seen j times.
+    """Distinct values of all rows from a row sample: ``√(1/q) f₁ + Σ_{j≥2} f_j``, where f_j values occur j times.
 
-    The best guarantee that a row sample can give, and a wide one: off by at most a factor of about √(1/q).
+    The error is at most a factor of about √(1/q), the best guarantee that a row sample allows.
 
     Args:
-        counts: how often each value of the sample was seen.
+        counts: occurrences of each value in the sample.
         share: q, the share of rows sampled.
 
     Source: Charikar, Chaudhuri, Motwani, Narasayya, Towards estimation error guarantees for distinct values, PODS

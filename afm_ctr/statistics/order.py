@@ -1,4 +1,4 @@
-"""The order of a field's values, where they have one: numbers, parts of a moment, ranges, and words such as days."""
+"""The natural order of a field's values: numbers, parts of times, ranges, and words such as days."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _SCALES: tuple[tuple[str, ...], ...] = (
 def in_order(
     field: FieldStatistics, before: FieldStatistics | None = None, part: str | None = None
 ) -> list[tuple[TopValue, str]] | None:
-    """The values of a field in their order, with what each is called; None where they have none or are not all known.
+    """The values of a field in natural order, with their names; None if they have none or are not all known.
 
     Args:
-        before: of a baseline, whose values are taken in too where they are all known.
-        part: of a time field the part of the moment.
+        before: a baseline's field, whose values are included if they are all known.
+        part: the part of a time field.
     """
     if not field.complete or not field.top:
         return None
@@ -52,7 +52,7 @@ def in_order(
 
 
 def _places(values: list[str]) -> dict[str, tuple[float, int]] | None:
-    """By what to sort each value; None where they have no order."""
+    """The sort key of each value; None if the values have no natural order."""
     words = [value.strip().lower() for value in values]
     for scale in _SCALES:
         if set(words) <= set(scale):

@@ -1,4 +1,4 @@
-"""Statistics as one page of HTML that needs nothing else."""
+"""Statistics as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from afm_ctr.statistics.tables import (
 )
 from afm_ctr.webpage import Page
 
-_MOST_PICTURES = 80  # of more fields the first; a page of hundreds cannot be read
+_MOST_PICTURES = 80  # only the first fields get a plot: a page of hundreds is unreadable
 
 
 def page_of(
@@ -28,11 +28,11 @@ def page_of(
     baseline: tuple[str, DataStatistics, Drift] | None = None,
     parts: Mapping[str, str] | None = None,
 ) -> Page:
-    """Tables and a picture a field.
+    """Tables, and one plot per field.
 
     Args:
-        baseline: the name of another data set, its statistics, and the comparison, by which fields are ordered.
-        parts: of time fields the part of the moment, as far as known.
+        baseline: the name of another data set, its statistics, and the drift, by which fields are ordered.
+        parts: parts of time fields by field, if known.
     """
     page = Page(f"Statistics of {data}", title_of(now))
     order, drifts, before = now.fields, {}, None

@@ -1,4 +1,4 @@
-"""Pictures of a field's statistics: the shares of its values, or the distribution of a number."""
+"""Plots of a field's statistics: shares of its values, or the distribution of its numbers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _BARS, _LONGEST = 10, 14
 def field_figure(
     field: FieldStatistics, now: DataStatistics, baseline: DataStatistics | None, part: str | None = None
 ) -> Figure:
-    """The shares of a field's values as bars, with the share of positive rows as dots; or of a field of many
-    numbers, which share of the rows lies below each. The baseline's are grey.
+    """The shares of a field's values as bars, with the shares of positive rows as dots; or, for a field of many
+    numbers, the distribution function. The baseline's are grey.
 
-    Values that have an order stand in it, and all of them; of others the most frequent are shown, by frequency.
+    Values with a natural order are all shown in it; of others the most frequent, by frequency.
 
     Args:
-        part: of a time field the part of the moment.
+        part: the part of a time field.
     """
     figure, (axis,) = panels(3.6, 2.4)
     before = baseline.field(field.name) if baseline else None
@@ -65,10 +65,10 @@ def _values(
 
 
 def _rates(axis: Axes, values: list[TopValue], mean: float) -> None:
-    """The share of positive rows of each value, on an axis of its own at the right."""
+    """The share of positive rows of each value, on a separate axis at the right."""
     shares = [top.positives / top.rows if top.rows else np.nan for top in values]
     axis.plot(range(len(values)), shares, "o", color=ORANGE, markersize=5, markeredgecolor="white")
-    # Never closer than twice the mean: else chance would look like a difference.
+    # At least up to twice the mean: otherwise noise would look like a difference.
     axis.set_ylim(0, min(1.1 * float(np.nanmax([*shares, 2 * mean, 1e-3])), 1.05))
     axis.yaxis.set_major_locator(MaxNLocator(3))
     axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -77,7 +77,7 @@ def _rates(axis: Axes, values: list[TopValue], mean: float) -> None:
 
 
 def _numbers(axis: Axes, field: FieldStatistics, before: FieldStatistics | None) -> None:
-    """The distribution function, read from the quantiles: no width of bins to choose, and ties are steps."""
+    """The distribution function, from the quantiles: needs no bin width, and ties are steps."""
     for one, colour, width in ((before, PALE_GREY, 3.0), (field, BLUE, 1.4)):
         if one is not None and one.quantiles:
             share = np.linspace(0, 1, len(one.quantiles))
@@ -85,6 +85,6 @@ def _numbers(axis: Axes, field: FieldStatistics, before: FieldStatistics | None)
     low, quarter, three_quarters, high = (field.quantiles[i] for i in (0, 25, 75, -1))
     if high - low > 10 * max(three_quarters - quarter, 1.0):
         axis.set_xscale("symlog", linthresh=1.0)
-        axis.xaxis.set_major_formatter("{x:g}")  # the scale's own writes formulas
+        axis.xaxis.set_major_formatter("{x:g}")  # the default writes formulas
     axis.set_ylim(0, 1.02)
     axis.set_ylabel("rows up to x", fontsize=8)

@@ -1,4 +1,4 @@
-"""Statistics and drift as rows of text, for a terminal and for a page."""
+"""Statistics and drift as rows of text, for the terminal and for a page."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from afm_ctr.visible import short
 
 FIELD_COLUMNS = ("field", "encoding", "missing", "distinct", "values")
 DRIFT_COLUMNS = ("field", "PSI", "by chance", "missing", "now", "new values", "flags")
-TEXT_COLUMNS = ("field", "encoding", "values", "flags")  # the others are of numbers
+TEXT_COLUMNS = ("field", "encoding", "values", "flags")  # the others are numeric
 
 
 def title_of(statistics: DataStatistics) -> str:
-    """What was counted: the split, its rows and how many of them were sampled."""
+    """The split, its rows, and the number of sampled rows."""
     sampled = "" if statistics.sampled == statistics.rows else f", values of {statistics.sampled:,} sampled rows"
     positive = f", {statistics.positives:,} positive" if statistics.positives is not None else ""
     return f"{statistics.split}: {statistics.rows:,} rows{positive}{sampled}"
 
 
 def note_of(statistics: DataStatistics) -> str:
-    """What stands in the column of values."""
+    """Explanation of the column ``values``."""
     text = "values: least, 5 %, median, 95 %, most of many numbers; else the most frequent with their share of rows"
     return text + (" and the share of positive ones among them" if statistics.positives is not None else "")
 
 
 def field_rows(statistics: DataStatistics) -> list[list[str]]:
-    """A row of :data:`FIELD_COLUMNS` a field."""
+    """One row of :data:`FIELD_COLUMNS` per field."""
     return [
         [
             field.name,
@@ -49,7 +49,7 @@ def _values(field: FieldStatistics, statistics: DataStatistics) -> str:
 
 
 def drift_title(found: Drift, baseline: str) -> str:
-    """How many fields are flagged, and the shares of positive rows."""
+    """The number of flagged fields, and the shares of positive rows."""
     title = f"against {baseline}: {len(found.flagged)} of {len(found.fields)} fields flagged"
     if found.positive_before is not None and found.positive_now is not None:
         title += f"; positive {_share(found.positive_before)}, now {_share(found.positive_now)}"
