@@ -1,4 +1,4 @@
-"""Cells out of JSON objects."""
+"""JSON Lines: JSON objects to cells."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from afm_ctr.rawlog.tokenizers import Cells, Reasons, check_text, list_separator
 from afm_ctr.schema import FeatureSchema, JsonlFormat
 from serving.cell_text import NoCell, cell_text
 
-# Whole numbers are their digits already, whatever their size; a float gets the text that it has as a value, so that
-# a caller who has parsed the line sends the same. Control characters inside strings are data, as in delimited text.
+# Integers keep their digits at any size; a float gets the text of its value, as sent by a client that has parsed the
+# line. Control characters inside strings are data, as in delimited text.
 _CONSTANTS = {"NaN": None, "Infinity": b"inf", "-Infinity": b"-inf"}
 _DECODER = json.JSONDecoder(
     parse_int=str.encode,
@@ -29,9 +29,9 @@ _SPACE = " \t\r\n"
 
 
 class JsonCutter:
-    """Cuts lines that are JSON objects; a key that an object does not have is missing.
+    """Splits lines that are JSON objects into cells; absent keys are missing cells.
 
-    Lines are scanned in C++, where that is built; Python reads those that are not plain to it.
+    The C++ library scans lines if it is built; Python parses the lines that the library does not support.
     """
 
     check = staticmethod(check_text)
@@ -42,11 +42,11 @@ class JsonCutter:
         self._headers = {name: headers.get(name, name) for name in wanted}
         self._nothing = dict.fromkeys(self._headers.values())
         self._separators = {name: list_separators(spec, name) for name in wanted}
-        # A dot may lead into an object, or not.
+        # A header with a dot may be a path into an object, which only Python resolves.
         self._scans = not any("." in header for header in self._headers.values())
 
     def cut(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> Cells:
-        """The wanted columns by Python alone; lines that are bad get empty cells."""
+        """The wanted columns, parsed in Python; bad lines get empty cells."""
         rows: list[dict[str, Any]] = []
         for i, line in enumerate(lines):
             row = self._nothing if i in bad else _one_object(line)
@@ -56,7 +56,7 @@ class JsonCutter:
         return {name: self._column(name, column, bad) for name, column in self._values(rows).items()}
 
     def spans(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> CellSpans | None:
-        """Where the cells of the wanted columns are, of bad lines none; None where Python is the better way."""
+        """Positions of the wanted columns' cells (empty for bad lines); None if :meth:`cut` must be used."""
         if not (self._scans and native.prepares()) or joined.count(b"\n") != len(lines) - 1:
             return None
         if len(joined) > LARGEST_TEXT:
@@ -78,7 +78,7 @@ class JsonCutter:
         return found.with_cells(other, cells)
 
     def _values(self, rows: list[dict[str, Any]]) -> dict[str, Sequence[Any]]:
-        """What the objects have for each column; None where they have nothing."""
+        """The objects' values of each column; None for absent keys."""
         plain = {name: header for name, header in self._headers.items() if "." not in header}
         found: dict[str, Sequence[Any]] = {}
         if len(plain) > 1 and rows:
@@ -118,7 +118,7 @@ def _cell(value: Any, separators: Sequence[bytes]) -> bytes:
 
 
 def _one_object(line: bytes) -> dict[str, Any] | str:
-    """The object of a line, or what is wrong with it."""
+    """The object of a line, or a message."""
     text = line.decode().strip(_SPACE)
     try:
         found, end = _DECODER.raw_decode(text)
@@ -132,7 +132,7 @@ def _one_object(line: bytes) -> dict[str, Any] | str:
 
 
 def getter(header: str) -> Callable[[dict[str, Any]], Any]:
-    """What finds a column's value in an object: under its key, else along its dots."""
+    """A function from an object to a column's value: by the header as a key, or else as a path with dots."""
     path = header.split(".")
     if len(path) == 1:
         return lambda row: row.get(header)
