@@ -1,4 +1,4 @@
-"""Categorical fields and crosses, a stack of slots for every way of finding local ids."""
+"""Categorical fields and crosses: one stack of slots per kind of id space."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HashIds(tf.Module):
 
 
 class DeclaredLocalIds(tf.Module):
-    """The cell's own whole number; outside [0, size) it is bad. ``sizes``: one for every slot of the stack."""
+    """The integer in the cell; bad outside [0, size). ``sizes``: one per slot of the stack."""
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class DeclaredLocalIds(tf.Module):
 
 
 class VocabularyIds(tf.Module):
-    """Line number in the vocabulary file, behind the rows of unknown values. The file is an asset of a SavedModel."""
+    """Line number in the vocabulary file, after the out-of-vocabulary rows. The file is an asset of a SavedModel."""
 
     def __init__(self, space: VocabularySpace, entries: int, file: Path) -> None:
         super().__init__()
@@ -75,9 +75,9 @@ class CategoricalEncoder(tf.Module):
     """Fields whose cells become local ids in the same way.
 
     Args:
-        fields: the fields; the single-valued ones must come first.
+        fields: the fields; single-valued ones must come first.
         local_ids: string [s, B] to local ids int64 [s, B] and bad bool [s, B] (or ``None``).
-        strip: whether white space around a cell, and around its pieces, is dropped.
+        strip: whether to strip white space from cells and their pieces.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class CategoricalEncoder(tf.Module):
 
     @property
     def multi_fields(self) -> tuple[str, ...]:
-        """Names of the fields that ``cut`` is about, in its order."""
+        """Names of the multi-valued fields, in the order of ``cut``."""
         return tuple(field.name for field in self._multis)
 
     def __call__(self, columns: FieldCells) -> EncodedSlots:
@@ -121,7 +121,7 @@ class CategoricalEncoder(tf.Module):
         present = tf.strings.length(stack) > 0
         local, bad = self._local_ids(stack)
         if bad is not None:
-            # One bad piece makes the whole cell bad, and a bad cell is missing.
+            # A bad piece makes the whole cell bad, and a bad cell is missing.
             bad = tf.math.segment_max(tf.cast(bad, tf.int32), self._owner) > 0
             present &= ~tf.gather(bad, self._owner)
         return EncodedSlots(self._table_rows(local), tf.concat(weights, 0), present, bad, tuple(cut))

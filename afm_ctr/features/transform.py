@@ -36,13 +36,13 @@ from afm_ctr.schema.resolved import vocabulary_bytes
 
 
 class Encoded(NamedTuple):
-    """A batch of rows as a model reads it.
+    """A batch of rows in a model's input format.
 
     Attributes:
         feature_ids: int64 [B, F]; 0 is absent.
         feature_vals: float32 [B, F]; 0 where absent.
-        bad: bool [B, fields]: cells that could not be read. They follow their field's missing policy in the ids.
-        cut: int32 [B, multi-valued fields]: values beyond ``max_values`` that were left out of a cell; the fields are
+        bad: bool [B, fields]: cells that could not be read; their ids follow the field's ``missing`` policy.
+        cut: int32 [B, multi-valued fields]: the number of values dropped beyond ``max_values``; the fields are
             :attr:`FeatureTransform.multi_fields`.
     """
 
@@ -55,9 +55,9 @@ class Encoded(NamedTuple):
 class FeatureTransform(tf.Module):
     """Raw columns to :class:`Encoded`, in stock TensorFlow ops; eagerly, in a ``tf.function``, in a SavedModel.
 
-    Every row is computed by itself: its place in the batch never changes its ids. Fields of like kind are stacked,
-    so that a row of 39 fields costs a handful of ops. Vocabularies are lookup tables over files, which a SavedModel
-    takes along as assets; until then the files live in a temporary folder of this object.
+    Rows are independent: a row's position in the batch never changes its ids. Fields of the same kind are stacked, so
+    that a row of 39 fields takes few ops. Vocabularies are lookup tables over files, which become assets of a
+    SavedModel; until then they are in a temporary folder of this object.
 
     Args:
         schema: the resolved schema.
@@ -114,7 +114,7 @@ class FeatureTransform(tf.Module):
         return tuple(name for encoder in words for name in encoder.multi_fields)
 
     def _build(self) -> list[Any]:
-        """One encoder for every way of encoding; ``_order`` remembers which fields each one took."""
+        """One encoder per kind of encoding; ``_order`` records the fields of each."""
         spec = self.schema.spec
         self._order: list[tuple[list[Any], bool]] = []
         encoders: list[Any] = []
@@ -151,7 +151,7 @@ class FeatureTransform(tf.Module):
         return encoders
 
     def _word_groups(self) -> dict[tuple[str, Any], list[WordField]]:
-        """Fields that one encoder can take, single-valued ones first."""
+        """Fields grouped by encoder, single-valued ones first."""
         groups: dict[tuple[str, Any], list[WordField]] = {}
         for field in sorted(
             (f for f in self.schema.spec.fields if isinstance(f, WordField)), key=lambda f: f.separator is not None
@@ -177,7 +177,7 @@ class FeatureTransform(tf.Module):
         return VocabularyIds(space, len(entries), file)
 
     def _arrange(self, schema: ResolvedSchema) -> None:
-        """Where each slot and each field's bad cells lie in what the encoders hand back, one below the other."""
+        """Positions of each slot and each field's bad cells in the concatenated results of the encoders."""
         first_slot = {slot.field: slot.index for slot in reversed(schema.slots)}
         number = {field.name: index for index, field in enumerate(schema.spec.fields)}
         slots: list[int] = []
@@ -187,7 +187,7 @@ class FeatureTransform(tf.Module):
                 slots += range(first_slot[field.name], first_slot[field.name] + slots_of(field))
             bad_fields += [number[field.name] for field in fields] if may_be_bad else []
         self._slot_order = np.argsort(np.array(slots)).astype(np.int32)
-        # Fields that cannot be bad read the last row, which is all false.
+        # Fields whose cells cannot be bad read the last row, which is all false.
         self._bad_order = np.full(len(number), len(bad_fields), np.int32)
         self._bad_order[bad_fields] = np.arange(len(bad_fields))
         self._own_ids = np.zeros(len(slots), np.int64)

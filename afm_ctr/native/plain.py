@@ -1,4 +1,4 @@
-"""Lines, cells and records in C++ for preparation, by a library that needs no TensorFlow; and when it can be used."""
+"""Preparation of lines, cells and records by a C++ library that needs no TensorFlow, and whether it can be used."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from afm_ctr.native.op import asked_for, why_not_there
 
 PREPARING = "AFM_CTR_PREPARING"
 
-# Of n rows: a number each, None where no row has one; and (int64 [n], bool [n]): values, and which rows have one.
+# Of n rows: one number each, or None without any; and (int64 [n], bool [n]): values, and which rows have one.
 Column = np.ndarray | None
 Groups = tuple[np.ndarray, np.ndarray] | None
 
 
 def open_library() -> tuple[Any, str]:
-    """The library, opened now, or what is wrong."""
+    """Open the library, or return the reason why it cannot be opened."""
     path = plain_library(library_path())
     if why := why_not_there(path):
         return None, why
@@ -41,18 +41,18 @@ _load = cache(open_library)
 
 
 def prepares() -> bool:
-    """Whether rows are prepared by the library: wherever it loads.
+    """Whether the library prepares rows: if it loads.
 
-    The environment variable ``AFM_CTR_PREPARING`` asks for one form: ``native`` or ``python``.
+    The environment variable ``AFM_CTR_PREPARING`` chooses a form: ``native`` or ``python``.
 
     Raises:
-        UserError: the variable asks for what is not there.
+        UserError: the variable chooses a form that is not available.
     """
     return asked_for(PREPARING, "native", "python", _load()[1])
 
 
 def _at(array: np.ndarray | None, kind: Any) -> ctypes.c_void_p | None:
-    """Where an array begins, for the library; its type, which must be the one said, is checked."""
+    """Pointer to an array's data for the library. Raises ValueError: wrong type, or not contiguous."""
     if array is None:
         return None
     if array.dtype != kind or not array.flags.c_contiguous:
@@ -61,7 +61,7 @@ def _at(array: np.ndarray | None, kind: Any) -> ctypes.c_void_p | None:
 
 
 def _joined(texts: Sequence[bytes]) -> tuple[bytes, np.ndarray]:
-    """Texts as one, and where each ends: int64 [n]."""
+    """Texts joined, and the end of each: int64 [n]."""
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
     return b"".join(texts), np.cumsum(sizes)
 
@@ -94,7 +94,7 @@ def fingerprints(texts: Sequence[bytes]) -> np.ndarray:
 
 
 def parse_numbers(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Values, float64 [n], nan where there is none, and which texts are bad, bool [n]: neither finite nor empty."""
+    """Values, float64 [n], nan for other texts, and which texts are bad, bool [n]: neither finite nor empty."""
     text, ends = _joined(texts)
     values, bad = np.empty(len(texts)), np.empty(len(texts), bool)
     count = ctypes.c_int64(len(texts))
@@ -145,7 +145,7 @@ _SMALL = 1024
 
 
 class TextIndex:
-    """Distinct byte strings, below 2^31 of them, each found again by its bytes."""
+    """Index of fewer than 2^31 distinct byte strings."""
 
     def __init__(self, texts: Sequence[bytes]) -> None:
         self.text, self.ends = _joined(texts)
@@ -201,8 +201,8 @@ class RowEncoder:
         text, ends = _joined(field.missing)
         size = field.size if field.boundaries is None else len(field.boundaries)
         small = None
-        if field.boundaries is not None:  # most numbers are small, and a search takes a while
-            # The library takes boundaries below the normal numbers for 0.
+        if field.boundaries is not None:  # a lookup table for small integers avoids most searches
+            # The library treats subnormal boundaries as 0.
             normal = np.abs(field.boundaries) >= np.finfo(np.float64).tiny
             small = np.searchsorted(field.boundaries * normal, np.arange(_SMALL), "right").astype(np.int32)
         entries = field.entries or TextIndex([])
@@ -247,9 +247,9 @@ class RowEncoder:
         a cell have no slot, int32 [n, fields of several values].
 
         Args:
-            text: in which the cells lie.
-            starts: int32 [n, width], the first byte of each.
-            ends: int32 [n, width], the byte behind its last.
+            text: contains the cells.
+            starts: int32 [n, width], start of each cell.
+            ends: int32 [n, width], end of each cell, exclusive.
         """
         rows, width = starts.shape
         if ends.shape != starts.shape or self._least >= width:
@@ -280,17 +280,18 @@ class RowEncoder:
 def scan_json(
     joined: bytes, rows: int, keys: Mapping[str, Sequence[bytes]]
 ) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
-    """Where lines that are JSON objects have the values of some keys.
+    """Positions of the values of some keys in lines that are JSON objects.
 
     Args:
-        joined: UTF-8, below 2 GiB, the lines with line ends between them.
-        rows: how many lines.
-        keys: with what no element of a list may hold; the first joins them. None: a list is no cell.
+        joined: UTF-8, below 2 GiB, the lines separated by line ends.
+        rows: number of lines.
+        keys: each with the texts that no element of a list may contain, the first of which joins lists. Without any,
+            lists are not supported.
 
     Returns:
-        The text, which is ``joined`` with what cells do not hold as it stands there behind it; the first byte of each
-        value in it and the byte behind its last, int32 [rows, keys]; and which lines were read, bool [rows]: not
-        those that are no such objects, or that hold another value for one of the keys.
+        The text: ``joined``, followed by cells that differ from the JSON text; start and end (exclusive) of each
+        value in it, int32 [rows, keys]; and which lines were read, bool [rows]: the others are not objects, or have
+        an unsupported value.
     """
     names, name_ends = _joined([key.encode() for key in keys])
     separators, separator_ends = _joined([text for texts in keys.values() for text in texts])
@@ -323,7 +324,7 @@ def scan_json(
 def frame_examples(
     ids: np.ndarray, values: np.ndarray, labels: Column, weights: Column, groups: Groups, keys: Sequence[bytes]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The frames of :func:`afm_ctr.records.framed_examples`, whose arguments these are, checked.
+    """The frames of :func:`afm_ctr.records.framed_examples`, with the same arguments, checked.
 
     Returns:
         The frames, uint8, and the bytes of each, int64 [n].

@@ -1,8 +1,8 @@
-"""Gathering statistics chunk by chunk while rows are converted, and putting the chunks together.
+"""Collects statistics per chunk while rows are converted, and merges the chunks.
 
-Counts of rows and of missing cells come from the encoded ids of all rows: a few NumPy calls a batch. What needs the
-texts of cells comes from a row sample that is small and does not depend on how the work is divided. All that a chunk
-hands on are whole numbers, sets and its sampled rows, so the result does not depend on an order of adding either.
+Counts of rows and of missing cells come from the encoded ids of all rows: a few NumPy calls per batch. Statistics of
+cell texts come from a small row sample that does not depend on how the work is divided. A chunk's results are
+integers, sets and its sampled rows, so the merged result does not depend on the order of merging.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from afm_ctr.statistics.field_values import BY_ID, shown
 from afm_ctr.statistics.row_sample import Counts, RowSample, SampleLayout
 
 SAMPLE_ROWS = 20_000
-_WIDEST_MARKS = 1 << 27  # ids beyond which marking them one by one would cost more memory than sorting
+_WIDEST_MARKS = 1 << 27  # for more ids, one mark per id would take more memory than sorting
 
 
 @dataclass
 class PartialStatistics:
-    """What the rows of one chunk add to the statistics of a split, or those of several chunks.
+    """The statistics of one chunk's rows of a split, or of several chunks'.
 
-    Parts can be added in any order and grouping: they hold only whole numbers, sets and rows.
+    Parts can be added in any order and grouping: they hold only integers, sets and rows.
     """
 
     rows: int
     positives: int
     labelled: bool
     missing: np.ndarray  # int64 [2, fields]: rows, positive rows
-    hashes: dict[int, np.ndarray]  # of fields with ids of their own
+    hashes: dict[int, np.ndarray]  # of fields whose ids stand for values
     samples: list[RowSample]
 
     @staticmethod
@@ -52,14 +52,14 @@ class PartialStatistics:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> PartialStatistics:
-        """Raises ValueError where the bytes are not of :meth:`to_bytes`."""
+        """Decode :meth:`to_bytes`. Raises ValueError for other bytes."""
         (rows, positives, labelled, hashed), (missing, *arrays) = unpack(content)
         sample = arrays[len(hashed) :]
         hashes = dict(zip(hashed, arrays, strict=False))
         return cls(rows, positives, labelled, missing, hashes, [RowSample.from_arrays(sample)] if sample else [])
 
     def add(self, other: PartialStatistics) -> None:
-        """Take other chunks into account."""
+        """Add the statistics of other chunks."""
         self.rows += other.rows
         self.positives += other.positives
         self.labelled &= other.labelled
@@ -69,7 +69,7 @@ class PartialStatistics:
         self.samples += other.samples
 
     def finish(self, schema: ResolvedSchema, split: str) -> DataStatistics:
-        """The statistics of all rows that were added."""
+        """The statistics of all added rows."""
         layout = SampleLayout(schema)
         nothing = layout.take(
             {name: [] for name in layout.columns}, np.zeros((0, schema.num_slots), np.int64), np.zeros(0, bool)
@@ -89,11 +89,11 @@ class PartialStatistics:
 
 
 class Collector:
-    """Gathers the statistics of one chunk's rows of one split.
+    """Collects the statistics of one chunk's rows of one split.
 
     Args:
-        rows_in: data rows of the whole input: with the hash of a row's number they decide whether it is sampled.
-        sample_rows: about how many rows of the input are sampled.
+        rows_in: data rows of the whole input; determines which rows are sampled, by the hash of their numbers.
+        sample_rows: approximate number of rows of the input to sample.
 
     Example:
         >>> collector = Collector(schema, rows_in=1_000_000)
@@ -114,20 +114,20 @@ class Collector:
         self.sample_columns = self._sample_layout.columns
 
     def sampled(self, numbers: np.ndarray) -> np.ndarray:
-        """Which rows belong to the sample: numbers among all data rows, int64 [n], to indices int64 [m]."""
+        """The rows to sample: numbers among all data rows, int64 [n], to indices int64 [m]."""
         return np.flatnonzero(distinct.mixed(numbers) <= self._limit)
 
     def add(self, ids: np.ndarray, labels: np.ndarray) -> None:
-        """Take rows into account.
+        """Add rows.
 
         Args:
             ids: int64 [n, F].
-            labels: float [n]; nan = no label.
+            labels: float [n]; nan: no label.
         """
         part, layout = self._part, self._layout
         firsts = ids if len(layout.first_slots) == ids.shape[1] else ids[:, layout.first_slots]
         positive = labels > 0
-        # Whole numbers below 2^24, exact in float32: a product of matrices, where adding booleans would be slow.
+        # Counts below 2^24 are exact in float32: a matrix product is faster than adding booleans.
         counted = np.stack([np.ones(len(ids), np.float32), positive.astype(np.float32)])
         missing = counted @ (firsts == layout.own_ids).astype(np.float32)
         part.rows += len(ids)
@@ -202,7 +202,7 @@ def _distinct(
     by_ids = distinct.count_by_hashes(part.hashes[index])
     exact = len(part.hashes[index]) < distinct.KEPT
     if isinstance(space, HashSpace):
-        # Values that met in a bucket have one id: only where hardly any can have met are they counted.
+        # Values that collide in a bucket share an id: estimate the number of values behind the buckets.
         behind = distinct.count_behind_buckets(by_ids, space.buckets)
         return False, max(len(counts), round(behind))
     if isinstance(space, VocabularySpace):
@@ -219,7 +219,7 @@ def _distinct(
 def _quantiles(counts: Counter[bytes]) -> list[float]:
     if not counts:
         return []
-    numbers = np.array([float(text) for text in counts]) + 0.0  # -0 is 0: which of them comes first must not matter
+    numbers = np.array([float(text) for text in counts]) + 0.0  # turns -0 into 0, so that their order does not matter
     order = np.argsort(numbers, kind="stable")
     ends = np.cumsum(np.array(list(counts.values()), np.int64)[order])
     places = np.arange(PERCENTILES + 1) * (ends[-1] - 1) // PERCENTILES
@@ -238,7 +238,7 @@ def _encoding(schema: ResolvedSchema, spec_field: Any) -> str:
 
 
 class _Seen:
-    """Which ids have occurred in some slots: a mark for every row of the table, or sorted ids where it is vast."""
+    """The ids that occur in some slots: one mark per row of the table, or sorted ids if it is very large."""
 
     def __init__(self, feature_size: int, fields: dict[int, np.ndarray]) -> None:
         self.fields = tuple(fields)
@@ -258,7 +258,7 @@ class _Seen:
 
 
 class _Layout:
-    """Where each field's slots and ids are."""
+    """Positions of each field's slots and ids."""
 
     def __init__(self, schema: ResolvedSchema) -> None:
         fields = schema.spec.fields
@@ -268,9 +268,9 @@ class _Layout:
             slots[place[slot.field]].append(slot.index)
         self.slots = [np.array(mine, np.int64) for mine in slots]  # of each field
         self.first_slots = np.array([mine[0] for mine in slots], np.int64)
-        self.own_ids = np.zeros(len(fields), np.int64)  # what the first slot holds where the field is missing
-        self.ids: dict[int, list[tuple[int, int]]] = {}  # the [start, end) of ids that stand for values
-        self.layers: list[dict[int, np.ndarray]] = []  # such fields: no two of a layer share ids
+        self.own_ids = np.zeros(len(fields), np.int64)  # the first slot's id if the field is missing
+        self.ids: dict[int, list[tuple[int, int]]] = {}  # the ranges [start, end) of ids that stand for values
+        self.layers: list[dict[int, np.ndarray]] = []  # such fields; no two fields of a layer share ids
         used: Counter[str] = Counter()
         for index, spec_field in enumerate(fields):
             if spec_field.missing == "own":
@@ -279,7 +279,7 @@ class _Layout:
                 self.own_ids[index] = -1
             name = schema.spec.space_of(spec_field).name
             if spec_field.kind == "numeric":
-                continue  # a bucket, or the one id of a number, stands for many values
+                continue  # a bucket, or the single id of a number, stands for many values
             self.ids[index] = [(owned.start, owned.start + owned.size) for owned in schema.ranges_of(name)]
             layer = used[name]
             used[name] += 1
