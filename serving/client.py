@@ -127,7 +127,7 @@ class Client(Connection):
         inputs = self.signature(signature).inputs
         others = [name for name, spec in inputs.items() if spec.dtype != "string"]
         if others:
-            raise InvalidArgument(f"signature {signature} takes other inputs than strings: {', '.join(others)}")
+            raise InvalidArgument(f"signature {signature} has inputs that are not strings: {', '.join(others)}")
         return sorted(inputs)
 
     def submit(self, inputs: Mapping[str, Any], signature: str = "raw", outputs: Sequence[str] = ()) -> Pending:

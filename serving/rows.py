@@ -51,7 +51,7 @@ def split(data: Any, batch_size: int) -> Iterator[Chunk]:
         return
     if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
         raise InvalidArgument(
-            f"{type(data).__name__} is no rows: give an iterable of mappings of columns to values, a mapping of "
+            f"{type(data).__name__} holds no rows: give an iterable of mappings of columns to values, a mapping of "
             "columns to arrays, a DataFrame or an Arrow table"
         )
     rows, start = iter(data), 0
@@ -75,7 +75,7 @@ def encode(chunk: Chunk, specs: Specs) -> dict[str, np.ndarray[Any, Any]]:
     for number, row in enumerate(chunk.content, chunk.start):
         if not isinstance(row, Mapping):
             raise InvalidArgument(
-                f"row {number}: {type(row).__name__} is no row: give a mapping of columns to values"
+                f"row {number}: {type(row).__name__} is not a row: give a mapping of columns to values"
             )
         unknown = row.keys() - known
         if unknown:
@@ -108,7 +108,7 @@ def _sliceable(name: str, column: Any) -> Any:
     column = _plain(column)
     single = isinstance(column, (str, bytes, Mapping)) or (isinstance(column, np.ndarray) and not column.ndim)
     if single or not hasattr(column, "__len__"):
-        raise InvalidArgument(f"column {name}: {type(column).__name__} is no column: give an array or a list")
+        raise InvalidArgument(f"column {name}: {type(column).__name__} is not a column: give an array or a list")
     return column
 
 
@@ -240,6 +240,6 @@ def _refuse_whole_floats(value: Any) -> None:
         _refuse_whole_floats(value.as_py())
     elif isinstance(value, (float, np.floating)) and float(value).is_integer():
         raise ValueError(
-            f"{float(value)!r} is a float where the model has ids or words: the log may have it as {int(value)} or "
-            f"as {float(value)!r}; give a whole number or the log's text (in a DataFrame: astype('Int64'))"
+            f"{float(value)!r} is a float where the model has ids or words: the log may say {int(value)} or "
+            f"{float(value)!r}; give a whole number or the log's text (in a DataFrame: astype('Int64'))"
         )

@@ -200,7 +200,7 @@ class _Job:
         flat = {name: outputs[name] for name in ordered if outputs[name].ndim == 1}
         short = [name for name, array in flat.items() if len(array) != rows]
         if short or not flat:
-            raise ServingError(f"the model's {', '.join(short) or 'answer'} is not one value a row", "INTERNAL")
+            raise ServingError(f"the model's {', '.join(short) or 'answer'} is not one value per row", "INTERNAL")
         lists = [array.tolist() for array in flat.values()]
         return [_answer(dict(zip(flat, values, strict=True))) for values in zip(*lists, strict=True)]
 

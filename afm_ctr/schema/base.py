@@ -20,7 +20,7 @@ def is_argument(name: str) -> bool:
 
 def _argument(name: str) -> str:
     if not is_argument(name):
-        raise ValueError(f"no signature takes a word of Python; choose another, with `header: {name}` for the log's")
+        raise ValueError(f"cannot be an argument of a signature; choose another, with `header: {name}` for the log's")
     return name
 
 

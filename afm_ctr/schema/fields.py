@@ -36,7 +36,7 @@ class HashSpace(Strict):
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:
         if path is not None and not path.startswith("/"):
-            raise ValueError("must be an absolute path: the key is read again by other commands in other folders")
+            raise ValueError("must be an absolute path: other commands read the key from other folders")
         return path
 
 
@@ -110,7 +110,7 @@ class CategoricalField(Strict):
         if self.max_values > 1 and self.separator is None:
             problems.append(Problem(("max_values",), f"{self.max_values} values need a `separator` between them"))
         if self.keep != "first" and self.separator is None:
-            problems.append(Problem(("keep",), "a cell without a `separator` is one value; give one or leave it out"))
+            problems.append(Problem(("keep",), "a cell without a `separator` is one value; give one or remove it"))
         if problems:
             raise Problems(problems)
         return self
@@ -145,7 +145,7 @@ class CrossField(Strict):
         problems = _one_space(self)
         repeated = next((name for name in self.columns if self.columns.count(name) > 1), None)
         if repeated:
-            problems.append(Problem(("columns",), f"'{repeated}' stands there twice; name each column once"))
+            problems.append(Problem(("columns",), f"'{repeated}' is listed twice; name each column once"))
         if problems:
             raise Problems(problems)
         return self
@@ -153,7 +153,7 @@ class CrossField(Strict):
 
 def _one_space(field: CategoricalField | CrossField) -> list[Problem]:
     if field.encoding is None and field.space is None:
-        return [Problem(("encoding",), "must be given (or `space`, the name of a shared id space)")]
+        return [Problem(("encoding",), "is missing; give it, or `space`, the name of a shared id space")]
     if field.encoding is not None and field.space is not None:
         return [Problem(("space",), "must not be given with `encoding`; keep one of the two")]
     return []
@@ -250,7 +250,7 @@ class NumericField(Strict):
     @model_validator(mode="after")
     def _check(self) -> NumericField:
         if isinstance(self.missing, MissingValue) and not isinstance(self.encoding, ValueEncoding):
-            message = "a number for missing cells needs `encoding: {kind: value}`; say absent or own"
+            message = "a number for missing cells needs `encoding: {kind: value}`; give absent or own"
             raise Problems([Problem(("missing",), message)])
         return self
 

@@ -107,7 +107,7 @@ class DelimitedFormat(_NamedColumns, _Lines):
     @model_validator(mode="after")
     def _check_trim(self) -> DelimitedFormat:
         if self.trim and self.delimiter == " ":
-            raise Problems([Problem(("trim",), "drops blanks, and the delimiter is one; remove it")])
+            raise Problems([Problem(("trim",), "strips blanks, and the delimiter is one; remove it")])
         return self
 
     @property
@@ -190,7 +190,7 @@ class Label(Strict):
             given = sorted(self.model_fields_set & {"positive", "negative"})
             if given:
                 raise Problems(
-                    [Problem((key,), "belongs to a binary label; remove it or say `kind: binary`") for key in given]
+                    [Problem((key,), "belongs to a binary label; remove it or set `kind: binary`") for key in given]
                 )
         elif self.negative is None and self.positive != ("1",):
             raise Problems([Problem(("negative",), 'must be given with `positive`; "*" means every other text')])

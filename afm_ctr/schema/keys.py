@@ -21,10 +21,10 @@ def read_key(path: str) -> bytes:
     try:
         text = read_settings(path).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "is no text"
+        why = error.strerror if isinstance(error, OSError) else "not a text file"
         raise UserError(f"key_file: {path}: cannot be read: {why}") from None
     if not re.fullmatch(r"[0-9a-fA-F]{32}", text):
-        raise UserError(f"key_file: {path}: must hold 32 hexadecimal digits (`openssl rand -hex 16` makes such)")
+        raise UserError(f"key_file: {path}: must hold 32 hexadecimal digits (`openssl rand -hex 16` makes them)")
     return bytes.fromhex(text)
 
 

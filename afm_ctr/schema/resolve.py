@@ -120,7 +120,7 @@ def _check_number_of_missing(field: NumericField, number: float, statistics: Num
     encoded = math.copysign(math.log1p(abs(number)), number) if logged else number
     if not abs((encoded - statistics.mean) / statistics.std) <= _LARGEST_VALUE:
         remedy = "give a smaller one" if logged else "give a smaller one, or `log: true`"
-        raise UserError(f"field '{field.name}': missing: {number:g}: is beyond float32 as the slot's value; {remedy}")
+        raise UserError(f"field '{field.name}': missing: {number:g}: the slot's value overflows float32; {remedy}")
 
 
 def _entries(
@@ -144,13 +144,13 @@ def _entries(
     if parent is None and space.capacity is not None and len(new) > space.capacity:
         raise UserError(
             f"vocabulary '{name}': {len(new)} values occur at least {space.min_count} times, and its capacity is "
-            f"{space.capacity}; raise `capacity` or `min_count`, or say `top: {space.capacity}`"
+            f"{space.capacity}; raise `capacity` or `min_count`, or set `top: {space.capacity}`"
         )
     return (*old, *new)
 
 
 def _not_analysed(what: str) -> UserError:
-    return UserError(f"{what} is fitted to the data, which were not analysed; `afm-ctr prepare` does that")
+    return UserError(f"{what} is fitted to the data, which was not analysed; `afm-ctr prepare` does that")
 
 
 def _ranges(
@@ -211,24 +211,24 @@ def _check_parent(spec: FeatureSchema, parent: ResolvedSchema) -> None:
         changed = next((a or b for a, b in zip([*names, ""], [*old_names, ""], strict=False) if a != b), "")
         _refuse(parent, f"fields: differ at '{changed}'; a continued schema has the same fields in the same order")
     if spec.label and old.label and spec.label.kind != old.label.kind:
-        _refuse(parent, f"label.kind: is '{spec.label.kind}', there '{old.label.kind}'")
+        _refuse(parent, f"label.kind: is '{spec.label.kind}', was '{old.label.kind}'")
     for index, (field, before) in enumerate(zip(spec.fields, old.fields, strict=True)):
         here = f"fields[{index}] ('{field.name}')"
         for key, mine, theirs in _differences(_fixed(field), _fixed(before)):
-            _refuse(parent, f"{here}.{key}: is {mine}, there {theirs}")
+            _refuse(parent, f"{here}.{key}: is {mine}, was {theirs}")
         if len(columns_of(field)) != len(columns_of(before)):
-            _refuse(parent, f"{here}.columns: are {len(columns_of(field))}, there {len(columns_of(before))}")
+            _refuse(parent, f"{here}.columns: are {len(columns_of(field))}, were {len(columns_of(before))}")
         (name, space), (old_name, old_space) = spec.space_of(field), old.space_of(before)
         if name != old_name:
-            _refuse(parent, f"{here}: its id space is '{name}', there '{old_name}'")
+            _refuse(parent, f"{here}: its id space is '{name}', was '{old_name}'")
         for key, mine, theirs in _differences(_fixed(space), _fixed(old_space)):
-            _refuse(parent, f"{here}: {key} of its id space is {mine}, there {theirs}")
+            _refuse(parent, f"{here}: {key} of its id space is {mine}, was {theirs}")
         if isinstance(space, DeclaredIds) and space.size < old_space.size:
-            _refuse(parent, f"{here}: size is {space.size}, there {old_space.size}; it may only grow")
+            _refuse(parent, f"{here}: size is {space.size}, was {old_space.size}; it may only grow")
         if isinstance(field, LibfmField) and isinstance(before, LibfmField):
             (lo, hi), (old_lo, old_hi) = field.ids, before.ids
             if lo != old_lo or hi < old_hi:
-                _refuse(parent, f"{here}.ids: [{lo}, {hi}], there [{old_lo}, {old_hi}]; only the end may grow")
+                _refuse(parent, f"{here}.ids: [{lo}, {hi}], were [{old_lo}, {old_hi}]; only the end may grow")
 
 
 def _refuse(parent: ResolvedSchema, what: str) -> None:

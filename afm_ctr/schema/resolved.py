@@ -310,7 +310,7 @@ def _vocabulary(file: Path, space: str, digest: _Digest) -> tuple[bytes, ...]:
             content = path.read_bytes()
         except FileNotFoundError:
             raise UserError(
-                f"{path}: no such file, but {file} names it; restore it or prepare the data again"
+                f"{path}: no such file, but {file} refers to it; restore it or prepare the data again"
             ) from None
     return tuple(content.split(b"\n")[:-1])
 

@@ -166,7 +166,7 @@ def _names_and_slots(spec: FeatureSchema) -> list[Problem]:
     for index, field in enumerate(spec.fields):
         slots += slots_of(field)
         if slots > _MOST_SLOTS >= slots - slots_of(field):
-            message = f"{slots_of(field)}: a row would have {slots} slots; the most are {_MOST_SLOTS}"
+            message = f"{slots_of(field)}: a row would have {slots} slots; at most {_MOST_SLOTS} are allowed"
             problems.append(Problem(("fields", index, "max_values"), message))
         if field.name in seen:
             message = f"'{field.name}': an earlier field has this name; choose another (and set `column`)"
@@ -191,7 +191,7 @@ def _spaces(spec: FeatureSchema) -> list[Problem]:
             problems.append(Problem(("fields", index, "name"), message))
     for name in spec.spaces:
         if name not in used:
-            problems.append(Problem(("spaces", name), f"no field says `space: {name}`; remove it"))
+            problems.append(Problem(("spaces", name), f"no field has `space: {name}`; remove it"))
     return problems
 
 
@@ -252,17 +252,17 @@ def _side_tables(spec: FeatureSchema) -> list[Problem]:
         own[spec.label.column] = "the label's column"
     for key in ("key", "group", "weight"):
         if (text := getattr(spec, key)) in joined:
-            message = f"'{text}': a side table brings it, and a {key} must be the log's own; name another column"
+            message = f"'{text}': comes from a side table, but a {key} must be a column of the log; name another"
             problems.append(Problem((key,), message))
     for name, table in spec.side_tables.items():
         here = ("side_tables", name)
         for index, column in enumerate(table.names):
-            taken = own.get(column) or (joined.count(column) > 1 and "brought twice")
+            taken = own.get(column) or (joined.count(column) > 1 and "added twice")
             if taken:
                 message = f"'{column}': is {taken}; give it another name under the table's format.columns"
                 problems.append(Problem((*here, "columns", index), message))
         if not read & set(table.names):
-            problems.append(Problem(here, "no field reads a column that it brings; remove it"))
+            problems.append(Problem(here, "no field reads any of its columns; remove it"))
         if spec.label and table.key.log == spec.label.column:
             problems.append(Problem((*here, "key"), f"'{table.key.log}' is the label's column; join by another"))
     if spec.side_tables and isinstance(spec.format, LibfmFormat):
@@ -292,7 +292,7 @@ def _libfm(spec: FeatureSchema) -> list[Problem]:
     end, owner = 0, ""
     for (lo, hi), index, name in owners:
         if lo < end:
-            message = f"[{lo}, {hi}]: meets the ids of field '{owner}'; ranges must not overlap"
+            message = f"[{lo}, {hi}]: overlaps the ids of field '{owner}'; ranges must not overlap"
             problems.append(Problem(("fields", index, "ids"), message))
         if hi > end:
             end, owner = hi, name

@@ -56,7 +56,7 @@ def time_layout(text: str) -> TimeLayout:
         if letter not in _WIDTHS:
             raise ValueError(f"'{piece}' is not one of the directives %{' %'.join(_WIDTHS)}")
         if letter in places or (letter in "Yy" and set("Yy") & set(places)):
-            raise ValueError(f"'{piece}': a part of the moment must stand there once")
+            raise ValueError(f"'{piece}': each part of a time may occur only once")
         width = _WIDTHS[letter]
         places[letter] = (len(sample), width)
         pattern, sample = f"{pattern}[0-9]{{{width}}}", sample + "0" * width

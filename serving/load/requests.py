@@ -145,4 +145,4 @@ def _check_answer(client: Client, columns: dict[str, np.ndarray[Any, Any]], rows
     outputs = client.predict(columns, SIGNATURE)
     short = sorted(name for name, array in outputs.items() if array.shape[:1] != (rows,))
     if short or not outputs:
-        raise UserError(f"load-test: the model's {', '.join(short) or 'answer'} does not have one value a row")
+        raise UserError(f"load-test: the model's {', '.join(short) or 'answer'} does not have one value per row")

@@ -74,7 +74,7 @@ class LoadReport:
         latency = ", ".join(f"p{q:g} {_ms(figures['latency_ms'][f'p{q:g}'])}" for q in QUANTILES)
         lines = [
             f"{self.target} {self.model_name}, {result.mode} loop, {how}, "
-            f"{counted(result.rows_per_request, 'row')} a request, {result.seconds:.1f} s",
+            f"{counted(result.rows_per_request, 'row')} per request, {result.seconds:.1f} s",
             f"answered {result.answered:,} of {result.answered + result.failed:,} requests: "
             f"{result.request_rate:,.1f} requests/s, {result.row_rate:,.0f} rows/s",
             f"latency, ms: {latency}, max {_ms(figures['latency_ms']['max'])}",
@@ -83,7 +83,7 @@ class LoadReport:
         if result.mode == "open" and result.lag_ms > _LATE_MS:
             lines.append(
                 f"1 % of the requests were sent {result.lag_ms:.0f} ms late or more (counted in their latency): "
-                "the machine that sends is part of the limit"
+                "the sending machine is part of the limit"
             )
         lines += [str(verdict) for verdict in self.verdicts]
         if self.tried:
@@ -247,7 +247,7 @@ def _write(report: LoadReport, folder: Path) -> None:
     from serving.load import pictures
 
     result, limits = report.result, report.slo.limits
-    title = f"{report.model_name} at {report.target}, {counted(result.rows_per_request, 'row')} a request"
+    title = f"{report.model_name} at {report.target}, {counted(result.rows_per_request, 'row')} per request"
     how = f"{result.asked:g} {'requests/s' if result.mode == 'open' else 'callers'}"
     files = [folder / "load.json", folder / "histogram.png"]
     with as_user_error(f"load-test: cannot write below {folder}"):

@@ -124,7 +124,7 @@ class LocalServer:
                 problem = ""
             except UserError as error:
                 if problem != str(error):  # log it once, not at every poll
-                    log.error("%s; going on as before", error)
+                    log.error("%s; keeping the previous settings", error)
                 problem = str(error)
 
     def stop(self, grace: float = _GRACE_SECONDS) -> None:
@@ -162,7 +162,7 @@ def _config_of(flags: ServerFlags) -> ModelConfig:
     if config.labels and not flags.allow_version_labels_for_unavailable_models:
         raise UserError(
             f"serve: {flags.model_config_file}: version_labels at start name versions that are not loaded yet: "
-            "give --allow_version_labels_for_unavailable_models=true; the real server refuses them without it, too"
+            "give --allow_version_labels_for_unavailable_models=true, as with the real server"
         )
     return config
 
@@ -206,13 +206,13 @@ def run(flags: ServerFlags) -> dict[str, Any]:
 
 def _who_may_call(host: str) -> str:
     if host == "localhost" or host == "::1" or host.startswith("127."):
-        return f"listens on {host}, for this machine only; others: --host=0.0.0.0"
-    return f"listens on {host}: whoever reaches it may ask, there is no authentication"
+        return f"listening on {host}, for this machine only; for others: --host=0.0.0.0"
+    return f"listening on {host}: anyone who can reach it may send requests, there is no authentication"
 
 
 def _ready_line(server: LocalServer) -> str:
     name, version = server.flags.model_name, server.watcher.version
-    state = f"version {version} is ready" if version is not None else "no version serves yet"
+    state = f"version {version} is ready" if version is not None else "no version is loaded yet"
     places = []
     if server.grpc_port is not None:
         places.append(f"gRPC localhost:{server.grpc_port}")

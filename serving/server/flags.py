@@ -90,17 +90,17 @@ class ServerFlags:
         _host, "127.0.0.1", "an address", "interface to listen on, 0.0.0.0: all; not a flag of the real server"
     )
     model_config_file: str = _declare(
-        str, "", "a file", "one model with version policy and labels, in text format; in place of the two flags above"
+        str, "", "a file", "one model with version policy and labels, in text format; replaces the two flags above"
     )
     model_config_file_poll_wait_seconds: float = _declare(
-        _seconds, 0.0, "a number of seconds", "pause between looks at that file; 0: read it once"
+        _seconds, 0.0, "a number of seconds", "how often to read that file again; 0: read it once"
     )
     allow_version_labels_for_unavailable_models: bool = _declare(
         _flag, False, "true or false", "needed for labels at start, when no version is loaded yet"
     )
     ssl_config_file: str = _declare(str, "", "a file", "SSLConfig in text format: TLS, or mutual TLS, for gRPC")
     file_system_poll_wait_seconds: float = _declare(
-        _seconds, 1.0, "a number of seconds", "pause between looks for a new version; 0: look once"
+        _seconds, 1.0, "a number of seconds", "how often to look for a new version; 0: look once"
     )
     grpc_max_threads: int = _declare(
         _count, 4 * (os.cpu_count() or 1), "a number of at least 1", "threads that answer gRPC requests"
@@ -117,8 +117,8 @@ class ServerFlags:
     enable_grpc_healthcheck_service: bool = _declare(
         _flag, True, "true or false", "the standard gRPC health service (the real server has it off by default)"
     )
-    tensorflow_intra_op_parallelism: int = _declare(int, 0, "a number", "threads of one op; 0: by TensorFlow")
-    tensorflow_inter_op_parallelism: int = _declare(int, 0, "a number", "ops at once; 0: by TensorFlow")
+    tensorflow_intra_op_parallelism: int = _declare(int, 0, "a number", "threads per op; 0: TensorFlow chooses")
+    tensorflow_inter_op_parallelism: int = _declare(int, 0, "a number", "concurrent ops; 0: TensorFlow chooses")
 
 
 _FIELDS = {item.name: item for item in fields(ServerFlags)}
@@ -140,7 +140,7 @@ def parse(arguments: Sequence[str]) -> ServerFlags:
         name = name.replace("-", "_")
         if name in _REAL_SERVER_ONLY.split():
             raise UserError(
-                f"serve: --{name} is a flag of TF Serving that this local server does not have; {_ADVICE}"
+                f"serve: --{name} is a flag of TF Serving that this local server does not support; {_ADVICE}"
             )
         if name not in _FIELDS:
             raise UserError(f"serve: unknown flag --{name}; there are {', '.join('--' + known for known in _FIELDS)}")
@@ -156,7 +156,7 @@ def parse(arguments: Sequence[str]) -> ServerFlags:
 
 def usage(width: int = 80) -> str:
     """Help text: each flag with its value, meaning and default, wrapped at ``width``."""
-    lines = ["flags, by the names of tensorflow_model_server:"]
+    lines = ["flags, named as in tensorflow_model_server:"]
     for name, item in _FIELDS.items():
         default = "" if item.default in (None, "", ()) else f" (default {item.default})"
         text = f"  --{name}={item.metadata['wanted']}: {item.metadata['help']}{default}"
@@ -177,7 +177,7 @@ def _checked(flags: ServerFlags) -> ServerFlags:
         _check_ports(flags)
         return flags
     if not flags.model_base_path:
-        raise UserError("serve: --model_base_path is missing: the folder that afm-ctr export writes its versions to")
+        raise UserError("serve: --model_base_path is missing: the folder that afm-ctr export writes versions to")
     if not flags.model_name:
         raise UserError("serve: --model_name must not be empty")
     _check_ports(flags)
@@ -203,7 +203,7 @@ def check_base_path(path: str) -> Path:
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(
-            f"serve: --model_base_path {path}: no such folder; afm-ctr export --export-base {path} makes it"
+            f"serve: --model_base_path {path}: no such folder; afm-ctr export --export-base {path} creates it"
         )
     if (folder / "saved_model.pb").exists():
         raise UserError(

@@ -54,7 +54,7 @@ def read_model_config(path: str) -> ModelConfig:
         raise UserError(f"{_FLAG}={path}: not a ModelServerConfig in text format: {error}") from None
     models = config.model_config_list.config
     if len(models) != 1:
-        raise UserError(f"{_FLAG}={path}: this local server serves one model, not {len(models)}; the real one does")
+        raise UserError(f"{_FLAG}={path}: this local server serves one model, not {len(models)} as the real one can")
     (model,) = models
     if not model.name or model.model_platform != "tensorflow":
         raise UserError(f'{_FLAG}={path}: a model needs a name and model_platform: "tensorflow"')

@@ -46,7 +46,7 @@ class HeldPort:
 
 def cannot_bind(flag: str, port: int, reason: object) -> UserError:
     """The error for a port that cannot be bound."""
-    return UserError(f"serve: {flag}={port} cannot be used: {reason}; choose another port or stop what holds it")
+    return UserError(f"serve: {flag}={port} cannot be used: {reason}; choose another port or stop the process on it")
 
 
 def make_grpc_server(threads: int, arguments: tuple[tuple[str, int | str], ...]) -> grpc.Server:

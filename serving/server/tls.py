@@ -48,7 +48,7 @@ def server_credentials(path: str) -> grpc.ServerCredentials:
         probe.add_secure_port("127.0.0.1:0", credentials)  # gRPC checks them only here
     except RuntimeError:
         raise UserError(
-            f"{_FLAG}={path}: gRPC does not take this key and certificate; do they belong together?"
+            f"{_FLAG}={path}: gRPC does not accept this key and certificate; do they belong together?"
         ) from None
     finally:
         probe.stop(None)

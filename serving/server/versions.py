@@ -180,7 +180,7 @@ class VersionWatcher(Generic[T]):
         try:
             found = {int(p.name): p for p in self.base_path.iterdir() if p.name.isascii() and p.name.isdigit()}
         except OSError as error:
-            self._warn(f"{self.base_path}: {error.strerror}; going on with version {self.version}")
+            self._warn(f"{self.base_path}: {error.strerror}; keeping version {self.version}")
             return {}
         found = {version: path for version, path in found.items() if path.is_dir()}
         if not found:
@@ -201,7 +201,7 @@ class VersionWatcher(Generic[T]):
             fault = error if isinstance(error, RequestError) else from_number(2, f"{type(error).__name__}: {error}")
             self._failed[version] = fingerprint
             self._set(VersionState(version, END, fault.code.value[0], str(fault)))
-            kept = "none serves" if self.version is None else f"version {self.version} is still served"
+            kept = "none is served" if self.version is None else f"version {self.version} is still served"
             log.error("%s version %d cannot be loaded, %s: %s", self.name, version, kept, fault)
             return False
         self._failed.pop(version, None)
@@ -209,7 +209,7 @@ class VersionWatcher(Generic[T]):
             self._serving[version] = _Handle(model)
             self._states[version] = VersionState(version, AVAILABLE)
             self._changed.notify_all()
-        log.info("%s version %d serves", self.name, version)
+        log.info("%s version %d is being served", self.name, version)
         return True
 
     def _take_down(self, version: int) -> None:
@@ -221,7 +221,7 @@ class VersionWatcher(Generic[T]):
             handle.model.close()
         else:
             log.warning(
-                "%s version %d still has requests after %g s; left to them", self.name, version, _DRAIN_SECONDS
+                "%s version %d still has requests after %g s; kept in memory", self.name, version, _DRAIN_SECONDS
             )
         self._set(VersionState(version, END))
 

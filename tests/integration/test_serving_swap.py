@@ -217,7 +217,7 @@ def test_a_signal_ends_the_process_in_good_order(root: Path, tmp_path: Path) -> 
         process.kill()
     assert process.returncode == 0, log
     assert f"afm: version 1 is ready; gRPC localhost:{port}, REST http://localhost:{rest}/v1/models/afm" in log
-    assert log.count("listens on 127.0.0.1, for this machine only; others: --host=0.0.0.0") == 1
+    assert log.count("listening on 127.0.0.1, for this machine only; for others: --host=0.0.0.0") == 1
     assert "Traceback" not in log
 
 

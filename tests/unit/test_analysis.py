@@ -207,7 +207,7 @@ def test_the_number_for_missing_cells_is_one_that_a_slot_can_hold(encoding, numb
     if fits:
         resolve(spec, found)
     else:
-        with pytest.raises(UserError, match=r"field 'v': missing: \S+ is beyond float32 as the slot's value; give a"):
+        with pytest.raises(UserError, match=r"field 'v': missing: \S+ the slot's value overflows float32; give a"):
             resolve(spec, found)
 
 

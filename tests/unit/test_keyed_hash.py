@@ -112,7 +112,7 @@ def test_a_continued_schema_may_have_its_key_elsewhere(key_file: Path, tmp_path:
     grown = resolve(spec(moved), Analysis.empty(), parent=schema)
     assert grown.parent_id == schema.id and grown.key_checks == schema.key_checks
     plain = {"kind": "hash", "buckets": 1009}
-    with pytest.raises(UserError, match="keyed of its id space is False, there True"):
+    with pytest.raises(UserError, match="keyed of its id space is False, was True"):
         resolve(spec(moved, spaces={"secret": plain}), Analysis.empty(), parent=schema)
 
 

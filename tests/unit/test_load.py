@@ -134,7 +134,7 @@ def test_one_row_and_one_error_are_no_plurals() -> None:
     result = result_of([1.0], mode="closed", rows=1)
     report = LoadReport("localhost:1", "m", Traffic([b""], 1, 1, 0), result, Slo(()))
     first, *_ = str(report).splitlines()
-    assert first == "localhost:1 m, closed loop, 100 callers, 1 row a request, 2.0 s"
+    assert first == "localhost:1 m, closed loop, 100 callers, 1 row per request, 2.0 s"
     for summary in (ScoreSummary("o", 1, 1, 0, [3], 0.5), PredictSummary("o", 1, 1, 0.5)):
         assert str(summary).startswith("o: 1 row, 1 of them an error, 2 rows/s")
 

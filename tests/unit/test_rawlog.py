@@ -263,5 +263,5 @@ def test_trim_drops_blanks_around_cells_and_header_texts():
     assert [reject.reason for reject in rows.rejects] == ["column_count"]
     left = parser.parse(lines[1:2], "d.csv", 2, leave_columns=True)
     assert left.spans is None  # nothing but this parser trims
-    with pytest.raises(ValueError, match="drops blanks, and the delimiter is one"):
+    with pytest.raises(ValueError, match="strips blanks, and the delimiter is one"):
         schema(format={"kind": "delimited", "delimiter": " ", "trim": True})

@@ -158,7 +158,7 @@ def test_a_wrong_row_is_named_before_anything_is_sent(fake: tuple[Fake, int]) ->
                 client.predict(inputs)
         with pytest.raises(InvalidArgument, match="no signature rows"):
             list(client.score_rows([{"A": 1}], signature="rows"))
-        with pytest.raises(InvalidArgument, match="other inputs than strings: ids"):
+        with pytest.raises(InvalidArgument, match="has inputs that are not strings: ids"):
             client.string_columns("serving_default")
         assert list(client.score_rows([])) == []
     assert PREDICT not in fake[0].calls

@@ -84,7 +84,7 @@ GOOD = {"ids": [1, 2], "values": [1.0, 1.0]}
         ({**GOOD, "values": [1e300, 0]}, "column values: .* does not fit float"),
         ({**GOOD, "values": [[1], [2, 3]]}, "column values: "),
         ({**GOOD, "values": None}, "column values: is missing"),
-        ([1, 2], "list is no row"),
+        ([1, 2], "list is not a row"),
     ],
 )
 def test_the_row_and_the_field_are_named(wrong: Any, says: str) -> None:
@@ -98,7 +98,7 @@ def test_the_row_and_the_field_are_named(wrong: Any, says: str) -> None:
         ({"A": ["x"]}, "missing column B; the model has A, B"),
         ({"A": ["x"], "B": ["1"], "C": [1]}, "unknown column C"),
         ({"A": ["x"], "B": ["1", "2"]}, "column B has 2 rows, column A has 1"),
-        ({"A": "x", "B": "y"}, "column A: str is no column"),
+        ({"A": "x", "B": "y"}, "column A: str is not a column"),
         ({"A": ["x", "y"], "B": ["1", ["2"]]}, r"row 1, column B: \['2'\] is neither text"),
         ({"A": ["x", "\ud800"], "B": ["1", "2"]}, "row 1, column A: .* has no UTF-8 form"),
     ],
@@ -110,7 +110,7 @@ def test_columns_are_checked_too(columns: Any, says: str) -> None:
 
 @pytest.mark.parametrize("nothing", [None, "x", b"x", 3, 0.5, len], ids=repr)
 def test_what_is_no_rows_is_refused_by_name(nothing: Any) -> None:
-    with pytest.raises(InvalidArgument, match=f"^{type(nothing).__name__} is no rows: give an iterable of mappings"):
+    with pytest.raises(InvalidArgument, match=f"^{type(nothing).__name__} holds no rows: give an iterable"):
         encoded(nothing, RAW)
 
 

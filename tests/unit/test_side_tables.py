@@ -172,14 +172,14 @@ def test_a_header_that_has_the_column_too(folder):
         ({"table": {"key": "who"}}, "side_tables.users.key: 'who': the log has no such column"),
         ({"table": {"key": {"log": "label", "table": "id"}}}, "side_tables.users.key: 'label' is the label's column"),
         ({"table": {"columns": ["n", "age"]}}, "side_tables.users.columns[0]: 'n': is a column of the log"),
-        ({"table": {"columns": ["zip"]}}, "side_tables.users: no field reads a column that it brings"),
+        ({"table": {"columns": ["zip"]}}, "side_tables.users: no field reads any of its columns"),
         ({"table": {"colums": []}}, "side_tables.users.colums: unknown key (did you mean 'columns'?)"),
         ({"table": {"format": {"kind": "libfm"}}}, "side_tables.users.format.kind: 'libfm': must be one of"),
         (
             {"table": {"format": {"kind": "delimited", "header": False, "columns": ["id", "age", "Red"]}}},
             "side_tables.users.columns[1]: 'Blue': the table has no such column",
         ),
-        ({"group": "age"}, "group: 'age': a side table brings it, and a group must be the log's own"),
+        ({"group": "age"}, "group: 'age': comes from a side table, but a group must be a column of the log"),
         ({"fields": SPEC["fields"][:1]}, "side_tables.users: no field reads"),
     ],
 )
