@@ -133,13 +133,9 @@ class Servable(tf.Module):
         return tf.where(bad, tf.zeros_like(ids), ids), tf.where(bad, tf.zeros_like(vals), vals), count
 
     def _same_length(self, columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        first, *others = columns.values()
-        rows = tf.shape(first)[0]
-        checks = [
-            tf.debugging.Assert(
-                tf.equal(tf.shape(column)[0], rows), [in_graph("raw columns must all have the same number of rows")]
-            )
-            for column in others
-        ]
-        with tf.control_dependencies(checks):
+        sizes = tf.stack([tf.size(column) for column in columns.values()])  # one check: an op a column costs time
+        check = tf.debugging.Assert(
+            tf.reduce_all(tf.equal(sizes, sizes[0])), [in_graph("raw columns must all have the same number of rows")]
+        )
+        with tf.control_dependencies([check]):
             return {name: tf.identity(column) for name, column in columns.items()}

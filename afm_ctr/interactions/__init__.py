@@ -12,7 +12,6 @@ from afm_ctr.interactions.choice import fused_attentional_pooling, training_atte
 from afm_ctr.interactions.dropout import Dropout, stateless_keep
 from afm_ctr.interactions.pooling import (
     attention_scores,
-    attention_weights,
     attentional_pooling,
     count_pairs,
     fm_pooling,
@@ -25,7 +24,6 @@ from afm_ctr.interactions.pooling import (
 __all__ = [
     "Dropout",
     "attention_scores",
-    "attention_weights",
     "attentional_pooling",
     "block_rows",
     "blocked_attentional_pooling",

@@ -25,8 +25,6 @@ from afm_ctr.interactions.pooling import PoolingInputs, attentional_pooling, cou
 # Size of one tensor of a block: on a CPU it should stay in the caches, on a GPU it should occupy the whole device.
 _CPU_BYTES = 3 << 20
 _GPU_BYTES = 256 << 20
-# For requests: small ones, the majority, are one block, and a large one takes a few of these instead of gigabytes.
-_REQUEST_BYTES = 32 << 20
 
 
 class _Layout(NamedTuple):
@@ -147,11 +145,11 @@ def request_attentional_pooling(
     own.
 
     Args:
-        rows_at_once: size of a block; by default as many as keep a tensor of all pairs within 32 MB.
+        rows_at_once: size of a block; by default that of :func:`block_rows` on a CPU.
     """
     u, present, *network = inputs
     k = u.shape[2]
-    block = rows_at_once or block_rows(u.shape[1], k, network[0].shape[1], _REQUEST_BYTES)
+    block = rows_at_once or block_rows(u.shape[1], k, network[0].shape[1], _CPU_BYTES)
 
     def pooled(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         some = attentional_pooling(

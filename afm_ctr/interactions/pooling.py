@@ -45,21 +45,17 @@ def masked_softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 
 def attention_scores(products: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
-    """hᵀ relu(Wᵀ(u_i ⊙ u_j) + b), the input of the softmax of :func:`attention_weights`: ``[B, P]``."""
-    return tf.linalg.matvec(tf.nn.relu(tf.tensordot(products, W, axes=1) + b), h)
-
-
-def attention_weights(products: tf.Tensor, mask: tf.Tensor, W: tf.Tensor, b: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
-    """a_ij = softmax over present pairs of hᵀ relu(Wᵀ(u_i ⊙ u_j) + b) (equation 5): ``[B, P]``.
+    """hᵀ relu(Wᵀ(u_i ⊙ u_j) + b), the input of the softmax in equation 5: ``[…, k]`` to ``[…]``.
 
     Args:
-        products: ``[B, P, k]``.
-        mask: bool ``[B, P]``, the pairs that take part.
+        products: ``[…, k]``, of two dimensions or more.
         W: ``[k, t]``.
         b: ``[t]``.
         h: ``[t]``.
     """
-    return masked_softmax(attention_scores(products, W, b, h), mask)
+    flat = tf.reshape(products, [-1, W.shape[0]])
+    scores = tf.matmul(tf.nn.relu(tf.nn.bias_add(tf.matmul(flat, W), b)), h[:, tf.newaxis])
+    return tf.reshape(scores, tf.shape(products)[:-1])
 
 
 def attentional_pooling(
@@ -95,8 +91,11 @@ def attentional_pooling(
         pooled ``[B, k]`` (by slot ``[B, F, k]``), attention ``[B, P]``, which sums to 1 over the present pairs.
     """
     mask = pair_presence(present, pairs)
-    products = pair_products(u, pairs)
-    attention = attention_weights(products, mask, W, b, h)
+    # Pairs before rows: a gather then copies the whole batch of a slot at once, not k numbers.
+    slots_first = tf.reshape(tf.transpose(u, [1, 0, 2]), [u.shape[1], -1])
+    products = tf.gather(slots_first, pairs[:, 0]) * tf.gather(slots_first, pairs[:, 1])
+    products = tf.reshape(products, [len(pairs), tf.shape(u)[0], u.shape[2]])
+    attention = masked_softmax(tf.transpose(attention_scores(products, W, b, h)), mask)
     weights = attention
     if dropout is not None and dropout.rate > 0:
         weights *= stateless_keep(dropout.rows, len(pairs), dropout.rate, dropout.seed, dropout.salt, u.dtype)
@@ -104,7 +103,7 @@ def attentional_pooling(
         weights *= count_pairs(mask, u.dtype)
     if by_slot:
         return pool_by_slot(u, weights, pairs), attention
-    return tf.squeeze(tf.matmul(weights[:, tf.newaxis, :], products), axis=1), attention
+    return tf.reduce_sum(tf.transpose(weights)[:, :, tf.newaxis] * products, axis=0), attention
 
 
 def pool_by_slot(u: tf.Tensor, weights: tf.Tensor, pairs: np.ndarray) -> tf.Tensor:
