@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
-from rich.status import Status
+from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -100,9 +102,8 @@ class _Console(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(visible(text, keep="\n\t"), **options)
 
-    def status(self, status: RenderableType, **options: Any) -> Status:
-        return super().status(Text(visible(status)) if isinstance(status, str) else status, **options)
 
+_SECONDS_UNSAID = 3.0
 
 console = _Console(quiet=not _is_reporting(), highlight=False)
 
@@ -118,6 +119,23 @@ def _root(
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say what takes long: a terminal at once, elsewhere stderr gets a line after some seconds."""
+    if console.is_terminal:
+        with console.status(Text(visible(what))):
+            yield
+        return
+    line = threading.Timer(_SECONDS_UNSAID, lambda: print(f"{visible(what)} …", file=sys.stderr, flush=True))
+    line.daemon = True
+    if _is_reporting():
+        line.start()
+    try:
+        yield
+    finally:
+        line.cancel()
 
 
 def say(text: object, end: str = "\n") -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from afm_ctr.cli.app import JsonFlag, app, console, path_option, report, report_summary, say
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report, report_summary, say, working
 from afm_ctr.cli.progress import row_progress
 from afm_ctr.cli.quiet_imports import load_beam, load_tensorflow
 from afm_ctr.devices import hide_gpus
@@ -28,7 +28,7 @@ def make_logs(
     """Write a Criteo-shaped log with planted field pairs that matter, to try everything on."""
     from afm_ctr import synthetic
 
-    with console.status(f"writing {rows:,} rows to {output}"):
+    with working(f"writing {rows:,} rows to {output}"):
         summary = synthetic.make_logs(output, rows, seed=seed, malformed=malformed)
     report_summary(as_json, summary)
 
@@ -144,7 +144,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     """Say what is installed, what is missing and how to fix it; does Horovod fit TensorFlow?"""
     from afm_ctr import doctor as examination
 
-    with console.status("loading TensorFlow and Horovod"):
+    with working("loading TensorFlow and Horovod"):
         findings = examination.examine()
     table = Table(box=None)
     for heading in ("", "what", "state", "fix it with"):

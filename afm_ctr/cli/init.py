@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from afm_ctr.cli.app import JsonFlag, app, console, path_option, report, say
+from afm_ctr.cli.app import JsonFlag, app, path_option, report, say, working
 from afm_ctr.cli.quiet_imports import load_tensorflow
 from afm_ctr.errors import UserError
 
@@ -42,12 +42,12 @@ def init(
     from afm_ctr.io.files import as_user_error, write_text
     from afm_ctr.sizing import settings_for
 
-    with console.status("looking at the logs"):
+    with working("looking at the logs"):
         try:
             found = infer.infer_schema(input, label=label, name=name)
         except UserError as error:
             raise UserError(infer.labelled_advice(error)) from error
-    with console.status("trying penalties on them"):
+    with working("trying penalties on them"):
         encodes = importlib.util.find_spec("tensorflow") is not None
         if encodes:
             load_tensorflow(keras=False)

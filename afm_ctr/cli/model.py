@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from afm_ctr.cli.app import JsonFlag, app, console, path_option, report, report_summary, say
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report, report_summary, say, working
 from afm_ctr.cli.early import check_inputs, training_config
 from afm_ctr.cli.quiet_imports import load_tensorflow
 from afm_ctr.errors import UserError
@@ -53,11 +53,13 @@ def train(
     """Train a model; under horovodrun on all ranks. The same command, run again, resumes where it stopped."""
     check_inputs(data=data, config=config)
     settings = training_config(model_dir, config, set_ or [], from_checkpoint)
+    sized = settings is None
+    if config is None and from_checkpoint is not None and not sized and not (model_dir / "config.yaml").is_file():
+        _note(f"settings are those of {from_checkpoint}; --config names others")
     load_tensorflow()
     from afm_ctr import distributed, training
 
     world = distributed.init()
-    sized = settings is None
     try:
         if settings is None:  # sizing reads rows with TensorFlow: only now that this rank has its GPU
             settings = training.default_config(data, model_dir, from_checkpoint, set_ or [])
@@ -73,10 +75,14 @@ def train(
         )
     finally:
         world.shutdown()
-    if sized and os.environ.get("HOROVOD_RANK", "0") == "0":
-        line = f"settings sized to the data, kept in {model_dir / 'config.yaml'}; --config names your own"
-        print(fitted(visible(line), sys.stderr), file=sys.stderr, flush=True)
+    if sized:
+        _note(f"settings sized to the data, kept in {model_dir / 'config.yaml'}; --config names your own")
     report_summary(as_json, summary)
+
+
+def _note(text: str) -> None:
+    if os.environ.get("HOROVOD_RANK", "0") == "0":
+        print(fitted(visible(text), sys.stderr), file=sys.stderr, flush=True)
 
 
 @app.command(
@@ -195,7 +201,7 @@ def predict(
     load_tensorflow()
     from afm_ctr.prediction import predict
 
-    with console.status(f"scoring into {output}"):
+    with working(f"scoring into {output}"):
         summary = predict(model_dir, output, data=data, split=split, inputs=input, which=checkpoint)
     report_summary(as_json, summary)
 
@@ -229,7 +235,7 @@ def export(
     load_tensorflow()
     from afm_ctr import export as exporting
 
-    with console.status("exporting"):
+    with working("exporting"):
         summary = exporting.export_model(
             model_dir,
             export_base,
@@ -261,7 +267,7 @@ def validate_export(
     load_tensorflow()
     from afm_ctr import export as exporting
 
-    with console.status("validating"):
+    with working("validating"):
         found = exporting.validate_export(export_dir, model_dir, checkpoint)
 
     def show() -> None:
@@ -299,7 +305,7 @@ def explain(
     from afm_ctr import explain as explaining
 
     requests = 0 if row is not None else 5 if rows is None else rows
-    with console.status("explaining"):
+    with working("explaining"):
         found = explaining.explain(model_dir, data, split=split, row=row, output=output, requests=requests)
     report(as_json, found.to_json(top), lambda: console.print(explaining.table(found, top)))
 

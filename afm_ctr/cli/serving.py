@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from afm_ctr.cli.app import JsonFlag, app, console, path_option, report_summary
+from afm_ctr.cli.app import JsonFlag, app, console, path_option, report_summary, working
 from afm_ctr.cli.progress import row_progress
 from afm_ctr.cli.quiet_imports import load_tensorflow
 from afm_ctr.errors import UserError
@@ -169,7 +169,7 @@ def score(
     server = chosen_connection(model_version, label, ca, cert, key)
     from serving.score import score_file
 
-    with console.status(f"scoring {input} by {target}"):
+    with working(f"scoring {input} by {target}"):
         await_model(target, model_name, wait, server, schema, input)
         summary = score_file(target, model_name, schema, input, output, batch_size, timeout=timeout, **server)
     report_summary(as_json, summary)

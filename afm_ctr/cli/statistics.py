@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from afm_ctr.cli.app import JsonFlag, app, console, on_this_machine, path_option, report, say
+from afm_ctr.cli.app import JsonFlag, app, console, on_this_machine, path_option, report, say, working
 from afm_ctr.errors import UserError
 from afm_ctr.visible import counted, visible
 
@@ -44,7 +44,7 @@ def infer_schema(
         raise UserError(f"{output} is there already; give --overwrite to replace it, or another --output")
     from afm_ctr import infer
 
-    with console.status("looking at the logs"):
+    with working("looking at the logs"):
         found = infer.infer_schema(input, label=label, labelled=not no_label, name=name)
     if output is not None:
         infer.save(found, output, overwrite)
@@ -84,21 +84,27 @@ def _suggested(fields: Any) -> str:
     return escape(", ".join(words))
 
 
-@app.command("stats", epilog="Example: afm-ctr stats data --baseline last-week/data --output stats/")
+@app.command("stats", epilog="Example: afm-ctr stats --data data --baseline last-week/data --output stats/")
 def stats(
-    data: Annotated[
-        Path, typer.Argument(parser=on_this_machine, metavar="DATA", help="Prepared data set, or its manifest.json.")
-    ],
+    data: Annotated[Path | None, path_option(metavar="DATA", help="Prepared data set, or its manifest.json.")] = None,
     baseline: Annotated[
         Path | None, path_option(metavar="MANIFEST", help="Manifest or folder of a data set to compare with.")
     ] = None,
     output: Annotated[Path | None, path_option(help=f"Folder for one HTML page with pictures, {PAGE}.")] = None,
     as_json: JsonFlag = False,
+    named: Annotated[
+        Path | None,
+        typer.Argument(parser=on_this_machine, metavar="DATA", help="The same as --data.", show_default=False),
+    ] = None,
 ) -> None:
     """Show the statistics of every field of a prepared data set, and how far they have moved from another's.
 
     PSI below 0.1 is no change by custom, above 0.25 a large one; flagged fields come first. Always exit code 0.
     """
+    if (data is None) == (named is None):
+        raise UserError("stats: name one data set, as in afm-ctr stats --data data")
+    data = data or named
+    assert data is not None
     from afm_ctr.statistics import drift
 
     now = _statistics(data)

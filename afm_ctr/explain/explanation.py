@@ -85,6 +85,16 @@ class Explanation:
         return None if self.agreement is None else self.agreement.correlation
 
     @property
+    def largest(self) -> float | None:
+        """The size of the largest effect; None without effects."""
+        return max((abs(pair.effect) for pair in self.pairs if pair.effect is not None), default=None)
+
+    @property
+    def compares(self) -> bool:
+        """Whether there are two rankings to compare, and that by effect is one of more than noise."""
+        return self.agreement is not None and (self.largest or 0.0) >= _LITTLE
+
+    @property
     def has_attention(self) -> bool:
         return bool(self.pairs) and self.pairs[0].attention is not None
 
@@ -118,11 +128,10 @@ class Explanation:
                 f"The pairs of model {self.model!r} do not add up to the logit, so none has a contribution of its "
                 "own: its effect is the change of the logit when it is taken out."
             )
-        largest = max((abs(pair.effect) for pair in self.pairs if pair.effect is not None), default=_LITTLE)
-        if largest < _LITTLE:
+        if self.largest is not None and self.largest < _LITTLE:
             sentences.append(
-                f"The pairs hardly move the logit here: the largest effect is {largest:.1g}. Their order and their "
-                "shares say nothing."
+                f"The pairs hardly move the logit here: the largest effect is {self.largest:.1g}. Their order and "
+                "their shares say nothing."
             )
         if not self.has_attention:
             sentences.append(f"Model {self.model!r} has no attention: there is no share to compare effects with.")

@@ -66,7 +66,7 @@ def add_trust(page: Page, explanation: Explanation) -> None:
     """The section on how far attention weights may be trusted, and on what the model does not define."""
     page.section("How far the attention weights may be trusted")
     agreement = explanation.agreement
-    if agreement is not None:
+    if agreement is not None and explanation.compares:
         page.paragraph(agreement.verdict())
         page.paragraph(agreement.figures())
         page.paragraph(

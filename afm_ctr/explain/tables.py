@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,10 +42,17 @@ def cell(attribute: str, value: float | None, one: bool = False) -> str:
     if value is None:
         return ""
     if attribute in ("attention", "weighted_attention", "effect_share", "present"):
-        return f"{value:.1%}" if attribute == "present" else f"{value:.3%}"
+        return share(value)
     if attribute == "attention_rank":
         return f"{value:.0f}"
     return f"{value:+.4f}" if one or attribute == "contribution" else f"{value:.4f}"
+
+
+def share(value: float) -> str:
+    """In per cent, two digits: of hundreds of pairs each has a small one, and no sample bears out a third."""
+    size = 100 * abs(value)
+    digits = 1 - math.floor(math.log10(size)) if size > 0 else 0
+    return f"{value:.{min(max(digits, 0), 4)}%}"
 
 
 def table(explanation: Explanation, top: int = 10) -> Group:
@@ -67,7 +75,7 @@ def table(explanation: Explanation, top: int = 10) -> Group:
         parts.append(linear_table(explanation.row, top))
     if explanation.requests:
         parts.append(_request_table(explanation.requests))
-    if explanation.agreement is not None:
+    if explanation.agreement is not None and explanation.compares:
         parts.append(explanation.agreement.figures() + " " + explanation.agreement.verdict())
     parts += [escape(sentence) for sentence in explanation.missing()]
     parts += [f"wrote {escape(file)}" for file in explanation.files]

@@ -40,11 +40,11 @@ class Agreement:
             return f"Over {self.pairs:,} pairs the rank correlation of attention and effect is not defined."
         interval = "" if self.low is None else f" (95 % interval {self.low:+.2f} to {self.high:+.2f})"
         return (
-            f"Over {self.pairs:,} pairs the rank correlation of attention and effect is {self.correlation:+.3f}"
+            f"Over {self.pairs:,} pairs the rank correlation of attention and effect is {self.correlation:+.2f}"
             f"{interval}; of the {self.top} pairs with the largest effect {self.common} "
             f"{'is' if self.common == 1 else 'are'} among the {self.top} with the most attention, "
             f"where mere chance gives {self.by_chance:.1f}."
-            + ("" if self.weighted is None else f" With weighted attention the correlation is {self.weighted:+.3f}.")
+            + ("" if self.weighted is None else f" With weighted attention the correlation is {self.weighted:+.2f}.")
         )
 
     def verdict(self) -> str:

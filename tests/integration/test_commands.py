@@ -223,3 +223,7 @@ def test_train_needs_no_config(tmp_path: Path) -> None:
     sized = TrainConfig.from_content(settings_for(data_size(data)).content, ["max_steps=2"])
     assert TrainConfig.load(run / "config.yaml") == sized == default_config(data, run)
     assert f"settings sized to the data, kept in {run / 'config.yaml'}; --config names your own" in result.stderr
+    more = ("train", "--data", data, "--model-dir", tmp_path / "more", "--from-checkpoint", run)
+    said = f"settings are those of {run}; --config names others"
+    assert said in afm_ctr(*more).stderr
+    assert said not in afm_ctr(*more).stderr  # resumed: its own

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
+from afm_ctr.cli import app as frame
 from afm_ctr.cli.app import console, report
 from afm_ctr.cli.main import main
 from afm_ctr.distributed import SingleWorld, elastic
@@ -137,11 +139,18 @@ def test_tables_and_json_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_what_a_command_is_doing(text: str) -> None:
-    """The line beside the spinner, which holds paths; and markup in them is text."""
-    with console.status(f"scoring into [bold]{text}") as status:
-        shown = status.status
-    assert str(shown) == f"scoring into [bold]{visible(text)}"
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_command_is_doing(
+    text: str, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line beside the spinner, or that stderr gets, which holds paths; and markup in them is text."""
+    monkeypatch.setattr(type(console), "is_terminal", terminal)
+    monkeypatch.setattr(console, "status", lambda what: print(what, "…", file=sys.stderr) or nullcontext())
+    monkeypatch.setattr(frame, "_SECONDS_UNSAID", 0.0)
+    monkeypatch.setattr(frame.threading.Timer, "start", frame.threading.Timer.run)
+    with frame.working(f"scoring into [bold]{text}"):
+        pass
+    assert capsys.readouterr().err == f"scoring into [bold]{visible(text)} …\n"
 
 
 def test_messages_of_processes_that_have_no_console(

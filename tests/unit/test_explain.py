@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,14 @@ from afm_ctr.cli import model as model_commands
 from afm_ctr.errors import UserError
 from afm_ctr.explain import Agreement, effects, explain, rank_correlation, table
 from afm_ctr.explain.content import describe_slot
-from afm_ctr.explain.page import page_of
+from afm_ctr.explain.page import add_trust, page_of
+from afm_ctr.explain.tables import share
 from afm_ctr.explain.trust import agreement_of, interval
 from afm_ctr.features import FeatureTransform
 from afm_ctr.models import CTRModel
 from afm_ctr.models.afm import AFM
 from afm_ctr.schema import ResolvedSchema
+from afm_ctr.webpage import Page
 from tests import prepared
 from tests.runs import every_kind, write_run
 
@@ -266,8 +269,8 @@ def test_files_table_and_json(tmp_path, data, afm):
         assert explanation.pairs[0].name in text and "rank correlation" in text
         page = (tmp_path / names[-1]).read_text(encoding="utf-8")
         assert page.count("<img") == 2 and 'src="http' not in page and 'href="http' not in page
-        assert f"{explanation.pairs[0].weighted_attention:.3%}" in page
-        assert f"rank correlation of attention and effect is {explanation.rank_correlation:+.3f}" in page
+        assert share(explanation.pairs[0].weighted_attention) in page
+        assert f"rank correlation of attention and effect is {explanation.rank_correlation:+.2f}" in page
         rows = [explanation.row] if row else [request.row for request in explanation.requests]
         assert rows and all(facts.key in page and facts.key in text for facts in rows)
     with open(tmp_path / "pairs-requests.csv", encoding="utf-8") as file:
@@ -310,6 +313,32 @@ def test_pairs_that_do_nothing_are_said_to(explanation):
     little = [replace(pair, effect=-0.0009 / pair.rank) for pair in explanation.pairs]
     (sentence,) = replace(explanation, pairs=tuple(little)).missing()
     assert "hardly move the logit here: the largest effect is 0.0009." in sentence
+
+
+def test_no_weight_is_trusted_where_pairs_do_nothing(explanation):
+    verdict = explanation.agreement.verdict()
+    idle = replace(explanation, pairs=tuple(replace(pair, effect=-0.0009) for pair in explanation.pairs))
+    for shown, trusted in ((explanation, True), (idle, False)):
+        page = Page("pairs")
+        page.section("All")
+        add_trust(page, shown)
+        assert (verdict in str(table(shown).renderables)) is (html.escape(verdict) in page.html()) is trusted
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.0, "100%"),
+        (0.2345, "23%"),
+        (0.0991, "9.9%"),
+        (0.001349, "0.13%"),
+        (0.00001, "0.0010%"),
+        (1e-9, "0.0000%"),
+        (0.0, "0%"),
+    ],
+)
+def test_shares_have_two_digits(value, text):
+    assert share(value) == text
 
 
 @pytest.mark.parametrize(("tells", "effect_of", "missing"), TELLS)
@@ -396,7 +425,7 @@ def test_figures_of_agreement():
     assert even.correlation is None and "not defined" in even.figures() and "go by the effect" in even.verdict()
     assert "weighted" not in found.figures()
     assert (
-        agreement_of(effect, attention, effect**2).figures().endswith("weighted attention the correlation is +1.000.")
+        agreement_of(effect, attention, effect**2).figures().endswith("weighted attention the correlation is +1.00.")
     )
 
 
@@ -412,7 +441,7 @@ def test_figures_of_agreement():
 )
 def test_verdicts(correlation, common, words):
     agreement = Agreement(correlation, *interval(correlation, 741), pairs=741, top=10, common=common, evenness=1.5)
-    assert words in agreement.verdict() and f"{correlation:+.3f}" in agreement.figures()
+    assert words in agreement.verdict() and f"{correlation:+.2f}" in agreement.figures()
 
 
 def test_memory_of_a_batch_does_not_grow_with_pairs():
@@ -484,4 +513,4 @@ def test_figures_stay_beside_their_pairs_at_eighty_columns(explanation):
     expected = [pair for request in requests for pair in request.pairs[:3]]
     assert len(shown) == len(expected) == 6
     for pair, row in zip(expected, shown, strict=True):
-        assert pair.name.startswith(row[5]) and row[6] == f"{pair.effect:+.4f}" and row[7] == f"{pair.attention:.3%}"
+        assert pair.name.startswith(row[5]) and row[6] == f"{pair.effect:+.4f}" and row[7] == share(pair.attention)

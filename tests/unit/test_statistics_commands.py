@@ -96,6 +96,12 @@ def test_the_table_and_json(data):
     )
 
 
+def test_the_data_set_is_named_once_in_either_way(data):
+    assert stats("--data", data).stdout == stats(data).stdout
+    for arguments in ((), (data, "--data", data)):
+        assert "name one data set, as in afm-ctr stats --data" in str(stats(*arguments).exception)
+
+
 def test_drift_and_the_page(data, tmp_path):
     moved = prepared(tmp_path, "moved", shift=20.0)
     result = stats(moved, "--baseline", data / MANIFEST_NAME, "--output", tmp_path / "page", "--json")
