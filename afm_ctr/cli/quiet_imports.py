@@ -74,13 +74,18 @@ def load_beam(arguments: Sequence[str]) -> None:
     """Import Beam quietly, and check its options.
 
     Of Beam's optional imports ``prepare`` needs only boto3, and that only for s3:// (see
-    :func:`beam_jobs.files.share_client`). Whether it needs TensorFlow is decided later.
+    :func:`beam_jobs.files.share_client`), and pyarrow, which it imports itself for Parquet. Whether it needs
+    TensorFlow is decided later. Commands do not run in IPython, which Beam imports to find out.
 
     Raises:
         ModuleNotFoundError: one of them is not installed.
     """
     share_memory()
-    with without_chatter(), hidden("pandas", "pymongo", "bson", "boto3"):
+    sys.modules.setdefault("IPython", None)  # type: ignore[arg-type]
+    with (
+        without_chatter(),
+        hidden("pandas", "pyarrow", "pymongo", "bson", "boto3", "apache_beam.io.gcp.bigquery"),
+    ):
         from beam_jobs.runners import Engine
 
         if importlib.util.find_spec("tensorflow") is None:

@@ -42,6 +42,7 @@ import sys
 from afm_ctr.cli.quiet_imports import load_beam
 load_beam(["--direct_running_mode=multi_processing"])
 assert "apache_beam" in sys.modules and not {"pandas", "pymongo", "bson", "boto3", "tensorflow"} & {*sys.modules}
+assert not {"pyarrow", "IPython.core", "requests"} & {*sys.modules}
 from beam_jobs import files
 files.share_client()
 from apache_beam.io.aws.clients.s3 import boto3_client
@@ -53,6 +54,8 @@ from afm_ctr.schema import FeatureSchema
 from beam_jobs.job import PrepareOptions, prepare
 encoding = {"kind": "hash", "buckets": 9}
 fields = [{"name": "a", "kind": "categorical", "encoding": encoding}]
+fields += [{"name": "l", "column": "a", "kind": "numeric", "encoding": {"kind": "value", "log": True}}]
+fields += [{"name": "t", "column": "a", "kind": "time", "format": "epoch", "part": "hour"}]
 spec = FeatureSchema.model_validate({"name": "s", "format": {"kind": "FORMAT"}, "label": {}, "fields": fields})
 done = prepare(PrepareOptions(spec, ["log"], "data", split="hash:a:80/20", max_reject_share=1))
 assert done.rows_in == 40 and ("tensorflow" in sys.modules) == (not native.prepares())

@@ -47,7 +47,8 @@ def test_beams_file_systems_are_called_in_one_module_and_with_care() -> None:
     for name, tree in sources():
         text = ast.dump(tree)
         if name != "beam_jobs/files.py":
-            assert not re.search(r"(id|name|attr)='FileSystems?'|'apache_beam\.io\b", text), (
+            # BigQuery's module is named so that it is not imported.
+            assert not re.search(r"(id|name|attr)='FileSystems?'|'apache_beam\.io\b(?!\.gcp\.bigquery')", text), (
                 f"{name}: use beam_jobs.files"
             )
             continue
