@@ -1,7 +1,7 @@
 """The analysis pass: vocabularies and statistics of the train split, which resolve a schema.
 
 An :class:`Analyzer` reads one chunk and returns its partial result; :meth:`Analysis.merge` combines them in any
-order. Cells are parsed as in the transform, but without TensorFlow, which only times need.
+order. Cells are parsed as in the transform, but without TensorFlow.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import compress
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, compress
 
 import numpy as np
 
 from afm_ctr import native
 from afm_ctr.schema import (
-    CROSS_SEPARATOR,
     CategoricalField,
-    CrossField,
     DeclaredIds,
     FeatureSchema,
     NumericField,
@@ -31,6 +29,8 @@ from afm_ctr.schema import (
 )
 from afm_ctr.schema.analysis_results import SAMPLE_LIMIT, Analysis, ChunkAnalysis, NumberFacts, NumberPart
 from afm_ctr.schema.moments import Moments
+from afm_ctr.schema.raw_cells import RawCells
+from afm_ctr.schema.times import form_of
 from afm_ctr.splitmix import GOLDEN, finalise
 
 __all__ = ["SAMPLE_LIMIT", "Analysis", "Analyzer", "ChunkAnalysis", "NumberFacts", "spec_needs_analysis"]
@@ -70,13 +70,18 @@ class Analyzer:
             first_row: number of the first row; the others follow it. Numbers must be unique within the chunk: they
                 decide which rows are sampled when there are too many for exact quantiles.
         """
-        cells = _Cells(self._spec, columns)
-        numbers, good = self._parse_numbers(cells)
-        good &= self._good_ids(cells) & self._good_times(cells)
+        cells = RawCells(self._spec, columns)
+        good = np.ones(len(next(iter(columns.values()))), bool)
+        numbers = self._parse_numbers(cells, good)
+        self._check_ids(cells, good)
+        self._check_times(cells, good)
         for field in self._spec.fields:
             name, space = self._spec.space_of(field)
             if isinstance(field, WordField) and isinstance(space, VocabularySpace):
-                self._counts[name].update(cells.values(field, good))
+                texts: Iterable[bytes] = compress(cells.words(field), good)
+                if field.separator is not None:
+                    texts = chain.from_iterable(cells.values(field, text) for text in texts)
+                self._counts[name].update(texts)
         rows = first_row + np.arange(len(good), dtype=np.int64)
         for field in self._fitted:
             values, ok = numbers[field.name]
@@ -103,9 +108,8 @@ class Analyzer:
             keys, raw = keys[:0], raw[:0]
         return NumberPart.join([NumberPart(Moments.of(encoded), keys, raw)])
 
-    def _parse_numbers(self, cells: _Cells) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
-        """Values and validity of every numeric field, and a mask of the rows without a bad number."""
-        good = np.ones(cells.rows, bool)
+    def _parse_numbers(self, cells: RawCells, good: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Values and validity of every numeric field. Rows with a bad number are not good."""
         parsed: dict[tuple[str, tuple[bytes, ...]], tuple[np.ndarray, np.ndarray]] = {}
         found = {}
         for field in self._spec.fields:
@@ -116,77 +120,26 @@ class Analyzer:
                     parsed[source] = values, ~np.isnan(values)
                     good &= ~bad
                 found[field.name] = parsed[source]
-        return found, good
+        return found
 
-    def _good_ids(self, cells: _Cells) -> np.ndarray:
-        """A mask of the rows without a bad declared id."""
-        good = np.ones(cells.rows, bool)
+    def _check_ids(self, cells: RawCells, good: np.ndarray) -> None:
+        """Rows with a bad declared id are not good."""
         for field in self._spec.fields:
             space = self._spec.space_of(field).space
             if isinstance(field, CategoricalField) and isinstance(space, DeclaredIds):
                 texts = cells.words(field)
-                fine = {text: all(_is_id(one, space.size) for one in cells.split(field, text)) for text in set(texts)}
+                fine = {
+                    text: all(_is_id(one, space.size) for one in cells.values(field, text)) for text in set(texts)
+                }
                 good &= np.fromiter(map(fine.__getitem__, texts), bool, len(texts))
-        return good
 
-    def _good_times(self, cells: _Cells) -> np.ndarray:
-        """A mask of the rows without a bad time."""
-        good = np.ones(cells.rows, bool)
+    def _check_times(self, cells: RawCells, good: np.ndarray) -> None:
+        """Rows with a bad time are not good."""
         fields = [field for field in self._spec.fields if isinstance(field, TimeField)]
-        if fields:
-            from afm_ctr.features.times import parse_times
-
-            for column, missing, form in dict.fromkeys(
-                (column_of(field), self._spec.missing_of(field), field.format) for field in fields
-            ):
-                good &= ~parse_times(cells.of(column, missing), form).bad.numpy()
-        return good
-
-
-class _Cells:
-    """The raw columns of some rows as each field reads them."""
-
-    def __init__(self, spec: FeatureSchema, columns: Mapping[str, np.ndarray]) -> None:
-        self._spec = spec
-        self._columns = columns
-        self._made: dict[tuple[str, tuple[bytes, ...]], list[bytes]] = {}
-
-    @property
-    def rows(self) -> int:
-        return len(next(iter(self._columns.values())))
-
-    def of(self, column: str, missing: tuple[bytes, ...]) -> list[bytes]:
-        """A column with the texts of ``missing`` replaced by b""."""
-        if (column, missing) not in self._made:
-            cells, nothing = self._columns[column].tolist(), frozenset(missing)
-            self._made[column, missing] = [b"" if cell in nothing else cell for cell in cells] if nothing else cells
-        return self._made[column, missing]
-
-    def words(self, field: WordField) -> list[bytes]:
-        """The cells of a categorical field; of a cross its columns' texts joined, empty if one of them is."""
-        missing = self._spec.missing_of(field)
-        if not isinstance(field, CrossField):
-            return self.of(column_of(field), missing)
-        parts = zip(*(self.of(name, missing) for name in field.columns), strict=True)
-        return [CROSS_SEPARATOR.join(row) if all(row) else b"" for row in parts]
-
-    def values(self, field: WordField, good: np.ndarray) -> list[bytes]:
-        """The values of the good rows; of multi-valued cells all values that are kept."""
-        texts = list(compress(self.words(field), good))
-        if field.separator is None:
-            return texts
-        return [value for text in texts for value in self.split(field, text)]
-
-    def split(self, field: WordField, text: bytes) -> list[bytes]:
-        """A cell's values: see ``cell_ops.split_pieces``."""
-        if not isinstance(field, CategoricalField) or field.separator is None:
-            return [text]
-        missing = self._spec.missing_of(field)
-        said = [piece for piece in text.split(field.separator.encode()) if piece not in missing]
-        if isinstance(self._spec.space_of(field).space, DeclaredIds):
-            said = [piece.strip() for piece in said]
-        found = [piece for piece in said if piece]
-        return found[: field.max_values] if field.keep == "first" else found[-field.max_values :]
+        for column, missing, form in dict.fromkeys(
+            (column_of(field), self._spec.missing_of(field), field.format) for field in fields
+        ):
+            good &= ~_bad_times(cells.of(column, missing), form)
 
 
 def _numbers(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -202,6 +155,15 @@ def _numbers(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
             bad.add(text)
     values = np.fromiter(map(known.__getitem__, texts), np.float64, len(texts))
     return values, np.fromiter(map(bad.__contains__, texts), bool, len(texts))
+
+
+def _bad_times(texts: list[bytes], form: str) -> np.ndarray:
+    """Which are bad: see ``times.parse_times``."""
+    if native.prepares():
+        return native.bad_times(texts, *form_of(form))
+    from afm_ctr.features.times import parse_times
+
+    return parse_times(texts, form).bad.numpy()
 
 
 def _is_id(text: bytes, size: int) -> bool:

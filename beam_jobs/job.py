@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from afm_ctr import native
 from afm_ctr.errors import UserError
 from afm_ctr.installed import versions_of
 from afm_ctr.rawlog import written_twice
@@ -134,7 +135,6 @@ def prepare(options: PrepareOptions) -> PrepareSummary:
 
 def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> tuple[Manifest, ResolvedSchema]:
     from beam_jobs.convert import Conversion
-    from beam_jobs.encode import needs_tensorflow
 
     chunks = job.count(passes)
     rows = sum(chunk.rows for chunk in chunks)
@@ -144,17 +144,17 @@ def _run(options: PrepareOptions, passes: Passes, output: Output, job: Plan) -> 
     tables = None if job.tables is None else output.save_tables(job.tables)
     reader = RowReader(job.spec, options.labelled, job.complete_rule(rows, output), tables)
     work = units(chunks, passes.engine.workers)
-    learned = None
+    learned, loads = None, passes.engine.workers_are_threads and not native.prepares()
     if learns(job):
         from beam_jobs.analyse import Analysing, analyse
 
-        if passes.engine.workers_are_threads and needs_tensorflow(job.spec):
+        if loads:
             options.load_tensorflow()
         learned = analyse(Analysing.of(reader, job.logs, output, options.max_rejects_kept), work, passes)
     schema = resolve_schema(job, learned, output, options.max_rejects_kept)
     for line in written_twice(schema):
         options.warn(line)
-    if passes.engine.workers_are_threads and needs_tensorflow(schema.spec):
+    if loads:
         options.load_tensorflow()
     conversion = Conversion.of(options, reader, schema, output, rows)
     found = passes.run("convert", conversion, work)

@@ -1,9 +1,4 @@
-"""Schemas whose fields are encoded without TensorFlow: what the library in C++ is to do for each field.
-
-The transform is :class:`afm_ctr.features.FeatureTransform`. Of most kinds of fields the library makes the same bytes,
-and a job whose fields are all of these does not load TensorFlow. The other kinds are logarithms, whose last bit is
-TensorFlow's, times, and libfm text.
-"""
+"""What the library in C++ is to do for each field, to make the bytes of ``afm_ctr.features.FeatureTransform``."""
 
 from __future__ import annotations
 
@@ -15,32 +10,23 @@ import numpy as np
 from afm_ctr.native import RowField, TextIndex
 from afm_ctr.schema import (
     BucketEncoding,
-    FeatureSchema,
     HashSpace,
+    LibfmField,
     MissingValue,
     NumericField,
     ResolvedSchema,
-    ValueEncoding,
+    TimeField,
     VocabularySpace,
     columns_of,
     missing_space,
     slots_of,
 )
 from afm_ctr.schema.keys import checked_key
-
-
-def has_row_plan(spec: FeatureSchema) -> bool:
-    """Whether all fields are of kinds that the library encodes."""
-    return all(
-        not (isinstance(field.encoding, ValueEncoding) and field.encoding.log)
-        if isinstance(field, NumericField)
-        else field.kind in ("categorical", "cross")
-        for field in spec.fields
-    )
+from afm_ctr.schema.times import form_of
 
 
 def row_plan(schema: ResolvedSchema) -> list[RowField]:
-    """How each field is encoded, in the order of slots, where the schema :func:`has_row_plan`.
+    """How each field is encoded, in the order of slots.
 
     Raises:
         UserError: the key of a hashed field cannot be read, or is another one.
@@ -58,9 +44,16 @@ def row_plan(schema: ResolvedSchema) -> list[RowField]:
             if isinstance(field.encoding, BucketEncoding):
                 more = {"kind": "buckets", "boundaries": np.array(statistics.boundaries, np.float64)}
             else:
-                more = {"kind": "value", "mean": statistics.mean, "std": statistics.std}
+                kind = "logarithm" if field.encoding.log else "value"
+                more = {"kind": kind, "mean": statistics.mean, "std": statistics.std}
                 if isinstance(field.missing, MissingValue):
                     more["fill"] = field.missing.value
+        elif isinstance(field, TimeField):
+            form, layout = form_of(field.format)
+            more = {"kind": "time", "form": form, "layout": layout, "part": field.part}
+        elif isinstance(field, LibfmField):
+            first, end = field.ids
+            more = {"kind": "libfm", "first": first, "size": end - first, "slots": slots_of(field)}
         elif isinstance(space, VocabularySpace):
             more = {"kind": "vocabulary", "size": space.oov, "entries": entries(name)}
         elif isinstance(space, HashSpace):
@@ -75,7 +68,7 @@ def row_plan(schema: ResolvedSchema) -> list[RowField]:
         ranges = schema.ranges_of(name)
         return RowField(
             columns=columns_of(field),
-            missing=schema.spec.missing_of(field),
+            missing=() if isinstance(field, LibfmField) else schema.spec.missing_of(field),
             own=schema.global_id(missing_space(field.name), 0) if field.missing == "own" else 0,
             starts=np.array([owned.local_start for owned in ranges], np.int64),
             shifts=np.array([owned.start - owned.local_start for owned in ranges], np.int64),

@@ -99,9 +99,6 @@ class CategoricalEncoder(tf.Module):
         return tuple(field.name for field in self._multis)
 
     def __call__(self, columns: FieldCells) -> EncodedSlots:
-        if isinstance(self._local_ids, HashIds) and not (self._local_ids.key or self._multis):
-            local, present = columns.buckets(self._singles, self._local_ids.buckets)
-            return EncodedSlots(self._table_rows(local), tf.ones_like(local, tf.float32), present, None)
         cells, weights, cut = [], [], []
         if self._singles:
             cells.append(tf.stack([columns.words(field) for field in self._singles]))

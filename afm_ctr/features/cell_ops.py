@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
-from afm_ctr import native
-from afm_ctr.features.rows import EncodedSlots
 from afm_ctr.schema import (
     CROSS_SEPARATOR,
     CategoricalField,
@@ -18,17 +15,12 @@ from afm_ctr.schema import (
     OneField,
     WordField,
     column_of,
-    columns_of,
 )
 
 # Decimal text only: what Python or C would also read (hexadecimal, nan, inf, 1_000) is bad on every path.
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 # Eighteen digits always fit int64.
 WHOLE = r"[0-9]{1,18}"
-
-
-# Columns that are read together, a cross's, and the texts that count as empty in each.
-Source = tuple[tuple[str, ...], tuple[bytes, ...]]
 
 
 class FieldCells:
@@ -58,10 +50,6 @@ class FieldCells:
             self._made[column, missing] = tf.where(is_one_of(cells, missing), "", cells) if missing else cells
         return self._made[column, missing]
 
-    def rows(self) -> tf.Tensor:
-        """B: int32."""
-        return tf.shape(next(iter(self.columns.values())))[0]
-
     def words(self, field: WordField) -> tf.Tensor:
         """String [B]: the cells of a categorical field; of a cross its columns' texts joined, empty where one of them
         is."""
@@ -70,75 +58,6 @@ class FieldCells:
         parts = tf.stack([self.of(field, name) for name in field.columns])
         whole = tf.reduce_all(tf.strings.length(parts) > 0, axis=0)
         return tf.where(whole, tf.strings.join(tf.unstack(parts), CROSS_SEPARATOR), "")
-
-    def numbers(self, sources: Sequence[Source]) -> Numbers:
-        """What columns, one of each source, hold as numbers: [sources, B]."""
-        return parse_numbers(tf.stack([self.without(column, missing) for (column,), missing in sources]))
-
-    def buckets(self, fields: Sequence[WordField], buckets: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Fingerprint64 of the bytes mod ``buckets``, int64, and which cells are not empty, bool: [fields, B]."""
-        words = tf.stack([self.words(field) for field in fields])
-        return tf.strings.to_hash_bucket_fast(words, buckets), tf.strings.length(words) > 0
-
-    def laid_out(
-        self, slots: Sequence[EncodedSlots], order: np.ndarray, own_ids: np.ndarray
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Slots of the batch as rows: ids int64 and values float32, [B, F].
-
-        Args:
-            slots: of all encoders.
-            order: int32 [F], which of these slots, counted through, comes where.
-            own_ids: int64 [F], the id of a slot that is not present, with the value 1; 0: it has the value 0.
-        """
-        own = own_ids[:, None]
-        ids, vals, present = (
-            tf.gather(tf.concat([getattr(part, name) for part in slots], 0), order)
-            for name in ("ids", "vals", "present")
-        )
-        vals = tf.where(present, vals, (own > 0).astype(np.float32))
-        return tf.transpose(tf.where(present, ids, own)), tf.transpose(vals)
-
-
-class SpanCells(FieldCells):
-    """The same of cells that lie in one text: numbers and buckets are made without a string a cell.
-
-    Args:
-        text: uint8.
-        starts: int32 [B, width], the first byte of each cell.
-        ends: int32 [B, width], the byte behind its last.
-        places: of the raw columns among them.
-    """
-
-    def __init__(
-        self, spec: FeatureSchema, text: tf.Tensor, starts: tf.Tensor, ends: tf.Tensor, places: Mapping[str, int]
-    ) -> None:
-        super().__init__(spec, {})
-        self._cells = native.Cells(text, starts, ends)
-        self._rows = tf.shape(starts)[0]
-        self._places = places
-
-    def without(self, column: str, missing: tuple[bytes, ...]) -> tf.Tensor:
-        if (column, missing) not in self._made:
-            self._made[column, missing] = self._cells.texts([self._source((column,), missing)])[0]
-        return self._made[column, missing]
-
-    def rows(self) -> tf.Tensor:
-        return self._rows
-
-    def numbers(self, sources: Sequence[Source]) -> Numbers:
-        return Numbers(*self._cells.numbers([self._source(*source) for source in sources]))
-
-    def buckets(self, fields: Sequence[WordField], buckets: int) -> tuple[tf.Tensor, tf.Tensor]:
-        sources = [self._source(columns_of(field), self.missing(field)) for field in fields]
-        return self._cells.buckets(sources, buckets)
-
-    def laid_out(
-        self, slots: Sequence[EncodedSlots], order: np.ndarray, own_ids: np.ndarray
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._cells.rows(slots, order, own_ids)
-
-    def _source(self, columns: tuple[str, ...], missing: tuple[bytes, ...]) -> native.CellSource:
-        return [self._places[name] for name in columns], missing
 
 
 def is_one_of(texts: tf.Tensor, known: tuple[bytes, ...]) -> tf.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from afm_ctr.features.cell_ops import FieldCells, Numbers, encode_numbers
+from afm_ctr.features.cell_ops import FieldCells, Numbers, encode_numbers, parse_numbers
 from afm_ctr.features.rows import EncodedSlots, TableRows
 from afm_ctr.schema import (
     BucketEncoding,
@@ -23,13 +23,13 @@ class NumberColumns(tf.Module):
 
     def __init__(self, spec: FeatureSchema, fields: list[NumericField]) -> None:
         super().__init__()
-        self._of = [((column_of(field),), spec.missing_of(field)) for field in fields]
+        self._of = [(column_of(field), spec.missing_of(field)) for field in fields]
         self._names = [field.name for field in fields]
         self._sources = tuple(dict.fromkeys(self._of))
 
     def __call__(self, cells: FieldCells) -> Numbers:
         """Values float64, ok and bad bool, each [columns, B]."""
-        return cells.numbers(self._sources)
+        return parse_numbers(tf.stack([cells.without(*source) for source in self._sources]))
 
     def rows_of(self, fields: list[NumericField]) -> np.ndarray:
         """Which rows of the result the fields read."""

@@ -94,18 +94,22 @@ class FeatureTransform(tf.Module):
         if absent:
             raise ValueError(f"columns: '{absent[0]}' is not there; give every one of {list(self._columns)}")
         texts = {name: tf.convert_to_tensor(columns[name], tf.string) for name in self._columns}
-        return self.encode(FieldCells(self.schema.spec, texts))
-
-    def encode(self, cells: FieldCells) -> Encoded:
-        """The same of cells in whatever form."""
+        cells = FieldCells(self.schema.spec, texts)
         numbers = self._numbers(cells) if self._numbers is not None else None
         parts = [e(numbers if isinstance(e, (ValueEncoder, BucketEncoder)) else cells) for e in self._encoders]
-        ids, vals = cells.laid_out(parts, self._slot_order, self._own_ids)
-        none_bad = tf.zeros((1, cells.rows()), tf.bool)
+        own = self._own_ids[:, None]
+        ids, vals, present = (
+            tf.gather(tf.concat([getattr(part, name) for part in parts], 0), self._slot_order)
+            for name in ("ids", "vals", "present")
+        )
+        vals = tf.where(present, vals, (own > 0).astype(np.float32))
+        ids = tf.where(present, ids, own)
+        none_bad = tf.zeros((1, tf.shape(ids)[1]), tf.bool)
         bad = tf.concat([*(part.bad for part in parts if part.bad is not None), none_bad], 0)
         none_cut = tf.zeros((0, tf.shape(none_bad)[1]), tf.int32)
         cut = tf.concat([none_cut, *(more[None] for part in parts for more in part.cut)], 0)
-        return Encoded(ids, vals, tf.transpose(tf.gather(bad, self._bad_order)), tf.transpose(cut))
+        bad = tf.gather(bad, self._bad_order)
+        return Encoded(tf.transpose(ids), tf.transpose(vals), tf.transpose(bad), tf.transpose(cut))
 
     @property
     def multi_fields(self) -> tuple[str, ...]:

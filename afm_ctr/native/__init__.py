@@ -7,7 +7,6 @@ Both are built at set-up by ``scripts/build_native.py``, and nothing here needs 
 
 from __future__ import annotations
 
-from afm_ctr.native.cells import Cells, CellSource
 from afm_ctr.native.library import key, library_path, sources, tensorflow_version
 from afm_ctr.native.op import (
     BUILD,
@@ -24,6 +23,7 @@ from afm_ctr.native.plain import (
     RowEncoder,
     RowField,
     TextIndex,
+    bad_times,
     cut_lines,
     fingerprints,
     frame_examples,
@@ -47,13 +47,12 @@ from afm_ctr.native.table import (
 
 __all__ = [
     "BUILD",
-    "CellSource",
-    "Cells",
     "RowEncoder",
     "RowField",
     "TextIndex",
     "add_rows",
     "asked_for",
+    "bad_times",
     "cut_lines",
     "describe",
     "expand_rows",

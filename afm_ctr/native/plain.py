@@ -69,7 +69,17 @@ def _joined(texts: Sequence[bytes]) -> tuple[bytes, np.ndarray]:
 def cut_lines(
     joined: bytes, delimiter: bytes, rows: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """As :func:`afm_ctr.rawlog.spans.cut_at`."""
+    """Cut lines at each delimiter: starts and ends of cells, int32 [rows, width]; how many a line has, int64 [rows].
+
+    A line with another number of cells gets empty ones.
+
+    Args:
+        joined: the lines with line ends between them, below 2 GiB.
+        delimiter: one byte.
+
+    Returns:
+        None where lines hold line ends.
+    """
     starts, ends = (np.empty((rows, width), np.int32) for _ in range(2))
     counts = np.empty(rows, np.int64)
     cut = _load()[0].afm_ctr_cut_lines(
@@ -100,6 +110,22 @@ def parse_numbers(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     count = ctypes.c_int64(len(texts))
     _load()[0].afm_ctr_parse_numbers(text, _at(ends, np.int64), count, _at(values, np.float64), _at(bad, bool))
     return values, bad
+
+
+def bad_times(texts: Sequence[bytes], form: str, layout: bytes) -> np.ndarray:
+    """Which texts, bool [n], are neither a time nor empty. The form and its layout are those of :class:`RowField`."""
+    text, ends = _joined(texts)
+    bad = np.empty(len(texts), bool)
+    _load()[0].afm_ctr_bad_times(
+        text,
+        _at(ends, np.int64),
+        ctypes.c_int64(len(texts)),
+        ctypes.c_int64(_FORMS.index(form)),
+        layout,
+        ctypes.c_int64(len(layout)),
+        _at(bad, bool),
+    )
+    return bad
 
 
 class _Texts(ctypes.Structure):
@@ -137,10 +163,17 @@ class _Field(ctypes.Structure):
         ("last", ctypes.c_int64),
         ("mean_of_values", ctypes.c_int64),
         ("multi", ctypes.c_int64),
+        ("form", ctypes.c_int64),
+        ("part", ctypes.c_int64),
+        ("layout", ctypes.c_char_p),
+        ("layout_size", ctypes.c_int64),
+        ("first", ctypes.c_int64),
     ]
 
 
-KINDS = ("buckets", "value", "hash", "keyed hash", "vocabulary", "ids")
+KINDS = ("buckets", "value", "logarithm", "hash", "keyed hash", "vocabulary", "ids", "time", "libfm")
+_FORMS = ("layout", "iso", "epoch", "epoch_ms", "clock")
+_PARTS = ("hour", "weekday", "weekend", "day", "month")
 _SMALL = 1024
 
 
@@ -169,7 +202,8 @@ class RowField:
     own: int  # the id where it is missing; 0: it takes no part then
     starts: np.ndarray  # int64 [ranges], the first local id of each range of its ids
     shifts: np.ndarray  # int64 [ranges], what is added to local ids of that range
-    size: int = 0  # buckets of a hash, declared ids, rows of values that a vocabulary does not know
+    # Buckets of a hash, declared ids, rows of values that a vocabulary does not know, ids of libfm text.
+    size: int = 0
     boundaries: np.ndarray | None = None  # float64, ascending, of buckets
     mean: float = 0.0  # of a value
     std: float = 1.0  # of a value
@@ -180,6 +214,10 @@ class RowField:
     separator: bytes = b""  # of the values in a cell; empty: the cell is one
     last: bool = False  # whether of more values than slots the last ones are kept
     mean_of_values: bool = False  # whether each of n values counts 1/n
+    form: str = "iso"  # of a time: a named one, or "layout"
+    layout: bytes = b""  # as :func:`afm_ctr.schema.times.form_of` has it
+    part: str = "hour"  # of a time
+    first: int = 0  # of the ids of libfm text
 
 
 class RowEncoder:
@@ -205,7 +243,7 @@ class RowEncoder:
             # The library treats subnormal boundaries as 0.
             normal = np.abs(field.boundaries) >= np.finfo(np.float64).tiny
             small = np.searchsorted(field.boundaries * normal, np.arange(_SMALL), "right").astype(np.int32)
-        entries = field.entries or TextIndex([])
+        entries, layout = field.entries or TextIndex([]), field.layout
         self._held += [field, columns, text, ends, small, entries]
         slot, multi = self._slots, self._multis
         self._slots += field.slots
@@ -238,6 +276,11 @@ class RowEncoder:
             last=field.last,
             mean_of_values=field.mean_of_values,
             multi=multi,
+            form=_FORMS.index(field.form),
+            part=_PARTS.index(field.part),
+            layout=layout,
+            layout_size=len(layout),
+            first=field.first,
         )
 
     def __call__(
@@ -245,6 +288,8 @@ class RowEncoder:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The ids int64 and values float32, [n, slots]; which cells are bad, bool [n, fields]; and how many values of
         a cell have no slot, int32 [n, fields of several values].
+
+        The value of a logarithm is nan where only TensorFlow can tell which of two neighbours it is.
 
         Args:
             text: contains the cells.

@@ -1,6 +1,6 @@
 // Lines to cells, and cells to the ids and values of rows, for preparation. No TensorFlow here.
 //
-// The ids and values are those of afm_ctr/features, for the fields that beam_jobs/row_plan.py takes.
+// The ids and values are those of afm_ctr/features, which says what they are; beam_jobs/row_plan.py says which are made.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "fingerprint.h"
+#include "moments.h"
 #include "number.h"
 #include "siphash.h"
 #include "texts.h"
@@ -23,7 +24,10 @@ namespace afm_ctr {
 namespace {
 
 constexpr int64_t kBlock = 64;  // rows; their cells stay in the cache for all fields
-enum Kind : int32_t { kBuckets, kValue, kHash, kKeyedHash, kVocabulary, kIds };
+enum Kind : int32_t { kBuckets, kValue, kLogarithm, kHash, kKeyedHash, kVocabulary, kIds, kTime, kLibfm };
+
+// By what share ours and TensorFlow's ln(1 + x) may differ at most. Measured: 5 · 2^-53.
+constexpr double kLogarithmsDiffer = 0x1p-50;
 
 // Numbers below the normal ones count as 0, as they do in TensorFlow's threads.
 class FlushDenormals {
@@ -58,7 +62,8 @@ struct Field {
   int64_t own;            // the id of a slot without a value, with the value 1; 0: the value is 0, too
   int64_t ranges;         // local id l has the id l + shift[r] of the last range with start[r] <= l
   const int64_t *start, *shift;
-  int64_t size;              // boundaries of buckets, buckets of a hash, declared ids, or rows of unknown values
+  // Boundaries of buckets, buckets of a hash, declared ids, rows of unknown values, or ids that are the field's.
+  int64_t size;
   const double* boundaries;  // ascending
   int64_t smalls;            // of buckets, how many whole numbers from 0 on have theirs in `small`
   const int32_t* small;
@@ -73,6 +78,10 @@ struct Field {
   int64_t separator_size;    // 0: the cell is one value
   int64_t last, mean_of_values;  // whether the last ones are kept, and each of n has the value 1/n
   int64_t multi;             // its place among the fields of several values
+  int64_t form, part;        // of a time
+  const char* layout;
+  int64_t layout_size;
+  int64_t first;             // of the ids in libfm text that are the field's
 };
 
 namespace {
@@ -170,6 +179,13 @@ Slot encoded(const Field& field, std::string_view cell, int64_t whole) {
     slot.local = field.small[whole];
     return slot;
   }
+  if (kind == kTime) {
+    int64_t minutes;
+    slot.present = parse_time(cell, field.form, {field.layout, static_cast<size_t>(field.layout_size)}, &minutes);
+    slot.bad = !cell.empty() && !slot.present;
+    if (slot.present) slot.local = part_of(field.part, minutes);
+    return slot;
+  }
   double number = whole;
   slot.present = whole >= 0 ||
                  (parse_number(cell.data(), cell.data() + cell.size(), &number) && std::isfinite(number));
@@ -179,8 +195,16 @@ Slot encoded(const Field& field, std::string_view cell, int64_t whole) {
       slot.local = std::upper_bound(field.boundaries, field.boundaries + field.size, number) - field.boundaries;
     return slot;
   }
-  const auto scaled = [&](double x) { return static_cast<float>((x - field.mean) / field.std); };
+  const auto scaled = [&](double x) {
+    const auto after = [&](double y) { return static_cast<float>((y - field.mean) / field.std); };
+    if (kind == kValue) return after(x);
+    const double y = x > 0 ? std::log1p(x) : x < 0 ? -std::log1p(-x) : 0, more = std::abs(y) * kLogarithmsDiffer;
+    // Each step keeps the order, so TensorFlow's value lies between these two.
+    const float least = after(y - more), most = after(y + more);
+    return memcmp(&least, &most, sizeof least) ? std::numeric_limits<float>::quiet_NaN() : least;
+  };
   slot.value = scaled(number);
+  if (kind == kLogarithm && slot.present && std::isnan(slot.value)) return slot;
   slot.present = slot.present && std::isfinite(slot.value);
   slot.bad = !cell.empty() && !slot.present;
   if (!slot.present) slot.value = scaled(field.fill);
@@ -253,21 +277,84 @@ void encode(const Field& field, const Cells& cells, int64_t begin, int64_t stop,
     const std::string_view cell = cells.Of(field, row, &scratch->joined);
     bool& bad = to.bad[row * to.fields + at];
     bad = false;
-    if (kind != kBuckets && kind != kValue && field.separator_size) {
+    if ((is_word || kind == kIds) && field.separator_size) {
       encode_several<kind>(field, cell, row, scratch, to, &bad);
       continue;
     }
-    const bool readable = !is_word && cell.data() + cell.size() >= cells.text + 8;
+    const bool readable = !is_word && kind != kTime && cell.data() + cell.size() >= cells.text + 8;
     const Slot slot = encoded<kind>(field, cell, readable ? few_digits(cell) : -1);
     bad = slot.bad;
     to.Put(field, row * to.slots + field.slot, slot, field.own);
   }
 }
 
+// An entry `id:number`.
+bool parse_entry(std::string_view text, int64_t* id, double* number) {
+  Scan scan(text);
+  return scan.Digits(1, 18, id) && scan.Take(":") &&
+         parse_number(scan.rest().data(), scan.rest().data() + scan.rest().size(), number);
+}
+
+// Fields of libfm text, all of a row's at once. Too many entries make a field bad, and so does a number beyond float32;
+// what is no entry of any field makes the first one bad, which keeps its own.
+class LibfmFields {
+ public:
+  LibfmFields(const Field* fields, int64_t count) : fields_(fields), taken_(count) {
+    for (int64_t f = 0; f < count; f++)
+      if (fields[f].kind == kLibfm) by_id_.push_back(f);
+    std::sort(by_id_.begin(), by_id_.end(), [&](int64_t a, int64_t b) { return fields[a].first < fields[b].first; });
+  }
+
+  void Encode(const Cells& cells, int64_t row, const Encoded& to) {
+    if (by_id_.empty()) return;
+    bool* const bad = to.bad + row * to.fields;
+    for (const int64_t f : by_id_) bad[f] = false, taken_[f] = 0;
+    bool stray = false;
+    std::string_view text = cells.One(fields_[by_id_[0]], row, fields_[by_id_[0]].column[0]);
+    while (!(text = stripped(text)).empty()) {
+      const std::string_view entry = text.substr(0, std::find_if(text.begin(), text.end(), is_space) - text.begin());
+      text.remove_prefix(entry.size());
+      int64_t id;
+      double number;
+      const int64_t f = parse_entry(entry, &id, &number) ? Owner(id) : -1;
+      if (f < 0) {
+        stray = true;
+        continue;
+      }
+      Slot slot{true, false, id - fields_[f].first, static_cast<float>(number)};
+      if (!std::isfinite(slot.value)) {
+        bad[f] = true;
+      } else if (number != 0 && taken_[f]++ < fields_[f].slots) {
+        to.Put(fields_[f], row * to.slots + fields_[f].slot + taken_[f] - 1, slot, 0);
+      }
+    }
+    for (const int64_t f : by_id_) {
+      bad[f] |= taken_[f] > fields_[f].slots;
+      for (int64_t n = bad[f] ? 0 : taken_[f]; n < fields_[f].slots; n++)
+        to.Put(fields_[f], row * to.slots + fields_[f].slot + n, Slot(), n ? 0 : fields_[f].own);
+    }
+    bad[*std::min_element(by_id_.begin(), by_id_.end())] |= stray;
+  }
+
+ private:
+  // The field that an id belongs to; -1: none.
+  int64_t Owner(int64_t id) const {
+    const auto after = std::upper_bound(by_id_.begin(), by_id_.end(), id,
+                                        [&](int64_t value, int64_t f) { return value < fields_[f].first; });
+    if (after == by_id_.begin()) return -1;
+    const int64_t f = after[-1];
+    return id - fields_[f].first < fields_[f].size ? f : -1;
+  }
+
+  const Field* const fields_;
+  std::vector<int64_t> by_id_, taken_;
+};
+
 }  // namespace
 }  // namespace afm_ctr
 
-// Rows of cells in a text, starts and ends [rows, width], to what `Encoded` says. False: a cell is outside the text.
+// Rows of cells in a text, starts and ends [rows, width], to what `Encoded` says; the value of a logarithm is nan where
+// TensorFlow's last bit cannot be told. False: a cell is outside the text.
 extern "C" bool afm_ctr_encode_rows(const afm_ctr::Field* fields, int64_t count, int64_t slots, int64_t multis,
                                     const char* text, int64_t size, const int32_t* starts, const int32_t* ends,
                                     int64_t rows, int64_t width, int64_t* ids, float* values, bool* bad,
@@ -279,12 +366,17 @@ extern "C" bool afm_ctr_encode_rows(const afm_ctr::Field* fields, int64_t count,
   const FlushDenormals flush;
   const Cells cells{text, starts, ends, width};
   const Encoded to{ids, values, bad, cut, slots, count, multis};
-  constexpr decltype(&encode<kHash>) kinds[] = {encode<kBuckets>,   encode<kValue>,      encode<kHash>,
-                                                encode<kKeyedHash>, encode<kVocabulary>, encode<kIds>};
+  constexpr decltype(&encode<kHash>) kinds[] = {encode<kBuckets>,   encode<kValue>,      encode<kLogarithm>,
+                                                encode<kHash>,      encode<kKeyedHash>, encode<kVocabulary>,
+                                                encode<kIds>,       encode<kTime>};
   Scratch scratch;
-  for (int64_t begin = 0; begin < rows; begin += kBlock)
+  LibfmFields libfm(fields, count);
+  for (int64_t begin = 0; begin < rows; begin += kBlock) {
+    const int64_t stop = std::min(rows, begin + kBlock);
     for (int64_t f = 0; f < count; f++)
-      kinds[fields[f].kind](fields[f], cells, begin, std::min(rows, begin + kBlock), &scratch, f, to);
+      if (fields[f].kind != kLibfm) kinds[fields[f].kind](fields[f], cells, begin, stop, &scratch, f, to);
+    for (int64_t row = begin; row < stop; row++) libfm.Encode(cells, row, to);
+  }
   return true;
 }
 
@@ -316,6 +408,18 @@ extern "C" void afm_ctr_parse_numbers(const char* text, const int64_t* ends, int
                       std::isfinite(values[n]);
     if (!fine) values[n] = std::numeric_limits<double>::quiet_NaN();
     bad[n] = !fine && !cell.empty();
+  }
+}
+
+// Which texts are neither a time of a form nor empty.
+extern "C" void afm_ctr_bad_times(const char* text, const int64_t* ends, int64_t count, int64_t form,
+                                  const char* layout, int64_t layout_size, bool* bad) {
+  const afm_ctr::TextList texts{text, ends, count};
+  int64_t minutes;
+  for (int64_t n = 0; n < count; n++) {
+    const std::string_view cell = afm_ctr::stripped(texts[n]);
+    bad[n] = !cell.empty() &&
+             !afm_ctr::parse_time(cell, form, {layout, static_cast<size_t>(layout_size)}, &minutes);
   }
 }
 

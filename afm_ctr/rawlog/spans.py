@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from afm_ctr import native
 from afm_ctr.io.texts import Texts
 from serving.tensors import objects
 
 LARGEST_TEXT = 2**31 - 1
-_LINE_END = ord("\n")
 _BYTES = [bytes([byte]) for byte in range(256)]
 
 
@@ -77,41 +75,3 @@ class CellSpans:
     def take(self, rows: np.ndarray | list[int]) -> CellSpans:
         """Some of the rows, by their places."""
         return replace(self, starts=self.starts[rows], ends=self.ends[rows])
-
-
-def cut_at(
-    joined: bytes, delimiter: bytes, rows: int, width: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Cut lines at each delimiter: starts and ends of cells, int32 [rows, width]; how many a line has, int64 [rows].
-
-    A line with another number of cells gets empty ones.
-
-    Args:
-        joined: the lines with line ends between them.
-        delimiter: one byte.
-
-    Returns:
-        None where lines hold line ends, or are too long together.
-    """
-    if len(joined) > LARGEST_TEXT:
-        return None
-    if native.prepares():
-        return native.cut_lines(joined, delimiter, rows, width)
-    text = np.frombuffer(joined, np.uint8)
-    marks = np.flatnonzero((text == delimiter[0]) | (text == _LINE_END)).astype(np.int32)
-    ends = np.append(marks, np.int32(len(joined)))
-    last = np.append(np.flatnonzero(text[marks] == _LINE_END), len(marks))  # the cells that end their lines
-    if len(last) != rows:
-        return None
-    starts = np.zeros_like(ends)
-    starts[1:] = marks + 1
-    counts = np.diff(last, prepend=-1)
-    good = counts == width
-    if good.all():
-        return starts.reshape(rows, width), ends.reshape(rows, width), counts
-    inside = np.repeat(good, counts)
-    cut = []
-    for edges in (starts, ends):
-        cut.append(np.zeros((rows, width), np.int32))
-        cut[-1][good] = edges[inside].reshape(-1, width)
-    return cut[0], cut[1], counts

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from afm_ctr import native
 from afm_ctr.errors import UserError
 from afm_ctr.rawlog.layout import BadQuoting, column_places, require, split_cells
 from afm_ctr.rawlog.lines import LongLine
-from afm_ctr.rawlog.spans import CellSpans, cut_at
+from afm_ctr.rawlog.spans import LARGEST_TEXT, CellSpans
 from afm_ctr.schema import (
     LIBFM_COLUMN,
     CategoricalField,
@@ -128,12 +129,14 @@ class DelimitedCutter:
         return split_cells(line, self._delimiter.decode(), self._quote, self._trim)
 
     def spans(self, lines: Sequence[bytes], joined: bytes, bad: Reasons) -> CellSpans | None:
-        """Positions of the cells (empty for bad lines); None if lines cannot be split at every delimiter because of
-        quotes or stray carriage returns."""
+        """Positions of the cells (empty for bad lines); None if the C++ library is not there, or lines cannot be
+        split at every delimiter because of quotes or stray carriage returns."""
         if self._trim or (self._quote and b'"' in joined) or b"\r" in joined or len(self._delimiter) > 1:
             return None
+        if len(joined) > LARGEST_TEXT or not native.prepares():
+            return None
         self._look_at_first(lines)
-        cut = cut_at(joined, self._delimiter, len(lines), self.width)
+        cut = native.cut_lines(joined, self._delimiter, len(lines), self.width)
         if cut is None:
             return None
         starts, ends, counts = cut

@@ -63,6 +63,18 @@ def time_layout(text: str) -> TimeLayout:
     return TimeLayout(pattern, places, sample)
 
 
+def form_of(text: str) -> tuple[str, bytes]:
+    """The form of a format: its name; or ``layout`` and a byte for each of a text's, from 1 on the directives
+    ``%Y %y %m %d %H %M %S``, else the character that stands there."""
+    if text in NAMED_FORMATS:
+        return text, b""
+    layout = time_layout(text)
+    codes = bytearray(layout.sample.encode())
+    for letter, (at, size) in layout.places.items():
+        codes[at : at + size] = bytes([list(_WIDTHS).index(letter) + 1]) * size
+    return "layout", bytes(codes)
+
+
 class TimeField(Strict):
     """A date or time; a part of it, in UTC, is the id. The value is 1.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_beam_encode import NUMBER, NUMBERS
 
-from afm_ctr import native
+from afm_ctr import analysis, native
 from afm_ctr.native import RowEncoder, RowField, TextIndex, plain
 from afm_ctr.rawlog import LineParser
-from afm_ctr.rawlog.spans import CellSpans, cut_at
-from afm_ctr.schema import Analysis, FeatureSchema, resolve
+from afm_ctr.rawlog.spans import CellSpans
+from afm_ctr.schema import Analysis, FeatureSchema, NumberFacts, ResolvedSchema, resolve
 from beam_jobs.encode import EncodedRows, Encoder
-from beam_jobs.row_plan import has_row_plan
+from beam_jobs.row_plan import row_plan
 
 pytestmark = pytest.mark.skipif(not native.prepares(), reason="the library without TensorFlow is not built")
 
@@ -114,25 +116,152 @@ def test_cells_are_encoded_as_tensorflow_does(rows: list[tuple[bytes, ...]]) -> 
             assert one.tobytes() == other.tobytes() and one.shape == other.shape, name
 
 
+def both(schema: ResolvedSchema) -> tuple[Encoder, Encoder]:
+    """An encoder of either form."""
+    with pytest.MonkeyPatch.context() as patch:
+        ours = Encoder(schema)
+        patch.setenv(plain.PREPARING, "python")
+        return ours, Encoder(schema)
+
+
+def same(encoders: tuple[Encoder, Encoder], column: str, cells: list[bytes]) -> EncodedRows:
+    """What both make of rows of one column, bit by bit."""
+    spec = FeatureSchema.model_validate(SPEC | {"missing_values": [], "fields": [FIELDS[2]]})
+    parsed = LineParser(spec, labelled=False).parse([b"1;2;3;4"] * len(cells), "f", 1)
+    parsed.columns = {column: np.array(cells, object)}
+    found, expected = (encoder(parsed) for encoder in encoders)
+    for name, one, other in zip(EncodedRows._fields, found, expected, strict=True):
+        assert one.tobytes() == other.tobytes() and one.shape == other.shape, name
+    return found
+
+
+@cache
+def times() -> tuple[Encoder, Encoder]:
+    texts = ["iso", "epoch", "epoch_ms", "clock", "%y%m%d%H", "%d/%m/%Y %H:%M:%S", "Y%Yd%d%m H%H"]
+    fields = [
+        {"name": f"{part}{n}", "column": "a", "kind": "time", "format": text, "part": part, "missing": missing}
+        for n, text in enumerate(texts)
+        for part, missing in zip(["hour", "weekday", "weekend", "day", "month"], ["own", "absent"] * 3, strict=False)
+        if part == "hour" or text != "clock"
+    ]
+    return both(resolve(FeatureSchema.model_validate(SPEC | {"fields": fields}), Analysis({})))
+
+
+PIECES = [
+    *"0123456789:-+TZ .,ApPm/Yd\0\n",
+    "00",
+    "12",
+    "23",
+    "31",
+    "2016-02-29",
+    "07:05",
+    "2014-10-21T",
+    "1413849600",
+]
+MOMENT = st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30))
+FORMATS = ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%y%m%d%H", "%H:%M:%S", "%d/%m/%Y %H:%M:%S", "Y%Yd%d%m H%H"]
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(PIECES), max_size=9).map("".join)
+        | st.builds(
+            lambda at, form, piece, place: (text := at.strftime(form))[:place] + piece + text[place:],
+            MOMENT,
+            st.sampled_from(FORMATS),
+            st.sampled_from(["", "", "0", "9", "-", ".5", "Z", "+0200", "-05:30", " pm", "\n"]),
+            st.integers(0, 24),
+        )
+        | st.integers(-(10**18), 10**18).map(str),
+        min_size=1,
+        max_size=40,
+    )
+)
+@example(
+    ["-0.5", "-0.0", "-60", "-60.01", "1.", "9" * 18, "9" * 19, "+1", ".5", "-", "-60000.0", "12:00 am", "12:30 P.M."]
+)
+@example(
+    ["0001-01-01T00-23:59", "9999-12-31T23:59:59+23:59", "2014-10-21T07Z", "2014-10-21T07+24", "2014-10-21T07+0060"]
+)
+@example(
+    ["1900-02-29", "2000-02-29", "0000-01-01", "2014-13-01", "2014-10-21T24:00", "2014-10-21T07:05:60", "690101000"]
+)
+@example(["68123123", "69010100", "00022900", "29/02/2016 00:00:00", "Y2016d2902 H23", "Y2016d2902 H2x", "13:00 pm"])
+@settings(max_examples=25, deadline=None)
+def test_times_are_those_of_tensorflow(texts: list[str]) -> None:
+    same(times(), "a", [text.encode() for text in texts])
+
+
+@pytest.mark.parametrize("form", ["native", "python"])
+def test_bad_times_are_told_without_tensorflow(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(plain.PREPARING, form)
+    texts = [b"", b" ", b"2016-02-29", b"2015-02-29", b" 2014-10-21T07:05Z ", b"x", b"14102107"]
+    assert analysis._bad_times(texts, "iso").tolist() == [False, False, False, True, False, True, True]
+    assert analysis._bad_times(texts, "%y%m%d%H").tolist() == [False, False, True, True, True, True, False]
+
+
+@cache
+def logarithms() -> tuple[Encoder, Encoder]:
+    fills = [{}, {"missing": "own"}, *({"missing": {"value": number}} for number in (0, 2.5, -3e38, 1e-39))]
+    fields = [
+        {"name": f"l{n}", "column": "n", "kind": "numeric", "encoding": encoding | {"kind": "value", "log": True}}
+        | fill
+        for n, (fill, encoding) in enumerate(zip(fills, [{}, {}, *[{"standardise": True}] * 4], strict=True))
+    ]
+    facts = {f"l{n}": NumberFacts(9, 1.25 + n, 0.3) for n in range(2, 6)}
+    return both(resolve(FeatureSchema.model_validate(SPEC | {"fields": fields}), Analysis({}, facts)))
+
+
+@given(st.lists(NUMBER | st.floats(-1e9, 1e9).map(lambda x: repr(x).encode()), min_size=1, max_size=200))
+@example([number.encode() for number in NUMBERS])
+@example([b"2.2250738585072014e-308", b"-1e-310", b"1.7976931348623157e308", b"-1e308", b"1e-17", b"-4e-8"])
+@settings(max_examples=25, deadline=None)
+def test_logarithms_have_the_bits_of_tensorflow(numbers: list[bytes]) -> None:
+    same(logarithms(), "n", numbers)
+
+
+def test_a_logarithm_between_two_numbers_of_32_bits_is_left_to_tensorflow() -> None:
+    ours, _ = logarithms()
+    tied = [repr(math.expm1(1 + (2 * n + 1) * 2.0**-24)).encode() for n in range(100)]
+    spans = CellSpans.of({"n": [b"1", *tied, b"x"]})
+    assert spans is not None
+    found = native.RowEncoder(row_plan(ours._schema), {"n": 0})(spans.text, spans.starts, spans.ends)[1][:, 0]
+    assert np.isnan(found[1:-1]).all() and np.isfinite(found[[0, -1]]).all()
+    encoded = same(logarithms(), "n", [b"1", *tied, b"x"])
+    # The last bit is a whole number's either way.
+    assert np.abs((encoded.feature_vals[1:-1, 0] - 1) * 2.0**23 - np.arange(100) - 0.5).max() == 0.5
+
+
+@cache
+def libfm() -> tuple[Encoder, Encoder]:
+    # Not in the order of their ids, with a gap, and with room for several entries in two of them.
+    ids = {"a": [10, 20], "b": [0, 8], "c": [20, 30], "d": [40, 10**9]}
+    more = {"b": {"max_values": 2, "missing": "own"}, "c": {"missing": "own"}, "d": {"max_values": 3}}
+    fields = [{"name": name, "kind": "libfm", "ids": some} | more.get(name, {}) for name, some in ids.items()]
+    spec = {"name": "l", "format": {"kind": "libfm"}, "label": {}, "fields": fields}
+    return both(resolve(FeatureSchema.model_validate(spec), Analysis({})))
+
+
+VALUES = ["1", "0", "-0.0", "2.5", "1e-3", "1e39", "-1e38", "1e-39", "1e-320", "x", "", "1:1", "nan", "."]
+ENTRY = st.builds(
+    "{}:{}".format, st.sampled_from([*range(45), "007", "-1", "x", "", "9" * 18]), st.sampled_from(VALUES)
+)
+
+
+@given(
+    st.lists(st.lists(ENTRY | st.sampled_from(["x", ":", "\t", "\v\f", "5"]), max_size=8).map(" ".join), min_size=1)
+)
+@settings(max_examples=60, deadline=None)
+def test_entries_of_libfm_text_are_those_of_tensorflow(lines: list[str]) -> None:
+    same(libfm(), "features", [line.encode() for line in lines])
+
+
 def test_ids_of_a_space_that_has_grown_lie_in_several_ranges() -> None:
     starts, shifts = np.array([0, 2, 5], np.int64), np.array([10, 100, 1000], np.int64)
     field = RowField("ids", ("a",), (), 0, starts, shifts, size=7)
     text, edges = b"0123456", np.arange(7, dtype=np.int32)[:, None]
     ids, values, bad, _ = RowEncoder([field], {"a": 0})(text, edges, edges + np.int32(1))
     assert ids[:, 0].tolist() == [10, 11, 102, 103, 104, 1005, 1006] and (values == 1).all() and not bad.any()
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"kind": "numeric", "encoding": {"kind": "value", "log": True}},
-        {"kind": "time", "format": "iso", "part": "hour"},
-    ],
-)
-def test_other_kinds_of_fields_are_left_to_tensorflow(other: dict[str, object]) -> None:
-    field = {"name": "other", "column": "z"} | other
-    for fields, taken in (([field], False), ([FIELDS[0], field], False), ([FIELDS[0]], True)):
-        assert has_row_plan(FeatureSchema.model_validate(SPEC | {"fields": fields})) == taken
 
 
 def test_entries_that_meet_in_a_place_are_all_found() -> None:
@@ -167,18 +296,21 @@ def test_fingerprints_are_those_of_tensorflow() -> None:
 
 
 @given(
-    st.lists(st.text(alphabet="a;;", max_size=40).map(str.encode), max_size=6), st.integers(1, 5), st.integers(-1, 1)
+    st.lists(st.text(alphabet="a;;\n", max_size=40).map(str.encode), max_size=6),
+    st.integers(1, 5),
+    st.integers(-1, 1),
 )
 @settings(max_examples=100, deadline=None)
-def test_lines_are_cut_as_numpy_does(lines: list[bytes], width: int, more: int) -> None:
+def test_lines_are_cut_as_python_does(lines: list[bytes], width: int, more: int) -> None:
     joined, rows = b"\n".join(lines), max(len(lines) + more, 0)
-    found = cut_at(joined, b";", rows, width)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(plain.PREPARING, "python")
-        expected = cut_at(joined, b";", rows, width)
-    assert (found is None) == (expected is None)
-    for one, other in zip(found or (), expected or (), strict=True):
-        assert one.dtype == other.dtype and one.tolist() == other.tolist()
+    found, cut = native.cut_lines(joined, b";", rows, width), [line.split(b";") for line in joined.split(b"\n")]
+    assert (found is None) == (rows != len(cut))
+    if found is not None:
+        starts, ends, counts = found
+        assert (starts.dtype, ends.dtype, counts.tolist()) == (np.int32, np.int32, list(map(len, cut)))
+        for first, last, cells in zip(starts.tolist(), ends.tolist(), cut, strict=True):
+            expected = cells if len(cells) == width else [b""] * width
+            assert [joined[a:b] for a, b in zip(first, last, strict=True)] == expected
 
 
 def test_columns_become_cells_of_one_text() -> None:
