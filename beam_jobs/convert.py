@@ -182,11 +182,12 @@ class Conversion:
         train = kept[batch.codes[kept] == _TRAIN]
         columns.statistics.add(ids[train], parsed.labels[train])
         numbers = parsed.line_numbers[train] - chunk.first_line + chunk.first_row
-        some = train[columns.statistics.sampled(numbers)]
-        if len(some):
-            statistics, spans = columns.statistics, parsed.spans
+        statistics, spans = columns.statistics, parsed.spans
+        sampled = statistics.sampled(numbers)
+        if len(sampled):
+            some = train[sampled]
             cells = spans.take(some).texts(statistics.sample_columns) if spans else parser.columns_of(parsed, some)
-            statistics.add_sample(cells, ids[some], parsed.labels[some])
+            statistics.add_sample(numbers[sampled], cells, ids[some], parsed.labels[some])
 
     def _bad_cells(
         self, parsed: ParsedLines, parser: LineParser, rows: np.ndarray, bad: np.ndarray, rejects: ChunkRejects

@@ -66,14 +66,13 @@ class PartialStatistics:
         self.missing = self.missing + other.missing
         for index, found in other.hashes.items():
             self.hashes[index] = distinct.join_hashes(self.hashes.get(index, found), found)
-        self.samples += other.samples
+        self.samples = RowSample.few([*self.samples, *other.samples])
 
     def finish(self, schema: ResolvedSchema, split: str) -> DataStatistics:
         """The statistics of all added rows."""
         layout = SampleLayout(schema)
-        nothing = layout.take(
-            {name: [] for name in layout.columns}, np.zeros((0, schema.num_slots), np.int64), np.zeros(0, bool)
-        )
+        no_ids, no_hashes = np.zeros((0, schema.num_slots), np.int64), np.zeros(0, np.uint64)
+        nothing = layout.take({name: [] for name in layout.columns}, no_ids, np.zeros(0, bool), no_hashes)
         sample = RowSample.joined([nothing, *self.samples])
         return DataStatistics(
             split=split,
@@ -99,7 +98,7 @@ class Collector:
         >>> collector = Collector(schema, rows_in=1_000_000)
         >>> collector.add(ids, labels)
         >>> some = collector.sampled(numbers)
-        >>> collector.add_sample({"user": users[some]}, ids[some], labels[some])
+        >>> collector.add_sample(numbers[some], {"user": users[some]}, ids[some], labels[some])
         >>> collector.partial().finish(schema, "train").rows
     """
 
@@ -137,15 +136,23 @@ class Collector:
         for seen in self._seen:
             seen.add(ids)
 
-    def add_sample(self, cells: Mapping[str, Iterable[bytes]] | Texts, ids: np.ndarray, labels: np.ndarray) -> None:
+    def add_sample(
+        self,
+        numbers: np.ndarray,
+        cells: Mapping[str, Iterable[bytes]] | Texts,
+        ids: np.ndarray,
+        labels: np.ndarray,
+    ) -> None:
         """The cells of the rows that :meth:`sampled` named.
 
         Args:
+            numbers: int64 [m], of the rows among all data rows.
             cells: bytes [m] of every raw column; or of ``sample_columns`` alone, row by row, with nothing between.
             ids: int64 [m, F].
             labels: float [m].
         """
-        self._part.samples.append(self._sample_layout.take(cells, ids, labels > 0))
+        sample = self._sample_layout.take(cells, ids, labels > 0, distinct.mixed(numbers))
+        self._part.samples = RowSample.few([*self._part.samples, sample])
 
     def partial(self) -> PartialStatistics:
         """What the chunk hands on."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afm_ctr.schema import CROSS_SEPARATOR, ResolvedSchema
+from afm_ctr.schema import ResolvedSchema
 
 LONGEST = 96  # bytes of a value that are kept: a cell may be as long as its line
 # Of these kinds an id says more than the cell.
@@ -30,7 +30,9 @@ class Values(NamedTuple):
 def count_cells(cells: Mapping[bytes, int], strip: bool, missing: Sequence[bytes]) -> tuple[Counter[bytes], int]:
     """The values in cells of one value, which are given with how often each occurs; and how many have none.
 
-    ``strip`` and ``missing`` are those of :func:`values_of`.
+    Args:
+        strip: whether white space around a value is dropped, as numbers and declared ids have it.
+        missing: texts that count as an empty cell.
     """
     nothing = {b"", *missing}
     found = Counter({cell: count for cell, count in cells.items() if cell not in nothing})
@@ -42,39 +44,14 @@ def count_cells(cells: Mapping[bytes, int], strip: bool, missing: Sequence[bytes
     return found, sum(cells.values()) - sum(found.values())
 
 
-def values_of(field: Any, columns: Mapping[str, list[bytes]], strip: bool, missing: Sequence[bytes]) -> Values:
-    """The values of some rows.
-
-    Args:
-        field: a cross, or a field with several values in a cell, that is not counted by its ids.
-        columns: the cells of its columns, one a row.
-        strip: whether white space around a value is dropped, as numbers and declared ids have it.
-        missing: texts that count as an empty cell or piece.
-    """
-    nothing = frozenset(missing)
-
-    def read(name: str) -> list[bytes]:
-        cells = columns[name]
-        return [b"" if cell in nothing else cell for cell in cells] if nothing else cells
-
-    if field.kind == "cross":
-        parts = [read(name) for name in field.columns]
-        joined = (CROSS_SEPARATOR.join(row) if all(row) else b"" for row in zip(*parts, strict=True))
-        given = [cell for cell in joined if cell]
-        return Values(given, len(parts[0]) - len(given))
-    cells = read(field.column or field.name)
-    split = ([piece for piece in cell.split(field.separator.encode()) if piece not in nothing] for cell in cells)
-    return _pieces(split, field.max_values, strip, field.keep)
-
-
-def _pieces(cells: Iterable[list[bytes]], most: int, strip: bool, keep: str = "first") -> Values:
+def each_once(rows: Iterable[Iterable[bytes]]) -> Values:
+    """The values of rows, given one by one."""
     values: list[bytes] = []
     missing = 0
-    for cell in cells:
-        pieces = [piece for text in cell if (piece := text.strip() if strip else text)]
-        pieces = pieces[:most] if keep == "first" else pieces[-most:]
-        values += dict.fromkeys(pieces)
-        missing += not pieces
+    for row in rows:
+        once = dict.fromkeys(row)
+        values += once
+        missing += not once
     return Values(values, missing)
 
 
@@ -83,7 +60,7 @@ def texts_of_ids(schema: ResolvedSchema, field: Any, ids: np.ndarray) -> Values:
     the buckets of a keyed hash, as numbers."""
     first = field.ids[0] if field.kind == "libfm" else 0
     rows: Any = schema.local_ids(schema.spec.space_of(field).name, ids).tolist()
-    return _pieces(([b"%d" % (first + place) for place in row if place >= 0] for row in rows), ids.shape[1], False)
+    return each_once([b"%d" % (first + place) for place in row if place >= 0] for row in rows)
 
 
 def shown(value: bytes) -> str:

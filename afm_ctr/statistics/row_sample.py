@@ -11,7 +11,10 @@ import numpy as np
 
 from afm_ctr.io.texts import Texts
 from afm_ctr.schema import DeclaredIds, ResolvedSchema, columns_of
-from afm_ctr.statistics.field_values import count_cells, is_by_id, texts_of_ids, values_of
+from afm_ctr.schema.raw_cells import RawCells
+from afm_ctr.statistics.field_values import count_cells, each_once, is_by_id, texts_of_ids
+
+MOST_BYTES = 1 << 26  # of the cells of a sample; rows of more than 3 kB each are fewer than others
 
 
 class Counts(NamedTuple):
@@ -30,27 +33,54 @@ class RowSample:
     cells: Texts  # [rows · columns], row by row, one behind the other in their text
     ids: np.ndarray  # int64 [rows, slots]
     positive: np.ndarray  # bool [rows]
+    hashes: np.ndarray  # uint64 [rows], of their numbers
+    limit: int = 2**64  # rows whose hashes are not below it were left out
 
     def __len__(self) -> int:
         return len(self.positive)
 
     @classmethod
     def joined(cls, parts: Sequence[RowSample]) -> RowSample:
-        """The rows of several, at least one."""
+        """The rows of several parts, at least one. If their cells are more than ``MOST_BYTES``, only rows with the
+        least hashes stay, at least one. The order of joining does not matter, but for that of the rows."""
         return cls(
             Texts.joined([part.cells for part in parts]),
             np.concatenate([part.ids for part in parts]),
             np.concatenate([part.positive for part in parts]),
-        )
+            np.concatenate([part.hashes for part in parts]),
+            min(part.limit for part in parts),
+        )._bounded()
+
+    @classmethod
+    def few(cls, parts: list[RowSample]) -> list[RowSample]:
+        """The same rows in few parts, of few enough bytes."""
+        size = sum(len(part.cells.text) for part in parts)
+        return [cls.joined(parts)] if len(parts) > 50 or size > 2 * MOST_BYTES else parts
+
+    def _bounded(self) -> RowSample:
+        rows, limit = len(self), self.limit
+        if not rows or (limit == 2**64 and len(self.cells.text) <= MOST_BYTES):
+            return self
+        order = np.argsort(self.hashes)
+        sizes = (self.cells.ends - self.cells.starts).reshape(rows, -1).sum(axis=1)
+        fits = np.cumsum(sizes[order]) <= MOST_BYTES
+        fits[0] = True
+        if not fits.all():
+            limit = min(limit, int(self.hashes[order[fits.argmin()]]))
+        kept = np.flatnonzero(self.hashes < limit) if limit < 2**64 else np.arange(rows)
+        columns = len(self.cells) // rows
+        cells = self.cells.take((kept[:, None] * columns + np.arange(columns)).ravel()).packed()
+        return RowSample(cells, self.ids[kept], self.positive[kept], self.hashes[kept], limit)
 
     def to_arrays(self) -> list[np.ndarray]:
         sizes = (self.cells.ends - self.cells.starts).astype(np.int32)
-        return [np.frombuffer(self.cells.text, np.uint8), sizes, self.ids, self.positive]
+        limit = np.array([self.limit - 1], np.uint64)
+        return [np.frombuffer(self.cells.text, np.uint8), sizes, self.ids, self.positive, self.hashes, limit]
 
     @classmethod
     def from_arrays(cls, arrays: Sequence[np.ndarray]) -> RowSample:
-        text, sizes, ids, positive = arrays
-        return cls(Texts.one_by_one(text.tobytes(), sizes), ids, positive)
+        text, sizes, ids, positive, hashes, limit = arrays
+        return cls(Texts.one_by_one(text.tobytes(), sizes), ids, positive, hashes, int(limit[0]) + 1)
 
 
 class SampleLayout:
@@ -66,12 +96,15 @@ class SampleLayout:
         self.slots = np.array([slot.index for slot in kept], np.int64)
         self._places = {name: [at for at, slot in enumerate(kept) if slot.field == name] for name in by_id}
 
-    def take(self, cells: Mapping[str, Iterable[bytes]] | Texts, ids: np.ndarray, positive: np.ndarray) -> RowSample:
-        """Rows, of their columns [m] or a sample's cells, all ids, int64 [m, F], and what is positive, bool [m]."""
+    def take(
+        self, cells: Mapping[str, Iterable[bytes]] | Texts, ids: np.ndarray, positive: np.ndarray, hashes: np.ndarray
+    ) -> RowSample:
+        """Rows, of their columns [m] or a sample's cells, all ids, int64 [m, F], what is positive, bool [m], and the
+        hashes of their numbers, uint64 [m]."""
         if not isinstance(cells, Texts):
             rows = zip(*(cells[name] for name in self.columns), strict=True)
             cells = Texts.of([cell for row in rows for cell in row])
-        return RowSample(cells, ids[:, self.slots], positive)
+        return RowSample(cells, ids[:, self.slots], positive, hashes)
 
     def count(self, sample: RowSample, field: Any) -> Counts:
         """What a field holds in the rows."""
@@ -87,10 +120,10 @@ class SampleLayout:
             return Counter(found.values), found.missing
         first = rows * len(self.columns)
         cells = {name: sample.cells.take(first + self.columns.index(name)) for name in columns_of(field)}
-        # White space around numbers and declared ids is dropped.
-        strip = field.kind == "numeric" or isinstance(self._schema.spec.space_of(field).space, DeclaredIds)
-        missing = self._schema.spec.missing_of(field)
         if field.kind != "cross" and getattr(field, "separator", None) is None:
-            return count_cells(cells[columns_of(field)[0]].counted(), strip, missing)
-        found = values_of(field, {name: list(texts) for name, texts in cells.items()}, strip, missing)
+            # White space around numbers and declared ids is dropped.
+            strip = field.kind == "numeric" or isinstance(self._schema.spec.space_of(field).space, DeclaredIds)
+            return count_cells(cells[columns_of(field)[0]].counted(), strip, self._schema.spec.missing_of(field))
+        raw = RawCells(self._schema.spec, cells)
+        found = each_once(raw.values(field, text) for text in raw.words(field))
         return Counter(found.values), found.missing

@@ -73,7 +73,8 @@ def converted(number: int) -> ConvertedChunks:
     ids = np.random.default_rng(number).integers(0, 50, (5, 2))
     labels = np.arange(5) % 2.0
     collector.add(ids, labels)
-    collector.add_sample({name: np.array([b"7"] * 5, object) for name in SCHEMA.raw_columns}, ids, labels)
+    cells = {name: np.array([b"7"] * 5, object) for name in SCHEMA.raw_columns}
+    collector.add_sample(5 * number + np.arange(5), cells, ids, labels)
     shard = {"split": "train", "file": f"train/part-{number:05d}.tfrecord", "rows": 5, "bytes": 99}
     chunk = Converted(number, [shard], {"bad_number": 1}, 2, {"a": [1, 2]}, [{"a": "é\n", "n": "7"}])
     return ConvertedChunks([chunk], collector.partial())

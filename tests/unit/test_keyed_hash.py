@@ -136,7 +136,7 @@ def test_statistics_show_buckets_in_place_of_values(key_file: Path) -> None:
     columns = {"user": np.array(users, object), "site": np.array([b"x"] * 4, object)}
     collector = Collector(schema, 4)
     collector.add(ids, np.zeros(4))
-    collector.add_sample(columns, ids, np.zeros(4))
+    collector.add_sample(np.arange(4), columns, ids, np.zeros(4))
     hidden, crossed, shown = collector.partial().finish(schema, "train").fields
     assert [(top.value, top.rows) for top in hidden.top] == [
         (str(siphash(KEY, b"alice") % 1009), 3),

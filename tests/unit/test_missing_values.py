@@ -101,7 +101,7 @@ def test_neither_vocabularies_nor_statistics_see_them(tmp_path: Path) -> None:
     assert not encoded.bad.numpy().any()
     collector = Collector(schema, len(parsed))
     collector.add(encoded.feature_ids.numpy(), parsed.labels)
-    collector.add_sample(parsed.columns, encoded.feature_ids.numpy(), parsed.labels)
+    collector.add_sample(parsed.line_numbers, parsed.columns, encoded.feature_ids.numpy(), parsed.labels)
     statistics = {field.name: field for field in collector.partial().finish(schema, "train").fields}
     assert {name: field.missing for name, field in statistics.items()} == {
         "site": 1,

@@ -77,9 +77,8 @@ def gathered(
             mine = np.arange(at, min(at + 64, end))
             collector.add(rows["ids"][mine], rows["labels"][mine])
             some = mine[collector.sampled(mine)]
-            collector.add_sample(
-                {name: rows[name][some] for name in schema.raw_columns}, rows["ids"][some], rows["labels"][some]
-            )
+            cells = {name: rows[name][some] for name in schema.raw_columns}
+            collector.add_sample(some, cells, rows["ids"][some], rows["labels"][some])
         parts.append(collector.partial())
     return merged(schema, *parts)
 
@@ -135,7 +134,7 @@ def test_cells_in_one_text_are_sampled_like_columns(schema, rows):
         collector = statistics.Collector(schema, 900)
         cells = whole.texts(collector.sample_columns) if whole is spans else columns
         collector.add(rows["ids"], rows["labels"])
-        collector.add_sample(cells, rows["ids"], rows["labels"])
+        collector.add_sample(np.arange(900), cells, rows["ids"], rows["labels"])
         found.append(merged(schema, collector.partial()))
     assert found[0] == found[1] == gathered(schema, rows, [], 10_000)
 
@@ -148,7 +147,7 @@ def test_a_quantile_is_never_minus_zero(cells):
     collector = statistics.Collector(number, len(cells))
     ids, labels = np.ones((len(cells), 1), np.int64), np.zeros(len(cells))
     collector.add(ids, labels)
-    collector.add_sample({"n": np.array(cells, object)}, ids, labels)
+    collector.add_sample(np.arange(len(cells)), {"n": np.array(cells, object)}, ids, labels)
     assert str(merged(number, collector.partial()).field("n").quantiles) == str([0.0] * 101)
 
 
@@ -157,6 +156,19 @@ def test_the_division_of_the_rows_does_not_matter(schema, rows, sample):
     whole = gathered(schema, rows, [], sample)
     assert whole == gathered(schema, rows, [1, 7, 450, 899], sample)
     assert statistics.DataStatistics.model_validate_json(whole.model_dump_json()) == whole
+
+
+def test_a_sample_of_wide_rows_is_bounded_however_they_are_divided(schema, rows, monkeypatch):
+    everything = gathered(schema, rows, [], 10_000)
+    monkeypatch.setattr("afm_ctr.statistics.row_sample.MOST_BYTES", 4000)
+    whole = gathered(schema, rows, [], 10_000)
+    assert 100 < whole.sampled < 500 and whole.rows == 900  # rows of 5 to 30 bytes
+    assert whole.field("a").missing == everything.field("a").missing
+    assert whole.field("n").distinct == pytest.approx(everything.field("n").distinct, rel=0.2)
+    for cuts in ([450], [1, 7, 450, 899], list(range(30, 900, 30))):
+        assert gathered(schema, rows, cuts, 10_000) == whole
+    monkeypatch.setattr("afm_ctr.statistics.row_sample.MOST_BYTES", 1)
+    assert gathered(schema, rows, [1, 450], 10_000).sampled == 1
 
 
 def test_a_sample_estimates_what_it_does_not_count(schema, rows):
@@ -188,7 +200,7 @@ def test_long_and_odd_values():
     collector = statistics.Collector(small, 2)
     ids = np.array([[1], [2]])
     collector.add(ids, np.zeros(2))
-    collector.add_sample({"a": np.array(["ä".encode() * 1000, b"\0\n"], object)}, ids, np.zeros(2))
+    collector.add_sample(np.arange(2), {"a": np.array(["ä".encode() * 1000, b"\0\n"], object)}, ids, np.zeros(2))
     found = merged(small, collector.partial())
     assert [top.value for top in found.field("a").top] == ["\0\n", "ä" * 48 + "…"]
 
@@ -205,7 +217,7 @@ def test_distinct_by_hashes(true):
 def test_distinct_behind_buckets_and_by_sample():
     rng = np.random.default_rng(0)
     used = len(set(rng.integers(0, 1000, 1500).tolist()))
-    assert distinct.count_behind_buckets(used, 1000) == pytest.approx(1500, rel=0.1)
+    assert distinct.count_behind_buckets(used, 1000) == pytest.approx(1500, rel=0.2)
     assert np.isfinite(distinct.count_behind_buckets(1000, 1000))
     assert distinct.count_by_sample([1, 1, 2, 9], 0.25) == 2 * 2 + 2  # sqrt(4) for each seen once
 
