@@ -15,6 +15,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "records are little end
 namespace afm_ctr {
 namespace {
 
+constexpr int64_t kAhead = 4;    // rows
 constexpr size_t kLongest = 10;  // bytes of a base-128 number
 // Feature.kind of tensorflow/core/example/feature.proto: field number and wire type 2 in one byte.
 constexpr uint8_t kBytes = 0x0A, kFloat = 0x12, kInt64 = 0x1A;
@@ -62,9 +63,9 @@ uint8_t* put_entry(uint8_t* to, const char* name, uint8_t kind, size_t size) {
 }  // namespace
 }  // namespace afm_ctr
 
-// Columns are [rows], ids and values [rows, slots]; of label, weight and group null: no row has one. The frames go to
-// `frames`, which has room for afm_ctr_frames_room(…) bytes, and their sizes to `sizes`. Returns the bytes written, or
-// -1: a key is outside its text.
+// Columns are [rows]; ids and values [rows, slots], or of more rows, of which `order` says which are taken. Of label,
+// weight and group null: no row has one. The frames go to `frames`, which has room for afm_ctr_frames_room(…) bytes, and
+// their sizes to `sizes`. Returns the bytes written, or -1: a key is outside its text, or a value is not finite.
 extern "C" int64_t afm_ctr_frames_room(int64_t rows, int64_t slots, const int64_t* key_starts,
                                        const int64_t* key_ends, int64_t text_size) {
   using namespace afm_ctr;  // NOLINT
@@ -79,15 +80,26 @@ extern "C" int64_t afm_ctr_frames_room(int64_t rows, int64_t slots, const int64_
 extern "C" int64_t afm_ctr_frame_examples(int64_t rows, int64_t slots, const int64_t* id, const float* value,
                                           const float* label, const float* weight, const int64_t* group,
                                           const bool* has_group, const uint8_t* keys, const int64_t* key_starts,
-                                          const int64_t* key_ends, uint8_t* frames, int64_t* sizes) {
+                                          const int64_t* key_ends, const int64_t* order, uint8_t* frames,
+                                          int64_t* sizes) {
   using namespace afm_ctr;  // NOLINT
   static const Crc32c crc = find_crc32c(false);
   uint8_t* to = frames;
   std::vector<uint8_t> packed(slots * kLongest);
   std::vector<uint8_t*> records(rows);
   for (int64_t row = 0; row < rows; row++) {
+    const int64_t* const ids = id + (order ? order[row] : row) * slots;
+    const float* const values = value + (order ? order[row] : row) * slots;
+    if (order && row + kAhead < rows) {  // the rows of an order lie far apart
+      const int64_t next = order[row + kAhead] * slots;
+      for (int64_t slot = 0; slot < slots; slot += 8) __builtin_prefetch(id + next + slot);
+      for (int64_t slot = 0; slot < slots; slot += 16) __builtin_prefetch(value + next + slot);
+    }
     uint8_t* end = packed.data();
-    for (int64_t slot = 0; slot < slots; slot++) end = put_varint(end, id[row * slots + slot]);
+    bool finite = true;
+    for (int64_t slot = 0; slot < slots; slot++) finite &= std::isfinite(values[slot]);
+    if (!finite) return -1;
+    for (int64_t slot = 0; slot < slots; slot++) end = put_varint(end, ids[slot]);
     const size_t ids_size = end - packed.data(), values_size = slots * sizeof(float),
                  key_size = key_ends[row] - key_starts[row];
     const bool grouped = group && has_group[row], labelled = label && !std::isnan(label[row]);
@@ -104,7 +116,7 @@ extern "C" int64_t afm_ctr_frame_examples(int64_t rows, int64_t slots, const int
     to = put(to, &check, sizeof check);
     to = put_head(to, 0x0A, all);
     to = put(put_entry(to, "feature_ids", kInt64, ids_size), packed.data(), ids_size);
-    to = put(put_entry(to, "feature_vals", kFloat, values_size), value + row * slots, values_size);
+    to = put(put_entry(to, "feature_vals", kFloat, values_size), values, values_size);
     if (grouped) to = put_varint(put_entry(to, "group", kInt64, varint_size(group[row])), group[row]);
     to = put(put_entry(to, "key", kBytes, key_size), keys + key_starts[row], key_size);
     if (labelled) to = put(put_entry(to, "label", kFloat, sizeof(float)), label + row, sizeof(float));

@@ -367,14 +367,21 @@ def scan_json(
 
 
 def frame_examples(
-    ids: np.ndarray, values: np.ndarray, labels: Column, weights: Column, groups: Groups, keys: Sequence[bytes]
+    ids: np.ndarray,
+    values: np.ndarray,
+    labels: Column,
+    weights: Column,
+    groups: Groups,
+    keys: Sequence[bytes],
+    order: Column = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The frames of :func:`afm_ctr.records.framed_examples`, with the same arguments, checked.
 
     Returns:
         The frames, uint8, and the bytes of each, int64 [n].
     """
-    texts, (rows, slots), library = Texts.of(keys), ids.shape, _load()[0]
+    texts, slots, library = Texts.of(keys), ids.shape[1], _load()[0]
+    rows = len(ids) if order is None else len(order)
     starts, ends = (np.ascontiguousarray(edges, np.int64) for edges in (texts.starts, texts.ends))
     shape, where = (ctypes.c_int64(rows), ctypes.c_int64(slots)), (_at(starts, np.int64), _at(ends, np.int64))
     room = library.afm_ctr_frames_room(*shape, *where, ctypes.c_int64(len(texts.text)))
@@ -392,7 +399,10 @@ def frame_examples(
         _at(has_group, bool),
         texts.text,
         *where,
+        _at(order, np.int64),
         _at(frames, np.uint8),
         _at(sizes, np.int64),
     )
+    if written < 0:
+        raise ValueError("feature_vals must be finite")
     return frames[:written], sizes

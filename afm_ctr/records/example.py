@@ -39,6 +39,7 @@ def framed_examples(
     weights: np.ndarray | None,
     groups: tuple[np.ndarray, np.ndarray] | None,
     keys: Sequence[bytes],
+    rows: np.ndarray | None = None,
 ) -> FramedRecords:
     """Rows to serialized ``tf.train.Example`` messages, framed as in a shard.
 
@@ -52,28 +53,33 @@ def framed_examples(
         weights: float32 [n], finite; None = no weight feature.
         groups: (int64 [n], bool [n]): values, and which rows have one; None = no group feature.
         keys: n byte strings.
+        rows: int64 [n], the rows of ``feature_ids`` and ``feature_vals`` to take; None = all.
 
     Raises:
-        ValueError: shapes that do not agree, or values that are not finite.
+        ValueError: shapes that do not agree, rows that are not there, or values that are not finite.
     """
     ids = np.ascontiguousarray(feature_ids, dtype=np.int64)
     vals = np.ascontiguousarray(feature_vals, dtype="<f4")
     if ids.ndim != 2 or ids.shape != vals.shape or ids.shape[1] == 0:
         raise ValueError(f"feature_ids {ids.shape} and feature_vals {vals.shape} must both be [n, F], F > 0")
-    rows = len(ids)
-    if not np.isfinite(vals).all():
-        raise ValueError("feature_vals must be finite")
-    if len(keys) != rows:
-        raise ValueError(f"{len(keys)} keys for {rows} rows")
-    labels, weights = _checked("label", labels, rows), _checked("weight", weights, rows)
+    if rows is not None and len(rows) and not 0 <= rows.min() <= rows.max() < len(ids):
+        raise ValueError(f"rows must lie in [0, {len(ids)})")
+    count = len(ids) if rows is None else len(rows)
+    if len(keys) != count:
+        raise ValueError(f"{len(keys)} keys for {count} rows")
+    labels, weights = _checked("label", labels, count), _checked("weight", weights, count)
     if weights is not None and np.isnan(weights).any():
         raise ValueError("weights must be finite")
     if groups is not None:
         groups = np.ascontiguousarray(groups[0], dtype=np.int64), np.asarray(groups[1], dtype=bool)
-        if groups[0].shape != (rows,) or groups[1].shape != (rows,):
-            raise ValueError(f"groups {groups[0].shape} and their mask {groups[1].shape} must both be [{rows}]")
+        if groups[0].shape != (count,) or groups[1].shape != (count,):
+            raise ValueError(f"groups {groups[0].shape} and their mask {groups[1].shape} must both be [{count}]")
     if native.prepares():
-        return FramedRecords(*native.frame_examples(ids, vals, labels, weights, groups, keys))
+        return FramedRecords(*native.frame_examples(ids, vals, labels, weights, groups, keys, rows))
+    if rows is not None:
+        ids, vals = ids[rows], vals[rows]
+    if not np.isfinite(vals).all():
+        raise ValueError("feature_vals must be finite")
     return FramedRecords.of(_records(ids, vals, labels, weights, groups, keys))
 
 

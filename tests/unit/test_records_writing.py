@@ -90,6 +90,21 @@ def test_any_ids_survive_the_bytes(ids, data):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_rows_are_taken_in_the_order_that_is_asked_for(form, monkeypatch):
+    monkeypatch.setenv(PREPARING, form)
+    ids, vals = np.arange(10).reshape(5, 2), np.array([[n, -n] for n in range(5)], np.float32)
+    vals[1] = np.nan  # not taken
+    rows, keys = np.array([4, 0, 2, 4]), [b"a", b"b", b"", b"d"]
+    expected = framed_examples(ids[rows], vals[rows], np.zeros(4), None, None, keys)
+    found = framed_examples(ids, vals, np.zeros(4), None, None, keys, rows)
+    assert found.frames.tobytes() == expected.frames.tobytes() and found.sizes.tolist() == expected.sizes.tolist()
+    assert len(framed_examples(ids, vals, None, None, None, [], rows[:0])) == 0
+    for wrong, why in ([5], r"rows must lie in \[0, 5\)"), ([-1], "rows must lie"), ([1], "must be finite"):
+        with pytest.raises(ValueError, match=why):
+            framed_examples(ids, vals, None, None, None, [b"k"], np.array(wrong))
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_long_key_among_short_ones_keeps_its_place(form, monkeypatch):
     monkeypatch.setenv(PREPARING, form)
     keys = [b"a", b"", b"k" * (3 << 20), b"b\0", b"c"]
