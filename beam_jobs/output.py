@@ -78,7 +78,7 @@ class Output:
         unfinished = [name for name in attempts if name != there]
         if unfinished and files.is_remote(self.folder) and not self._overwrite:
             raise UserError(
-                f"{self.folder} holds the unfinished {unfinished[0]}, and nothing there says whether its run is "
+                f"{self.folder} holds the unfinished {unfinished[0]}, and it is not known whether its run is "
                 "still going on; choose another --output, or give --overwrite when it is not"
             )
         return attempts, there
@@ -88,7 +88,7 @@ class Output:
         for path in inputs:
             spellings = [path] if files.is_remote(path) else [os.path.abspath(path), os.path.realpath(path)]
             if any(map(self._is_own, spellings)):
-                raise UserError(f"{path} is no log but a file of the data set in --output; narrow --input")
+                raise UserError(f"{path} is not a log but a file of the data set in --output; narrow --input")
 
     def _is_own(self, path: str) -> bool:
         folders = {self.folder} if files.is_remote(path) else {self.folder, os.path.realpath(self.folder)}

@@ -153,7 +153,7 @@ class Engine:
             add_extra_args_fn=lambda parser: unknown.extend(parser.parse_known_args(list(args))[1])
         )
         if unknown:
-            raise UserError(f"{unknown[0]} is an option neither of this command nor of Beam")
+            raise UserError(f"{unknown[0]} is not an option of this command or of Beam")
 
 
 def _cores() -> int:

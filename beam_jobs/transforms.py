@@ -72,7 +72,7 @@ class Prepare(beam.PTransform):  # type: ignore[type-arg]  # not generic at run 
     ) -> None:
         super().__init__()
         if unknown := sorted(_NOT_HERE & options.keys()):
-            raise UserError(f"{unknown[0]} is an option of prepare that rows of a pipeline have no use for")
+            raise UserError(f"{unknown[0]} is an option of prepare that does not apply to rows of a pipeline")
         self._options = PrepareOptions(schema=schema, inputs=(), output=output, split=split, **options)
         self._command = shlex.join(sys.argv)
         self._job = staging.plan_rows(self._options, shards)

@@ -35,7 +35,7 @@ def find_header(files: Sequence[FirstLines]) -> tuple[bool, str]:
     without = next((file for file, (says, _) in zip(files, verdicts, strict=True) if says is False), None)
     if with_header is not None and without is not None:
         raise UserError(
-            f"{with_header.path} begins with a header line and {without.path} does not; look at files of one kind"
+            f"{with_header.path} begins with a header line and {without.path} does not; give files of one kind"
         )
     for file, (says, _) in zip(files, verdicts, strict=True):
         _refuse_odd(file, header=with_header is not None and says is not False)
@@ -62,7 +62,7 @@ def _verdict(file: FirstLines) -> tuple[bool | None, str]:
         if names and (not values or _names_label(file) or len(names) > len(values)):
             return True, f"a header: over a column of {kind} it says {shown(names[0])!r}"
         if values:
-            return False, f"the first line is no header: {len(values)} of its cells are like those below, {kind}"
+            return False, f"the first line is not a header: {len(values)} of its cells are like those below, {kind}"
     return None, ""
 
 
@@ -84,7 +84,7 @@ def _of_words(files: Sequence[FirstLines]) -> tuple[bool, str]:
     """Whether the files have a header, and why, if no column is numeric."""
     first = files[0].first
     if len(first) != files[0].width:
-        return False, f"the first line is no header: {len(first)} cells, and {files[0].width} in most lines"
+        return False, f"the first line is not a header: {len(first)} cells, and {files[0].width} in most lines"
     if any(map(_names_label, files)):
         return True, _of_files("a header: it has a common name of a label", files)
     rows = [row for file in files for row in file.rows if len(row) == len(first)]
@@ -92,10 +92,10 @@ def _of_words(files: Sequence[FirstLines]) -> tuple[bool, str]:
     if len(files) > 1 and all(set(file.first) == set(first) for file in files[1:]):
         return True, f"the first lines of {len(files)} files are the same: a header"
     if again or not rows:
-        return False, f"the first line is no header: {again} of its cells come again below"
+        return False, f"the first line is not a header: {again} of its cells occur again below"
     if any(not cell for cell in first) and not all(_NAME.fullmatch(cell) for cell in first if cell):
-        return False, "the first line is no header: a cell of it is empty"
-    return True, "a header: none of its cells comes again in the column below"
+        return False, "the first line is not a header: a cell of it is empty"
+    return True, "a header: none of its cells occurs again in the column below"
 
 
 def _of_files(why: str, files: Sequence[FirstLines]) -> str:
@@ -112,7 +112,7 @@ def _refuse_odd(file: FirstLines, header: bool) -> None:
     second = FirstLines(file.path, file.rows[0], file.rows[1:], file.width)
     if _verdict(second)[0] and not any(map(_is_number, second.first)):
         raise UserError(
-            f"{file.path}: the header is in the second line, behind {shown(b' '.join(file.first), 40)!r}; remove the "
+            f"{file.path}: the header is in the second line, after {shown(b' '.join(file.first), 40)!r}; remove the "
             "first line"
         )
     names = all(_NAME.fullmatch(cell) for cell in file.first if cell) and any(
@@ -151,5 +151,5 @@ def readable_names(files: Sequence[FirstLines]) -> tuple[list[str], dict[str, st
     names = [name for name in found if name not in left_out]
     if not names:
         paths = f"{files[0].path} and {files[-1].path}" if len(files) > 1 else files[0].path
-        raise UserError(f"{paths}: no column that every header names once; look at files of one kind")
+        raise UserError(f"{paths}: no column that every header names once; give files of one kind")
     return names, left_out

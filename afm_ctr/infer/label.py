@@ -89,7 +89,7 @@ def _read(profile: Profile, why: str, path: str) -> LabelGuess:
         lines.append(_lost("have none", profile.missing, profile.rows))
     if both := _yes_and_no(profile):
         if others := profile.present - sum(profile.counts[text] for text in both):
-            lines.append(_lost("hold neither of the two", others, profile.rows))
+            lines.append(_lost("have neither of the two", others, profile.rows))
         return _binary(profile, both[:1], both[1:], lines)
     if len(texts) <= 2:
         positive = [text for text in texts if text.strip().lower() in _POSITIVE]
@@ -107,7 +107,7 @@ def _read(profile: Profile, why: str, path: str) -> LabelGuess:
                 f"{path}: column {profile.name} has {len(texts)} texts in {profile.rows} rows, which is no label; "
                 "name another with --label COLUMN, or say --no-label"
             )
-        lines.append(f"More than two texts: {shown(texts[-1])}, the rarest, is taken for the positive one. Check it.")
+        lines.append(f"More than two texts: {shown(texts[-1])}, the rarest, is assumed to be positive. Check it.")
         return _binary(profile, texts[-1:], texts[:-1], lines)
     if len(texts) > _MOST_GRADES:
         lines.append("Numbers: the model learns to predict them (squared loss).")

@@ -65,13 +65,13 @@ def _other_text(head: FileSample, lines: Sequence[bytes]) -> str | None:
     objects = sum(json_object(line) is not None for line in lines)
     start = head.first.strip()
     if start.startswith(b"[") and (start == b"[" or start[1:].lstrip().startswith((b"{", b"["))):
-        return "a JSON array, and a log has an object a line: jq -c '.[]' FILE"
+        return "a JSON array, but a log has one object per line: jq -c '.[]' FILE"
     if start == b"{" and not objects:
-        return "JSON over several lines, and a log has an object a line: jq -c . FILE"
+        return "JSON over several lines, but a log has one object per line: jq -c . FILE"
     if not objects and json_object(start.removesuffix(b",")) is not None:
-        return "a comma stands behind its JSON objects: sed 's/,$//' FILE"
+        return "its JSON objects are followed by commas: sed 's/,$//' FILE"
     if not objects and re.match(rb"\{'\w+':", start):
-        return "objects as Python prints them, and a log has JSON: write each row by json.dumps"
+        return "objects as Python prints them, but a log has JSON: write each row by json.dumps"
     return None
 
 
@@ -149,12 +149,12 @@ def _delimited(samples: Sequence[FileSample], lines: Sequence[bytes]) -> Layout:
         f"{best.width} cells in {best.share:.1%} of the {len(lines)} lines looked at, with the "
         f"{_NAMES[best.delimiter]} between them",
         because,
-        "cells are wrapped in double quotes" if best.quote else "no cell looked at is wrapped in double quotes",
+        "cells are enclosed in double quotes" if best.quote else "no cell in the sample is enclosed in double quotes",
     ]
     written = {"kind": "delimited", "delimiter": best.delimiter, "header": header, "quote": best.quote}
     if best.trim:
         written["trim"] = True
-        why.append("blanks stand around the cells")
+        why.append("there are blanks around the cells")
     if not header:
         return Layout(written, tuple(f"c{i + 1}" for i in range(best.width)), tuple(why))
     _check_utf8(files)
@@ -170,7 +170,7 @@ def _not_cells(cut: _Cut, lines: Sequence[bytes]) -> str | None:
         example = shown(rows[-1][-1])
         return f"its cells are pairs such as {example!r}, and libfm text has ids from 0 up and numbers, id:value"
     if cut.quote and not cut.cells(lines[0]):
-        return f"the first line cannot be cut, there is text behind a closing quote: {shown(lines[0], 60)}"
+        return f"the first line cannot be cut, there is text after a closing quote: {shown(lines[0], 60)}"
     return None
 
 

@@ -80,7 +80,7 @@ def sample_file(path: str, rows: int, read_bytes: int) -> FileSample:
     with open_log(path) as stream:
         first = next(iter(stream.take(1)), b"").removeprefix(BYTE_ORDER_MARK)
         if not first and stream.broken is not None:
-            raise UserError(f"{path}: no whole line: {stream.broken.detail}; repair the file or leave it out")
+            raise UserError(f"{path}: no complete line: {stream.broken.detail}; repair the file or leave it out")
         while taken_bytes < read_bytes:
             lines = stream.take(1024)
             if not lines:

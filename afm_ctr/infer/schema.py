@@ -266,7 +266,7 @@ def _roles(suggestions: Sequence[Suggestion]) -> list[str]:
     lines: list[str] = []
     key = next((suggestion.profile for suggestion in suggestions if suggestion.key), None)
     if key is not None:
-        why = f"{key.distinct} distinct in {key.rows} rows: it names the row; predictions and rejects carry it."
+        why = f"{key.distinct} distinct in {key.rows} rows: it identifies the row in predictions and rejects."
         lines += [*comment([why]), f"key: {key.name}", ""]
     group = next((s.profile for s in suggestions if is_group(s.profile) and s.profile is not key), None)
     if group is not None:

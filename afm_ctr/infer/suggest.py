@@ -56,7 +56,7 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
         moment = moment if is_moment else None
     facts = [_facts(profile, total, with_numbers=moment is None)]
     if profile.auc is not None and ODD <= profile.auc < LEAKS:
-        warnings.append(f"by itself it has an AUC of {profile.auc:.3f}: is it known before the label is?")
+        warnings.append(f"alone it has an AUC of {profile.auc:.3f}: is it known before the label is?")
     warnings += _by_name(profile)
     if not profile.present or (profile.distinct == 1 and moment is None):
         what = "always empty" if not profile.present else f"always {shown(next(iter(profile.counts)))!r}"
@@ -66,7 +66,7 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
             return Suggestion(profile, tuple(facts), (_hashed(profile, 1000),), f"constant: {what}")
     if profile.auc is not None and profile.auc >= LEAKS:
         why, fields = _encoding(profile, total)
-        problem = f"gives the label away: by itself it has an AUC of {profile.auc:.3f}"
+        problem = f"gives the label away: alone it has an AUC of {profile.auc:.3f}"
         return Suggestion(profile, (*facts, *why), fields, problem)
     if moment is not None:
         return _time(profile, facts, moment, tuple(warnings))
@@ -77,13 +77,15 @@ def suggest(profile: Profile, total: int | None) -> Suggestion:
     unique = _is_unique(profile) and not fractions and profile.separator is None
     if unique and not (_may_be_quantity(profile) and not profile.is_sorted):
         fields = (_hashed(profile, _MOST_BUCKETS),)
-        problem = f"nearly every row has a value of its own ({profile.distinct} in {profile.present})"
+        problem = f"nearly every row has a different value ({profile.distinct} in {profile.present})"
         return Suggestion(profile, tuple(facts), fields, problem, key=not profile.missing)
     why, fields = _encoding(profile, total)
     if unique:
-        warnings.append(f"nearly every row has a value of its own: if it names the row, then `key: {profile.name}`")
+        warnings.append(
+            f"nearly every row has a different value: if it identifies the row, use `key: {profile.name}`"
+        )
     elif len(fields) > 1:
-        warnings.append("names of things, or a quantity? It stands below as both; remove the one that it is not")
+        warnings.append("categories, or a quantity? It is below as both; remove one")
     return Suggestion(profile, (*facts, *why), fields, warnings=tuple(warnings))
 
 

@@ -117,7 +117,7 @@ def _table(
 
 def _parquet(paths: Sequence[str], some: Sequence[str]) -> Table:
     if other := next((path for path in some if not is_parquet(path)), None):
-        raise UserError(f"{other} is no Parquet file, and others are: look at one kind at a time")
+        raise UserError(f"{other} is not a Parquet file, and others are: look at one kind at a time")
     files = [_schema_and_rows(path) for path in some]
     names, left_out = parquet_columns(files[0][0])
     for path, (schema, _) in zip(some[1:], files[1:], strict=True):

@@ -19,8 +19,8 @@ FIRST_BYTES = 512  # of a file, to detect its format; the size of a tar header
 _PIECE = 256
 
 _SUFFIXES: dict[str, Codec] = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd"}
-_TEXT = "text is read plain or packed by gzip, bzip2 or zstd"
-_TABLE = "of files with tables only Parquet is read; write it as Parquet"
+_TEXT = "text may be plain or compressed by gzip, bzip2 or zstd"
+_TABLE = "of table formats only Parquet is read; write it as Parquet"
 _UNREADABLE = {
     b"\xfd7zXZ\0": "an xz file",
     b"PK\x03\x04": "a zip archive",
@@ -39,7 +39,7 @@ _TABLES = {
     b"SQLite format 3\0": "an SQLite database",
 }
 _FETCHED = {
-    b"version https://git-lfs.github.com/": ("a pointer of Git LFS in place of the file", "git lfs pull"),
+    b"version https://git-lfs.github.com/": ("a Git LFS pointer instead of the file", "git lfs pull"),
     b"<!DOCTYPE html": ("an HTML page", "download the log itself"),
     b"<html": ("an HTML page", "download the log itself"),
 }
@@ -63,7 +63,7 @@ def codec_of(path: str, first_bytes: bytes) -> Codec:
     if (codec := _packed_by(first_bytes)) != "plain":
         return codec
     if first_bytes.startswith(PARQUET_MAGIC):
-        raise UserError(f"{path} is a Parquet file; say `format: {{kind: parquet}}` in the schema")
+        raise UserError(f"{path} is a Parquet file; set `format: {{kind: parquet}}` in the schema")
     if found := _no_text(path, first_bytes):
         raise UserError(f"{path} is {found[0]}; {found[1]}")
     for suffix, named in _SUFFIXES.items():
@@ -141,9 +141,9 @@ def _text_inside(path: str, codec: Codec, blocks: Iterator[bytes]) -> Iterator[b
         inside, how = "a Parquet file", _TEXT
     if inside is not None:
         how = f"unpack it and name the files in it: {_TEXT}" if how is _TEXT else f"unpack it, then {how}"
-        raise UserError(f"{path} is {inside} packed by {codec}; {how}")
+        raise UserError(f"{path} is {inside} compressed by {codec}; {how}")
     if (second := _packed_by(start)) != "plain":
-        raise UserError(f"{path} is packed twice, by {codec} and by {second} inside; unpack it once: {_TEXT}")
+        raise UserError(f"{path} is compressed twice, by {codec} and by {second} inside; unpack it once: {_TEXT}")
     yield start
     if broken is not None:
         raise broken

@@ -82,12 +82,12 @@ class ParquetLog:
         self._path = path
         arrow = load_arrow()
         if stream.read(len(PARQUET_MAGIC)) != PARQUET_MAGIC:
-            raise UserError(f"{path} is no Parquet file; say in the schema how it is written (format.kind)")
+            raise UserError(f"{path} is not a Parquet file; say in the schema how it is written (format.kind)")
         stream.seek(0)
         try:
             self._file = arrow.parquet.ParquetFile(stream, buffer_size=BLOCK)
         except (arrow.ArrowException, OSError) as error:
-            raise UserError(f"{path}: no whole Parquet file ({_said(error)}); repair it or leave it out") from error
+            raise UserError(f"{path}: a broken Parquet file ({_said(error)}); repair it or leave it out") from error
         metadata = self._file.metadata
         self.groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
 

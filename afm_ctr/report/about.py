@@ -61,7 +61,7 @@ def add_data(page: Page, record: RunRecord, judged: Judged) -> None:
         "rejected": ", ".join(f"{reason} {count:,}" for reason, count in manifest.rejects.items()) or "none",
     }
     if manifest.sampled_out:
-        facts["negatives thinned out"] = number(manifest.sampled_out)
+        facts["negatives sampled out"] = number(manifest.sampled_out)
     if manifest.side_tables:
         facts["joined tables"] = ", ".join(f"{name} ({t.rows:,} rows)" for name, t in manifest.side_tables.items())
     facts |= {
@@ -73,7 +73,7 @@ def add_data(page: Page, record: RunRecord, judged: Judged) -> None:
     }
     page.facts(facts)
     if not _is_of_run(record, judged):
-        page.paragraph("This is not the data that the run was trained on: its train split is another one.")
+        page.paragraph("This is not the data that the run was trained on: its train split differs.")
 
 
 def _is_of_run(record: RunRecord, judged: Judged) -> bool:
@@ -85,7 +85,7 @@ def _is_of_run(record: RunRecord, judged: Judged) -> bool:
 
 def add_config(page: Page, config: TrainConfig) -> None:
     """Every key of the config, with its default."""
-    page.section("Config", "What differs from the default stands out; keys without a default belong to the model.")
+    page.section("Config", "Values other than the default are highlighted; keys without one belong to the model.")
     given, default = (flat(one.model_dump(mode="json")) for one in (config, TrainConfig()))
     rows, marked = [], []
     for place, (key, value) in enumerate(given.items()):
@@ -208,7 +208,7 @@ def add_speed(page: Page, record: RunRecord) -> None:
         ranks = sorted({one["world_size"] for one in record.sessions if "world_size" in one})
         page.facts(
             {
-                "rows a second, median of the epochs": f"{np.median(speeds):,.0f}",
+                "rows per second, median of the epochs": f"{np.median(speeds):,.0f}",
                 "slowest and fastest epoch": f"{min(speeds):,.0f} and {max(speeds):,.0f}",
                 "seconds of training": f"{sum(one.get('seconds', 0.0) for one in record.history):,.1f}",
                 "ranks": ", ".join(map(str, ranks)) or "not recorded",

@@ -85,7 +85,7 @@ def add_metrics(page: Page, scored: ScoredSplit, found: dict[str, Interval]) -> 
     page.section("Metrics")
     rows = scored.scores.size
     if scored.labels is None:
-        page.paragraph(f"The split has no labels: {rows:,} rows were scored, and nothing says how well.")
+        page.paragraph(f"The split has no labels: {rows:,} rows were scored, but cannot be evaluated.")
         return
     page.table(
         ["metric", "value", "95 % interval"],
@@ -186,7 +186,7 @@ def add_calibration(page: Page, scored: ScoredSplit) -> None:
     elif not scored.scores.size:
         page.paragraph("Every row of the split has weight 0: nothing can be judged.")
     else:
-        page.paragraph("Scores of squared loss are no probabilities: there is nothing to calibrate.")
+        page.paragraph("Scores of squared loss are not probabilities: there is nothing to calibrate.")
     page.heading("Spread of the predictions")
     labels = scored.labels if scored.label_kind == "binary" else None
     page.figure(
@@ -225,7 +225,7 @@ def _slices_note(scored: ScoredSplit) -> str:
     )
     return (
         f"By the {MOST} most frequent values of a field, or about {MOST} groups of equally many rows of a number. A "
-        "row with several values is in several slices. Of a hash its number is known, and not the text. Mean "
+        "row with several values is in several slices. Of a hash only its number is known, not the text. Mean "
         f"prediction and what was observed are weighted. Intervals of few rows are rough.{some}"
     )
 

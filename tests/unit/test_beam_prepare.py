@@ -231,7 +231,7 @@ def test_splits_by_files_and_index(tmp_path: Path) -> None:
         (log(3), {"split": "hash:colour:80/20"}, "no column 'colour'"),
         (log(3), {"split": "index:/nowhere"}, "no file matches /nowhere"),
         (b"1,2\n" * 3, {}, r"no row is left \(rejected lines: column_count: 3\)"),
-        (log(3), {"beam_args": ["--direct_num_wokers=2"]}, "--direct_num_wokers=2 is an option neither of"),
+        (log(3), {"beam_args": ["--direct_num_wokers=2"]}, "--direct_num_wokers=2 is not an option of this"),
         (log(3), {"chunk_bytes": 0}, "chunk_bytes"),
         (log(3), {"output": "/proc/no"}, "/proc/no: cannot be written: No such file"),
         (log(3), {"output": "sftp://no/out"}, "sftp://no/out/manifest.json: cannot be looked at: Unable"),
@@ -349,7 +349,7 @@ def test_an_output_takes_one_run_at_a_time_and_is_no_input(tmp_path: Path) -> No
             run(tmp_path)
 
     run(tmp_path, log(30), progress=second)
-    with pytest.raises(UserError, match=r"/out/.* is no log but a file of the data set in --output"):
+    with pytest.raises(UserError, match=r"/out/.* is not a log but a file of the data set in --output"):
         run(tmp_path, inputs=[f"{tmp_path}/**"], overwrite=True)
     assert Manifest.load(tmp_path / "out").rows_out == 30
 

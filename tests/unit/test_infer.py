@@ -83,8 +83,8 @@ def test_what_is_odd_is_left_out_and_said(found):
     odd = {column["name"]: "; ".join(column["odd"]) for column in found.columns if column["odd"]}
     assert set(odd) == {"request_id", "version", "nothing", "later"}
     assert "constant: always '3'" in odd["version"] and "always empty" in odd["nothing"]
-    assert "gives the label away: by itself it has an AUC of 1.000" in odd["later"]
-    assert "value of its own (600 in 600)" in odd["request_id"]
+    assert "gives the label away: alone it has an AUC of 1.000" in odd["later"]
+    assert "a different value (600 in 600)" in odd["request_id"]
     assert not set(fields(found)) & set(odd)
     for name in odd:
         assert f"  # - {{name: {name}, " in found.text  # a person can take it back
@@ -253,7 +253,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, content, label, message):
 
 def test_a_truncated_file_is_no_empty_one(tmp_path):
     (tmp_path / "log.csv.zst").write_bytes(zstandard.compress(b"a,click\nx,1\n" * 90)[:-9])
-    with pytest.raises(UserError, match="no whole line: the zstd stream ends early"):
+    with pytest.raises(UserError, match="no complete line: the zstd stream ends early"):
         infer_schema([str(tmp_path / "log.csv.zst")])
 
 

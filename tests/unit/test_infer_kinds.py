@@ -126,10 +126,10 @@ def test_headers_of_several_days(tmp_path):
     [
         ({"a.csv": ("click,user,price", plain), "b.csv": ("", plain)}, "a.csv begins with a header line and .*b.csv"),
         ({"a.csv": ("click,user,price", lambda i: [str(i), *plain(i)])}, "the header has 3 cells .click, ….*have 4"),
-        ({"a.csv": ("sep=,\nclick,user,price", plain)}, "the header is in the second line, behind 'sep= ?'"),
+        ({"a.csv": ("sep=,\nclick,user,price", plain)}, "the header is in the second line, after 'sep= ?'"),
         (
             {"a.csv": ("# made today\nclick,user,price", plain)},
-            "second line, behind '# made today'; remove the first",
+            "second line, after '# made today'; remove the first",
         ),
         (
             {"a.csv": ("click,user,p", plain), "b.csv": ("hit,who,p2", plain)},
@@ -185,7 +185,7 @@ def test_ids_and_moments(tmp_path, name, value, kind):
     kinds = {field["kind"] for field in column["suggested"] or [{"kind": "left out"}]}
     assert (kinds == {"time"}) == (kind == "time"), inference.text
     if kind == "id":
-        assert "would read as moments" in column["odd"][-1] or "value of its own" in column["odd"][0]
+        assert "would read as moments" in column["odd"][-1] or "a different value" in column["odd"][0]
     assert rows_of(inference, path) == ROWS
 
 
@@ -219,7 +219,7 @@ def test_ids_and_quantities(tmp_path, name, value, kinds):
     inference = infer_schema([str(path)])
     column = inference.columns[-1]
     assert [field["kind"] for field in column["suggested"] or ()] == kinds, inference.text
-    assert ("names of things, or a quantity" in "".join(column["odd"])) == (len(kinds) == 2)
+    assert ("categories, or a quantity" in "".join(column["odd"])) == (len(kinds) == 2)
     assert (inference.schema.key == "c2") == (name == "c2")
     assert ("seconds since 1970" in "".join(column["odd"])) == (name == "seen")
     assert rows_of(inference, path) == ROWS
@@ -316,13 +316,13 @@ def test_damaged_parquet_files_and_bytes_that_are_no_text(tmp_path):
     ):
         path.write_bytes(damaged)
         for files in ([str(path)], [str(whole), str(path)]):
-            with pytest.raises(UserError, match=r"a.parquet: no whole Parquet file .*; repair it or leave it out"):
+            with pytest.raises(UserError, match=r"a.parquet: a broken Parquet file .*; repair it or leave it out"):
                 infer_schema(files)
     path.write_bytes(content[:4] + bytes(len(content) // 2) + content[4 + len(content) // 2 :])
     with pytest.raises(UserError, match=r"a.parquet: row group 0 cannot be read .*; repair the file or leave it out"):
         infer_schema([str(path)])
     (tmp_path / "log.csv").write_text("click,user\n1,a\n")
-    with pytest.raises(UserError, match=r"log.csv is no Parquet file, and others are"):
+    with pytest.raises(UserError, match=r"log.csv is not a Parquet file, and others are"):
         infer_schema([str(whole), str(tmp_path / "log.csv")])
     parquet.write_table(arrow.table({"click": [0, 1] * ROWS, "user": [b"\xe9", b"\xe8"] * ROWS}), path)
     with pytest.raises(
@@ -425,12 +425,12 @@ def test_the_next_command_is_for_the_shell(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('"click" ,"user"\n' + "1,a\n0,b\n" * 60, "first line cannot be cut, there is text behind a closing quote"),
+        ('"click" ,"user"\n' + "1,a\n0,b\n" * 60, "first line cannot be cut, there is text after a closing quote"),
         ("click,click,user\n" + "1,1,a\n0,0,b\n" * 60, "column click, by its name the label, .*names it twice"),
         ("click,text\n" + '1,"a\nb"\n0,c\n' * 60, "a line end inside quotes is not supported"),
         ("[" + ",\n".join('{"click": 1, "user": "a"}' for _ in range(60)) + "]", "a JSON array.*jq -c '"),
         ('{\n  "click": 1\n}\n' * 60, "JSON over several lines.*jq -c"),
-        ('{"click": 1, "user": "a"},\n' * 60, "a comma stands behind its JSON objects: sed "),
+        ('{"click": 1, "user": "a"},\n' * 60, "its JSON objects are followed by commas: sed "),
         ("{'click': 1, 'user': 'a'}\n" * 60, "objects as Python prints them.*json.dumps"),
         ("click   user   price\n" + "1   a    2\n0   bb   3\n" * 60, "several blanks stand between"),
         ("click,user,price\n" + "1,'a, b',2\n0,'c, d',3\n" * 60, "wrapped in double quotes, not in single ones"),

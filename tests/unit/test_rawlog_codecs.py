@@ -96,12 +96,16 @@ def test_the_first_bytes_say_what_a_file_is() -> None:
         ("b.gz", b"click,site", r"b.gz: the name says gzip, the content does not; rename or repair the file"),
         ("b.csv.bz2", b"BZh", "the name says bz2"),
         ("b.zst", b"click", "the name says zstd"),
-        ("b.log", b"PAR1\x15\x04", "b.log is a Parquet file; say `format: {kind: parquet}` in the schema"),
-        ("b.xz", b"\xfd7zXZ\0\0\4", "b.xz is an xz file; text is read plain or packed by gzip, bzip2 or zstd"),
-        ("b.orc", b"ORC\x08", "b.orc is an ORC file; of files with tables only Parquet is read; write it as Parquet"),
+        ("b.log", b"PAR1\x15\x04", "b.log is a Parquet file; set `format: {kind: parquet}` in the schema"),
+        ("b.xz", b"\xfd7zXZ\0\0\4", "b.xz is an xz file; text may be plain or compressed by gzip, bzip2 or zstd"),
+        (
+            "b.orc",
+            b"ORC\x08",
+            "b.orc is an ORC file; of table formats only Parquet is read; write it as Parquet",
+        ),
         ("b.feather", b"ARROW1\0\0", "b.feather is an Arrow file; .* write it as Parquet"),
         ("b", b"SQLite format 3\0", "b is an SQLite database"),
-        ("b.csv", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS .*; git lfs pull"),
+        ("b.csv", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer .*; git lfs pull"),
         ("b.csv", b"<!DOCTYPE html><p>404", "is an HTML page; download the log itself"),
         ("b.csv", "click,site\n1,é".encode("utf-16"), "is UTF-16 text; write it as UTF-8: iconv -f UTF-16 -t UTF-8"),
         ("b.csv", b"\xfe\xff" + "click,site".encode("utf-16-be"), "is UTF-16 text"),
@@ -145,7 +149,7 @@ ARCHIVES = {
 def test_an_archive_is_named_plain_or_packed(tmp_path: Path, codec: Codec, what: str, content: bytes) -> None:
     path = tmp_path / f"dac.{codec}"
     path.write_bytes(content if codec == "plain" else PACK[codec](content))
-    packed = "" if codec == "plain" else f" packed by {codec}"
+    packed = "" if codec == "plain" else f" compressed by {codec}"
     with pytest.raises(UserError, match=f"{path} is {what}{packed}; ") as raised, open_log(str(path)) as lines:
         lines.take(1)
     assert "\n" not in str(raised.value)
@@ -156,7 +160,7 @@ def test_a_file_packed_twice_is_named(tmp_path: Path, codec: Codec) -> None:
     path = tmp_path / "a.log"
     for second in ("gzip", "bz2", "zstd"):
         path.write_bytes(PACK[codec](PACK[second](b"1,a\n")))
-        message = f"packed twice, by {codec} and by {second} inside"
+        message = f"compressed twice, by {codec} and by {second} inside"
         with pytest.raises(UserError, match=message), open_log(str(path)) as lines:
             lines.take(1)
 

@@ -244,13 +244,13 @@ def test_only_the_columns_that_are_read_need_be_cells(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=rf"log.parquet: {message}"):
             next(parse_log(str(path), schema("parquet", name)))
-    with pytest.raises(UserError, match="is a Parquet file; say"):
+    with pytest.raises(UserError, match="is a Parquet file; set"):
         next(parse_log(str(path), schema("jsonl", "word")))
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"log.parquet: no whole Parquet file \(.*\); repair it or leave it out"):
+    with pytest.raises(UserError, match=r"log.parquet: a broken Parquet file \(.*\); repair it or leave it out"):
         next(parse_log(str(path), spec))
     path.write_bytes(b"click,word\n")
-    with pytest.raises(UserError, match="is no Parquet file; say in the schema how it is written"):
+    with pytest.raises(UserError, match="is not a Parquet file; say in the schema how it is written"):
         next(parse_log(str(path), spec))
 
 
