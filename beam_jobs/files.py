@@ -27,6 +27,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from afm_ctr.errors import UserError
 from afm_ctr.io.files import TEMPORARY, remove_folder, replacing, target_name, temporary_name
+from afm_ctr.io.inputs import open_input
 from afm_ctr.io.paths import escape_folders, expand
 from afm_ctr.io.paths import is_remote as is_remote
 from afm_ctr.io.paths import join as join
@@ -175,13 +176,20 @@ def open_raw(path: str) -> BinaryIO:
     """
     with _said_by(path, "cannot be read"):
         if not is_remote(path):
-            return open(path, "rb")
+            return open_input(path)
         return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+
+
+@contextmanager
+def reading(path: str) -> Iterator[BinaryIO]:
+    """:func:`open_raw` as a context; errors while the block reads become UserErrors too."""
+    with _said_by(path, "cannot be read"), open_raw(path) as stream:
+        yield stream
 
 
 def read(path: str) -> bytes:
     """Read a small file."""
-    with open_raw(path) as stream:
+    with reading(path) as stream:
         return stream.read()
 
 

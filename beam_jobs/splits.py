@@ -206,10 +206,9 @@ def read_index(rule: SplitRule, rows: int) -> np.ndarray:
         UserError: a name is not a split, or the rows are not exactly those of the input.
     """
     path = rule.path or ""
-    files.match(path)
     known = {name.encode(): place for place, name in enumerate(SPLITS)}
     codes = np.full(rows, NO_SPLIT, np.int8)
-    with files.open_raw(path) as stream:
+    with files.reading(path) as stream:
         number = 0
         for number, line in enumerate(stream, 1):
             first, tab, second = line.rstrip(b"\r\n").partition(b"\t")

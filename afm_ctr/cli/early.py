@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     from afm_ctr.training import TrainConfig
 
 
-def check_inputs(*, data: Path | None = None, run: Path | None = None, config: Path | None = None) -> None:
-    """Refuse a missing data set, run or config with the message of the code that reads it.
+def check_inputs(
+    *,
+    data: Path | None = None,
+    run: Path | None = None,
+    config: Path | None = None,
+    origin: Path | None = None,
+) -> None:
+    """Refuse a missing data set, run, config or run to continue with the message of the code that reads it.
 
     Ranks leave this to the command: there one rank's refusal reaches the others.
 
@@ -28,6 +34,8 @@ def check_inputs(*, data: Path | None = None, run: Path | None = None, config: P
         raise UserError(f"{config}: {what}; name a training config with --config")
     if run is not None and not (run / "config.yaml").is_file():
         raise UserError(f"{run} holds no training run (no config.yaml); afm-ctr train makes one")
+    if origin is not None and not any((origin / name).is_file() for name in ("config.yaml", "checkpoint.json")):
+        raise UserError(f"--from-checkpoint {origin}: neither a run's folder (no config.yaml) nor a checkpoint's")
     if data is not None and not (data / "manifest.json").is_file():
         raise UserError(f"{data} is not a prepared data set: no manifest.json; run afm-ctr prepare")
 

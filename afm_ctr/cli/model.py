@@ -51,7 +51,7 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Train a model; under horovodrun on all ranks. The same command, run again, resumes where it stopped."""
-    check_inputs(data=data, config=config)
+    check_inputs(data=data, config=config, origin=from_checkpoint)
     settings = training_config(model_dir, config, set_ or [], from_checkpoint)
     sized = settings is None
     if config is None and from_checkpoint is not None and not sized and not (model_dir / "config.yaml").is_file():

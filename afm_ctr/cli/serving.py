@@ -129,16 +129,9 @@ def serve(context: typer.Context) -> None:
         print(flags.usage(console.width))
         return
     chosen = flags.parse(context.args)
-    from serving.server.ports import HeldPort
-
-    # Loading TensorFlow takes seconds, and a port in use should be reported at once.
-    for flag, port in (("--port", chosen.port), ("--rest_api_port", chosen.rest_api_port)):
-        if port is not None:
-            HeldPort(chosen.host, port, flag).release()
-    load_tensorflow()
     from serving.server import app as server
 
-    server.run(chosen)
+    server.run(chosen, load_tensorflow)
 
 
 @app.command(

@@ -17,6 +17,7 @@ from afm_ctr.io.inputs import read_settings
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_DEEPEST = 100
 _MOST_NODES = 100_000  # with every alias expanded; more only in proportion to the file's length
 
 
@@ -69,6 +70,16 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_repeats)
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
+def _check_depth(text: str) -> None:
+    """Refuse nesting deeper than any schema has: libyaml recurses in C until the stack is full."""
+    depth = 0
+    event: Any
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise yaml.constructor.ConstructorError(None, None, "nested too deeply", event.start_mark)
+
+
 def _check_aliases(root: Any) -> None:
     """Refuse a few lines that expand to millions of values: anchors in anchors, or in themselves."""
     sizes: dict[int, int | None] = {}  # of a node with its expansion; None: being counted
@@ -98,6 +109,7 @@ def parse_yaml(text: str, where: str) -> Any:
         UserError: not YAML; its line names the place, in a text of several lines as ``where:line:column``.
     """
     try:
+        _check_depth(text)
         loader = _Loader(text)
         try:
             node = loader.get_single_node()

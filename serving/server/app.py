@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from serving.server.flags import ServerFlags, check_base_path
 from serving.server.model_config import ModelConfig, check_labels, read_model_config
 from serving.server.ports import HeldPort, make_grpc_server, open_grpc
 from serving.server.tls import server_credentials
+from serving.server.versions import VersionWatcher
 
 log = logging.getLogger("serving.server")
 
@@ -51,7 +53,7 @@ class LocalServer:
         self._credentials = server_credentials(flags.ssl_config_file) if flags.ssl_config_file else None
         self._stopping = threading.Event()
         self.host = host = host or flags.host
-        # Ports first: loading TensorFlow takes seconds, and a taken port should fail at once.
+        # Nothing here loads TensorFlow, which takes seconds: a taken port should fail at once.
         self._held_grpc = None if flags.port is None else HeldPort(host, flags.port, "--port")
         self._held_rest = (
             None if flags.rest_api_port is None else HeldPort(host, flags.rest_api_port, "--rest_api_port")
@@ -61,11 +63,11 @@ class LocalServer:
         self._grpc: grpc.Server | None = None
         self._rest: Any = None
         self._health: Any = None
-        from serving.server.handlers import predict_on
-        from serving.server.models import Servable, warm_up
-        from serving.server.versions import VersionWatcher
 
-        def load(version: int, folder: Path) -> Servable:
+        def load(version: int, folder: Path) -> Any:
+            from serving.server.handlers import predict_on
+            from serving.server.models import Servable, warm_up
+
             servable = Servable(flags.model_name, version, folder, flags)
             try:
                 count = warm_up(servable, predict_on) if flags.enable_model_warmup else 0
@@ -167,8 +169,11 @@ def _config_of(flags: ServerFlags) -> ModelConfig:
     return config
 
 
-def run(flags: ServerFlags) -> dict[str, Any]:
+def run(flags: ServerFlags, begin: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Serve until SIGINT or SIGTERM.
+
+    Args:
+        begin: called when flags and files have been checked, before TensorFlow is imported.
 
     Returns:
         ``{"model_name", "versions", "grpc_port", "rest_port"}``.
@@ -184,6 +189,7 @@ def run(flags: ServerFlags) -> dict[str, Any]:
     server = LocalServer(flags)
     flags = server.flags
     try:
+        begin()
         if not stopping.is_set():
             log.info("%s", _who_may_call(server.host))
             server.start()

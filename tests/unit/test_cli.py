@@ -123,6 +123,10 @@ def test_commands_are_listed_in_the_order_of_the_work() -> None:
         (["export", "--model-dir", "m", "--export-base", "b"], "m holds no training run"),
         (["predict", "--model-dir", "m", "--data", "d", "--output", "o"], "m holds no training run"),
         (["validate-export", "--export-dir", "e", "--model-dir", "m"], "m holds no training run"),
+        (
+            ["train", "--data", "d", "--model-dir", "m", "--from-checkpoint", "o"],
+            "--from-checkpoint o: neither a run's folder",
+        ),
     ],
 )
 def test_what_is_not_there_is_refused_before_tensorflow_is_loaded(
@@ -245,6 +249,19 @@ def test_score_takes_the_name_in_either_spelling(spelling: str, tmp_path: Path) 
     files = ["--schema", str(tmp_path / "absent.yaml"), "--input", "i", "--output", str(tmp_path / "o")]
     result = CliRunner().invoke(app, ["score", "--target", "localhost:1", *files, spelling, "other"])
     assert "absent.yaml" in str(result.exception)  # and not: no such option
+
+
+@pytest.mark.parametrize("flag", ["--model_config_file", "--ssl_config_file"])
+def test_a_servers_file_is_refused_before_tensorflow_is_loaded(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "afm_ctr.cli.serving.load_tensorflow", lambda: pytest.fail("TensorFlow would have been loaded")
+    )
+    base = [] if flag == "--model_config_file" else [f"--model_base_path={tmp_path}"]
+    result = CliRunner().invoke(app, ["serve", *base, "--port=8500", f"{flag}=/dev/zero"])
+    assert isinstance(result.exception, UserError), result.exception
+    assert f"{flag}=/dev/zero: it is a device" in str(result.exception)
 
 
 @pytest.mark.parametrize("flag", ["--port", "--rest_api_port"])

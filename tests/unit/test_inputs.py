@@ -17,6 +17,7 @@ from afm_ctr.io.inputs import open_input, read_settings
 from afm_ctr.rawlog import open_log
 from afm_ctr.schema import read_yaml
 from afm_ctr.schema.keys import read_key
+from beam_jobs.splits import parse_rule, read_index
 from serving.channel import tls_credentials
 from serving.score import check_log, score_file
 from serving.server.model_config import read_model_config
@@ -28,7 +29,25 @@ def _lines(path: str) -> None:
         lines.take(1)
 
 
-READERS = [_lines, lambda path: read_yaml(Path(path)), read_key, read_model_config, server_credentials, check_log]
+def _index(path: str) -> None:
+    read_index(parse_rule(f"index:{path}"), 3)
+
+
+READERS = [
+    _index,
+    _lines,
+    lambda path: read_yaml(Path(path)),
+    read_key,
+    read_model_config,
+    server_credentials,
+    check_log,
+]
+
+
+@pytest.mark.parametrize("reader", READERS[:-1])
+def test_a_file_that_opens_and_cannot_be_read_is_one_line(reader):
+    with pytest.raises(UserError, match=r"/proc/self/mem: .*Input/output error"):
+        reader("/proc/self/mem")
 
 
 @pytest.mark.parametrize("reader", READERS)

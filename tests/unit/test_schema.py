@@ -39,6 +39,9 @@ MISTAKES = yaml.safe_load(Path(__file__).with_name("schema_mistakes.yaml").read_
 LAYERS = "".join(f"a{layer}: &a{layer} [{', '.join([f'*a{layer - 1}'] * 9)}]\n" for layer in range(1, 9))
 ENDLESS = [
     ("name: shop", f"name: {'[' * 3000}{']' * 3000}", "nested too deeply"),
+    ("name: shop", f"name: {'[' * 100_000}", "nested too deeply"),
+    ("name: shop", f"name: {'{a: ' * 20_000}", "nested too deeply"),
+    ("name: shop", f"name: shop\nx:\n  {'- ' * 20_000}", "nested too deeply"),
     ("name: shop", f"a0: &a0 [x,x,x,x,x,x,x,x,x]\n{LAYERS}", "aliases stand for too much"),
 ]
 
