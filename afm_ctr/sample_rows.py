@@ -50,7 +50,7 @@ def load_samples(folder: str | os.PathLike[str], columns: Sequence[str]) -> list
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         if all(set(columns) <= set(row) for row in rows):
             return [{name: row[name].encode() for name in columns} for row in rows]
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         # Not worth failing for: the caller makes rows up instead and reports it.
         pass
     return []

@@ -108,7 +108,7 @@ class SideTables:
                 raise UserError(
                     f"{path}: no such file: the schema joins the side table '{name}', and its copy must be there"
                 ) from None
-            except (OSError, ValueError, TypeError, AttributeError) as error:
+            except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise UserError(f"{path}: not a copy of a side table: {error}; prepare the data again") from None
             wanted = [table.key.table, *table.names]
             if head != wanted or any(len(row) != len(wanted) for row in rows[name]):

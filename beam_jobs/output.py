@@ -250,7 +250,7 @@ def _save_tables(tables: SideTables, folder: str) -> None:
 def _attempt_of(manifest: bytes) -> str | None:
     try:
         found = json.loads(manifest)["attempt"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None  # damaged: not worth keeping until the new data set is complete
     return found if isinstance(found, str) else None
 

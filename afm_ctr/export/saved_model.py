@@ -23,6 +23,7 @@ from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.model_io import Which, open_run
 from afm_ctr.training.stored_table import LARGEST_TABLE_MB, StoredTable
 from afm_ctr.visible import counted
+from serving.server.versions import LARGEST, version_folders
 
 EXTRA = "assets.extra"
 
@@ -194,23 +195,20 @@ def _checked_schema(model: CTRModel, schema: ResolvedSchema | None, warmup: Warm
 
 
 def versions(base: Path) -> list[int]:
-    """The versions in a base folder, ascending: folders whose name is a whole number, as for the server."""
-    if not base.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in base.iterdir() if entry.is_dir() and entry.name.isdecimal())
+    """The versions in a base folder, ascending, as for the server."""
+    return sorted(version_folders(base)) if base.is_dir() else []
 
 
 def _version(base: Path, asked: int | None) -> int:
     there = versions(base)
-    if asked is None:
-        return there[-1] + 1 if there else 1
-    if asked < 1:
-        raise UserError(f"export: version is {asked}; it must be 1 or more")
-    if asked in there:
+    version = max(there, default=0) + 1 if asked is None else asked
+    if not 1 <= version <= LARGEST:
+        raise UserError(f"export: version is {version}; it must be 1 or more, and at most {LARGEST}")
+    if version in there:
         raise UserError(
-            f"export: version {asked} exists in {base}; choose another, or none for version {there[-1] + 1}"
+            f"export: version {version} exists in {base}; choose another, or none for version {there[-1] + 1}"
         )
-    return asked
+    return version
 
 
 def _write_extra(folder: Path, schema: ResolvedSchema, warmup: WarmupRows) -> None:

@@ -27,6 +27,7 @@ from afm_ctr.records import serialize_examples
 from afm_ctr.sample_rows import load_samples, made_up_rows
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.model_io import Which, open_run
+from serving.server.versions import version_folders
 from serving.tensors import to_array
 
 _SECONDS = 600
@@ -101,8 +102,8 @@ def validate_export(
     """
     folder = Path(export_dir)
     if not (folder / "saved_model.pb").is_file():
-        versions = [entry.name for entry in folder.iterdir() if entry.name.isdecimal()] if folder.is_dir() else []
-        hint = f"; give one version: {folder / max(versions, key=int)}" if versions else ""
+        versions = version_folders(folder) if folder.is_dir() else {}
+        hint = f"; give one version: {versions[max(versions)]}" if versions else ""
         raise UserError(f"validate-export: {folder} holds no saved_model.pb{hint}")
     expected = None if model_dir is None else from_run(model_dir, which, _is_halved(folder))
     job = _Job(folder, expected, inspect or _in_fresh_process)

@@ -152,6 +152,30 @@ def write_json(path: PathLike, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_json(path: PathLike) -> dict[str, Any]:
+    """The object in a small JSON file. Raises UserError: it cannot be read, or is damaged."""
+    with as_user_error(f"cannot read {path}"):
+        content = Path(path).read_bytes()
+    return _object(path, content)
+
+
+def read_json_lines(path: PathLike) -> list[dict[str, Any]]:
+    """The objects in a small JSON Lines file. Raises UserError: it cannot be read, or is damaged."""
+    with as_user_error(f"cannot read {path}"):
+        content = Path(path).read_bytes()
+    return [_object(path, line) for line in content.splitlines()]
+
+
+def _object(path: PathLike, text: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: an object is due, not {text[:40].decode('utf-8', 'replace')}")
+    return content
+
+
 def refuse_input(output: PathLike, inputs: Iterable[PathLike]) -> None:
     """Raise UserError if the output file is one of the inputs: it would be lost."""
     if any(os.path.isfile(output) and os.path.exists(path) and os.path.samefile(path, output) for path in inputs):

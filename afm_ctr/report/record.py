@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from afm_ctr.errors import UserError
-from afm_ctr.io.files import refusal
+from afm_ctr.io.files import read_json
 from afm_ctr.io.secrets import without_secrets
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import TrainConfig
 from afm_ctr.training.config import CONFIG
 from afm_ctr.training.evaluation import check_readable
-from afm_ctr.training.model_io import HISTORY, PROFILE, RUN
+from afm_ctr.training.model_io import PROFILE, RUN
+from afm_ctr.training.verdict import history_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +33,12 @@ class RunRecord:
         """Read the folder; the run may be in progress. Raises UserError: no run, or a damaged file."""
         if not (folder / RUN).is_file() or not (folder / CONFIG).is_file():
             raise UserError(f"{folder} holds no training run (no {RUN} or {CONFIG}); afm-ctr train makes one")
-        run, profile = without_secrets(_json(folder / RUN)), None
+        run, profile = without_secrets(read_json(folder / RUN)), None
         if "sessions" in run:
             run["sessions"] = [without_secrets(one) for one in run["sessions"]]
         if (folder / PROFILE).is_file():
-            profile = _json(folder / PROFILE)
-        history = []
-        if (folder / HISTORY).is_file():
-            history = [_parsed(folder / HISTORY, line) for line in _text(folder / HISTORY).splitlines()]
-        return cls(folder, TrainConfig.load(folder / CONFIG), run, history, profile)
+            profile = read_json(folder / PROFILE)
+        return cls(folder, TrainConfig.load(folder / CONFIG), run, history_of(folder), profile)
 
     @property
     def sessions(self) -> list[dict[str, Any]]:
@@ -89,24 +86,3 @@ class Judged:
             )
             return cls(folder, manifest, None, why)
         return cls(folder, manifest, found)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {refusal(error) or error}") from error
-
-
-def _parsed(path: Path, text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: an object is due, not {text[:40]}")
-    return content
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return _parsed(path, _text(path))

@@ -74,7 +74,7 @@ class CheckpointManager:
             return None
         try:
             return Checkpoint.open(self.path(int(json.loads(pointer.read_text(encoding="utf-8"))["step"])))
-        except (DamagedCheckpoint, ValueError, KeyError, TypeError) as error:
+        except (DamagedCheckpoint, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"the best checkpoint is damaged ({error}); use the latest one instead") from error
 
     def mark_best(self, best: dict[str, Any] | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from afm_ctr.distributed import World
 from afm_ctr.embedding import assign_rows
 from afm_ctr.errors import UserError
+from afm_ctr.io.files import read_json
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training.checkpoint import MANIFEST, Checkpoint, DamagedCheckpoint, Position
 from afm_ctr.training.checkpoint_manager import CheckpointManager
@@ -41,8 +41,12 @@ def check_origin(model_dir: Path, origin: Path | None, begun: bool) -> dict[str,
     """
     if not (model_dir / RUN).is_file():
         return None
-    known: dict[str, Any] | None = json.loads((model_dir / RUN).read_text(encoding="utf-8")).get("from_checkpoint")
-    before = known["path"] if known else None
+    path = model_dir / RUN
+    known: dict[str, Any] | None = read_json(path).get("from_checkpoint")
+    try:
+        before = known["path"] if known else None
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: from_checkpoint: {error}") from error
     if origin is not None and begun and before is None:
         raise UserError(
             f"--from-checkpoint {origin}: the run in {model_dir} was begun from nothing and has gone on since; name "

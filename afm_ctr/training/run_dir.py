@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from afm_ctr.errors import UserError
 from afm_ctr.installed import versions_of
-from afm_ctr.io.files import exclusive_lock, remove_temporaries, write_json, write_text
+from afm_ctr.io.files import exclusive_lock, read_json, remove_temporaries, write_json, write_text
 from afm_ctr.io.secrets import mask_words, without_secrets
 from afm_ctr.records import Manifest
 from afm_ctr.schema import ResolvedSchema
@@ -135,8 +135,8 @@ class RunDir:
         path = self.path / RUN
         if path.is_file():
             try:
-                sessions = [without_secrets(one) for one in json.loads(path.read_text(encoding="utf-8"))["sessions"]]
-            except (ValueError, KeyError, TypeError) as error:
+                sessions = [without_secrets(one) for one in read_json(path)["sessions"]]
+            except (KeyError, TypeError) as error:
                 raise UserError(f"{path} is damaged: {error}") from error
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         entry = {"started": now, "command": mask_words(command), "versions": versions_of(*PACKAGES)}

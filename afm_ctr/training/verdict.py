@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from afm_ctr.io.files import read_json_lines
 from afm_ctr.training.callbacks import improves
 from afm_ctr.training.config import BY_LOSS, TrainConfig
 from afm_ctr.training.model_io import HISTORY
@@ -94,6 +94,6 @@ def warnings_of(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> li
 
 
 def history_of(folder: Path) -> list[dict[str, Any]]:
-    """The epochs in a run's folder, so far."""
+    """The epochs in a run's folder, so far. Raises UserError: the file is damaged."""
     path = folder / HISTORY
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return read_json_lines(path) if path.is_file() else []

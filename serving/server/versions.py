@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ log = logging.getLogger("serving.server")
 # The states of GetModelStatus.
 START, LOADING, AVAILABLE, UNLOADING, END = 10, 20, 30, 40, 50
 
+_NUMBER = re.compile("0*[0-9]{1,19}")
+LARGEST = 2**63 - 1  # versions are int64 on the wire
 _KEPT_STATES = 100
 _DRAIN_SECONDS = 60.0
 
@@ -178,11 +181,10 @@ class VersionWatcher(Generic[T]):
 
     def _version_folders(self) -> dict[int, Path]:
         try:
-            found = {int(p.name): p for p in self.base_path.iterdir() if p.name.isascii() and p.name.isdigit()}
+            found = version_folders(self.base_path)
         except OSError as error:
             self._warn(f"{self.base_path}: {error.strerror}; keeping version {self.version}")
             return {}
-        found = {version: path for version, path in found.items() if path.is_dir()}
         if not found:
             self._warn(
                 f"no version of {self.name} in {self.base_path}: waiting for a numbered folder (afm-ctr export)"
@@ -244,6 +246,12 @@ class VersionWatcher(Generic[T]):
         if text != self._warned:  # log it once, not at every poll
             log.warning("%s", text)
             self._warned = text
+
+
+def version_folders(base_path: Path) -> dict[int, Path]:
+    """The folders whose name is a version's number, by number. Raises OSError: ``base_path`` cannot be listed."""
+    found = {int(path.name): path for path in base_path.iterdir() if _NUMBER.fullmatch(path.name)}
+    return {version: path for version, path in found.items() if version <= LARGEST and path.is_dir()}
 
 
 def _fingerprint(folder: Path) -> tuple[object, ...]:

@@ -20,6 +20,7 @@ from afm_ctr.report.record import Judged, RunRecord
 from afm_ctr.report.scored import ScoredSplit
 from afm_ctr.schema import ResolvedSchema
 from afm_ctr.training import TrainConfig
+from afm_ctr.training.incremental import check_origin
 from afm_ctr.training.verdict import how_trained
 from afm_ctr.webpage import Page
 from tests.runs import every_kind
@@ -311,9 +312,25 @@ def test_no_run_and_a_damaged_one_are_told_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no training run"):
         RunRecord.load(tmp_path)
     folder = _run(tmp_path / "run")
-    (folder / "history.jsonl").write_text('{"epoch": 0}\nnonsense\n')
-    with pytest.raises(UserError, match=r"history.jsonl is damaged"):
-        RunRecord.load(folder)
+    (folder / "history.jsonl").write_text('{"epoch": 0}\n')
+    for name, read in (("history.jsonl", RunRecord.load), ("run.json", RunRecord.load), ("run.json", _taken_up)):
+        kept = (folder / name).read_bytes()
+        for damage in (
+            b'{"epoch": 0}\nnonsense\n',
+            kept[: len(kept) // 2],
+            b"[1]\n",
+            b"null",
+            b"\xff",
+            b"[" * 100_000,
+        ):
+            (folder / name).write_bytes(damage)
+            with pytest.raises(UserError, match=f"{name} is damaged"):
+                read(folder)
+        (folder / name).write_bytes(kept)
+
+
+def _taken_up(folder: Path) -> None:
+    check_origin(folder, None, begun=True)
 
 
 def test_what_differs_from_the_default_stands_out() -> None:

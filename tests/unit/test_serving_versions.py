@@ -8,6 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from afm_ctr.errors import UserError
+from afm_ctr.export import saved_model
 from serving.server.request_errors import RequestError, from_number
 from serving.server.versions import AVAILABLE, END, VersionWatcher
 
@@ -46,10 +48,22 @@ def states(watcher: VersionWatcher[Model]) -> dict[int, int]:
 def test_the_highest_number_serves_and_other_names_are_ignored(
     watcher: VersionWatcher[Model], tmp_path: Path
 ) -> None:
-    make(tmp_path, "2", "00010", "9", "tmp-11", "12.bak", "x")
+    make(tmp_path, "2", "00010", "9", "tmp-11", "12.bak", "x", "١٢", str(2**63), "9" * 20, "1" * 250)
     (tmp_path / "99").touch()  # a file
     watcher.look()
     assert watcher.version == 10
+
+
+def test_export_sees_the_versions_that_the_server_sees(tmp_path: Path) -> None:
+    make(tmp_path, "2", "00010", "١٢", str(2**63), "9" * 20)
+    assert saved_model.versions(tmp_path) == [2, 10]
+    assert saved_model._version(tmp_path, None) == 11
+    for version in (-1, 0, 2**63):
+        with pytest.raises(UserError, match=f"version is {version}; it must be 1 or more, and at most {2**63 - 1}"):
+            saved_model._version(tmp_path, version)
+    make(tmp_path, str(2**63 - 1))
+    with pytest.raises(UserError, match=f"version is {2**63}; it must be"):
+        saved_model._version(tmp_path, None)
 
 
 def test_a_new_version_replaces_the_old_one_which_is_closed(watcher: VersionWatcher[Model], tmp_path: Path) -> None:
