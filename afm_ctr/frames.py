@@ -274,7 +274,10 @@ def _inferred(table: Any, label: str | None) -> FeatureSchema:
     stride = max(1, table.num_rows // _SAMPLED)
     with tempfile.TemporaryDirectory(prefix="afm-ctr-") as folder:
         path = Path(folder) / f"{_SOURCE}.parquet"
-        pyarrow.parquet.write_table(table.take(np.arange(0, table.num_rows, stride)), path)
+        try:
+            pyarrow.parquet.write_table(table.take(np.arange(0, table.num_rows, stride)), path)
+        except pyarrow.ArrowException as error:
+            raise UserError(f"the frame has a column that cannot be stored to look at: {error}; cast it") from error
         try:
             found = infer_schema([str(path)], label=None if label is None else str(label))
         except UserError as error:

@@ -206,6 +206,8 @@ def read_index(rule: SplitRule, rows: int) -> np.ndarray:
         UserError: a name is not a split, or the rows are not exactly those of the input.
     """
     path = rule.path or ""
+    if not files.exists(path):
+        raise UserError(f"no file matches {path}")
     known = {name.encode(): place for place, name in enumerate(SPLITS)}
     codes = np.full(rows, NO_SPLIT, np.int8)
     with files.reading(path) as stream:

@@ -150,7 +150,10 @@ def _pem(path: str | Path) -> bytes:
     path = Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():  # a device may have no end
         raise ValueError(f"{path} is not a file")
-    text = path.read_bytes()
+    try:
+        text = path.read_bytes()
+    except OSError as error:  # one of reading has no name
+        raise OSError(error.errno, error.strerror, str(path)) from None
     if b"-----BEGIN " not in text:
         raise ValueError(f"{path} is not a PEM file")
     return text

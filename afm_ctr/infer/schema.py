@@ -144,12 +144,10 @@ def _head(table: Table) -> list[str]:
         "Own AUC: how a column's positive shares in one half of the rows order the other half.",
         "Chance of a new value: the share of rows whose value was seen once.",
     ]
-    if table.rejects:
-        bad = ", ".join(f"{reason}: {count}" for reason, count in sorted(table.rejects.items()))
-        lines.append(f"Lines that are no rows: {bad}.")
-        if (lost := sum(table.rejects.values())) > 0.01 * (table.rows + lost):
-            how = table.to_utf8 if table.rejects["bad_utf8"] > 0.5 * lost else "repair the files"
-            lines.append(f"LOOK AT THIS: prepare stops where they are more than 1 % of the lines: {how}.")
+    if table.lost:
+        lines.append(f"Lines that are no rows: {table.lost}.")
+        if table.repair:
+            lines.append(f"LOOK AT THIS: prepare stops where they are more than 1 % of the lines: {table.repair}.")
     return [*comment(lines), ""]
 
 
@@ -213,7 +211,8 @@ def _columns(
     if all(suggestion.left_out for suggestion in suggestions):
         found = {s.profile.name: s.left_out for s in suggestions} | table.layout.left_out
         why = "; ".join(f"{name}: {reason}" for name, reason in list(found.items())[:5])
-        raise UserError(f"{table.paths[0]}: no column is fit for a feature: {why or 'there is only the label'}")
+        lost = f"; some lines are no rows ({table.lost}): {table.repair}" if table.repair else ""
+        raise UserError(f"{table.paths[0]}: no column is fit for a feature: {why or 'there is only the label'}{lost}")
     lines = comment(["No label: to score with, not to train on."] if guess is None else guess.why)
     lines += [""] if guess is None else [f"label: {flow(guess.schema)}", ""]
     lines += _roles(suggestions)

@@ -51,6 +51,19 @@ class Table:
         parquet = self.layout.format["kind"] == "parquet"
         return "write its texts as UTF-8" if parquet else "write it as UTF-8: iconv -f ISO-8859-1 -t UTF-8 FILE"
 
+    @property
+    def lost(self) -> str | None:
+        """The lines that are no rows, counted by reason; None: there are none."""
+        return ", ".join(f"{reason}: {count}" for reason, count in sorted(self.rejects.items())) or None
+
+    @property
+    def repair(self) -> str | None:
+        """What to do about those lines; None where they are too few for ``prepare`` to stop."""
+        lost = sum(self.rejects.values())
+        if lost <= 0.01 * (self.rows + lost):
+            return None
+        return self.to_utf8 if self.rejects["bad_utf8"] > 0.5 * lost else "repair the files"
+
 
 def read_table(patterns: Sequence[str]) -> Table:
     """Sample the files of paths and globs.

@@ -182,14 +182,14 @@ def run(flags: ServerFlags, begin: Callable[[], None] = lambda: None) -> dict[st
         UserError: no base path, or a port is taken.
     """
     _show_log()
+    server = LocalServer(flags)
+    begin()
     stopping = threading.Event()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopping.set())
-    server = LocalServer(flags)
     flags = server.flags
     try:
-        begin()
         if not stopping.is_set():
             log.info("%s", _who_may_call(server.host))
             server.start()

@@ -272,6 +272,19 @@ def test_frames_of_other_libraries(data: Any) -> None:
             from_pandas(given, data.schema)
 
 
+@pytest.mark.parametrize("kind", ["month_day_nano_interval", "seconds beyond milliseconds", "union"])
+def test_a_column_of_arrow_that_no_file_can_hold_is_one_line(kind: str) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    odd = {
+        "month_day_nano_interval": lambda: arrow.array([(1, 2, 3)] * 400, arrow.month_day_nano_interval()),
+        "seconds beyond milliseconds": lambda: arrow.array([2**62] * 400, arrow.timestamp("s")),
+        "union": lambda: arrow.UnionArray.from_sparse(arrow.array([0] * 400, arrow.int8()), [arrow.array([1] * 400)]),
+    }
+    table = arrow.Table.from_pandas(frame(), preserve_index=False).append_column("odd", odd[kind]())
+    with pytest.raises(UserError, match=r"^the frame has a column that cannot be stored to look at: .*; cast it$"):
+        from_pandas(table, label="clicked")
+
+
 def test_views_and_runs_are_read_like_plain_arrays(data: Any) -> None:
     arrow = pytest.importorskip("pyarrow")
     rows = frame()

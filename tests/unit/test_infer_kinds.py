@@ -456,6 +456,12 @@ def test_text_that_is_not_utf8(tmp_path, encoding, header):
         infer_schema([str(tmp_path / "log.csv")])
 
 
+def test_columns_of_which_lines_in_another_encoding_leave_nothing(tmp_path):
+    (tmp_path / "log.csv").write_text("click,a\n" + "1,é\n0,x\n" * 60, encoding="latin-1")
+    with pytest.raises(UserError, match=r"a: constant: always 'x'; some lines are no rows \(bad_utf8: 60\): .*iconv"):
+        infer_schema([str(tmp_path / "log.csv")], labelled=False)
+
+
 def test_a_label_that_is_named_and_cannot_be_read(tmp_path):
     path = write(tmp_path / "a.csv", "click,click,user", lambda i: f"{hit(i)},{hit(i)},u{i % 7}")
     with pytest.raises(UserError, match=r"--label click: .*the header names it twice; rename one of them"):

@@ -114,6 +114,8 @@ def test_what_breaks_while_a_log_is_read_is_one_line_of_the_log():
 def test_certificates_are_files():
     with pytest.raises(ValueError, match="/dev/zero is not a file"):
         tls_credentials("/dev/zero")
+    with pytest.raises(OSError, match="Input/output error: '/proc/self/mem'"):
+        tls_credentials("/proc/self/mem")
 
 
 def test_score_names_a_missing_log_before_a_server_that_is_not_there(tmp_path):
