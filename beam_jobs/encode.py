@@ -1,4 +1,4 @@
-"""Parsed lines to ids and values, by the one transform; the library in C++ needs no object a cell for that."""
+"""Encodes parsed lines as ids and values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from beam_jobs.row_plan import row_plan
 
 
 class EncodedRows(NamedTuple):
-    """What :class:`~afm_ctr.features.Encoded` says, as arrays."""
+    """:class:`~afm_ctr.features.Encoded` as arrays."""
 
     feature_ids: np.ndarray
     feature_vals: np.ndarray
@@ -25,10 +25,10 @@ class EncodedRows(NamedTuple):
 
 
 class Encoder:
-    """Runs the transform on parsed lines: by the library in C++ where that is built, else by TensorFlow.
+    """Runs the transform on parsed lines: by the C++ library if it is built, else by TensorFlow.
 
-    The library makes TensorFlow's bytes. Rows with a logarithm so close to the middle of two float32 that TensorFlow
-    might round it the other way, one in some millions, are TensorFlow's, which is loaded only then.
+    Both give the same bytes. Rows with a logarithm so close to the midpoint of two float32 that TensorFlow might
+    round it the other way, about one in millions, are left to TensorFlow, which is only loaded then.
 
     Attributes:
         multi_fields: names of the multi-valued fields, in the order of ``cut``.
@@ -74,10 +74,10 @@ class Encoder:
 
     @cached_property
     def _stock(self) -> Any:
-        """The transform in TensorFlow, of raw columns, object arrays. One graph serves all batches.
+        """The transform in TensorFlow on raw columns (object arrays). All batches share one graph.
 
-        On the CPU, also where there is a GPU: the work is on texts, workers share the machine, and a logarithm's last
-        bit must not depend on where it was computed.
+        It runs on the CPU even if there is a GPU: it processes texts, workers share the machine, and a logarithm's
+        last bit must not depend on the device.
         """
         load_tensorflow_without_keras()
         import tensorflow as tf

@@ -1,4 +1,4 @@
-"""What the library in C++ is to do for each field, to make the bytes of ``afm_ctr.features.FeatureTransform``."""
+"""The C++ library's plan for each field; its results equal those of ``afm_ctr.features.FeatureTransform``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from afm_ctr.schema.times import form_of
 
 
 def row_plan(schema: ResolvedSchema) -> list[RowField]:
-    """How each field is encoded, in the order of slots.
+    """How to encode each field, in the order of slots.
 
     Raises:
-        UserError: the key of a hashed field cannot be read, or is another one.
+        UserError: the key of a hashed field cannot be read, or is not the schema's.
     """
 
     @cache

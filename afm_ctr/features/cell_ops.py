@@ -1,4 +1,4 @@
-"""Texts of cells into numbers, ids and pieces, as TensorFlow ops that never raise, whatever the bytes."""
+"""Texts of cells to numbers, ids and pieces, by TensorFlow ops that never raise for any bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from afm_ctr.schema import (
     column_of,
 )
 
-# Decimal text only: what Python or C would also read (hexadecimal, nan, inf, 1_000) is bad on every path.
+# Decimal text only: other forms that Python or C accept (hexadecimal, nan, inf, 1_000) are bad on every path.
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 # Eighteen digits always fit int64.
 WHOLE = r"[0-9]{1,18}"
@@ -40,7 +40,7 @@ class FieldCells:
         return self._spec.missing_of(field)
 
     def of(self, field: OneField, column: str | None = None) -> tf.Tensor:
-        """String [B]: the field's column, or the one that is named."""
+        """String [B]: the field's column, or the given one."""
         return self.without(column or column_of(field), self.missing(field))  # type: ignore[arg-type]
 
     def without(self, column: str, missing: tuple[bytes, ...]) -> tf.Tensor:
@@ -51,7 +51,7 @@ class FieldCells:
         return self._made[column, missing]
 
     def words(self, field: WordField) -> tf.Tensor:
-        """String [B]: the cells of a categorical field; of a cross its columns' texts joined, empty where one of them
+        """String [B]: the cells of a categorical field; of a cross its columns' joined texts, empty if any of them
         is."""
         if not isinstance(field, CrossField):
             return self.of(field)
@@ -77,7 +77,7 @@ class Numbers(NamedTuple):
 
 
 def parse_numbers(texts: tf.Tensor) -> Numbers:
-    """float64 of decimal text; ASCII white space around it is ignored, nothing but white space is missing.
+    """float64 of decimal text; ASCII white space around it is ignored, and only white space is missing.
 
     Args:
         texts: string, any shape.
@@ -104,21 +104,21 @@ def parse_whole(texts: tf.Tensor) -> Numbers:
 
 
 class Pieces(NamedTuple):
-    """Cells of several values in pieces."""
+    """Multi-valued cells in pieces."""
 
     values: tf.RaggedTensor  # ragged string [B, (≤ max_values)], in order
-    cut: tf.Tensor  # int32 [B], how many more there are of each cell
+    cut: tf.Tensor  # int32 [B], number of further pieces of each cell
 
 
 def split_pieces(
     texts: tf.Tensor, field: CategoricalField, strip: bool = False, missing: tuple[bytes, ...] = ()
 ) -> Pieces:
-    """The non-empty pieces of every cell, repeated ones kept: the first or last ``max_values``, as the field says.
+    """The first or last ``max_values`` non-empty pieces of every cell, including repeats.
 
     Args:
         texts: string [B].
         field: has a separator.
-        strip: whether ASCII white space around a piece is dropped (before it is judged empty).
+        strip: whether to strip ASCII white space around pieces (before they are checked for being empty).
         missing: pieces that count as empty.
     """
     pieces = tf.strings.split(texts, field.separator)

@@ -1,8 +1,8 @@
-"""TensorFlow ops in C++: attentional pooling and the optimizers' steps, on CPUs and on NVIDIA GPUs; on CPUs the rest
-of a table's step and reading records. And a library without TensorFlow, which prepares rows.
+"""TensorFlow ops in C++: attentional pooling and the optimizers' steps, on CPUs and on NVIDIA GPUs; on CPUs also the
+rest of a table's step and reading records. And a library without TensorFlow, which prepares rows.
 
-Both are built at set-up by ``scripts/build_native.py``, and nothing here needs them to be imported:
-:func:`why_not` says what keeps the pooling from being used.
+``scripts/build_native.py`` builds both at set-up. They are not needed to import this package: :func:`why_not` returns
+why the pooling op cannot be used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cells as stretches of one text, so that no object is made of a cell that is only encoded."""
+"""Cells as spans of one text, so that cells that are only encoded need no Python object."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _BYTES = [bytes([byte]) for byte in range(256)]
 class CellSpans:
     """The cells of n rows."""
 
-    text: bytes  # that they lie in
-    starts: np.ndarray  # int32 [n, columns], the first byte of each
-    ends: np.ndarray  # int32 [n, columns], the byte behind its last
-    places: Mapping[str, int]  # of each column by its name
+    text: bytes  # contains the cells
+    starts: np.ndarray  # int32 [n, columns], start of each cell
+    ends: np.ndarray  # int32 [n, columns], end of each cell, exclusive
+    places: Mapping[str, int]  # index of each column, by name
 
     @classmethod
     def of(cls, columns: Mapping[str, Any]) -> CellSpans | None:
-        """Of columns of bytes, at least one; None where they are too long together."""
+        """Spans of columns of bytes, at least one; None if they are too long together."""
         cells = [cell for column in columns.values() for cell in column]
         sizes = np.fromiter(map(len, cells), np.int64, len(cells))
         if sizes.sum() > LARGEST_TEXT:
@@ -40,7 +40,7 @@ class CellSpans:
     def cells(self, column: str) -> list[bytes]:
         """The cells of a column."""
         text, at = self.text, self.places[column]
-        if (self.ends[:, at] - self.starts[:, at] == 1).all():  # labels, for the most part
+        if (self.ends[:, at] - self.starts[:, at] == 1).all():  # mostly labels
             return [_BYTES[byte] for byte in np.frombuffer(text, np.uint8)[self.starts[:, at]].tolist()]
         return [text[a:b] for a, b in zip(self.starts[:, at].tolist(), self.ends[:, at].tolist(), strict=True)]
 
@@ -60,7 +60,7 @@ class CellSpans:
         ).packed()
 
     def with_cells(self, rows: np.ndarray, columns: Mapping[str, Sequence[bytes]]) -> CellSpans | None:
-        """Other cells for some rows, by their places; None where the text becomes too long."""
+        """Replace the cells of some rows, by index; None if the text becomes too long."""
         cells = [cell for name in self.places for cell in columns[name]]
         text = b"".join([self.text, *cells])
         if len(text) > LARGEST_TEXT:
@@ -73,5 +73,5 @@ class CellSpans:
         return replace(self, text=text, starts=starts, ends=ends)
 
     def take(self, rows: np.ndarray | list[int]) -> CellSpans:
-        """Some of the rows, by their places."""
+        """Select rows by index."""
         return replace(self, starts=self.starts[rows], ends=self.ends[rows])

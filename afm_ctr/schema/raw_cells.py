@@ -1,4 +1,4 @@
-"""Cells as fields read them, in Python: the rules of ``afm_ctr.features.cell_ops``."""
+"""Cells as fields read them, in Python; follows the rules of ``afm_ctr.features.cell_ops``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RawCells:
     """The raw columns of some rows as each field reads them.
 
     Args:
-        columns: the cells of each, at least one.
+        columns: the cells of each column; at least one column.
     """
 
     def __init__(self, spec: FeatureSchema, columns: Mapping[str, Iterable[bytes]]) -> None:
@@ -35,7 +35,7 @@ class RawCells:
         return self._made[column, missing]
 
     def words(self, field: WordField) -> list[bytes]:
-        """The cells of a categorical field; of a cross its columns' texts joined, empty where one of them is."""
+        """The cells of a categorical field; of a cross its columns' joined texts, empty if any of them is."""
         missing = self._spec.missing_of(field)
         if not isinstance(field, CrossField):
             return self.of(column_of(field), missing)
@@ -43,7 +43,7 @@ class RawCells:
         return [CROSS_SEPARATOR.join(row) if all(row) else b"" for row in parts]
 
     def values(self, field: WordField, text: bytes) -> list[bytes]:
-        """The values in one of the :meth:`words`: of a cell of several all that have a slot, repeated ones too."""
+        """The values in one of the :meth:`words`; of a multi-valued cell all that have a slot, including repeats."""
         if not isinstance(field, CategoricalField) or field.separator is None:
             return [text] if text else []
         missing = self._spec.missing_of(field)

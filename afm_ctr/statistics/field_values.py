@@ -1,4 +1,4 @@
-"""The values of a field in raw cells: what the transform would look up, as texts."""
+"""The values of a field in raw cells, as texts that the transform would look up."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy as np
 
 from afm_ctr.schema import ResolvedSchema
 
-LONGEST = 96  # bytes of a value that are kept: a cell may be as long as its line
-# Of these kinds an id says more than the cell.
+LONGEST = 96  # maximum bytes of a value to keep: a cell may be as long as its line
+# Kinds whose ids are more useful than the cells.
 BY_ID = ("libfm", "time")
 
 
 def is_by_id(schema: ResolvedSchema, field: Any) -> bool:
-    """Whether a field is counted by its ids: those of the kinds ``BY_ID``, and those whose values a key hides."""
+    """Whether a field is counted by its ids: the kinds ``BY_ID``, and fields hashed with a key."""
     return field.kind in BY_ID or getattr(schema.spec.space_of(field).space, "key_file", None) is not None
 
 
 class Values(NamedTuple):
-    """The values of some rows one after the other, each once a row; and how many rows have none."""
+    """The values of some rows, concatenated, each once per row; and the number of rows without values."""
 
     values: list[bytes]
     missing: int
 
 
 def count_cells(cells: Mapping[bytes, int], strip: bool, missing: Sequence[bytes]) -> tuple[Counter[bytes], int]:
-    """The values in cells of one value, which are given with how often each occurs; and how many have none.
+    """Count the values of single-valued cells, given with their occurrences; and the cells without a value.
 
     Args:
-        strip: whether white space around a value is dropped, as numbers and declared ids have it.
+        strip: whether to ignore white space around values, as for numbers and declared ids.
         missing: texts that count as an empty cell.
     """
     nothing = {b"", *missing}
@@ -45,7 +45,7 @@ def count_cells(cells: Mapping[bytes, int], strip: bool, missing: Sequence[bytes
 
 
 def each_once(rows: Iterable[Iterable[bytes]]) -> Values:
-    """The values of rows, given one by one."""
+    """The values of rows, each once per row."""
     values: list[bytes] = []
     missing = 0
     for row in rows:
@@ -56,15 +56,15 @@ def each_once(rows: Iterable[Iterable[bytes]]) -> Values:
 
 
 def texts_of_ids(schema: ResolvedSchema, field: Any, ids: np.ndarray) -> Values:
-    """The same for fields counted by their ids, int64 [m, slots]: libfm ids as in the file; the parts of a time, and
-    the buckets of a keyed hash, as numbers."""
+    """The values of fields counted by their ids, int64 [m, slots]: libfm ids as in the file; parts of times and
+    buckets of keyed hashes as numbers."""
     first = field.ids[0] if field.kind == "libfm" else 0
     rows: Any = schema.local_ids(schema.spec.space_of(field).name, ids).tolist()
     return each_once([b"%d" % (first + place) for place in row if place >= 0] for row in rows)
 
 
 def shown(value: bytes) -> str:
-    """A value as the text that statistics keep of it; of a long one its beginning."""
+    """A value as the statistics show it; long ones are truncated."""
     if len(value) > LONGEST:
         return value[:LONGEST].decode("utf-8", "ignore") + "…"
     return value.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""The sampled rows of a split: their cells side by side, from which values are counted once, at the end."""
+"""The sampled rows of a split: their cells, from which values are counted once, at the end."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from afm_ctr.schema import DeclaredIds, ResolvedSchema, columns_of
 from afm_ctr.schema.raw_cells import RawCells
 from afm_ctr.statistics.field_values import count_cells, each_once, is_by_id, texts_of_ids
 
-MOST_BYTES = 1 << 26  # of the cells of a sample; rows of more than 3 kB each are fewer than others
+MOST_BYTES = 1 << 26  # maximum size of a sample's cells; if rows exceed 3 kB each, fewer are kept
 
 
 class Counts(NamedTuple):
-    """The values of a field in some rows, each once a row, and the rows without one; of all and of positive rows."""
+    """The values of a field in some rows, once per row, and the rows without one; of all and of positive rows."""
 
     values: Counter[bytes]
     positive_values: Counter[bytes]
@@ -28,21 +28,21 @@ class Counts(NamedTuple):
 
 @dataclass
 class RowSample:
-    """Some rows: of the columns and slots that a :class:`SampleLayout` names, in its order."""
+    """Some rows, with the columns and slots of a :class:`SampleLayout`, in its order."""
 
-    cells: Texts  # [rows · columns], row by row, one behind the other in their text
+    cells: Texts  # [rows · columns], row by row, contiguous in their text
     ids: np.ndarray  # int64 [rows, slots]
     positive: np.ndarray  # bool [rows]
     hashes: np.ndarray  # uint64 [rows], of their numbers
-    limit: int = 2**64  # rows whose hashes are not below it were left out
+    limit: int = 2**64  # only rows with smaller hashes are kept
 
     def __len__(self) -> int:
         return len(self.positive)
 
     @classmethod
     def joined(cls, parts: Sequence[RowSample]) -> RowSample:
-        """The rows of several parts, at least one. If their cells are more than ``MOST_BYTES``, only rows with the
-        least hashes stay, at least one. The order of joining does not matter, but for that of the rows."""
+        """Join the rows of parts, at least one. If their cells exceed ``MOST_BYTES``, only rows with the smallest
+        hashes stay, at least one. The order of joining affects only the order of rows."""
         return cls(
             Texts.joined([part.cells for part in parts]),
             np.concatenate([part.ids for part in parts]),
@@ -53,7 +53,7 @@ class RowSample:
 
     @classmethod
     def few(cls, parts: list[RowSample]) -> list[RowSample]:
-        """The same rows in few parts, of few enough bytes."""
+        """Join the parts if they are many or too large."""
         size = sum(len(part.cells.text) for part in parts)
         return [cls.joined(parts)] if len(parts) > 50 or size > 2 * MOST_BYTES else parts
 
@@ -84,7 +84,7 @@ class RowSample:
 
 
 class SampleLayout:
-    """What is kept of a sampled row: the cells of fields that are counted by their texts, the ids of the others."""
+    """What a sampled row keeps: the cells of fields that are counted by their texts, the ids of the others."""
 
     def __init__(self, schema: ResolvedSchema) -> None:
         self._schema = schema
@@ -99,15 +99,15 @@ class SampleLayout:
     def take(
         self, cells: Mapping[str, Iterable[bytes]] | Texts, ids: np.ndarray, positive: np.ndarray, hashes: np.ndarray
     ) -> RowSample:
-        """Rows, of their columns [m] or a sample's cells, all ids, int64 [m, F], what is positive, bool [m], and the
-        hashes of their numbers, uint64 [m]."""
+        """Rows from their columns [m] or a sample's cells, all ids, int64 [m, F], whether each is positive, bool
+        [m], and the hashes of their numbers, uint64 [m]."""
         if not isinstance(cells, Texts):
             rows = zip(*(cells[name] for name in self.columns), strict=True)
             cells = Texts.of([cell for row in rows for cell in row])
         return RowSample(cells, ids[:, self.slots], positive, hashes)
 
     def count(self, sample: RowSample, field: Any) -> Counts:
-        """What a field holds in the rows."""
+        """Count a field's values in the rows."""
         (values, missing), (positive_values, missing_positives) = (
             self._count(sample, field, np.flatnonzero(which)) for which in (~sample.positive, sample.positive)
         )
@@ -121,7 +121,7 @@ class SampleLayout:
         first = rows * len(self.columns)
         cells = {name: sample.cells.take(first + self.columns.index(name)) for name in columns_of(field)}
         if field.kind != "cross" and getattr(field, "separator", None) is None:
-            # White space around numbers and declared ids is dropped.
+            # White space around numbers and declared ids is ignored.
             strip = field.kind == "numeric" or isinstance(self._schema.spec.space_of(field).space, DeclaredIds)
             return count_cells(cells[columns_of(field)[0]].counted(), strip, self._schema.spec.missing_of(field))
         raw = RawCells(self._schema.spec, cells)
