@@ -39,7 +39,7 @@ struct Space {
   units *above;           // which of a pair's hidden layer is above 0 [words][room]
   uint16_t *stays;        // with dropout, a bit for each row that keeps a pair [room]; beside the scores
   wide *number;           // of a slot's pairs: what its number as the first slot adds, and as the second [slots][2][2]
-  float *w, *ds;          // weights [room]; of a block, gradients by the scores [PAIRS]
+  float *w, *ds;          // weights, and what the gradients by the scores are made of [room]
   float *w_of, *ds_of;    // the same row by row [L][room]
   units *above_of;        // [words][L][room]
   // One row.
@@ -88,7 +88,7 @@ size_t lay_out(const Problem& P, float* at, Space* X) {
   X->on = whole(P.slots * L), X->slot = whole(P.slots * L);
   X->number = reinterpret_cast<wide*>(take(P.slots * 4 * L));
   X->E = take(TILE * P.k * L);
-  X->w = take(room * L), X->ds = take(PAIRS * L);
+  X->w = take(room * L), X->ds = take(room * L);
   X->w_of = take(room * L), X->ds_of = take(room * L);
   X->above_of = reinterpret_cast<units*>(take(words * room * L / 2));
   X->R = take(WIDE * L * PAIRS);

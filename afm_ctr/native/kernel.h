@@ -59,35 +59,54 @@ AFM_APART void pool(const Problem& P, const Space& X, const Group& group, int64_
   }
 }
 
-// The same by slot where the pairs are all of the group's places: a place at a time, with its sums in registers.
-template <int SOME>
-AFM_APART void pool_places(const Problem& P, const Space& X, const Group& group, int64_t x) {
-  const int64_t stride = P.k * L, last = group.places - 1;
-  const float *const U = X.U + x * L, *w = X.w;
-  vec sums[SOME];
-  const auto add = [&](const float* w_of, int64_t place) __attribute__((always_inline)) {
+// The same by slot where the pairs are all of the group's places: N places at a time, with their sums in registers.
+template <int SOME, int N>
+AFM_APART void pool_places(const Problem& P, const Space& X, int64_t last, int64_t place, int64_t x) {
+  const int64_t stride = P.k * L;
+  const float *const U = X.U + x * L, *w = X.w + (place - 1) * L;
+  float* const to = X.G + place * stride + x * L;
+  vec sums[N][SOME] = {};
+  const auto add = [&](int n, const float* weight, int64_t other) __attribute__((always_inline)) {
     AFM_UNROLL
-    for (int r = 0; r < SOME; r++) sums[r] += load(w_of) * load(U + place * stride + r * L);
+    for (int r = 0; r < SOME; r++) sums[n][r] += load(weight) * load(U + other * stride + r * L);
   };
-  for (int64_t place = 0; place <= last; place++) {
-    float* const to = X.G + place * stride + x * L;
+  for (int64_t i = 0; i < place; i++, w += (last - i) * L) {
     AFM_UNROLL
-    for (int r = 0; r < SOME; r++) sums[r] = vec{};
-    const float* above = X.w + (place - 1) * L;  // of the pair with an earlier place
-    for (int64_t i = 0; i < place; i++, above += (last - i) * L) add(above, i);
-    AFM_UNROLL
-    for (int r = 0; r < SOME; r++) store(to + r * L, sums[r]), sums[r] = vec{};
-    for (int64_t j = place + 1; j <= last; j++, w += L) add(w, j);
-    AFM_UNROLL
-    for (int r = 0; r < SOME; r++) store(to + r * L, load(to + r * L) + sums[r]);
+    for (int n = 0; n < N; n++) add(n, w + n * L, i);
   }
+  const float* const between = w + L;  // of the first two of these places
+  if constexpr (N == 2) add(1, between, place);
+  AFM_UNROLL
+  for (int n = 0; n < N; n++) {
+    AFM_UNROLL
+    for (int r = 0; r < SOME; r++) store(to + n * stride + r * L, sums[n][r]), sums[n][r] = vec{};
+  }
+  if constexpr (N == 2) add(0, between, place + 1);
+  w += N * L;
+  for (int64_t j = place + N; j <= last; j++, w += L) {
+    AFM_UNROLL
+    for (int n = 0; n < N; n++) add(n, w + n * (last - place - 1) * L, j);
+  }
+  AFM_UNROLL
+  for (int n = 0; n < N; n++) {
+    AFM_UNROLL
+    for (int r = 0; r < SOME; r++) store(to + n * stride + r * L, load(to + n * stride + r * L) + sums[n][r]);
+  }
+}
+
+template <int SOME>
+AFM_INLINE void pool_all_places(const Problem& P, const Space& X, int64_t places, int64_t x) {
+  constexpr int N = L == 16 ? 2 : 1;  // as many as there are registers for
+  int64_t place = 0;
+  for (; place + N <= places; place += N) pool_places<SOME, N>(P, X, places - 1, place, x);
+  for (; place < places; place++) pool_places<SOME, 1>(P, X, places - 1, place, x);
 }
 
 template <bool BY_SLOT>
 void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, float* pooled, float* lse,
                 float* scores) {
   Space X = prepare(P, memory);
-  constexpr int SOME = L == 16 ? 16 : 8;
+  constexpr int SOME = L == 16 ? 16 : 8, FEW = BY_SLOT ? SOME / 2 : SOME;
   for (int64_t first = begin; first < end; first += L) {
     const Group group = open_group(P, &X, first, end);
     if (scores) keep_scores(&X, scores + first / L * kept(P));
@@ -116,10 +135,9 @@ void forward_as(const Problem& P, float* memory, int64_t begin, int64_t end, flo
     const int64_t sums = BY_SLOT ? group.places : 1;
     int64_t x = 0;
     if (BY_SLOT && P.all_pairs) {
-      for (; x + SOME <= P.k; x += SOME) pool_places<SOME>(P, X, group, x);
-      for (; x < P.k; x++) pool_places<1>(P, X, group, x);
+      for (; x + 8 <= P.k; x += 8) pool_all_places<8>(P, X, group.places, x);
+      for (; x < P.k; x++) pool_all_places<1>(P, X, group.places, x);
     } else {
-      constexpr int FEW = BY_SLOT ? SOME / 2 : SOME;
       memset(X.G, 0, sums * P.k * sizeof(vec));
       for (; x + FEW <= P.k; x += FEW) pool<BY_SLOT, FEW>(P, X, group, x);
       for (; x < P.k; x++) pool<BY_SLOT, 1>(P, X, group, x);
@@ -280,47 +298,66 @@ AFM_INLINE void all_gradients(const Space& X, const float* u, int n, int64_t x, 
   for (int64_t word = 0; word < X.words; word++) gradients<BY_SLOT, WIDE, false>(X, u, n, x, word, du);
 }
 
-// Gradients by the scores and weights of the pairs of a block, from g . e of each pair: with a lane for each row, and
-// then row by row.
+// g . e of N pairs with the same i, by slot (g_i + g_j) . e; gi is g_i * u_i, or by slot g_i of X.G, which holds g * u.
+template <bool BY_SLOT, int N>
+AFM_INLINE void along_pairs(const Problem& P, const Space& X, const float* gi, int64_t i, int64_t q) {
+  const float *uj[N], *gj[N], *const ui = X.U + i;
+  vec dots[N][2] = {};
+  AFM_UNROLL
+  for (int r = 0; r < N; r++) uj[r] = X.U + X.j[q + r] * P.k * L, gj[r] = X.G + X.j[q + r] * P.k * L;
+  const auto add = [&](int64_t x, int half) __attribute__((always_inline)) {
+    const vec g = load(gi + x * L), u = load(ui + x * L);
+    AFM_UNROLL
+    for (int r = 0; r < N; r++) {
+      dots[r][half] += g * load(uj[r] + x * L);
+      if (BY_SLOT) dots[r][half] += load(gj[r] + x * L) * u;
+    }
+  };
+  int64_t x = 0;
+  for (; x + 2 <= P.k; x += 2) add(x, 0), add(x + 1, 1);
+  if (x < P.k) add(x, 0);
+  AFM_UNROLL
+  for (int r = 0; r < N; r++) store(X.ds + (q + r) * L, dots[r][0] + dots[r][1]);
+}
+
+// Gradients by the scores of the pairs, and their weights: with a lane for each row, and then row by row.
 template <bool BY_SLOT>
-AFM_APART void by_scores(const Problem& P, const Space& X, const Group& group, vec lse, vec along, vec scale,
-                         int64_t begin, int64_t end) {
-  const int64_t stride = P.k * L;
-  for (int64_t q = begin; q < end;) {
-    const int64_t end_of_i = end_of_run(X, q, end), i = X.i[q] * stride;
+AFM_APART void by_scores(const Problem& P, const Space& X, const Group& group, vec lse, vec scale) {
+  const auto dropped_out = [&](int64_t q, vec a) __attribute__((always_inline)) {
+    return P.threshold ? dropped(P, X, q, a) : a;
+  };
+  vec along = {};  // g . pooled
+  for (int64_t q = 0; q < group.pairs;) {
+    const int64_t end = end_of_run(X, q, group.pairs), i = X.i[q] * P.k * L;
     float* const gi = BY_SLOT ? X.G + i : X.E;
     if (!BY_SLOT)
       for (int64_t x = 0; x < P.k; x++) store(gi + x * L, load(X.G + x * L) * load(X.U + i + x * L));
-    for (; q < end_of_i; q++) {
-      const float *const uj = X.U + X.j[q] * stride, *const gj = X.G + X.j[q] * stride, *const ui = X.U + i;
-      vec dots[2] = {};
-      const auto add = [&](int64_t x) __attribute__((always_inline)) {
-        dots[x % 2] += load(gi + x * L) * load(uj + x * L);
-        if (BY_SLOT) dots[x % 2] += load(gj + x * L) * load(ui + x * L);
-      };
-      int64_t x = 0;
-      for (; x + 8 <= P.k; x += 8) {
-        AFM_UNROLL
-        for (int r = 0; r < 8; r++) add(x + r);
-      }
-      for (; x < P.k; x++) add(x);
-      store(X.ds + (q - begin) * L, dots[0] + dots[1]);
+    int64_t at = q;
+    for (; at + 4 <= end; at += 4) along_pairs<BY_SLOT, 4>(P, X, gi, i, at);
+    for (; at < end; at++) along_pairs<BY_SLOT, 1>(P, X, gi, i, at);
+    vec part = {};
+    for (; q < end; q++) {
+      const vec a = exponential(load(X.s + q * L) - lse);
+      store(X.w + q * L, a);
+      part += dropped_out(q, a) * load(X.ds + q * L);
     }
+    along += part;
   }
-  for (int64_t q = begin; q < end; q++) {
-    float* const ds = X.ds + (q - begin) * L;
-    const vec a = exponential(load(X.s + q * L) - lse), w = P.threshold ? dropped(P, X, q, a) : a;
-    store(ds, w * load(ds) - a * along);
-    store(X.w + q * L, w * scale);
-  }
-  for (int64_t q = begin; q < end; q += L) {
-    vec ds[L], w[L];
+  for (int64_t q = 0; q < group.pairs; q += L) {
+    vec of_row[L];
     AFM_UNROLL
-    for (int r = 0; r < L; r++) ds[r] = load(X.ds + (q - begin + r) * L), w[r] = load(X.w + (q + r) * L);
-    transpose(ds);
-    transpose(w);
+    for (int r = 0; r < L; r++) {
+      const vec a = load(X.w + (q + r) * L);
+      of_row[r] = dropped_out(q + r, a) * load(X.ds + (q + r) * L) - a * along;
+    }
+    transpose(of_row);
     AFM_UNROLL
-    for (int r = 0; r < L; r++) store(X.ds_of + r * X.room + q, ds[r]), store(X.w_of + r * X.room + q, w[r]);
+    for (int r = 0; r < L; r++) store(X.ds_of + r * X.room + q, of_row[r]);
+    AFM_UNROLL
+    for (int r = 0; r < L; r++) of_row[r] = dropped_out(q + r, load(X.w + (q + r) * L)) * scale;
+    transpose(of_row);
+    AFM_UNROLL
+    for (int r = 0; r < L; r++) store(X.w_of + r * X.room + q, of_row[r]);
     for (int64_t word = 0; word < X.words; word++) {
       vec bits[L];
       AFM_UNROLL
@@ -338,7 +375,9 @@ AFM_APART void by_scores(const Problem& P, const Space& X, const Group& group, v
 }
 
 // The pairs of one row of the group, with their slots, and how many they are; those that only others have are left out.
-AFM_APART int64_t open_pairs(const Group& group, int64_t lane, Space* row) {
+AFM_APART int64_t open_pairs(const Space& X, const Group& group, int64_t lane, Space* row) {
+  row->i = X.i;
+  row->j = X.j;
   row->w = row->w_of + lane * row->room;
   row->ds = row->ds_of + lane * row->room;
   row->above = row->above_of + lane * row->room;
@@ -377,20 +416,9 @@ AFM_APART int64_t open_pairs(const Group& group, int64_t lane, Space* row) {
   return n;
 }
 
-AFM_INLINE float dot(const float* a, const float* b, int64_t n) {
-  vec sums = {};
-  int64_t x = 0;
-  for (; x + L <= n; x += L)
-    sums += *reinterpret_cast<const loose*>(a + x) * *reinterpret_cast<const loose*>(b + x);
-  float sum = 0;
-  for (; x < n; x++) sum += a[x] * b[x];
-  for (int lane = 0; lane < L; lane++) sum += sums[lane];
-  return sum;
-}
-
 template <bool BY_SLOT>
-void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, const float* pooled, const float* lse,
-                 const float* scores, const float* dpooled, float* du, float* sums) {
+void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, const float* lse, const float* scores,
+                 const float* dpooled, float* du, float* sums) {
   Space X = prepare(P, memory);
   open_subsets(P, X);
   const int64_t pools = BY_SLOT ? P.slots : 1;
@@ -414,24 +442,19 @@ void backward_as(const Problem& P, float* memory, int64_t begin, int64_t end, co
         store(to + x * L, BY_SLOT ? g * load(X.U + (place * P.k + x) * L) : g);
       }
     }
-    vec along = {}, denominator = {};
-    for (int64_t lane = 0; lane < group.rows; lane++) {
-      const int64_t at = (first + lane) * pools * P.k;
-      along[lane] = dot(dpooled + at, pooled + at, pools * P.k);
-      denominator[lane] = lse[first + lane];
-    }
-    for (int64_t q = 0; q < group.pairs; q += PAIRS)
-      by_scores<BY_SLOT>(P, X, group, denominator, along, scale, q, smaller(group.pairs, q + PAIRS));
+    vec denominator = {};
+    for (int64_t lane = 0; lane < group.rows; lane++) denominator[lane] = lse[first + lane];
+    by_scores<BY_SLOT>(P, X, group, denominator, scale);
     Ahead ahead[] = {next_of(group, end, P.u, P.slots * P.k), next_of(group, end, du, P.slots * P.k),
-                     next_of(group, end, dpooled, pools * P.k), next_of(group, end, pooled, pools * P.k)};
+                     next_of(group, end, dpooled, pools * P.k)};
+    Space row = X;
     for (int64_t lane = 0; lane < group.rows; lane++) {
       for (Ahead& each : ahead) each.ask(lane + 1, L);
       const int64_t row_number = first + lane, size = P.slots * P.k;
       const float *u = P.u + row_number * size, *g = dpooled + row_number * pools * P.k;
       float* const to = du + row_number * size;
       const auto aligned = [](const float* at) { return reinterpret_cast<uintptr_t>(at) % sizeof(vec) == 0; };
-      Space row = X;
-      const int64_t n = open_pairs(group, lane, &row);
+      const int64_t n = open_pairs(X, group, lane, &row);
       const auto panelled = [&](const float* from, int64_t count, float* room) {
         if (P.k % L == 0 && aligned(from)) return from;
         for (int64_t f = 0; f < count; f++) memcpy(room + f * X.kw * L, from + f * P.k, P.k * sizeof(float));
@@ -473,9 +496,9 @@ void forward(const Problem& P, float* memory, int64_t begin, int64_t end, float*
   (P.by_slot ? forward_as<true> : forward_as<false>)(P, memory, begin, end, pooled, lse, scores);
 }
 
-void backward(const Problem& P, float* memory, int64_t begin, int64_t end, const float* pooled, const float* lse,
-              const float* scores, const float* dpooled, float* du, float* sums) {
-  (P.by_slot ? backward_as<true> : backward_as<false>)(P, memory, begin, end, pooled, lse, scores, dpooled, du, sums);
+void backward(const Problem& P, float* memory, int64_t begin, int64_t end, const float* lse, const float* scores,
+              const float* dpooled, float* du, float* sums) {
+  (P.by_slot ? backward_as<true> : backward_as<false>)(P, memory, begin, end, lse, scores, dpooled, du, sums);
 }
 
 bool supported() { return AFM_SUPPORTED; }

@@ -218,8 +218,8 @@ class PoolingGradOp : public PoolingBase {
     OP_REQUIRES_OK(context, context->allocate_temp(DT_FLOAT, TensorShape({blocks, size}), &sums));
     float *to_u = du->flat<float>().data(), *to_sums = sums.flat<float>().data();
     OverBlocks(context, problem, rows, blocks, [&](int64_t block, int64_t begin, int64_t end, float* workspace) {
-      kernel_->backward(problem, workspace, begin, end, pooled.flat<float>().data(), lse.flat<float>().data(),
-                        from_kept, upstream.flat<float>().data(), to_u, to_sums + block * size);
+      kernel_->backward(problem, workspace, begin, end, lse.flat<float>().data(), from_kept,
+                        upstream.flat<float>().data(), to_u, to_sums + block * size);
     });
     if (!context->status().ok()) return;
     auto add = [&](float* to, int64_t offset, int64_t count) {

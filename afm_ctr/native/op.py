@@ -147,7 +147,7 @@ def fused_pooling(
     and cached on disk.
 
     Memory: inputs, outputs, B floats, and a workspace per thread for the rows that it computes at once, as many as a
-    register holds floats: (16 + t / 4) bytes per pair and 8·F·k bytes for each of these rows, and about 100·k·t. For
+    register holds floats: (20 + t / 4) bytes per pair and 8·F·k bytes for each of these rows, and about 100·k·t. For
     the backward pass a CPU keeps 4 + t / 8 bytes per pair, up to 512 MiB in all; beyond that it recomputes them. The
     result does not depend on the number of threads; between instruction sets it differs by rounding.
 

@@ -46,8 +46,8 @@ struct Kernel {
   void (*forward)(const Problem&, float* workspace, int64_t begin, int64_t end, float* pooled, float* lse,
                   float* kept);
   // Rows [begin, end) of du [rows, slots, k]; sums receives their dW [k, t], db [t] and dh [t], one after the other.
-  void (*backward)(const Problem&, float* workspace, int64_t begin, int64_t end, const float* pooled,
-                   const float* lse, const float* kept, const float* dpooled, float* du, float* sums);
+  void (*backward)(const Problem&, float* workspace, int64_t begin, int64_t end, const float* lse,
+                   const float* kept, const float* dpooled, float* du, float* sums);
 };
 
 extern const Kernel kernel_avx512;
