@@ -55,7 +55,7 @@ def pin_gpu(local_rank: int = 0, local_size: int = 1, config: Any = None) -> Any
     if local_size > len(devices) and not handed_out:
         raise UserError(
             f"{local_size} ranks on this machine, but {len(devices)} GPU(s): start at most {len(devices)} here "
-            f"(horovodrun -H host:slots), give each rank one of its own by {VISIBLE}, or hide them by {VISIBLE}="
+            f"(horovodrun -H host:slots), give each rank its own GPU by {VISIBLE}, or hide them by {VISIBLE}="
         )
     mine = devices[0 if handed_out else local_rank]
     config.experimental.set_memory_growth(mine, True)

@@ -24,6 +24,6 @@ def refuse_forked() -> None:
     """Raise UserError in such a process; call it before anything uses TensorFlow."""
     if _left_behind:
         raise UserError(
-            "this process was forked from one that had used TensorFlow, which cannot go on in it; start workers by "
+            "this process was forked from one that had used TensorFlow, which does not work in it; start workers by "
             "'spawn' (multiprocessing.get_context('spawn'), DataLoader(multiprocessing_context='spawn'))"
         )

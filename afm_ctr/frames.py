@@ -174,7 +174,7 @@ def from_pandas(
         raise UserError(f"schema must be a FeatureSchema or a ResolvedSchema, got {schema!r:.60}: {how}")
     table = _table(frame)
     if not table.num_rows:
-        raise UserError("the frame has no row")
+        raise UserError("the frame has no rows")
     if schema is None:
         schema = _inferred(table, label)
     elif label is not None:
@@ -230,7 +230,7 @@ def _column(series: Any) -> Any:
     kind = array.type
     if pyarrow.types.is_dictionary(kind) and isinstance(kind.value_type, pyarrow.BaseExtensionType):
         named = f"{series.name!r} is of type {kind.value_type.extension_name}"
-        raise UserError(f"the frame's column {named}, which no cell has; use astype(str)")
+        raise UserError(f"the frame's column {named}, which no cell can have; use astype(str)")
     return array if series.dtype != object or _keeps_texts(kind, series) else _texts(series)
 
 
@@ -287,7 +287,7 @@ def _inferred(table: Any, label: str | None) -> FeatureSchema:
     if columns := [column for column in found.columns if column["suggested"] is None and column["name"] != key]:
         which = "; ".join(f"{column['name']}: {column['odd'][0]}" for column in columns[:5])
         more = f"; and {len(columns) - 5} more" if len(columns) > 5 else ""
-        lost = f"from_pandas left out {counted(len(columns), 'column')}, which a schema of your own may name: "
+        lost = f"from_pandas left out {counted(len(columns), 'column')}, which your own schema may name: "
         warnings.warn(f"{lost}{which}{more}", stacklevel=3)
     return found.schema
 
@@ -301,7 +301,7 @@ def _readable(spec: FeatureSchema) -> FeatureSchema:
     if isinstance(spec.format, ParquetFormat):
         return spec
     if spec.format.kind == "libfm":
-        raise UserError("a schema of libfm text has one column of pairs; a DataFrame has columns of its own")
+        raise UserError("a schema of libfm text has one column of pairs; a DataFrame has separate columns")
     separator = getattr(spec.format, "list_separator", "|")
     layout = ParquetFormat(kind="parquet", columns=spec.format.columns, list_separator=separator)
     return spec.model_copy(update={"format": layout})
@@ -328,11 +328,11 @@ def _refuse_whole_floats(name: str, header: str, table: Any, kind: Any) -> None:
         return
     values = table.column(header).cast(pyarrow.float64())
     if pyarrow.compute.any(pyarrow.compute.is_inf(values)).as_py():
-        raise UserError(f"the frame's column {name!r} holds inf, which is no number of a cell; make it NaN, or text")
+        raise UserError(f"the frame's column {name!r} holds inf, which is not a valid number; make it NaN, or text")
     whole = pyarrow.compute.equal(pyarrow.compute.floor(values), values)
     if pyarrow.compute.any(whole).as_py():
         raise UserError(
-            f"the frame's column {name!r} holds floats where the schema has ids or words: 7.0 is no 7, "
+            f"the frame's column {name!r} holds floats where the schema has ids or words: 7.0 is not 7, "
             "and pandas makes floats of whole numbers next to a blank; use astype('Int64') or astype(str)"
         )
 

@@ -81,7 +81,7 @@ class Page:
         """
         rows = [list(row) for row in rows]
         if any(len(row) != len(header) for row in rows):
-            raise ValueError(f"every row of a table needs {len(header)} cells, one a column: {', '.join(header)}")
+            raise ValueError(f"every row of a table needs {len(header)} cells, one per column: {', '.join(header)}")
         self._add(
             "table", header=header, rows=rows, caption=caption, marked=marked, folded=folded,
             numeric=[name in numeric for name in header], stacks=len(header) > _NARROW,
@@ -129,7 +129,7 @@ def file_of(path: str | Path) -> Path:
         with as_user_error(f"cannot write {path}"), open(path, "rb") as stream:
             start = stream.read(1000)
         if start and _SIGN not in start:
-            raise UserError(f"{path} is there already and is no page of afm-ctr; remove it, or name another file")
+            raise UserError(f"{path} is there already and is not a page of afm-ctr; remove it, or name another file")
     return path
 
 

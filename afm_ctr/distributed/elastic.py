@@ -75,7 +75,7 @@ class ElasticState:
         **values: Any,
     ) -> None:
         if world.elastic and rebuild is None and sharded_variables(model):
-            raise UserError("a model with sharded tables needs rebuild= where ranks come and go")
+            raise UserError("a model with sharded tables needs rebuild= in an elastic job")
         if commit_seconds < 0 or (commit_steps is not None and commit_steps < 1):
             raise UserError("elastic commits: seconds must be at least 0, and steps at least 1")
         self.model, self.world, self.values = model, world, values
@@ -301,7 +301,7 @@ def run_elastic(function: Callable[[ElasticState], Result], state: ElasticState)
                 serial = state.serial
                 if vain >= _VAIN:
                     raise RunError(f"ranks were lost {vain} times in a row without a commit between") from error
-                say(state.world, "another rank was lost: back to the last commit, on the ranks that are left")
+                say(state.world, "another rank was lost: back to the last commit, on the remaining ranks")
                 if state._rebuild is None:
                     state.restore()
             again = True

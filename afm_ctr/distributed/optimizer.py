@@ -74,9 +74,9 @@ def wrap_optimizer(optimizer: keras.optimizers.Optimizer | str, world: World) ->
         except (TypeError, ValueError):
             optimizer = None
         if optimizer is None:
-            raise UserError(f"{given!r} is no Keras optimizer: give an instance, such as keras.optimizers.Adam(1e-3)")
+            raise UserError(f"{given!r} is not a Keras optimizer: give an instance, e.g. keras.optimizers.Adam(1e-3)")
     if world_of(optimizer) is not None:
-        raise ValueError(f"{optimizer.name} is wrapped already")
+        raise ValueError(f"{optimizer.name} is already wrapped")
     wrapped = copy_optimizer(optimizer, _subclass(type(optimizer), world))
     setattr(wrapped, _READY, True)
     return wrapped
@@ -94,7 +94,7 @@ def _subclass(plain: Any, world: World) -> Any:
         penalty: Penalty | None = None,
     ) -> None:
         if penalty is not None and (self.loss_scale_factor or isinstance(self, keras.optimizers.LossScaleOptimizer)):
-            raise ValueError("a penalty does not go with loss scaling: it would be added to scaled gradients")
+            raise ValueError("a penalty does not work with loss scaling: it would be added to scaled gradients")
         if trainable_variables is None:
             variables = list(self._trainable_variables)
         else:

@@ -123,12 +123,12 @@ def ask_for_rank(neighbours: Sequence[int]) -> None:
     if isinstance(answer[0], RunError):
         raise answer[0]
     if answer[0] is None:
-        raise RunError("the launcher of this job knows nothing of ranks that come and go: it is not elastic")
+        raise RunError("the launcher of this job does not know elastic ranks: the job is not elastic")
     try:
         slot = [str(int(number)) for number in answer[0].decode().split(",")]
     except ValueError as error:
         raise RunError(
-            f"the launcher's answer {answer[0][:40]!r} is no rank: is another program at its port?"
+            f"the launcher's answer {answer[0][:40]!r} is not a rank: is another program at its port?"
         ) from error
     if int(slot[0]) < 0:
         raise RankRemoved
@@ -159,7 +159,7 @@ def _kill_stopped(pids: Sequence[int]) -> None:
                 os.kill(pid, signal.SIGKILL)
                 print(
                     f"afm-ctr: rank {os.environ['HOROVOD_RANK']}: process {pid}, another rank on this machine, "
-                    "stands still (SIGSTOP) and keeps the job waiting: killed",
+                    "is stopped (SIGSTOP) and keeps the job waiting: killed",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -195,5 +195,5 @@ def _send(request: urllib.request.Request, tries: int) -> bytes:
             raise
         except (OSError, http.client.HTTPException) as error:
             if not tries:
-                raise RunError(f"the launcher (horovodrun) does not answer any more: {error}") from error
+                raise RunError(f"the launcher (horovodrun) no longer answers: {error}") from error
             time.sleep(_PAUSE)

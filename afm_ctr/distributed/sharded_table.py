@@ -124,7 +124,7 @@ class ShardedTable(EmbeddingTable):
         Raises:
             NotImplementedError: always.
         """
-        raise NotImplementedError("rows of a sharded table are stepped by their owners: use an optimizer's apply")
+        raise NotImplementedError("rows of a sharded table are updated by their owners: use an optimizer's apply")
 
     def _marks(self, rows: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         return tf.fill(tf.shape(rows), step)

@@ -33,7 +33,7 @@ def check_steps(world: World, steps: int | None) -> None:
         first, expected = known[0]
         if theirs != expected:
             raise DistributedError(
-                f"rank {first} has {expected} batches an epoch and rank {rank} has {theirs}: {UNEVEN}"
+                f"rank {first} has {expected} batches per epoch and rank {rank} has {theirs}: {UNEVEN}"
             )
 
 

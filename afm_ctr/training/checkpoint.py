@@ -101,7 +101,7 @@ class Checkpoint:
                     f"{path} has {path.stat().st_size} bytes where {expected['bytes']} were written"
                 )
             if sha256_of(path) != expected["sha256"]:
-                raise DamagedCheckpoint(f"{path} has another content than was written")
+                raise DamagedCheckpoint(f"{path} has other content than was written")
         return cls(folder, manifest)
 
     def restore(self, model: keras.Model, *, optimizer: bool = True) -> None:

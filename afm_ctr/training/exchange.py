@@ -41,8 +41,8 @@ class TableExchange:
     def __str__(self) -> str:
         other = ("gathered", self.gather_bytes) if self.form == "reduce" else ("dense", self.reduce_bytes)
         return (
-            f"{self.table}/{'+'.join(self.columns)}: {self.touched:,} of {self.rows:,} rows touched a step: "
-            f"{self.form}, {_megabytes(self.step_bytes)} a rank a step ({other[0]} {_megabytes(other[1])})"
+            f"{self.table}/{'+'.join(self.columns)}: {self.touched:,} of {self.rows:,} rows touched per step: "
+            f"{self.form}, {_megabytes(self.step_bytes)} per rank and step ({other[0]} {_megabytes(other[1])})"
         )
 
 

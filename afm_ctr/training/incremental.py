@@ -49,12 +49,14 @@ def check_origin(model_dir: Path, origin: Path | None, begun: bool) -> dict[str,
         raise UserError(f"{path} is damaged: from_checkpoint: {error}") from error
     if origin is not None and begun and before is None:
         raise UserError(
-            f"--from-checkpoint {origin}: the run in {model_dir} was begun from nothing and has gone on since; name "
+            f"--from-checkpoint {origin}: the run in {model_dir} was started without one and has trained since; name "
             "a new --model-dir"
         )
     now = None if origin is None else str(origin.resolve())
     if before != now and (now is not None or not begun):
-        raise UserError(f"the run in {model_dir} was begun by --from-checkpoint {before}, not {origin}: say the same")
+        raise UserError(
+            f"the run in {model_dir} was started with --from-checkpoint {before}, not {origin}: give the same one"
+        )
     return known
 
 
@@ -130,7 +132,7 @@ def drop_expired(
             marks = np.where((ids > 0) & (ids < rows), now["after"], 0)
             assign_rows(marks_of(table).value, start, marks)
     if unmarked:
-        say("expiry: the run before kept no marks, so all of its rows count as just seen")
+        say("expiry: the previous run kept no marks, so all of its rows count as just seen")
     found = expire(model, last_kept(rule, before, now["after"], datetime.date.fromisoformat(now["date"])))
     gone, known = (world.agree(count, "sum") for count in found) if is_sharded(model) else found
     say(f"expiry: {gone:,} of {known:,} known rows, unseen for {rule}, went back to their initial values")

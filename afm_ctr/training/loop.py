@@ -121,7 +121,7 @@ def train(
             damaged shard, a training that diverged, or a folder that cannot be written.
     """
     if resume not in ("auto", "never"):
-        raise UserError(f"resume {resume!r}: say auto or never")
+        raise UserError(f"resume {resume!r}: use auto or never")
     origin = None if from_checkpoint is None else Path(from_checkpoint)
     if config is not None:
         if not isinstance(config, TrainConfig | Mapping):
@@ -216,7 +216,7 @@ class _Run:
             for text in warnings:
                 trainer.reporter.say(f"warning: {text}")
             if trainer.profile is not None and not trainer.profile.done:
-                trainer.reporter.say(f"no profile: the run had no step left after {WARM_UP} that warm up")
+                trainer.reporter.say(f"no profile: the run had no step left after {WARM_UP} warm-up steps")
         except HostsChanged:
             raise
         except Exception as error:

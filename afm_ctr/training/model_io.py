@@ -118,7 +118,7 @@ def open_run(
     """
     folder = Path(model_dir)
     if which not in ("best", "latest"):
-        raise UserError(f"checkpoint {which!r}: say best or latest")
+        raise UserError(f"checkpoint {which!r}: use best or latest")
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} holds no training run (no {CONFIG}); afm-ctr train makes one")
     config = TrainConfig.load(folder / CONFIG)

@@ -196,7 +196,7 @@ def plan_run(data_dir: str | Path, config: TrainConfig, cluster: Cluster, rows: 
         UserError: no such data or split, a damaged record, or fewer than one rank or row.
     """
     if min(cluster.hosts, cluster.per_host) < 1 or cluster.gbits <= 0 or cluster.rows_per_second <= 0:
-        raise UserError("plan: hosts, GPUs a host, Gbit/s and rows a second must be above 0")
+        raise UserError("plan: hosts, GPUs per host, Gbit/s and rows per second must be above 0")
     if rows is not None and rows < 1:
         raise UserError(f"plan: --ids is {rows}; it must be 1 or more")
     ranks = cluster.ranks
@@ -216,7 +216,7 @@ def rank_memory(config: TrainConfig, local_size: int) -> int:
     if config.table.memory_gb is not None:
         return round(config.table.memory_gb * 1e9)
     if tf.config.get_visible_devices("GPU"):
-        raise UserError("table.placement auto: say by table.memory_gb how much memory a GPU has")
+        raise UserError("table.placement auto: set table.memory_gb to a GPU's memory")
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // local_size
 
 

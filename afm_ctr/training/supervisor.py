@@ -213,7 +213,7 @@ def explain_failure(
         return error
     if _out_of_memory(error):
         return RunError(
-            f"out of memory ({_failed_allocation(error)}): lower batch_size or the number of ranks a machine; the "
+            f"out of memory ({_failed_allocation(error)}): lower batch_size or the number of ranks per machine; the "
             f"same command resumes from the last checkpoint in {folder}"
         )
     lost = find_lost_rank(error)

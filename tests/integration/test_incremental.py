@@ -119,9 +119,9 @@ def test_stopped_and_taken_up(days: tuple[ResolvedSchema, list[Path]], tmp_path:
     go(second, run, "max_steps=4", from_checkpoint=tmp_path / "1")
     other = tmp_path / "other"
     go(first, other)
-    with pytest.raises(UserError, match=r"was begun by --from-checkpoint .*1, not .*other"):
+    with pytest.raises(UserError, match=r"was started with --from-checkpoint .*1, not .*other"):
         go(second, run, from_checkpoint=other)
-    with pytest.raises(UserError, match=r"was begun from nothing and has gone on since"):
+    with pytest.raises(UserError, match=r"was started without one and has trained since"):
         go(first, other, from_checkpoint=tmp_path / "1")
     assert go(second, run, from_checkpoint=tmp_path / "1").resumed_from == 4
     ours, theirs = table(run), table(tmp_path / "whole")

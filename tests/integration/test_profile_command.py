@@ -46,5 +46,5 @@ def test_a_run_that_is_too_short_for_a_profile_says_so(tmp_path: Path, capfd: py
     data = prepared.write(tmp_path / "data", {"train": 100})
     config = TrainConfig.load(None, [MODEL, "batch_size=50", "epochs=1", "validation=null"])
     train(data, tmp_path / "run", config, SingleWorld(), progress="lines", profile=6)
-    assert "no profile: the run had no step left after 10 that warm up" in capfd.readouterr().err
+    assert "no profile: the run had no step left after 10 warm-up steps" in capfd.readouterr().err
     assert not (tmp_path / "run/profile.json").exists()

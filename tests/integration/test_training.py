@@ -403,7 +403,7 @@ def test_unlabelled_and_damaged_data(data: Path, trained: tuple[Path, TrainSumma
 def test_a_model_that_is_not_there(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no training run"):
         load_model(tmp_path)
-    with pytest.raises(UserError, match="say best or latest"):
+    with pytest.raises(UserError, match="use best or latest"):
         load_model(tmp_path, which="first")  # type: ignore[arg-type]
 
 

@@ -356,5 +356,5 @@ def test_ranks_that_expect_unequal_numbers_of_batches_are_refused() -> None:
     check_steps(world, None)
     check_steps(world, 3)
     world.others = [3, None, 2]
-    with pytest.raises(DistributedError, match="rank 1 has 3 batches an epoch and rank 3 has 2: give every rank"):
+    with pytest.raises(DistributedError, match="rank 1 has 3 batches per epoch and rank 3 has 2: give every rank"):
         check_steps(world, None)

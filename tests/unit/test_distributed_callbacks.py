@@ -204,5 +204,5 @@ def test_fit_asks_for_the_number_of_batches_and_agrees_as_epochs_and_training_en
     assert world.marks == [0, 1, 1, 1 << 20]  # the step's trace, two epochs, the training
     kinds = [(name, tuple(v.shape), str(v.dtype)) for name, v in distributed.training_state(compiled(world)).items()]
     world.allgather_object = lambda obj: [obj, kinds if isinstance(obj, list) else 3]  # type: ignore[method-assign]
-    with pytest.raises(distributed.DistributedError, match="rank 0 has 2 batches an epoch and rank 1 has 3"):
+    with pytest.raises(distributed.DistributedError, match="rank 0 has 2 batches per epoch and rank 1 has 3"):
         compiled(world).fit(x, x[:, :1], batch_size=2, verbose=0, callbacks=[callback])

@@ -442,7 +442,7 @@ def test_a_rank_that_stands_still_is_ended(store: Store, monkeypatch: pytest.Mon
 def test_an_answer_that_is_no_rank_ends_in_words(store: Store, answer: bytes) -> None:
     store.slot = answer
     store.ready.set()
-    with pytest.raises(RunError, match=r"^the launcher's answer b'[^\n]{0,170}is no rank"):
+    with pytest.raises(RunError, match=r"^the launcher's answer b'[^\n]{0,170}is not a rank"):
         rendezvous.ask_for_rank([])
 
 

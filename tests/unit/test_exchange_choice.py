@@ -31,7 +31,7 @@ def test_the_table_is_told_and_the_line_says_why(wanted: str, tmp_path: Path) ->
     assert choice.form == ("reduce" if wanted == "auto" else wanted)  # half of a small table
     assert 10 < choice.touched < ROWS  # row 0 is not counted, and the batches have absent slots
     assert choice.gather_bytes == choice.touched * (4 * 4 + 4) and choice.reduce_bytes == ROWS * 5 * 4
-    assert line.startswith(f"ids/linear+vectors: {choice.touched} of {ROWS} rows touched a step: {choice.form}, ")
+    assert line.startswith(f"ids/linear+vectors: {choice.touched} of {ROWS} rows touched per step: {choice.form}, ")
     assert choice.to_json()["form"] == choice.form
 
 

@@ -181,7 +181,7 @@ def test_class_weights_are_weights(data: Any) -> None:
     ("change", "words"),
     [
         (lambda rows: rows.drop(columns="item"), "item"),
-        (lambda rows: rows.iloc[:0], "the frame has no row"),
+        (lambda rows: rows.iloc[:0], "the frame has no rows"),
         (lambda rows: rows.assign(clicked="maybe"), "400 of 400 rows are bad .bad_label: 400."),
         (lambda rows: rows.assign(price=[{"a": 1}] * len(rows)), "'price' is a struct"),
         (lambda rows: rows.rename(columns={"price": "item"}), "names column 'item' twice"),
@@ -320,7 +320,7 @@ def test_a_few_bad_rows_are_left_out_and_named(data: Any) -> None:
         ({"loss": "mse"}, "the model has its own loss"),
         ({"jit_compile": True}, "jit_compile=True"),
         ({"metrics": ["AUC"]}, "metrics= would be ignored: .*metrics.Evaluation"),
-        ({"optimizer": None}, "None is no Keras optimizer"),
+        ({"optimizer": None}, "None is not a Keras optimizer"),
         ({"optimizer": keras.optimizers.Adam(gradient_accumulation_steps=2)}, "gradient_accumulation_steps do not"),
         ({"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())}, "loss scaling and"),
     ],
@@ -413,7 +413,7 @@ def test_columns_of_pandas_own_types_are_refused(kind: str) -> None:
     rows = frame(200).drop(columns=["w"])
     days = pandas.Series(pandas.period_range("2020", periods=200, freq="D"))
     rows["bin"] = pandas.cut(rows["price"].fillna(0), 5) if kind == "interval" else days
-    with pytest.raises(UserError, match=r"column 'bin' is of type pandas.(interval|period), which no cell has"):
+    with pytest.raises(UserError, match=r"column 'bin' is of type pandas.(interval|period), which no cell can have"):
         from_pandas(rows, label="clicked")
 
 

@@ -140,6 +140,6 @@ def test_a_page_replaces_a_page_and_no_other_file(tmp_path: Path) -> None:
     assert "second" in target.read_text()
     for other in ("schema: mine\n", "<!DOCTYPE html>\n<html><body>a page of somebody else"):
         target.write_text(other)
-        with pytest.raises(UserError, match=r"page\.html is there already and is no page of afm-ctr; remove it, or"):
+        with pytest.raises(UserError, match=r"page\.html is there already and is not a page of afm-ctr; remove it"):
             Page("third").write(target)
         assert target.read_text() == other

@@ -170,7 +170,7 @@ def test_variables_that_a_copy_makes_later_are_its_own_and_are_saved(tmp_path: A
 def test_a_name_is_enough_and_nonsense_is_refused() -> None:
     assert type(wrap_optimizer("adam", SingleWorld())).__name__ == "Adam"
     for nonsense in ("adams", 3, keras.layers.Dense(1)):
-        with pytest.raises(UserError, match=r"is no Keras optimizer: give an instance"):
+        with pytest.raises(UserError, match=r"is not a Keras optimizer: give an instance"):
             wrap_optimizer(nonsense, SingleWorld())  # type: ignore[arg-type]
 
 
