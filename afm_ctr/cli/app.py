@@ -79,9 +79,7 @@ def path_option(**options: Any) -> Any:
 def on_this_machine(path: str | Path) -> Path:
     """A path as typed; ``file:///a`` is ``/a``. An empty one is refused: ``Path`` would make it ``.``."""
     if not str(path):
-        raise UserError(
-            "a path is empty, perhaps a variable of the shell that is not set; name it, or . for this folder"
-        )
+        raise UserError("a path is empty, perhaps an unset shell variable; give the path, or . for this folder")
     local = local_path(str(path))
     if is_remote(local):  # as a Path it would be s3:/a
         raise local_files_alone(local)

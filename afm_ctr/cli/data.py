@@ -25,7 +25,7 @@ def make_logs(
     malformed: Annotated[float, typer.Option(min=0, max=1, help="Share of malformed lines.")] = 0.0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a Criteo-shaped log with planted field pairs that matter, to try everything on."""
+    """Write a Criteo-shaped log with planted field pairs that matter, for trying everything out."""
     from afm_ctr import synthetic
 
     with working(f"writing {rows:,} rows to {output}"):
@@ -60,26 +60,26 @@ def prepare(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the data set in OUTPUT.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the order of rows in a shard.")] = 0,
     compression: Annotated[
-        Literal["none", "gzip"], typer.Option(help="Of the shards; gzip ones cannot be entered half-way.")
+        Literal["none", "gzip"], typer.Option(help="Compression of the shards; gzip has no random access.")
     ] = "none",
     chunk_bytes: Annotated[int, typer.Option(min=1, help="Bytes of a plain file in one shard.")] = 8 << 20,
     chunk_lines: Annotated[
-        int, typer.Option(min=1, help="Lines of a packed file, or rows of a Parquet file, in one shard.")
+        int, typer.Option(min=1, help="Lines of a compressed file, or rows of a Parquet file, in one shard.")
     ] = 32_768,
     max_reject_share: Annotated[
         float, typer.Option(min=0, max=1, help="Fail, and publish nothing, when a larger share of rows is rejected.")
     ] = 0.01,
     max_rejects_kept: Annotated[
-        int, typer.Option(min=0, help="Rejected lines of each reason that the data set keeps; all are counted.")
+        int, typer.Option(min=0, help="Rejected lines kept per reason; all are counted.")
     ] = 10_000,
     sample_rows: Annotated[
-        int, typer.Option(min=0, help="Raw rows kept to warm a server up with, also in runs and exports; 0: none.")
+        int, typer.Option(min=0, help="Raw rows kept for warming up a server, also in runs and exports; 0: none.")
     ] = 16,
     as_json: JsonFlag = False,
 ) -> None:
-    """Turn raw logs into sharded TFRecords with Apache Beam. Every further option is Beam's own.
+    """Turn raw logs into sharded TFRecords with Apache Beam. Further options are Beam's.
 
-    Without one it runs here, in two threads where there are two cores and enough to do; docs/runners.md has the rest.
+    Without one it runs on this machine, in two threads if there are two cores and enough rows; see docs/runners.md.
     """
     hide_gpus()
     load_beam(context.args)
@@ -141,7 +141,7 @@ def prepare(
 
 @app.command("doctor", epilog="Example: afm-ctr doctor --json")
 def doctor(as_json: JsonFlag = False) -> None:
-    """Say what is installed, what is missing and how to fix it; does Horovod fit TensorFlow?"""
+    """Report what is installed, what is missing and how to fix it, and whether Horovod fits TensorFlow."""
     from afm_ctr import doctor as examination
 
     with working("loading TensorFlow and Horovod"):
@@ -157,7 +157,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     def show() -> None:
         console.print(table)
         if any(finding.remedy for finding in findings):
-            console.print("commands: to be run in the project's folder, with this Python's pip and python")
+            console.print("run these commands in the project's folder, with this Python's pip and python")
 
     report(as_json, result, show)
     if not result["ok"]:

@@ -95,21 +95,21 @@ def plan(
     config: Annotated[Path | None, path_option(help="Training config, YAML. Default: one sized to the data.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value, over the config.")] = None,
     hosts: Annotated[int, typer.Option(min=1, help="How many hosts.")] = 1,
-    gpus_per_host: Annotated[int, typer.Option(min=1, help="Ranks of a host, a GPU each.")] = 1,
+    gpus_per_host: Annotated[int, typer.Option(min=1, help="Ranks per host, one per GPU.")] = 1,
     gbits: Annotated[float, typer.Option(min=0.001, help="Speed of a host's link, Gbit/s.")] = 10.0,
     memory_gb: Annotated[
-        float | None, typer.Option(help="Memory of a rank, GB. Default: this machine's by GPUs a host.")
+        float | None, typer.Option(help="Memory per rank, GB. Default: this machine's by GPUs per host.")
     ] = None,
     ids: Annotated[
-        int | None, typer.Option(min=1, help="Plan for this number of ids in place of the schema's.")
+        int | None, typer.Option(min=1, help="Plan for this number of ids instead of the schema's.")
     ] = None,
     rows_per_second: Annotated[
         float | None,
-        typer.Option(min=1, help="What a single rank trains; see history.jsonl of a run. Default: 50,000."),
+        typer.Option(min=1, help="Speed of a single rank; see history.jsonl of a run. Default: 50,000."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """What a run would take on a cluster: memory, bytes and time of a step, for each form of the table."""
+    """Estimate a run on a cluster: memory, bytes and time per step, for each form of the table."""
     check_inputs(data=data, config=config)
     settings = training_config(data, config, set_ or [])
     load_tensorflow()
@@ -126,7 +126,7 @@ def plan(
         say(
             f"{asked.rows:,} ids of {asked.width} numbers, {asked.slot_numbers} more of the optimizer; {hosts} "
             f"hosts, {found.cluster.ranks} ranks of {memory / 1e9:,.1f} GB, {gbits:g} Gbit/s; a rank reads "
-            f"{asked.touched:,} distinct ids of {asked.local_batch:,} rows a step"
+            f"{asked.touched:,} distinct ids of {asked.local_batch:,} rows per step"
         )
         table = Table("a rank", *found.costs, title_justify="left")
         for name, value in _COSTS.items():
@@ -141,8 +141,8 @@ _COSTS: dict[str, Callable[[Any], str]] = {
     "weights, GB": lambda cost: f"{cost.weights / 1e9:,.3f}",
     "optimizer slots, GB": lambda cost: f"{cost.slots / 1e9:,.3f}",
     "activations and buffers, GB (about)": lambda cost: f"{cost.buffers / 1e9:,.3f}",
-    "sent a step, MB": lambda cost: f"{cost.sent / 1e6:,.2f}",
-    "exchange a step, ms (model)": lambda cost: f"{cost.exchange_seconds * 1e3:,.2f}",
+    "sent per step, MB": lambda cost: f"{cost.sent / 1e6:,.2f}",
+    "exchange per step, ms (model)": lambda cost: f"{cost.exchange_seconds * 1e3:,.2f}",
     "step, ms (model)": lambda cost: f"{cost.step_seconds * 1e3:,.2f}",
     "largest table, million ids": lambda cost: f"{cost.largest_rows / 1e6:,.1f}",
 }
@@ -186,7 +186,7 @@ def evaluate(
 )
 def predict(
     model_dir: ModelDir,
-    output: Annotated[Path, path_option(help="JSON Lines file to write or replace: one object a row, in order.")],
+    output: Annotated[Path, path_option(help="JSON Lines file to write or replace: one object per row, in order.")],
     data: Annotated[Path | None, path_option(help="Prepared data set ...")] = None,
     split: Annotated[str, typer.Option(help="... and its split.")] = "test",
     input: Annotated[list[str] | None, typer.Option(help="Or raw logs: paths or globs.")] = None,
@@ -230,7 +230,7 @@ def export(
 ) -> None:
     """Write a SavedModel with the signatures serving_default, examples, raw and explain."""
     if data is not None and not float16_tables:
-        raise UserError("export: --data goes with --float16-tables: it measures what that changes")
+        raise UserError("export: --data needs --float16-tables: it measures the effect of that")
     check_inputs(data=data, run=model_dir)
     load_tensorflow()
     from afm_ctr import export as exporting
@@ -257,12 +257,12 @@ def export(
 def validate_export(
     export_dir: Annotated[Path, path_option(help="One version: a folder that afm-ctr export wrote.")],
     model_dir: Annotated[
-        Path | None, path_option(help="The run that it is from: compare scores with the checkpoint's.")
+        Path | None, path_option(help="The run that was exported: compare scores with the checkpoint's.")
     ] = None,
     checkpoint: Checkpoint = "best",
     as_json: JsonFlag = False,
 ) -> None:
-    """Load an export in a fresh process and check all that is promised of it; exit 2 names the first that fails."""
+    """Load an export in a new process and check everything it promises; exit 2 names the first check that fails."""
     check_inputs(run=model_dir)
     load_tensorflow()
     from afm_ctr import export as exporting
@@ -289,7 +289,7 @@ def explain(
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
     row: Annotated[int | None, typer.Option(min=0, help="Explain this row of the split only.")] = None,
     rows: Annotated[
-        int | None, typer.Option(help="Besides the split, explain this many of its first rows one by one; default 5.")
+        int | None, typer.Option(help="Also explain this many of the split's first rows one by one; default 5.")
     ] = None,
     output: Annotated[
         Path | None, path_option(help="Folder for the tables, the pictures, and one HTML page with all of them.")
@@ -299,7 +299,7 @@ def explain(
 ) -> None:
     """Which field pairs matter: attention share, what the logit loses without the pair, and how far they agree."""
     if row is not None and rows is not None:
-        raise UserError("explain: --row explains one row only, --rows some besides the whole split: give one of them")
+        raise UserError("explain: --row explains one row only, --rows some and the whole split: give one of them")
     check_inputs(data=data, run=model_dir)
     load_tensorflow()
     from afm_ctr import explain as explaining

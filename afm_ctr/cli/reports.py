@@ -40,7 +40,7 @@ def report(
 ) -> None:
     """Write one HTML page about a run, finished or under way: curves, metrics with intervals, slices, explanations.
 
-    The page needs no network and no script. What cannot be said, without data or labels, is named there.
+    The page needs no network and no script. It names what is missing for lack of data or labels.
     """
     if int(os.environ.get("HOROVOD_SIZE", "1")) > 1:
         raise UserError("report works in one process: run it without horovodrun")

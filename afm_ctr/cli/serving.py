@@ -32,14 +32,14 @@ ModelName = Annotated[str, typer.Option(metavar="NAME", help="Name of the served
 ModelVersion = Annotated[
     int | None,
     typer.Option(
-        min=0, metavar="N", callback=_known_version, help="Ask this version of the model; default: the latest."
+        min=0, metavar="N", callback=_known_version, help="Use this version of the model; default: the latest."
     ),
 ]
 VersionLabel = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Ask the version of this label; not with --model-version.")
+    str | None, typer.Option(metavar="NAME", help="Use the version with this label; not with --model-version.")
 ]
 CaFile = Annotated[
-    Path | None, path_option(metavar="FILE", help="TLS: PEM file of who signed the server's certificate.")
+    Path | None, path_option(metavar="FILE", help="TLS: PEM file of the CA that signed the server's certificate.")
 ]
 CertFile = Annotated[
     Path | None, path_option(metavar="FILE", help="Mutual TLS: the client's certificate, PEM; needs --key.")
@@ -47,7 +47,7 @@ CertFile = Annotated[
 KeyFile = Annotated[Path | None, path_option(metavar="FILE", help="Mutual TLS: its private key, PEM.")]
 
 Wait = Annotated[
-    float, typer.Option(min=0, max=86_400, metavar="SECONDS", help="Wait at most so long for the model to be served.")
+    float, typer.Option(min=0, max=86_400, metavar="SECONDS", help="How long to wait for the model to be served.")
 ]
 
 
@@ -120,7 +120,7 @@ def await_model(target: str, model_name: str, seconds: float, server: Connection
 def serve(context: typer.Context) -> None:
     """Serve a SavedModel over gRPC and REST: TF Serving's API and flags, for a laptop, tests and CI.
 
-    Takes the flags of tensorflow_model_server that are listed below, by their own names, and refuses the others.
+    Accepts the flags of tensorflow_model_server listed below, under their own names, and refuses others.
     """
     from serving.server import flags
 
@@ -145,10 +145,10 @@ def score(
     schema: Annotated[Path, path_option(help="The feature schema of the raw rows.")],
     input: Annotated[Path, path_option(help="Raw log file.")],
     output: Annotated[
-        Path, path_option(help="JSON Lines file to write or replace: one object an input line, in order.")
+        Path, path_option(help="JSON Lines file to write or replace: one object per input line, in order.")
     ],
     model_name: ModelName = "afm",
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 512,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per request.")] = 512,
     timeout: Annotated[float, typer.Option(min=0.001, help="Deadline of each request, seconds.")] = 10.0,
     model_version: ModelVersion = None,
     label: VersionLabel = None,
@@ -180,19 +180,19 @@ def load_test(
     input: Annotated[Path, path_option(help="Raw log file; its first 20,000 rows are sent over and over.")],
     model_name: ModelName = "afm",
     rate: Annotated[
-        float | None, typer.Option(min=0.01, max=1e6, help="Open loop: requests/s, whatever comes back.")
+        float | None, typer.Option(min=0.01, max=1e6, help="Open loop: requests/s, regardless of answers.")
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Closed loop: callers that ask, wait and ask again.")
+        int | None, typer.Option(min=1, max=10_000, help="Closed loop: callers that send, wait and send again.")
     ] = None,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="Find the highest rate that keeps --slo; --rate is the first tried.")
+        bool, typer.Option("--sweep", help="Find the highest rate that meets --slo; --rate is the first tried.")
     ] = False,
     slo: Annotated[
         list[str] | None, typer.Option(help="Limit on a quantile, such as p99=20ms; failed requests break it.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows a request.")] = 1,
-    duration: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds of sending; of each rate.")] = 10.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per request.")] = 1,
+    duration: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds of sending, at each rate.")] = 10.0,
     timeout: Annotated[float, typer.Option(min=0.001, max=3600, help="Deadline of each request, seconds.")] = 10.0,
     max_requests: Annotated[int, typer.Option(min=1, max=10_000_000, help="At most this many.")] = 1_000_000,
     output: Annotated[Path | None, path_option(help="Folder for load.json and the pictures.")] = None,
@@ -204,7 +204,7 @@ def load_test(
     key: KeyFile = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Put a model server under load: latency, throughput, errors, and whether a promise is kept.
+    """Load-test a model server: latency, throughput, errors, and whether each --slo holds.
 
     Open loop (--rate): latency counts from when a request was due, so a stall of the server is not hidden.
     Exit code 0: every --slo holds (or none was given). 3: one is missed, or nothing was answered.

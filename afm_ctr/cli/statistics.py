@@ -99,7 +99,7 @@ def stats(
 ) -> None:
     """Show the statistics of every field of a prepared data set, and how far they have moved from another's.
 
-    PSI below 0.1 is no change by custom, above 0.25 a large one; flagged fields come first. Always exit code 0.
+    By convention PSI below 0.1 is no change, above 0.25 a large one; flagged fields come first. Always exit code 0.
     """
     if (data is None) == (named is None):
         raise UserError("stats: name one data set, as in afm-ctr stats --data data")

@@ -31,7 +31,7 @@ def signature_faults(signatures: Mapping[str, Mapping[str, Any]], slots: int, pa
         "raw": (columns, scores),
         "explain": (by_ids, {"attention": ("float32", [-1, pairs]), **bad}),
     }
-    faults = [f"{name} is no signature of the contract" for name in sorted(set(signatures) - set(wanted))]
+    faults = [f"{name} is not a signature of the contract" for name in sorted(set(signatures) - set(wanted))]
     for name, (inputs, outputs) in wanted.items():
         if name not in signatures:
             continue

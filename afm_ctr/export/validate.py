@@ -158,7 +158,7 @@ class _Job:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise _Failed(f"{path}: {type(error).__name__}: {error}") from error
         if not inside:
-            raise _Failed(f"{path}: a pair names a slot that there is not")
+            raise _Failed(f"{path}: a pair names a slot that does not exist")
         if self._expected is not None and schema_id != self._expected.schema_id:
             raise _Failed(f"the export is of schema {schema_id}, the run of {self._expected.schema_id}")
         return f"{self._slots} slots, {self._pairs:,} pairs, schema {schema_id}"
@@ -302,7 +302,7 @@ def _in_fresh_process(folder: str, requests: Requests) -> dict[str, Any]:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
         except subprocess.TimeoutExpired:
-            raise _Failed(f"nothing came of it in {_SECONDS} s") from None
+            raise _Failed(f"no result within {_SECONDS} s") from None
         if done.returncode:
             said = " ".join(done.stderr.strip().splitlines()[-1:]) or "no message"
             raise _Failed(f"the process ended with {done.returncode}: {said}")

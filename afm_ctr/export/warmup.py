@@ -76,7 +76,7 @@ def read_warmup(path: Path) -> list[wire_pb2.PredictRequest]:
             request = _inside(_REQUEST, _inside(_PREDICT_LOG, record))
             requests.append(wire_pb2.PredictRequest.FromString(request))
         except (IndexError, DecodeError) as error:
-            raise ValueError(f"record {number} is no PredictionLog of a Predict request") from error
+            raise ValueError(f"record {number} is not a PredictionLog of a Predict request") from error
     return requests
 
 

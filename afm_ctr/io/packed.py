@@ -28,7 +28,7 @@ def unpack(content: bytes) -> tuple[Any, list[np.ndarray]]:
             kind = np.dtype(name)
             count = int(np.prod(shape, dtype=np.int64))
             if kind.kind not in "biuf" or count < 0:
-                raise ValueError(f"{name} is no type of numbers")
+                raise ValueError(f"{name} is not a numeric type")
             arrays.append(np.frombuffer(content, kind, count, start).reshape(shape))
             start += count * kind.itemsize
     except (TypeError, ValueError, RecursionError) as error:

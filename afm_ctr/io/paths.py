@@ -62,7 +62,7 @@ def local_files_alone(path: str) -> UserError:
     """The error for a path in an object store where only local files work."""
     copy = {"gs": "gcloud storage rsync -r", "hdfs": "hdfs dfs -get"}.get(path.partition("://")[0], "aws s3 sync")
     return UserError(
-        f"{path} is no local file: only prepare reads and writes object stores; mount it (mount-s3, s3fs, gcsfuse, "
+        f"{path} is not a local file: only prepare uses object stores; mount it (mount-s3, s3fs, gcsfuse, "
         f"hdfs-fuse) and give the mounted path, or copy it first: {copy} {path} FOLDER"
     )
 

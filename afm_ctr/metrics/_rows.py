@@ -41,7 +41,7 @@ def counted_rows(
     weight = np.ones_like(label) if weights is None else np.asarray(weights, np.float64).reshape(-1)
     if not label.size == prediction.size == weight.size:
         raise UserError(
-            f"{label.size} labels, {prediction.size} {what} and {weight.size} weights: one of each a row is needed"
+            f"{label.size} labels, {prediction.size} {what} and {weight.size} weights: one of each per row is needed"
         )
     if not np.all(np.isfinite(weight) & (weight >= 0)):
         bad = weight[~(np.isfinite(weight) & (weight >= 0))][0]
@@ -60,7 +60,7 @@ def counted_rows(
     if wild:
         raise UserError(
             f"{wild} of {prediction.size} {what} are not finite: the model has diverged or its weights are damaged "
-            "(a lower learning rate or the checkpoint before helps)"
+            "(a lower learning rate or an earlier checkpoint helps)"
         )
     return Rows(label, prediction, weight, kept)
 

@@ -38,7 +38,7 @@ class GroupAUC:
         group = np.asarray(groups, np.int64).reshape(-1)
         has = np.ones(group.size, bool) if has_group is None else np.asarray(has_group, bool).reshape(-1)
         if not group.size == has.size == rows.kept.size:
-            raise UserError(f"{group.size} groups for {rows.kept.size} rows: one a row is needed")
+            raise UserError(f"{group.size} groups for {rows.kept.size} rows: one per row is needed")
         group, has = group[rows.kept], has[rows.kept]
         self.rows_without_group += int((~has).sum())
         label, weight = rows.labels[has], rows.weights[has]

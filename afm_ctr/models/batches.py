@@ -95,7 +95,7 @@ def as_batches(
     classes = arguments.pop("class_weight", None)
     if not hasattr(x, "steps_per_epoch"):
         if not len(x):
-            raise UserError("there is no row")
+            raise UserError("there are no rows")
         return _by_class(x.as_dataset(batch_size or _BATCH, shuffle=bool(shuffle)), classes), None
     if epochs is None:
         return x.as_dataset(batch_size), None
@@ -146,7 +146,7 @@ def _of_keras(x: Any, y: Any, arguments: dict[str, Any], model: Any) -> tuple[An
         shape = f"[rows, {model.num_slots}]"
         raise UserError(f"feature_ids must be integers {shape}, got {ids.dtype} {list(ids.shape)}; {_X}")
     if not len(ids):
-        raise UserError("there is no row")
+        raise UserError("there are no rows")
     _refuse("feature_ids", ids, (ids < 0) | (ids >= model.feature_size), f"outside [0, {model.feature_size})")
     if "feature_vals" in held:
         values = _numbers("feature_vals", held["feature_vals"], ids.shape)

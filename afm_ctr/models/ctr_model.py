@@ -250,23 +250,21 @@ class CTRModel(keras.Model):
             )
         for name in ("metrics", "weighted_metrics", "loss_weights"):
             if kwargs.get(name):
-                raise UserError(
-                    f"{name}= would be ignored: the loss is followed; afm_ctr.metrics.Evaluation has more"
-                )
+                raise UserError(f"{name}= would be ignored: only the loss is tracked; use afm_ctr.metrics.Evaluation")
         if kwargs.pop("jit_compile", None) is True:
-            raise UserError("jit_compile=True: the exchange between ranks is no XLA op; leave it out")
+            raise UserError("jit_compile=True: the exchange between ranks is not an XLA op; leave it out")
         if isinstance(optimizer, str) and optimizer in optimizers.names():
             optimizer = optimizers.build(optimizer)
         if self.table.placement == "sharded" and not isinstance(optimizer, optimizers.RowOptimizer):
             raise UserError(
-                f"a sharded table needs an optimizer that steps rows: {', '.join(optimizers.names())}, of "
+                f"a sharded table needs an optimizer that updates rows: {', '.join(optimizers.names())}, of "
                 "afm_ctr.optimizers"
             )
         if isinstance(optimizer, str) or distributed.world_of(optimizer) is None:
             optimizer = distributed.wrap_optimizer(optimizer, distributed.init())
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.gradient_accumulation_steps:
             raise UserError(
-                "loss scaling and gradient_accumulation_steps do not go with sparse gradients: leave them out"
+                "loss scaling and gradient_accumulation_steps do not work with sparse gradients: leave them out"
             )
         super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
 

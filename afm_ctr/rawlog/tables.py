@@ -216,7 +216,7 @@ class TableCutter:
             if kind.extension_name in EXTENSIONS:
                 return None
             if not types.is_string(kind.storage_type) and not types.is_large_string(kind.storage_type):
-                return f"of type {kind.extension_name}, which no cell has; write it as text"
+                return f"of type {kind.extension_name}, which no cell can have; write it as text"
         why = nested_kind(kind)
         return why and why + _ADVICE.get(why, "")
 

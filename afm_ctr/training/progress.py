@@ -112,7 +112,7 @@ class Reporter(keras.callbacks.Callback):
             figures.append(f"{logs['rows_per_second']:,.0f}/s")
         if not self._explained:
             self._explained = True
-            self.say("in brackets: a constant's loss; val, AUC: on validation rows; /s: rows per second")
+            self.say("in brackets: a constant's loss; val, AUC: on validation rows; /s: rows/second")
         self.say(f"{self._title()}: {', '.join(figures)}")
 
     def _title(self) -> str:

@@ -109,7 +109,7 @@ def test_damage_is_named(copy: Path) -> None:
         writer.write(b"\x0a\x03abc")
     assert failure(copy) == (
         ALL[1],
-        f"{extra}/tf_serving_warmup_requests: record 0 is no PredictionLog of a Predict request",
+        f"{extra}/tf_serving_warmup_requests: record 0 is not a PredictionLog of a Predict request",
     )
     records = [record.numpy() for record in tf.data.TFRecordDataset([_written(extra / "kept", kept)])]
     with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as writer:
@@ -233,7 +233,7 @@ def test_contract_by_hand() -> None:
     }
     assert signature_faults(good, 2, 1) == []
     assert signature_faults(good, 3, 1)[0] == "serving_default: input feature_ids is int64 [-1, 2], not int64 [-1, 3]"
-    assert signature_faults({**good, "extra": good["raw"]}, 2, 1) == ["extra is no signature of the contract"]
+    assert signature_faults({**good, "extra": good["raw"]}, 2, 1) == ["extra is not a signature of the contract"]
     assert signature_faults({"raw": good["raw"]}, 2, 1) == [
         "there is no signature serving_default",
         "there is no signature examples",

@@ -56,7 +56,7 @@ def _cut(name: str) -> Any:
         (lambda x, y: (x, y), {"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         (lambda x, y: (x, y), {"validation_split": 1.5}, "validation_split must be between 0 and 1, got 1.5"),
         (lambda x, y: (x, y), {"validation_data": (IDS, LABELS - 1)}, "label: row"),
-        (lambda x, y: (x["feature_ids"][:0], y[:0]), {}, "there is no row"),
+        (lambda x, y: (x["feature_ids"][:0], y[:0]), {}, "there are no rows"),
         (lambda x, y: (None, None), {}, "x must be a dict"),
     ],
 )

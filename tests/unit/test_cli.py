@@ -419,7 +419,7 @@ def test_remedies_need_no_public_index(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_path_that_must_be_local_is_refused_where_it_is_read(arguments: list[str]) -> None:
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, UserError)
-    assert re.search(r"(gs|s3|hdfs|abfss)://b\S* is no local file.*copy it first", str(result.exception))
+    assert re.search(r"(gs|s3|hdfs|abfss)://b\S* is not a local file.*copy it first", str(result.exception))
 
 
 @pytest.mark.parametrize(
