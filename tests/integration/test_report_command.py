@@ -92,7 +92,9 @@ def test_the_page_has_every_section_and_the_figures_of_evaluate(walked: Walk, tm
         assert page.row(split)[1] == f"{counts['rows']:,}"
     assert page.row("model.factors") == ["model.factors", "4", ""]
     assert page.row("epochs") == ["epochs", "1", "3"]
-    assert walked.prepared["schema_id"] in page.text and "rank correlation of attention and effect" in page.text
+    # After an epoch on few rows the pairs do nothing yet: no figure says how well attention ranks them.
+    assert walked.prepared["schema_id"] in page.text and "The pairs hardly move the logit here" in page.text
+    assert "rank correlation" not in page.text
     assert not list(target.parent.glob(".tmp-*")) and len(list(target.parent.iterdir())) == 1
 
 
