@@ -349,8 +349,19 @@ def test_what_cannot_be_prepared_is_refused_before_the_pipeline_runs(tmp_path: P
     assert shards(tmp_path / "data") != before and Manifest.load(out).rows_out == 31
 
 
-def test_the_pipeline_of_the_page_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pipelines_of_the_page_run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is the census tutorial's, on rows of its file's form: missing words are ``?``, labels two texts."""
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"^```python\n(.*?)^```", (root / "docs/prepare.md").read_text(), re.M | re.S)
-    exec(compile(block, "docs/prepare.md", "exec"), {})
+    row = "{}, {}, {}, Bachelors, 13, Divorced, Sales, Unmarried, White, Male, 0, 0, 40, United-States, {}\n"
+    words, labels = ("Private", "?"), ("<=50K", ">50K")
+    lines = [row.format(20 + i % 50, words[i % 2], 77516 + 7 * i, labels[i % 3 == 0]) for i in range(200)]
+    Path("adult.data").write_text("".join(lines) + "\n")
+    own, census = re.findall(r"^```python\n(.*?)^```", (root / "docs/prepare.md").read_text(), re.M | re.S)
+    exec(compile(own, "docs/prepare.md", "exec"), {})
     assert Manifest.load("data").rows_in == 150 and Reader("data", "train", 10).rows > 0
+    exec(compile(census, "docs/prepare.md", "exec"), {})
+    manifest, reader = Manifest.load("census"), Reader("census", "train", 10)
+    assert manifest.rows_out == 200 and not manifest.rejects and set(manifest.splits) == {"train", "valid", "test"}
+    assert b"?" in reader.schema.vocabularies["workclass"] and len(reader.schema.vocabularies["sex"]) == 1
+    sums = [shard.label_sums for split in manifest.splits for shard in manifest.shards_of(split)]
+    assert sum(sum_ for _, sum_ in sums) == 67
