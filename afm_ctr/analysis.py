@@ -80,7 +80,7 @@ class Analyzer:
             if isinstance(field, WordField) and isinstance(space, VocabularySpace):
                 texts: Iterable[bytes] = compress(cells.words(field), good)
                 if field.separator is not None:
-                    texts = chain.from_iterable(cells.values(field, text) for text in texts)
+                    texts = chain.from_iterable(cells.values(field, texts))
                 self._counts[name].update(texts)
         rows = first_row + np.arange(len(good), dtype=np.int64)
         for field in self._fitted:
@@ -128,8 +128,10 @@ class Analyzer:
             space = self._spec.space_of(field).space
             if isinstance(field, CategoricalField) and isinstance(space, DeclaredIds):
                 texts = cells.words(field)
+                distinct = list(set(texts))
                 fine = {
-                    text: all(_is_id(one, space.size) for one in cells.values(field, text)) for text in set(texts)
+                    text: all(_is_id(one, space.size) for one in values)
+                    for text, values in zip(distinct, cells.values(field, distinct), strict=True)
                 }
                 good &= np.fromiter(map(fine.__getitem__, texts), bool, len(texts))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from afm_ctr.schema.fields import (
     CROSS_SEPARATOR,
@@ -42,13 +42,14 @@ class RawCells:
         parts = zip(*(self.of(name, missing) for name in field.columns), strict=True)
         return [CROSS_SEPARATOR.join(row) if all(row) else b"" for row in parts]
 
-    def values(self, field: WordField, text: bytes) -> list[bytes]:
-        """The values in one of the :meth:`words`; of a multi-valued cell all that have a slot, including repeats."""
+    def values(self, field: WordField, words: Iterable[bytes]) -> Iterator[list[bytes]]:
+        """The values in each of some :meth:`words`; in a multi-valued cell all that have a slot, with repeats."""
         if not isinstance(field, CategoricalField) or field.separator is None:
-            return [text] if text else []
-        missing = self._spec.missing_of(field)
-        said = [piece for piece in text.split(field.separator.encode()) if piece not in missing]
-        if isinstance(self._spec.space_of(field).space, DeclaredIds):
-            said = [piece.strip() for piece in said]
-        found = [piece for piece in said if piece]
-        return found[: field.max_values] if field.keep == "first" else found[-field.max_values :]
+            yield from ([text] if text else [] for text in words)
+            return
+        separator, missing = field.separator.encode(), frozenset(self._spec.missing_of(field))
+        strips = isinstance(self._spec.space_of(field).space, DeclaredIds)
+        for text in words:
+            said = (piece for piece in text.split(separator) if piece not in missing)
+            found = [piece for one in said if (piece := one.strip() if strips else one)]
+            yield found[: field.max_values] if field.keep == "first" else found[-field.max_values :]

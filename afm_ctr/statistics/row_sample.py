@@ -125,5 +125,5 @@ class SampleLayout:
             strip = field.kind == "numeric" or isinstance(self._schema.spec.space_of(field).space, DeclaredIds)
             return count_cells(cells[columns_of(field)[0]].counted(), strip, self._schema.spec.missing_of(field))
         raw = RawCells(self._schema.spec, cells)
-        found = each_once(raw.values(field, text) for text in raw.words(field))
+        found = each_once(raw.values(field, raw.words(field)))
         return Counter(found.values), found.missing
