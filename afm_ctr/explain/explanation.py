@@ -90,9 +90,9 @@ class Explanation:
         return max((abs(pair.effect) for pair in self.pairs if pair.effect is not None), default=None)
 
     @property
-    def compares(self) -> bool:
-        """Whether there are two rankings to compare, and that by effect is one of more than noise."""
-        return self.agreement is not None and (self.largest or 0.0) >= _LITTLE
+    def comparison(self) -> Agreement | None:
+        """The agreement, if the ranking by effect is one of more than noise."""
+        return self.agreement if (self.largest or 0.0) >= _LITTLE else None
 
     @property
     def has_attention(self) -> bool:

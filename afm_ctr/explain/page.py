@@ -65,8 +65,8 @@ def page_of(explanation: Explanation, schema: ResolvedSchema) -> Page:
 def add_trust(page: Page, explanation: Explanation) -> None:
     """The section on how far attention weights may be trusted, and on what the model does not define."""
     page.section("How far the attention weights may be trusted")
-    agreement = explanation.agreement
-    if agreement is not None and explanation.compares:
+    agreement = explanation.comparison
+    if agreement is not None:
         page.paragraph(agreement.verdict())
         page.paragraph(agreement.figures())
         page.paragraph(

@@ -75,8 +75,8 @@ def table(explanation: Explanation, top: int = 10) -> Group:
         parts.append(linear_table(explanation.row, top))
     if explanation.requests:
         parts.append(_request_table(explanation.requests))
-    if explanation.agreement is not None and explanation.compares:
-        parts.append(explanation.agreement.figures() + " " + explanation.agreement.verdict())
+    if (agreement := explanation.comparison) is not None:
+        parts.append(agreement.figures() + " " + agreement.verdict())
     parts += [escape(sentence) for sentence in explanation.missing()]
     parts += [f"wrote {escape(file)}" for file in explanation.files]
     return Group(*parts)
