@@ -251,26 +251,25 @@ def test_score_takes_the_name_in_either_spelling(spelling: str, tmp_path: Path) 
     assert "absent.yaml" in str(result.exception)  # and not: no such option
 
 
-@pytest.mark.parametrize("flag", ["--model_config_file", "--ssl_config_file"])
-def test_a_servers_file_is_refused_before_tensorflow_is_loaded(
-    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_tensorflow_to_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "afm_ctr.cli.serving.load_tensorflow", lambda: pytest.fail("TensorFlow would have been loaded")
     )
+
+
+@pytest.mark.usefixtures("no_tensorflow_to_serve")
+@pytest.mark.parametrize("flag", ["--model_config_file", "--ssl_config_file"])
+def test_a_servers_file_is_refused_before_tensorflow_is_loaded(flag: str, tmp_path: Path) -> None:
     base = [] if flag == "--model_config_file" else [f"--model_base_path={tmp_path}"]
     result = CliRunner().invoke(app, ["serve", *base, "--port=8500", f"{flag}=/dev/zero"])
     assert isinstance(result.exception, UserError), result.exception
     assert f"{flag}=/dev/zero: it is a device" in str(result.exception)
 
 
+@pytest.mark.usefixtures("no_tensorflow_to_serve")
 @pytest.mark.parametrize("flag", ["--port", "--rest_api_port"])
-def test_a_taken_port_is_said_before_tensorflow_is_loaded(
-    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "afm_ctr.cli.serving.load_tensorflow", lambda: pytest.fail("TensorFlow would have been loaded")
-    )
+def test_a_taken_port_is_said_before_tensorflow_is_loaded(flag: str, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
